@@ -1,0 +1,330 @@
+package format
+
+// Bodies of the frequent records: arrays, written and read by hand.
+
+func appendTuple(b []byte, t Tuple) []byte {
+	b = appendArrayLen(b, len(t))
+	for i := range t {
+		v := &t[i]
+		switch v.Kind {
+		case Text:
+			b = append(appendStrLen(b, len(v.Data)), v.Data...)
+		case Null:
+			b = append(b, 0xc0)
+		case Binary:
+			b = append(appendBinLen(b, len(v.Data)), v.Data...)
+		case Unchanged:
+			b = append(b, 0xd4, extUnchanged, 0)
+		case RawText:
+			b = append(appendExtLen(b, extRawText, len(v.Data)), v.Data...)
+		}
+	}
+	return b
+}
+
+func (c *cursor) tuple(t Tuple) Tuple {
+	t = t[:0]
+	for n := c.arrayLen(); n > 0 && c.err == nil; n-- {
+		t = append(t, c.value())
+	}
+	return t
+}
+
+// fields takes the head of a body that has at least n elements, and returns how many more there are.
+func (c *cursor) fields(n int) (more int) {
+	got := c.arrayLen()
+	if got < n && c.err == nil {
+		c.fail(errShort)
+	}
+	return got - n
+}
+
+// xid takes the optional (sub)transaction id at the end of a change.
+func (c *cursor) xid(more int) (uint32, int) {
+	if more > 0 {
+		return c.uint32(), more - 1
+	}
+	return 0, more
+}
+
+// appendChange appends the head of a change's array of n fields, one more if there is an xid.
+func appendChange(b []byte, n int, xid uint32) []byte {
+	if xid != 0 {
+		n++
+	}
+	return append(b, 0x90|byte(n))
+}
+
+func appendXID(b []byte, xid uint32) []byte {
+	if xid != 0 {
+		b = appendUint(b, uint64(xid))
+	}
+	return b
+}
+
+func (r *Insert) appendBody(b []byte) ([]byte, error) {
+	b = appendUint(appendChange(b, 2, r.XID), uint64(r.Relation))
+	return appendXID(appendTuple(b, r.New), r.XID), nil
+}
+
+func (r *Insert) decodeBody(body []byte) error {
+	c := cursor{b: body}
+	more := c.fields(2)
+	r.Relation = c.uint32()
+	r.New = c.tuple(r.New)
+	r.XID, more = c.xid(more)
+	return c.rest(more)
+}
+
+func (r *Update) appendBody(b []byte) ([]byte, error) {
+	b = appendUint(appendChange(b, 3, r.XID), uint64(r.Relation))
+	if r.Old == nil {
+		b = append(b, 0xc0)
+	} else {
+		b = appendTuple(b, r.Old)
+	}
+	return appendXID(appendTuple(b, r.New), r.XID), nil
+}
+
+func (r *Update) decodeBody(body []byte) error {
+	c := cursor{b: body}
+	more := c.fields(3)
+	r.Relation = c.uint32()
+	r.Old = nil
+	if !c.nilOr() {
+		r.spare = c.tuple(r.spare)
+		r.Old = r.spare
+		if r.Old == nil { // a table without columns
+			r.Old = Tuple{}
+		}
+	}
+	r.New = c.tuple(r.New)
+	r.XID, more = c.xid(more)
+	return c.rest(more)
+}
+
+func (r *Delete) appendBody(b []byte) ([]byte, error) {
+	b = appendUint(appendChange(b, 2, r.XID), uint64(r.Relation))
+	return appendXID(appendTuple(b, r.Old), r.XID), nil
+}
+
+func (r *Delete) decodeBody(body []byte) error {
+	c := cursor{b: body}
+	more := c.fields(2)
+	r.Relation = c.uint32()
+	r.Old = c.tuple(r.Old)
+	r.XID, more = c.xid(more)
+	return c.rest(more)
+}
+
+func (r *Truncate) appendBody(b []byte) ([]byte, error) {
+	b = appendArrayLen(appendChange(b, 2, r.XID), len(r.Relations))
+	for _, id := range r.Relations {
+		b = appendUint(b, uint64(id))
+	}
+	var flags uint64
+	if r.Cascade {
+		flags |= 1
+	}
+	if r.RestartIdentity {
+		flags |= 2
+	}
+	return appendXID(appendUint(b, flags), r.XID), nil
+}
+
+func (r *Truncate) decodeBody(body []byte) error {
+	c := cursor{b: body}
+	more := c.fields(2)
+	r.Relations = r.Relations[:0]
+	for n := c.arrayLen(); n > 0 && c.err == nil; n-- {
+		r.Relations = append(r.Relations, c.uint32())
+	}
+	flags := c.uint()
+	r.Cascade, r.RestartIdentity = flags&1 != 0, flags&2 != 0
+	r.XID, more = c.xid(more)
+	return c.rest(more)
+}
+
+func (r *Message) appendBody(b []byte) ([]byte, error) {
+	b = appendBool(appendChange(b, 4, r.XID), r.Transactional)
+	b = appendUint(b, uint64(r.LSN))
+	b = append(appendStrLen(b, len(r.Prefix)), r.Prefix...)
+	b = append(appendBinLen(b, len(r.Content)), r.Content...)
+	return appendXID(b, r.XID), nil
+}
+
+func (r *Message) decodeBody(body []byte) error {
+	c := cursor{b: body}
+	more := c.fields(4)
+	r.Transactional = c.bool()
+	r.LSN = LSN(c.uint())
+	r.Prefix = c.str()
+	r.Content = c.bin()
+	r.XID, more = c.xid(more)
+	return c.rest(more)
+}
+
+func (r *Begin) appendBody(b []byte) ([]byte, error) {
+	b = appendUint(append(b, 0x93), uint64(r.XID))
+	return appendInt(appendUint(b, uint64(r.CommitLSN)), int64(r.Time)), nil
+}
+
+func (r *Begin) decodeBody(body []byte) error {
+	c := cursor{b: body}
+	more := c.fields(3)
+	r.XID, r.CommitLSN, r.Time = c.uint32(), LSN(c.uint()), Time(c.int())
+	return c.rest(more)
+}
+
+func (r *Commit) appendBody(b []byte) ([]byte, error) {
+	b = appendUint(append(b, 0x93), uint64(r.CommitLSN))
+	return appendInt(appendUint(b, uint64(r.EndLSN)), int64(r.Time)), nil
+}
+
+func (r *Commit) decodeBody(body []byte) error {
+	c := cursor{b: body}
+	more := c.fields(3)
+	r.CommitLSN, r.EndLSN, r.Time = LSN(c.uint()), LSN(c.uint()), Time(c.int())
+	return c.rest(more)
+}
+
+func (r *StreamStart) appendBody(b []byte) ([]byte, error) {
+	return appendBool(appendUint(append(b, 0x92), uint64(r.XID)), r.First), nil
+}
+
+func (r *StreamStart) decodeBody(body []byte) error {
+	c := cursor{b: body}
+	more := c.fields(2)
+	r.XID, r.First = c.uint32(), c.bool()
+	return c.rest(more)
+}
+
+func (*StreamStop) appendBody(b []byte) ([]byte, error) { return append(b, 0x90), nil }
+
+func (*StreamStop) decodeBody(body []byte) error {
+	c := cursor{b: body}
+	return c.rest(c.fields(0))
+}
+
+func (r *StreamCommit) appendBody(b []byte) ([]byte, error) {
+	b = appendUint(append(b, 0x94), uint64(r.XID))
+	b = appendUint(appendUint(b, uint64(r.CommitLSN)), uint64(r.EndLSN))
+	return appendInt(b, int64(r.Time)), nil
+}
+
+func (r *StreamCommit) decodeBody(body []byte) error {
+	c := cursor{b: body}
+	more := c.fields(4)
+	r.XID, r.CommitLSN, r.EndLSN, r.Time = c.uint32(), LSN(c.uint()), LSN(c.uint()), Time(c.int())
+	return c.rest(more)
+}
+
+func (r *StreamAbort) appendBody(b []byte) ([]byte, error) {
+	b = appendUint(appendUint(append(b, 0x94), uint64(r.XID)), uint64(r.SubXID))
+	return appendInt(appendUint(b, uint64(r.LSN)), int64(r.Time)), nil
+}
+
+func (r *StreamAbort) decodeBody(body []byte) error {
+	c := cursor{b: body}
+	more := c.fields(4)
+	r.XID, r.SubXID, r.LSN, r.Time = c.uint32(), c.uint32(), LSN(c.uint()), Time(c.int())
+	return c.rest(more)
+}
+
+// The three records of two-phase commit have bodies of one shape.
+
+func appendTwoPhase(b, gid []byte, xid uint32, lsn1, lsn2 LSN, t Time) []byte {
+	b = append(appendStrLen(append(b, 0x95), len(gid)), gid...)
+	b = appendUint(appendUint(appendUint(b, uint64(xid)), uint64(lsn1)), uint64(lsn2))
+	return appendInt(b, int64(t))
+}
+
+func decodeTwoPhase(body []byte, gid *[]byte, xid *uint32, lsn1, lsn2 *LSN, t *Time) error {
+	c := cursor{b: body}
+	more := c.fields(5)
+	*gid, *xid, *lsn1, *lsn2, *t = c.str(), c.uint32(), LSN(c.uint()), LSN(c.uint()), Time(c.int())
+	return c.rest(more)
+}
+
+func (r *Prepare) appendBody(b []byte) ([]byte, error) {
+	return appendTwoPhase(b, r.GID, r.XID, r.PrepareLSN, r.EndLSN, r.Time), nil
+}
+
+func (r *Prepare) decodeBody(body []byte) error {
+	return decodeTwoPhase(body, &r.GID, &r.XID, &r.PrepareLSN, &r.EndLSN, &r.Time)
+}
+
+func (r *CommitPrepared) appendBody(b []byte) ([]byte, error) {
+	return appendTwoPhase(b, r.GID, r.XID, r.CommitLSN, r.EndLSN, r.Time), nil
+}
+
+func (r *CommitPrepared) decodeBody(body []byte) error {
+	return decodeTwoPhase(body, &r.GID, &r.XID, &r.CommitLSN, &r.EndLSN, &r.Time)
+}
+
+func (r *RollbackPrepared) appendBody(b []byte) ([]byte, error) {
+	return appendTwoPhase(b, r.GID, r.XID, r.PrepareEndLSN, r.EndLSN, r.Time), nil
+}
+
+func (r *RollbackPrepared) decodeBody(body []byte) error {
+	return decodeTwoPhase(body, &r.GID, &r.XID, &r.PrepareEndLSN, &r.EndLSN, &r.Time)
+}
+
+func (r *Progress) appendBody(b []byte) ([]byte, error) {
+	return appendInt(appendUint(append(b, 0x92), uint64(r.LSN)), int64(r.Time)), nil
+}
+
+func (r *Progress) decodeBody(body []byte) error {
+	c := cursor{b: body}
+	more := c.fields(2)
+	r.LSN, r.Time = LSN(c.uint()), Time(c.int())
+	return c.rest(more)
+}
+
+// appendHead appends all of the body but the data itself, which Writer writes without copying it.
+func (r *CopyData) appendHead(b []byte) []byte {
+	b = appendUint(append(b, 0x93), uint64(r.Part))
+	return appendBinLen(appendUint(b, r.Rows), len(r.Data))
+}
+
+func (r *CopyData) appendBody(b []byte) ([]byte, error) {
+	return append(r.appendHead(b), r.Data...), nil
+}
+
+func (r *CopyData) decodeBody(body []byte) error {
+	c := cursor{b: body}
+	more := c.fields(3)
+	r.Part, r.Rows, r.Data = c.uint32(), c.uint(), c.bin()
+	return c.rest(more)
+}
+
+func (r *CopyEnd) appendBody(b []byte) ([]byte, error) {
+	b = appendUint(append(b, 0x93), uint64(r.Part))
+	return appendUint(appendUint(b, r.Rows), r.Bytes), nil
+}
+
+func (r *CopyEnd) decodeBody(body []byte) error {
+	c := cursor{b: body}
+	more := c.fields(3)
+	r.Part, r.Rows, r.Bytes = c.uint32(), c.uint(), c.uint()
+	return c.rest(more)
+}
+
+func (r *LargeObject) appendBody(b []byte) ([]byte, error) {
+	b = appendUint(appendUint(append(b, 0x93), uint64(r.OID)), r.Offset)
+	return append(appendBinLen(b, len(r.Data)), r.Data...), nil
+}
+
+func (r *LargeObject) decodeBody(body []byte) error {
+	c := cursor{b: body}
+	more := c.fields(3)
+	r.OID, r.Offset, r.Data = c.uint32(), c.uint(), c.bin()
+	return c.rest(more)
+}
+
+func (u *Unknown) appendBody(b []byte) ([]byte, error) { return append(b, u.Body...), nil }
+
+func (u *Unknown) decodeBody(body []byte) error {
+	u.Body = body
+	return nil
+}

@@ -1,0 +1,354 @@
+package format
+
+import (
+	"bytes"
+	"errors"
+	"io"
+)
+
+const magic = "pgsluice"
+
+// headerSign is what every header's body has in it near its beginning.
+var headerSign = []byte("\xa5magic\xa8" + magic)
+
+// readBuffer holds a frame of the largest size and then some, so that few large reads suffice.
+const readBuffer = maxFrame + 256<<10 // resync needs room for a frame and a header
+
+// A Reader reads one stream, or several that follow one another.
+//
+// Next returns records that have been checked: their checksum, their values, their order, and at the end record that no frame
+// is missing. After an error every call returns the same error. Memory is bounded by the largest record plus a fixed buffer, whatever
+// the input claims. A Reader is not safe for concurrent use.
+type Reader struct {
+	r     io.Reader
+	buf   []byte
+	pos   int   // of the next frame in buf
+	end   int   // of what has been read
+	off   int64 // offset of pos in the input
+	eof   bool
+	order order
+	torn  bool
+	err   error
+	long  []byte // pieces of a long record
+
+	// The records that Next returns pointers to.
+	insert      Insert
+	update      Update
+	delete      Delete
+	begin       Begin
+	commit      Commit
+	copyData    CopyData
+	copyEnd     CopyEnd
+	truncate    Truncate
+	message     Message
+	streamStart StreamStart
+	streamStop  StreamStop
+	progress    Progress
+}
+
+// NewReader returns a Reader on r. It reads ahead by up to a megabyte.
+func NewReader(r io.Reader) *Reader { return &Reader{r: r} }
+
+// Next returns the next record. At the end of the input, after an end record, it returns io.EOF.
+//
+// The record and everything it points to is valid until the next call. A *Header that does not follow an *End means that the stream
+// before it was torn: what was incomplete (an open transaction, open parts) must be dropped; Torn reports it.
+func (r *Reader) Next() (Record, error) {
+	if r.err != nil {
+		return nil, r.err
+	}
+	rec, err := r.next()
+	if err != nil {
+		r.err = r.wrap(err)
+		return nil, r.err
+	}
+	return rec, nil
+}
+
+func (r *Reader) wrap(err error) error {
+	if err == io.EOF {
+		return err
+	}
+	return &Error{Frame: r.order.end.Frames, Offset: r.off, LSN: r.order.position(), Err: err}
+}
+
+func (r *Reader) next() (Record, error) {
+	if r.long != nil {
+		r.long = nil // the record that it held is no longer valid
+	}
+	for {
+		h, body, err := r.frame()
+		if err == nil && h.kind == KindContinued {
+			if len(r.long)+len(body) > maxRecord {
+				return nil, ErrTooLarge
+			}
+			r.long = append(r.long, body...)
+			r.advance(h)
+			continue
+		}
+		var rec Record
+		if err == nil {
+			if r.long != nil {
+				r.long = append(r.long, body...)
+				body = r.long
+			}
+			rec, err = r.decode(h.kind, body)
+		}
+		if err != nil {
+			if rec, h, err = r.resync(err); err != nil {
+				return nil, err
+			}
+		}
+		torn := h.kind == KindHeader && r.order.state != atStart && r.order.state != afterEnd
+		if err := r.order.step(rec); err != nil {
+			return nil, corrupt(err)
+		}
+		r.torn = torn
+		r.advance(h)
+		return rec, nil
+	}
+}
+
+func (r *Reader) advance(h frameHead) {
+	r.pos += h.size + h.body
+	r.off += int64(h.size + h.body)
+	r.order.end.Frames++
+}
+
+// frameAt makes the frame that stands start bytes behind pos available in the buffer and checks it. It returns errShort if the input
+// ends before the frame does.
+func (r *Reader) frameAt(start int) (frameHead, []byte, error) {
+	for {
+		h, body, err := parseFrame(r.buf[min(r.pos+start, r.end):r.end])
+		if err != errShort {
+			return h, body, err
+		}
+		// Never wait for more than the frame itself: nothing may follow it for hours.
+		want := start + max(headMin, h.size+h.body)
+		if err := r.fill(want); err != nil {
+			return h, nil, err
+		}
+		if r.end-r.pos < want {
+			return h, nil, errShort
+		}
+	}
+}
+
+// frame is frameAt(0) with errors for users.
+func (r *Reader) frame() (frameHead, []byte, error) {
+	h, body, err := r.frameAt(0)
+	switch {
+	case err == errShort && r.end > r.pos:
+		err = ErrTruncated
+	case err == errShort && r.order.state == afterEnd:
+		err = io.EOF
+	case err == errShort && r.off == 0:
+		err = ErrEmpty
+	case err == errShort:
+		err = ErrTruncated
+	case r.order.state != atStart:
+	case err == nil && h.kind != KindHeader, errors.Is(err, ErrCorrupt) && !r.looksRight():
+		err = ErrNotStream
+	}
+	return h, body, err
+}
+
+// looksRight reports whether the input begins like a stream that was damaged, rather than like something else.
+func (r *Reader) looksRight() bool {
+	h, err := parseHead(r.buf[r.pos:r.end])
+	return err == nil && h.kind == KindHeader && bytes.HasPrefix(r.buf[min(r.end, r.pos+h.size+1):r.end], headerSign)
+}
+
+// parseFrame checks the frame at the front of b. It returns errShort, with the head if that is complete, if b may be the beginning of one.
+func parseFrame(b []byte) (h frameHead, body []byte, err error) {
+	if h, err = parseHead(b); err != nil {
+		return h, nil, err
+	}
+	if len(b) < h.size+h.body {
+		return h, nil, errShort
+	}
+	body = b[h.size : h.size+h.body]
+	if h.kind == KindHeader {
+		// What is promised for all versions comes before the checksum, which a later version may change.
+		if err := checkVersion(body); err != nil {
+			return h, nil, err
+		}
+	}
+	if frameCRC(h.kind, body) != h.crc {
+		return h, nil, ErrCorrupt
+	}
+	return h, body, nil
+}
+
+func checkVersion(body []byte) error {
+	if len(body) == 0 || !bytes.HasPrefix(body[1:], headerSign) {
+		return ErrCorrupt
+	}
+	c := cursor{b: body[1+len(headerSign):]}
+	if string(c.str()) != "version" {
+		return ErrCorrupt
+	}
+	switch v := c.uint(); {
+	case c.err != nil:
+		return ErrCorrupt
+	case v != Version:
+		return &VersionError{v}
+	}
+	return nil
+}
+
+// resync is called when there is no good frame at pos. If a good header of the same source stands within what the frame claims to be,
+// the stream was torn there and that header continues it.
+func (r *Reader) resync(cause error) (Record, frameHead, error) {
+	if !errors.Is(cause, ErrCorrupt) && !errors.Is(cause, ErrTruncated) || r.order.state == atStart || r.order.state == afterEnd {
+		return nil, frameHead{}, cause
+	}
+	claimed := headMax
+	if h, err := parseHead(r.buf[r.pos:r.end]); err == nil {
+		claimed = h.size + h.body
+	}
+	for start := 1; start <= claimed; start++ {
+		i := bytes.Index(r.buf[r.pos+start:r.end], []byte{frameArray, byte(KindHeader), crcMarker})
+		if i < 0 || start+i > claimed {
+			break
+		}
+		start += i
+		if h, err := parseHead(r.buf[r.pos+start : r.end]); err == nil && h.body > 0xffff {
+			continue // a header is never that long, and must not be waited for
+		}
+		h, body, err := r.frameAt(start)
+		if err != nil {
+			continue
+		}
+		if rec, err := r.decode(h.kind, body); err == nil && r.order.header.SameSource(rec.(*Header)) {
+			r.pos += start
+			r.off += int64(start)
+			r.long = nil
+			return rec, h, nil
+		}
+	}
+	return nil, frameHead{}, cause
+}
+
+// fill reads until n bytes from pos on are in the buffer, or the input ends.
+func (r *Reader) fill(n int) error {
+	if r.buf == nil {
+		r.buf = make([]byte, readBuffer)
+	}
+	if len(r.buf)-r.pos < n {
+		r.end = copy(r.buf, r.buf[r.pos:r.end])
+		r.pos = 0
+	}
+	for empty := 0; r.end-r.pos < n && !r.eof; {
+		if r.pos == r.end {
+			r.pos, r.end = 0, 0
+		}
+		k, err := r.r.Read(r.buf[r.end:])
+		r.end += k
+		if err == io.EOF {
+			r.eof = true
+		} else if err != nil {
+			return err
+		}
+		if k == 0 {
+			if empty++; empty > 100 {
+				return io.ErrNoProgress
+			}
+		}
+	}
+	return nil
+}
+
+func corrupt(err error) error { return &corruptError{err} }
+
+// corruptError is an ErrCorrupt with a reason.
+type corruptError struct{ reason error }
+
+func (e *corruptError) Error() string   { return ErrCorrupt.Error() + ": " + e.reason.Error() }
+func (e *corruptError) Unwrap() []error { return []error{ErrCorrupt, e.reason} }
+
+func (r *Reader) decode(k Kind, body []byte) (Record, error) {
+	var rec Record
+	switch k {
+	case KindInsert:
+		rec = &r.insert
+	case KindUpdate:
+		rec = &r.update
+	case KindDelete:
+		rec = &r.delete
+	case KindBegin:
+		rec = &r.begin
+	case KindCommit:
+		rec = &r.commit
+	case KindCopyData:
+		rec = &r.copyData
+	case KindCopyEnd:
+		rec = &r.copyEnd
+	case KindTruncate:
+		rec = &r.truncate
+	case KindMessage:
+		rec = &r.message
+	case KindStreamStart:
+		rec = &r.streamStart
+	case KindStreamStop:
+		rec = &r.streamStop
+	case KindProgress:
+		rec = &r.progress
+	case KindHeader:
+		rec = new(Header)
+	case KindEnd:
+		rec = new(End)
+	case KindRelation:
+		rec = new(Relation)
+	case KindDDL:
+		rec = new(DDL)
+	case KindCopyBegin:
+		rec = new(CopyBegin)
+	case KindSequence:
+		rec = new(Sequence)
+	case KindLargeObject:
+		rec = new(LargeObject)
+	case KindStreamCommit:
+		rec = new(StreamCommit)
+	case KindStreamAbort:
+		rec = new(StreamAbort)
+	case KindPrepare:
+		rec = new(Prepare)
+	case KindCommitPrepared:
+		rec = new(CommitPrepared)
+	case KindRollbackPrepared:
+		rec = new(RollbackPrepared)
+	default:
+		if !k.Ignorable() {
+			return nil, &UnknownKindError{Kind: k, Minor: r.order.header.Minor}
+		}
+		rec = &Unknown{K: k}
+	}
+	if err := rec.decodeBody(body); err != nil {
+		return nil, corrupt(&OrderError{Kind: k, Reason: err.Error()})
+	}
+	return rec, nil
+}
+
+// Header returns the header of the current stream, nil before the first record. It must not be changed.
+func (r *Reader) Header() *Header {
+	if r.order.state == atStart {
+		return nil
+	}
+	return &r.order.header
+}
+
+// Torn reports whether the record that Next returned last is a header that continues a torn stream.
+func (r *Reader) Torn() bool { return r.torn }
+
+// Position returns the end LSN of the last complete transaction, or the LSN of a later progress record.
+func (r *Reader) Position() LSN { return r.order.position() }
+
+// Totals returns what has been read of the current stream so far.
+func (r *Reader) Totals() End { return r.order.end }
+
+// Buffered returns how many bytes have been read from the input and not yet been returned.
+func (r *Reader) Buffered() int { return r.end - r.pos }
+
+// N returns how many bytes of the input have been returned as records.
+func (r *Reader) N() int64 { return r.off }

@@ -1,0 +1,204 @@
+package format
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+)
+
+// writeBuffer is how much Writer collects before it writes: with the pipe's own buffer enough for few large writes, and
+// small beside everything else.
+const writeBuffer = 256 << 10
+
+// A Writer writes a stream: a header, records, and an end.
+//
+// It refuses records that may not stand where they are written. After an error every call returns the same error. It buffers:
+// what was written reaches the underlying writer when the buffer is full, or on Flush. It is not safe for concurrent use.
+type Writer struct {
+	w     io.Writer
+	buf   []byte
+	order order
+	err   error
+	n     int64
+}
+
+// NewWriter returns a Writer on w. The caller closes w.
+func NewWriter(w io.Writer) *Writer {
+	return &Writer{w: w, buf: make([]byte, 0, writeBuffer)}
+}
+
+// Write writes a record. It keeps no reference to it.
+func (w *Writer) Write(rec Record) error {
+	if w.err != nil {
+		return w.err
+	}
+	if err := w.write(rec); err != nil {
+		w.err = err
+	}
+	return w.err
+}
+
+func (w *Writer) write(rec Record) error {
+	switch r := rec.(type) {
+	case *CopyData:
+		if len(r.Data) >= writeBuffer/4 && len(r.Data) <= maxFrame-32 {
+			return w.writeCopyData(r)
+		}
+	case *Header:
+		if err := w.prepareHeader(r); err != nil {
+			return err
+		}
+	case *Unknown:
+		if !r.K.Ignorable() {
+			return &OrderError{Kind: r.K, Reason: "only ignorable records can be forwarded unread"}
+		}
+	}
+	if err := w.order.step(rec); err != nil {
+		return err
+	}
+	// The body is written behind the place of a short head, which is almost always the right one.
+	start := len(w.buf)
+	b, err := rec.appendBody(append(w.buf, make([]byte, headMin)...))
+	if err != nil {
+		return fmt.Errorf("encode %v record: %w", rec.Kind(), err)
+	}
+	w.buf = b[:start]
+	body := b[start+headMin:]
+	k := rec.Kind()
+	switch n := len(body); {
+	case k == KindHeader && n > 0xffff:
+		return fmt.Errorf("header of %d bytes: %w", n, ErrTooLarge)
+	case n > maxRecord:
+		return fmt.Errorf("%v record of %d bytes: %w", k, n, ErrTooLarge)
+	case n > maxFrame:
+		return w.writeLong(k, body)
+	case n > 255: // the head is longer, move the body
+		b = append(b, 0, 0, 0)
+		size := headMin + 1
+		if n > 0xffff {
+			size = headMax
+		}
+		copy(b[start+size:], b[start+headMin:start+headMin+n])
+		b = b[:start+size+n]
+		body = b[start+size:]
+	}
+	appendFrameHead(b[:start], k, frameCRC(k, body), len(body))
+	w.buf = b
+	w.order.end.Frames++
+	if len(w.buf) >= writeBuffer {
+		return w.flush()
+	}
+	return nil
+}
+
+// writeCopyData writes a large chunk without copying its data.
+func (w *Writer) writeCopyData(r *CopyData) error {
+	if err := w.order.step(r); err != nil {
+		return err
+	}
+	var head [32]byte
+	h := r.appendHead(head[:0])
+	crc := crc32.Update(frameCRC(KindCopyData, h), castagnoli, r.Data)
+	w.buf = append(appendFrameHead(w.buf, KindCopyData, crc, len(h)+len(r.Data)), h...)
+	w.order.end.Frames++
+	if err := w.flush(); err != nil {
+		return err
+	}
+	return w.put(r.Data)
+}
+
+// writeLong writes a record in pieces. The body stands in the buffer's spare room; it is large, so the buffer is not kept.
+func (w *Writer) writeLong(k Kind, body []byte) error {
+	if err := w.flush(); err != nil {
+		return err
+	}
+	w.buf = make([]byte, 0, writeBuffer)
+	for len(body) > 0 {
+		piece, kind := body, k
+		if len(piece) > maxFrame {
+			piece, kind = piece[:maxFrame], KindContinued
+		}
+		body = body[len(piece):]
+		head := appendFrameHead(w.buf, kind, frameCRC(kind, piece), len(piece))
+		if err := w.put(head); err != nil {
+			return err
+		}
+		if err := w.put(piece); err != nil {
+			return err
+		}
+		w.order.end.Frames++
+	}
+	return nil
+}
+
+func (w *Writer) prepareHeader(h *Header) error {
+	h.Magic, h.Version, h.Minor = magic, Version, Minor
+	if err := h.validate(); err != nil {
+		return fmt.Errorf("header: %w", err)
+	}
+	if w.order.state != atStart && w.order.state != afterEnd {
+		return &OrderError{Kind: KindHeader, Reason: "the stream before it has no end"}
+	}
+	return nil
+}
+
+// End writes the end record with this stream's totals, and flushes. lsn is taken over if it is greater than the position
+// that the records themselves have reached. Another header may follow.
+func (w *Writer) End(reason string, lsn LSN) (End, error) {
+	e := w.order.end
+	e.Reason, e.LSN = reason, max(e.LSN, lsn)
+	if err := w.Write(&e); err != nil {
+		return End{}, err
+	}
+	return e, w.Flush()
+}
+
+// Flush writes out what is buffered.
+func (w *Writer) Flush() error {
+	if w.err == nil {
+		w.err = w.flush()
+	}
+	return w.err
+}
+
+func (w *Writer) flush() error {
+	if len(w.buf) == 0 {
+		return nil
+	}
+	err := w.put(w.buf)
+	if cap(w.buf) > 2*writeBuffer+maxFrame {
+		w.buf = make([]byte, 0, writeBuffer)
+	}
+	w.buf = w.buf[:0]
+	return err
+}
+
+func (w *Writer) put(b []byte) error {
+	n, err := w.w.Write(b)
+	w.n += int64(n)
+	return err
+}
+
+// Totals returns what the end record would say now.
+func (w *Writer) Totals() End { return w.order.end }
+
+// Buffered returns the number of bytes that wait for a Flush.
+func (w *Writer) Buffered() int { return len(w.buf) }
+
+// N returns the number of bytes written, without the buffered ones.
+func (w *Writer) N() int64 { return w.n }
+
+// InTransaction reports whether a transaction or block is open.
+func (w *Writer) InTransaction() bool { return w.order.state == inTx || w.order.state == inBlock }
+
+// Close flushes. It is an error to close a Writer whose stream has no end.
+func (w *Writer) Close() error {
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	if w.order.state != afterEnd {
+		w.err = errors.New("stream closed without an end record")
+	}
+	return w.err
+}
