@@ -13,7 +13,8 @@ const writeBuffer = 256 << 10
 
 // A Writer writes a stream: a header, records, and an end.
 //
-// It refuses records that may not stand where they are written. After an error every call returns the same error. It buffers:
+// A header of the same source and slot may also follow a stream without an end: what that one had not completed is void, and
+// is written again. It refuses records that may not stand where they are written. After an error every call returns the same error. It buffers:
 // what was written reaches the underlying writer when the buffer is full, or on Flush. It is not safe for concurrent use.
 type Writer struct {
 	w     io.Writer
@@ -136,9 +137,6 @@ func (w *Writer) prepareHeader(h *Header) error {
 	h.Magic, h.Version, h.Minor = magic, Version, Minor
 	if err := h.validate(); err != nil {
 		return fmt.Errorf("header: %w", err)
-	}
-	if w.order.state != atStart && w.order.state != afterEnd {
-		return &OrderError{Kind: KindHeader, Reason: "the stream before it has no end"}
 	}
 	return nil
 }
