@@ -1,0 +1,46 @@
+# lib.bash - what the scripts share; sourced, never run
+# shellcheck shell=bash
+
+# die MESSAGE [HINT [STATUS]] says what failed and what to do about it.
+die() {
+	printf '%s: %s\n' "${0##*/}" "$1" >&2
+	if [[ ${2:-} ]]; then printf '%s: hint: %s\n' "${0##*/}" "$2" >&2; fi
+	exit "${3:-1}"
+}
+
+# usage_error MESSAGE prints the head of the script, which is its manual, after the message.
+usage_error() {
+	printf '%s: %s\n' "${0##*/}" "$1" >&2
+	usage >&2
+	exit 64
+}
+
+usage() {
+	awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"
+}
+
+# quietly runs a command, and shows what it printed only when it fails.
+quietly() {
+	local log status=0
+	log=$(mktemp)
+	"$@" >"$log" 2>&1 </dev/null || status=$?
+	if ((status)); then tail -n 20 "$log" >&2; fi
+	rm -f "$log"
+	return "$status"
+}
+
+# set_cache sets cache, the folder for what was downloaded. It is not under root's home,
+# because root's servers run as another user, who could not read them there.
+set_cache() {
+	cache=${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/pgsluice
+	if ((EUID == 0)); then cache=/var/cache/pgsluice; fi
+	cache=${PGSLUICE_CACHE:-$cache}
+}
+
+# lock_cache lets one script at a time change the cache, until it ends.
+lock_cache() {
+	if ! mkdir -p "$cache" || ! exec 9>"$cache/lock"; then
+		die "cannot write to directory \"$cache\"" 'Set PGSLUICE_CACHE to one that you may write to.'
+	fi
+	flock 9
+}
