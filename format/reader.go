@@ -73,33 +73,37 @@ func (r *Reader) wrap(err error) error {
 }
 
 func (r *Reader) next() (Record, error) {
-	if r.long != nil {
-		r.long = nil // the record that it held is no longer valid
-	}
+	r.long = nil // the record that it held is no longer valid
 	for {
 		h, body, err := r.frame()
-		if err == nil && h.kind == KindContinued {
+		torn := err != nil
+		if torn {
+			if h, body, err = r.resync(err); err != nil {
+				return nil, err
+			}
+		}
+		if h.kind == KindHeader { // it may stand between the pieces of a record that was torn
+			torn = torn || !r.outside()
+			r.long = nil
+		}
+		if h.kind == KindContinued || r.long != nil {
 			if len(r.long)+len(body) > maxRecord {
 				return nil, ErrTooLarge
 			}
 			r.long = append(r.long, body...)
+			body = r.long
+		}
+		if h.kind == KindContinued {
+			if r.order.state == afterEnd {
+				return nil, corrupt(&OrderError{Kind: h.kind, Reason: "a stream begins with a header"})
+			}
 			r.advance(h)
 			continue
 		}
-		var rec Record
-		if err == nil {
-			if r.long != nil {
-				r.long = append(r.long, body...)
-				body = r.long
-			}
-			rec, err = r.decode(h.kind, body)
-		}
+		rec, err := r.decode(h.kind, body)
 		if err != nil {
-			if rec, h, err = r.resync(err); err != nil {
-				return nil, err
-			}
+			return nil, err
 		}
-		torn := h.kind == KindHeader && r.order.state != atStart && r.order.state != afterEnd
 		if err := r.order.step(rec); err != nil {
 			return nil, corrupt(err)
 		}
@@ -197,38 +201,67 @@ func checkVersion(body []byte) error {
 	return nil
 }
 
-// resync is called when there is no good frame at pos. If a good header of the same source stands within what the frame claims to be,
-// the stream was torn there and that header continues it.
-func (r *Reader) resync(cause error) (Record, frameHead, error) {
-	if !errors.Is(cause, ErrCorrupt) && !errors.Is(cause, ErrTruncated) || r.order.state == atStart || r.order.state == afterEnd {
-		return nil, frameHead{}, cause
+// resync is called when there is no good frame at pos. If what stands there is a frame that was torn, followed within the bytes that it
+// claims by a good header that continues the stream, resync moves to that header.
+func (r *Reader) resync(cause error) (frameHead, []byte, error) {
+	if !errors.Is(cause, ErrCorrupt) && !errors.Is(cause, ErrTruncated) && cause != ErrNotStream {
+		return frameHead{}, nil, cause
 	}
 	claimed := headMax
 	if h, err := parseHead(r.buf[r.pos:r.end]); err == nil {
 		claimed = h.size + h.body
 	}
-	for start := 1; start <= claimed; start++ {
-		i := bytes.Index(r.buf[r.pos+start:r.end], []byte{frameArray, byte(KindHeader), crcMarker})
-		if i < 0 || start+i > claimed {
-			break
+	for start := 1; ; start++ {
+		i := bytes.IndexByte(r.buf[min(r.pos+start, r.end):min(r.pos+claimed, r.end)], frameArray)
+		if i < 0 {
+			return frameHead{}, nil, cause
 		}
 		start += i
-		if h, err := parseHead(r.buf[r.pos+start : r.end]); err == nil && h.body > 0xffff {
-			continue // a header is never that long, and must not be waited for
+		if b := r.buf[r.pos+start : r.end]; len(b) > 1 && b[1] != byte(KindHeader) {
+			continue // also because only a header's length is small enough to be waited for
 		}
 		h, body, err := r.frameAt(start)
-		if err != nil {
+		if err != nil || h.kind != KindHeader {
 			continue
 		}
-		if rec, err := r.decode(h.kind, body); err == nil && r.order.header.SameSource(rec.(*Header)) {
+		if !r.isTorn(r.buf[r.pos : r.pos+start]) {
+			return frameHead{}, nil, cause
+		}
+		if r.continues(body) {
 			r.pos += start
 			r.off += int64(start)
-			r.long = nil
-			return rec, h, nil
+			return h, body, nil
 		}
 	}
-	return nil, frameHead{}, cause
 }
+
+// isTorn reports whether b is what a writer leaves of a frame that it does not finish: the beginning of one, whose body is not a whole value.
+// Without this a length that was damaged would look like a tear when another stream follows.
+func (r *Reader) isTorn(b []byte) bool {
+	h, err := parseHead(b)
+	if err == nil {
+		c := cursor{b: append(r.long[:len(r.long):len(r.long)], b[h.size:]...)}
+		c.skip()
+		err = c.err
+	}
+	if r.outside() { // only a header can be torn there
+		return err == errShort && (len(b) == 1 || b[1] == byte(KindHeader))
+	}
+	return err == errShort || err == errDepth
+}
+
+// continues reports whether a header with this body may follow a stream that was torn.
+func (r *Reader) continues(body []byte) bool {
+	var h Header
+	if h.decodeBody(body) != nil {
+		return false
+	}
+	// Of a stream whose header is torn nothing is known, and nothing was read.
+	return r.outside() || r.order.header.SameSource(&h)
+}
+
+// outside reports whether no stream is open.
+func (r *Reader) outside() bool { return r.order.state == atStart || r.order.state == afterEnd }
 
 // fill reads until n bytes from pos on are in the buffer, or the input ends.
 func (r *Reader) fill(n int) error {
