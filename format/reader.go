@@ -11,8 +11,12 @@ const magic = "pgsluice"
 // headerSign is what every header's body has in it near its beginning.
 var headerSign = []byte("\xa5magic\xa8" + magic)
 
-// readBuffer holds a frame of the largest size and then some, so that few large reads suffice.
-const readBuffer = maxFrame + 256<<10 // resync needs room for a frame and a header
+const (
+	// smallBuffer is where a Reader's buffer begins: what a pipe holds, so that a larger one would not be filled by a read.
+	smallBuffer = 64 << 10
+	// readBuffer is what it becomes when a frame needs it: resync has to have a frame and a header in it.
+	readBuffer = maxFrame + 256<<10
+)
 
 // A Reader reads one stream, or several that follow one another.
 //
@@ -25,7 +29,7 @@ type Reader struct {
 	pos   int   // of the next frame in buf
 	end   int   // of what has been read
 	off   int64 // offset of pos in the input
-	eof   bool
+	inErr error // of the input, io.EOF at its end
 	order order
 	torn  bool
 	err   error
@@ -263,30 +267,38 @@ func (r *Reader) continues(body []byte) bool {
 // outside reports whether no stream is open.
 func (r *Reader) outside() bool { return r.order.state == atStart || r.order.state == afterEnd }
 
-// fill reads until n bytes from pos on are in the buffer, or the input ends.
+// fill reads until n bytes from pos on are in the buffer, or the input ends. An error of the input is reported when what came
+// before it has been used up.
 func (r *Reader) fill(n int) error {
-	if r.buf == nil {
-		r.buf = make([]byte, readBuffer)
-	}
 	if len(r.buf)-r.pos < n {
-		r.end = copy(r.buf, r.buf[r.pos:r.end])
+		old := r.buf[r.pos:r.end]
+		switch {
+		case r.buf == nil:
+			r.buf = make([]byte, smallBuffer)
+		case len(r.buf) < n:
+			r.buf = make([]byte, readBuffer)
+		}
+		r.end = copy(r.buf, old)
 		r.pos = 0
 	}
-	for empty := 0; r.end-r.pos < n && !r.eof; {
+	for empty := 0; r.end-r.pos < n; {
+		if r.inErr == io.EOF {
+			return nil
+		}
+		if r.inErr != nil {
+			return r.inErr
+		}
 		if r.pos == r.end {
 			r.pos, r.end = 0, 0
 		}
-		k, err := r.r.Read(r.buf[r.end:])
+		var k int
+		k, r.inErr = r.r.Read(r.buf[r.end:])
 		r.end += k
-		if err == io.EOF {
-			r.eof = true
-		} else if err != nil {
-			return err
+		if empty++; k > 0 {
+			empty = 0
 		}
-		if k == 0 {
-			if empty++; empty > 100 {
-				return io.ErrNoProgress
-			}
+		if empty > 100 {
+			return io.ErrNoProgress
 		}
 	}
 	return nil

@@ -1,0 +1,222 @@
+package format_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// A poisonReader uses the whole of the caller's buffer as scratch space, which io.Reader allows.
+type poisonReader struct{ r io.Reader }
+
+func (p poisonReader) Read(b []byte) (int, error) {
+	for i := range b {
+		b[i] = 0xee
+	}
+	return p.r.Read(b[:min(len(b), 7)])
+}
+
+// Records must not depend on how the input is cut.
+func TestReaderOfEveryPace(t *testing.T) {
+	paces := map[string]func(io.Reader) io.Reader{
+		"one byte":          iotest.OneByteReader,
+		"half":              iotest.HalfReader,
+		"data with the end": iotest.DataErrReader,
+		"poison":            func(r io.Reader) io.Reader { return poisonReader{r} },
+	}
+	for name, pace := range paces {
+		t.Run(name, func(t *testing.T) {
+			eachStream(t, func(t *testing.T, recs []format.Record, b []byte) {
+				got, err := read(pace(bytes.NewReader(b)))
+				must(t, err)
+				same(t, got, recs)
+			})
+		})
+	}
+}
+
+// A complete frame must be returned although nothing follows it, for a stream may stand still for hours.
+func TestReaderDoesNotWait(t *testing.T) {
+	in, out := io.Pipe()
+	r := format.NewReader(in)
+	// The second is the smallest frame that there is among those that we know.
+	for _, b := range [][]byte{header("changes"), frame(format.KindStreamStart, pack(array{1, true})), frame(format.KindStreamStop, pack(array{}))} {
+		go out.Write(b)
+		done := make(chan error, 1)
+		go func() {
+			_, err := r.Next()
+			done <- err
+		}()
+		select {
+		case err := <-done:
+			must(t, err)
+		case <-time.After(10 * time.Second):
+			t.Fatalf("Next still waits after %x", b)
+		}
+	}
+}
+
+var errCable = errors.New("cable cut")
+
+// What was read together with an error comes first, and the error is passed on.
+func TestReaderInputError(t *testing.T) {
+	recs := changeStream()
+	b := write(t, recs...)
+	for n := range len(b) {
+		for name, in := range map[string]io.Reader{
+			"after": io.MultiReader(bytes.NewReader(b[:n]), iotest.ErrReader(errCable)),
+			"with":  &dataThenError{b[:n], errCable},
+		} {
+			got, err := read(in)
+			if !errors.Is(err, errCable) || errors.Is(err, format.ErrTruncated) {
+				t.Fatalf("%s byte %d: %v", name, n, err)
+			}
+			same(t, got, recs[:wholeFrames(b, n)])
+		}
+	}
+}
+
+// dataThenError returns the last bytes together with the error.
+type dataThenError struct {
+	b   []byte
+	err error
+}
+
+func (d *dataThenError) Read(p []byte) (int, error) {
+	n := copy(p, d.b)
+	d.b = d.b[n:]
+	if len(d.b) == 0 {
+		return n, d.err
+	}
+	return n, nil
+}
+
+// A reader that returns nothing now and then is legal, one that never returns anything is not waited for.
+func TestReaderOfNothing(t *testing.T) {
+	recs := changeStream()
+	got, err := read(&stutter{bytes.NewReader(write(t, recs...)), 0, 50})
+	must(t, err)
+	same(t, got, recs)
+	if _, err := read(&stutter{bytes.NewReader(nil), 0, 1 << 30}); !errors.Is(err, io.ErrNoProgress) {
+		t.Errorf("got %v", err)
+	}
+}
+
+type stutter struct {
+	r        io.Reader
+	n, every int
+}
+
+func (s *stutter) Read(p []byte) (int, error) {
+	if s.n++; s.n%s.every != 0 {
+		return 0, nil
+	}
+	return s.r.Read(p[:min(len(p), 5)])
+}
+
+func TestReaderStaysBroken(t *testing.T) {
+	r := format.NewReader(bytes.NewReader(join(header("changes"), []byte("garbage that is long enough"), end(2))))
+	_, err := r.Next()
+	must(t, err)
+	_, first := r.Next()
+	for range 3 {
+		if rec, err := r.Next(); rec != nil || err != first || err == nil {
+			t.Fatalf("got %v, %v, after %v", rec, err, first)
+		}
+	}
+	r = format.NewReader(bytes.NewReader(join(header("changes"), end(1))))
+	for range 2 {
+		_, err := r.Next()
+		must(t, err)
+	}
+	for range 3 {
+		if rec, err := r.Next(); rec != nil || err != io.EOF {
+			t.Fatalf("after the end: %v, %v", rec, err)
+		}
+	}
+}
+
+// What Next returns is the caller's until the next call.
+func TestRecordsMayBeOverwritten(t *testing.T) {
+	eachStream(t, func(t *testing.T, recs []format.Record, b []byte) {
+		r := format.NewReader(iotest.HalfReader(bytes.NewReader(b)))
+		for i := range recs {
+			rec, err := r.Next()
+			must(t, err)
+			same(t, []format.Record{rec}, recs[i:i+1])
+			scribble(rec) // a filter may do this, and it must not disturb what comes after
+		}
+	})
+}
+
+// scribble overwrites the bytes that a record points to.
+func scribble(rec format.Record) {
+	fill := func(b []byte) {
+		for i := range b {
+			b[i] = 0xdd
+		}
+	}
+	tuple := func(t format.Tuple) {
+		for i := range t {
+			fill(t[i].Data)
+			t[i].Kind = format.RawText
+		}
+	}
+	switch r := rec.(type) {
+	case *format.Insert:
+		tuple(r.New)
+	case *format.Update:
+		tuple(r.Old)
+		tuple(r.New)
+	case *format.Delete:
+		tuple(r.Old)
+	case *format.CopyData:
+		fill(r.Data)
+	case *format.LargeObject:
+		fill(r.Data)
+	case *format.Message:
+		fill(r.Prefix)
+		fill(r.Content)
+	case *format.Unknown:
+		fill(r.Body)
+	}
+}
+
+func TestReaderState(t *testing.T) {
+	recs := changeStream()
+	b := write(t, recs...)
+	r := format.NewReader(bytes.NewReader(b))
+	if r.Header() != nil || r.Position() != 0 || r.N() != 0 || r.Buffered() != 0 {
+		t.Error("a new Reader is not empty")
+	}
+	var positions []format.LSN
+	for i := range recs {
+		rec, err := r.Next()
+		must(t, err)
+		if r.Header() == nil || r.Header().Slot != "mig" {
+			t.Fatalf("header is %+v", r.Header())
+		}
+		if rec.Kind() != format.KindEnd && r.Totals().Frames != uint64(i+1) {
+			t.Fatalf("%d frames after record %d", r.Totals().Frames, i)
+		}
+		if p := r.Position(); len(positions) == 0 || positions[len(positions)-1] != p {
+			positions = append(positions, p)
+		}
+		if want := len(write(t, recs[:i+1]...)); r.N() != int64(want) || r.Buffered() != len(b)-want {
+			t.Fatalf("N %d, buffered %d after %d of %d bytes", r.N(), r.Buffered(), want, len(b))
+		}
+	}
+	if got, want := fmt.Sprint(positions), "[0/64 0/D2 0/DC 0/F0 0/118]"; got != want {
+		t.Errorf("positions %v, want %v", got, want)
+	}
+	e := r.Totals()
+	if e.Transactions != 3 || e.Changes != 9 {
+		t.Errorf("totals %+v", e)
+	}
+}
