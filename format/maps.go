@@ -4,34 +4,108 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"reflect"
+	"strings"
 
 	"github.com/vmihailenco/msgpack/v5"
 )
 
-// Bodies of the rare records: maps, written and read by the msgpack library.
+// Bodies of the rare records: maps. The msgpack library writes them, but does not read them: it cuts off numbers that do not fit,
+// takes a bin for a str, an array for a map and nil for anything, follows hostile nesting until the stack is full, and
+// allocates whatever length is announced.
 
-func appendMap(b []byte, v any) ([]byte, error) {
+// A mapRecord is a record whose body is a map; the keys are the names in its fields' tags.
+type mapRecord interface{ validate() error }
+
+func appendMap(b []byte, r mapRecord) ([]byte, error) {
+	if err := r.validate(); err != nil {
+		return b, err
+	}
 	var buf bytes.Buffer
 	enc := msgpack.NewEncoder(&buf)
 	enc.UseCompactInts(true)
-	if err := enc.Encode(v); err != nil {
+	if err := enc.Encode(r); err != nil {
 		return b, err
 	}
 	return append(b, buf.Bytes()...), nil
 }
 
-// decodeMap sets v, which must be a pointer to a zero value. The body is walked first: the library would follow hostile nesting
-// until the stack is full, and allocate whatever length is announced. What has been walked is well-formed, so both are bounded by it.
-func decodeMap(body []byte, v any) error {
+// decodeMap sets r, which must be a pointer to a zero value. Strings are copied.
+func decodeMap(body []byte, r mapRecord) error {
 	c := cursor{b: body}
-	if len(body) == 0 || body[0]&0xf0 != 0x80 && body[0] != 0xde && body[0] != 0xdf {
-		return errType
-	}
-	c.skip()
+	c.object(reflect.ValueOf(r).Elem())
 	if err := c.rest(0); err != nil {
 		return err
 	}
-	return msgpack.Unmarshal(body, v)
+	return r.validate()
+}
+
+// object takes a map and sets the fields of the struct v.
+func (c *cursor) object(v reflect.Value) {
+	var seen uint64
+	for n := c.mapLen(); n > 0 && c.err == nil; n-- {
+		key := c.str()
+		i := fieldOf(v.Type(), key)
+		if i < 0 {
+			c.skip()
+			continue
+		}
+		if seen>>i&1 != 0 {
+			c.fail(errTwice)
+		}
+		seen |= 1 << i
+		c.field(v.Field(i))
+		if c.err != nil {
+			c.err = fmt.Errorf("%s: %w", key, c.err)
+		}
+	}
+}
+
+// fieldOf returns the number of the field that has the key in its tag, -1 if there is none.
+func fieldOf(t reflect.Type, key []byte) int {
+	for i := range t.NumField() {
+		if name, _, _ := strings.Cut(t.Field(i).Tag.Get("msgpack"), ","); name == string(key) && name != "" {
+			return i
+		}
+	}
+	return -1
+}
+
+func (c *cursor) field(v reflect.Value) {
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString(string(c.str()))
+	case reflect.Bool:
+		v.SetBool(c.bool())
+	case reflect.Uint32, reflect.Uint64:
+		u := c.uint()
+		if v.OverflowUint(u) {
+			c.fail(errRange)
+		}
+		v.SetUint(u)
+	case reflect.Int32, reflect.Int64:
+		i := c.int()
+		if v.OverflowInt(i) {
+			c.fail(errRange)
+		}
+		v.SetInt(i)
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		c.object(v.Elem())
+	case reflect.Struct:
+		if col, ok := v.Addr().Interface().(*Column); ok {
+			col.TypeMod = -1 // what a missing key means
+		}
+		c.object(v)
+	case reflect.Slice:
+		for n := c.arrayLen(); n > 0 && c.err == nil; n-- {
+			v.Grow(1)
+			v.SetLen(v.Len() + 1)
+			c.field(v.Index(v.Len() - 1))
+		}
+	default:
+		panic("format: no encoding for " + v.Type().String())
+	}
 }
 
 var errField = errors.New("missing or invalid field")
@@ -42,10 +116,7 @@ func (r *Header) appendBody(b []byte) ([]byte, error) { return appendMap(b, r) }
 
 func (r *Header) decodeBody(body []byte) error {
 	*r = Header{}
-	if err := decodeMap(body, r); err != nil {
-		return err
-	}
-	return r.validate()
+	return decodeMap(body, r)
 }
 
 func (r *Header) validate() error {
@@ -70,9 +141,10 @@ func (r *End) appendBody(b []byte) ([]byte, error) { return appendMap(b, r) }
 
 func (r *End) decodeBody(body []byte) error {
 	*r = End{}
-	if err := decodeMap(body, r); err != nil {
-		return err
-	}
+	return decodeMap(body, r)
+}
+
+func (r *End) validate() error {
 	if r.Reason != Complete && r.Reason != Stopped {
 		return fieldError("reason")
 	}
@@ -83,10 +155,7 @@ func (r *Relation) appendBody(b []byte) ([]byte, error) { return appendMap(b, r)
 
 func (r *Relation) decodeBody(body []byte) error {
 	*r = Relation{}
-	if err := decodeMap(body, r); err != nil {
-		return err
-	}
-	return r.validate()
+	return decodeMap(body, r)
 }
 
 func (r *Relation) validate() error {
@@ -95,6 +164,9 @@ func (r *Relation) validate() error {
 	}
 	if r.Name == "" {
 		return fieldError("name")
+	}
+	if len(r.Columns) > maxElems {
+		return fieldError("columns")
 	}
 	for i := range r.Columns {
 		if r.Columns[i].Name == "" {
@@ -108,15 +180,15 @@ func (r *DDL) appendBody(b []byte) ([]byte, error) { return appendMap(b, r) }
 
 func (r *DDL) decodeBody(body []byte) error {
 	*r = DDL{}
-	if err := decodeMap(body, r); err != nil {
-		return err
-	}
-	return r.validate()
+	return decodeMap(body, r)
 }
 
 func (r *DDL) validate() error {
 	if r.Section != PreData && r.Section != PostData && r.Section != Change {
 		return fieldError("section")
+	}
+	if len(r.After) > maxElems {
+		return fieldError("after")
 	}
 	return nil
 }
@@ -125,16 +197,15 @@ func (r *CopyBegin) appendBody(b []byte) ([]byte, error) { return appendMap(b, r
 
 func (r *CopyBegin) decodeBody(body []byte) error {
 	*r = CopyBegin{}
-	if err := decodeMap(body, r); err != nil {
-		return err
-	}
-	return r.validate()
+	return decodeMap(body, r)
 }
 
 func (r *CopyBegin) validate() error {
 	switch {
 	case r.Format != CopyText && r.Format != CopyBinary:
 		return fieldError("format")
+	case len(r.Columns) > maxElems:
+		return fieldError("columns")
 	case r.Index == 0 || r.Index > r.Of:
 		return fieldError("index")
 	}
@@ -145,9 +216,10 @@ func (r *Sequence) appendBody(b []byte) ([]byte, error) { return appendMap(b, r)
 
 func (r *Sequence) decodeBody(body []byte) error {
 	*r = Sequence{}
-	if err := decodeMap(body, r); err != nil {
-		return err
-	}
+	return decodeMap(body, r)
+}
+
+func (r *Sequence) validate() error {
 	if r.Name == "" {
 		return fieldError("name")
 	}

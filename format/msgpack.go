@@ -97,6 +97,9 @@ var (
 	errRange = errors.New("number out of range")
 	errDepth = errors.New("nested too deep")
 	errRest  = errors.New("bytes after the body's value")
+	errLong  = errors.New("array too long")
+	errTwice = errors.New("key stands twice")
+	errValue = errors.New("value of a kind that does not belong here")
 )
 
 // A cursor cuts msgpack values from the front of a body. It is sticky: after the first error everything is zero, so
@@ -162,6 +165,9 @@ func (c *cursor) uint() uint64 {
 		if m < 0x80 {
 			return uint64(m)
 		}
+		if m >= 0xe0 {
+			c.fail(errRange)
+		}
 		c.fail(errType)
 		return 0
 	}
@@ -212,6 +218,10 @@ func (c *cursor) bool() bool {
 	return false
 }
 
+// maxElems bounds the arrays that we know (no table has so many columns), and with that the memory that many small elements would
+// need beyond their encoding.
+const maxElems = math.MaxUint16
+
 // arrayLen takes an array's head. The length is at most the number of bytes left, since every element has one.
 func (c *cursor) arrayLen() int {
 	m := c.marker()
@@ -227,11 +237,35 @@ func (c *cursor) arrayLen() int {
 		c.fail(errType)
 		return 0
 	}
-	if n > uint64(len(c.b)) {
+	switch {
+	case n > uint64(len(c.b)):
 		c.fail(errShort)
+		return 0
+	case n > maxElems:
+		c.fail(errLong)
 		return 0
 	}
 	return int(n)
+}
+
+// mapLen takes a map's head.
+func (c *cursor) mapLen() uint64 {
+	m := c.marker()
+	var n uint64
+	switch {
+	case m&0xf0 == 0x80:
+		n = uint64(m & 15)
+	case m == 0xde:
+		n = c.be(2)
+	case m == 0xdf:
+		n = c.be(4)
+	default:
+		c.fail(errType)
+	}
+	if 2*n > uint64(len(c.b)) {
+		c.fail(errShort)
+	}
+	return n
 }
 
 // nilOr takes a nil and returns true, or takes nothing.

@@ -115,7 +115,7 @@ type Relation struct {
 	Schema          string   `msgpack:"schema"`
 	Name            string   `msgpack:"name"`
 	ReplicaIdentity string   `msgpack:"replica_identity,omitempty"` // "d", "i", "f" or "n"
-	Columns         []Column `msgpack:"columns"`
+	Columns         []Column `msgpack:"columns,omitempty"`
 }
 
 // A Column of a Relation.
@@ -123,7 +123,7 @@ type Column struct {
 	Name      string `msgpack:"name"`
 	Type      string `msgpack:"type,omitempty"` // as format_type prints it, without modifiers
 	OID       uint32 `msgpack:"oid,omitempty"`
-	TypeMod   int32  `msgpack:"typmod"`
+	TypeMod   int32  `msgpack:"typmod"`        // -1: none
 	Key       bool   `msgpack:"key,omitempty"` // part of the replica identity
 	Generated bool   `msgpack:"generated,omitempty"`
 	Identity  string `msgpack:"identity,omitempty"` // "a" always, "d" by default
@@ -156,7 +156,7 @@ const (
 type CopyBegin struct {
 	Part        uint32   `msgpack:"part"`
 	Relation    uint32   `msgpack:"relation"`
-	Columns     []string `msgpack:"columns"`
+	Columns     []string `msgpack:"columns,omitempty"`
 	Format      string   `msgpack:"format"` // CopyText or CopyBinary
 	Index       uint64   `msgpack:"index"`  // from 1
 	Of          uint64   `msgpack:"of"`
