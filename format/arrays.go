@@ -2,30 +2,40 @@ package format
 
 // Bodies of the frequent records: arrays, written and read by hand.
 
-func appendTuple(b []byte, t Tuple) []byte {
+// appendTuple appends a tuple. Unchanged values are refused where there is no old row to take them from.
+func appendTuple(b []byte, t Tuple, unchanged bool) ([]byte, error) {
+	if len(t) > maxElems {
+		return b, errLong
+	}
 	b = appendArrayLen(b, len(t))
 	for i := range t {
 		v := &t[i]
-		switch v.Kind {
-		case Text:
+		switch {
+		case v.Kind == Text:
 			b = append(appendStrLen(b, len(v.Data)), v.Data...)
-		case Null:
+		case v.Kind == Null:
 			b = append(b, 0xc0)
-		case Binary:
+		case v.Kind == Binary:
 			b = append(appendBinLen(b, len(v.Data)), v.Data...)
-		case Unchanged:
+		case v.Kind == Unchanged && unchanged:
 			b = append(b, 0xd4, extUnchanged, 0)
-		case RawText:
+		case v.Kind == RawText:
 			b = append(appendExtLen(b, extRawText, len(v.Data)), v.Data...)
+		default:
+			return b, errValue
 		}
 	}
-	return b
+	return b, nil
 }
 
-func (c *cursor) tuple(t Tuple) Tuple {
+func (c *cursor) tuple(t Tuple, unchanged bool) Tuple {
 	t = t[:0]
 	for n := c.arrayLen(); n > 0 && c.err == nil; n-- {
-		t = append(t, c.value())
+		v := c.value()
+		if v.Kind == Unchanged && !unchanged {
+			c.fail(errValue)
+		}
+		t = append(t, v)
 	}
 	return t
 }
@@ -64,26 +74,28 @@ func appendXID(b []byte, xid uint32) []byte {
 
 func (r *Insert) appendBody(b []byte) ([]byte, error) {
 	b = appendUint(appendChange(b, 2, r.XID), uint64(r.Relation))
-	return appendXID(appendTuple(b, r.New), r.XID), nil
+	b, err := appendTuple(b, r.New, false)
+	return appendXID(b, r.XID), err
 }
 
 func (r *Insert) decodeBody(body []byte) error {
 	c := cursor{b: body}
 	more := c.fields(2)
 	r.Relation = c.uint32()
-	r.New = c.tuple(r.New)
+	r.New = c.tuple(r.New, false)
 	r.XID, more = c.xid(more)
 	return c.rest(more)
 }
 
-func (r *Update) appendBody(b []byte) ([]byte, error) {
+func (r *Update) appendBody(b []byte) (_ []byte, err error) {
 	b = appendUint(appendChange(b, 3, r.XID), uint64(r.Relation))
 	if r.Old == nil {
 		b = append(b, 0xc0)
-	} else {
-		b = appendTuple(b, r.Old)
+	} else if b, err = appendTuple(b, r.Old, false); err != nil {
+		return b, err
 	}
-	return appendXID(appendTuple(b, r.New), r.XID), nil
+	b, err = appendTuple(b, r.New, true)
+	return appendXID(b, r.XID), err
 }
 
 func (r *Update) decodeBody(body []byte) error {
@@ -92,32 +104,36 @@ func (r *Update) decodeBody(body []byte) error {
 	r.Relation = c.uint32()
 	r.Old = nil
 	if !c.nilOr() {
-		r.spare = c.tuple(r.spare)
+		r.spare = c.tuple(r.spare, false)
 		r.Old = r.spare
 		if r.Old == nil { // a table without columns
 			r.Old = Tuple{}
 		}
 	}
-	r.New = c.tuple(r.New)
+	r.New = c.tuple(r.New, true)
 	r.XID, more = c.xid(more)
 	return c.rest(more)
 }
 
 func (r *Delete) appendBody(b []byte) ([]byte, error) {
 	b = appendUint(appendChange(b, 2, r.XID), uint64(r.Relation))
-	return appendXID(appendTuple(b, r.Old), r.XID), nil
+	b, err := appendTuple(b, r.Old, false)
+	return appendXID(b, r.XID), err
 }
 
 func (r *Delete) decodeBody(body []byte) error {
 	c := cursor{b: body}
 	more := c.fields(2)
 	r.Relation = c.uint32()
-	r.Old = c.tuple(r.Old)
+	r.Old = c.tuple(r.Old, false)
 	r.XID, more = c.xid(more)
 	return c.rest(more)
 }
 
 func (r *Truncate) appendBody(b []byte) ([]byte, error) {
+	if len(r.Relations) > maxElems {
+		return b, errLong
+	}
 	b = appendArrayLen(appendChange(b, 2, r.XID), len(r.Relations))
 	for _, id := range r.Relations {
 		b = appendUint(b, uint64(id))
