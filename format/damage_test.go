@@ -3,7 +3,6 @@ package format_test
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"testing"
 	"testing/iotest"
@@ -174,4 +173,33 @@ func TestEveryBit(t *testing.T) {
 	})
 }
 
-var _ = fmt.Sprint
+
+func TestGarbageAfterEnd(t *testing.T) {
+	recs := changeStream()
+	b := write(t, recs...)
+	tests := []struct {
+		name, garbage string
+		want          error
+	}{
+		{"a newline", "\n", format.ErrCorrupt},
+		{"a zero", "\x00", format.ErrCorrupt},
+		{"text", "a longer text after the end", format.ErrCorrupt},
+		{"the beginning of a frame", "\x93\x01\xce", format.ErrTruncated},
+		{"a record", string(relation(1, 1)), format.ErrCorrupt},
+		{"a second end", string(end(0)), format.ErrCorrupt},
+		{"a piece", string(frame(format.KindContinued, []byte("x"))), format.ErrCorrupt},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := readBytes(join(b, []byte(test.garbage)))
+			same(t, got, recs)
+			if !errors.Is(err, test.want) {
+				t.Errorf("got %v, want %v", err, test.want)
+			}
+			var where *format.Error
+			if !errors.As(err, &where) || where.Offset != int64(len(b)) {
+				t.Errorf("%v does not say byte %d", err, len(b))
+			}
+		})
+	}
+}

@@ -16,6 +16,8 @@ const (
 	maxFrame = 1 << 20
 	// maxRecord bounds a record's body. A row cannot be longer than a server's 1 GB message; the rest is our own overhead.
 	maxRecord = 1<<30 + maxFrame
+	// maxHeader bounds a header's body, for all versions.
+	maxHeader = 1<<16 - 1
 
 	frameArray = 0x93
 	crcMarker  = 0xce
@@ -74,7 +76,7 @@ func parseHead(b []byte) (h frameHead, err error) {
 			return h, errShort
 		}
 		n := binary.BigEndian.Uint32(b[8:])
-		if n > maxFrame {
+		if n > maxFrame || n > maxHeader && h.kind == KindHeader {
 			return h, ErrTooLarge
 		}
 		h.body = int(n)

@@ -139,6 +139,8 @@ func TestHeaders(t *testing.T) {
 		{"with timeline −1", object("magic", "pgsluice", "version", 1, "kind", "load", "timeline", raw("\xd0\xff")), "out of range"},
 		{"with load", object("magic", "pgsluice", "version", 1, "kind", "load", "load", object("part", 2, "parts", 2, "new", 1)), ""},
 		{"with wide version", object("magic", "pgsluice", "version", raw("\xcf\x00\x00\x00\x00\x00\x00\x00\x01"), "kind", "load"), ""},
+		{"with more than 15 keys", object("magic", "pgsluice", "version", 1, "kind", "load", "a", 1, "b", 1, "c", 1, "d", 1, "e", 1, "f", 1, "g", 1, "h", 1,
+			"i", 1, "j", 1, "k", 1, "l", 1, "m", 1, "n", 1), ""},
 		{"of repair", object("magic", "pgsluice", "version", 1, "kind", "repair"), ""},
 	}
 	for _, test := range tests {

@@ -8,7 +8,7 @@ import (
 
 const magic = "pgsluice"
 
-// headerSign is what every header's body has in it near its beginning.
+// headerSign is what every header's body has in it behind the head of the map.
 var headerSign = []byte("\xa5magic\xa8" + magic)
 
 const (
@@ -126,9 +126,9 @@ func (r *Reader) advance(h frameHead) {
 // frameAt makes the frame that stands start bytes behind pos available in the buffer and checks it. It returns errShort if the input
 // ends before the frame does.
 func (r *Reader) frameAt(start int) (frameHead, []byte, error) {
-	for {
+	for short := false; ; {
 		h, body, err := parseFrame(r.buf[min(r.pos+start, r.end):r.end])
-		if err != errShort {
+		if err != errShort || short {
 			return h, body, err
 		}
 		// Never wait for more than the frame itself: nothing may follow it for hours.
@@ -136,9 +136,7 @@ func (r *Reader) frameAt(start int) (frameHead, []byte, error) {
 		if err := r.fill(want); err != nil {
 			return h, nil, err
 		}
-		if r.end-r.pos < want {
-			return h, nil, errShort
-		}
+		short = r.end-r.pos < want
 	}
 }
 
@@ -164,7 +162,11 @@ func (r *Reader) frame() (frameHead, []byte, error) {
 // looksRight reports whether the input begins like a stream that was damaged, rather than like something else.
 func (r *Reader) looksRight() bool {
 	h, err := parseHead(r.buf[r.pos:r.end])
-	return err == nil && h.kind == KindHeader && bytes.HasPrefix(r.buf[min(r.end, r.pos+h.size+1):r.end], headerSign)
+	if err != nil || h.kind != KindHeader {
+		return false
+	}
+	_, ok := afterMagic(r.buf[min(r.end, r.pos+h.size):r.end])
+	return ok
 }
 
 // parseFrame checks the frame at the front of b. It returns errShort, with the head if that is complete, if b may be the beginning of one.
@@ -189,10 +191,11 @@ func parseFrame(b []byte) (h frameHead, body []byte, err error) {
 }
 
 func checkVersion(body []byte) error {
-	if len(body) == 0 || !bytes.HasPrefix(body[1:], headerSign) {
+	rest, ok := afterMagic(body)
+	if !ok {
 		return ErrCorrupt
 	}
-	c := cursor{b: body[1+len(headerSign):]}
+	c := cursor{b: rest}
 	if string(c.str()) != "version" {
 		return ErrCorrupt
 	}
@@ -203,6 +206,17 @@ func checkVersion(body []byte) error {
 		return &VersionError{v}
 	}
 	return nil
+}
+
+// afterMagic returns what follows the first key and its value in a header's body, or false if it does not begin with them.
+func afterMagic(body []byte) ([]byte, bool) {
+	switch {
+	case len(body) > 0 && body[0]&0xf0 == 0x80: // a map of up to 15 keys
+		return bytes.CutPrefix(body[1:], headerSign)
+	case len(body) > 2 && body[0] == 0xde: // of more
+		return bytes.CutPrefix(body[3:], headerSign)
+	}
+	return nil, false
 }
 
 // resync is called when there is no good frame at pos. If what stands there is a frame that was torn, followed within the bytes that it

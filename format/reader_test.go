@@ -220,3 +220,69 @@ func TestReaderState(t *testing.T) {
 		t.Errorf("totals %+v", e)
 	}
 }
+
+// What is not a stream, what is one of another version, and what is a damaged one are different errors.
+func TestReaderFirstFrame(t *testing.T) {
+	long := object("magic", "pgsluice", "version", 1, "kind", "load", "producer", string(bytes.Repeat([]byte{'x'}, 1<<16)))
+	ok := object("magic", "pgsluice", "version", 1, "kind", "load")
+	damaged := frame(format.KindHeader, ok)
+	damaged[len(damaged)-1] ^= 1
+	tests := []struct {
+		name string
+		in   []byte
+		want error
+	}{
+		{"nothing", nil, format.ErrEmpty},
+		{"a byte", []byte{0x93}, format.ErrTruncated},
+		{"another byte", []byte{0x92}, format.ErrNotStream},
+		{"a newline", []byte("\n"), format.ErrNotStream},
+		{"text", []byte("--\n-- PostgreSQL database dump\n--\n"), format.ErrNotStream},
+		{"JPEG", []byte("\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"), format.ErrNotStream},
+		{"gzip", []byte("\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\x4b\x4c\x4a\x06\x00"), format.ErrNotStream},
+		{"pg_dump", []byte("PGDMP\x01\x0e\x00\x04\x08\x01\x01\x01\x00\x00\x00\x00"), format.ErrNotStream},
+		{"zeros", make([]byte, 100), format.ErrNotStream},
+		{"another frame first", join(relation(1, 1), header("load")), format.ErrNotStream},
+		{"a continued frame first", join(frame(format.KindContinued, ok), header("load")), format.ErrNotStream},
+		{"an unknown frame first", join(frame(50, ok), header("load")), format.ErrNotStream},
+		{"kind 0", join(frame(0, ok), header("load")), format.ErrNotStream},
+		{"kind 128", join(frame(128, ok), header("load")), format.ErrNotStream},
+		{"an empty header", frame(format.KindHeader, nil), format.ErrNotStream},
+		{"an array", frame(format.KindHeader, pack(array{"magic", "pgsluice", "version", 1})), format.ErrNotStream},
+		{"an array with a map's fields", frame(format.KindHeader, append([]byte{0x96}, ok[1:]...)), format.ErrNotStream},
+		{"magic second", frame(format.KindHeader, object("version", 1, "magic", "pgsluice", "kind", "load")), format.ErrNotStream},
+		{"other magic", frame(format.KindHeader, object("magic", "pgsluicf", "version", 1, "kind", "load")), format.ErrNotStream},
+		{"64 KiB", frame(format.KindHeader, long), format.ErrNotStream},
+		{"version third", frame(format.KindHeader, object("magic", "pgsluice", "kind", "load", "version", 1)), format.ErrCorrupt},
+		{"version is a str", frame(format.KindHeader, object("magic", "pgsluice", "version", "1", "kind", "load")), format.ErrCorrupt},
+		{"version is cut", frame(format.KindHeader, ok[:16]), format.ErrCorrupt},
+		{"a wrong checksum", damaged, format.ErrCorrupt},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			recs, err := readBytes(test.in)
+			if !errors.Is(err, test.want) || len(recs) != 0 {
+				t.Errorf("got %d records, %v; want %v", len(recs), err, test.want)
+			}
+			if test.want == format.ErrNotStream && (errors.Is(err, format.ErrCorrupt) || errors.Is(err, format.ErrTruncated)) {
+				t.Errorf("%v is more than that", err)
+			}
+		})
+	}
+}
+
+func TestReaderVersion(t *testing.T) {
+	for _, version := range []uint64{0, 2, 1 << 40} {
+		// A later version may have another header after these keys, and another checksum.
+		b := frame(format.KindHeader, object("magic", "pgsluice", "version", version, "x", nested(20)))
+		b[3]++
+		_, err := readBytes(join(b, end(1)))
+		var v *format.VersionError
+		if !errors.As(err, &v) || v.Version != version || errors.Is(err, format.ErrCorrupt) {
+			t.Errorf("version %d: %v", version, err)
+		}
+	}
+	_, err := readBytes(frame(format.KindHeader, object("magic", "pgsluice", "version", 2)))
+	if got, want := err.Error(), "stream has format version 2, this program reads version 1 (frame 0, byte 0)"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

@@ -68,7 +68,7 @@ func (w *Writer) write(rec Record) error {
 	body := b[start+headMin:]
 	k := rec.Kind()
 	switch n := len(body); {
-	case k == KindHeader && n > 0xffff:
+	case k == KindHeader && n > maxHeader:
 		return fmt.Errorf("header of %d bytes: %w", n, ErrTooLarge)
 	case n > maxRecord:
 		return fmt.Errorf("%v record of %d bytes: %w", k, n, ErrTooLarge)
