@@ -50,12 +50,12 @@ func TestTruncatedAtEveryByte(t *testing.T) {
 
 // A stream that was cut anywhere may be followed by one that continues it.
 func TestTornAtEveryByte(t *testing.T) {
-	next := changeStream()
-	// What follows must not depend on its length either: the torn frame's claim may end within the header or long after it.
+	// What follows must not depend on its length: the torn frame's claim may end within the header or long after it.
 	for _, producer := range []string{"", "a program with a name", string(make([]byte, 300))} {
-		next[0].(*format.Header).Producer = producer
-		tail := write(t, next...)
 		eachStream(t, func(t *testing.T, recs []format.Record, b []byte) {
+			next := clones(recs)
+			next[0].(*format.Header).Producer = producer
+			tail := write(t, next...)
 			for n := range len(b) + 1 {
 				in := join(b[:n], tail)
 				for name, reader := range map[string]io.Reader{"whole": bytes.NewReader(in), "bytes": iotest.OneByteReader(bytes.NewReader(in))} {
@@ -84,13 +84,14 @@ func TestTornThenAnotherSource(t *testing.T) {
 		"system":   func(h *format.Header) { h.SystemID = "7302" },
 		"database": func(h *format.Header) { h.Database = "shop2" },
 		"slot":     func(h *format.Header) { h.Slot = "mig2" },
+		"kind":     func(h *format.Header) { h.StreamKind, h.Load = format.Repair, nil },
 	}
 	for name, change := range others {
 		t.Run(name, func(t *testing.T) {
-			next := changeStream()
-			change(next[0].(*format.Header))
-			tail := write(t, next...)
 			eachStream(t, func(t *testing.T, recs []format.Record, b []byte) {
+				other := clone(recs[0]).(*format.Header)
+				change(other)
+				tail := join(write(t, other), end(1))
 				first := 0 // where the first header ends; a stream torn within it has no source
 				for wholeFrames(b, first) == 0 {
 					first++
@@ -172,7 +173,6 @@ func TestEveryBit(t *testing.T) {
 		}
 	})
 }
-
 
 func TestGarbageAfterEnd(t *testing.T) {
 	recs := changeStream()

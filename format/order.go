@@ -12,7 +12,7 @@ type order struct {
 	lastCols  int
 	parts     map[uint32]*CopyEnd // open parts and their totals so far
 	streamed  map[uint32]bool     // transactions in progress that have been sent in part
-	xid       uint32              // of the open transaction or block
+	xid       uint32              // of the open transaction
 	end       End                 // totals so far; Frames counts all frames before the next one
 }
 
@@ -77,8 +77,8 @@ func (o *order) step(rec Record) error {
 		p.Bytes += uint64(len(r.Data))
 	case *Header:
 		if o.state == inTx || o.state == inBlock || o.state == between || o.state == inLoad {
-			if !o.header.SameSource(r) {
-				return o.refuse(k, "a stream of another source or slot cannot continue an unfinished one")
+			if !o.header.continuedBy(r) {
+				return o.refuse(k, "a stream of another kind, source or slot cannot continue an unfinished one")
 			}
 		}
 		o.open(r)
@@ -100,7 +100,10 @@ func (o *order) step(rec Record) error {
 		o.relations[r.ID] = len(r.Columns)
 		o.lastID = 0
 	case *DDL:
-		if (r.Section == Change) != (o.state == inTx || o.state == inBlock) {
+		if r.Section == Change {
+			return o.inside(k, r.XID)
+		}
+		if o.state != inLoad {
 			return o.refuse(k, "section %s does not belong here", r.Section)
 		}
 	case *CopyBegin:
@@ -128,6 +131,9 @@ func (o *order) step(rec Record) error {
 		if r.Transactional {
 			return o.inside(k, r.XID)
 		}
+		if o.state != inBlock && r.XID != 0 {
+			return o.refuse(k, "has a subtransaction outside of a block")
+		}
 	case *StreamStart:
 		if o.state != between {
 			return o.refuse(k, "not outside of a transaction")
@@ -139,7 +145,7 @@ func (o *order) step(rec Record) error {
 			o.streamed = make(map[uint32]bool)
 		}
 		o.streamed[r.XID] = true
-		o.state, o.xid = inBlock, r.XID
+		o.state = inBlock
 	case *StreamStop:
 		if o.state != inBlock {
 			return o.refuse(k, "no block is open")
@@ -160,6 +166,9 @@ func (o *order) step(rec Record) error {
 		return o.finished(k, r.XID)
 	case *Prepare:
 		if o.state == inTx {
+			if r.XID != o.xid {
+				return o.refuse(k, "of transaction %d, %d is open", r.XID, o.xid)
+			}
 			o.state = between
 			return nil
 		}
@@ -181,6 +190,10 @@ func (o *order) step(rec Record) error {
 	}
 	return nil
 }
+
+// continuedBy reports whether a stream that begins with c may follow this one when it is torn. A change stream does not replace the rest
+// of a full load.
+func (h *Header) continuedBy(c *Header) bool { return h.StreamKind == c.StreamKind && h.SameSource(c) }
 
 func (o *order) open(h *Header) {
 	*o = order{header: *h}
@@ -225,7 +238,7 @@ func (o *order) change(k Kind, id uint32, cols, old int, xid uint32) error {
 }
 
 func (o *order) committed(k Kind, end LSN) error {
-	if end < o.end.LSN || end == 0 && o.header.StreamKind == Changes {
+	if end < o.end.LSN || end == o.end.LSN && o.header.StreamKind == Changes {
 		return o.refuse(k, "end LSN %v is not after %v", end, o.end.LSN)
 	}
 	o.end.LSN = end

@@ -275,7 +275,7 @@ func (r *Reader) continues(body []byte) bool {
 		return false
 	}
 	// Of a stream whose header is torn nothing is known, and nothing was read.
-	return r.outside() || r.order.header.SameSource(&h)
+	return r.outside() || r.order.header.continuedBy(&h)
 }
 
 // outside reports whether no stream is open.

@@ -143,6 +143,7 @@ type DDL struct {
 	Attach     string   `msgpack:"attach,omitempty"`
 	After      []uint64 `msgpack:"after,omitempty"`
 	SearchPath string   `msgpack:"search_path,omitempty"`
+	XID        uint32   `msgpack:"xid,omitempty"`
 }
 
 // Sections of DDL.
@@ -214,7 +215,7 @@ type Commit struct {
 	Time      Time
 }
 
-// Insert, Update, Delete, Truncate and Message carry an XID inside of blocks of transactions in progress only.
+// Insert, Update, Delete, Truncate, Message and DDL carry an XID inside of blocks of transactions in progress only.
 type Insert struct {
 	Relation uint32
 	New      Tuple
