@@ -52,9 +52,12 @@ var kindNames = [...]string{
 // Ignorable reports whether a reader that does not know the kind may skip it.
 func (k Kind) Ignorable() bool { return k >= firstIgnorable && k <= maxKind }
 
+// known reports whether this package has a record of its own for the kind.
+func (k Kind) known() bool { return int(k) < len(kindNames) && kindNames[k] != "" }
+
 // String returns the kind's name as SPEC.md has it, or "kind N" for an unknown one.
 func (k Kind) String() string {
-	if int(k) < len(kindNames) && kindNames[k] != "" {
+	if k.known() {
 		return kindNames[k]
 	}
 	return "kind " + strconv.Itoa(int(k))

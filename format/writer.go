@@ -51,8 +51,8 @@ func (w *Writer) write(rec Record) error {
 			return err
 		}
 	case *Unknown:
-		if !r.K.Ignorable() {
-			return &OrderError{Kind: r.K, Reason: "only ignorable records can be forwarded unread"}
+		if !r.K.Ignorable() || r.K.known() {
+			return &OrderError{Kind: r.K, Reason: "only ignorable records that are not known can be forwarded unread"}
 		}
 	}
 	if err := w.order.step(rec); err != nil {
@@ -98,10 +98,12 @@ func (w *Writer) writeCopyData(r *CopyData) error {
 	if err := w.order.step(r); err != nil {
 		return err
 	}
-	var head [32]byte
-	h := r.appendHead(head[:0])
+	start := len(w.buf) // the data is so long that the head has its full size
+	b := r.appendHead(append(w.buf, make([]byte, headMax)...))
+	h := b[start+headMax:]
 	crc := crc32.Update(frameCRC(KindCopyData, h), castagnoli, r.Data)
-	w.buf = append(appendFrameHead(w.buf, KindCopyData, crc, len(h)+len(r.Data)), h...)
+	appendFrameHead(b[:start], KindCopyData, crc, len(h)+len(r.Data))
+	w.buf = b
 	w.order.end.Frames++
 	if err := w.flush(); err != nil {
 		return err
@@ -175,6 +177,9 @@ func (w *Writer) flush() error {
 func (w *Writer) put(b []byte) error {
 	n, err := w.w.Write(b)
 	w.n += int64(n)
+	if err == nil && n < len(b) {
+		return io.ErrShortWrite
+	}
 	return err
 }
 
