@@ -135,6 +135,10 @@ func copyInto(dst, src reflect.Value) {
 		if src.Len() > 0 {
 			dst.Set(reflect.MakeSlice(src.Type(), src.Len(), src.Len()))
 		}
+		if src.Type().Elem().Kind() == reflect.Uint8 {
+			reflect.Copy(dst, src)
+			return
+		}
 		for i := range src.Len() {
 			copyInto(dst.Index(i), src.Index(i))
 		}

@@ -89,8 +89,6 @@ func appendExtLen(b []byte, typ byte, n int) []byte {
 	return append(binary.BigEndian.AppendUint32(append(b, 0xc9), uint32(n)), typ)
 }
 
-func appendString(b []byte, s string) []byte { return append(appendStrLen(b, len(s)), s...) }
-
 var (
 	errShort = errors.New("body ends too early")
 	errType  = errors.New("value of a wrong type")

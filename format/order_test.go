@@ -110,7 +110,7 @@ func TestOrderOfKinds(t *testing.T) {
 	for _, test := range tests {
 		for place, before := range places {
 			allowed := strings.Contains(" "+test.places+" ", " "+place+" ")
-			checkOrder(t, fmt.Sprintf("%s %+v in %s", test.rec.Kind(), test.rec, place), append(before[:len(before):len(before)], test.rec), allowed)
+			checkOrder(t, fmt.Sprintf("%s %+v in %s", test.rec.Kind(), test.rec, place), after(before, test.rec), allowed)
 		}
 	}
 }
@@ -191,7 +191,7 @@ func TestOrderOfSequences(t *testing.T) {
 	}
 	for _, test := range tests {
 		before := places[test.place]
-		checkOrder(t, test.name, append(before[:len(before):len(before)], test.then...), test.allowed)
+		checkOrder(t, test.name, after(before, test.then...), test.allowed)
 	}
 }
 
