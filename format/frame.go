@@ -54,7 +54,7 @@ type frameHead struct {
 // parseHead parses the head at the front of b. It returns errShort if b may be the beginning of one; h.size is then how much of b is needed.
 func parseHead(b []byte) (h frameHead, err error) {
 	if len(b) > 0 && b[0] != frameArray || len(b) > 1 && (b[1] == 0 || b[1] > byte(maxKind)) || len(b) > 2 && b[2] != crcMarker {
-		return h, ErrCorrupt
+		return h, errHead
 	}
 	if len(b) < headMin {
 		return h, errShort
@@ -81,7 +81,7 @@ func parseHead(b []byte) (h frameHead, err error) {
 		}
 		h.body = int(n)
 	default:
-		return h, ErrCorrupt
+		return h, errHead
 	}
 	return h, nil
 }

@@ -164,6 +164,9 @@ func clones(recs []format.Record) []format.Record {
 func same(tb testing.TB, got, want []format.Record) {
 	tb.Helper()
 	for i := range min(len(got), len(want)) {
+		if reflect.DeepEqual(got[i], want[i]) {
+			continue
+		}
 		if g, w := clone(got[i]), clone(want[i]); !reflect.DeepEqual(g, w) {
 			tb.Fatalf("record %d is\n%#v, want\n%#v", i, g, w)
 		}

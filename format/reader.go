@@ -21,8 +21,8 @@ const (
 // A Reader reads one stream, or several that follow one another.
 //
 // Next returns records that have been checked: their checksum, their values, their order, and at the end record that no frame
-// is missing. After an error every call returns the same error. Memory is bounded by the largest record plus a fixed buffer, whatever
-// the input claims. A Reader is not safe for concurrent use.
+// is missing. After an error every call returns the same error. Memory is bounded by a small multiple of the largest record that is there plus a
+// fixed buffer, whatever the input claims. A Reader is not safe for concurrent use.
 type Reader struct {
 	r     io.Reader
 	buf   []byte
@@ -34,6 +34,7 @@ type Reader struct {
 	torn  bool
 	err   error
 	long  []byte // pieces of a long record
+	limit int    // of a record's body
 
 	// The records that Next returns pointers to.
 	insert      Insert
@@ -51,7 +52,7 @@ type Reader struct {
 }
 
 // NewReader returns a Reader on r. It reads ahead by up to a megabyte.
-func NewReader(r io.Reader) *Reader { return &Reader{r: r} }
+func NewReader(r io.Reader) *Reader { return &Reader{r: r, limit: maxRecord} }
 
 // Next returns the next record. At the end of the input, after an end record, it returns io.EOF.
 //
@@ -91,7 +92,7 @@ func (r *Reader) next() (Record, error) {
 			r.long = nil
 		}
 		if h.kind == KindContinued || r.long != nil {
-			if len(r.long)+len(body) > maxRecord {
+			if len(r.long)+len(body) > r.limit {
 				return nil, ErrTooLarge
 			}
 			r.long = append(r.long, body...)
@@ -185,7 +186,7 @@ func parseFrame(b []byte) (h frameHead, body []byte, err error) {
 		}
 	}
 	if frameCRC(h.kind, body) != h.crc {
-		return h, nil, ErrCorrupt
+		return h, nil, errChecksum
 	}
 	return h, body, nil
 }
@@ -317,6 +318,11 @@ func (r *Reader) fill(n int) error {
 	}
 	return nil
 }
+
+var (
+	errHead     = corrupt(errors.New("no frame where one must begin"))
+	errChecksum = corrupt(errors.New("wrong checksum"))
+)
 
 func corrupt(err error) error { return &corruptError{err} }
 
