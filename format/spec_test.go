@@ -1,0 +1,59 @@
+package format_test
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// The example in section 8 of SPEC.md must be what Writer makes, and what Reader reads.
+func TestSpecExample(t *testing.T) {
+	want := []format.Record{
+		&format.Header{StreamKind: format.Changes, SystemID: "7301", Database: "shop", Slot: "mig"},
+		&format.Relation{ID: 1, Schema: "public", Name: "t", Columns: []format.Column{{Name: "a", TypeMod: -1}}},
+		&format.Begin{XID: 700, CommitLSN: 0x16_b374d848, Time: 1700000000000000},
+		&format.Insert{Relation: 1, New: row("x")},
+		&format.Commit{CommitLSN: 0x16_b374d848, EndLSN: 0x16_b374d878, Time: 1700000000000000},
+		&format.End{Reason: format.Complete, Frames: 5, Transactions: 1, Changes: 1, LSN: 0x16_b374d878},
+	}
+	if text := annotate(write(t, want...)); specExample(t) != text {
+		t.Errorf("section 8 of SPEC.md should be\n%s", text)
+	}
+	b, err := parseHex(specExample(t))
+	must(t, err)
+	got, err := readBytes(b)
+	must(t, err)
+	same(t, got, want)
+}
+
+// specExample returns the block of section 8.
+func specExample(t *testing.T) string {
+	spec, err := os.ReadFile("SPEC.md")
+	must(t, err)
+	_, section, ok := strings.Cut(string(spec), "\n## 8. ")
+	_, block, ok2 := strings.Cut(section, "```\n")
+	block, _, ok3 := strings.Cut(block, "```\n")
+	if !ok || !ok2 || !ok3 {
+		t.Fatal("SPEC.md has no example in section 8")
+	}
+	return block
+}
+
+// Every kind must stand in SPEC.md with its number.
+func TestSpecNamesKinds(t *testing.T) {
+	b, err := os.ReadFile("SPEC.md")
+	must(t, err)
+	spec := string(b)
+	for name, rec := range newRecord {
+		if name == "unknown" {
+			continue
+		}
+		number := strconv.Itoa(int(rec.Kind()))
+		if !strings.Contains(spec, name+" ("+number+")") && !strings.Contains(spec, "| "+name+" | "+number+" |") {
+			t.Errorf("SPEC.md does not give %s the number %s", name, number)
+		}
+	}
+}
