@@ -102,13 +102,10 @@ func (r *Update) decodeBody(body []byte) error {
 	c := cursor{b: body}
 	more := c.fields(3)
 	r.Relation = c.uint32()
-	r.Old = nil
-	if !c.nilOr() {
-		r.spare = c.tuple(r.spare, false)
-		r.Old = r.spare
-		if r.Old == nil { // a table without columns
-			r.Old = Tuple{}
-		}
+	if c.nilOr() {
+		r.Old = nil
+	} else if r.Old = c.tuple(r.Old, false); r.Old == nil { // a table without columns
+		r.Old = Tuple{}
 	}
 	r.New = c.tuple(r.New, true)
 	r.XID, more = c.xid(more)

@@ -49,6 +49,9 @@ type Reader struct {
 	streamStart StreamStart
 	streamStop  StreamStop
 	progress    Progress
+	// The memory of their slices. The records' own fields are the caller's, who may have put something else into them.
+	oldTuple, newTuple Tuple
+	relations          []uint32
 }
 
 // NewReader returns a Reader on r. It reads ahead by up to a megabyte.
@@ -336,10 +339,13 @@ func (r *Reader) decode(k Kind, body []byte) (Record, error) {
 	var rec Record
 	switch k {
 	case KindInsert:
+		r.insert.New = r.newTuple
 		rec = &r.insert
 	case KindUpdate:
+		r.update.Old, r.update.New = r.oldTuple, r.newTuple
 		rec = &r.update
 	case KindDelete:
+		r.delete.Old = r.oldTuple
 		rec = &r.delete
 	case KindBegin:
 		rec = &r.begin
@@ -350,6 +356,7 @@ func (r *Reader) decode(k Kind, body []byte) (Record, error) {
 	case KindCopyEnd:
 		rec = &r.copyEnd
 	case KindTruncate:
+		r.truncate.Relations = r.relations
 		rec = &r.truncate
 	case KindMessage:
 		rec = &r.message
@@ -391,6 +398,19 @@ func (r *Reader) decode(k Kind, body []byte) (Record, error) {
 	}
 	if err := rec.decodeBody(body); err != nil {
 		return nil, corrupt(&OrderError{Kind: k, Reason: err.Error()})
+	}
+	switch k { // what has grown is kept
+	case KindInsert:
+		r.newTuple = r.insert.New
+	case KindUpdate:
+		r.newTuple = r.update.New
+		if r.update.Old != nil {
+			r.oldTuple = r.update.Old
+		}
+	case KindDelete:
+		r.oldTuple = r.delete.Old
+	case KindTruncate:
+		r.relations = r.truncate.Relations
 	}
 	return rec, nil
 }

@@ -286,3 +286,34 @@ func TestReaderVersion(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
+
+// A caller may put its own slices into a record, to write it, and must find them as they were after the next call.
+func TestReaderLeavesForeignSlices(t *testing.T) {
+	two, other := row("1", "2"), row("3", "4")
+	in := write(t, changeHeader(), relationT(), &format.Begin{XID: 1},
+		&format.Insert{Relation: 1, New: two}, &format.Insert{Relation: 1, New: other},
+		&format.Update{Relation: 1, Old: two, New: two}, &format.Update{Relation: 1, Old: other, New: other},
+		&format.Delete{Relation: 1, Old: two}, &format.Delete{Relation: 1, Old: other},
+		&format.Truncate{Relations: []uint32{1}}, &format.Truncate{Relations: []uint32{1, 1}})
+	r := format.NewReader(bytes.NewReader(in))
+	mine, ids := row("mine", "too"), []uint32{77, 78}
+	for {
+		rec, err := r.Next()
+		if err != nil {
+			break
+		}
+		if fmt.Sprint(mine) != fmt.Sprint(row("mine", "too")) || ids[0] != 77 {
+			t.Fatalf("%v record went into %v, %v", rec.Kind(), mine, ids)
+		}
+		switch rec := rec.(type) {
+		case *format.Insert:
+			rec.New = mine
+		case *format.Update:
+			rec.Old, rec.New = mine, mine
+		case *format.Delete:
+			rec.Old = mine
+		case *format.Truncate:
+			rec.Relations = ids
+		}
+	}
+}

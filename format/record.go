@@ -228,8 +228,6 @@ type Update struct {
 	Old      Tuple
 	New      Tuple
 	XID      uint32
-
-	spare Tuple // keeps Old's memory while Old is nil
 }
 
 // Delete of a row. Old has the replica identity, or the whole row where that is full.
