@@ -153,6 +153,9 @@ func (r *Truncate) decodeBody(body []byte) error {
 		r.Relations = append(r.Relations, c.uint32())
 	}
 	flags := c.uint()
+	if flags > 3 {
+		c.fail(errRange)
+	}
 	r.Cascade, r.RestartIdentity = flags&1 != 0, flags&2 != 0
 	r.XID, more = c.xid(more)
 	return c.rest(more)
