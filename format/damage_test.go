@@ -113,6 +113,20 @@ func TestTornThenAnotherSource(t *testing.T) {
 	}
 }
 
+// A header that is not valid does not continue anything. One that stands behind it may.
+func TestTornThenInvalidHeader(t *testing.T) {
+	next := changeStream()
+	head := write(t, next[:2]...)
+	torn := write(t, after(next[:2], &format.Message{Content: make([]byte, 200)})...)[:len(head)+50]
+	invalid := frame(format.KindHeader, object("magic", "pgsluice", "version", 1, "kind", "what"))
+	if _, err := readBytes(join(torn, invalid, make([]byte, 200))); !errors.Is(err, format.ErrCorrupt) {
+		t.Errorf("got %v", err)
+	}
+	got, err := readBytes(join(torn, invalid, write(t, next...)))
+	must(t, err)
+	same(t, got, after(next[:2], next...))
+}
+
 // A long record may be torn within or between its pieces.
 func TestTornLongRecord(t *testing.T) {
 	const size = 2<<20 + 100

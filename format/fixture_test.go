@@ -1,15 +1,20 @@
 package format_test
 
-import "github.com/pgsluice/pgsluice/format"
+import (
+	"strings"
 
-// loadStream and changeStream have every kind of record between them, small enough to be damaged in every bit.
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// loadStream and changeStream have every kind of record between them, small enough to be damaged in every bit. One record is so long that its frame
+// has a longer head.
 
 func loadStream() []format.Record {
 	return ended(
 		&format.Header{StreamKind: format.Load, Producer: "pgextract 1", Created: 1700000000000000, SystemID: "7301", Timeline: 1,
 			Database: "shop", ServerVersion: 150020, Encoding: "UTF8", Slot: "mig", Publications: []string{"mig"}, StartLSN: 100,
 			Load: &format.LoadInfo{Snapshot: "00000003-1", Part: 1, Parts: 2, Tables: 1, Bytes: 12, Scope: format.ScopeAll}},
-		&format.DDL{ID: 1, Section: format.PreData, Type: "TABLE", Schema: "public", Name: "t", Owner: "o", SQL: "CREATE TABLE t();"},
+		&format.DDL{ID: 1, Section: format.PreData, Type: "TABLE", Schema: "public", Name: "t", Owner: "o", SQL: "CREATE TABLE t();" + strings.Repeat(" ", 250)},
 		relationT(),
 		&format.CopyBegin{Part: 1, Relation: 1, Columns: []string{"a", "b"}, Format: format.CopyText, Index: 1, Of: 2, SnapshotLSN: 100, Rows: 3},
 		&format.CopyBegin{Part: 2, Relation: 1, Columns: []string{"a", "b"}, Format: format.CopyBinary, Index: 2, Of: 2, Bytes: 9},

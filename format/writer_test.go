@@ -100,7 +100,7 @@ func TestWriterKeepsNothing(t *testing.T) {
 func chunkStream() []format.Record {
 	recs := []format.Record{loadHeader(), relationT(), copyBegin(1)}
 	total := 0
-	for _, n := range []int{0, 1, 64<<10 - 1, 64 << 10, 64<<10 + 1, 256 << 10, 1<<20 - 32, 1<<20 - 31, 1<<20 - 8, 1<<20 - 7, 1<<20 + 1, 5} {
+	for _, n := range []int{0, 1, 64<<10 - 1, 64 << 10, 64<<10 + 1, 256 << 10, 1<<20 - 32, 1<<20 - 31, 1<<20 - 8, 1<<20 - 7, 5, 1<<20 + 1} {
 		recs = append(recs, &format.CopyData{Part: 1, Data: bytes.Repeat([]byte{'x'}, n)})
 		total += n
 	}
@@ -124,41 +124,46 @@ type shortWriter struct{}
 
 func (shortWriter) Write(p []byte) (int, error) { return len(p) - 1, nil }
 
-// An error of the underlying writer is returned by the call that meets it, and by all that follow.
+// An error of the underlying writer, whichever write it meets, is returned by the call that made it, and by all that follow.
 func TestWriterError(t *testing.T) {
 	recs := chunkStream()
-	size := len(write(t, recs...))
-	for limit := 0; limit < size; limit += 37_813 {
-		w := format.NewWriter(&fullDisk{left: limit})
+	var all fullDisk
+	for w, i := format.NewWriter(&all), 0; i < len(recs); i++ {
+		all.left = -1
+		must(t, w.Write(recs[i]))
+	}
+	for n := range all.writes {
+		w := format.NewWriter(&fullDisk{left: n})
 		var first error
 		for _, rec := range recs {
 			err := w.Write(rec)
 			if first != nil && err != first {
-				t.Fatalf("limit %d: %v after %v", limit, err, first)
+				t.Fatalf("write %d: %v after %v", n, err, first)
 			}
 			first = err
 		}
-		if err := w.Flush(); first == nil && err == nil || !errors.Is(err, errFull) {
-			t.Fatalf("limit %d: flush says %v", limit, err)
+		if err := w.Flush(); !errors.Is(err, errFull) {
+			t.Fatalf("write %d: flush says %v", n, err)
 		}
 		if err := w.Close(); !errors.Is(err, errFull) {
-			t.Fatalf("limit %d: close says %v", limit, err)
+			t.Fatalf("write %d: close says %v", n, err)
 		}
 		if _, err := w.End(format.Stopped, 0); !errors.Is(err, errFull) {
-			t.Fatalf("limit %d: end says %v", limit, err)
+			t.Fatalf("write %d: end says %v", n, err)
 		}
 	}
 }
 
 var errFull = errors.New("no space left")
 
-type fullDisk struct{ left int }
+// fullDisk takes some writes.
+type fullDisk struct{ left, writes int }
 
 func (d *fullDisk) Write(p []byte) (int, error) {
-	if len(p) > d.left {
-		return d.left, errFull
+	if d.writes == d.left {
+		return len(p) / 2, errFull
 	}
-	d.left -= len(p)
+	d.writes++
 	return len(p), nil
 }
 
