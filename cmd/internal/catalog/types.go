@@ -1,0 +1,30 @@
+// Package catalog has the queries on PostgreSQL's catalogs, on either side. It returns what they say and decides nothing.
+package catalog
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// NoPath makes the server print every name that is not in pg_catalog with its schema.
+const NoPath = "SELECT pg_catalog.set_config('search_path', '', false)"
+
+// TypeNames returns the names of all types by OID, as format_type prints them without modifiers: "numeric", "public.mood", `"char"`, "bpchar".
+func TypeNames(ctx context.Context, c *pgx.Conn) (map[uint32]string, error) {
+	if _, err := c.Exec(ctx, NoPath); err != nil {
+		return nil, err
+	}
+	rows, err := c.Query(ctx, "SELECT oid, pg_catalog.format_type(oid, -1) FROM pg_catalog.pg_type")
+	if err != nil {
+		return nil, err
+	}
+	names := make(map[uint32]string)
+	var oid uint32
+	var name string
+	_, err = pgx.ForEachRow(rows, []any{&oid, &name}, func() error {
+		names[oid] = name
+		return nil
+	})
+	return names, err
+}

@@ -1,0 +1,64 @@
+// Package fault has the errors that users see: what failed, why, what to do next, and the exit status that a script sees.
+package fault
+
+import (
+	"errors"
+	"fmt"
+)
+
+// A Status is a process's exit status. The numbers are those of sysexits.h, so that a supervising loop needs no other table.
+type Status int
+
+// The statuses that the programs choose. 2 is Go's own for a panic and never chosen.
+const (
+	OK          Status = 0
+	Failed      Status = 1  // none of the others fits
+	Usage       Status = 64 // wrong flags or arguments
+	Data        Status = 65 // the input is not a stream, damaged, or cut; or it contradicts the target
+	Unavailable Status = 69 // refused for good: no such host, database, slot
+	TryAgain    Status = 75 // connection lost, server restarting, slot in use: the same command may work in a moment
+	Permission  Status = 77 // authentication or privileges
+	Config      Status = 78 // a server's configuration, or a condition that was checked, stands in the way
+	Interrupted Status = 130
+	Terminated  Status = 143
+)
+
+// An Error is an error with what a user needs besides the message. Detail and Hint are full sentences.
+type Error struct {
+	Status Status
+	Detail string
+	Hint   string
+	Err    error
+}
+
+func (e *Error) Error() string { return e.Err.Error() }
+func (e *Error) Unwrap() error { return e.Err }
+
+// New returns an Error without detail and hint.
+func New(s Status, format string, args ...any) *Error {
+	return &Error{Status: s, Err: fmt.Errorf(format, args...)}
+}
+
+// WithHint sets the hint: what to type, or to do, next.
+func (e *Error) WithHint(format string, args ...any) *Error {
+	e.Hint = fmt.Sprintf(format, args...)
+	return e
+}
+
+// WithDetail sets the detail.
+func (e *Error) WithDetail(format string, args ...any) *Error {
+	e.Detail = fmt.Sprintf(format, args...)
+	return e
+}
+
+// StatusOf returns the status of the outermost Error in err's chain: OK for nil, Failed if there is none.
+func StatusOf(err error) Status {
+	if err == nil {
+		return OK
+	}
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Status
+	}
+	return Failed
+}

@@ -1,0 +1,251 @@
+// Package pgdial turns a connection string and libpq's environment into a connection whose session prints values in the one way that
+// the stream promises, and turns what goes wrong into errors with an exit status and a hint. No password leaves it.
+package pgdial
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+)
+
+// A Server is one side of a migration: where it is, and what to call it in messages.
+type Server struct {
+	Side string // "source" or "target"
+	DSN  string // URI or keywords; empty: libpq's environment
+	App  string // application_name
+}
+
+// Source and Target return the servers that --source and --target, or PGSLUICE_SOURCE and PGSLUICE_TARGET, name.
+func Source(flag, app string) Server { return server("source", flag, "PGSLUICE_SOURCE", app) }
+
+// Target is like Source.
+func Target(flag, app string) Server { return server("target", flag, "PGSLUICE_TARGET", app) }
+
+func server(side, flag, env, app string) Server {
+	if flag == "" {
+		flag = os.Getenv(env)
+	}
+	return Server{Side: side, DSN: flag, App: app}
+}
+
+// connectTimeout bounds one attempt to connect, so that a firewall that drops packets is an error and not a hang.
+const connectTimeout = 20 * time.Second
+
+func (s Server) config() (*pgx.ConnConfig, error) {
+	c, err := pgx.ParseConfig(s.DSN)
+	if err != nil {
+		return nil, fault.New(fault.Usage, "cannot use the %s's connection string: %w", s.Side, redact(err)).
+			WithHint("Give a URI like postgres://user@host:5432/database in --%s or PGSLUICE_%s; passwords belong in PGPASSFILE or a service file.", s.Side, strings.ToUpper(s.Side))
+	}
+	if c.ConnectTimeout == 0 {
+		c.ConnectTimeout = connectTimeout
+	}
+	p := c.RuntimeParams
+	if p["application_name"] == "" {
+		p["application_name"] = s.App
+	}
+	// What the stream promises about text values (SPEC.md 7.1), and no server-side limit that would cut a long job short.
+	for k, v := range map[string]string{
+		"datestyle": "ISO, MDY", "intervalstyle": "postgres", "extra_float_digits": "3", "bytea_output": "hex",
+		"timezone": "UTC", "lc_monetary": "C", "statement_timeout": "0", "lock_timeout": "0",
+	} {
+		p[k] = v
+	}
+	return c, nil
+}
+
+// redact keeps pgx's message without a connection string, which may hold a password.
+func redact(err error) error {
+	var p *pgconn.ParseConfigError
+	if errors.As(err, &p) {
+		if u := errors.Unwrap(err); u != nil {
+			return u
+		}
+		return errors.New("it cannot be parsed")
+	}
+	return err
+}
+
+// Connect opens an ordinary session.
+func (s Server) Connect(ctx context.Context) (*pgx.Conn, error) {
+	c, err := s.config()
+	if err != nil {
+		return nil, err
+	}
+	conn, err := pgx.ConnectConfig(ctx, c)
+	if err != nil {
+		return nil, s.Explain(err)
+	}
+	if err := s.prepare(ctx, conn.PgConn()); err != nil {
+		_ = conn.Close(ctx)
+		return nil, err
+	}
+	return conn, nil
+}
+
+// ConnectRaw opens a session over a connection that can read in gulps (see Gulp); with replication it speaks the
+// replication protocol as well.
+func (s Server) ConnectRaw(ctx context.Context, replication bool) (*pgconn.PgConn, *Gulp, error) {
+	c, err := s.config()
+	if err != nil {
+		return nil, nil, err
+	}
+	if replication {
+		c.RuntimeParams["replication"] = "database"
+	}
+	var gulp *Gulp
+	dial := c.DialFunc
+	c.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		gulp, err = newGulp(conn)
+		return gulp, err
+	}
+	conn, err := pgconn.ConnectConfig(ctx, &c.Config)
+	if err != nil {
+		return nil, nil, s.Explain(err)
+	}
+	if err := s.prepare(ctx, conn); err != nil {
+		_ = conn.Close(ctx)
+		return nil, nil, err
+	}
+	return conn, gulp, nil
+}
+
+// prepare sets what depends on the server: its version and its encoding.
+func (s Server) prepare(ctx context.Context, c *pgconn.PgConn) error {
+	v := Version(c)
+	set := []string{"SET client_encoding = " + ClientEncoding(c)}
+	if v >= 90600 {
+		set = append(set, "SET idle_in_transaction_session_timeout = 0")
+	}
+	if v >= 140000 {
+		set = append(set, "SET idle_session_timeout = 0")
+	}
+	if v >= 170000 {
+		set = append(set, "SET transaction_timeout = 0")
+	}
+	// A policy must make a read fail, not return fewer rows.
+	set = append(set, "SET row_security = off")
+	if _, err := c.Exec(ctx, strings.Join(set, "; ")).ReadAll(); err != nil {
+		return s.Explain(err)
+	}
+	return nil
+}
+
+// ClientEncoding returns the encoding that text crosses the connection in: UTF8, unless the database does not know what its text is.
+func ClientEncoding(c *pgconn.PgConn) string {
+	if c.ParameterStatus("server_encoding") == "SQL_ASCII" {
+		return "SQL_ASCII"
+	}
+	return "UTF8"
+}
+
+// Version returns the server's version as server_version_num has it: 150020.
+func Version(c *pgconn.PgConn) int {
+	// "15.20 (Debian 15.20-0)", "9.6.24", "18beta1"
+	s, _, _ := strings.Cut(c.ParameterStatus("server_version"), " ")
+	var n [3]int
+	for i, part := range strings.SplitN(s, ".", 3) {
+		digits := part
+		if j := strings.IndexFunc(part, func(r rune) bool { return r < '0' || r > '9' }); j >= 0 {
+			digits = part[:j]
+		}
+		n[i], _ = strconv.Atoi(digits)
+	}
+	if n[0] >= 10 {
+		return n[0]*10000 + n[1]
+	}
+	return n[0]*10000 + n[1]*100 + n[2]
+}
+
+// Explain turns an error of the driver into one for users. Errors that have a status already are returned as they are.
+func (s Server) Explain(err error) error {
+	var f *fault.Error
+	if err == nil || errors.As(err, &f) || errors.Is(err, context.Canceled) {
+		return err
+	}
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		e := &fault.Error{Status: statusOf(pg), Detail: pg.Detail, Hint: pg.Hint}
+		var c *pgconn.ConnectError
+		if errors.As(err, &c) {
+			e.Err = fmt.Errorf("could not connect to the %s: %w", s.Side, pg)
+			if e.Status == fault.Permission && e.Hint == "" {
+				e.Hint = "Check the user, and the password in PGPASSFILE or the environment; pg_hba.conf of the server decides who may connect."
+			}
+			return e
+		}
+		e.Err = fmt.Errorf("%s: %w", s.Side, err)
+		return e
+	}
+	var c *pgconn.ConnectError
+	if errors.As(err, &c) {
+		e := &fault.Error{Status: fault.TryAgain, Err: fmt.Errorf("could not connect to the %s: %w", s.Side, hideUser(c))}
+		var dns *net.DNSError
+		if errors.As(err, &dns) && dns.IsNotFound {
+			e.Status = fault.Unavailable
+		}
+		e.Hint = fmt.Sprintf("Is the server running, and does a firewall let this host reach it? psql with the same --%s tells.", s.Side)
+		return e
+	}
+	if Lost(err) {
+		return &fault.Error{Status: fault.TryAgain, Err: fmt.Errorf("lost the connection to the %s: %w", s.Side, err)}
+	}
+	return err
+}
+
+// hideUser reduces pgx's message, which repeats user and database, to the cause.
+func hideUser(c *pgconn.ConnectError) error {
+	if err := c.Unwrap(); err != nil {
+		return err
+	}
+	return c
+}
+
+// Lost reports whether err means that the connection is gone, so that the same thing may work on another one.
+func Lost(err error) bool {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return statusOf(pg) == fault.TryAgain && pg.Code[:2] != "55"
+	}
+	var n net.Error
+	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.As(err, &n) ||
+		errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// statusOf maps SQLSTATEs. It is the only place that decides what may be tried again.
+func statusOf(e *pgconn.PgError) fault.Status {
+	switch e.Code {
+	case "28000", "28P01", "42501":
+		return fault.Permission
+	case "3D000", "42704":
+		return fault.Unavailable
+	case "55006": // object in use: the slot
+		return fault.TryAgain
+	case "55000": // not in the state: wal_level
+		return fault.Config
+	case "40001", "40P01":
+		return fault.TryAgain
+	}
+	if len(e.Code) == 5 {
+		switch e.Code[:2] {
+		case "08", "53", "57": // connection, resources, operator intervention (57P01 shutdown, 57P03 starting up)
+			return fault.TryAgain
+		}
+	}
+	return fault.Failed
+}

@@ -1,0 +1,258 @@
+package pgwire
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"strconv"
+)
+
+// flushAt is when a batch sends what it has: the server works on the beginning while the rest is being made.
+const flushAt = 256 << 10
+
+// keepAtMost is how large a buffer may be to be kept for the next batch.
+const keepAtMost = 16 << 20
+
+// A Batch is a sequence of statements that is sent without waiting for answers: the extended protocol in pipeline mode. The first
+// error makes the server skip everything up to the end of the batch. Statements are Bind and Execute, or Do; BEGIN and COMMIT are
+// statements too. Between Bind and Execute, Null, Bytes and Array give the parameters in order.
+type Batch struct {
+	c     *Conn
+	buf   []byte
+	open  int // where the open message's length stands
+	param int // where the open parameter's length stands
+	elems int // of the open array
+	dims  int // where the open array's head stands
+	err   error
+	ctx   context.Context
+	stop  func()
+}
+
+// Batch begins a batch, which Run must end. There is one at a time. When ctx ends, so does the connection.
+func (c *Conn) Batch(ctx context.Context) *Batch {
+	b := &c.batch
+	*b = Batch{c: c, buf: b.buf[:0], stop: c.watch(ctx), ctx: ctx}
+	return b
+}
+
+func (b *Batch) message(t byte) {
+	b.buf = append(b.buf, t)
+	b.open = len(b.buf)
+	b.buf = append(b.buf, 0, 0, 0, 0)
+}
+
+func (b *Batch) close() {
+	binary.BigEndian.PutUint32(b.buf[b.open:], uint32(len(b.buf)-b.open))
+	if len(b.buf) >= flushAt {
+		b.flush()
+	}
+}
+
+func (b *Batch) flush() {
+	if b.err == nil {
+		_, b.err = b.c.nc.Write(b.buf)
+	}
+	b.buf = b.buf[:0]
+}
+
+func (b *Batch) cstring(s string) { b.buf = append(append(b.buf, s...), 0) }
+
+// Parse prepares a statement under a name. The types of its parameters are left to the server.
+func (b *Batch) Parse(name, sql string) {
+	b.message('P')
+	b.cstring(name)
+	b.cstring(sql)
+	b.buf = append(b.buf, 0, 0)
+	b.close()
+}
+
+// Bind begins the execution of a prepared statement with n parameters. binary says which format each is in; parameters beyond its
+// length are text.
+func (b *Batch) Bind(name string, n int, isBinary func(int) bool) {
+	b.message('B')
+	b.buf = append(b.buf, 0) // the unnamed portal
+	b.cstring(name)
+	b.buf = binary.BigEndian.AppendUint16(b.buf, uint16(n))
+	for i := range n {
+		f := byte(0)
+		if isBinary != nil && isBinary(i) {
+			f = 1
+		}
+		b.buf = append(b.buf, 0, f)
+	}
+	b.buf = binary.BigEndian.AppendUint16(b.buf, uint16(n))
+}
+
+// Null gives a parameter that is NULL.
+func (b *Batch) Null() { b.buf = append(b.buf, 0xff, 0xff, 0xff, 0xff) }
+
+// Bytes gives a parameter in whichever format Bind has announced.
+func (b *Batch) Bytes(v []byte) {
+	b.buf = binary.BigEndian.AppendUint32(b.buf, uint32(len(v)))
+	b.buf = append(b.buf, v...)
+}
+
+// String is Bytes for a string.
+func (b *Batch) String(v string) {
+	b.buf = binary.BigEndian.AppendUint32(b.buf, uint32(len(v)))
+	b.buf = append(b.buf, v...)
+}
+
+// Array begins a parameter that is an array of one dimension, in binary format; Elem, NullElem and IntElem follow, then CloseArray.
+func (b *Batch) Array(elemOID uint32) {
+	b.param = len(b.buf)
+	b.buf = append(b.buf, 0, 0, 0, 0) // length
+	b.dims = len(b.buf)
+	b.buf = append(b.buf, 0, 0, 0, 1, 0, 0, 0, 0)
+	b.buf = binary.BigEndian.AppendUint32(b.buf, elemOID)
+	b.buf = append(b.buf, 0, 0, 0, 0, 0, 0, 0, 1) // number of elements, lower bound
+	b.elems = 0
+}
+
+// Elem appends an element to the open array.
+func (b *Batch) Elem(v []byte) {
+	b.buf = binary.BigEndian.AppendUint32(b.buf, uint32(len(v)))
+	b.buf = append(b.buf, v...)
+	b.elems++
+}
+
+// NullElem appends a NULL to the open array.
+func (b *Batch) NullElem() {
+	b.buf = append(b.buf, 0xff, 0xff, 0xff, 0xff)
+	b.buf[b.dims+7] = 1 // has NULLs
+	b.elems++
+}
+
+// IntElem appends an integer of size bytes to the open array.
+func (b *Batch) IntElem(v int64, size int) {
+	b.buf = append(b.buf, 0, 0, 0, byte(size))
+	switch size {
+	case 2:
+		b.buf = binary.BigEndian.AppendUint16(b.buf, uint16(v))
+	case 4:
+		b.buf = binary.BigEndian.AppendUint32(b.buf, uint32(v))
+	default:
+		b.buf = binary.BigEndian.AppendUint64(b.buf, uint64(v))
+	}
+	b.elems++
+}
+
+// CloseArray ends the open array.
+func (b *Batch) CloseArray() {
+	binary.BigEndian.PutUint32(b.buf[b.dims+12:], uint32(b.elems))
+	binary.BigEndian.PutUint32(b.buf[b.param:], uint32(len(b.buf)-b.dims))
+}
+
+// Execute ends what Bind has begun.
+func (b *Batch) Execute() {
+	b.buf = append(b.buf, 0, 0) // result columns in text format
+	b.close()
+	b.message('E')
+	b.buf = append(b.buf, 0, 0, 0, 0, 0)
+	b.close()
+}
+
+// Do executes a statement without parameters that is not worth a name.
+func (b *Batch) Do(sql string) {
+	b.Parse("", sql)
+	b.Bind("", 0, nil)
+	b.Execute()
+}
+
+// OpenCopyData begins a message of data for the COPY FROM STDIN that was executed last. The caller appends the data to the slice
+// that it returns, and hands that to CloseCopyData. CopyDone must follow the last one.
+func (b *Batch) OpenCopyData() []byte {
+	b.message('d')
+	return b.buf
+}
+
+// CloseCopyData ends what OpenCopyData has begun.
+func (b *Batch) CloseCopyData(buf []byte) {
+	b.buf = buf
+	b.close()
+}
+
+// CopyDone ends the data of a COPY.
+func (b *Batch) CopyDone() {
+	b.message('c')
+	b.close()
+}
+
+// A Result says what became of a batch.
+type Result struct {
+	Counts []int64  // rows that each statement affected, for those that were executed
+	Row    []string // the values of the last row that any statement returned; NULL is ""
+	Err    error    // of the statement after the last one in Counts
+}
+
+// Run sends the rest of the batch and waits for all answers. The error is one of the connection; a statement's is in the Result. The
+// Result is valid until the next Run.
+func (b *Batch) Run() (*Result, error) {
+	defer b.stop()
+	b.message('S')
+	b.close()
+	b.flush()
+	if b.err != nil {
+		return nil, b.c.lost(b.ctx, b.err)
+	}
+	if cap(b.buf) > keepAtMost {
+		b.buf = nil // one huge row must not stay in memory
+	}
+	r := &b.c.result
+	*r = Result{Counts: r.Counts[:0], Row: r.Row[:0]}
+	for {
+		t, body, err := b.c.message()
+		if err != nil {
+			return nil, b.c.lost(b.ctx, err)
+		}
+		switch t {
+		case 'C':
+			r.Counts = append(r.Counts, tagCount(body))
+		case 'I':
+			r.Counts = append(r.Counts, 0)
+		case 'D':
+			r.Row = appendRow(r.Row[:0], body)
+		case 'E':
+			if r.Err == nil {
+				r.Err = serverError(body)
+			}
+		case 'Z':
+			return r, nil
+		}
+	}
+}
+
+// tagCount takes the number at the end of a command tag: "UPDATE 3", "INSERT 0 5", "COMMIT".
+func tagCount(tag []byte) int64 {
+	tag = bytes.TrimRight(tag, "\x00")
+	n, err := strconv.ParseInt(string(tag[bytes.LastIndexByte(tag, ' ')+1:]), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+func appendRow(row []string, body []byte) []string {
+	if len(body) < 2 {
+		return row
+	}
+	n := int(binary.BigEndian.Uint16(body))
+	body = body[2:]
+	for range n {
+		if len(body) < 4 {
+			return row
+		}
+		k := int(int32(binary.BigEndian.Uint32(body)))
+		body = body[4:]
+		if k < 0 {
+			row = append(row, "")
+			continue
+		}
+		if k > len(body) {
+			return row
+		}
+		row = append(row, string(body[:k]))
+		body = body[k:]
+	}
+	return row
+}

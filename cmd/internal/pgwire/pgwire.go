@@ -1,0 +1,248 @@
+// Package pgwire reads the messages of a PostgreSQL connection raw, where rows arrive by the million: COPY TO STDOUT and
+// START_REPLICATION. The driver's message loop costs more per row than all that we do with it. Everything else is left to the driver:
+// a connection is opened by it, and taken over.
+package pgwire
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+const (
+	bufferSize = 512 << 10
+	// maxMessage is the server's own limit for what it sends.
+	maxMessage = 1<<30 + 1<<16
+)
+
+// A Conn is a connection that was taken over from the driver. It is not safe for concurrent use, except that SendCopyData may be called
+// by one other goroutine while Receive is running.
+type Conn struct {
+	nc  net.Conn
+	buf []byte
+	pos int
+	end int
+
+	batch  Batch
+	result Result
+}
+
+// Hijack takes over a connection that is idle. The driver must not be used on it any more.
+func Hijack(pg *pgconn.PgConn) (*Conn, error) {
+	h, err := pg.Hijack()
+	if err != nil {
+		return nil, err
+	}
+	return &Conn{nc: h.Conn, buf: make([]byte, bufferSize)}, nil
+}
+
+// Close ends the session.
+func (c *Conn) Close() error {
+	_ = c.nc.SetWriteDeadline(time.Now().Add(time.Second))
+	_, _ = c.nc.Write([]byte{'X', 0, 0, 0, 4})
+	return c.nc.Close()
+}
+
+// watch lets ctx interrupt what reads and writes until stop is called.
+func (c *Conn) watch(ctx context.Context) (stop func()) {
+	if ctx.Done() == nil {
+		return func() {}
+	}
+	cancel := context.AfterFunc(ctx, func() { _ = c.nc.SetDeadline(time.Unix(1, 0)) })
+	return func() { cancel() }
+}
+
+func (c *Conn) query(sql string) error {
+	b := make([]byte, 0, len(sql)+6)
+	b = append(b, 'Q')
+	b = binary.BigEndian.AppendUint32(b, uint32(len(sql)+5))
+	b = append(append(b, sql...), 0)
+	_, err := c.nc.Write(b)
+	return err
+}
+
+// message returns the next message's type and body, which is valid until the next call.
+func (c *Conn) message() (byte, []byte, error) {
+	if c.end-c.pos < 5 {
+		if err := c.fill(5); err != nil {
+			return 0, nil, err
+		}
+	}
+	n := int(binary.BigEndian.Uint32(c.buf[c.pos+1:])) + 1
+	if n < 5 || n > maxMessage {
+		return 0, nil, fmt.Errorf("invalid message of %d bytes from the server", n)
+	}
+	if c.end-c.pos < n {
+		if err := c.fill(n); err != nil {
+			return 0, nil, err
+		}
+	}
+	t, body := c.buf[c.pos], c.buf[c.pos+5:c.pos+n]
+	c.pos += n
+	return t, body, nil
+}
+
+// fill reads until n bytes are in the buffer. It grows with what arrives, not with what is announced, and shrinks again.
+func (c *Conn) fill(n int) error {
+	if c.pos > 0 {
+		rest := c.buf[c.pos:c.end]
+		if len(c.buf) > 4*bufferSize && len(rest) < bufferSize && n <= bufferSize {
+			c.buf = make([]byte, bufferSize)
+		}
+		c.end = copy(c.buf, rest)
+		c.pos = 0
+	}
+	for c.end < n {
+		if c.end == len(c.buf) {
+			c.buf = append(c.buf, make([]byte, min(len(c.buf), n-len(c.buf)))...)
+		}
+		k, err := c.nc.Read(c.buf[c.end:])
+		c.end += k
+		if err != nil && c.end < n {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// Waiting reports whether the next message would have to be waited for.
+func (c *Conn) Waiting() bool {
+	if c.end-c.pos < 5 {
+		return true
+	}
+	return c.end-c.pos < int(binary.BigEndian.Uint32(c.buf[c.pos+1:]))+1
+}
+
+func serverError(body []byte) error {
+	var m pgproto3.ErrorResponse
+	if err := m.Decode(body); err != nil {
+		return err
+	}
+	return pgconn.ErrorResponseToPgError(&m)
+}
+
+// Exec runs statements and returns the first error. Rows are dropped.
+func (c *Conn) Exec(ctx context.Context, sql string) error {
+	_, err := c.CopyOut(ctx, sql, nil)
+	return err
+}
+
+// CopyOut runs a COPY TO STDOUT and calls row with each CopyData message, which is one row (in binary format the first has the header
+// before its row, and a trailer is the last one). The bytes are valid until row returns. An error of row ends the session; an error of
+// the server leaves it usable. It returns the number of rows that the server counted.
+func (c *Conn) CopyOut(ctx context.Context, sql string, row func([]byte) error) (rows uint64, err error) {
+	stop := c.watch(ctx)
+	defer stop()
+	if err := c.query(sql); err != nil {
+		return 0, c.lost(ctx, err)
+	}
+	var failed error
+	for {
+		t, body, err := c.message()
+		if err != nil {
+			return rows, c.lost(ctx, err)
+		}
+		switch t {
+		case 'd':
+			if row == nil {
+				return rows, errors.New("unexpected COPY data")
+			}
+			if failed == nil {
+				if err := row(body); err != nil {
+					_ = c.nc.Close()
+					return rows, err
+				}
+			}
+		case 'C':
+			if tag, ok := strings.CutPrefix(strings.TrimRight(string(body), "\x00"), "COPY "); ok {
+				rows, _ = strconv.ParseUint(tag, 10, 64)
+			}
+		case 'E':
+			if failed == nil {
+				failed = serverError(body)
+			}
+		case 'Z':
+			return rows, failed
+		}
+	}
+}
+
+func (c *Conn) lost(ctx context.Context, err error) error {
+	_ = c.nc.Close()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// CopyBoth starts replication. Afterwards Receive returns what the server sends.
+func (c *Conn) CopyBoth(ctx context.Context, sql string) error {
+	stop := c.watch(ctx)
+	defer stop()
+	if err := c.query(sql); err != nil {
+		return c.lost(ctx, err)
+	}
+	var failed error
+	for {
+		t, body, err := c.message()
+		if err != nil {
+			return c.lost(ctx, err)
+		}
+		switch t {
+		case 'W':
+			return nil
+		case 'E':
+			failed = serverError(body)
+		case 'Z':
+			if failed == nil {
+				failed = errors.New("the server did not start replication")
+			}
+			return failed
+		}
+	}
+}
+
+// ErrEnded is returned by Receive when the server has ended the replication in good order, as it does when it shuts down.
+var ErrEnded = errors.New("the server ended the replication")
+
+// Receive returns the next CopyData message's payload, valid until the next call. A deadline may be set with SetReadDeadline; an error that
+// it causes leaves the connection usable.
+func (c *Conn) Receive() ([]byte, error) {
+	for {
+		t, body, err := c.message()
+		if err != nil {
+			return nil, err
+		}
+		switch t {
+		case 'd':
+			return body, nil
+		case 'E':
+			return nil, serverError(body)
+		case 'c', 'C', 'Z':
+			return nil, ErrEnded
+		}
+	}
+}
+
+// SetReadDeadline bounds the following calls of Receive.
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.nc.SetReadDeadline(t) }
+
+// SendCopyData sends one CopyData message.
+func (c *Conn) SendCopyData(payload []byte) error {
+	b := make([]byte, 0, len(payload)+5)
+	b = binary.BigEndian.AppendUint32(append(b, 'd'), uint32(len(payload)+4))
+	_, err := c.nc.Write(append(b, payload...))
+	return err
+}

@@ -1,0 +1,189 @@
+// Package progress is what a target knows of the migrations into it: schema pgsluice. It creates the tables, reads them, and writes them
+// in the caller's transaction. It does not know what a record is.
+package progress
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// Schema is the name of the schema. No stage ever extracts, publishes or applies it.
+const Schema = "pgsluice"
+
+//go:embed schema.sql
+var schemaSQL string
+
+// lockClass sets our advisory locks apart from those of others: "pgsl".
+const lockClass = 0x7067736c
+
+// Ensure creates the schema and its tables where they are missing. Several processes may do so at once.
+func Ensure(ctx context.Context, c *pgx.Conn) error {
+	var there bool
+	if err := c.QueryRow(ctx, "SELECT pg_catalog.to_regclass('pgsluice.conflicts') IS NOT NULL").Scan(&there); err != nil || there {
+		return err
+	}
+	return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SELECT pg_catalog.pg_advisory_xact_lock($1, 0)", lockClass); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, schemaSQL)
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) && pg.Code == "42501" {
+			return fault.New(fault.Permission, "could not create schema pgsluice on the target: %w", err).
+				WithHint("Connect as the database's owner, or: GRANT CREATE ON DATABASE … TO …")
+		}
+		return err
+	})
+}
+
+// Key identifies a stream: the slot it comes from.
+type Key struct{ SystemID, Database, Slot string }
+
+// KeyOf returns the key of the stream that a header opens.
+func KeyOf(h *format.Header) Key { return Key{h.SystemID, h.Database, h.Slot} }
+
+// String is what messages call the stream.
+func (k Key) String() string {
+	if k.Slot == "" {
+		return fmt.Sprintf("load of database %q", k.Database)
+	}
+	return fmt.Sprintf("slot %q of database %q", k.Slot, k.Database)
+}
+
+// A Stream is a row of pgsluice.streams.
+type Stream struct {
+	ID           int32
+	Key          Key
+	Applied      format.LSN
+	AppliedTime  time.Time
+	Start        format.LSN
+	Transactions int64
+	Changes      int64
+	LoadStatus   string // none, loading, loaded
+	Ended        bool
+}
+
+const selectStream = `SELECT stream_id, system_id, database, slot, applied_lsn::text, coalesce(applied_time, 'epoch'), coalesce(start_lsn, '0/0')::text,
+	transactions, changes, load_status, ended_at IS NOT NULL FROM pgsluice.streams `
+
+func scanStream(row pgx.CollectableRow) (*Stream, error) {
+	var s Stream
+	var applied, start string
+	err := row.Scan(&s.ID, &s.Key.SystemID, &s.Key.Database, &s.Key.Slot, &applied, &s.AppliedTime, &start, &s.Transactions, &s.Changes, &s.LoadStatus, &s.Ended)
+	if err != nil {
+		return nil, err
+	}
+	if s.Applied, err = format.ParseLSN(applied); err != nil {
+		return nil, err
+	}
+	s.Start, err = format.ParseLSN(start)
+	return &s, err
+}
+
+// Open returns the stream of that key, which it creates if there is none.
+func Open(ctx context.Context, c *pgx.Conn, k Key) (*Stream, error) {
+	if _, err := c.Exec(ctx, "INSERT INTO pgsluice.streams (system_id, database, slot) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+		k.SystemID, k.Database, k.Slot); err != nil {
+		return nil, err
+	}
+	rows, err := c.Query(ctx, selectStream+"WHERE system_id = $1 AND database = $2 AND slot = $3", k.SystemID, k.Database, k.Slot)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectExactlyOneRow(rows, scanStream)
+}
+
+// Streams returns the streams of a slot, or all if slot is empty. It returns none if the schema does not exist.
+func Streams(ctx context.Context, c *pgx.Conn, slot string) ([]*Stream, error) {
+	var there bool
+	if err := c.QueryRow(ctx, "SELECT pg_catalog.to_regclass('pgsluice.streams') IS NOT NULL").Scan(&there); err != nil || !there {
+		return nil, err
+	}
+	rows, err := c.Query(ctx, selectStream+"WHERE $1 = '' OR slot = $1 ORDER BY stream_id", slot)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, scanStream)
+}
+
+// Locks. A session that applies changes holds its stream's lock exclusively, sessions that load hold it shared: so that one excludes
+// the other, and so that a process that was killed keeps its successor out as long as a session of its is still at work.
+
+// LockStatement returns the query, of one boolean column, that tries to take a stream's lock for the session that runs it.
+func LockStatement(stream int32, shared bool) string {
+	kind := ""
+	if shared {
+		kind = "_shared"
+	}
+	return fmt.Sprintf("SELECT pg_catalog.pg_try_advisory_lock%s(%d, %d)", kind, lockClass, stream)
+}
+
+// Holder describes the sessions that hold a stream's lock, for an error message; "" if there is none.
+func Holder(ctx context.Context, c *pgx.Conn, stream int32) (string, error) {
+	rows, err := c.Query(ctx, `SELECT format('%s (process %s, connected from %s since %s)', coalesce(nullif(a.application_name, ''), 'a session'), l.pid,
+		coalesce(host(a.client_addr), 'this host'), to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS'))
+		FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)
+		WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+		AND l.classid::bigint = $1 AND l.objid::bigint = $2 AND l.objsubid = 2 AND l.granted`, int64(lockClass), int64(stream))
+	if err != nil {
+		return "", err
+	}
+	holders, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	return strings.Join(holders, ", "), err
+}
+
+// LockTimeout is how long a session of a process that was killed may take to notice.
+const LockTimeout = 15 * time.Second
+
+// Locked is the error for a lock that others hold.
+func Locked(k Key, shared bool, holder string) error {
+	what := "applying or loading"
+	if shared {
+		what = "applying changes"
+	}
+	return fault.New(fault.TryAgain, "%v is being worked on by another session on the target", k).
+		WithDetail("It is %s: %s.", what, holder).
+		WithHint("A full load and continuous sync of one slot exclude each other, and only one process may sync. Wait for the other one, or stop it.")
+}
+
+// Advance returns the statement that moves a stream's position. Its parameters are the new LSN, its time (or NULL), the numbers of
+// transactions and of changes, the stream's id, and the LSN that it has now: if that is another one, somebody else has applied, and
+// the statement fails with division by zero. It returns whether the stream was ended by a cutover.
+const Advance = `WITH w AS (UPDATE pgsluice.streams SET applied_lsn = $1::pg_catalog.pg_lsn, applied_time = coalesce($2::pg_catalog.timestamptz, applied_time),
+	transactions = transactions + $3::pg_catalog.int8, changes = changes + $4::pg_catalog.int8, updated_at = pg_catalog.clock_timestamp()
+	WHERE stream_id = $5::pg_catalog.int4 AND applied_lsn = $6::pg_catalog.pg_lsn RETURNING ended_at IS NOT NULL AS ended)
+	SELECT 1/pg_catalog.count(*), coalesce(pg_catalog.bool_or(ended), false) FROM w`
+
+// Count returns the statement that adds to the counters of tables. Its parameters are the stream's id and arrays: schema, table, inserts,
+// updates, deletes, truncates.
+const Count = `INSERT INTO pgsluice.tables AS t (stream_id, schema_name, table_name, source_schema, source_table, status, inserts, updates, deletes, truncates)
+	SELECT $1::pg_catalog.int4, s, n, ss, sn, 'loaded', i, u, d, tr
+	FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::int8[], $7::int8[], $8::int8[], $9::int8[]) AS v(s, n, ss, sn, i, u, d, tr)
+	ON CONFLICT (stream_id, schema_name, table_name) DO UPDATE SET inserts = t.inserts + excluded.inserts, updates = t.updates + excluded.updates,
+	deletes = t.deletes + excluded.deletes, truncates = t.truncates + excluded.truncates`
+
+// Snapshots returns, by schema and table on the target, the LSNs of the snapshots that tables were loaded at.
+func Snapshots(ctx context.Context, c *pgx.Conn, stream int32) (map[[2]string]format.LSN, error) {
+	rows, err := c.Query(ctx, "SELECT schema_name, table_name, snapshot_lsn::text FROM pgsluice.tables WHERE stream_id = $1 AND snapshot_lsn IS NOT NULL", stream)
+	if err != nil {
+		return nil, err
+	}
+	m := make(map[[2]string]format.LSN)
+	var schema, table, lsn string
+	_, err = pgx.ForEachRow(rows, []any{&schema, &table, &lsn}, func() error {
+		l, err := format.ParseLSN(lsn)
+		m[[2]string{schema, table}] = l
+		return err
+	})
+	return m, err
+}

@@ -1,0 +1,183 @@
+// Package apply reads the streams on standard input, whatever their kinds and however many, and has them written to the target.
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/cli"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// A Run is one run of pgapply.
+type Run struct {
+	Server pgdial.Server
+	Rename map[string]string
+	Jobs   int
+	Lines  io.Writer // where positions are printed; nil: nowhere
+	Stop   <-chan struct{}
+	Log    *slog.Logger
+
+	control *pgx.Conn // for questions and small updates
+	in      *input
+	reader  *format.Reader
+	report  *reporter
+	giveUp  chan struct{} // closed some time after Stop
+}
+
+// grace is how long the program that writes our input may take to end it, when both have been told to stop.
+const grace = 5 * time.Second
+
+var errGiveUp = errors.New("the input did not end in time")
+
+// Do applies all streams of in. It returns nil if each came to its end.
+func (r *Run) Do(ctx context.Context, in io.Reader) error {
+	r.in = newInput(in)
+	r.reader = format.NewReader(r.in)
+	r.report = &reporter{out: r.Lines}
+	r.giveUp = make(chan struct{})
+	go func() {
+		select {
+		case <-r.Stop:
+			time.Sleep(grace)
+			close(r.giveUp)
+		case <-ctx.Done():
+		}
+	}()
+	err := r.streams(ctx)
+	if r.control != nil {
+		_ = r.control.Close(context.WithoutCancel(ctx))
+	}
+	return r.explain(err)
+}
+
+// streams reads stream after stream.
+func (r *Run) streams(ctx context.Context) error {
+	// The input is looked at before the target is: an error in it should not need one.
+	rec, err := r.reader.Next()
+	for err == nil {
+		h, ok := rec.(*format.Header)
+		if !ok {
+			return fmt.Errorf("unexpected %v record", rec.Kind())
+		}
+		if r.control == nil {
+			if err := r.connect(ctx); err != nil {
+				return err
+			}
+		}
+		switch h.StreamKind {
+		case format.Load:
+			rec, err = r.load(ctx, h)
+		case format.Changes:
+			rec, err = r.changes(ctx, h)
+		default:
+			return fault.New(fault.Data, "cannot apply a stream of kind %q", h.StreamKind)
+		}
+	}
+	if err == io.EOF {
+		return nil
+	}
+	return err
+}
+
+func (r *Run) connect(ctx context.Context) (err error) {
+	if r.control, err = r.Server.Connect(ctx); err != nil {
+		return err
+	}
+	return r.Server.Explain(progress.Ensure(ctx, r.control))
+}
+
+// changes applies change streams of one slot. It returns the header of a stream that is another's.
+func (r *Run) changes(ctx context.Context, h *format.Header) (rec format.Record, err error) {
+	f, err := r.follow(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	r.in.next = f.next
+	defer func() {
+		r.in.next = r.in.plain
+		f.close()
+	}()
+	if err := f.begin(h); err != nil {
+		return nil, err
+	}
+	for {
+		rec, err := r.reader.Next()
+		if err == nil {
+			switch x := rec.(type) {
+			case *format.End:
+				err = f.drain()
+			case *format.Header:
+				if progress.KeyOf(x) != f.stream.Key || x.StreamKind != format.Changes {
+					return rec, f.drain()
+				}
+				err = f.begin(x)
+			default:
+				err = f.record(ctx, rec)
+			}
+		}
+		if err == nil {
+			continue
+		}
+		select {
+		case <-f.writer.failed: // maybe while we waited for input, so that err speaks of that
+			return nil, f.writer.err
+		default:
+		}
+		// Whole transactions that came before the end, or before the damage, are good.
+		if errors.Is(err, io.EOF) || errors.Is(err, format.ErrTruncated) || errors.Is(err, format.ErrCorrupt) || errors.Is(err, errGiveUp) {
+			if e := f.drop(); e != nil {
+				return nil, e
+			}
+			if e := f.drain(); e != nil {
+				return nil, e
+			}
+		}
+		return nil, err
+	}
+}
+
+// explain turns errors into ones for users.
+func (r *Run) explain(err error) error {
+	var f *fault.Error
+	var version *format.VersionError
+	var unknown *format.UnknownKindError
+	switch {
+	case err == nil, errors.As(err, &f):
+		return err
+	case errors.Is(err, errEnded):
+		r.Log.Info("the stream was ended by a cutover; there is nothing more to apply")
+		return nil
+	case errors.Is(err, errGiveUp):
+		return cli.ErrStopped
+	case errors.Is(err, format.ErrEmpty):
+		return fault.New(fault.Data, "the input is empty").WithHint("The program that writes it has failed; its own message says why.")
+	case errors.Is(err, format.ErrTruncated):
+		select {
+		case <-r.Stop:
+			return cli.ErrStopped
+		default:
+		}
+		return fault.New(fault.Data, "%w", err).
+			WithDetail("Everything that was complete has been applied: whole transactions, whole parts of tables.").
+			WithHint("Start the same commands again: they go on from there.")
+	case errors.Is(err, format.ErrNotStream):
+		return fault.New(fault.Data, "the input is %w", format.ErrNotStream).WithHint("pgextract and pgdecode write one. Is the input compressed or encrypted?")
+	case errors.As(err, &version), errors.As(err, &unknown):
+		return fault.New(fault.Data, "%w", err).WithHint("Use a newer pgapply.")
+	case errors.Is(err, format.ErrCorrupt):
+		return fault.New(fault.Data, "%w", err).
+			WithDetail("What came before the damage has been applied; nothing after it.").
+			WithHint("Get the stream again, from its source or from another copy, and apply it: what is there already is skipped.")
+	}
+	return r.Server.Explain(err)
+}

@@ -1,0 +1,365 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/target"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// maxGroup bounds the memory of a group, of which there are two, and with it how much is written in one go. Larger ones are no faster.
+const maxGroup = 6 << 20
+
+// A follower applies change streams of one slot.
+type follower struct {
+	*Run
+	stream   *progress.Stream
+	mapper   target.Mapper
+	writer   *writer
+	applier  *target.Applier
+	cur      *plan.Group // collects what comes in
+	idle     *plan.Group // what the writer gave back; nil while it is writing
+	position format.LSN  // of what has been taken in
+	tables   map[uint32]*plan.Table
+
+	skipping bool // the open transaction has been applied already
+	flushing bool // the open transaction has been written in part
+	commit   format.LSN
+}
+
+// follow prepares to apply the stream that a header opens.
+func (r *Run) follow(ctx context.Context, h *format.Header) (*follower, error) {
+	stream, err := progress.Open(ctx, r.control, progress.KeyOf(h))
+	if err != nil {
+		return nil, r.Server.Explain(err)
+	}
+	f := &follower{Run: r, stream: stream, cur: new(plan.Group)}
+	if f.applier, err = target.NewApplier(ctx, r.Server, r.control, stream); err != nil {
+		return nil, err
+	}
+	// Only now, with the lock, does the position not move any more.
+	if stream, err = progress.Open(ctx, r.control, stream.Key); err != nil {
+		f.applier.Close()
+		return nil, r.Server.Explain(err)
+	}
+	f.stream = stream
+	if stream.Ended {
+		f.applier.Close()
+		return nil, errEnded
+	}
+	if stream.LoadStatus == "loading" {
+		f.applier.Close()
+		return nil, fault.New(fault.Config, "the full load of %v is not complete on the target", stream.Key).
+			WithHint("Complete it first: pgextract --slot %s --resume | pgapply.", stream.Key.Slot)
+	}
+	f.applier.SetApplied(stream.Applied)
+	f.position = stream.Applied
+	snapshots, err := progress.Snapshots(ctx, r.control, stream.ID)
+	if err != nil {
+		f.applier.Close()
+		return nil, r.Server.Explain(err)
+	}
+	f.mapper = target.Mapper{Control: r.control, Rename: r.Rename, Snapshot: func(schema, table string) format.LSN { return snapshots[[2]string{schema, table}] }}
+	f.writer = newWriter(ctx, f.applier, r.report)
+	return f, nil
+}
+
+// errEnded means that a cutover has ended the stream.
+var errEnded = errors.New("the stream was ended by a cutover")
+
+// begin takes a header: the first one, or one that goes on with the same slot.
+func (f *follower) begin(h *format.Header) error {
+	if err := f.drop(); err != nil {
+		return err
+	}
+	f.tables = make(map[uint32]*plan.Table)
+	if f.position == 0 {
+		// Nothing was loaded and nothing applied: the target is taken to be as the source was where the stream begins.
+		f.Log.Info(fmt.Sprintf("%v has not been applied here before: starting at LSN %v", f.stream.Key, h.StartLSN))
+		f.position = h.StartLSN
+		f.cur.Progress(h.StartLSN, h.Created)
+		return nil
+	}
+	if h.StartLSN > f.position {
+		return fault.New(fault.Data, "changes are missing: the stream begins at LSN %v, the target is at %v", h.StartLSN, f.position).
+			WithDetail("The slot was moved without this target.").
+			WithHint("If there is a file with the changes between the two, apply it first. Otherwise a new full load is needed.")
+	}
+	return nil
+}
+
+// drop forgets the open transaction, which will come again.
+func (f *follower) drop() error {
+	f.cur.Rollback()
+	f.skipping = false
+	if !f.flushing {
+		return nil
+	}
+	f.flushing = false
+	if err := f.await(); err != nil {
+		return err
+	}
+	g := f.idle
+	f.idle = nil
+	return f.send(job{group: g, abort: true})
+}
+
+// next waits for input, and gives the writer what is complete as soon as it can take it.
+func (f *follower) next() ([]byte, bool, error) {
+	for {
+		select {
+		case b, ok := <-f.in.blocks:
+			return b, ok, nil
+		default:
+		}
+		if err := f.offer(); err != nil {
+			return nil, false, err
+		}
+		free := f.writer.free
+		if f.idle != nil {
+			free = nil
+		}
+		select {
+		case b, ok := <-f.in.blocks:
+			return b, ok, nil
+		case f.idle = <-free:
+		case <-f.writer.failed:
+			return nil, false, f.writer.err
+		case <-f.giveUp:
+			return nil, false, errGiveUp
+		}
+	}
+}
+
+// offer gives the writer what is complete, if it is idle.
+func (f *follower) offer() error {
+	if !f.cur.Ready() {
+		return nil
+	}
+	if f.idle == nil {
+		select {
+		case f.idle = <-f.writer.free:
+		case <-f.writer.failed:
+			return f.writer.err
+		default:
+			return nil
+		}
+	}
+	return f.handOver(false)
+}
+
+// await waits until the writer is idle.
+func (f *follower) await() error {
+	if f.idle != nil {
+		return nil
+	}
+	select {
+	case f.idle = <-f.writer.free:
+		return nil
+	case <-f.writer.failed:
+		return f.writer.err
+	}
+}
+
+// handOver gives the writer, which is idle, what is complete; the open transaction stays behind, unless it is wanted partially.
+func (f *follower) handOver(partial bool) error {
+	g, next := f.cur, f.idle
+	f.idle = nil
+	open := g.OpenLSN
+	if partial {
+		f.flushing = true
+		g.Fold()
+		next.Begin(open)
+	} else {
+		g.MoveOpen(next)
+	}
+	f.cur = next
+	return f.send(job{group: g, partial: partial})
+}
+
+func (f *follower) send(j job) error {
+	select {
+	case f.writer.work <- j:
+		if f.applier.Ended() {
+			return errEnded
+		}
+		return nil
+	case <-f.writer.failed:
+		return f.writer.err
+	}
+}
+
+// full makes room when the group has grown to its limit: what is complete is written; an open transaction that is itself too large is
+// written as far as it has come.
+func (f *follower) full() error {
+	if err := f.await(); err != nil {
+		return err
+	}
+	if f.cur.Ready() {
+		if err := f.handOver(false); err != nil {
+			return err
+		}
+	}
+	if f.cur.Size() < maxGroup/2 {
+		return nil
+	}
+	if err := f.await(); err != nil {
+		return err
+	}
+	return f.handOver(true)
+}
+
+// drain waits until everything that is complete is durable on the target.
+func (f *follower) drain() error {
+	if err := f.await(); err != nil {
+		return err
+	}
+	if f.cur.Ready() {
+		if err := f.handOver(false); err != nil {
+			return err
+		}
+		if err := f.await(); err != nil {
+			return err
+		}
+	}
+	g := f.idle
+	f.idle = nil
+	if err := f.send(job{group: g, sync: true}); err != nil {
+		return err
+	}
+	return f.await()
+}
+
+// record takes one record of a change stream.
+func (f *follower) record(ctx context.Context, rec format.Record) error {
+	switch r := rec.(type) {
+	case *format.Insert:
+		t, err := f.table(r.Relation)
+		if t == nil {
+			return err
+		}
+		f.cur.Insert(t, r.New)
+		return f.room()
+	case *format.Update:
+		t, err := f.table(r.Relation)
+		if t == nil {
+			return err
+		}
+		f.cur.Update(t, r.Old, r.New)
+		return f.room()
+	case *format.Delete:
+		t, err := f.table(r.Relation)
+		if t == nil {
+			return err
+		}
+		f.cur.Delete(t, r.Old)
+		return f.room()
+	case *format.Begin:
+		f.commit = r.CommitLSN
+		if f.skipping = r.CommitLSN < f.position; !f.skipping {
+			f.cur.Begin(r.CommitLSN)
+		}
+	case *format.Commit:
+		if f.skipping {
+			f.skipping = false
+			return nil
+		}
+		f.cur.Commit(r.CommitLSN, r.EndLSN, r.Time)
+		f.flushing = false
+		f.position = r.EndLSN
+		if f.expired() {
+			return errGiveUp
+		}
+		return f.offer()
+	case *format.Truncate:
+		return f.truncate(r)
+	case *format.Relation:
+		t, err := f.mapper.Map(ctx, r)
+		if err != nil {
+			return f.Server.Explain(err)
+		}
+		f.tables[r.ID] = t
+	case *format.Progress:
+		if r.LSN > f.position {
+			f.position = r.LSN
+			f.cur.Progress(r.LSN, r.Time)
+			return f.offer()
+		}
+	case *format.Message, *format.Unknown:
+	default:
+		return fault.New(fault.Data, "cannot apply a %v record", rec.Kind())
+	}
+	return nil
+}
+
+// table returns where changes of a relation go; nil if this one is to be skipped.
+func (f *follower) table(id uint32) (*plan.Table, error) {
+	if f.skipping {
+		return nil, nil
+	}
+	t := f.tables[id]
+	switch {
+	case t.Snapshot > f.commit:
+		return nil, nil // it was loaded with this transaction's effect
+	case t.Problem != nil:
+		return nil, f.stuck(t)
+	}
+	return t, nil
+}
+
+// stuck makes the error for a change that has no place on the target, after everything before its transaction was applied.
+func (f *follower) stuck(t *plan.Table) error {
+	if err := f.drop(); err != nil {
+		return err
+	}
+	if err := f.drain(); err != nil {
+		return err
+	}
+	return target.Describe(t, f.commit)
+}
+
+// expired reports whether the time is over that a stopping process gives its input.
+func (f *follower) expired() bool {
+	select {
+	case <-f.giveUp:
+		return true
+	default:
+		return false
+	}
+}
+
+func (f *follower) room() error {
+	if f.cur.Size() < maxGroup {
+		return nil
+	}
+	return f.full()
+}
+
+func (f *follower) truncate(r *format.Truncate) error {
+	op := &plan.TruncateOp{RestartIdentity: r.RestartIdentity}
+	for _, id := range r.Relations {
+		t, err := f.table(id)
+		if err != nil {
+			return err
+		}
+		if t != nil {
+			op.Tables = append(op.Tables, t)
+		}
+	}
+	if len(op.Tables) > 0 {
+		f.cur.AddTruncate(op)
+	}
+	return nil
+}
+
+func (f *follower) close() {
+	if f.writer != nil {
+		close(f.writer.work)
+	}
+	f.applier.Close()
+}

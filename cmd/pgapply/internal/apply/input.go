@@ -1,0 +1,74 @@
+package apply
+
+import "io"
+
+// An input is standard input, read ahead by a goroutine of its own, so that whoever decodes it can do something else while there is
+// nothing to read.
+type input struct {
+	blocks chan []byte // what has been read
+	free   chan []byte
+	err    error // why blocks was closed
+	block  []byte
+	rest   []byte
+	// next waits for a block. It may do other things meanwhile.
+	next func() (block []byte, ok bool, err error)
+}
+
+const (
+	// blockSize is a pipe's whole buffer: one read takes what has collected.
+	blockSize = 1 << 20
+	blocks    = 3
+)
+
+func newInput(r io.Reader) *input {
+	in := &input{blocks: make(chan []byte, blocks), free: make(chan []byte, blocks)}
+	in.next = in.plain
+	for range blocks {
+		in.free <- nil
+	}
+	go func() {
+		defer close(in.blocks)
+		for b := range in.free {
+			if b == nil {
+				b = make([]byte, blockSize)
+			}
+			n, err := r.Read(b[:cap(b)])
+			if n > 0 {
+				in.blocks <- b[:n]
+			} else if err == nil {
+				in.free <- b
+			}
+			if err != nil {
+				in.err = err
+				return
+			}
+		}
+	}()
+	return in
+}
+
+func (in *input) plain() ([]byte, bool, error) {
+	b, ok := <-in.blocks
+	return b, ok, nil
+}
+
+// Read returns what there is, or waits for more.
+func (in *input) Read(p []byte) (int, error) {
+	if len(in.rest) == 0 {
+		if in.block != nil {
+			in.free <- in.block
+			in.block = nil
+		}
+		b, ok, err := in.next()
+		if err != nil {
+			return 0, err
+		}
+		if !ok {
+			return 0, in.err
+		}
+		in.block, in.rest = b, b
+	}
+	n := copy(p, in.rest)
+	in.rest = in.rest[n:]
+	return n, nil
+}

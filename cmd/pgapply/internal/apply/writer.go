@@ -1,0 +1,126 @@
+package apply
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/target"
+)
+
+// A writer writes groups to the target in a goroutine of its own, one after the other, and reports the positions that have become
+// durable. While it writes one group, the next one is decoded and folded: a group is what arrived in the meantime.
+type writer struct {
+	applier *target.Applier
+	report  *reporter
+	work    chan job
+	free    chan *plan.Group // groups that have been written, empty again: the writer is idle
+	failed  chan struct{}    // closed when err is set
+	err     error
+}
+
+// A job is a group, which is committed if it is not partial, or something else to do.
+type job struct {
+	group   *plan.Group
+	partial bool
+	sync    bool
+	abort   bool // the transaction that was written in part
+}
+
+func newWriter(ctx context.Context, a *target.Applier, r *reporter) *writer {
+	w := &writer{applier: a, report: r, work: make(chan job), free: make(chan *plan.Group, 1), failed: make(chan struct{})}
+	w.free <- new(plan.Group)
+	go w.run(ctx)
+	return w
+}
+
+const (
+	// pollEvery is how often the target is asked whether it has flushed what was committed. Its WAL writer does so by itself, by default
+	// five times a second.
+	pollEvery = 100 * time.Millisecond
+	// flushAfter is when we stop relying on that.
+	flushAfter = time.Second
+)
+
+func (w *writer) run(ctx context.Context) {
+	var waiting time.Time
+	poll := time.NewTicker(pollEvery)
+	defer poll.Stop()
+	for {
+		var err error
+		select {
+		case j, ok := <-w.work:
+			if !ok {
+				return
+			}
+			switch {
+			case j.sync:
+				err = w.applier.Sync(ctx)
+			case j.abort:
+				err = w.applier.Abort(ctx)
+			case j.partial:
+				err = w.applier.Flush(ctx, j.group)
+			default:
+				err = w.applier.Apply(ctx, j.group)
+			}
+			if err == nil {
+				w.report.durable(w.applier)
+				if j.sync {
+					w.report.flush()
+				}
+				j.group.Reset()
+				w.free <- j.group
+			}
+		case now := <-poll.C:
+			switch {
+			case !w.applier.Waiting():
+				waiting = time.Time{}
+			case waiting.IsZero():
+				waiting = now
+				err = w.applier.Poll(ctx)
+			case now.Sub(waiting) > flushAfter:
+				waiting = time.Time{}
+				err = w.applier.Sync(ctx)
+			default:
+				err = w.applier.Poll(ctx)
+			}
+			if err == nil {
+				w.report.durable(w.applier)
+				w.report.flush()
+			}
+		}
+		if err != nil {
+			w.err = err
+			close(w.failed)
+			return
+		}
+	}
+}
+
+// A reporter prints a line on standard output for each position that has become durable, ten times a second at most.
+type reporter struct {
+	out     io.Writer // nil: nothing is printed
+	pending target.Position
+	printed time.Time
+}
+
+func (r *reporter) durable(a *target.Applier) {
+	if p, ok := a.Durable(); ok {
+		r.pending = p
+	}
+	if time.Since(r.printed) >= pollEvery {
+		r.flush()
+	}
+}
+
+// flush prints what is pending. A reader that went away is no reason to stop: what counts is on the target.
+func (r *reporter) flush() {
+	if r.out == nil || r.pending.LSN == 0 {
+		return
+	}
+	_, _ = fmt.Fprintf(r.out, "applied\t%v\t%s\n", r.pending.LSN, r.pending.Time.Time().Format("2006-01-02T15:04:05.000000Z"))
+	r.pending = target.Position{}
+	r.printed = time.Now()
+}

@@ -1,0 +1,469 @@
+// Package plan decides what is to be written to the target: it collects the changes of source transactions into groups, folds the
+// changes of each row to their net effect, and shapes the statements. It is pure: it knows records and tables, and no connection.
+package plan
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// A Table is a relation of the stream together with the table on the target that it goes to. Columns are aligned: Columns[i] is where the
+// i-th value of a tuple goes.
+type Table struct {
+	Index    int // among all tables of the run
+	Relation *format.Relation
+	Schema   string // on the target
+	Name     string
+	OID      uint32 // on the target
+	Only     bool   // an ordinary table, which may have children that are not meant
+	Columns  []Column
+
+	// Key has the columns that find a row, ascending. It is nil for a table that has none: then all columns find it.
+	Key []int
+	// Foldable is false if changes must be written one by one, in order: no unique index over Key, or types that unnest cannot carry.
+	Foldable bool
+	// NoBulk is true if rows can only be inserted one by one: no columns to insert, or types that unnest cannot carry.
+	NoBulk bool
+	// NoCopy is true if COPY FROM is refused: the table is a view, or foreign.
+	NoCopy bool
+	// Full is true if old tuples are whole rows.
+	Full bool
+	// Deferrable is true if a unique constraint is deferrable: replica mode does not enforce those, so they have to be checked.
+	Deferrable []UniqueKey
+	// Snapshot is the LSN of the snapshot that the rows were loaded at: transactions that ended by then are in them already.
+	Snapshot format.LSN
+
+	// Problem is set if the relation cannot be applied; it is reported by the first change.
+	Problem error
+
+	name string // quoted
+	sql  map[shape]string
+}
+
+// A Column of a Table, as the target has it.
+type Column struct {
+	Name    string
+	Type    string // for casts, without modifiers
+	OID     uint32
+	Ignore  bool // generated on the target: never written
+	NoEqual bool // the type has no equality operator
+}
+
+// A UniqueKey is the columns of a unique constraint.
+type UniqueKey struct {
+	Name    string
+	Columns []string
+}
+
+// QuoteIdent quotes an identifier.
+func QuoteIdent(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
+
+// QualifiedName returns the table's name, quoted, as SQL has it.
+func (t *Table) QualifiedName() string {
+	if t.name == "" {
+		t.name = QuoteIdent(t.Schema) + "." + QuoteIdent(t.Name)
+	}
+	return t.name
+}
+
+// String returns the table's name for messages.
+func (t *Table) String() string { return t.Schema + "." + t.Name }
+
+// A shape identifies a statement of a table.
+type shape struct {
+	verb verb
+	mask string // columns that are left out (bulk and single updates) or are NULL (tables without a key)
+	more string
+}
+
+type verb uint8
+
+const (
+	bulkInsert verb = iota
+	bulkUpdate
+	bulkDelete
+	copyIn
+	oneInsert
+	oneUpdate
+	oneDelete
+	countKey
+	checkUnique
+)
+
+func (t *Table) statement(s shape, build func(*strings.Builder)) string {
+	sql, ok := t.sql[s]
+	if !ok {
+		var b strings.Builder
+		build(&b)
+		sql = b.String()
+		if t.sql == nil {
+			t.sql = make(map[shape]string)
+		}
+		t.sql[s] = sql
+	}
+	return sql
+}
+
+func (t *Table) target(b *strings.Builder) {
+	if t.Only {
+		b.WriteString("ONLY ")
+	}
+	b.WriteString(t.QualifiedName())
+}
+
+// A Mask says which columns of a tuple are left alone or NULL: one byte a column, '1' for yes. The empty mask means none.
+type Mask string
+
+// Has reports whether column i is in the mask.
+func (m Mask) Has(i int) bool { return i < len(m) && m[i] == '1' }
+
+func (t *Table) isKey(i int) bool {
+	for _, k := range t.Key {
+		if k == i {
+			return true
+		}
+	}
+	return false
+}
+
+// Inserted reports whether column i takes part in inserts.
+func (t *Table) Inserted(i int) bool { return !t.Columns[i].Ignore }
+
+// Updated reports whether an update with this mask sets column i. Key columns are not set where the key does not change.
+func (t *Table) Updated(i int, unchanged Mask, keyChanges bool) bool {
+	c := &t.Columns[i]
+	return !c.Ignore && !unchanged.Has(i) && (keyChanges || t.Key == nil || !t.isKey(i))
+}
+
+// ElemOID returns the element type of the array parameter that carries column i in bulk, and for integers their size in bytes. What
+// is not an integer travels as text, in the server's own notation, and is cast by the server.
+func (t *Table) ElemOID(i int) (oid uint32, size int) {
+	switch t.Columns[i].OID {
+	case 20:
+		return 20, 8
+	case 21:
+		return 21, 2
+	case 23:
+		return 23, 4
+	}
+	return 25, 0
+}
+
+var elemTypes = map[uint32]string{20: "pg_catalog.int8[]", 21: "pg_catalog.int2[]", 23: "pg_catalog.int4[]", 25: "pg_catalog.text[]"}
+
+// unnest writes "unnest($1::text[], …) AS v(c0, …)" for the columns in list.
+func (t *Table) unnest(b *strings.Builder, list []int) {
+	b.WriteString("unnest(")
+	for n, i := range list {
+		if n > 0 {
+			b.WriteString(", ")
+		}
+		oid, _ := t.ElemOID(i)
+		b.WriteString("$" + strconv.Itoa(n+1) + "::" + elemTypes[oid])
+	}
+	b.WriteString(") AS v(")
+	for n := range list {
+		if n > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString("c" + strconv.Itoa(n))
+	}
+	b.WriteString(")")
+}
+
+// cast writes the n-th column of v as the type of column i. The cast is to the bare type: to one with a length it would cut silently.
+func (t *Table) cast(b *strings.Builder, n, i int) {
+	b.WriteString("v.c" + strconv.Itoa(n))
+	if oid, _ := t.ElemOID(i); oid == 25 && t.Columns[i].OID != 25 {
+		b.WriteString("::" + t.Columns[i].Type)
+	}
+}
+
+func (t *Table) list(keep func(int) bool) []int {
+	var l []int
+	for i := range t.Columns {
+		if keep(i) {
+			l = append(l, i)
+		}
+	}
+	return l
+}
+
+func (t *Table) names(b *strings.Builder, list []int) {
+	for n, i := range list {
+		if n > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(QuoteIdent(t.Columns[i].Name))
+	}
+}
+
+// InsertColumns returns the columns that take part in inserts.
+func (t *Table) InsertColumns() []int { return t.list(t.Inserted) }
+
+// BulkInsert returns the statement that inserts rows given as one array for each of InsertColumns.
+func (t *Table) BulkInsert() string {
+	return t.statement(shape{verb: bulkInsert}, func(b *strings.Builder) {
+		cols := t.InsertColumns()
+		b.WriteString("INSERT INTO " + t.QualifiedName() + " (")
+		t.names(b, cols)
+		b.WriteString(") OVERRIDING SYSTEM VALUE SELECT ")
+		for n, i := range cols {
+			if n > 0 {
+				b.WriteString(", ")
+			}
+			t.cast(b, n, i)
+		}
+		b.WriteString(" FROM ")
+		t.unnest(b, cols)
+	})
+}
+
+// CopyIn returns the statement that takes rows of InsertColumns as COPY text.
+func (t *Table) CopyIn() string {
+	return t.statement(shape{verb: copyIn}, func(b *strings.Builder) {
+		b.WriteString("COPY " + t.QualifiedName() + " (")
+		t.names(b, t.InsertColumns())
+		b.WriteString(") FROM STDIN")
+	})
+}
+
+// UpdateColumns returns the columns that an update with this mask takes as parameters: the key's, then those that it sets.
+func (t *Table) UpdateColumns(unchanged Mask) []int {
+	set := t.list(func(i int) bool { return t.Updated(i, unchanged, false) })
+	return append(append([]int{}, t.Key...), set...)
+}
+
+// counted wraps a data-modifying statement so that it fails (with 22012, division by zero) unless it meets as many rows as the parameter
+// after the n-th says, or exactly one if n is -1: the answer would come too late, since the commit is already on its way.
+func counted(b *strings.Builder, n int, write func()) {
+	b.WriteString("WITH w AS (")
+	write()
+	b.WriteString(" RETURNING 1) SELECT 1/(pg_catalog.count(*) = ")
+	if n < 0 {
+		b.WriteString("1")
+	} else {
+		b.WriteString("$" + strconv.Itoa(n+1) + "::pg_catalog.int8")
+	}
+	b.WriteString(")::pg_catalog.int4 FROM w")
+}
+
+func (t *Table) matchKey(b *strings.Builder) {
+	for n, i := range t.Key {
+		if n > 0 {
+			b.WriteString(" AND ")
+		}
+		b.WriteString("t." + QuoteIdent(t.Columns[i].Name) + " = ")
+		t.cast(b, n, i)
+	}
+}
+
+// BulkUpdate returns the statement that updates rows given as one array for each of UpdateColumns, and a count.
+func (t *Table) BulkUpdate(unchanged Mask) string {
+	return t.statement(shape{verb: bulkUpdate, mask: string(unchanged)}, func(b *strings.Builder) {
+		cols := t.UpdateColumns(unchanged)
+		counted(b, len(cols), func() {
+			b.WriteString("UPDATE ")
+			t.target(b)
+			b.WriteString(" AS t SET ")
+			if len(cols) == len(t.Key) { // nothing but the key: the row must be there all the same
+				b.WriteString(QuoteIdent(t.Columns[t.Key[0]].Name) + " = t." + QuoteIdent(t.Columns[t.Key[0]].Name))
+			}
+			for n, i := range cols[len(t.Key):] {
+				if n > 0 {
+					b.WriteString(", ")
+				}
+				b.WriteString(QuoteIdent(t.Columns[i].Name) + " = ")
+				t.cast(b, n+len(t.Key), i)
+			}
+			b.WriteString(" FROM ")
+			t.unnest(b, cols)
+			b.WriteString(" WHERE ")
+			t.matchKey(b)
+		})
+	})
+}
+
+// BulkDelete returns the statement that deletes rows given as one array for each column of Key, and a count.
+func (t *Table) BulkDelete() string {
+	return t.statement(shape{verb: bulkDelete}, func(b *strings.Builder) {
+		counted(b, len(t.Key), func() {
+			b.WriteString("DELETE FROM ")
+			t.target(b)
+			b.WriteString(" AS t USING ")
+			t.unnest(b, t.Key)
+			b.WriteString(" WHERE ")
+			t.matchKey(b)
+		})
+	})
+}
+
+// OneInsert returns the statement that inserts one row, given as a parameter for each of InsertColumns.
+func (t *Table) OneInsert() string {
+	return t.statement(shape{verb: oneInsert}, func(b *strings.Builder) {
+		b.WriteString("INSERT INTO " + t.QualifiedName())
+		cols := t.InsertColumns()
+		if len(cols) == 0 {
+			b.WriteString(" DEFAULT VALUES")
+			return
+		}
+		b.WriteString(" (")
+		t.names(b, cols)
+		b.WriteString(") OVERRIDING SYSTEM VALUE VALUES (")
+		for n := range cols {
+			if n > 0 {
+				b.WriteString(", ")
+			}
+			b.WriteString("$" + strconv.Itoa(n+1))
+		}
+		b.WriteString(")")
+	})
+}
+
+// where writes the condition that finds one row by the old tuple: by the key, or by all columns, in which case exactly one of several
+// equal rows is meant. Parameters are numbered from n+1 on; isNull says which columns are NULL and have no parameter.
+func (t *Table) where(b *strings.Builder, n int, isNull Mask) {
+	match := func(alias string, cols []int) {
+		for k, i := range cols {
+			if k > 0 {
+				b.WriteString(" AND ")
+			}
+			name := alias + QuoteIdent(t.Columns[i].Name)
+			switch {
+			case isNull.Has(i):
+				b.WriteString(name + " IS NULL")
+				continue
+			case t.Columns[i].NoEqual:
+				b.WriteString(name + "::pg_catalog.text = ")
+			default:
+				b.WriteString(name + " = ")
+			}
+			n++
+			b.WriteString("$" + strconv.Itoa(n))
+		}
+	}
+	if t.Key != nil {
+		match("t.", t.Key)
+		return
+	}
+	b.WriteString("t.ctid = (SELECT o.ctid FROM ")
+	t.target(b)
+	b.WriteString(" AS o WHERE ")
+	cols := t.FindColumns()
+	if len(cols) == 0 {
+		b.WriteString("true")
+	}
+	match("o.", cols)
+	b.WriteString(" LIMIT 1)")
+}
+
+// FindColumns returns the columns that find a single row.
+func (t *Table) FindColumns() []int {
+	if t.Key != nil {
+		return t.Key
+	}
+	return t.list(func(i int) bool { return !t.Columns[i].Ignore })
+}
+
+// SetColumns returns the columns that a single update with this mask sets.
+func (t *Table) SetColumns(unchanged Mask) []int {
+	return t.list(func(i int) bool { return t.Updated(i, unchanged, true) })
+}
+
+// OneUpdate returns the statement that updates one row, given as a parameter for each column that is set (every one that is not unchanged),
+// then one for each of FindColumns that is not NULL in the old tuple. It fails with division by zero unless it meets exactly one.
+func (t *Table) OneUpdate(unchanged, isNull Mask) string {
+	return t.statement(shape{verb: oneUpdate, mask: string(unchanged), more: string(isNull)}, func(b *strings.Builder) {
+		counted(b, -1, func() {
+			b.WriteString("UPDATE ")
+			t.target(b)
+			b.WriteString(" AS t SET ")
+			set := t.SetColumns(unchanged)
+			for n, i := range set {
+				if n > 0 {
+					b.WriteString(", ")
+				}
+				b.WriteString(QuoteIdent(t.Columns[i].Name) + " = $" + strconv.Itoa(n+1))
+			}
+			if len(set) == 0 { // nothing can be set, but the row must be there
+				q := QuoteIdent(t.Columns[t.FindColumns()[0]].Name)
+				b.WriteString(q + " = t." + q)
+			}
+			b.WriteString(" WHERE ")
+			t.where(b, len(set), isNull)
+		})
+	})
+}
+
+// OneDelete returns the statement that deletes one row, given as a parameter for each of FindColumns that is not NULL. It fails with division by
+// zero unless it meets exactly one.
+func (t *Table) OneDelete(isNull Mask) string {
+	return t.statement(shape{verb: oneDelete, more: string(isNull)}, func(b *strings.Builder) {
+		counted(b, -1, func() {
+			b.WriteString("DELETE FROM ")
+			t.target(b)
+			b.WriteString(" AS t WHERE ")
+			t.where(b, 0, isNull)
+		})
+	})
+}
+
+// CountKey returns the query that counts the rows that OneUpdate or OneDelete would meet.
+func (t *Table) CountKey(isNull Mask) string {
+	return t.statement(shape{verb: countKey, more: string(isNull)}, func(b *strings.Builder) {
+		b.WriteString("SELECT pg_catalog.count(*) FROM ")
+		t.target(b)
+		b.WriteString(" AS t WHERE ")
+		t.where(b, 0, isNull)
+	})
+}
+
+// CheckUnique returns the statement that fails with division by zero if two rows have the same values in a unique key, looking at the rows
+// given as one array for each of its columns. It stands in for constraints that are not enforced while they are deferrable.
+func (t *Table) CheckUnique(k UniqueKey) string {
+	return t.statement(shape{verb: checkUnique, more: k.Name}, func(b *strings.Builder) {
+		cols := t.ColumnsOf(k)
+		b.WriteString("SELECT 1/(CASE WHEN EXISTS (SELECT FROM (SELECT DISTINCT ")
+		for n, i := range cols {
+			if n > 0 {
+				b.WriteString(", ")
+			}
+			t.cast(b, n, i)
+			b.WriteString(" AS c" + strconv.Itoa(n))
+		}
+		b.WriteString(" FROM ")
+		t.unnest(b, cols)
+		b.WriteString(") AS v JOIN ")
+		t.target(b)
+		b.WriteString(" AS t ON ")
+		for n, i := range cols {
+			if n > 0 {
+				b.WriteString(" AND ")
+			}
+			b.WriteString("t." + QuoteIdent(t.Columns[i].Name) + " = v.c" + strconv.Itoa(n))
+		}
+		b.WriteString(" GROUP BY ")
+		for n := range cols {
+			if n > 0 {
+				b.WriteString(", ")
+			}
+			b.WriteString("v.c" + strconv.Itoa(n))
+		}
+		b.WriteString(" HAVING pg_catalog.count(*) > 1) THEN 0 ELSE 1 END)")
+	})
+}
+
+// ColumnsOf returns the numbers of a unique key's columns.
+func (t *Table) ColumnsOf(k UniqueKey) []int {
+	var l []int
+	for _, name := range k.Columns {
+		for i := range t.Columns {
+			if t.Columns[i].Name == name {
+				l = append(l, i)
+			}
+		}
+	}
+	return l
+}

@@ -1,0 +1,438 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// An Applier writes groups of changes to the target over one session, each in one transaction together with the stream's position.
+//
+// A group is written folded, in one round trip; every statement checks by itself that it meets as many rows as it should. Should the target
+// refuse any of it, the transaction is rolled back and written change by change in source order, which is right wherever the source's own
+// execution was. Should that fail too, it is written once more, transaction by transaction and waiting for each change, so that what
+// comes before the failing transaction is kept and the error names the change.
+type Applier struct {
+	s       *session
+	stream  *progress.Stream
+	applied format.LSN // written to the target, not necessarily flushed
+
+	open       bool   // a large transaction is
+	flushed    uint64 // its changes so far
+	walFlushed format.LSN
+	counting   map[*plan.Table]*plan.Counts
+	counted    time.Time
+	commits    []commit    // not known to be flushed
+	ended      atomic.Bool // by a cutover
+
+	list []int32
+	bad  error // a value that no array can carry
+}
+
+// A commit is a position that is durable when the target's own WAL is flushed up to wal.
+type commit struct {
+	wal format.LSN
+	Position
+}
+
+// A Position is how far a stream has been applied.
+type Position struct {
+	LSN  format.LSN
+	Time format.Time
+}
+
+// NewApplier opens a session on the target that applies a stream, and takes the stream's lock.
+func NewApplier(ctx context.Context, server pgdial.Server, control *pgx.Conn, stream *progress.Stream) (*Applier, error) {
+	s, err := newSession(ctx, server, "")
+	if err != nil {
+		return nil, err
+	}
+	a := &Applier{s: s, stream: stream, counting: make(map[*plan.Table]*plan.Counts), counted: time.Now()}
+	if err := s.lock(ctx, control, stream, false); err != nil {
+		s.close()
+		return nil, err
+	}
+	return a, nil
+}
+
+// SetApplied tells where the stream is, as read from the target after the lock was taken.
+func (a *Applier) SetApplied(lsn format.LSN) { a.applied = lsn }
+
+// Applied returns where the stream is.
+func (a *Applier) Applied() format.LSN { return a.applied }
+
+// Close ends the session. An open transaction is rolled back.
+func (a *Applier) Close() {
+	if a != nil {
+		a.s.close()
+	}
+}
+
+// Replica reports whether triggers and foreign keys are off in the session.
+func (a *Applier) Replica() bool { return a.s.replica }
+
+// Ended reports whether a cutover has ended the stream. It may be called at any time.
+func (a *Applier) Ended() bool { return a.ended.Load() }
+
+// Apply writes a group of whole transactions and commits it. A large transaction that Flush has begun is committed with it.
+func (a *Applier) Apply(ctx context.Context, g *plan.Group) error {
+	e := end{Position{g.EndLSN, g.Time}, len(g.Transactions), uint64(g.Len())}
+	if a.open {
+		if err := a.Flush(ctx, g); err != nil {
+			return err
+		}
+		a.open = false
+		e.changes = a.flushed + e.changes
+		a.flushed = 0
+		refused, err := a.commit(ctx, nil, e)
+		return or(err, a.s.server.Explain(refused))
+	}
+	var refused error
+	for _, how := range a.ways() {
+		a.count(g, 1)
+		var err error
+		refused, err = a.commit(ctx, func(b *pgwire.Batch) {
+			b.Do("BEGIN")
+			how(b, g)
+		}, e)
+		if err != nil || refused == nil {
+			return err
+		}
+		a.count(g, -1)
+		if err := a.undo(ctx, "ROLLBACK"); err != nil {
+			return err
+		}
+	}
+	if len(g.Transactions) == 0 {
+		return a.s.server.Explain(refused)
+	}
+	return a.carefully(ctx, g)
+}
+
+func or(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+// ways are the two ways to write a group in one round trip: folded, and change by change.
+func (a *Applier) ways() []func(*pgwire.Batch, *plan.Group) {
+	return []func(*pgwire.Batch, *plan.Group){a.writeSteps, func(b *pgwire.Batch, g *plan.Group) { a.writeOps(b, g, 0, int32(g.Len())) }}
+}
+
+// Flush writes what has been folded of a transaction that goes on, without committing it.
+func (a *Applier) Flush(ctx context.Context, g *plan.Group) error {
+	if !a.open {
+		if err := a.s.exec(ctx, "BEGIN"); err != nil {
+			return err
+		}
+		a.open = true
+	}
+	written := false
+	for _, how := range a.ways() {
+		b := a.s.conn.Batch(ctx)
+		b.Do("SAVEPOINT pgsluice")
+		how(b, g)
+		b.Do("RELEASE SAVEPOINT pgsluice")
+		r, err := a.run(b)
+		if err != nil {
+			return err
+		}
+		if written = r.Err == nil; written {
+			break
+		}
+		if err := a.undo(ctx, "ROLLBACK TO SAVEPOINT pgsluice"); err != nil {
+			return err
+		}
+	}
+	if !written {
+		for i := range int32(g.Len()) {
+			if err := a.one(ctx, g, i); err != nil {
+				return err
+			}
+		}
+	}
+	a.count(g, 1)
+	a.flushed += uint64(g.Len())
+	return nil
+}
+
+// Abort rolls a large transaction back.
+func (a *Applier) Abort(ctx context.Context) error {
+	if !a.open {
+		return nil
+	}
+	a.open = false
+	a.flushed = 0
+	clear(a.counting)
+	return a.s.exec(ctx, "ROLLBACK")
+}
+
+// carefully writes a group transaction by transaction, waiting for each change.
+func (a *Applier) carefully(ctx context.Context, g *plan.Group) error {
+	first := int32(0)
+	for _, t := range g.Transactions {
+		if err := a.s.exec(ctx, "BEGIN"); err != nil {
+			return err
+		}
+		for i := first; int(i) < t.Ops; i++ {
+			if err := a.one(ctx, g, i); err != nil {
+				return err
+			}
+		}
+		next := int32(t.Ops)
+		refused, err := a.commit(ctx, func(b *pgwire.Batch) { a.writeChecks(b, g, first, next) }, end{Position{t.EndLSN, t.Time}, 1, uint64(next - first)})
+		if err != nil {
+			return err
+		}
+		if refused != nil {
+			return a.refusedCommit(g, first, next, t.CommitLSN, refused)
+		}
+		first = next
+	}
+	a.count(g, 1)
+	if a.applied >= g.EndLSN {
+		return nil
+	}
+	refused, err := a.commit(ctx, func(b *pgwire.Batch) { b.Do("BEGIN") }, end{Position: Position{g.EndLSN, g.Time}})
+	return or(err, a.s.server.Explain(refused))
+}
+
+// end is what moves with a commit.
+type end struct {
+	Position
+	transactions int
+	changes      uint64
+}
+
+// commit sends what begin writes, then the position, the commit, and the question how far the target's WAL is flushed, in one round trip.
+// It returns a statement's error as refused; the transaction is then to be rolled back.
+func (a *Applier) commit(ctx context.Context, begin func(*pgwire.Batch), e end) (refused, err error) {
+	b := a.s.conn.Batch(ctx)
+	if begin != nil {
+		begin(b)
+	}
+	counted := time.Since(a.counted) >= countEvery && len(a.counting) > 0
+	if counted {
+		a.writeCounts(b)
+	}
+	b.Bind(a.s.name(b, progress.Advance), 6, nil)
+	b.String(e.LSN.String())
+	if e.Time == 0 {
+		b.Null()
+	} else {
+		b.String(e.Time.Time().Format("2006-01-02 15:04:05.999999Z07:00"))
+	}
+	b.String(strconv.Itoa(e.transactions))
+	b.String(strconv.FormatUint(e.changes, 10))
+	b.String(strconv.Itoa(int(a.stream.ID)))
+	b.String(a.applied.String())
+	b.Execute()
+	b.Do("COMMIT")
+	a.askWAL(b)
+	r, err := a.run(b)
+	if err != nil || r.Err != nil {
+		if r != nil {
+			refused = r.Err
+		}
+		return refused, err
+	}
+	if counted {
+		clear(a.counting)
+		a.counted = time.Now()
+	}
+	a.applied = e.LSN
+	return nil, a.committed(r, e.Position)
+}
+
+// countEvery is how often the counters of tables are written. They are for people; a crash loses what has been counted since.
+const countEvery = time.Second
+
+// askWAL asks where the target's WAL is, and whether the stream was ended.
+func (a *Applier) askWAL(b *pgwire.Batch) {
+	b.Bind(a.s.name(b, `SELECT pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn(),
+		(SELECT ended_at IS NOT NULL FROM pgsluice.streams WHERE stream_id = $1::pg_catalog.int4)`), 1, nil)
+	b.String(strconv.Itoa(int(a.stream.ID)))
+	b.Execute()
+}
+
+func (a *Applier) committed(r *pgwire.Result, p Position) error {
+	insert, flushed, err := a.wal(r)
+	if err != nil {
+		return err
+	}
+	_ = flushed
+	a.commits = append(a.commits, commit{insert, p})
+	return nil
+}
+
+// wal takes the answer to askWAL.
+func (a *Applier) wal(r *pgwire.Result) (insert, flushed format.LSN, err error) {
+	if len(r.Row) != 3 {
+		return 0, 0, errors.New("unexpected answer from the target")
+	}
+	a.ended.Store(r.Row[2] == "t")
+	if insert, err = format.ParseLSN(r.Row[0]); err != nil {
+		return 0, 0, err
+	}
+	if flushed, err = format.ParseLSN(r.Row[1]); err != nil {
+		return 0, 0, err
+	}
+	a.walFlushed = max(a.walFlushed, flushed)
+	return endOfRecord(insert), flushed, nil
+}
+
+// endOfRecord turns the position where the next WAL record will begin into the one where the last record ended. They differ by a page's
+// header if a page is full, and the flush position stays before it until there is more to flush.
+func endOfRecord(insert format.LSN) format.LSN {
+	const page, shortHeader, longHeader = 8192, 24, 40
+	if off := insert % page; off == shortHeader || off == longHeader {
+		return insert - off
+	}
+	return insert
+}
+
+// Durable returns the newest position that the target has flushed, and true if it has not been returned before.
+func (a *Applier) Durable() (Position, bool) {
+	n := 0
+	for n < len(a.commits) && a.commits[n].wal <= a.walFlushed {
+		n++
+	}
+	if n == 0 {
+		return Position{}, false
+	}
+	p := a.commits[n-1].Position
+	a.commits = a.commits[:copy(a.commits, a.commits[n:])]
+	return p, true
+}
+
+// Waiting reports whether there are positions that are not known to be durable.
+func (a *Applier) Waiting() bool { return len(a.commits) > 0 }
+
+// Poll asks the target how far its WAL is flushed.
+func (a *Applier) Poll(ctx context.Context) error {
+	b := a.s.conn.Batch(ctx)
+	a.askWAL(b)
+	r, err := a.run(b)
+	if err == nil {
+		err = a.s.server.Explain(r.Err)
+	}
+	if err != nil {
+		return err
+	}
+	_, _, err = a.wal(r)
+	return err
+}
+
+// Sync makes everything that was committed durable, and the counters of tables with it. While a large transaction is open it only asks: the
+// session must not commit that.
+func (a *Applier) Sync(ctx context.Context) error {
+	if a.open {
+		return a.Poll(ctx)
+	}
+	b := a.s.conn.Batch(ctx)
+	b.Do("BEGIN")
+	b.Do("SET LOCAL synchronous_commit = on")
+	a.writeCounts(b)
+	b.Do("UPDATE pgsluice.streams SET updated_at = pg_catalog.clock_timestamp() WHERE stream_id = " + strconv.Itoa(int(a.stream.ID)))
+	b.Do("COMMIT")
+	a.askWAL(b)
+	r, err := a.run(b)
+	if err == nil {
+		err = a.s.server.Explain(r.Err)
+	}
+	if err != nil {
+		return err
+	}
+	clear(a.counting)
+	a.counted = time.Now()
+	if _, _, err := a.wal(r); err != nil {
+		return err
+	}
+	for i := range a.commits {
+		a.commits[i].wal = 0 // a synchronous commit came after them
+	}
+	return nil
+}
+
+// run sends a batch; a statement's error is in the result.
+func (a *Applier) run(b *pgwire.Batch) (*pgwire.Result, error) {
+	if a.bad != nil {
+		b.Do("SELECT 1/0")
+	}
+	r, err := b.Run()
+	if err != nil {
+		return nil, a.s.server.Explain(err)
+	}
+	if a.bad != nil {
+		r.Err, a.bad = a.bad, nil
+	}
+	return r, nil
+}
+
+// undo rolls a refused batch back. It is not known which statements the server has prepared, so all are forgotten.
+func (a *Applier) undo(ctx context.Context, sql string) error {
+	if err := a.s.exec(ctx, sql); err != nil {
+		return err
+	}
+	return a.s.forget(ctx)
+}
+
+// count adds (or takes back) a group's changes to what is to be counted.
+func (a *Applier) count(g *plan.Group, sign int64) {
+	for t, n := range g.Counts {
+		c := a.counting[t]
+		if c == nil {
+			c = new(plan.Counts)
+			a.counting[t] = c
+		}
+		c.Inserts += uint64(sign) * n.Inserts
+		c.Updates += uint64(sign) * n.Updates
+		c.Deletes += uint64(sign) * n.Deletes
+		c.Truncates += uint64(sign) * n.Truncates
+	}
+}
+
+func (a *Applier) writeCounts(b *pgwire.Batch) {
+	if len(a.counting) == 0 {
+		return
+	}
+	var text [4][]string
+	var nums [4][]uint64
+	for t, c := range a.counting {
+		for i, s := range []string{t.Schema, t.Name, t.Relation.Schema, t.Relation.Name} {
+			text[i] = append(text[i], s)
+		}
+		for i, n := range []uint64{c.Inserts, c.Updates, c.Deletes, c.Truncates} {
+			nums[i] = append(nums[i], n)
+		}
+	}
+	b.Bind(a.s.name(b, progress.Count), 9, func(i int) bool { return i > 0 })
+	b.String(strconv.Itoa(int(a.stream.ID)))
+	for _, l := range text {
+		b.Array(25)
+		for _, s := range l {
+			b.Elem([]byte(s))
+		}
+		b.CloseArray()
+	}
+	for _, l := range nums {
+		b.Array(20)
+		for _, n := range l {
+			b.IntElem(int64(n), 8)
+		}
+		b.CloseArray()
+	}
+	b.Execute()
+}

@@ -1,0 +1,148 @@
+package target
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// A Mapper finds the table on the target that a relation of the stream goes to.
+type Mapper struct {
+	Control *pgx.Conn
+	// Rename maps schemas and tables of the source to others: "old" or "old.table" to "new" or "new.table".
+	Rename map[string]string
+	// Snapshot tells the LSN of the snapshot that a table of the target was loaded at, 0 if it was not.
+	Snapshot func(schema, table string) format.LSN
+
+	seen map[string]uint32 // target table → the relation that goes there
+	next int
+}
+
+// Target returns where a source table goes.
+func (m *Mapper) Target(schema, table string) (string, string) {
+	if to, ok := m.Rename[schema+"."+table]; ok {
+		if s, t, ok := strings.Cut(to, "."); ok {
+			return s, t
+		}
+		return schema, to
+	}
+	if to, ok := m.Rename[schema]; ok {
+		return to, table
+	}
+	return schema, table
+}
+
+// Map returns the table for a relation. A relation that has no place on the target is returned with a Problem, which only matters if a
+// change of it comes.
+func (m *Mapper) Map(ctx context.Context, rel *format.Relation) (*plan.Table, error) {
+	t := &plan.Table{Index: m.next, Relation: rel, Full: rel.ReplicaIdentity == "f"}
+	m.next++
+	t.Schema, t.Name = m.Target(rel.Schema, rel.Name)
+	if m.Snapshot != nil {
+		t.Snapshot = m.Snapshot(t.Schema, t.Name)
+	}
+	if m.seen == nil {
+		m.seen = make(map[string]uint32)
+	}
+	if other, ok := m.seen[t.String()]; ok && other != rel.ID {
+		t.Problem = fault.New(fault.Config, "two tables of the source go to %q on the target", t.String()).WithHint("Correct --rename.")
+		return t, nil
+	}
+	m.seen[t.String()] = rel.ID
+	c, err := catalog.Lookup(ctx, m.Control, t.Schema, t.Name)
+	if err != nil {
+		return nil, err
+	}
+	if c == nil {
+		t.Problem = fault.New(fault.Data, "table %q does not exist on the target", t.String()).
+			WithHint("Create it on the target: pg_dump -s -t '%s' of the source, piped into psql; then start again.", plan.QuoteIdent(rel.Schema)+"."+plan.QuoteIdent(rel.Name))
+		return t, nil
+	}
+	t.OID = c.OID
+	t.Only = c.Kind == "r"
+	t.NoCopy = c.Kind == "v" || c.RowSecurity
+	if err := m.columns(t, c); err != nil {
+		t.Problem = err
+		return t, nil
+	}
+	m.key(t, c)
+	return t, nil
+}
+
+// columns aligns the target's columns with the relation's.
+func (m *Mapper) columns(t *plan.Table, c *catalog.Relation) error {
+	t.Columns = make([]plan.Column, len(t.Relation.Columns))
+	inserted := 0
+	for i, col := range t.Relation.Columns {
+		n := slices.IndexFunc(c.Columns, func(x catalog.Column) bool { return x.Name == col.Name })
+		if n < 0 {
+			typ := col.Type
+			if typ == "" {
+				typ = "…"
+			}
+			return fault.New(fault.Data, "column %q of table %q does not exist on the target", col.Name, t.String()).
+				WithHint("On the target: ALTER TABLE %s ADD COLUMN %s %s; then start again.", t.QualifiedName(), plan.QuoteIdent(col.Name), typ)
+		}
+		x := c.Columns[n]
+		t.Columns[i] = plan.Column{Name: x.Name, Type: x.Type, OID: x.OID, Ignore: x.Generated, NoEqual: !x.Equal}
+		if !x.Generated {
+			inserted++
+		}
+		if x.Type == "regclass" {
+			t.NoBulk = true // its cast from text does not take what its output gives
+		}
+	}
+	t.NoBulk = t.NoBulk || inserted == 0
+	return nil
+}
+
+// key chooses what finds a row: the columns of a unique index of the target that the old tuples have.
+func (m *Mapper) key(t *plan.Table, c *catalog.Relation) {
+	column := func(name string) int {
+		return slices.IndexFunc(t.Columns, func(x plan.Column) bool { return x.Name == name })
+	}
+	var best *catalog.Unique
+	for n := range c.Unique {
+		u := &c.Unique[n]
+		if u.Deferrable {
+			t.Deferrable = append(t.Deferrable, plan.UniqueKey{Name: u.Name, Columns: u.Columns})
+		}
+		sent := !slices.ContainsFunc(u.Columns, func(name string) bool {
+			i := column(name)
+			return i < 0 || !t.Full && !t.Relation.Columns[i].Key || t.Columns[i].NoEqual
+		})
+		if sent && u.NotNull && (best == nil || best.Deferrable && !u.Deferrable) {
+			best = u
+		}
+	}
+	t.Deferrable = slices.DeleteFunc(t.Deferrable, func(k plan.UniqueKey) bool { return len(t.ColumnsOf(k)) != len(k.Columns) })
+	if best != nil {
+		for _, name := range best.Columns {
+			t.Key = append(t.Key, column(name))
+		}
+		slices.Sort(t.Key)
+		t.Foldable = !t.NoBulk
+		return
+	}
+	if t.Full {
+		return // all columns find the row
+	}
+	for i := range t.Relation.Columns {
+		if t.Relation.Columns[i].Key {
+			t.Key = append(t.Key, i)
+		}
+	}
+}
+
+// Describe returns what to say about a table when a change of it cannot be placed.
+func Describe(t *plan.Table, lsn format.LSN) error {
+	return fmt.Errorf("cannot apply the transaction with commit LSN %v: %w", lsn, t.Problem)
+}

@@ -1,0 +1,399 @@
+package target
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// copyMin is from how many rows on an insert is a COPY: below it, an insert from arrays costs the server less than a COPY's set-up.
+const copyMin = 200
+
+// writeSteps writes a group folded.
+func (a *Applier) writeSteps(b *pgwire.Batch, g *plan.Group) {
+	for _, step := range g.Steps() {
+		if step.Fold != nil {
+			a.writeFold(b, g, step.Fold)
+			continue
+		}
+		for _, i := range step.Ops {
+			a.writeOp(b, g, i)
+		}
+	}
+	a.writeChecks(b, g, 0, int32(g.Len()))
+}
+
+// writeOps writes changes from first to before next one by one.
+func (a *Applier) writeOps(b *pgwire.Batch, g *plan.Group, first, next int32) {
+	for i := first; i < next; i++ {
+		a.writeOp(b, g, i)
+	}
+	a.writeChecks(b, g, first, next)
+}
+
+func (a *Applier) writeFold(b *pgwire.Batch, g *plan.Group, f *plan.Fold) {
+	t := f.Table
+	if a.list = f.Deletes(a.list[:0]); len(a.list) > 0 {
+		a.bulk(b, g, t, t.BulkDelete(), t.Key, a.list, len(a.list))
+	}
+	if a.list = f.Absent(a.list[:0]); len(a.list) > 0 {
+		a.bulk(b, g, t, t.BulkDelete(), t.Key, a.list, 0)
+	}
+	f.Updates(func(unchanged plan.Mask, list []int32) {
+		a.bulk(b, g, t, t.BulkUpdate(unchanged), t.UpdateColumns(unchanged), list, len(list))
+	})
+	if a.list = f.Inserts(a.list[:0]); len(a.list) >= copyMin && !t.NoCopy {
+		a.copyIn(b, g, t, a.list)
+	} else if len(a.list) > 0 {
+		a.bulk(b, g, t, t.BulkInsert(), t.InsertColumns(), a.list, -1)
+	}
+}
+
+// bulk executes a statement whose parameters are one array for each of cols, with an element for each tuple in list, and, unless it is
+// negative, the number of rows that it must meet.
+func (a *Applier) bulk(b *pgwire.Batch, g *plan.Group, t *plan.Table, sql string, cols []int, list []int32, meets int) {
+	n := len(cols)
+	if meets >= 0 {
+		n++
+	}
+	b.Bind(a.s.name(b, sql), n, func(int) bool { return true })
+	for _, i := range cols {
+		oid, size := t.ElemOID(i)
+		b.Array(oid)
+		for _, tuple := range list {
+			kind, v := g.Value(tuple, i)
+			switch {
+			case kind != format.Text:
+				b.NullElem()
+			case size > 0:
+				n, ok := parseInt(v, size)
+				if !ok {
+					a.bad = fmt.Errorf("value %q of column %q is no %s", v, t.Columns[i].Name, t.Columns[i].Type)
+				}
+				b.IntElem(n, size)
+			default:
+				b.Elem(v)
+			}
+		}
+		b.CloseArray()
+	}
+	if meets >= 0 {
+		b.Bytes(binary.BigEndian.AppendUint64(make([]byte, 0, 8), uint64(meets)))
+	}
+	b.Execute()
+}
+
+// parseInt parses the text form of an integer of size bytes.
+func parseInt(v []byte, size int) (n int64, ok bool) {
+	digits := v
+	neg := len(v) > 0 && v[0] == '-'
+	if neg {
+		digits = v[1:]
+	}
+	if len(digits) == 0 || len(digits) > 19 {
+		return 0, false
+	}
+	var u uint64
+	for _, c := range digits {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		u = u*10 + uint64(c-'0')
+	}
+	limit := uint64(1) << (8*size - 1)
+	if neg {
+		return -int64(u), u <= limit
+	}
+	return int64(u), u < limit
+}
+
+// copyIn inserts rows by COPY.
+func (a *Applier) copyIn(b *pgwire.Batch, g *plan.Group, t *plan.Table, list []int32) {
+	b.Do(t.CopyIn())
+	cols := t.InsertColumns()
+	const chunk = 64 << 10
+	for len(list) > 0 {
+		buf := b.OpenCopyData()
+		for full := len(buf) + chunk; len(list) > 0 && len(buf) < full; list = list[1:] {
+			for n, i := range cols {
+				if n > 0 {
+					buf = append(buf, '\t')
+				}
+				if kind, v := g.Value(list[0], i); kind == format.Text {
+					buf = appendCopyText(buf, v)
+				} else {
+					buf = append(buf, '\\', 'N')
+				}
+			}
+			buf = append(buf, '\n')
+		}
+		b.CloseCopyData(buf)
+	}
+	b.CopyDone()
+}
+
+// appendCopyText appends a value as COPY's text format has it.
+func appendCopyText(buf, v []byte) []byte {
+	start := 0
+	for i, c := range v {
+		if c > '\r' && c != '\\' {
+			continue
+		}
+		var esc byte
+		switch c {
+		case '\\':
+			esc = '\\'
+		case '\n':
+			esc = 'n'
+		case '\r':
+			esc = 'r'
+		case '\t':
+			esc = 't'
+		default:
+			continue
+		}
+		buf = append(append(buf, v[start:i]...), '\\', esc)
+		start = i + 1
+	}
+	return append(buf, v[start:]...)
+}
+
+// writeOp writes one change by itself.
+func (a *Applier) writeOp(b *pgwire.Batch, g *plan.Group, i int32) {
+	op, t := g.Op(i)
+	switch op.Kind {
+	case plan.OpTruncate:
+		b.Do(truncate(g.Truncate(op)))
+	case plan.OpInsert:
+		cols := t.InsertColumns()
+		b.Bind(a.s.name(b, t.OneInsert()), len(cols), binaryIn(g, op.New, cols))
+		params(b, g, op.New, cols)
+		b.Execute()
+	case plan.OpUpdate:
+		find := op.Old
+		if find < 0 {
+			find = op.New
+		}
+		unchanged := g.Mask(t, op.New, format.Unchanged)
+		set := t.SetColumns(unchanged)
+		where, isNull := a.whereOf(g, t, find)
+		set0 := binaryIn(g, op.New, set)
+		where0 := binaryIn(g, find, where)
+		b.Bind(a.s.name(b, t.OneUpdate(unchanged, isNull)), len(set)+len(where), func(n int) bool {
+			if n < len(set) {
+				return set0(n)
+			}
+			return where0(n - len(set))
+		})
+		params(b, g, op.New, set)
+		params(b, g, find, where)
+		b.Execute()
+	case plan.OpDelete:
+		where, isNull := a.whereOf(g, t, op.Old)
+		b.Bind(a.s.name(b, t.OneDelete(isNull)), len(where), binaryIn(g, op.Old, where))
+		params(b, g, op.Old, where)
+		b.Execute()
+	}
+}
+
+// whereOf returns which columns of an old tuple find its row, and which are NULL and have no parameter.
+func (a *Applier) whereOf(g *plan.Group, t *plan.Table, tuple int32) (cols []int, isNull plan.Mask) {
+	isNull = g.Mask(t, tuple, format.Null)
+	for _, i := range t.FindColumns() {
+		if !isNull.Has(i) {
+			cols = append(cols, i)
+		}
+	}
+	return cols, isNull
+}
+
+func binaryIn(g *plan.Group, tuple int32, cols []int) func(int) bool {
+	return func(n int) bool {
+		kind, _ := g.Value(tuple, cols[n])
+		return kind == format.Binary
+	}
+}
+
+func params(b *pgwire.Batch, g *plan.Group, tuple int32, cols []int) {
+	for _, i := range cols {
+		kind, v := g.Value(tuple, i)
+		if kind == format.Null {
+			b.Null()
+		} else {
+			b.Bytes(v)
+		}
+	}
+}
+
+func truncate(op *plan.TruncateOp) string {
+	names := make([]string, len(op.Tables))
+	for i, t := range op.Tables {
+		names[i] = t.QualifiedName()
+		if t.Only {
+			names[i] = "ONLY " + names[i]
+		}
+	}
+	sql := "TRUNCATE " + strings.Join(names, ", ")
+	if op.RestartIdentity {
+		sql += " RESTART IDENTITY"
+	}
+	return sql
+}
+
+// writeChecks looks for rows that are equal in a unique key that the session does not enforce because it is deferrable, among those that
+// the changes from first to before next have written.
+func (a *Applier) writeChecks(b *pgwire.Batch, g *plan.Group, first, next int32) {
+	deferrable := false
+	for t := range g.Counts {
+		deferrable = deferrable || len(t.Deferrable) > 0
+	}
+	if !deferrable {
+		return
+	}
+	lists := make(map[*plan.Table][]int32)
+	for i := first; i < next; i++ {
+		op, t := g.Op(i)
+		if t == nil || len(t.Deferrable) == 0 || op.Kind == plan.OpDelete {
+			continue
+		}
+		lists[t] = append(lists[t], op.New)
+	}
+	for t, list := range lists {
+		for _, k := range t.Deferrable {
+			a.bulk(b, g, t, t.CheckUnique(k), t.ColumnsOf(k), list, -1)
+		}
+	}
+}
+
+// one writes a change and waits for it. Its error names the transaction, the table and the key. The transaction stays usable.
+func (a *Applier) one(ctx context.Context, g *plan.Group, i int32) error {
+	b := a.s.conn.Batch(ctx)
+	a.writeOp(b, g, i)
+	r, err := a.run(b)
+	if err != nil {
+		return err
+	}
+	if r.Err == nil {
+		return nil
+	}
+	return a.conflict(ctx, g, i, r.Err)
+}
+
+var opNames = map[plan.OpKind]string{plan.OpInsert: "insert", plan.OpUpdate: "update", plan.OpDelete: "delete", plan.OpTruncate: "truncate"}
+
+// conflict makes the error for a change that the target refused. The transaction has failed.
+func (a *Applier) conflict(ctx context.Context, g *plan.Group, i int32, cause error) error {
+	op, t := g.Op(i)
+	if t == nil {
+		names := []string{}
+		for _, t := range g.Truncate(op).Tables {
+			names = append(names, t.String())
+		}
+		e := fault.New(fault.Data, "could not apply truncate of %s of the transaction with commit LSN %v: %w", strings.Join(names, ", "), g.CommitLSN(i), cause)
+		return withServer(e, cause)
+	}
+	e := fault.New(fault.Data, "could not apply %s to relation %q of the transaction with commit LSN %v", opNames[op.Kind], t.String(), g.CommitLSN(i))
+	find := op.Old
+	if find < 0 {
+		find = op.New
+	}
+	key := a.describeKey(g, t, find)
+	var pg *pgconn.PgError
+	if errors.As(cause, &pg) && pg.Code == "22012" {
+		n := a.meets(ctx, g, t, find)
+		switch {
+		case n == 0:
+			e.Err = fmt.Errorf("%w: there is no row with %s", e.Err, key)
+		default:
+			e.Err = fmt.Errorf("%w: there are %d rows with %s", e.Err, n, key)
+		}
+		return e.WithHint("The target was written to by somebody else, or changes are missing. Compare the row on both sides: pgcutover verify.")
+	}
+	if errors.As(cause, &pg) && pg.Code == "23505" {
+		e.Err = fmt.Errorf("%w: the row with %s is there already: %w", e.Err, key, cause)
+		return withServer(e, cause).WithHint("The target was written to by somebody else. Compare the row on both sides: pgcutover verify.")
+	}
+	e.Err = fmt.Errorf("%w, row with %s: %w", e.Err, key, cause)
+	return withServer(e, cause)
+}
+
+// withServer passes the server's own detail and hint on.
+func withServer(e *fault.Error, cause error) *fault.Error {
+	var pg *pgconn.PgError
+	if errors.As(cause, &pg) {
+		e.Detail, e.Hint = pg.Detail, pg.Hint
+	}
+	return e
+}
+
+// meets counts the rows that a change meets now, after its transaction was rolled back; −1 if that cannot be told.
+func (a *Applier) meets(ctx context.Context, g *plan.Group, t *plan.Table, tuple int32) int {
+	if a.undo(ctx, "ROLLBACK") != nil {
+		return -1
+	}
+	where, isNull := a.whereOf(g, t, tuple)
+	b := a.s.conn.Batch(ctx)
+	b.Bind(a.s.name(b, t.CountKey(isNull)), len(where), binaryIn(g, tuple, where))
+	params(b, g, tuple, where)
+	b.Execute()
+	r, err := a.run(b)
+	if err != nil || r.Err != nil || len(r.Row) != 1 {
+		return -1
+	}
+	n, _ := strconv.Atoi(r.Row[0])
+	return n
+}
+
+// describeKey prints what finds a row as PostgreSQL does: (id, part)=(42, x).
+func (a *Applier) describeKey(g *plan.Group, t *plan.Table, tuple int32) string {
+	var names, values []string
+	for _, i := range t.FindColumns() {
+		names = append(names, t.Columns[i].Name)
+		kind, v := g.Value(tuple, i)
+		switch {
+		case kind == format.Null:
+			values = append(values, "null")
+		case kind == format.Binary:
+			values = append(values, fmt.Sprintf("\\x%x", v[:min(len(v), 40)]))
+		case len(v) > 80:
+			values = append(values, string(v[:80])+"…")
+		default:
+			values = append(values, string(v))
+		}
+	}
+	return "(" + strings.Join(names, ", ") + ")=(" + strings.Join(values, ", ") + ")"
+}
+
+// refusedCommit makes the error for a transaction whose changes are fine one by one.
+func (a *Applier) refusedCommit(g *plan.Group, first, next int32, lsn format.LSN, cause error) error {
+	e := fault.New(fault.Data, "could not commit the transaction with commit LSN %v: %w", lsn, cause)
+	var pg *pgconn.PgError
+	if !errors.As(cause, &pg) || pg.Code != "22012" {
+		return withServer(e, cause)
+	}
+	var keys []string
+	for i := first; i < next; i++ {
+		if _, t := g.Op(i); t != nil {
+			for _, k := range t.Deferrable {
+				keys = append(keys, fmt.Sprintf("%s (%s) of %s", k.Name, strings.Join(k.Columns, ", "), t))
+			}
+		}
+	}
+	if len(keys) == 0 {
+		return fault.New(fault.TryAgain, "the position of %v was moved by another process on the target", a.stream.Key).
+			WithHint("Only one pgapply may apply a slot's changes. Stop the other one.")
+	}
+	e.Err = fmt.Errorf("could not commit the transaction with commit LSN %v: two rows would have the same values in a deferrable unique constraint", lsn)
+	return e.WithDetail("Constraints of the tables that it changed: %s.", strings.Join(keys, "; ")).
+		WithHint("The target was written to by somebody else. Compare the rows on both sides: pgcutover verify.")
+}

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"context"
+	"os"
+	"strings"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/cli"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/apply"
+)
+
+func main() { os.Exit(cli.Main("pgapply", run)) }
+
+type flags struct {
+	Target    string           `placeholder:"URI" help:"The target database: a URI or keywords. Default: PGSLUICE_TARGET, else libpq's environment."`
+	Jobs      int              `placeholder:"N" default:"4" help:"How many indexes are built at the same time (4)."`
+	Rename    []string         `placeholder:"OLD=NEW" help:"Apply a schema, or a table given as schema.table, under another name."`
+	LogFormat string           `enum:"text,json" default:"text" placeholder:"FORMAT" help:"How messages are written to standard error: text or json."`
+	Version   kong.VersionFlag `help:"Print the version."`
+}
+
+func run(ctx context.Context, env *cli.Env) error {
+	var f flags
+	if _, err := env.Parse(&f, "Apply the streams on standard input, full loads and changes, to the target database."); err != nil {
+		return err
+	}
+	env.SetLogFormat(f.LogFormat)
+	in, err := env.Input()
+	if err != nil {
+		return err
+	}
+	r := &apply.Run{Server: pgdial.Target(f.Target, "pgapply"), Jobs: f.Jobs, Stop: env.Stop, Log: env.Log, Rename: make(map[string]string)}
+	if !cli.IsTerminal(env.Stdout) {
+		r.Lines = env.Stdout
+	}
+	for _, m := range f.Rename {
+		from, to, ok := strings.Cut(m, "=")
+		if !ok || from == "" || to == "" {
+			return fault.New(fault.Usage, "invalid --rename %q", m).WithHint("Write --rename old=new, or --rename schema.old=schema.new.")
+		}
+		r.Rename[from] = to
+	}
+	return r.Do(ctx, in)
+}

@@ -1,0 +1,328 @@
+// Package pgoutput turns the messages of PostgreSQL's output plugin pgoutput, protocol versions 1 to 4, into records of the stream.
+// It is a pure function of bytes and of the relations that it has seen: it knows no network and no time.
+package pgoutput
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// A Decoder decodes the messages of one replication session, in order. The records that it returns are its own, and valid with everything
+// they point to until the next call; values point into the message.
+type Decoder struct {
+	// CheckText makes text that is not UTF-8 a format.RawText: for sources that do not know the encoding of their text.
+	CheckText bool
+	// Skip tells which schemas' relations are left out, with all their changes.
+	Skip func(schema string) bool
+
+	relations map[uint32]*relation
+	block     bool // between stream-start and stream-stop
+
+	insert      format.Insert
+	update      format.Update
+	delete      format.Delete
+	begin       format.Begin
+	commit      format.Commit
+	truncate    format.Truncate
+	message     format.Message
+	streamStart format.StreamStart
+	streamStop  format.StreamStop
+	newTuple    format.Tuple
+	oldTuple    format.Tuple
+}
+
+// A relation is what the decoder must remember of one.
+type relation struct {
+	id      uint32
+	raw     []byte // the message, to notice when it is only repeated
+	columns int
+	skip    bool
+}
+
+// epoch is PostgreSQL's, 2000-01-01, in microseconds since 1970.
+const epoch = 946684800 * 1000000
+
+// Decode decodes one message. It returns nil for a message that the stream has no use for.
+func (d *Decoder) Decode(msg []byte) (rec format.Record, err error) {
+	if len(msg) == 0 {
+		return nil, errors.New("empty message")
+	}
+	c := &cursor{b: msg[1:]}
+	defer func() {
+		if err == nil && c.err != nil {
+			rec, err = nil, c.err
+		}
+		if err != nil {
+			err = fmt.Errorf("pgoutput message %q: %w", msg[0], err)
+		}
+	}()
+	switch msg[0] {
+	case 'I', 'U', 'D', 'T', 'R', 'M', 'Y':
+		var xid uint32
+		if d.block {
+			xid = c.uint32()
+		}
+		return d.inTransaction(msg[0], xid, c)
+	case 'B':
+		d.begin.CommitLSN, d.begin.Time, d.begin.XID = c.lsn(), c.time(), c.uint32()
+		return &d.begin, nil
+	case 'C':
+		c.byte() // flags, unused
+		d.commit.CommitLSN, d.commit.EndLSN, d.commit.Time = c.lsn(), c.lsn(), c.time()
+		return &d.commit, nil
+	case 'O':
+		return nil, nil
+	case 'S':
+		d.streamStart.XID, d.streamStart.First = c.uint32(), c.byte() == 1
+		d.block = true
+		return &d.streamStart, nil
+	case 'E':
+		d.block = false
+		return &d.streamStop, nil
+	case 'c':
+		r := &format.StreamCommit{XID: c.uint32()}
+		c.byte()
+		r.CommitLSN, r.EndLSN, r.Time = c.lsn(), c.lsn(), c.time()
+		return r, nil
+	case 'A':
+		r := &format.StreamAbort{XID: c.uint32(), SubXID: c.uint32()}
+		if len(c.b) >= 16 { // sent with streaming 'parallel' only
+			r.LSN, r.Time = c.lsn(), c.time()
+		}
+		return r, nil
+	}
+	return nil, errors.New("unknown kind of message")
+}
+
+func (d *Decoder) inTransaction(kind byte, xid uint32, c *cursor) (format.Record, error) {
+	switch kind {
+	case 'I':
+		r, err := d.relation(c)
+		if r == nil {
+			return nil, err
+		}
+		d.insert.XID = xid
+		d.insert.Relation = r.id
+		if t := c.byte(); t != 'N' {
+			return nil, fmt.Errorf("tuple %q", t)
+		}
+		d.newTuple = d.tuple(c, d.newTuple, r.columns)
+		d.insert.New = d.newTuple
+		return &d.insert, nil
+	case 'U':
+		r, err := d.relation(c)
+		if r == nil {
+			return nil, err
+		}
+		d.update.XID = xid
+		d.update.Relation = r.id
+		d.update.Old = nil
+		t := c.byte()
+		if t == 'K' || t == 'O' {
+			d.oldTuple = d.tuple(c, d.oldTuple, r.columns)
+			d.update.Old = d.oldTuple
+			t = c.byte()
+		}
+		if t != 'N' {
+			return nil, fmt.Errorf("tuple %q", t)
+		}
+		d.newTuple = d.tuple(c, d.newTuple, r.columns)
+		d.update.New = d.newTuple
+		return &d.update, nil
+	case 'D':
+		r, err := d.relation(c)
+		if r == nil {
+			return nil, err
+		}
+		d.delete.XID = xid
+		d.delete.Relation = r.id
+		if t := c.byte(); t != 'K' && t != 'O' {
+			return nil, fmt.Errorf("tuple %q", t)
+		}
+		d.oldTuple = d.tuple(c, d.oldTuple, r.columns)
+		d.delete.Old = d.oldTuple
+		return &d.delete, nil
+	case 'T':
+		n := c.uint32()
+		flags := c.byte()
+		d.truncate = format.Truncate{Relations: d.truncate.Relations[:0], Cascade: flags&1 != 0, RestartIdentity: flags&2 != 0, XID: xid}
+		for ; n > 0 && c.err == nil; n-- {
+			r, err := d.relation(c)
+			if err != nil {
+				return nil, err
+			}
+			if r != nil {
+				d.truncate.Relations = append(d.truncate.Relations, r.id)
+			}
+		}
+		if len(d.truncate.Relations) == 0 {
+			return nil, nil
+		}
+		return &d.truncate, nil
+	case 'M':
+		flags := c.byte()
+		d.message = format.Message{Transactional: flags&1 != 0, LSN: c.lsn(), Prefix: c.cstring(), XID: xid}
+		d.message.Content = c.bytes(c.uint32())
+		if !d.message.Transactional {
+			d.message.XID = 0
+		}
+		return &d.message, nil
+	case 'R':
+		return d.describe(c)
+	}
+	return nil, nil // 'Y', type names: the catalog is asked for them
+}
+
+// relation takes a relation's OID. It returns nil if the relation is to be skipped.
+func (d *Decoder) relation(c *cursor) (*relation, error) {
+	id := c.uint32()
+	r := d.relations[id]
+	switch {
+	case c.err != nil:
+		return nil, c.err
+	case r == nil:
+		return nil, fmt.Errorf("relation with OID %d was not described", id)
+	case r.skip:
+		return nil, nil
+	}
+	return r, nil
+}
+
+func (d *Decoder) describe(c *cursor) (format.Record, error) {
+	raw := c.b
+	r := &format.Relation{ID: c.uint32(), Schema: string(c.cstring()), Name: string(c.cstring()), ReplicaIdentity: string(rune(c.byte()))}
+	if r.Schema == "" {
+		r.Schema = "pg_catalog"
+	}
+	for n := c.uint16(); n > 0 && c.err == nil; n-- {
+		flags := c.byte()
+		r.Columns = append(r.Columns, format.Column{Key: flags&1 != 0, Name: string(c.cstring()), OID: c.uint32(), TypeMod: int32(c.uint32())})
+	}
+	if c.err != nil {
+		return nil, c.err
+	}
+	if old := d.relations[r.ID]; old != nil && bytes.Equal(old.raw, raw) {
+		return nil, nil
+	}
+	if d.relations == nil {
+		d.relations = make(map[uint32]*relation)
+	}
+	skip := d.Skip != nil && d.Skip(r.Schema)
+	d.relations[r.ID] = &relation{id: r.ID, raw: slices.Clone(raw), columns: len(r.Columns), skip: skip}
+	if skip {
+		return nil, nil
+	}
+	return r, nil
+}
+
+func (d *Decoder) tuple(c *cursor, t format.Tuple, columns int) format.Tuple {
+	t = t[:0]
+	n := int(c.uint16())
+	if n != columns && c.err == nil {
+		c.fail(fmt.Errorf("tuple of %d columns, the relation has %d", n, columns))
+	}
+	for ; n > 0 && c.err == nil; n-- {
+		switch k := c.byte(); k {
+		case 't':
+			b := c.bytes(c.uint32())
+			if d.CheckText {
+				t = append(t, format.TextValue(b))
+			} else {
+				t = append(t, format.Value{Kind: format.Text, Data: b})
+			}
+		case 'n':
+			t = append(t, format.Value{})
+		case 'u':
+			t = append(t, format.Value{Kind: format.Unchanged})
+		case 'b':
+			t = append(t, format.Value{Kind: format.Binary, Data: c.bytes(c.uint32())})
+		default:
+			c.fail(fmt.Errorf("column of kind %q", k))
+		}
+	}
+	return t
+}
+
+// A cursor cuts values from the front of a message. It is sticky: after the first error everything is zero.
+type cursor struct {
+	b   []byte
+	err error
+}
+
+var errShort = errors.New("message ends too early")
+
+func (c *cursor) fail(err error) {
+	if c.err == nil {
+		c.err = err
+	}
+	c.b = nil
+}
+
+func (c *cursor) bytes(n uint32) []byte {
+	if uint64(len(c.b)) < uint64(n) {
+		c.fail(errShort)
+		return nil
+	}
+	s := c.b[:n:n]
+	c.b = c.b[n:]
+	return s
+}
+
+func (c *cursor) byte() byte {
+	if len(c.b) < 1 {
+		c.fail(errShort)
+		return 0
+	}
+	v := c.b[0]
+	c.b = c.b[1:]
+	return v
+}
+
+func (c *cursor) uint16() uint16 {
+	if len(c.b) < 2 {
+		c.fail(errShort)
+		return 0
+	}
+	v := binary.BigEndian.Uint16(c.b)
+	c.b = c.b[2:]
+	return v
+}
+
+func (c *cursor) uint32() uint32 {
+	if len(c.b) < 4 {
+		c.fail(errShort)
+		return 0
+	}
+	v := binary.BigEndian.Uint32(c.b)
+	c.b = c.b[4:]
+	return v
+}
+
+func (c *cursor) uint64() uint64 {
+	if len(c.b) < 8 {
+		c.fail(errShort)
+		return 0
+	}
+	v := binary.BigEndian.Uint64(c.b)
+	c.b = c.b[8:]
+	return v
+}
+
+func (c *cursor) lsn() format.LSN   { return format.LSN(c.uint64()) }
+func (c *cursor) time() format.Time { return format.Time(int64(c.uint64()) + epoch) }
+
+func (c *cursor) cstring() []byte {
+	i := bytes.IndexByte(c.b, 0)
+	if i < 0 {
+		c.fail(errShort)
+		return nil
+	}
+	s := c.b[:i:i]
+	c.b = c.b[i+1:]
+	return s
+}

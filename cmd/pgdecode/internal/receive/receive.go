@@ -1,0 +1,491 @@
+// Package receive holds the replication session: it starts it, keeps it alive, tells the server what the target has made durable, and
+// starts it again when it breaks. What the messages mean is pgoutput's business.
+package receive
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/cli"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/pgdecode/internal/pgoutput"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// A Receiver reads a slot's changes into a stream.
+type Receiver struct {
+	Server       pgdial.Server
+	Slot         string
+	Publications []string
+	Until        format.LSN        // end at the first transaction boundary at or after it; 0: never
+	Confirmed    func() format.LSN // what may be acknowledged; 0: nothing yet
+	Stop         <-chan struct{}   // come to an end at the next transaction boundary
+	Log          *slog.Logger
+
+	identity  slot.Identity
+	start     format.LSN // of the slot
+	position  format.LSN // everything up to here has been written
+	announced bool       // the first header has been written
+}
+
+const (
+	// tick is how often an idle session looks after itself: it is what a dead reader of the pipe, a signal and a moved WAL position
+	// wait for at most.
+	tick = 200 * time.Millisecond
+	// statusEvery keeps the server from giving us up: a tenth of the shortest wal_sender_timeout met in practice (30 s) is 3 s.
+	statusEvery = 3 * time.Second
+	// progressEvery bounds the progress records of an idle source.
+	progressEvery = 200 * time.Millisecond
+	// behindBy is how old a commit must be, by the server's own clock, for throughput to count more than latency.
+	behindBy = 100 * time.Millisecond
+)
+
+// Run writes a stream to w until Until is reached (the end record then says complete), Stop is closed (it says stopped, and the error is
+// cli.ErrStopped), or something fails for good. A session that breaks is started again, with a new header in the stream.
+func (r *Receiver) Run(ctx context.Context, w *format.Writer) error {
+	const firstDelay, lastDelay = 200 * time.Millisecond, 30 * time.Second
+	delay := firstDelay
+	var down time.Time // since when there has been no session
+	for {
+		began := r.position
+		err := r.session(ctx, w, func() {
+			if !down.IsZero() {
+				r.Log.Info(fmt.Sprintf("connected to the source again after %v, going on after LSN %v", time.Since(down).Round(time.Millisecond), r.position))
+				down = time.Time{}
+			}
+		})
+		if err == nil || errors.Is(err, cli.ErrStopped) || ctx.Err() != nil || !r.retryable(err) {
+			return err
+		}
+		if r.position > began {
+			delay = firstDelay
+		}
+		if down.IsZero() {
+			down = time.Now()
+			r.Log.Warn(err.Error() + "; trying again")
+		}
+		if time.Since(down) > giveUpAfter {
+			return err
+		}
+		select {
+		case <-time.After(delay):
+		case <-r.Stop:
+			return r.end(w, format.Stopped)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		delay = min(2*delay, lastDelay)
+	}
+}
+
+// giveUpAfter is when a source that stays away becomes the supervisor's problem: longer than a managed service's failover takes.
+const giveUpAfter = 5 * time.Minute
+
+// retryable reports whether a new session may cure err. Before the first header the caller is told at once, except that the slot may
+// still be in use by the walsender of a process that was killed a moment ago.
+func (r *Receiver) retryable(err error) bool {
+	if fault.StatusOf(err) != fault.TryAgain || errors.Is(err, syscall.EPIPE) {
+		return false
+	}
+	return r.announced || slotInUse(err)
+}
+
+func (r *Receiver) session(ctx context.Context, w *format.Writer, connected func()) error {
+	types, err := r.inspect(ctx)
+	if err != nil {
+		return err
+	}
+	pg, gulp, err := r.Server.ConnectRaw(ctx, true)
+	if err != nil {
+		return err
+	}
+	if err := r.identify(ctx, pg); err != nil {
+		_ = pg.Close(ctx)
+		return err
+	}
+	conn, err := pgwire.Hijack(pg)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := r.startReplication(ctx, conn); err != nil {
+		return err
+	}
+	connected()
+	header := r.identity.Header(format.Changes)
+	header.Producer = "pgdecode " + cli.Version()
+	header.Created = format.TimeOf(time.Now())
+	header.Slot, header.Publications = r.Slot, r.Publications
+	header.StartLSN = max(r.start, r.position)
+	if err := write(w, header); err != nil {
+		return err
+	}
+	r.announced = true
+	r.position = header.StartLSN
+
+	s := &session{Receiver: r, conn: conn, gulp: gulp, w: w, types: types, ask: make(chan struct{}, 1)}
+	s.decoder.CheckText = r.identity.Encoding == "SQL_ASCII"
+	s.decoder.Skip = func(schema string) bool { return schema == "pgsluice" }
+	s.received.Store(uint64(r.position))
+	status, stopStatus := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.sendStatus(status)
+	}()
+	// The last status must be out before the connection is closed.
+	defer func() { stopStatus(); <-done }()
+	return s.run(ctx)
+}
+
+// inspect checks on an ordinary session that the slot can be used, and reads the names of types.
+func (r *Receiver) inspect(ctx context.Context) (map[uint32]string, error) {
+	c, err := r.Server.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close(ctx)
+	id, err := slot.Identify(ctx, c)
+	if err != nil {
+		return nil, r.Server.Explain(err)
+	}
+	if !r.announced {
+		r.identity = id
+	}
+	info, err := slot.Get(ctx, c, r.Slot)
+	if err != nil {
+		return nil, r.Server.Explain(err)
+	}
+	if err := info.Usable(r.Slot, id.Database); err != nil {
+		return nil, err
+	}
+	if r.announced && info.Confirmed > r.position {
+		// A slot that was moved past what we have written: something is missing, and only a gap in the header would tell.
+		return nil, fault.New(fault.Unavailable, "slot %q was moved to LSN %v, past %v up to where changes were read", r.Slot, info.Confirmed, r.position).
+			WithHint("Somebody else used the slot. The changes between are lost to this stream; a new full load is needed.")
+	}
+	r.start = info.Confirmed
+	if r.Publications, err = slot.RequirePublications(ctx, c, r.Publications); err != nil {
+		return nil, r.Server.Explain(err)
+	}
+	types, err := catalog.TypeNames(ctx, c)
+	return types, r.Server.Explain(err)
+}
+
+func (r *Receiver) startReplication(ctx context.Context, conn *pgwire.Conn) error {
+	sql := slot.StartCommand(r.identity.Version, r.Slot, r.position, r.Publications)
+	deadline := time.Now().Add(releaseTimeout)
+	for {
+		err := conn.CopyBoth(ctx, sql)
+		if err == nil {
+			return nil
+		}
+		err = r.Server.Explain(err)
+		if !slotInUse(err) || time.Now().After(deadline) {
+			if slotInUse(err) {
+				return fault.New(fault.TryAgain, "slot %q is in use by another session: %w", r.Slot, err).
+					WithHint("Is another pgdecode running? On the source: SELECT * FROM pg_replication_slots WHERE slot_name = '%s'", r.Slot)
+			}
+			return err
+		}
+		select {
+		case <-time.After(tick):
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-r.Stop:
+			return cli.ErrStopped
+		}
+	}
+}
+
+// releaseTimeout is how long the server may take to notice that the process which used the slot before is gone.
+const releaseTimeout = 10 * time.Second
+
+func write(w *format.Writer, rec format.Record) error {
+	if err := w.Write(rec); err != nil {
+		return writeError(err)
+	}
+	return nil
+}
+
+func writeError(err error) error {
+	if errors.Is(err, syscall.EPIPE) {
+		return fault.New(fault.TryAgain, "could not write the stream: %w", err).
+			WithDetail("The program that reads it has gone; its own message says why.")
+	}
+	return fault.New(fault.Failed, "could not write the stream: %w", err)
+}
+
+// end writes the end record.
+func (r *Receiver) end(w *format.Writer, reason string) error {
+	if r.announced {
+		if _, err := w.End(reason, r.position); err != nil {
+			return writeError(err)
+		}
+	}
+	if reason == format.Stopped {
+		return cli.ErrStopped
+	}
+	return nil
+}
+
+// A session is one replication session.
+type session struct {
+	*Receiver
+	conn    *pgwire.Conn
+	gulp    *pgdial.Gulp
+	w       *format.Writer
+	types   map[uint32]string
+	decoder pgoutput.Decoder
+
+	received atomic.Uint64 // everything up to here has been taken from the server
+	ask      chan struct{} // the server wants a status
+
+	skipping bool       // the open transaction was written in an earlier session
+	serverAt format.LSN // newest WAL position that the server has told; everything before it has been sent
+	serverT  format.Time
+	told     time.Time // of the last progress record
+}
+
+func (s *session) run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { _ = s.conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var wakeAt time.Time
+	for {
+		if s.conn.Waiting() {
+			if done, err := s.idle(); done || err != nil {
+				return err
+			}
+			// The deadline is only moved when it has passed: it makes a tick, and moving it costs system calls.
+			if now := time.Now(); now.After(wakeAt) {
+				wakeAt = now.Add(tick)
+				_ = s.conn.SetReadDeadline(wakeAt)
+			}
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		msg, err := s.conn.Receive()
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			wakeAt = time.Time{}
+			continue
+		case errors.Is(err, pgwire.ErrEnded):
+			return fault.New(fault.TryAgain, "source: %w", err)
+		case err != nil:
+			return s.Server.Explain(err)
+		}
+		done, err := s.handle(msg)
+		if done || err != nil {
+			return err
+		}
+	}
+}
+
+// idle is called when the server has sent nothing more for the moment: what was decoded must not wait in our buffer.
+func (s *session) idle() (done bool, err error) {
+	if err := s.progress(false); err != nil {
+		return false, err
+	}
+	if done, err := s.boundary(); done || err != nil {
+		return done, err
+	}
+	if s.w.Buffered() > 0 {
+		if err := s.w.Flush(); err != nil {
+			return false, writeError(err)
+		}
+	}
+	return false, nil
+}
+
+// boundary ends the stream if that is wanted and no transaction is open.
+func (s *session) boundary() (done bool, err error) {
+	if s.w.InTransaction() || s.skipping {
+		return false, nil
+	}
+	select {
+	case <-s.Stop:
+		return true, s.finish(format.Stopped)
+	default:
+	}
+	if s.Until != 0 && s.position >= s.Until {
+		return true, s.finish(format.Complete)
+	}
+	return false, nil
+}
+
+// finish writes the end record and gives the target a moment to make durable what it has, so that the slot learns of it.
+func (s *session) finish(reason string) error {
+	err := s.end(s.w, reason)
+	if err != nil && !errors.Is(err, cli.ErrStopped) || s.Confirmed == nil {
+		return err
+	}
+	for deadline := time.Now().Add(confirmTimeout); time.Now().Before(deadline) && s.Confirmed() < s.position; {
+		time.Sleep(tick / 10)
+	}
+	return err
+}
+
+// confirmTimeout bounds the wait for the last confirmation. Nothing is lost without it: the slot stays a little behind.
+const confirmTimeout = 5 * time.Second
+
+// progress writes a progress record if the server's position has moved past everything that was written, often enough or at once.
+func (s *session) progress(now bool) error {
+	if s.serverAt <= s.position || s.w.InTransaction() || s.skipping || !now && time.Since(s.told) < progressEvery {
+		return nil
+	}
+	s.position = s.serverAt
+	s.told = time.Now()
+	return write(s.w, &format.Progress{LSN: s.position, Time: s.serverT})
+}
+
+func (s *session) handle(msg []byte) (done bool, err error) {
+	switch {
+	case len(msg) == 18 && msg[0] == 'k':
+		s.serverAt = format.LSN(binary.BigEndian.Uint64(msg[1:]))
+		s.serverT = serverTime(msg[9:])
+		if !s.w.InTransaction() {
+			s.received.Store(max(s.received.Load(), uint64(s.serverAt)))
+		}
+		if wantsReply := msg[17] == 1; wantsReply {
+			select {
+			case s.ask <- struct{}{}:
+			default:
+			}
+			// A server that shuts down asks again and again until what it has sent is confirmed.
+			if err := s.progress(true); err != nil {
+				return false, err
+			}
+		}
+		return s.boundary()
+	case len(msg) > 25 && msg[0] == 'w':
+		rec, err := s.decoder.Decode(msg[25:])
+		if err != nil {
+			return false, fault.New(fault.Failed, "could not decode a change near LSN %v: %w", format.LSN(binary.BigEndian.Uint64(msg[1:])), err)
+		}
+		return s.record(rec, msg)
+	}
+	return false, fmt.Errorf("unexpected replication message %q of %d bytes", msg[0], len(msg))
+}
+
+// record writes one record, unless its transaction was written in an earlier session.
+func (s *session) record(rec format.Record, msg []byte) (done bool, err error) {
+	switch r := rec.(type) {
+	case nil:
+		return false, nil
+	case *format.Begin:
+		s.gulp.SetBehind(serverTime(msg[17:]).Time().Sub(r.Time.Time()) > behindBy)
+		if s.skipping = r.CommitLSN < s.position; s.skipping {
+			return false, nil
+		}
+	case *format.Commit:
+		if s.skipping {
+			s.skipping = false
+			return false, nil
+		}
+		return s.committed(rec, r.EndLSN)
+	case *format.StreamCommit:
+		return s.committed(rec, r.EndLSN)
+	case *format.StreamStart:
+		s.gulp.SetBehind(true)
+	case *format.Relation:
+		for i := range r.Columns {
+			r.Columns[i].Type = s.types[r.Columns[i].OID]
+		}
+		return false, write(s.w, rec)
+	}
+	if s.skipping {
+		return false, nil
+	}
+	return false, write(s.w, rec)
+}
+
+func (s *session) committed(rec format.Record, end format.LSN) (done bool, err error) {
+	if err := write(s.w, rec); err != nil {
+		return false, err
+	}
+	s.position = end
+	s.received.Store(uint64(end))
+	return s.boundary()
+}
+
+// serverTime reads the server's clock from a replication message: microseconds since 2000.
+func serverTime(b []byte) format.Time {
+	return format.Time(int64(binary.BigEndian.Uint64(b)) + 946684800*1000000)
+}
+
+// sendStatus tells the server what has been received and what is durable, often enough for it not to give us up. It never waits for the
+// stream's reader: a full pipe must not cost the connection.
+func (s *session) sendStatus(ctx context.Context) {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	var last format.LSN
+	var sent time.Time
+	for {
+		stopping := false
+		asked := false
+		select {
+		case <-ctx.Done():
+			stopping = true
+		case <-s.ask:
+			asked = true
+		case <-ticker.C:
+		}
+		var durable format.LSN
+		if s.Confirmed != nil {
+			durable = s.Confirmed()
+		}
+		if asked || stopping || durable != last || time.Since(sent) >= statusEvery {
+			if s.conn.SendCopyData(status(format.LSN(s.received.Load()), durable)) != nil {
+				return // Receive meets the same error, and reports it
+			}
+			last, sent = durable, time.Now()
+		}
+		if stopping {
+			return
+		}
+	}
+}
+
+// status makes a standby status update. All three positions are always set: of a flush position of zero the server only learns that
+// nothing is durable, which is true.
+func status(received, durable format.LSN) []byte {
+	b := make([]byte, 0, 34)
+	b = append(b, 'r')
+	b = binary.BigEndian.AppendUint64(b, uint64(received))
+	b = binary.BigEndian.AppendUint64(b, uint64(durable))
+	b = binary.BigEndian.AppendUint64(b, uint64(durable))
+	b = binary.BigEndian.AppendUint64(b, uint64(time.Now().UnixMicro()-946684800*1000000))
+	return append(b, 0)
+}
+
+func slotInUse(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "55006"
+}
+
+// identify checks that a new session reaches the same source.
+func (r *Receiver) identify(ctx context.Context, pg *pgconn.PgConn) error {
+	id := r.identity
+	if err := id.IdentifySystem(ctx, pg); err != nil {
+		return r.Server.Explain(err)
+	}
+	if r.announced && id.SystemID != r.identity.SystemID {
+		return fault.New(fault.Unavailable, "the source has become another server: its system identifier was %s and is now %s", r.identity.SystemID, id.SystemID)
+	}
+	r.identity = id
+	return nil
+}

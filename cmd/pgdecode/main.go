@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/cli"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/pgdecode/internal/receive"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+func main() { os.Exit(cli.Main("pgdecode", run)) }
+
+type flags struct {
+	Source        string           `placeholder:"URI" help:"The source database: a URI or keywords. Default: PGSLUICE_SOURCE, else libpq's environment."`
+	Slot          string           `required:"" placeholder:"NAME" help:"The replication slot to read."`
+	Publication   []string         `placeholder:"NAME" help:"The publications to decode. Default: the one with the slot's name."`
+	ConfirmFrom   string           `placeholder:"FILE" help:"Acknowledge to the slot what pgapply has printed into this file or FIFO. Without it nothing is acknowledged, and the source keeps its WAL."`
+	Until         string           `placeholder:"LSN|now" help:"End at the first transaction boundary at or after this LSN. Default: never."`
+	ForceTerminal bool             `help:"Write the stream even to a terminal."`
+	LogFormat     string           `enum:"text,json" default:"text" placeholder:"FORMAT" help:"How messages are written to standard error: text or json."`
+	Version       kong.VersionFlag `help:"Print the version."`
+}
+
+func run(ctx context.Context, env *cli.Env) error {
+	var f flags
+	if _, err := env.Parse(&f, "Write the changes of a replication slot as a stream to standard output."); err != nil {
+		return err
+	}
+	env.SetLogFormat(f.LogFormat)
+	if err := slot.CheckName(f.Slot); err != nil {
+		return err
+	}
+	out, err := env.Output(f.ForceTerminal)
+	if err != nil {
+		return err
+	}
+	r := &receive.Receiver{Server: pgdial.Source(f.Source, "pgdecode"), Slot: f.Slot, Publications: f.Publication, Stop: env.Stop, Log: env.Log}
+	if len(r.Publications) == 0 {
+		r.Publications = []string{f.Slot}
+	}
+	if r.Until, err = until(ctx, r.Server, f.Until); err != nil {
+		return err
+	}
+	if f.ConfirmFrom != "" {
+		following, stop := context.WithCancel(ctx)
+		defer stop()
+		var c confirmation
+		if err := c.follow(following, f.ConfirmFrom); err != nil {
+			return err
+		}
+		r.Confirmed = c.LSN
+	} else {
+		env.Log.Info("nothing is acknowledged without --confirm-from: the source keeps the WAL of slot " + f.Slot)
+	}
+	return r.Run(ctx, format.NewWriter(out))
+}
+
+// until understands --until. "now" is a position that is written to the WAL, so that everything that was committed before, also
+// asynchronously, is before it.
+func until(ctx context.Context, source pgdial.Server, s string) (format.LSN, error) {
+	if s == "" {
+		return 0, nil
+	}
+	if s != "now" {
+		lsn, err := format.ParseLSN(s)
+		if err != nil {
+			return 0, fault.New(fault.Usage, "--until: %w", err)
+		}
+		return lsn, nil
+	}
+	c, err := source.Connect(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close(ctx)
+	lsn, err := slot.Now(ctx, c)
+	return lsn, source.Explain(err)
+}
