@@ -12,7 +12,7 @@ import (
 )
 
 // The targets that fuzz streams as a whole; those of single decoders are in fuzz_internal_test.go. Seeds are the vectors.
-// go test ./format -run '^$' -fuzz FuzzReader -parallel 1
+// go test ./format -run '^$' -fuzz FuzzReader -fuzzminimizetime 10x
 
 func addVectors(f *testing.F) {
 	for _, v := range vectors(f) {

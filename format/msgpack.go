@@ -7,8 +7,8 @@ import (
 )
 
 // The frequent records are written and read by the few functions below: they append to and cut from a byte slice,
-// so that a record costs no allocation and no interface call per value. The rare records, which are maps, go
-// through the msgpack library (maps.go).
+// so that a record costs no allocation and no interface call per value. The rare records, which are maps, are
+// written by the msgpack library, and read by these functions too (maps.go).
 
 func appendUint(b []byte, v uint64) []byte {
 	switch {

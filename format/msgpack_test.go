@@ -278,7 +278,7 @@ func TestFamilies(t *testing.T) {
 
 // Skip must take as much as the library takes, of values of every family, and notice every cut.
 func TestSkip(t *testing.T) {
-	values := []any{nil, true, false, 0, 127, 128, 255, 256, 65535, 65536, uint64(math.MaxUint64), -1, -32, -33, -128, -129, -32769, math.MinInt64,
+	values := []any{nil, true, false, 0, 127, 128, 255, 256, 65535, 65536, uint64(math.MaxUint64), -1, -32, -33, -128, -129, -32769, int64(math.MinInt64),
 		float32(1.5), 1.5, "", strings.Repeat("s", 31), strings.Repeat("s", 32), strings.Repeat("s", 256), strings.Repeat("s", 65536),
 		[]byte{}, make([]byte, 255), make([]byte, 256), make([]byte, 65536),
 		[]any{}, make([]any, 15), make([]any, 16), make([]any, 65536), []any{1, []any{"a", nil}, map[string]any{"k": []any{}}},

@@ -111,7 +111,9 @@ func TestOrderOfKinds(t *testing.T) {
 	for _, test := range tests {
 		for place, before := range places {
 			allowed := strings.Contains(" "+test.places+" ", " "+place+" ")
-			checkOrder(t, fmt.Sprintf("%s %.100v in %s", test.rec.Kind(), test.rec, place), after(before, test.rec), allowed)
+			if !checkOrder(t, place, after(before, test.rec), allowed) {
+				t.Logf("that was %.200s", formatRecord(test.rec))
+			}
 		}
 	}
 }
@@ -197,8 +199,14 @@ func TestOrderOfSequences(t *testing.T) {
 }
 
 // checkOrder checks that the last of the records is accepted or refused, by Writer and by Reader.
-func checkOrder(t *testing.T, name string, recs []format.Record, allowed bool) {
+func checkOrder(t *testing.T, name string, recs []format.Record, allowed bool) (ok bool) {
 	t.Helper()
+	ok = true
+	fail := func(who string, got any) {
+		t.Helper()
+		ok = false
+		t.Errorf("%s: %v record, %s: %v", who, recs[len(recs)-1].Kind(), name, got)
+	}
 	n := len(recs) - 1
 	w := format.NewWriter(new(bytes.Buffer))
 	for _, rec := range recs[:n] {
@@ -207,15 +215,16 @@ func checkOrder(t *testing.T, name string, recs []format.Record, allowed bool) {
 	err := w.Write(recs[n])
 	var refused *format.OrderError
 	if (err == nil) != allowed || !allowed && (!errors.As(err, &refused) || refused.Kind != recs[n].Kind()) {
-		t.Errorf("writer: %s: %v", name, err)
+		fail("writer", err)
 	}
 	got, err := readBytes(unchecked(t, recs...))
 	if allowed && len(got) != n+1 || !allowed && (len(got) != n || n > 0 && !errors.Is(err, format.ErrCorrupt) || n == 0 && !errors.Is(err, format.ErrNotStream)) {
-		t.Errorf("reader: %s: %d records, %v", name, len(got), err)
+		fail("reader", fmt.Sprint(len(got), " records, ", err))
 	}
 	if !allowed && n > 0 && (!errors.As(err, &refused) || refused.Kind != recs[n].Kind()) {
-		t.Errorf("reader: %s: %v does not say why", name, err)
+		fail("reader, which does not say why", err)
 	}
+	return ok
 }
 
 // unchecked makes a stream of records that Writer may refuse.
