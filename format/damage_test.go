@@ -66,6 +66,7 @@ func TestTornAtEveryByte(t *testing.T) {
 					in.Seek(0, io.SeekStart)
 					whole := wholeFrames(b, n)
 					r := format.NewReader(reader)
+					r.AcceptTorn()
 					var got []format.Record
 					for rec, err := r.Next(); err != io.EOF; rec, err = r.Next() {
 						if err != nil {

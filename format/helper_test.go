@@ -97,6 +97,7 @@ func write(tb testing.TB, recs ...format.Record) []byte {
 func read(in io.Reader) ([]format.Record, error) {
 	var recs []format.Record
 	r := format.NewReader(in)
+	r.AcceptTorn()
 	for {
 		rec, err := r.Next()
 		if errors.Is(err, io.EOF) {

@@ -76,6 +76,7 @@ func TestMemoryIsBounded(t *testing.T) {
 // drain reads a stream without keeping anything.
 func drain(in io.Reader) error {
 	r := format.NewReader(in)
+	r.AcceptTorn()
 	for {
 		if _, err := r.Next(); err != nil {
 			return err
@@ -148,6 +149,7 @@ func TestMemoryOfManyRelations(t *testing.T) {
 		in.Write(frame(format.KindRelation, object("id", i+1, "name", strings.Repeat("n", 200))))
 	}
 	r := format.NewReader(&in)
+	r.AcceptTorn()
 	runtime.GC()
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)

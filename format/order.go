@@ -13,6 +13,7 @@ type order struct {
 	parts     map[uint32]*CopyEnd // open parts and their totals so far
 	streamed  map[uint32]bool     // transactions in progress that have been sent in part
 	xid       uint32              // of the open transaction
+	commit    LSN                 // of the open transaction
 	end       End                 // totals so far; Frames counts all frames before the next one
 }
 
@@ -62,10 +63,13 @@ func (o *order) step(rec Record) error {
 		if o.state != between {
 			return o.refuse(k, "not outside of a transaction")
 		}
-		o.state, o.xid = inTx, r.XID
+		o.state, o.xid, o.commit = inTx, r.XID, r.CommitLSN
 	case *Commit:
 		if o.state != inTx {
 			return o.refuse(k, "not in a transaction")
+		}
+		if r.CommitLSN != o.commit {
+			return o.refuse(k, "commit LSN %v, its begin had %v", r.CommitLSN, o.commit)
 		}
 		return o.committed(k, r.EndLSN)
 	case *CopyData:

@@ -35,6 +35,7 @@ type Reader struct {
 	err   error
 	long  []byte // pieces of a long record
 	limit int    // of a record's body
+	tears bool   // within frames are accepted
 
 	// The records that Next returns pointers to.
 	insert      Insert
@@ -56,6 +57,12 @@ type Reader struct {
 
 // NewReader returns a Reader on r. It reads ahead by up to a megabyte.
 func NewReader(r io.Reader) *Reader { return &Reader{r: r, limit: maxRecord} }
+
+// AcceptTorn makes the Reader accept a header of the same stream within the bytes of a frame that was torn, as when files are joined of which
+// the first was cut off by a crash. Without it, a header may follow an unfinished stream only where a frame ends. It is not the
+// default because values may be made to look like a header: whoever can write a value in binary format into a database could then,
+// should the stream be torn right there, have the rest of that value read as records.
+func (r *Reader) AcceptTorn() { r.tears = true }
 
 // Next returns the next record. At the end of the input, after an end record, it returns io.EOF.
 //
@@ -226,7 +233,7 @@ func afterMagic(body []byte) ([]byte, bool) {
 // resync is called when there is no good frame at pos. If what stands there is a frame that was torn, followed within the bytes that it
 // claims by a good header that continues the stream, resync moves to that header.
 func (r *Reader) resync(cause error) (frameHead, []byte, error) {
-	if !errors.Is(cause, ErrCorrupt) && !errors.Is(cause, ErrTruncated) && cause != ErrNotStream {
+	if !r.tears || !errors.Is(cause, ErrCorrupt) && !errors.Is(cause, ErrTruncated) && cause != ErrNotStream {
 		return frameHead{}, nil, cause
 	}
 	claimed := headMax

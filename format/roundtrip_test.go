@@ -92,7 +92,7 @@ func roundTrips() map[string][]format.Record {
 		"large-object":     after(load, &format.LargeObject{}, &format.LargeObject{OID: math.MaxUint32, Offset: math.MaxUint64, Data: []byte(long)}),
 		"begin, zero":      after(changes, &format.Begin{}),
 		"begin, max":       after(changes, &format.Begin{XID: maxXID, CommitLSN: maxLSN, Time: maxTime}),
-		"commit, max":      after(tx, &format.Commit{CommitLSN: maxLSN, EndLSN: maxLSN, Time: minTime}),
+		"commit, max":      after(changes, &format.Begin{XID: 1, CommitLSN: maxLSN}, &format.Commit{CommitLSN: maxLSN, EndLSN: maxLSN, Time: minTime}),
 		"commit, least":    after(tx, &format.Commit{EndLSN: 101}),
 		"commit in repair": {&format.Header{StreamKind: format.Repair}, &format.Begin{}, &format.Commit{}},
 		"insert":           after(tx, &format.Insert{Relation: 1, New: values}),
