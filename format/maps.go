@@ -226,12 +226,5 @@ func (r *Sequence) validate() error {
 	return nil
 }
 
-// EncodeMsgpack and DecodeMsgpack make an LSN in a map a number. Without them the library would take its text form.
+// EncodeMsgpack makes an LSN in a map a number. Without it the msgpack library would take its text form.
 func (l LSN) EncodeMsgpack(enc *msgpack.Encoder) error { return enc.EncodeUint(uint64(l)) }
-
-// DecodeMsgpack decodes what EncodeMsgpack wrote.
-func (l *LSN) DecodeMsgpack(dec *msgpack.Decoder) error {
-	v, err := dec.DecodeUint64()
-	*l = LSN(v)
-	return err
-}

@@ -121,6 +121,7 @@ func TestOrderOfKinds(t *testing.T) {
 // What the records before have changed about what may come.
 func TestOrderOfSequences(t *testing.T) {
 	begin := func(lsn format.LSN) format.Record { return &format.Begin{XID: 7, CommitLSN: lsn} }
+	finish := func(end format.LSN) format.Record { return &format.Commit{CommitLSN: 200, EndLSN: end} } // of the place "tx"
 	commit := func(end format.LSN) format.Record { return &format.Commit{CommitLSN: end - 1, EndLSN: end} }
 	insert := func(n int) format.Record { return &format.Insert{Relation: 1, New: make(format.Tuple, n)} }
 	end := func(frames uint64) format.Record { return &format.End{Reason: format.Stopped, Frames: frames} }
@@ -151,19 +152,20 @@ func TestOrderOfSequences(t *testing.T) {
 		{"a part with a row less", "part", []format.Record{data, &format.CopyEnd{Part: 1, Rows: 1, Bytes: 4}}, false},
 		{"a part with a byte more", "part", []format.Record{data, &format.CopyEnd{Part: 1, Rows: 2, Bytes: 5}}, false},
 		{"begin in a transaction", "tx", []format.Record{begin(300)}, false},
-		{"a second commit", "tx", []format.Record{commit(210), commit(220)}, false},
-		{"ascending end LSNs", "tx", []format.Record{commit(210), begin(219), commit(220)}, true},
-		{"equal end LSNs", "tx", []format.Record{commit(210), begin(209), commit(210)}, false},
-		{"descending end LSNs", "tx", []format.Record{commit(210), begin(208), commit(209)}, false},
-		{"end LSN equals start LSN", "tx", []format.Record{commit(100)}, false},
-		{"end LSN just after start LSN", "tx", []format.Record{commit(101)}, true},
+		{"a second commit", "tx", []format.Record{finish(210), commit(220)}, false},
+		{"ascending end LSNs", "tx", []format.Record{finish(210), begin(219), commit(220)}, true},
+		{"equal end LSNs", "tx", []format.Record{finish(210), begin(209), commit(210)}, false},
+		{"descending end LSNs", "tx", []format.Record{finish(210), begin(208), commit(209)}, false},
+		{"end LSN equals start LSN", "tx", []format.Record{finish(100)}, false},
+		{"end LSN just after start LSN", "tx", []format.Record{finish(101)}, true},
 		{"end LSN equals progress", "changes", []format.Record{&format.Progress{LSN: 210}, begin(209), commit(210)}, false},
 		{"end LSN just after progress", "changes", []format.Record{&format.Progress{LSN: 210}, begin(210), commit(211)}, true},
 		{"progress goes back", "changes", []format.Record{&format.Progress{LSN: 210}, &format.Progress{LSN: 205}}, true},
 		{"and counts for nothing", "changes", []format.Record{&format.Progress{LSN: 210}, &format.Progress{LSN: 205}, begin(207), commit(208)}, false},
 		{"end LSN of a streamed transaction", "blocks", []format.Record{&format.StreamCommit{XID: 7, EndLSN: 210}, begin(209), commit(210)}, false},
 		{"end LSN of a prepared transaction", "changes", []format.Record{&format.CommitPrepared{XID: 7, EndLSN: 210}, begin(209), commit(210)}, false},
-		{"no positions in repair", "repair", []format.Record{begin(0), commit(0), begin(0), commit(0)}, true},
+		{"no positions in repair", "repair", []format.Record{begin(0), &format.Commit{}, begin(0), &format.Commit{}}, true},
+		{"a commit of another transaction", "tx", []format.Record{commit(210)}, false},
 		{"a relation becomes narrow", "tx", []format.Record{insert(2), narrow, insert(0)}, true},
 		{"a relation has become narrow", "tx", []format.Record{insert(2), narrow, insert(2)}, false},
 		{"two relations in turn", "tx", []format.Record{insert(2), &format.Insert{Relation: 2}, insert(2)}, true},
@@ -185,7 +187,7 @@ func TestOrderOfSequences(t *testing.T) {
 		{"a second stream knows no relation", "changes", []format.Record{end(3), changeHeader(), begin(209), insert(2)}, false},
 		{"a second stream counts anew", "changes", []format.Record{end(3), changeHeader(), end(4)}, false},
 		{"a second stream of another source", "changes", []format.Record{end(3), &format.Header{StreamKind: format.Load, Database: "x"}}, true},
-		{"a second stream has its own positions", "tx", []format.Record{&format.Commit{CommitLSN: 200, EndLSN: 210}, end(5), changeHeader(), begin(209), commit(210)}, true},
+		{"a second stream has its own positions", "tx", []format.Record{finish(210), end(5), changeHeader(), begin(209), commit(210)}, true},
 		{"a commit of another transaction", "tx", []format.Record{&format.Commit{CommitLSN: 201, EndLSN: 210}}, false},
 		{"a second stream has no blocks", "blocks", []format.Record{end(5), changeHeader(), again}, false},
 		{"a continued stream", "tx", []format.Record{changeHeader(), relationT(), begin(209), insert(2), commit(210), end(5)}, true},
