@@ -94,6 +94,47 @@ func Lookup(ctx context.Context, c *pgx.Conn, schema, name string) (*Relation, e
 	return &r, err
 }
 
+// LookupAll reads kind and columns (number, name, type, generated, identity) of many tables at once, without their keys.
+func LookupAll(ctx context.Context, c *pgx.Conn, names [][2]string) (map[[2]string]*Relation, error) {
+	v := pgdial.Version(c.PgConn())
+	generated, identity := "false", "''"
+	if v >= 120000 {
+		generated = "a.attgenerated <> ''"
+	}
+	if v >= 100000 {
+		identity = "a.attidentity::text"
+	}
+	schemas, tables := make([]string, len(names)), make([]string, len(names))
+	for i, n := range names {
+		schemas[i], tables[i] = n[0], n[1]
+	}
+	rows, err := c.Query(ctx, `SELECT n.nspname, c.relname, c.oid, c.relkind::text, coalesce(a.attnum, 0), coalesce(a.attname, ''), coalesce(a.atttypid, 0),
+		coalesce(pg_catalog.format_type(a.atttypid, -1), ''), coalesce(`+generated+`, false), coalesce(`+identity+`, '')
+		FROM unnest($1::text[], $2::text[]) AS v(s, t) JOIN pg_catalog.pg_namespace n ON n.nspname = v.s JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = v.t
+		LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+		WHERE c.relkind IN ('r', 'p', 'f', 'v') ORDER BY c.oid, a.attnum`, schemas, tables)
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[[2]string]*Relation)
+	var key [2]string
+	var oid uint32
+	var kind string
+	var col Column
+	_, err = pgx.ForEachRow(rows, []any{&key[0], &key[1], &oid, &kind, &col.Number, &col.Name, &col.OID, &col.Type, &col.Generated, &col.Identity}, func() error {
+		r := found[key]
+		if r == nil {
+			r = &Relation{OID: oid, Kind: kind}
+			found[key] = r
+		}
+		if col.Number > 0 {
+			r.Columns = append(r.Columns, col)
+		}
+		return nil
+	})
+	return found, err
+}
+
 // keyColumns is the column of pg_index that counts an index's key columns, without those that INCLUDE adds.
 func keyColumns(version int) string {
 	if version >= 110000 {

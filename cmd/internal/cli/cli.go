@@ -249,3 +249,6 @@ func (env *Env) Input() (io.Reader, error) {
 	}
 	return env.Stdin, nil
 }
+
+// IsBrokenPipe reports whether an error means that the reader of our output has gone.
+func IsBrokenPipe(err error) bool { return errors.Is(err, syscall.EPIPE) }

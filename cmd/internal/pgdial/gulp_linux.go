@@ -184,6 +184,19 @@ func (g *Gulp) recv(p []byte) (int, error) {
 	}
 }
 
+// Readable reports whether there is something to read.
+func (g *Gulp) Readable() bool {
+	if g.r < g.w {
+		return true
+	}
+	if g.use() != nil {
+		return true
+	}
+	defer g.release()
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(g.fd), Events: unix.POLLIN}}, 0)
+	return n > 0 || err != nil && err != unix.EINTR
+}
+
 // Write writes all of p.
 func (g *Gulp) Write(p []byte) (n int, err error) {
 	if err := g.use(); err != nil {

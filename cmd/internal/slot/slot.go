@@ -249,3 +249,187 @@ func Now(ctx context.Context, c *pgx.Conn) (format.LSN, error) {
 	}
 	return Mark(ctx, c, "now")
 }
+
+// A Snapshot is a snapshot of the source that other sessions can import, and the LSN that it stands for: the transactions with an end LSN up
+// to it are visible in it, and no others.
+type Snapshot struct {
+	Name string
+	LSN  format.LSN
+	Keep *pgx.Conn // the session that holds it, in a transaction that sees it; closing it releases the snapshot
+}
+
+// Release lets the snapshot go.
+func (s *Snapshot) Release(ctx context.Context) {
+	if s.Keep != nil {
+		_ = s.Keep.Close(ctx)
+		s.Keep = nil
+	}
+}
+
+// Export creates a slot together with a snapshot of the source at its consistent point. A temporary slot is gone when Export returns; it
+// serves to get a snapshot whose LSN is known for a slot that exists already.
+func Export(ctx context.Context, server pgdial.Server, name string, temporary bool) (*Snapshot, error) {
+	repl, _, err := server.ConnectRaw(ctx, true)
+	if err != nil {
+		return nil, err
+	}
+	// The snapshot dies with this session, and with whatever it is asked next. So another one takes it over.
+	defer repl.Close(context.WithoutCancel(ctx))
+	r, err := pglogrepl.CreateReplicationSlot(ctx, repl, name, "pgoutput", pglogrepl.CreateReplicationSlotOptions{Temporary: temporary,
+		SnapshotAction: "EXPORT_SNAPSHOT", Mode: pglogrepl.LogicalReplication})
+	if err != nil {
+		return nil, explainCreate(server, name, err)
+	}
+	s := new(Snapshot)
+	if s.LSN, err = format.ParseLSN(r.ConsistentPoint); err != nil {
+		return nil, err
+	}
+	s.Name = r.SnapshotName
+	if err := s.keep(ctx, server, s.Name); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Hold takes a snapshot without a slot. Its LSN is not known.
+func Hold(ctx context.Context, server pgdial.Server) (*Snapshot, error) {
+	s := new(Snapshot)
+	return s, s.keep(ctx, server, "")
+}
+
+// keep opens the session that holds the snapshot, importing it if it has a name, and exports it again.
+func (s *Snapshot) keep(ctx context.Context, server pgdial.Server, name string) (err error) {
+	if s.Keep, err = server.Connect(ctx); err != nil {
+		return err
+	}
+	sql := "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+	if name != "" {
+		sql += "; SET TRANSACTION SNAPSHOT " + QuoteLiteral(name)
+	}
+	if _, err = s.Keep.Exec(ctx, sql); err == nil {
+		err = s.Keep.QueryRow(ctx, "SELECT pg_catalog.pg_export_snapshot()").Scan(&s.Name)
+	}
+	if err != nil {
+		s.Release(ctx)
+	}
+	return server.Explain(err)
+}
+
+func explainCreate(server pgdial.Server, name string, err error) error {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return server.Explain(err)
+	}
+	e := &fault.Error{Status: fault.StatusOf(server.Explain(err)), Detail: pg.Detail, Hint: pg.Hint,
+		Err: fmt.Errorf("could not create slot %q on the source: %w", name, err)}
+	switch pg.Code {
+	case "55000":
+		e.Status = fault.Config
+		e.Hint = "Set wal_level = logical and restart the source. On RDS and Aurora: rds.logical_replication = 1 in the parameter group, then reboot. On Cloud SQL: cloudsql.logical_decoding = on."
+	case "42501":
+		e.Hint = "The role needs the REPLICATION attribute: ALTER ROLE … REPLICATION. On RDS and Aurora: GRANT rds_replication TO …"
+	case "53400":
+		e.Status = fault.Config
+		e.Hint = "All replication slots are taken. Drop one that is not used any more (SELECT slot_name, active FROM pg_replication_slots), or raise max_replication_slots."
+	}
+	return e
+}
+
+// Blockers describes the transactions that the creation of a slot waits for: those that have written, longest first.
+func Blockers(ctx context.Context, c *pgx.Conn) ([]string, error) {
+	rows, err := c.Query(ctx, `SELECT format('process %s, user %s, %s, open for %s', pid, usename, coalesce(nullif(application_name, ''), 'no application name'),
+		date_trunc('second', clock_timestamp() - xact_start)) FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() ORDER BY xact_start`)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+// EnsurePublications makes sure that every table is published, creating the publication where it is missing and adding tables that it lacks.
+//
+// A table without replica identity is put into a second one that publishes inserts and truncates only: in one that publishes updates, the
+// server would refuse the application's own updates of that table. It returns the names of both (of the second one if there is need of it),
+// and the tables that updates and deletes cannot be decoded of.
+func EnsurePublications(ctx context.Context, c *pgx.Conn, name string, tables []Published) (names []string, insertOnly []Published, err error) {
+	if names, err = Publications(ctx, c, []string{name}); err != nil {
+		return nil, nil, err
+	}
+	have := make(map[uint32]bool)
+	rows, err := c.Query(ctx, `SELECT c.oid FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname JOIN pg_class c
+		ON c.relnamespace = n.oid AND c.relname = p.tablename WHERE p.pubname = ANY ($1)
+		UNION SELECT r.prrelid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = ANY ($1)`, names)
+	if err != nil {
+		return nil, nil, err
+	}
+	var oid uint32
+	if _, err := pgx.ForEachRow(rows, []any{&oid}, func() error { have[oid] = true; return nil }); err != nil {
+		return nil, nil, err
+	}
+	var full []Published
+	for _, t := range tables {
+		switch {
+		case t.HasKey && !have[t.OID]:
+			full = append(full, t)
+		case !t.HasKey:
+			insertOnly = append(insertOnly, t)
+		}
+	}
+	var missing []Published
+	for _, t := range insertOnly {
+		if !have[t.OID] {
+			missing = append(missing, t)
+		}
+	}
+	if err := publish(ctx, c, name, "", full, contains(names, name)); err != nil {
+		return nil, nil, err
+	}
+	if len(missing) > 0 {
+		if err := publish(ctx, c, InsertOnly(name), "insert, truncate", missing, contains(names, InsertOnly(name))); err != nil {
+			return nil, nil, err
+		}
+	}
+	names, err = Publications(ctx, c, []string{name})
+	return names, insertOnly, err
+}
+
+// Published is a table to be published.
+type Published struct {
+	OID          uint32
+	Schema, Name string
+	HasKey       bool
+}
+
+func (p Published) String() string { return p.Schema + "." + p.Name }
+
+func publish(ctx context.Context, c *pgx.Conn, name, operations string, tables []Published, exists bool) error {
+	list := make([]string, len(tables))
+	for i, t := range tables {
+		list[i] = pgx.Identifier{t.Schema, t.Name}.Sanitize()
+	}
+	id := pgx.Identifier{name}.Sanitize()
+	var sql string
+	switch {
+	case exists && len(tables) == 0:
+		return nil
+	case exists:
+		sql = "ALTER PUBLICATION " + id + " ADD TABLE ONLY " + strings.Join(list, ", ONLY ")
+	default:
+		sql = "CREATE PUBLICATION " + id
+		if len(tables) > 0 {
+			sql += " FOR TABLE ONLY " + strings.Join(list, ", ONLY ")
+		}
+		if operations == "insert, truncate" && pgdial.Version(c.PgConn()) < 110000 {
+			operations = "insert"
+		}
+		if operations != "" {
+			sql += " WITH (publish = '" + operations + "')"
+		}
+	}
+	_, err := c.Exec(ctx, sql)
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "42501" {
+		return fault.New(fault.Permission, "could not publish the tables on the source: %w", err).
+			WithHint("The role must own the tables (GRANT their owners' roles to it) and have CREATE on the database.")
+	}
+	return err
+}

@@ -2,10 +2,101 @@ package apply
 
 import (
 	"context"
+	"fmt"
+	"time"
 
+	"github.com/dustin/go-humanize"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/target"
 	"github.com/pgsluice/pgsluice/format"
 )
 
-func (r *Run) load(ctx context.Context, h *format.Header) (format.Record, error) {
-	return nil, nil
+// load applies a full load. It returns the header of the stream that follows a torn one; a stream that comes to its end is followed by what
+// the reader has next.
+func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, err error) {
+	began := time.Now()
+	stream, err := progress.Open(ctx, r.control, progress.KeyOf(h))
+	if err != nil {
+		return nil, r.Server.Explain(err)
+	}
+	if stream.Ended {
+		return nil, fault.New(fault.Config, "the migration of %v was completed by a cutover on the target", stream.Key).
+			WithHint("To start another one: pgcutover cleanup.")
+	}
+	l := &target.Loader{Server: r.Server, Control: r.control, Stream: stream, Mapper: &target.Mapper{Control: r.control, Rename: r.Rename}, Jobs: r.Jobs, Log: r.Log}
+	if err := l.Start(ctx); err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	if stream.LoadStatus != "loaded" {
+		if err := progress.SetLoadStatus(ctx, r.control, stream.ID, "loading", h.StartLSN); err != nil {
+			return nil, r.Server.Explain(err)
+		}
+	}
+	for {
+		rec, err := r.reader.Next()
+		if err != nil {
+			return nil, err
+		}
+		switch x := rec.(type) {
+		case *format.DDL:
+			err = l.DDL(x)
+		case *format.Relation:
+			err = l.Relation(x)
+		case *format.CopyBegin:
+			c := *x
+			err = l.CopyBegin(&c)
+		case *format.CopyData:
+			err = l.CopyData(x)
+		case *format.CopyEnd:
+			err = l.CopyEnd(x)
+		case *format.Sequence:
+			err = l.Sequence(x)
+		case *format.Unknown:
+		case *format.Header: // the stream was torn, and this one takes its place
+			return x, nil
+		case *format.End:
+			if x.Reason != format.Complete {
+				return nil, fault.New(fault.Data, "the full load was stopped before its end").WithHint("Start it again with pgextract --resume.")
+			}
+			complete, err := l.Finish()
+			if err != nil {
+				return nil, err
+			}
+			if err := r.loaded(ctx, l, stream, complete, time.Since(began)); err != nil {
+				return nil, err
+			}
+			return r.reader.Next()
+		default:
+			err = fault.New(fault.Data, "cannot apply a %v record", rec.Kind())
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// loaded says what a load has come to.
+func (r *Run) loaded(ctx context.Context, l *target.Loader, stream *progress.Stream, complete bool, took time.Duration) error {
+	rows, bytes := l.Loaded()
+	r.Log.Info(fmt.Sprintf("loaded %s rows, %s in %v", humanize.Comma(int64(rows)), humanize.Bytes(bytes), took.Round(time.Millisecond)))
+	failed, err := progress.Failed(ctx, r.control, stream.ID)
+	if err != nil {
+		return r.Server.Explain(err)
+	}
+	if len(failed) > 0 {
+		text, serious := target.Failures(failed)
+		msg := fmt.Sprintf("%d objects could not be created on the target:\n%s", len(failed), text)
+		hint := "All rows are there. Create these objects by hand where you need them; they are listed in pgsluice.deferred, with their definitions."
+		if serious {
+			return fault.New(fault.Failed, "%s", msg).WithHint("%s", hint)
+		}
+		r.Log.Warn(msg, "hint", hint)
+	}
+	if !complete {
+		r.Log.Info("other parts of this load are not complete yet")
+	}
+	return nil
 }

@@ -53,16 +53,11 @@ type Position struct {
 
 // NewApplier opens a session on the target that applies a stream, and takes the stream's lock.
 func NewApplier(ctx context.Context, server pgdial.Server, control *pgx.Conn, stream *progress.Stream) (*Applier, error) {
-	s, err := newSession(ctx, server, "")
+	s, err := newSession(ctx, server, control, stream, false)
 	if err != nil {
 		return nil, err
 	}
-	a := &Applier{s: s, stream: stream, counting: make(map[*plan.Table]*plan.Counts), counted: time.Now()}
-	if err := s.lock(ctx, control, stream, false); err != nil {
-		s.close()
-		return nil, err
-	}
-	return a, nil
+	return &Applier{s: s, stream: stream, counting: make(map[*plan.Table]*plan.Counts), counted: time.Now()}, nil
 }
 
 // SetApplied tells where the stream is, as read from the target after the lock was taken.

@@ -11,7 +11,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
@@ -21,56 +20,62 @@ import (
 type session struct {
 	server   pgdial.Server
 	conn     *pgwire.Conn
+	version  int
 	prepared map[string]string // statement → its name on this connection
 	replica  bool              // triggers and foreign keys are off
 }
 
-// sessionSettings make a session write what it is told, fast, and nothing else.
-//
-// Positions are only reported once the server has flushed them, so commits need not wait. Statements find rows by index: the plans are
-// made once, maybe while a table is still empty, and a sequential scan or hash join that was right then would be ruinous later. JIT
-// compilation pays for none of them.
+// sessionSettings make a session write what it is told, and nothing else. Positions are only reported once the server has flushed them, so
+// commits need not wait.
 const sessionSettings = `SET synchronous_commit = off; SET search_path = ''; SET client_min_messages = error; SET default_transaction_read_only = off;
-	SET default_transaction_isolation = 'read committed'; SET xmloption = content; SET work_mem = '32MB'; SET check_function_bodies = off;
-	SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off`
+	SET default_transaction_isolation = 'read committed'; SET xmloption = content; SET check_function_bodies = off; SET standard_conforming_strings = on`
 
-func newSession(ctx context.Context, server pgdial.Server, more string) (*session, error) {
+// applySettings are for sessions that apply changes. Their statements find rows by index: the plans are made once, maybe while a table is still
+// empty, and a sequential scan or hash join that was right then would be ruinous later. JIT compilation pays for none of them.
+const applySettings = `SET work_mem = '32MB'; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off`
+
+// newSession opens a session and takes the stream's lock for it: shared for loads, exclusively for changes. Control, which may be nil, tells who
+// holds the lock if it cannot be had.
+func newSession(ctx context.Context, server pgdial.Server, control *pgx.Conn, stream *progress.Stream, shared bool) (s *session, err error) {
 	pg, _, err := server.ConnectRaw(ctx, false)
 	if err != nil {
 		return nil, err
 	}
-	v := pgdial.Version(pg)
-	conn, err := pgwire.Hijack(pg)
-	if err != nil {
+	s = &session{server: server, version: pgdial.Version(pg), prepared: make(map[string]string)}
+	if s.conn, err = pgwire.Hijack(pg); err != nil {
 		return nil, err
 	}
-	s := &session{server: server, conn: conn, prepared: make(map[string]string)}
+	defer func() {
+		if err != nil {
+			s.close()
+			s = nil
+		}
+	}()
 	set := sessionSettings
-	if v >= 110000 {
-		set += "; SET jit = off"
-	}
-	if v >= 120000 {
-		set += "; SET plan_cache_mode = force_generic_plan"
-	}
-	if v >= 140000 {
+	if s.version >= 140000 {
 		// A process that was killed leaves a server process behind; it should notice while it is busy.
 		set += "; SET client_connection_check_interval = '2s'"
 	}
-	if more != "" {
-		set += "; " + more
+	if !shared {
+		set += "; " + applySettings
+		if s.version >= 110000 {
+			set += "; SET jit = off"
+		}
+		if s.version >= 120000 {
+			set += "; SET plan_cache_mode = force_generic_plan"
+		}
 	}
-	if err := s.exec(ctx, set); err != nil {
-		s.close()
-		return nil, err
+	if err = s.exec(ctx, set); err != nil {
+		return s, err
 	}
 	// By SET and not at start-up: some services allow the one and not the other.
-	if err := conn.Exec(ctx, "SET session_replication_role = replica"); err == nil {
+	if err = s.conn.Exec(ctx, "SET session_replication_role = replica"); err == nil {
 		s.replica = true
 	} else if !isDenied(err) {
-		s.close()
-		return nil, server.Explain(err)
+		return s, server.Explain(err)
 	}
-	return s, nil
+	err = s.lock(ctx, control, stream, shared)
+	return s, err
 }
 
 func isDenied(err error) bool {
@@ -83,31 +88,41 @@ func (s *session) exec(ctx context.Context, sql string) error {
 }
 
 func (s *session) close() {
-	if s != nil {
+	if s != nil && s.conn != nil {
 		_ = s.conn.Close()
 	}
 }
 
+// ask runs a query without parameters and returns the last row's values.
+func (s *session) ask(ctx context.Context, sql string) ([]string, error) {
+	b := s.conn.Batch(ctx)
+	b.Do(sql)
+	r, err := b.Run()
+	if err == nil {
+		err = r.Err
+	}
+	if err != nil {
+		return nil, s.server.Explain(err)
+	}
+	return r.Row, nil
+}
+
 // lock takes the stream's lock for this session. A predecessor that was killed gets a while to notice.
 func (s *session) lock(ctx context.Context, control *pgx.Conn, stream *progress.Stream, shared bool) error {
-	deadline := time.Now().Add(progress.LockTimeout)
-	for {
-		b := s.conn.Batch(ctx)
-		b.Do(progress.LockStatement(stream.ID, shared))
-		r, err := b.Run()
-		if err == nil {
-			err = r.Err
-		}
+	for deadline := time.Now().Add(progress.LockTimeout); ; {
+		row, err := s.ask(ctx, progress.LockStatement(stream.ID, shared))
 		if err != nil {
-			return s.server.Explain(err)
+			return err
 		}
-		if len(r.Row) == 1 && r.Row[0] == "t" {
+		if len(row) == 1 && row[0] == "t" {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			holder, err := progress.Holder(ctx, control, stream.ID)
-			if err != nil {
-				return s.server.Explain(err)
+			holder := "another session"
+			if control != nil {
+				if holder, err = progress.Holder(ctx, control, stream.ID); err != nil {
+					return s.server.Explain(err)
+				}
 			}
 			return progress.Locked(stream.Key, shared, holder)
 		}
@@ -119,10 +134,17 @@ func (s *session) lock(ctx context.Context, control *pgx.Conn, stream *progress.
 	}
 }
 
+// maxPrepared bounds the statements that are kept prepared. Tables without a key need one for each set of columns that is NULL.
+const maxPrepared = 2000
+
 // name returns the name under which a statement is prepared on this connection, having the batch prepare it if it is not yet.
 func (s *session) name(b *pgwire.Batch, sql string) string {
 	name, ok := s.prepared[sql]
 	if !ok {
+		if len(s.prepared) >= maxPrepared {
+			b.Do("DEALLOCATE ALL")
+			clear(s.prepared)
+		}
 		name = fmt.Sprintf("s%d", len(s.prepared))
 		s.prepared[sql] = name
 		b.Parse(name, sql)
@@ -134,10 +156,4 @@ func (s *session) name(b *pgwire.Batch, sql string) string {
 func (s *session) forget(ctx context.Context) error {
 	clear(s.prepared)
 	return s.exec(ctx, "DEALLOCATE ALL")
-}
-
-// errNoReplica explains what to do where triggers cannot be switched off.
-func errNoReplica(err error) error {
-	return fault.New(fault.Permission, "the target's role may not set session_replication_role: %w", err).
-		WithHint("As superuser: GRANT SET ON PARAMETER session_replication_role TO … (PostgreSQL 15 and newer).")
 }

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"os"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -97,7 +96,7 @@ const giveUpAfter = 5 * time.Minute
 // retryable reports whether a new session may cure err. Before the first header the caller is told at once, except that the slot may
 // still be in use by the walsender of a process that was killed a moment ago.
 func (r *Receiver) retryable(err error) bool {
-	if fault.StatusOf(err) != fault.TryAgain || errors.Is(err, syscall.EPIPE) {
+	if fault.StatusOf(err) != fault.TryAgain || cli.IsBrokenPipe(err) {
 		return false
 	}
 	return r.announced || slotInUse(err)
@@ -222,7 +221,7 @@ func write(w *format.Writer, rec format.Record) error {
 }
 
 func writeError(err error) error {
-	if errors.Is(err, syscall.EPIPE) {
+	if cli.IsBrokenPipe(err) {
 		return fault.New(fault.TryAgain, "could not write the stream: %w", err).
 			WithDetail("The program that reads it has gone; its own message says why.")
 	}

@@ -1,0 +1,136 @@
+package catalog
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// A Table is a table of the source that has rows of its own: ordinary tables and partitions, but not partitioned tables, nor tables that an
+// extension fills by itself.
+type Table struct {
+	format.Relation
+	Kind      string // r ordinary, p partitioned (only in Published)
+	Bytes     int64  // of the main fork
+	Pages     int64
+	Rows      int64 // the planner's estimate, −1 if there is none
+	Unlogged  bool
+	Root      uint32 // the topmost partitioned table that it is a partition of, 0 if none
+	HasKey    bool   // there is a replica identity by which updates and deletes can be decoded
+	Condition string // for a configuration table of an extension: which rows are the user's
+	Owner     string
+}
+
+// migrated is true for relations (c in namespace n) that are to be migrated: none of the system's, of ours, or of an extension, except for
+// the latter's configuration tables.
+const migrated = `n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgsluice') AND n.nspname !~ '^pg_(temp|toast_temp)_'
+	AND c.relpersistence <> 't'`
+
+// Tables returns the tables whose rows are to be migrated, largest first, and the partitioned tables above them with Kind p.
+func Tables(ctx context.Context, c *pgx.Conn) ([]*Table, error) {
+	v := pgdial.Version(c.PgConn())
+	if _, err := c.Exec(ctx, NoPath); err != nil {
+		return nil, err
+	}
+	partition := "false"
+	if v >= 100000 {
+		partition = "c.relispartition"
+	}
+	rows, err := c.Query(ctx, `SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relreplident::text, pg_catalog.pg_relation_size(c.oid), c.reltuples::bigint,
+		c.relpersistence = 'u', coalesce(e.condition, ''), pg_catalog.pg_get_userbyid(c.relowner),
+		CASE WHEN `+partition+` THEN (WITH RECURSIVE up(oid, depth) AS (SELECT i.inhparent, 1 FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid
+			UNION ALL SELECT i.inhparent, up.depth + 1 FROM up JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid)
+			SELECT oid FROM up ORDER BY depth DESC LIMIT 1) ELSE 0 END,
+		CASE c.relreplident WHEN 'd' THEN EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid)
+			WHEN 'i' THEN EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisreplident AND i.indisvalid) ELSE c.relreplident = 'f' END
+		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.objsubid = 0 AND d.deptype = 'e'
+		LEFT JOIN LATERAL (SELECT x.extcondition[k.n] AS condition FROM pg_catalog.pg_extension x,
+			pg_catalog.generate_subscripts(x.extconfig, 1) AS k(n) WHERE x.oid = d.refobjid AND x.extconfig[k.n] = c.oid) e ON true
+		WHERE c.relkind IN ('r', 'p') AND `+migrated+` AND (d.objid IS NULL OR e.condition IS NOT NULL)
+		ORDER BY 6 DESC, 2, 3`)
+	if err != nil {
+		return nil, err
+	}
+	byOID := make(map[uint32]*Table)
+	tables, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Table, error) {
+		t := new(Table)
+		err := row.Scan(&t.ID, &t.Schema, &t.Name, &t.Kind, &t.ReplicaIdentity, &t.Bytes, &t.Rows, &t.Unlogged, &t.Condition, &t.Owner, &t.Root, &t.HasKey)
+		t.Pages = t.Bytes / 8192
+		byOID[t.ID] = t
+		return t, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return tables, columns(ctx, c, v, byOID)
+}
+
+// columns reads the columns of all tables.
+func columns(ctx context.Context, c *pgx.Conn, version int, tables map[uint32]*Table) error {
+	generated, identity := "false", "''"
+	if version >= 120000 {
+		generated = "a.attgenerated <> ''"
+	}
+	if version >= 100000 {
+		identity = "a.attidentity::text"
+	}
+	oids := make([]uint32, 0, len(tables))
+	for oid := range tables {
+		oids = append(oids, oid)
+	}
+	rows, err := c.Query(ctx, `SELECT a.attrelid, a.attname, pg_catalog.format_type(a.atttypid, -1), a.atttypid, a.atttypmod, `+generated+`, `+identity+`,
+		EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = a.attrelid AND a.attnum = ANY (i.indkey::int2[]) AND i.indisvalid
+			AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END) OR c.relreplident = 'f'
+		FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+		WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum`, oids)
+	if err != nil {
+		return err
+	}
+	var rel uint32
+	var col format.Column
+	_, err = pgx.ForEachRow(rows, []any{&rel, &col.Name, &col.Type, &col.OID, &col.TypeMod, &col.Generated, &col.Identity, &col.Key}, func() error {
+		t := tables[rel]
+		t.Columns = append(t.Columns, col)
+		return nil
+	})
+	return err
+}
+
+// A Sequence is a sequence of the source, with its state now: sequences do not take part in snapshots.
+type Sequence struct {
+	format.Sequence
+	Known bool // the role may read the state
+}
+
+// Sequences returns the sequences that are to be migrated.
+func Sequences(ctx context.Context, c *pgx.Conn) ([]Sequence, error) {
+	rows, err := c.Query(ctx, `SELECT n.nspname, c.relname, pg_catalog.has_sequence_privilege(c.oid, 'SELECT') OR pg_catalog.has_sequence_privilege(c.oid, 'USAGE')
+		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype = 'e'
+		LEFT JOIN pg_catalog.pg_extension x ON x.oid = d.refobjid
+		WHERE c.relkind = 'S' AND `+migrated+` AND (d.objid IS NULL OR c.oid = ANY (x.extconfig)) ORDER BY 1, 2`)
+	if err != nil {
+		return nil, err
+	}
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Sequence, err error) {
+		err = row.Scan(&s.Schema, &s.Name, &s.Known)
+		return s, err
+	})
+	if err != nil || len(list) == 0 {
+		return nil, err
+	}
+	// One batch instead of a round trip each: a large schema has thousands.
+	var batch pgx.Batch
+	for i := range list {
+		if s := &list[i]; s.Known {
+			batch.Queue("SELECT last_value, is_called FROM " + pgx.Identifier{s.Schema, s.Name}.Sanitize()).QueryRow(func(row pgx.Row) error {
+				return row.Scan(&s.LastValue, &s.IsCalled)
+			})
+		}
+	}
+	return list, c.SendBatch(ctx, &batch).Close()
+}

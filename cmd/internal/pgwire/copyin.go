@@ -1,0 +1,99 @@
+package pgwire
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+)
+
+// CopyHead is how many bytes at the front of a chunk CopyIn needs for itself.
+const CopyHead = 5
+
+// StartCopyIn starts a COPY FROM STDIN. WriteCopy and EndCopy follow, with the same ctx.
+func (c *Conn) StartCopyIn(ctx context.Context, sql string) error {
+	stop := c.watch(ctx)
+	defer stop()
+	if err := c.query(sql); err != nil {
+		return c.lost(ctx, err)
+	}
+	var failed error
+	for {
+		t, body, err := c.message()
+		if err != nil {
+			return c.lost(ctx, err)
+		}
+		switch t {
+		case 'G':
+			return nil
+		case 'E':
+			failed = serverError(body)
+		case 'Z':
+			if failed == nil {
+				failed = errors.New("the server did not start the COPY")
+			}
+			return failed
+		}
+	}
+}
+
+// WriteCopy sends a chunk: CopyHead bytes that it overwrites, then data. If the server has refused what was sent before, it returns that
+// error, and the COPY is over.
+func (c *Conn) WriteCopy(ctx context.Context, chunk []byte) error {
+	stop := c.watch(ctx)
+	defer stop()
+	// The server says nothing while all is well, but for a notice.
+	for {
+		if r, ok := c.nc.(interface{ Readable() bool }); c.Waiting() && !(ok && r.Readable()) {
+			break
+		}
+		t, body, err := c.message()
+		if err != nil {
+			return c.lost(ctx, err)
+		}
+		if t == 'E' {
+			err = serverError(body)
+			if _, e := c.endCopy(ctx); e != nil {
+				return e
+			}
+			return err
+		}
+	}
+	chunk[0] = 'd'
+	binary.BigEndian.PutUint32(chunk[1:], uint32(len(chunk)-1))
+	if _, err := c.nc.Write(chunk); err != nil {
+		return c.lost(ctx, err)
+	}
+	return nil
+}
+
+// EndCopy ends the data, or, with a reason, takes the COPY back. It returns the number of rows.
+func (c *Conn) EndCopy(ctx context.Context, fail string) (int64, error) {
+	stop := c.watch(ctx)
+	defer stop()
+	msg := []byte{'c', 0, 0, 0, 4}
+	if fail != "" {
+		msg = binary.BigEndian.AppendUint32([]byte{'f'}, uint32(len(fail)+5))
+		msg = append(append(msg, fail...), 0)
+	}
+	if _, err := c.nc.Write(msg); err != nil {
+		return 0, c.lost(ctx, err)
+	}
+	return c.endCopy(ctx)
+}
+
+func (c *Conn) endCopy(ctx context.Context) (rows int64, err error) {
+	for {
+		t, body, e := c.message()
+		if e != nil {
+			return 0, c.lost(ctx, e)
+		}
+		switch t {
+		case 'C':
+			rows = tagCount(body)
+		case 'E':
+			err = serverError(body)
+		case 'Z':
+			return rows, err
+		}
+	}
+}

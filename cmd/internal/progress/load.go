@@ -1,0 +1,192 @@
+package progress
+
+import (
+	"context"
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// An Object is a row of pgsluice.deferred.
+type Object struct {
+	ID     int64
+	Phase  Phase
+	Type   string
+	Schema string
+	Table  string
+	Name   string
+	SQL    string
+	Index  string // creates the index that a constraint rests on
+	Attach string // makes the constraint of that index
+	Error  string
+}
+
+// String names the object for messages.
+func (o *Object) String() string {
+	s := o.Type + " "
+	if o.Schema != "" {
+		s += o.Schema + "."
+	}
+	return s + o.Name
+}
+
+// A Phase is when an object is created.
+type Phase string
+
+// The phases, in order.
+const (
+	PhaseSchema  Phase = "schema"  // before rows are copied
+	PhaseTable   Phase = "table"   // when the rows of its table are there
+	PhaseLoad    Phase = "load"    // when all rows are there
+	PhaseCutover Phase = "cutover" // at cutover: what would stand in the way of changes
+)
+
+// ObjectKey tells objects apart: type, schema, name and definition.
+type ObjectKey [4]string
+
+// Key returns the object's key.
+func (o *Object) Key() ObjectKey { return ObjectKey{o.Type, o.Schema, o.Name, o.SQL} }
+
+// Objects returns the keys of all objects that are recorded, and whether each has been created.
+func Objects(ctx context.Context, c *pgx.Conn, stream int32) (map[ObjectKey]bool, error) {
+	rows, err := c.Query(ctx, "SELECT type, schema_name, name, definition, state = 'done' FROM pgsluice.deferred WHERE stream_id = $1", stream)
+	if err != nil {
+		return nil, err
+	}
+	m := make(map[ObjectKey]bool)
+	var k ObjectKey
+	var done bool
+	_, err = pgx.ForEachRow(rows, []any{&k[0], &k[1], &k[2], &k[3], &done}, func() error { m[k] = done; return nil })
+	return m, err
+}
+
+// AddObjects records objects, in order.
+func AddObjects(ctx context.Context, c *pgx.Conn, stream int32, list []Object, state string) error {
+	if len(list) == 0 {
+		return nil
+	}
+	cols := make([][]string, 9)
+	for _, o := range list {
+		for i, s := range []string{string(o.Phase), o.Type, o.Schema, o.Table, o.Name, o.SQL, o.Index, o.Attach, o.Error} {
+			cols[i] = append(cols[i], s)
+		}
+	}
+	_, err := c.Exec(ctx, `INSERT INTO pgsluice.deferred (stream_id, phase, type, schema_name, table_name, name, definition, index_sql, attach_sql, error, state, finished_at)
+		SELECT $1, p, t, s, tn, n, d, nullif(i, ''), nullif(a, ''), nullif(e, ''), $2, CASE WHEN $2 <> 'deferred' THEN now() END
+		FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[]) WITH ORDINALITY AS v(p, t, s, tn, n, d, i, a, e, o)
+		ORDER BY o`, stream, state, cols[0], cols[1], cols[2], cols[3], cols[4], cols[5], cols[6], cols[7], cols[8])
+	return err
+}
+
+const selectObject = `SELECT id, phase, type, schema_name, table_name, name, definition, coalesce(index_sql, ''), coalesce(attach_sql, ''), coalesce(error, '')
+	FROM pgsluice.deferred `
+
+func scanObject(row pgx.CollectableRow) (o Object, err error) {
+	err = row.Scan(&o.ID, &o.Phase, &o.Type, &o.Schema, &o.Table, &o.Name, &o.SQL, &o.Index, &o.Attach, &o.Error)
+	return o, err
+}
+
+// Pending returns the objects of a phase that have not been created, in order; of one table, or of all if schema is empty.
+func Pending(ctx context.Context, c *pgx.Conn, stream int32, phase Phase, schema, table string) ([]Object, error) {
+	rows, err := c.Query(ctx, selectObject+`WHERE stream_id = $1 AND phase = $2 AND state <> 'done' AND ($3 = '' OR schema_name = $3 AND table_name = $4) ORDER BY id`,
+		stream, string(phase), schema, table)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, scanObject)
+}
+
+// Failed returns the objects that could not be created, with the reasons.
+func Failed(ctx context.Context, c *pgx.Conn, stream int32) ([]Object, error) {
+	rows, err := c.Query(ctx, selectObject+"WHERE stream_id = $1 AND state = 'failed' ORDER BY id", stream)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, scanObject)
+}
+
+// A TableState is what is known of a table's load.
+type TableState struct {
+	Status   string // queued, loading, copied, indexing, loaded, error; empty if there is no row
+	Snapshot format.LSN
+	Of       int
+	Done     map[int]bool // finished parts
+}
+
+// Complete reports whether all rows are there.
+func (s *TableState) Complete() bool {
+	return s.Status == "copied" || s.Status == "indexing" || s.Status == "loaded"
+}
+
+// TableStates returns the states of all tables of a stream, by schema and name on the target.
+func TableStates(ctx context.Context, c *pgx.Conn, stream int32) (map[[2]string]*TableState, error) {
+	m := make(map[[2]string]*TableState)
+	rows, err := c.Query(ctx, "SELECT schema_name, table_name, status, coalesce(snapshot_lsn, '0/0')::text, parts FROM pgsluice.tables WHERE stream_id = $1", stream)
+	if err != nil {
+		return nil, err
+	}
+	var k [2]string
+	var status, lsn string
+	var n int
+	if _, err := pgx.ForEachRow(rows, []any{&k[0], &k[1], &status, &lsn, &n}, func() error {
+		l, err := format.ParseLSN(lsn)
+		m[k] = &TableState{Status: status, Snapshot: l, Of: n, Done: make(map[int]bool)}
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	if rows, err = c.Query(ctx, "SELECT schema_name, table_name, part FROM pgsluice.parts WHERE stream_id = $1", stream); err != nil {
+		return nil, err
+	}
+	_, err = pgx.ForEachRow(rows, []any{&k[0], &k[1], &n}, func() error {
+		if t := m[k]; t != nil {
+			t.Done[n] = true
+		}
+		return nil
+	})
+	return m, err
+}
+
+// A LoadTable is a table that is to be loaded.
+type LoadTable struct {
+	Schema, Name             string // on the target
+	SourceSchema, SourceName string
+	Bytes                    int64
+}
+
+// QueueTables records tables that are to be loaded.
+func QueueTables(ctx context.Context, c *pgx.Conn, stream int32, list []LoadTable) error {
+	if len(list) == 0 {
+		return nil
+	}
+	cols := make([][]string, 4)
+	for _, t := range list {
+		for i, s := range []string{t.Schema, t.Name, t.SourceSchema, t.SourceName} {
+			cols[i] = append(cols[i], s)
+		}
+	}
+	_, err := c.Exec(ctx, `INSERT INTO pgsluice.tables (stream_id, schema_name, table_name, source_schema, source_table, status)
+		SELECT $1, s, n, ss, sn, 'queued' FROM unnest($2::text[], $3::text[], $4::text[], $5::text[]) AS v(s, n, ss, sn) ON CONFLICT DO NOTHING`,
+		stream, cols[0], cols[1], cols[2], cols[3])
+	return err
+}
+
+// SetLoadStatus records how far the load of a stream is. The first load's snapshot is where changes begin.
+func SetLoadStatus(ctx context.Context, c *pgx.Conn, stream int32, status string, snapshot format.LSN) error {
+	_, err := c.Exec(ctx, `UPDATE pgsluice.streams SET load_status = $2, start_lsn = coalesce(start_lsn, $3::text::pg_lsn), updated_at = now() WHERE stream_id = $1`,
+		stream, status, snapshot.String())
+	return err
+}
+
+// FinishLoad marks the load of a stream complete and lets changes begin where its first snapshot was taken, unless some have been applied.
+// It returns false if there are tables that are not complete.
+func FinishLoad(ctx context.Context, c *pgx.Conn, stream int32) (complete bool, err error) {
+	err = c.QueryRow(ctx, `UPDATE pgsluice.streams SET load_status = 'loaded', applied_lsn = greatest(applied_lsn, coalesce(start_lsn, '0/0')), updated_at = now()
+		WHERE stream_id = $1 AND NOT EXISTS (SELECT FROM pgsluice.tables WHERE stream_id = $1 AND status <> 'loaded') RETURNING true`, stream).Scan(&complete)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, nil
+	}
+	return complete, err
+}

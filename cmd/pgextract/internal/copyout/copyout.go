@@ -1,0 +1,262 @@
+// Package copyout reads the rows of tables by COPY, several connections over one snapshot, into the stream.
+package copyout
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// chunkSize is about how many bytes go into one record: enough to make the cost of a record vanish, and little beside a pipe's buffer.
+const chunkSize = 256 << 10
+
+// A Part is a part of a table's rows.
+type Part struct {
+	Table    *catalog.Table
+	Index    int // from 1
+	Of       int
+	From, To int64 // pages; To is 0 for the end
+	Columns  []string
+	Format   string // format.CopyText or CopyBinary
+	Bytes    int64  // estimate
+	Rows     int64
+}
+
+// Limits of how tables are cut. A part should be worth a connection's while; and a part is what a broken load repeats.
+const (
+	minPart = 128 << 20
+	maxPart = 2 << 30
+	page    = 8192
+)
+
+// Plan cuts tables, which come largest first, into parts for a number of connections, in the order in which they are to be read. Tables are
+// cut by ranges of pages, which a server of version 14 or newer reads without looking at the rest.
+func Plan(tables []*catalog.Table, jobs, version int, copyFormat string) []*Part {
+	var total int64
+	for _, t := range tables {
+		total += t.Bytes
+	}
+	size := min(max(total/int64(4*jobs), minPart), maxPart)
+	var parts []*Part
+	for _, t := range tables {
+		n := int64(1)
+		if version >= 140000 && t.Condition == "" {
+			n = max(1, (t.Bytes+size/2)/size)
+		}
+		for i := range n {
+			p := &Part{Table: t, Index: int(i) + 1, Of: int(n), Bytes: t.Bytes / n, Rows: max(t.Rows, 0) / n, From: t.Pages * i / n, Format: copyFormat}
+			if i < n-1 {
+				p.To = t.Pages * (i + 1) / n
+			}
+			if p.Format == "" {
+				p.Format = Format(t)
+			}
+			for _, c := range t.Columns {
+				if !c.Generated {
+					p.Columns = append(p.Columns, c.Name)
+				}
+			}
+			parts = append(parts, p)
+		}
+	}
+	return parts
+}
+
+// SQL returns the COPY statement that reads the part.
+func (p *Part) SQL() string {
+	cols := make([]string, len(p.Columns))
+	for i, c := range p.Columns {
+		cols[i] = quote(c)
+	}
+	list := strings.Join(cols, ", ")
+	name := quote(p.Table.Schema) + "." + quote(p.Table.Name)
+	var from string
+	switch {
+	case p.Of > 1:
+		from = fmt.Sprintf("(SELECT %s FROM ONLY %s WHERE ctid >= '(%d,0)'", list, name, p.From)
+		if p.To > 0 {
+			from += fmt.Sprintf(" AND ctid < '(%d,0)'", p.To)
+		}
+		from += ")"
+	case p.Table.Condition != "":
+		from = fmt.Sprintf("(SELECT %s FROM ONLY %s %s)", list, name, p.Table.Condition)
+	case len(cols) == 0:
+		from = name // rows without columns
+	default:
+		from = name + " (" + list + ")"
+	}
+	sql := "COPY " + from + " TO STDOUT"
+	if p.Format == format.CopyBinary {
+		sql += " WITH (FORMAT binary)"
+	}
+	return sql
+}
+
+func quote(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
+
+// Output is the stream, shared by the connections.
+type Output struct {
+	mu sync.Mutex
+	w  *format.Writer
+}
+
+// NewOutput returns an Output that writes to w.
+func NewOutput(w *format.Writer) *Output { return &Output{w: w} }
+
+// Write writes records that must not be separated.
+func (o *Output) Write(records ...format.Record) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, r := range records {
+		if err := o.w.Write(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A Reader reads parts over several connections that see one snapshot.
+type Reader struct {
+	Server   pgdial.Server
+	Snapshot string // to import
+	LSN      format.LSN
+	Jobs     int
+	Out      *Output
+}
+
+// Read reads all parts. It returns how many rows and bytes they had.
+func (r *Reader) Read(ctx context.Context, parts []*Part) (rows, bytes uint64, err error) {
+	queue := make(chan int)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer close(queue)
+		for i := range parts {
+			select {
+			case queue <- i:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		return nil
+	})
+	var mu sync.Mutex
+	for range min(r.Jobs, len(parts)) {
+		g.Go(func() error {
+			conn, gulp, err := r.connect(ctx)
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			c := &copier{Reader: r, conn: conn, gulp: gulp, chunk: make([]byte, 0, chunkSize+chunkSize/4)}
+			for i := range queue {
+				if err := c.part(ctx, uint32(i)+1, parts[i]); err != nil {
+					return err
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			rows += c.totalRows
+			bytes += c.totalBytes
+			return nil
+		})
+	}
+	return rows, bytes, g.Wait()
+}
+
+func (r *Reader) connect(ctx context.Context) (*pgwire.Conn, *pgdial.Gulp, error) {
+	pg, gulp, err := r.Server.ConnectRaw(ctx, false)
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, err := pgwire.Hijack(pg)
+	if err != nil {
+		return nil, nil, err
+	}
+	begin := "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '" + r.Snapshot + "'; " +
+		// Readers would start in the middle of a table that another session is reading, and ranges of pages would be read by several processes.
+		"SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0"
+	if err := conn.Exec(ctx, begin); err != nil {
+		_ = conn.Close()
+		return nil, nil, r.Server.Explain(err)
+	}
+	return conn, gulp, nil
+}
+
+// A copier reads parts over one connection.
+type copier struct {
+	*Reader
+	conn       *pgwire.Conn
+	gulp       *pgdial.Gulp
+	chunk      []byte
+	rows       uint64 // in the chunk
+	data       format.CopyData
+	totalRows  uint64
+	totalBytes uint64
+}
+
+func (c *copier) part(ctx context.Context, number uint32, p *Part) error {
+	if err := c.Out.Write(&format.CopyBegin{Part: number, Relation: p.Table.ID, Columns: p.Columns, Format: p.Format, Index: uint64(p.Index), Of: uint64(p.Of),
+		SnapshotLSN: c.LSN, Rows: uint64(p.Rows), Bytes: uint64(p.Bytes)}); err != nil {
+		return err
+	}
+	c.data.Part = number
+	end := format.CopyEnd{Part: number}
+	binary, first := p.Format == format.CopyBinary, true
+	counted, err := c.conn.CopyOut(ctx, p.SQL(), func(row []byte) error {
+		c.chunk = append(c.chunk, row...)
+		if !binary || isBinaryRow(row, first) {
+			c.rows++
+		}
+		first = false
+		if len(c.chunk) >= chunkSize {
+			return c.flush(&end)
+		}
+		return nil
+	})
+	if err == nil {
+		err = c.flush(&end)
+	}
+	if err != nil {
+		return fmt.Errorf("copy %s.%s: %w", p.Table.Schema, p.Table.Name, c.Server.Explain(err))
+	}
+	if end.Rows != counted {
+		return fmt.Errorf("copy %s.%s: %d rows were received, the server counted %d", p.Table.Schema, p.Table.Name, end.Rows, counted)
+	}
+	c.totalRows += end.Rows
+	c.totalBytes += end.Bytes
+	return c.Out.Write(&end)
+}
+
+// isBinaryRow reports whether a message of binary COPY data has a row: the first one has the header before it, and a trailer follows the
+// last row, or the header.
+func isBinaryRow(msg []byte, first bool) bool {
+	const header = 19
+	if first {
+		msg = msg[min(header, len(msg)):]
+	}
+	return len(msg) > 0 && !(len(msg) == 2 && msg[0] == 0xff && msg[1] == 0xff)
+}
+
+func (c *copier) flush(end *format.CopyEnd) error {
+	if len(c.chunk) == 0 {
+		return nil
+	}
+	c.data.Rows, c.data.Data = c.rows, c.chunk
+	err := c.Out.Write(&c.data)
+	end.Rows += c.rows
+	end.Bytes += uint64(len(c.chunk))
+	c.rows = 0
+	if cap(c.chunk) > 4*chunkSize {
+		c.chunk = make([]byte, 0, chunkSize+chunkSize/4) // one huge row must not stay in memory
+	}
+	c.chunk = c.chunk[:0]
+	return err
+}

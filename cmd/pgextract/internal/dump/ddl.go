@@ -1,0 +1,163 @@
+package dump
+
+import (
+	"strings"
+
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// Extra is what the catalog knows of objects beyond pg_dump's statements.
+type Extra struct {
+	// Constraints has, by the OID of the constraint, what a primary key or unique constraint rests on.
+	Constraints map[uint32]ConstraintIndex
+	// Populated has the OIDs of the materialized views that have data.
+	Populated map[uint32]bool
+	// Without has the names of publications that are the migration's own.
+	Without []string
+	NoOwner bool
+}
+
+// A ConstraintIndex is the index that a constraint rests on.
+type ConstraintIndex struct {
+	Create string // CREATE UNIQUE INDEX …
+	Kind   string // PRIMARY KEY or UNIQUE
+	Index  string // name
+	Suffix string // DEFERRABLE …
+}
+
+// skipped has the kinds of entries that are no objects to be created on a target.
+var skipped = map[string]bool{
+	"ENCODING": true, "SEARCHPATH": true, "STDSTRINGS": true, "DATABASE": true, "DATABASE PROPERTIES": true, "TABLE DATA": true,
+	"SEQUENCE SET": true, "BLOBS": true, "BLOB": true, "BLOB METADATA": true, "BLOB COMMENTS": true, "SUBSCRIPTION": true, "SUBSCRIPTION TABLE": true,
+	"STATISTICS DATA": true,
+}
+
+// DDL turns entries into records: pre-data objects and post-data objects, each in an order in which they can be created.
+func DDL(entries []Entry, x Extra) []*format.DDL {
+	b := &builder{Extra: x, byID: make(map[int]*Entry, len(entries)), records: make(map[int]uint64)}
+	for i := range entries {
+		b.byID[entries[i].ID] = &entries[i]
+	}
+	for _, section := range []Section{SectionPreData, SectionPostData} {
+		if section == SectionPostData {
+			// Materialized views first: they are tables to whatever comes then.
+			for i := range entries {
+				if e := &entries[i]; e.Section == SectionPreData {
+					b.refresh(e)
+				}
+			}
+		}
+		for i := range entries {
+			e := &entries[i]
+			// Some kinds of access rights are in no section.
+			if (e.Section == section || section == SectionPostData && e.Section == SectionNone) && !skipped[e.Desc] && !b.ours(e) {
+				b.add(e)
+			}
+		}
+	}
+	return b.list
+}
+
+type builder struct {
+	Extra
+	byID    map[int]*Entry
+	records map[int]uint64 // entry → record
+	list    []*format.DDL
+}
+
+func (b *builder) ours(e *Entry) bool {
+	for _, name := range b.Without {
+		if e.Desc == "PUBLICATION" && e.Tag == name || strings.HasPrefix(e.Desc, "PUBLICATION TABLE") && strings.HasPrefix(e.Tag, name+" ") {
+			return true
+		}
+	}
+	return false
+}
+
+func (b *builder) append(d *format.DDL) {
+	d.ID = uint64(len(b.list)) + 1
+	b.list = append(b.list, d)
+}
+
+func (b *builder) add(e *Entry) {
+	if strings.TrimSpace(e.SQL) == "" {
+		return
+	}
+	d := &format.DDL{Section: format.PreData, Type: e.Desc, Schema: e.Schema, Name: e.Tag, Owner: e.Owner, SQL: inTablespace(e, e.SQL)}
+	if e.Section != SectionPreData {
+		d.Section = format.PostData
+		d.Table = b.tableOf(e)
+		for _, dep := range e.Deps {
+			if id, ok := b.records[dep]; ok && b.list[id-1].Section == format.PostData {
+				d.After = append(d.After, id)
+			}
+		}
+		if c, ok := b.Constraints[e.OID]; ok && e.Desc == "CONSTRAINT" {
+			d.Index = inTablespace(e, c.Create+";")
+			d.Attach = "ALTER TABLE ONLY " + quote(e.Schema) + "." + quote(d.Table) + " ADD CONSTRAINT " + quote(c.Index) + " " + c.Kind + " USING INDEX " + quote(c.Index) +
+				c.Suffix + ";" + afterFirst(e.SQL)
+		}
+	}
+	b.append(d)
+	b.records[e.ID] = d.ID
+	if sql := e.OwnerSQL(); sql != "" && !b.NoOwner {
+		b.append(&format.DDL{Section: d.Section, Type: "OWNER", Schema: e.Schema, Name: e.Desc + " " + e.Tag, Owner: e.Owner, SQL: sql})
+	}
+	if e.Section != SectionPreData {
+		b.refresh(e)
+	}
+}
+
+// refresh adds the statement that fills a materialized view: a dump of the schema alone leaves it empty.
+func (b *builder) refresh(e *Entry) {
+	if e.Desc == "MATERIALIZED VIEW" && b.Populated[e.OID] {
+		b.append(&format.DDL{Section: format.PostData, Type: "MATERIALIZED VIEW DATA", Schema: e.Schema, Name: e.Tag,
+			SQL: "REFRESH MATERIALIZED VIEW " + quote(e.Schema) + "." + quote(e.Tag) + ";"})
+	}
+}
+
+// tableOf returns the name of the table that a post-data object belongs to.
+func (b *builder) tableOf(e *Entry) string {
+	switch e.Desc {
+	case "INDEX", "CONSTRAINT", "CHECK CONSTRAINT", "FK CONSTRAINT", "TRIGGER", "RULE", "POLICY", "ROW SECURITY", "STATISTICS":
+	default:
+		return ""
+	}
+	for _, id := range e.Deps {
+		// A foreign key depends on both of its tables: its own is the one that its tag begins with.
+		if t := b.byID[id]; t != nil && (t.Desc == "TABLE" || t.Desc == "MATERIALIZED VIEW" || t.Desc == "FOREIGN TABLE") &&
+			(e.Desc != "FK CONSTRAINT" || t.Schema == e.Schema && strings.HasPrefix(e.Tag, t.Tag+" ")) {
+			return t.Tag
+		}
+	}
+	return ""
+}
+
+// inTablespace has sql executed with the tablespace and the table access method that the object had.
+func inTablespace(e *Entry, sql string) string {
+	if e.AccessMeth != "" && e.AccessMeth != "heap" {
+		sql = "SET default_table_access_method = " + quote(e.AccessMeth) + ";\n" + sql + "\nRESET default_table_access_method;"
+	}
+	if e.Tablespace != "" {
+		sql = "SET default_tablespace = " + quote(e.Tablespace) + ";\n" + sql + "\nRESET default_tablespace;"
+	}
+	return sql
+}
+
+// afterFirst returns what follows the first statement of sql, which has no comments and no dollar quotes.
+func afterFirst(sql string) string {
+	var quoted byte
+	for i := range len(sql) {
+		switch c := sql[i]; {
+		case quoted != 0:
+			if c == quoted {
+				quoted = 0 // a doubled quote opens it again at once
+			}
+		case c == '"' || c == '\'':
+			quoted = c
+		case c == ';':
+			return strings.TrimRight(sql[i+1:], "\n")
+		}
+	}
+	return ""
+}

@@ -1,0 +1,150 @@
+package dump
+
+import (
+	"bytes"
+	"context"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"strconv"
+	"strings"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+)
+
+// Options say what to dump.
+type Options struct {
+	DSN      string // as given by the user; a password in it is passed on in the environment
+	Password string
+	Version  int    // of the source, as server_version_num
+	Snapshot string // to be read with
+	Args     []string
+}
+
+// Schema runs pg_dump and returns the objects of the schema, in an order in which they can be created.
+func Schema(ctx context.Context, o Options) ([]Entry, error) {
+	program, err := find(ctx, o.Version)
+	if err != nil {
+		return nil, err
+	}
+	args := append([]string{"--format=custom", "--schema-only", "--no-password"}, o.Args...)
+	if o.Snapshot != "" {
+		args = append(args, "--snapshot="+o.Snapshot)
+	}
+	if o.DSN != "" {
+		args = append(args, "--dbname="+withoutPassword(o.DSN))
+	}
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = os.Environ()
+	if o.Password != "" {
+		cmd.Env = append(cmd.Env, "PGPASSWORD="+o.Password)
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	entries, tocErr := readTOC(out)
+	// An archive of a schema has nothing behind its table of contents that we need.
+	if err := cmd.Wait(); err != nil {
+		return nil, fault.New(fault.Failed, "pg_dump failed: %s", firstLine(stderr.String(), err)).
+			WithHint("Run it by hand to see all it says: %s --schema-only. With --data-only the schema is left to you.", program)
+	}
+	return entries, tocErr
+}
+
+func firstLine(s string, err error) string {
+	s = strings.TrimSpace(s)
+	if s == "" {
+		return err.Error()
+	}
+	return strings.TrimPrefix(strings.Split(s, "\n")[0], "pg_dump: ")
+}
+
+var versionNumber = regexp.MustCompile(`\(PostgreSQL\) (\d+)(?:\.(\d+))?`)
+
+// find returns the pg_dump to use: the one on PATH, or else the newest that is installed, but none that is older than the source.
+func find(ctx context.Context, version int) (string, error) {
+	var programs []string
+	if p, err := exec.LookPath("pg_dump"); err == nil {
+		programs = append(programs, p)
+	}
+	installed, _ := filepath.Glob("/usr/lib/postgresql/*/bin/pg_dump")
+	sort.Sort(sort.Reverse(sort.StringSlice(installed)))
+	var found []string
+	for _, p := range append(programs, installed...) {
+		out, err := exec.CommandContext(ctx, p, "--version").Output()
+		m := versionNumber.FindStringSubmatch(string(out))
+		if err != nil || m == nil {
+			continue
+		}
+		major, _ := strconv.Atoi(m[1])
+		minor, _ := strconv.Atoi(m[2])
+		have := major * 10000
+		need := version / 10000 * 10000
+		if major < 10 {
+			have, need = major*10000+minor*100, version/100*100
+		}
+		if have >= need {
+			return p, nil
+		}
+		found = append(found, m[1])
+	}
+	e := fault.New(fault.Config, "no pg_dump of version %d or newer is installed", version/10000).
+		WithHint("Install the client programs of the source's version (package postgresql-client-%d), or create the schema by hand and use --data-only.", version/10000)
+	if len(found) > 0 {
+		e = e.WithDetail("There is one of version %s.", strings.Join(found, ", "))
+	}
+	return "", e
+}
+
+// withoutPassword returns a connection string without its password, so that it may stand on a command line.
+func withoutPassword(dsn string) string {
+	if strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://") {
+		u, err := url.Parse(dsn)
+		if err != nil {
+			return dsn
+		}
+		if u.User != nil {
+			u.User = url.User(u.User.Username())
+		}
+		q := u.Query()
+		q.Del("password")
+		u.RawQuery = q.Encode()
+		return u.String()
+	}
+	return keywordPassword.ReplaceAllString(dsn, "$1")
+}
+
+// keywordPassword matches password=… in a keyword string, quoted or not.
+var keywordPassword = regexp.MustCompile(`(^|\s)password\s*=\s*('(?:[^'\\]|\\.)*'|\S+)`)
+
+// OwnerSQL returns the statement that gives the object to its owner; "" for kinds that have none.
+func (e *Entry) OwnerSQL() string {
+	if e.Owner == "" || e.DropSQL == "" && e.Desc != "LARGE OBJECT" {
+		return ""
+	}
+	var object string
+	switch e.Desc {
+	case "COLLATION", "CONVERSION", "DOMAIN", "FOREIGN TABLE", "MATERIALIZED VIEW", "SEQUENCE", "STATISTICS", "TABLE",
+		"TEXT SEARCH DICTIONARY", "TEXT SEARCH CONFIGURATION", "TYPE", "VIEW":
+		object = e.Desc + " " + quote(e.Schema) + "." + quote(e.Tag)
+	case "PROCEDURAL LANGUAGE", "SCHEMA", "EVENT TRIGGER", "FOREIGN DATA WRAPPER", "SERVER", "PUBLICATION", "SUBSCRIPTION":
+		object = strings.TrimPrefix(e.Desc, "PROCEDURAL ") + " " + quote(e.Tag)
+	case "AGGREGATE", "FUNCTION", "OPERATOR", "OPERATOR CLASS", "OPERATOR FAMILY", "PROCEDURE":
+		// Their arguments are part of their identity, and stand in the statement that drops them.
+		object = strings.TrimRight(strings.TrimPrefix(e.DropSQL, "DROP "), ";\n")
+	default:
+		return ""
+	}
+	return "ALTER " + object + " OWNER TO " + quote(e.Owner) + ";"
+}
+
+func quote(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
