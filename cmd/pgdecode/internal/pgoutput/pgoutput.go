@@ -48,26 +48,32 @@ type relation struct {
 const epoch = 946684800 * 1000000
 
 // Decode decodes one message. It returns nil for a message that the stream has no use for.
-func (d *Decoder) Decode(msg []byte) (rec format.Record, err error) {
+func (d *Decoder) Decode(msg []byte) (format.Record, error) {
 	if len(msg) == 0 {
 		return nil, errors.New("empty message")
 	}
 	c := &cursor{b: msg[1:]}
-	defer func() {
-		if err == nil && c.err != nil {
-			rec, err = nil, c.err
-		}
-		if err != nil {
-			err = fmt.Errorf("pgoutput message %q: %w", msg[0], err)
-		}
-	}()
-	switch msg[0] {
+	rec, err := d.decode(msg[0], c)
+	switch {
+	case c.err != nil: // it came first
+		err = c.err
+	case err == nil && len(c.b) > 0:
+		err = fmt.Errorf("%d bytes more than expected", len(c.b))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pgoutput message %q: %w", msg[0], err)
+	}
+	return rec, nil
+}
+
+func (d *Decoder) decode(kind byte, c *cursor) (format.Record, error) {
+	switch kind {
 	case 'I', 'U', 'D', 'T', 'R', 'M', 'Y':
 		var xid uint32
 		if d.block {
 			xid = c.uint32()
 		}
-		return d.inTransaction(msg[0], xid, c)
+		return d.inTransaction(kind, xid, c)
 	case 'B':
 		d.begin.CommitLSN, d.begin.Time, d.begin.XID = c.lsn(), c.time(), c.uint32()
 		return &d.begin, nil
@@ -76,6 +82,7 @@ func (d *Decoder) Decode(msg []byte) (rec format.Record, err error) {
 		d.commit.CommitLSN, d.commit.EndLSN, d.commit.Time = c.lsn(), c.lsn(), c.time()
 		return &d.commit, nil
 	case 'O':
+		c.skip()
 		return nil, nil
 	case 'S':
 		d.streamStart.XID, d.streamStart.First = c.uint32(), c.byte() == 1
@@ -91,7 +98,7 @@ func (d *Decoder) Decode(msg []byte) (rec format.Record, err error) {
 		return r, nil
 	case 'A':
 		r := &format.StreamAbort{XID: c.uint32(), SubXID: c.uint32()}
-		if len(c.b) >= 16 { // sent with streaming 'parallel' only
+		if len(c.b) > 0 { // sent with streaming 'parallel' only
 			r.LSN, r.Time = c.lsn(), c.time()
 		}
 		return r, nil
@@ -104,6 +111,7 @@ func (d *Decoder) inTransaction(kind byte, xid uint32, c *cursor) (format.Record
 	case 'I':
 		r, err := d.relation(c)
 		if r == nil {
+			c.skip()
 			return nil, err
 		}
 		d.insert.XID = xid
@@ -117,6 +125,7 @@ func (d *Decoder) inTransaction(kind byte, xid uint32, c *cursor) (format.Record
 	case 'U':
 		r, err := d.relation(c)
 		if r == nil {
+			c.skip()
 			return nil, err
 		}
 		d.update.XID = xid
@@ -137,6 +146,7 @@ func (d *Decoder) inTransaction(kind byte, xid uint32, c *cursor) (format.Record
 	case 'D':
 		r, err := d.relation(c)
 		if r == nil {
+			c.skip()
 			return nil, err
 		}
 		d.delete.XID = xid
@@ -175,6 +185,7 @@ func (d *Decoder) inTransaction(kind byte, xid uint32, c *cursor) (format.Record
 	case 'R':
 		return d.describe(c)
 	}
+	c.skip()
 	return nil, nil // 'Y', type names: the catalog is asked for them
 }
 
@@ -221,7 +232,9 @@ func (d *Decoder) describe(c *cursor) (format.Record, error) {
 }
 
 func (d *Decoder) tuple(c *cursor, t format.Tuple, columns int) format.Tuple {
-	t = t[:0]
+	if t = t[:0]; t == nil {
+		t = format.Tuple{} // the row of a table without columns, which is not the same as no row
+	}
 	n := int(c.uint16())
 	if n != columns && c.err == nil {
 		c.fail(fmt.Errorf("tuple of %d columns, the relation has %d", n, columns))
@@ -262,6 +275,9 @@ func (c *cursor) fail(err error) {
 	}
 	c.b = nil
 }
+
+// skip drops the rest of a message that is not looked into.
+func (c *cursor) skip() { c.b = nil }
 
 func (c *cursor) bytes(n uint32) []byte {
 	if uint64(len(c.b)) < uint64(n) {
