@@ -44,3 +44,14 @@ lock_cache() {
 	fi
 	flock 9
 }
+
+# find_programs makes sure that our own programs can be run: from PATH, or as built into bin/ of this repository.
+find_programs() {
+	local program bin
+	bin=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/bin
+	for program; do
+		type -P "$program" >/dev/null && continue
+		[[ -x $bin/$program ]] || die "there is no $program on PATH" 'Build it: go build -o bin/ ./cmd/...' 69
+		PATH=$bin:$PATH
+	done
+}

@@ -14,10 +14,11 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A confirmation follows the lines that pgapply prints, "applied<TAB>LSN<TAB>time", in a file that grows or in a FIFO, and remembers the
-// newest LSN: what the target has made durable.
+// A confirmation follows the lines that pgapply prints in a file that grows or in a FIFO: "applied<TAB>LSN<TAB>time", of which it remembers the newest
+// LSN, which the target has made durable; and "ended", after which nothing is applied any more.
 type confirmation struct {
-	lsn atomic.Uint64
+	lsn   atomic.Uint64
+	ended atomic.Bool
 }
 
 // poll is how often a file is looked at for new lines. A FIFO wakes us by itself.
@@ -107,6 +108,9 @@ func (c *confirmation) read(r io.Reader) (n int64) {
 
 func (c *confirmation) line(b []byte) {
 	f := bytes.Split(b, []byte{'\t'})
+	if string(f[0]) == "ended" {
+		c.ended.Store(true)
+	}
 	if len(f) < 2 || string(f[0]) != "applied" {
 		return
 	}

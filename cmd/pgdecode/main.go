@@ -44,9 +44,7 @@ func run(ctx context.Context, env *cli.Env) error {
 	if len(r.Publications) == 0 {
 		r.Publications = []string{f.Slot}
 	}
-	if r.Until, err = until(ctx, r.Server, f.Until); err != nil {
-		return err
-	}
+	// First of all: a shell that opens a FIFO for pgapply's output waits until it is open here.
 	if f.ConfirmFrom != "" {
 		following, stop := context.WithCancel(ctx)
 		defer stop()
@@ -54,9 +52,12 @@ func run(ctx context.Context, env *cli.Env) error {
 		if err := c.follow(following, f.ConfirmFrom); err != nil {
 			return err
 		}
-		r.Confirmed = c.LSN
+		r.Confirmed, r.Ended = c.LSN, c.ended.Load
 	} else {
 		env.Log.Info("nothing is acknowledged without --confirm-from: the source keeps the WAL of slot " + f.Slot)
+	}
+	if r.Until, err = until(ctx, r.Server, f.Until); err != nil {
+		return err
 	}
 	return r.Run(ctx, format.NewWriter(out))
 }

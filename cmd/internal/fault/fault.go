@@ -12,9 +12,9 @@ type Status int
 // The statuses that the programs choose. 2 is Go's own for a panic and never chosen.
 const (
 	OK          Status = 0
-	Failed      Status = 1  // none of the others fits
+	Failed      Status = 1  // none of the others fits; the message says why
 	Usage       Status = 64 // wrong flags or arguments
-	Data        Status = 65 // the input is not a stream, damaged, or cut; or it contradicts the target
+	Data        Status = 65 // the input is not a stream, damaged, or cut
 	Unavailable Status = 69 // refused for good: no such host, database, slot
 	TryAgain    Status = 75 // connection lost, server restarting, slot in use: the same command may work in a moment
 	Permission  Status = 77 // authentication or privileges

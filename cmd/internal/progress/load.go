@@ -3,6 +3,7 @@ package progress
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -189,4 +190,88 @@ func FinishLoad(ctx context.Context, c *pgx.Conn, stream int32) (complete bool, 
 		return false, nil
 	}
 	return complete, err
+}
+
+// StepBegins records that a step of the cutover begins (again).
+func StepBegins(ctx context.Context, c *pgx.Conn, stream int32, step string) error {
+	_, err := c.Exec(ctx, `INSERT INTO pgsluice.cutover (stream_id, step) VALUES ($1, $2)
+		ON CONFLICT (stream_id, step) DO UPDATE SET started_at = clock_timestamp(), finished_at = NULL, detail = NULL`, stream, step)
+	return err
+}
+
+// StepEnds records that a step has ended. It waits for the target's WAL to be flushed, and with it for everything that was committed before.
+func StepEnds(ctx context.Context, c *pgx.Conn, stream int32, step, detail string) error {
+	if _, err := c.Exec(ctx, "SET synchronous_commit = on"); err != nil {
+		return err
+	}
+	_, err := c.Exec(ctx, "UPDATE pgsluice.cutover SET finished_at = clock_timestamp(), detail = $3 WHERE stream_id = $1 AND step = $2", stream, step, detail)
+	return err
+}
+
+// A Step is a row of pgsluice.cutover.
+type Step struct {
+	Name     string     `json:"step"`
+	Started  time.Time  `json:"started_at"`
+	Finished *time.Time `json:"finished_at"`
+	Detail   string     `json:"detail,omitempty"`
+}
+
+// Steps returns the steps of a cutover in the order in which they were begun.
+func Steps(ctx context.Context, c *pgx.Conn, stream int32) ([]Step, error) {
+	rows, err := c.Query(ctx, "SELECT step, started_at, finished_at, coalesce(detail, '') FROM pgsluice.cutover WHERE stream_id = $1 ORDER BY started_at", stream)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Step, err error) {
+		err = row.Scan(&s.Name, &s.Started, &s.Finished, &s.Detail)
+		return s, err
+	})
+}
+
+// A TableInfo is a row of pgsluice.tables.
+type TableInfo struct {
+	Schema       string     `json:"schema"`
+	Table        string     `json:"table"`
+	SourceSchema string     `json:"source_schema"`
+	SourceTable  string     `json:"source_table"`
+	Status       string     `json:"status"`
+	Parts        int        `json:"parts"`
+	PartsDone    int        `json:"parts_done"`
+	Rows         int64      `json:"rows"`
+	Bytes        int64      `json:"bytes"`
+	Started      *time.Time `json:"started_at"`
+	Loaded       *time.Time `json:"loaded_at"`
+	Inserts      int64      `json:"inserts"`
+	Updates      int64      `json:"updates"`
+	Deletes      int64      `json:"deletes"`
+	Truncates    int64      `json:"truncates"`
+	Error        string     `json:"error,omitempty"`
+}
+
+// Tables returns what is known of a stream's tables.
+func Tables(ctx context.Context, c *pgx.Conn, stream int32) ([]TableInfo, error) {
+	rows, err := c.Query(ctx, `SELECT schema_name, table_name, source_schema, source_table, status, parts,
+		(SELECT count(*) FROM pgsluice.parts p WHERE p.stream_id = t.stream_id AND p.schema_name = t.schema_name AND p.table_name = t.table_name),
+		rows, bytes, started_at, loaded_at, inserts, updates, deletes, truncates, coalesce(error, '')
+		FROM pgsluice.tables t WHERE stream_id = $1 ORDER BY 1, 2`, stream)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (t TableInfo, err error) {
+		err = row.Scan(&t.Schema, &t.Table, &t.SourceSchema, &t.SourceTable, &t.Status, &t.Parts, &t.PartsDone, &t.Rows, &t.Bytes, &t.Started, &t.Loaded,
+			&t.Inserts, &t.Updates, &t.Deletes, &t.Truncates, &t.Error)
+		return t, err
+	})
+}
+
+// EndStream lets nothing more be applied: a cutover has made the target the primary.
+func EndStream(ctx context.Context, c *pgx.Conn, stream int32) error {
+	_, err := c.Exec(ctx, "UPDATE pgsluice.streams SET ended_at = coalesce(ended_at, clock_timestamp()) WHERE stream_id = $1", stream)
+	return err
+}
+
+// SetObject records what has become of an object.
+func SetObject(ctx context.Context, c *pgx.Conn, id int64, state, reason string) error {
+	_, err := c.Exec(ctx, "UPDATE pgsluice.deferred SET state = $2, error = nullif($3, ''), finished_at = clock_timestamp() WHERE id = $1", id, state, reason)
+	return err
 }

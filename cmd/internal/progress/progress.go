@@ -156,16 +156,16 @@ func Locked(k Key, shared bool, holder string) error {
 		WithHint("A full load and continuous sync of one slot exclude each other, and only one process may sync. Wait for the other one, or stop it.")
 }
 
-// Advance returns the statement that moves a stream's position. Its parameters are the new LSN, its time (or NULL), the numbers of
-// transactions and of changes, the stream's id, and the LSN that it has now: if that is another one, somebody else has applied, and
-// the statement fails with division by zero. It returns whether the stream was ended by a cutover.
+// Advance is the statement that moves a stream's position. Its parameters are the new LSN, its time (or NULL), the numbers of transactions and of
+// changes, the stream's id, and the LSN that it has now. If it has another one, somebody else has applied; if it was ended by a cutover, nothing may
+// be applied any more: then the statement fails with division by zero.
 const Advance = `WITH w AS (UPDATE pgsluice.streams SET applied_lsn = $1::pg_catalog.pg_lsn, applied_time = coalesce($2::pg_catalog.timestamptz, applied_time),
 	transactions = transactions + $3::pg_catalog.int8, changes = changes + $4::pg_catalog.int8, updated_at = pg_catalog.clock_timestamp()
-	WHERE stream_id = $5::pg_catalog.int4 AND applied_lsn = $6::pg_catalog.pg_lsn RETURNING ended_at IS NOT NULL AS ended)
-	SELECT 1/pg_catalog.count(*), coalesce(pg_catalog.bool_or(ended), false) FROM w`
+	WHERE stream_id = $5::pg_catalog.int4 AND applied_lsn = $6::pg_catalog.pg_lsn AND ended_at IS NULL RETURNING 1)
+	SELECT 1/pg_catalog.count(*) FROM w`
 
-// Count returns the statement that adds to the counters of tables. Its parameters are the stream's id and arrays: schema, table, inserts,
-// updates, deletes, truncates.
+// Count is the statement that adds to the counters of tables. Its parameters are the stream's id and arrays: schema, table, the same on the source,
+// inserts, updates, deletes, truncates.
 const Count = `INSERT INTO pgsluice.tables AS t (stream_id, schema_name, table_name, source_schema, source_table, status, inserts, updates, deletes, truncates)
 	SELECT $1::pg_catalog.int4, s, n, ss, sn, 'loaded', i, u, d, tr
 	FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::int8[], $7::int8[], $8::int8[], $9::int8[]) AS v(s, n, ss, sn, i, u, d, tr)

@@ -15,6 +15,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/target"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -154,8 +155,9 @@ func (r *Run) explain(err error) error {
 	switch {
 	case err == nil, errors.As(err, &f):
 		return err
-	case errors.Is(err, errEnded):
-		r.Log.Info("the stream was ended by a cutover; there is nothing more to apply")
+	case errors.Is(err, target.ErrEnded):
+		r.Log.Info("the cutover has ended the stream; there is nothing more to apply")
+		r.report.ended()
 		return nil
 	case errors.Is(err, errGiveUp):
 		return cli.ErrStopped

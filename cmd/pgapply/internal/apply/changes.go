@@ -2,7 +2,6 @@ package apply
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
@@ -50,7 +49,7 @@ func (r *Run) follow(ctx context.Context, h *format.Header) (*follower, error) {
 	f.stream = stream
 	if stream.Ended {
 		f.applier.Close()
-		return nil, errEnded
+		return nil, target.ErrEnded
 	}
 	if stream.LoadStatus == "loading" {
 		f.applier.Close()
@@ -69,9 +68,6 @@ func (r *Run) follow(ctx context.Context, h *format.Header) (*follower, error) {
 	return f, nil
 }
 
-// errEnded means that a cutover has ended the stream.
-var errEnded = errors.New("the stream was ended by a cutover")
-
 // begin takes a header: the first one, or one that goes on with the same slot.
 func (f *follower) begin(h *format.Header) error {
 	if err := f.drop(); err != nil {
@@ -86,7 +82,7 @@ func (f *follower) begin(h *format.Header) error {
 		return nil
 	}
 	if h.StartLSN > f.position {
-		return fault.New(fault.Data, "changes are missing: the stream begins at LSN %v, the target is at %v", h.StartLSN, f.position).
+		return fault.New(fault.Failed, "changes are missing: the stream begins at LSN %v, the target is at %v", h.StartLSN, f.position).
 			WithDetail("The slot was moved without this target.").
 			WithHint("If there is a file with the changes between the two, apply it first. Otherwise a new full load is needed.")
 	}
@@ -130,6 +126,8 @@ func (f *follower) next() ([]byte, bool, error) {
 		case f.idle = <-free:
 		case <-f.writer.failed:
 			return nil, false, f.writer.err
+		case <-f.writer.ended:
+			return nil, false, target.ErrEnded
 		case <-f.giveUp:
 			return nil, false, errGiveUp
 		}
@@ -185,10 +183,9 @@ func (f *follower) handOver(partial bool) error {
 func (f *follower) send(j job) error {
 	select {
 	case f.writer.work <- j:
-		if f.applier.Ended() {
-			return errEnded
-		}
 		return nil
+	case <-f.writer.ended:
+		return target.ErrEnded
 	case <-f.writer.failed:
 		return f.writer.err
 	}
@@ -285,7 +282,7 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 		}
 		f.tables[r.ID] = t
 	case *format.Progress:
-		if r.LSN > f.position {
+		if r.LSN >= f.position {
 			f.position = r.LSN
 			f.cur.Progress(r.LSN, r.Time)
 			return f.offer()

@@ -19,6 +19,7 @@ type writer struct {
 	free    chan *plan.Group // groups that have been written, empty again: the writer is idle
 	failed  chan struct{}    // closed when err is set
 	err     error
+	ended   chan struct{} // closed when a cutover has ended the stream
 }
 
 // A job is a group, which is committed if it is not partial, or something else to do.
@@ -30,7 +31,7 @@ type job struct {
 }
 
 func newWriter(ctx context.Context, a *target.Applier, r *reporter) *writer {
-	w := &writer{applier: a, report: r, work: make(chan job), free: make(chan *plan.Group, 1), failed: make(chan struct{})}
+	w := &writer{applier: a, report: r, work: make(chan job), free: make(chan *plan.Group, 1), failed: make(chan struct{}), ended: make(chan struct{})}
 	w.free <- new(plan.Group)
 	go w.run(ctx)
 	return w
@@ -42,10 +43,13 @@ const (
 	pollEvery = 100 * time.Millisecond
 	// flushAfter is when we stop relying on that.
 	flushAfter = time.Second
+	// lookEvery is how often the target is asked while there is nothing to write.
+	lookEvery = time.Second
 )
 
 func (w *writer) run(ctx context.Context) {
-	var waiting time.Time
+	var waiting, asked time.Time
+	ended := false
 	poll := time.NewTicker(pollEvery)
 	defer poll.Stop()
 	for {
@@ -77,6 +81,11 @@ func (w *writer) run(ctx context.Context) {
 			switch {
 			case !w.applier.Waiting():
 				waiting = time.Time{}
+				// Nothing is written, but a cutover may end the stream, or the target go away.
+				if now.Sub(asked) > lookEvery {
+					asked = now
+					err = w.applier.Poll(ctx)
+				}
 			case waiting.IsZero():
 				waiting = now
 				err = w.applier.Poll(ctx)
@@ -95,6 +104,10 @@ func (w *writer) run(ctx context.Context) {
 			w.err = err
 			close(w.failed)
 			return
+		}
+		if !ended && w.applier.Ended() {
+			ended = true
+			close(w.ended)
 		}
 	}
 }
@@ -123,4 +136,11 @@ func (r *reporter) flush() {
 	_, _ = fmt.Fprintf(r.out, "applied\t%v\t%s\n", r.pending.LSN, r.pending.Time.Time().Format("2006-01-02T15:04:05.000000Z"))
 	r.pending = target.Position{}
 	r.printed = time.Now()
+}
+
+// ended tells whoever reads the positions that nothing is applied any more.
+func (r *reporter) ended() {
+	if r.out != nil {
+		_, _ = fmt.Fprintln(r.out, "ended")
+	}
 }

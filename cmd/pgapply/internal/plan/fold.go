@@ -55,7 +55,7 @@ func (f *Fold) add(op *Op) bool {
 	}
 	switch op.Kind {
 	case OpInsert:
-		if g.hasBinary(t, op.New) || g.nullKey(t, op.New) {
+		if g.hasBinary(t, op.New) || !g.hasKey(t, op.New) {
 			return false
 		}
 		slot := f.find(op.New)
@@ -76,7 +76,7 @@ func (f *Fold) add(op *Op) bool {
 		return true
 
 	case OpUpdate:
-		if op.Old != noTuple && !g.sameKey(t, op.Old, op.New) || g.hasBinary(t, op.New) || g.nullKey(t, op.New) {
+		if op.Old != noTuple && !g.sameKey(t, op.Old, op.New) || !g.hasKey(t, op.New) {
 			return false
 		}
 		mask := g.mask(g.refs[op.New:int(op.New)+len(t.Columns)], refUnchanged)
@@ -84,6 +84,9 @@ func (f *Fold) add(op *Op) bool {
 			// The whole old row is there: it has what the new one leaves out.
 			op.New = g.merge(t, op.Old, op.New)
 			mask = g.mask(g.refs[op.New:int(op.New)+len(t.Columns)], refUnchanged)
+		}
+		if g.hasBinary(t, op.New) {
+			return false
 		}
 		slot := f.find(op.New)
 		if f.index[slot] == 0 {
@@ -104,7 +107,7 @@ func (f *Fold) add(op *Op) bool {
 		return true
 
 	case OpDelete:
-		if g.nullKey(t, op.Old) {
+		if !g.hasKey(t, op.Old) {
 			return false
 		}
 		slot := f.find(op.Old)
@@ -241,12 +244,12 @@ func (g *Group) hasBinary(t *Table, tuple int32) bool {
 	return false
 }
 
-// nullKey reports whether a key column is NULL or not there: then the row cannot be found by it.
-func (g *Group) nullKey(t *Table, tuple int32) bool {
+// hasKey reports whether all key columns are there, as text: otherwise the row cannot be found by them in bulk.
+func (g *Group) hasKey(t *Table, tuple int32) bool {
 	for _, k := range t.Key {
-		if g.refs[int(tuple)+k].n&refKind >= refNull {
-			return true
+		if g.refs[int(tuple)+k].n&refKind != refText {
+			return false
 		}
 	}
-	return false
+	return true
 }

@@ -207,11 +207,8 @@ func (g *Group) mask(refs []ref, want uint32) Mask {
 	return m
 }
 
-// tuple copies a tuple into the group.
+// tuple copies a tuple, which may have no columns, into the group.
 func (g *Group) tuple(t format.Tuple) int32 {
-	if t == nil {
-		return noTuple
-	}
 	at := len(g.refs)
 	for i := range t {
 		v := &t[i]
@@ -260,7 +257,10 @@ func (g *Group) Insert(t *Table, new format.Tuple) { g.add(OpInsert, t, noTuple,
 
 // Update adds an update. Old is nil if the record had none.
 func (g *Group) Update(t *Table, old, new format.Tuple) {
-	o := g.tuple(old)
+	o := int32(noTuple)
+	if old != nil {
+		o = g.tuple(old)
+	}
 	g.add(OpUpdate, t, o, g.tuple(new))
 }
 

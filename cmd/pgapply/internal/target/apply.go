@@ -107,12 +107,21 @@ func (a *Applier) Apply(ctx context.Context, g *plan.Group) error {
 		if err := a.undo(ctx, "ROLLBACK"); err != nil {
 			return err
 		}
+		if err := a.Poll(ctx); err != nil {
+			return err
+		}
+		if a.Ended() {
+			return ErrEnded
+		}
 	}
 	if len(g.Transactions) == 0 {
 		return a.s.server.Explain(refused)
 	}
 	return a.carefully(ctx, g)
 }
+
+// ErrEnded means that a cutover has ended the stream: nothing is applied any more.
+var ErrEnded = errors.New("the stream was ended by a cutover")
 
 func or(a, b error) error {
 	if a != nil {

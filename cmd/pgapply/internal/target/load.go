@@ -271,7 +271,7 @@ func (l *Loader) inspect() error {
 // fits checks that a part can be copied into the table that is there.
 func (t *loadTable) fits(p *part) error {
 	if t.target == nil {
-		return fault.New(fault.Data, "table %q does not exist on the target", t.String()).
+		return fault.New(fault.Config, "table %q does not exist on the target", t.String()).
 			WithHint("Create the schema on the target first: pg_dump -s of the source, piped into psql; or load without --data-only.")
 	}
 	for _, name := range p.Columns {
@@ -279,12 +279,12 @@ func (t *loadTable) fits(p *part) error {
 		j := slices.IndexFunc(t.rel.Columns, func(c format.Column) bool { return c.Name == name })
 		switch {
 		case i < 0:
-			return fault.New(fault.Data, "column %q of table %q does not exist on the target", name, t.String()).
+			return fault.New(fault.Config, "column %q of table %q does not exist on the target", name, t.String()).
 				WithHint("On the target: ALTER TABLE %s ADD COLUMN %s …; then start again.", t.qualified(), plan.QuoteIdent(name))
 		case t.target.Columns[i].Generated:
-			return fault.New(fault.Data, "column %q of table %q is generated on the target, but not on the source", name, t.String())
+			return fault.New(fault.Config, "column %q of table %q is generated on the target, but not on the source", name, t.String())
 		case p.Format == format.CopyBinary && j >= 0 && t.rel.Columns[j].OID != t.target.Columns[i].OID:
-			return fault.New(fault.Data, "column %q of table %q is of type %s on the target and %s on the source: binary data does not fit", name, t.String(),
+			return fault.New(fault.Config, "column %q of table %q is of type %s on the target and %s on the source: binary data does not fit", name, t.String(),
 				t.target.Columns[i].Type, t.rel.Columns[j].Type).WithHint("Extract with --format text.")
 		}
 	}
@@ -530,7 +530,7 @@ func SetSequence(ctx context.Context, c *pgx.Conn, server pgdial.Server, schema,
 	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == "22003" {
-		return fault.New(fault.Data, "sequence %s.%s cannot take the source's value %d: %w", schema, name, last, err).
+		return fault.New(fault.Failed, "sequence %s.%s cannot take the source's value %d: %w", schema, name, last, err).
 			WithHint("The sequence of the target is of a smaller type or range: ALTER SEQUENCE … AS bigint, or MAXVALUE …")
 	}
 	return server.Explain(fmt.Errorf("set sequence %s.%s: %w", schema, name, err))

@@ -62,7 +62,7 @@ func (m *Mapper) Map(ctx context.Context, rel *format.Relation) (*plan.Table, er
 		return nil, err
 	}
 	if c == nil {
-		t.Problem = fault.New(fault.Data, "table %q does not exist on the target", t.String()).
+		t.Problem = fault.New(fault.Config, "table %q does not exist on the target", t.String()).
 			WithHint("Create it on the target: pg_dump -s -t '%s' of the source, piped into psql; then start again.", plan.QuoteIdent(rel.Schema)+"."+plan.QuoteIdent(rel.Name))
 		return t, nil
 	}
@@ -88,7 +88,7 @@ func (m *Mapper) columns(t *plan.Table, c *catalog.Relation) error {
 			if typ == "" {
 				typ = "…"
 			}
-			return fault.New(fault.Data, "column %q of table %q does not exist on the target", col.Name, t.String()).
+			return fault.New(fault.Config, "column %q of table %q does not exist on the target", col.Name, t.String()).
 				WithHint("On the target: ALTER TABLE %s ADD COLUMN %s %s; then start again.", t.QualifiedName(), plan.QuoteIdent(col.Name), typ)
 		}
 		x := c.Columns[n]

@@ -299,10 +299,10 @@ func (a *Applier) conflict(ctx context.Context, g *plan.Group, i int32, cause er
 		for _, t := range g.Truncate(op).Tables {
 			names = append(names, t.String())
 		}
-		e := fault.New(fault.Data, "could not apply truncate of %s of the transaction with commit LSN %v: %w", strings.Join(names, ", "), g.CommitLSN(i), cause)
+		e := fault.New(fault.Failed, "could not apply truncate of %s of the transaction with commit LSN %v: %w", strings.Join(names, ", "), g.CommitLSN(i), cause)
 		return withServer(e, cause)
 	}
-	e := fault.New(fault.Data, "could not apply %s to relation %q of the transaction with commit LSN %v", opNames[op.Kind], t.String(), g.CommitLSN(i))
+	e := fault.New(fault.Failed, "could not apply %s to relation %q of the transaction with commit LSN %v", opNames[op.Kind], t.String(), g.CommitLSN(i))
 	find := op.Old
 	if find < 0 {
 		find = op.New
@@ -376,7 +376,7 @@ func (a *Applier) describeKey(g *plan.Group, t *plan.Table, tuple int32) string 
 
 // refusedCommit makes the error for a transaction whose changes are fine one by one.
 func (a *Applier) refusedCommit(g *plan.Group, first, next int32, lsn format.LSN, cause error) error {
-	e := fault.New(fault.Data, "could not commit the transaction with commit LSN %v: %w", lsn, cause)
+	e := fault.New(fault.Failed, "could not commit the transaction with commit LSN %v: %w", lsn, cause)
 	var pg *pgconn.PgError
 	if !errors.As(cause, &pg) || pg.Code != "22012" {
 		return withServer(e, cause)

@@ -31,6 +31,7 @@ type Receiver struct {
 	Publications []string
 	Until        format.LSN        // end at the first transaction boundary at or after it; 0: never
 	Confirmed    func() format.LSN // what may be acknowledged; 0: nothing yet
+	Ended        func() bool       // nothing is applied any more: come to an end; nil: never
 	Stop         <-chan struct{}   // come to an end at the next transaction boundary
 	Log          *slog.Logger
 
@@ -46,8 +47,10 @@ const (
 	tick = 200 * time.Millisecond
 	// statusEvery keeps the server from giving us up: a tenth of the shortest wal_sender_timeout met in practice (30 s) is 3 s.
 	statusEvery = 3 * time.Second
-	// progressEvery bounds the progress records of an idle source.
+	// progressEvery bounds the progress records of a source whose WAL moves without us; heartbeat is how often there is one in any case: it
+	// tells whoever reads the stream that it is alive, and us if nobody does.
 	progressEvery = 200 * time.Millisecond
+	heartbeat     = time.Second
 	// behindBy is how old a commit must be, by the server's own clock, for throughput to count more than latency.
 	behindBy = 100 * time.Millisecond
 )
@@ -66,6 +69,11 @@ func (r *Receiver) Run(ctx context.Context, w *format.Writer) error {
 				down = time.Time{}
 			}
 		})
+		if r.Ended != nil && r.Ended() {
+			// The reader may have gone already, and does not care for the end record.
+			_ = r.end(w, format.Complete)
+			return nil
+		}
 		if err == nil || errors.Is(err, cli.ErrStopped) || ctx.Err() != nil || !r.retryable(err) {
 			return err
 		}
@@ -135,7 +143,7 @@ func (r *Receiver) session(ctx context.Context, w *format.Writer, connected func
 	r.announced = true
 	r.position = header.StartLSN
 
-	s := &session{Receiver: r, conn: conn, gulp: gulp, w: w, types: types, ask: make(chan struct{}, 1)}
+	s := &session{Receiver: r, conn: conn, gulp: gulp, w: w, types: types, ask: make(chan bool, 1)}
 	s.decoder.CheckText = r.identity.Encoding == "SQL_ASCII"
 	s.decoder.Skip = func(schema string) bool { return schema == "pgsluice" }
 	s.received.Store(uint64(r.position))
@@ -251,7 +259,7 @@ type session struct {
 	decoder pgoutput.Decoder
 
 	received atomic.Uint64 // everything up to here has been taken from the server
-	ask      chan struct{} // the server wants a status
+	ask      chan bool     // a status is to be sent at once; true: it asks for an answer
 
 	skipping bool       // the open transaction was written in an earlier session
 	serverAt format.LSN // newest WAL position that the server has told; everything before it has been sent
@@ -320,6 +328,9 @@ func (s *session) boundary() (done bool, err error) {
 		return true, s.finish(format.Stopped)
 	default:
 	}
+	if s.Ended != nil && s.Ended() {
+		return true, nil
+	}
 	if s.Until != 0 && s.position >= s.Until {
 		return true, s.finish(format.Complete)
 	}
@@ -341,12 +352,20 @@ func (s *session) finish(reason string) error {
 // confirmTimeout bounds the wait for the last confirmation. Nothing is lost without it: the slot stays a little behind.
 const confirmTimeout = 5 * time.Second
 
-// progress writes a progress record if the server's position has moved past everything that was written, often enough or at once.
+// progress writes a progress record if the server's position has moved past everything that was written, or if it is time for one; often
+// enough, or at once.
 func (s *session) progress(now bool) error {
-	if s.serverAt <= s.position || s.w.InTransaction() || s.skipping || !now && time.Since(s.told) < progressEvery {
+	since := time.Since(s.told)
+	if s.w.InTransaction() || s.skipping || s.serverAt <= s.position && since < heartbeat || !now && since < progressEvery {
 		return nil
 	}
-	s.position = s.serverAt
+	if since >= heartbeat { // the next one should know better
+		select {
+		case s.ask <- true:
+		default:
+		}
+	}
+	s.position = max(s.position, s.serverAt)
 	s.told = time.Now()
 	return write(s.w, &format.Progress{LSN: s.position, Time: s.serverT})
 }
@@ -361,7 +380,7 @@ func (s *session) handle(msg []byte) (done bool, err error) {
 		}
 		if wantsReply := msg[17] == 1; wantsReply {
 			select {
-			case s.ask <- struct{}{}:
+			case s.ask <- false:
 			default:
 			}
 			// A server that shuts down asks again and again until what it has sent is confirmed.
@@ -435,11 +454,11 @@ func (s *session) sendStatus(ctx context.Context) {
 	var sent time.Time
 	for {
 		stopping := false
-		asked := false
+		asked, reply := false, false
 		select {
 		case <-ctx.Done():
 			stopping = true
-		case <-s.ask:
+		case reply = <-s.ask:
 			asked = true
 		case <-ticker.C:
 		}
@@ -448,7 +467,7 @@ func (s *session) sendStatus(ctx context.Context) {
 			durable = s.Confirmed()
 		}
 		if asked || stopping || durable != last || time.Since(sent) >= statusEvery {
-			if s.conn.SendCopyData(status(format.LSN(s.received.Load()), durable)) != nil {
+			if s.conn.SendCopyData(status(format.LSN(s.received.Load()), durable, reply)) != nil {
 				return // Receive meets the same error, and reports it
 			}
 			last, sent = durable, time.Now()
@@ -461,13 +480,16 @@ func (s *session) sendStatus(ctx context.Context) {
 
 // status makes a standby status update. All three positions are always set: of a flush position of zero the server only learns that
 // nothing is durable, which is true.
-func status(received, durable format.LSN) []byte {
+func status(received, durable format.LSN, reply bool) []byte {
 	b := make([]byte, 0, 34)
 	b = append(b, 'r')
 	b = binary.BigEndian.AppendUint64(b, uint64(received))
 	b = binary.BigEndian.AppendUint64(b, uint64(durable))
 	b = binary.BigEndian.AppendUint64(b, uint64(durable))
 	b = binary.BigEndian.AppendUint64(b, uint64(time.Now().UnixMicro()-946684800*1000000))
+	if reply {
+		return append(b, 1)
+	}
 	return append(b, 0)
 }
 

@@ -1,0 +1,372 @@
+package steps
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+)
+
+// A finding is one thing that Check has looked at.
+type finding struct {
+	level  string // ok, warning, error
+	text   string
+	remedy string
+}
+
+// A checker collects findings.
+type checker struct {
+	ctx    context.Context
+	m      *Migration
+	list   []finding
+	s, t   *pgx.Conn
+	sv, tv int
+}
+
+func (c *checker) ok(format string, args ...any) {
+	c.list = append(c.list, finding{"ok", fmt.Sprintf(format, args...), ""})
+}
+func (c *checker) warn(remedy, format string, args ...any) {
+	c.list = append(c.list, finding{"warning", fmt.Sprintf(format, args...), remedy})
+}
+func (c *checker) fail(remedy, format string, args ...any) {
+	c.list = append(c.list, finding{"error", fmt.Sprintf(format, args...), remedy})
+}
+
+// Check looks at the source, the target, and the pair, before anything is begun. It changes nothing. It writes a line for each finding, and fails if
+// there is one that stands in the way.
+func (m *Migration) Check(ctx context.Context) error {
+	c := &checker{ctx: ctx, m: m}
+	var err error
+	if c.s, err = m.source(ctx); err != nil {
+		return err
+	}
+	defer c.s.Close(ctx)
+	if c.t, err = m.target(ctx); err != nil {
+		return err
+	}
+	defer c.t.Close(ctx)
+	c.sv, c.tv = pgdial.Version(c.s.PgConn()), pgdial.Version(c.t.PgConn())
+	for _, look := range []func() error{c.versions, c.wal, c.sourceRole, c.tables, c.transactions, c.slotState} {
+		if err := look(); err != nil {
+			return m.Source.Explain(err)
+		}
+	}
+	for _, look := range []func() error{c.targetRole, c.encoding, c.extensions, c.empty} {
+		if err := look(); err != nil {
+			return m.Target.Explain(err)
+		}
+	}
+	errors := 0
+	for _, f := range c.list {
+		fmt.Fprintf(m.Out, "%s\t%s\n", f.level, f.text)
+		if f.remedy != "" {
+			fmt.Fprintf(m.Out, "\t%s\n", f.remedy)
+		}
+		if f.level == "error" {
+			errors++
+		}
+	}
+	if errors > 0 {
+		return fault.New(fault.Config, "%d conditions are not met", errors).WithHint("Each line that begins with \"error\" is followed by what to do.")
+	}
+	return nil
+}
+
+// ask returns a query's single value as text, "" for NULL.
+func (c *checker) ask(conn *pgx.Conn, sql string, args ...any) (string, error) {
+	var s *string
+	err := conn.QueryRow(c.ctx, "SELECT ("+sql+")::text", args...).Scan(&s)
+	if err != nil || s == nil {
+		return "", err
+	}
+	return *s, nil
+}
+
+func (c *checker) versions() error {
+	s, t := printVersion(c.sv), printVersion(c.tv)
+	switch {
+	case c.sv < 100000:
+		c.fail("Upgrade the source to version 10 or newer.", "the source is PostgreSQL %s; changes can be decoded from version 10 on", s)
+	case c.tv/10000 < c.sv/10000:
+		c.warn("Use a target of the source's version or newer: an older one may not know everything that the schema uses.", "the target (%s) is older than the source (%s)", t, s)
+	default:
+		c.ok("source is PostgreSQL %s, target is PostgreSQL %s", s, t)
+	}
+	if c.sv < 110000 {
+		c.warn("Do not truncate tables while the migration runs.", "the source does not decode TRUNCATE before version 11")
+	}
+	return nil
+}
+
+func printVersion(v int) string {
+	if v < 100000 {
+		return fmt.Sprintf("%d.%d.%d", v/10000, v/100%100, v%100)
+	}
+	return fmt.Sprintf("%d.%d", v/10000, v%10000)
+}
+
+func (c *checker) wal() error {
+	level, err := c.ask(c.s, "SELECT current_setting('wal_level')")
+	if err != nil {
+		return err
+	}
+	if level != "logical" {
+		c.fail("ALTER SYSTEM SET wal_level = logical, then restart the source. RDS and Aurora: rds.logical_replication = 1 and reboot. Cloud SQL: cloudsql.logical_decoding = on. Azure: server parameter wal_level.",
+			"wal_level is %s on the source", level)
+	} else {
+		c.ok("wal_level is logical")
+	}
+	for _, x := range []struct{ setting, used string }{
+		{"max_replication_slots", "SELECT count(*) FROM pg_replication_slots"},
+		{"max_wal_senders", "SELECT count(*) FROM pg_stat_replication"},
+	} {
+		free, err := c.ask(c.s, "SELECT current_setting('"+x.setting+"')::int - ("+x.used+")")
+		if err != nil {
+			return err
+		}
+		if free == "0" || strings.HasPrefix(free, "-") {
+			c.fail("Raise "+x.setting+" and restart the source, or drop what is not used any more.", "all of the source's %s are taken", x.setting)
+		} else {
+			c.ok("%s: %s free", x.setting, free)
+		}
+	}
+	plugins, err := c.ask(c.s, "SELECT current_setting('output_plugin_libraries', true)")
+	if err != nil {
+		return err
+	}
+	if plugins != "" && !strings.Contains(plugins, "pgoutput") {
+		c.fail("ALTER SYSTEM SET output_plugin_libraries = 'pgoutput, …'", "the source's output_plugin_libraries does not allow pgoutput: %s", plugins)
+	}
+	if c.sv >= 130000 {
+		keep, err := c.ask(c.s, "SELECT current_setting('max_slot_wal_keep_size')")
+		if err != nil {
+			return err
+		}
+		if keep != "-1" {
+			c.warn("Raise it, or see to it that sync is never interrupted for long.", "the source drops a slot that holds back more than %s of WAL (max_slot_wal_keep_size)", keep)
+		}
+	}
+	return nil
+}
+
+func (c *checker) sourceRole() error {
+	can, err := c.ask(c.s, `SELECT rolsuper OR rolreplication OR EXISTS (SELECT FROM pg_roles g WHERE g.rolname = 'rds_replication' AND pg_has_role(current_user, g.oid, 'USAGE'))
+		FROM pg_roles WHERE rolname = current_user`)
+	if err != nil {
+		return err
+	}
+	if can == "true" {
+		c.ok("the source's role may use replication slots")
+	} else {
+		c.fail("ALTER ROLE … REPLICATION. RDS and Aurora: GRANT rds_replication TO …", "the source's role has no REPLICATION attribute")
+	}
+	can, err = c.ask(c.s, "SELECT has_database_privilege(current_database(), 'CREATE')")
+	if err != nil {
+		return err
+	}
+	if can != "true" {
+		c.fail("GRANT CREATE ON DATABASE … TO …", "the source's role may not create a publication in the database")
+	}
+	owner, err := c.ask(c.s, "SELECT pg_has_role(current_user, datdba, 'USAGE') FROM pg_database WHERE datname = current_database()")
+	if err != nil {
+		return err
+	}
+	if owner != "true" {
+		c.warn("Make the role a member of the owner's role, or use the owner for pgcutover.", "the source's role does not own the database, and cannot fence it at cutover")
+	}
+	return nil
+}
+
+func (c *checker) tables() error {
+	tables, err := catalog.Tables(c.ctx, c.s)
+	if err != nil {
+		return err
+	}
+	var noKey, unlogged, foreign []string
+	n := 0
+	for _, t := range tables {
+		if t.Kind != "r" {
+			continue
+		}
+		n++
+		name := t.Schema + "." + t.Name
+		if !t.HasKey && !t.Unlogged {
+			noKey = append(noKey, name)
+		}
+		if t.Unlogged {
+			unlogged = append(unlogged, name)
+		}
+	}
+	c.ok("%d tables are to be migrated", n)
+	if len(noKey) > 0 {
+		c.warn("If rows of them are updated or deleted during the migration: add a primary key, or ALTER TABLE … REPLICA IDENTITY FULL.",
+			"%d tables have no replica identity, only inserts and truncates of them are carried: %s", len(noKey), some(noKey))
+	}
+	if len(unlogged) > 0 {
+		c.warn("ALTER TABLE … SET LOGGED, or leave them alone during the migration.", "unlogged tables are loaded, but changes of them are not in the WAL: %s", some(unlogged))
+	}
+	notOurs, err := c.s.Query(c.ctx, `SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice') AND n.nspname !~ '^pg_(temp|toast)'
+		AND NOT pg_has_role(current_user, c.relowner, 'USAGE') ORDER BY 1`)
+	if err != nil {
+		return err
+	}
+	if foreign, err = pgx.CollectRows(notOurs, pgx.RowTo[string]); err != nil {
+		return err
+	}
+	if len(foreign) > 0 {
+		c.fail("GRANT the owners' roles to the source's role: only a table's owner may publish it.", "the source's role does not own %d tables: %s", len(foreign), some(foreign))
+	}
+	lobs, err := c.ask(c.s, "SELECT count(*) FROM pg_largeobject_metadata")
+	if err != nil {
+		return err
+	}
+	if lobs != "0" {
+		c.warn("Do not change them during the migration, or load them again at cutover.", "there are %s large objects; changes of them are not decoded by any PostgreSQL", lobs)
+	}
+	return nil
+}
+
+func some(names []string) string {
+	const most = 8
+	if len(names) > most {
+		return strings.Join(names[:most], ", ") + fmt.Sprintf(" and %d more", len(names)-most)
+	}
+	return strings.Join(names, ", ")
+}
+
+func (c *checker) transactions() error {
+	blockers, err := slot.Blockers(c.ctx, c.s)
+	if err != nil {
+		return err
+	}
+	var long []string
+	for _, b := range blockers {
+		if !strings.Contains(b, "open for 00:00:") {
+			long = append(long, b)
+		}
+	}
+	if len(long) > 0 {
+		c.warn("End them, or wait: the creation of the slot waits for all transactions that have written.", "long transactions on the source: %s", some(long))
+	}
+	rows, err := c.s.Query(c.ctx, "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()")
+	if err != nil {
+		return err
+	}
+	gids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	if len(gids) > 0 {
+		c.fail("COMMIT PREPARED or ROLLBACK PREPARED each: the creation of the slot waits for them.", "prepared transactions on the source: %s", some(gids))
+	}
+	return nil
+}
+
+func (c *checker) slotState() error {
+	if c.m.Slot == "" {
+		return nil
+	}
+	info, err := slot.Get(c.ctx, c.s, c.m.Slot)
+	if err != nil {
+		return err
+	}
+	if info == nil {
+		c.ok("slot %s does not exist yet", c.m.Slot)
+		return nil
+	}
+	if err := info.Usable(c.m.Slot, c.s.Config().Database); err != nil {
+		c.fail("Drop the slot (SELECT pg_drop_replication_slot('"+c.m.Slot+"')), or use another name.", "%v", err)
+		return nil
+	}
+	c.ok("slot %s exists, confirmed up to %v", c.m.Slot, info.Confirmed)
+	return nil
+}
+
+func (c *checker) targetRole() error {
+	can, err := c.ask(c.t, "SELECT has_database_privilege(current_database(), 'CREATE')")
+	if err != nil {
+		return err
+	}
+	if can != "true" {
+		c.fail("GRANT CREATE ON DATABASE … TO …, or use the owner.", "the target's role may not create schemas")
+	}
+	if _, err := c.t.Exec(c.ctx, "SET session_replication_role = replica"); err == nil {
+		c.ok("the target's role may switch off triggers and foreign keys (session_replication_role)")
+		_, _ = c.t.Exec(c.ctx, "RESET session_replication_role")
+	} else {
+		c.warn("As superuser: GRANT SET ON PARAMETER session_replication_role TO … (15 and newer). Else triggers and foreign keys must not be there until cutover.",
+			"the target's role may not set session_replication_role")
+	}
+	return nil
+}
+
+func (c *checker) encoding() error {
+	s, t := c.s.PgConn().ParameterStatus("server_encoding"), c.t.PgConn().ParameterStatus("server_encoding")
+	switch {
+	case s == t:
+		c.ok("both databases are encoded in %s", s)
+	case s == "SQL_ASCII":
+		c.warn("Create the target with ENCODING 'SQL_ASCII' to keep bytes as they are, or clean up what is not "+t+".", "the source is SQL_ASCII: text that is not valid %s cannot be stored on the target", t)
+	case t == "UTF8":
+		c.ok("text is converted from %s to UTF8", s)
+	default:
+		c.warn("Create the target with ENCODING 'UTF8'.", "text is converted from %s to %s; characters that %s does not have cannot be stored", s, t, t)
+	}
+	return nil
+}
+
+func (c *checker) extensions() error {
+	rows, err := c.s.Query(c.ctx, "SELECT extname FROM pg_extension ORDER BY 1")
+	if err != nil {
+		return err
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	if rows, err = c.t.Query(c.ctx, "SELECT n FROM unnest($1::text[]) n WHERE n NOT IN (SELECT name FROM pg_available_extensions) ORDER BY 1", names); err != nil {
+		return err
+	}
+	missing, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	if len(missing) > 0 {
+		c.fail("Install them on the target (Azure: server parameter azure.extensions), or drop them on the source.", "extensions that the target does not have: %s", some(missing))
+	} else {
+		c.ok("the target has all %d extensions", len(names))
+	}
+	return nil
+}
+
+func (c *checker) empty() error {
+	streams, err := progress.Streams(c.ctx, c.t, c.m.Slot)
+	if err != nil {
+		return err
+	}
+	if len(streams) > 0 {
+		c.ok("the target has been loaded in part or as a whole: %s", streams[0].LoadStatus)
+		return nil
+	}
+	n, err := c.ask(c.t, `SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p')
+		AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice') AND n.nspname !~ '^pg_(temp|toast)'
+		AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')`)
+	if err != nil {
+		return err
+	}
+	if n != "0" {
+		c.warn("Use an empty database, or load with pgextract --data-only into empty tables.", "there are %s tables on the target already", n)
+	} else {
+		c.ok("the target is empty")
+	}
+	return nil
+}

@@ -1,0 +1,93 @@
+package steps
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+)
+
+// Cleanup removes what the migration has left: slot and publications on the source, its state on the target, and schema pgsluice with it if there is
+// no other's. Before the cutover is finished it does so only if force is set, since the migration cannot go on then.
+func (m *Migration) Cleanup(ctx context.Context, force bool) error {
+	t, err := m.target(ctx)
+	if err != nil {
+		return err
+	}
+	defer t.Close(ctx)
+	streams, err := progress.Streams(ctx, t, m.Slot)
+	if err != nil {
+		return m.Target.Explain(err)
+	}
+	for _, s := range streams {
+		if !s.Ended && !force {
+			return fault.New(fault.Config, "the migration of %v has not been cut over", s.Key).WithHint("To give it up: pgcutover cleanup --slot %s --force", m.Slot)
+		}
+	}
+	c, err := m.source(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close(ctx)
+	if err := m.dropSlot(ctx, c); err != nil {
+		return err
+	}
+	publications, err := slot.Publications(ctx, c, []string{m.Slot})
+	if err != nil {
+		return m.Source.Explain(err)
+	}
+	for _, p := range publications {
+		if err := readWrite(ctx, c, "DROP PUBLICATION IF EXISTS "+pgx.Identifier{p}.Sanitize()); err != nil {
+			return m.Source.Explain(err)
+		}
+	}
+	for _, s := range streams {
+		if _, err := t.Exec(ctx, "DELETE FROM pgsluice.streams WHERE stream_id = $1", s.ID); err != nil {
+			return m.Target.Explain(err)
+		}
+	}
+	left, err := progress.Streams(ctx, t, "")
+	if err != nil {
+		return m.Target.Explain(err)
+	}
+	if len(left) == 0 {
+		if _, err := t.Exec(ctx, "DROP SCHEMA IF EXISTS pgsluice CASCADE"); err != nil {
+			return m.Target.Explain(err)
+		}
+	}
+	m.Log.Info(fmt.Sprintf("cleanup: slot and publications %q are gone from the source, its state from the target", m.Slot))
+	return nil
+}
+
+// readWrite executes a statement although the database may be fenced.
+func readWrite(ctx context.Context, c *pgx.Conn, sql string) error {
+	return pgx.BeginTxFunc(ctx, c, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, sql)
+		return err
+	})
+}
+
+// dropSlot drops the slot, ending the session that reads it.
+func (m *Migration) dropSlot(ctx context.Context, c *pgx.Conn) error {
+	done, err := poll(ctx, 10*time.Second, func() (bool, error) {
+		info, err := slot.Get(ctx, c, m.Slot)
+		if err != nil || info == nil {
+			return err == nil, m.Source.Explain(err)
+		}
+		if info.Active {
+			_, err := c.Exec(ctx, "SELECT pg_terminate_backend($1)", info.ActivePID)
+			return false, m.Source.Explain(err)
+		}
+		_, err = c.Exec(ctx, "SELECT pg_drop_replication_slot($1)", m.Slot)
+		return err == nil, m.Source.Explain(err)
+	})
+	if err == nil && !done {
+		err = fault.New(fault.TryAgain, "slot %q is still in use", m.Slot).WithHint("Stop continuous sync first.")
+	}
+	return err
+}

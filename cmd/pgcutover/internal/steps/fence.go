@@ -1,0 +1,271 @@
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// Fence stops all writing to the source's database and keeps it stopped: it makes the database read-only for all sessions that begin from now
+// on, ends those that are there, and proves it by trying to write.
+func (m *Migration) Fence(ctx context.Context) error {
+	t, err := m.target(ctx)
+	if err != nil {
+		return err
+	}
+	defer t.Close(ctx)
+	stream, err := m.stream(ctx, t)
+	if err != nil {
+		return err
+	}
+	c, err := m.source(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close(ctx)
+	if err := m.checkFence(ctx, c); err != nil {
+		return err
+	}
+	return m.step(ctx, t, stream.ID, "fence", func() (string, error) {
+		db := pgx.Identifier{stream.Key.Database}.Sanitize()
+		if _, err := c.Exec(ctx, "ALTER DATABASE "+db+" SET default_transaction_read_only = on"); err != nil {
+			return "", denied(m.Source.Explain(err), "The role must own the source's database.")
+		}
+		n, err := m.endSessions(ctx, c)
+		if err != nil {
+			return "", err
+		}
+		if err := m.proveReadOnly(ctx); err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("database %q of the source is read-only, %d sessions were ended", stream.Key.Database, n), nil
+	})
+}
+
+// denied adds a hint to an error of privileges.
+func denied(err error, hint string) error {
+	var f *fault.Error
+	if errors.As(err, &f) && f.Status == fault.Permission && f.Hint == "" {
+		f.Hint = hint
+	}
+	return err
+}
+
+// checkFence refuses to begin if something would get past the fence: a role whose own setting allows it to write.
+func (m *Migration) checkFence(ctx context.Context, c *pgx.Conn) error {
+	rows, err := c.Query(ctx, `SELECT r.rolname FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
+		WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+		AND EXISTS (SELECT FROM unnest(s.setconfig) x WHERE x ~ '^default_transaction_read_only=(off|false|no|0)')`)
+	if err != nil {
+		return m.Source.Explain(err)
+	}
+	roles, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return m.Source.Explain(err)
+	}
+	if len(roles) > 0 {
+		return fault.New(fault.Config, "the fence would not hold: these roles have default_transaction_read_only = off: %s", strings.Join(roles, ", ")).
+			WithHint("On the source: ALTER ROLE … RESET default_transaction_read_only (or … IN DATABASE … RESET …)")
+	}
+	return nil
+}
+
+// others are the sessions that might write: clients of this database, except ourselves and those that only read the slot.
+const others = `FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type IN ('client backend', 'parallel worker')
+	AND backend_start < $1 AND application_name NOT IN ('pgcutover', 'pgdecode')`
+
+// endSessions ends the sessions that began before the database became read-only, and waits until they are gone.
+func (m *Migration) endSessions(ctx context.Context, c *pgx.Conn) (ended int, err error) {
+	var since time.Time
+	// New sessions are read-only from here on. The setting takes effect when its transaction is visible, which it is to us.
+	if err := c.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&since); err != nil {
+		return 0, m.Source.Explain(err)
+	}
+	seen := make(map[int32]bool)
+	var left []string
+	done, err := poll(ctx, 10*time.Second, func() (bool, error) {
+		rows, err := c.Query(ctx, "SELECT pid, format('process %s, user %s, %s', pid, usename, coalesce(nullif(application_name, ''), 'no application name')) "+others, since)
+		if err != nil {
+			return false, m.Source.Explain(err)
+		}
+		left = left[:0]
+		var pids []int32
+		var pid int32
+		var text string
+		if _, err := pgx.ForEachRow(rows, []any{&pid, &text}, func() error {
+			left = append(left, text)
+			if !seen[pid] {
+				pids = append(pids, pid)
+			}
+			return nil
+		}); err != nil {
+			return false, m.Source.Explain(err)
+		}
+		for _, pid := range pids {
+			seen[pid] = true
+			if _, err := c.Exec(ctx, "SELECT pg_terminate_backend($1)", pid); err != nil {
+				return false, denied(m.Source.Explain(err), "The role needs membership in pg_signal_backend; sessions of superusers only a superuser may end.")
+			}
+		}
+		return len(left) == 0, nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	if !done {
+		return 0, fault.New(fault.TryAgain, "sessions on the source do not end: %s", strings.Join(left, "; ")).
+			WithHint("The database stays read-only for new sessions. Run fence again, or undo it: pgcutover unfence --slot %s", m.Slot)
+	}
+	return len(seen), nil
+}
+
+// proveReadOnly opens a session as any client does and tries to write.
+func (m *Migration) proveReadOnly(ctx context.Context) error {
+	c, err := m.source(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close(ctx)
+	tx, err := c.Begin(ctx)
+	if err != nil {
+		return m.Source.Explain(err)
+	}
+	_, err = tx.Exec(ctx, "CREATE SCHEMA pgsluice_fence_test")
+	_ = tx.Rollback(ctx)
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "25006" {
+		return nil
+	}
+	return fault.New(fault.Config, "the fence does not hold: a new session on the source can still write").
+		WithDetail("Writing should have failed as in a read-only transaction; the result was: %v.", err)
+}
+
+// Unfence lets the source's database be written to again.
+func (m *Migration) Unfence(ctx context.Context) error {
+	c, err := m.source(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close(ctx)
+	var db string
+	if err := c.QueryRow(ctx, "SELECT current_database()").Scan(&db); err != nil {
+		return m.Source.Explain(err)
+	}
+	if _, err := c.Exec(ctx, "ALTER DATABASE "+pgx.Identifier{db}.Sanitize()+" RESET default_transaction_read_only"); err != nil {
+		return denied(m.Source.Explain(err), "The role must own the source's database.")
+	}
+	// Sessions that began in between are read-only, and would stay so.
+	if _, err := m.endSessions(ctx, c); err != nil {
+		return err
+	}
+	m.Log.Info(fmt.Sprintf("unfence: database %q of the source can be written to again", db))
+	t, err := m.target(ctx)
+	if err != nil {
+		return nil // the target need not be there for this
+	}
+	defer t.Close(ctx)
+	if stream, err := m.stream(ctx, t); err == nil {
+		_, _ = t.Exec(ctx, "DELETE FROM pgsluice.cutover WHERE stream_id = $1 AND step IN ('fence', 'drain')", stream.ID)
+	}
+	return nil
+}
+
+// isFenced reports whether new sessions of the source's database are read-only.
+func isFenced(ctx context.Context, c *pgx.Conn) (fenced bool, err error) {
+	err = c.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_db_role_setting s, unnest(s.setconfig) x WHERE s.setrole = 0
+		AND s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()) AND x = 'default_transaction_read_only=on')`).Scan(&fenced)
+	return fenced, err
+}
+
+// Drain writes a mark into the source's WAL and waits until the target has applied everything before it: then nothing is pending. It needs the
+// fence, without which something would be pending again at once.
+func (m *Migration) Drain(ctx context.Context, timeout time.Duration) error {
+	t, err := m.target(ctx)
+	if err != nil {
+		return err
+	}
+	defer t.Close(ctx)
+	stream, err := m.stream(ctx, t)
+	if err != nil {
+		return err
+	}
+	c, err := m.source(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close(ctx)
+	fenced, err := isFenced(ctx, c)
+	if err != nil {
+		return m.Source.Explain(err)
+	}
+	if !fenced {
+		return fault.New(fault.Config, "the source is not fenced: what is drained now would not be all").WithHint("First: pgcutover fence --slot %s", m.Slot)
+	}
+	return m.step(ctx, t, stream.ID, "drain", func() (string, error) {
+		mark, err := slot.Mark(ctx, c, "drain "+m.Slot)
+		if err != nil {
+			return "", m.Source.Explain(err)
+		}
+		if err := m.await(ctx, c, t, stream.ID, mark, timeout); err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("the target has everything up to the mark at LSN %v, 0 changes are pending", mark), nil
+	})
+}
+
+// idleAfter is how long nobody may read the slot before waiting for the target makes no sense.
+const idleAfter = 5 * time.Second
+
+// await waits until the target has applied everything up to an LSN of the source.
+func (m *Migration) await(ctx context.Context, c, t *pgx.Conn, stream int32, lsn format.LSN, timeout time.Duration) error {
+	var at format.LSN
+	var reader time.Time // when somebody was last seen reading the slot
+	reader = time.Now()
+	looked, said := time.Time{}, time.Now()
+	done, err := poll(ctx, timeout, func() (bool, error) {
+		var s string
+		if err := t.QueryRow(ctx, "SELECT applied_lsn::text FROM pgsluice.streams WHERE stream_id = $1", stream).Scan(&s); err != nil {
+			return false, m.Target.Explain(err)
+		}
+		var err error
+		if at, err = format.ParseLSN(s); err != nil || at >= lsn {
+			return err == nil, err
+		}
+		if time.Since(looked) > time.Second {
+			looked = time.Now()
+			info, err := slot.Get(ctx, c, m.Slot)
+			if err != nil {
+				return false, m.Source.Explain(err)
+			}
+			if info == nil {
+				return false, fault.New(fault.Unavailable, "slot %q does not exist on the source", m.Slot)
+			}
+			if info.Active {
+				reader = time.Now()
+			}
+			if time.Since(reader) > idleAfter {
+				return false, fault.New(fault.Config, "nobody reads slot %q, so the target cannot catch up", m.Slot).
+					WithHint("Start continuous sync: scripts/sync %s", m.Slot)
+			}
+		}
+		if time.Since(said) > 2*time.Second {
+			said = time.Now()
+			m.Log.Info(fmt.Sprintf("the target is at LSN %v, %d bytes of WAL before %v", at, lsn-at, lsn))
+		}
+		return false, nil
+	})
+	if err == nil && !done {
+		err = fault.New(fault.TryAgain, "the target did not reach LSN %v within %v; it is at %v", lsn, timeout, at).
+			WithHint("Look at the messages of pgdecode and pgapply, and at: pgcutover status --slot %s", m.Slot)
+	}
+	return err
+}

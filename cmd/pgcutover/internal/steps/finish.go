@@ -1,0 +1,342 @@
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+)
+
+// Open makes the target fit for the application's writes: sequences stand where the source's stand, foreign keys and triggers that were deferred
+// are created (foreign keys as NOT VALID, which takes no time and holds for all that is written from now on), and nothing more is
+// applied. It needs a fenced and drained source.
+func (m *Migration) Open(ctx context.Context) error {
+	t, err := m.target(ctx)
+	if err != nil {
+		return err
+	}
+	defer t.Close(ctx)
+	stream, err := m.stream(ctx, t)
+	if err != nil {
+		return err
+	}
+	if stream.Ended {
+		m.Log.Info("open: the target is open already")
+		return nil
+	}
+	c, err := m.source(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close(ctx)
+	fenced, err := isFenced(ctx, c)
+	if err != nil {
+		return m.Source.Explain(err)
+	}
+	done, err := progress.Steps(ctx, t, stream.ID)
+	if err != nil {
+		return m.Target.Explain(err)
+	}
+	if !fenced || !finished(done, "drain") {
+		return fault.New(fault.Config, "the source is not fenced and drained: the target does not have everything yet").
+			WithHint("First: pgcutover fence --slot %s, and pgcutover drain --slot %s", m.Slot, m.Slot)
+	}
+	return m.step(ctx, t, stream.ID, "open", func() (string, error) {
+		n, err := m.sequences(ctx, c, t, stream.ID)
+		if err != nil {
+			return "", err
+		}
+		created, failed, err := m.deferred(ctx, t, stream.ID)
+		if err != nil {
+			return "", err
+		}
+		if err := progress.EndStream(ctx, t, stream.ID); err != nil {
+			return "", m.Target.Explain(err)
+		}
+		for _, o := range failed {
+			m.Log.Warn(fmt.Sprintf("could not create %v: %s", &o, o.Error))
+		}
+		text := fmt.Sprintf("%d sequences set, %d foreign keys and triggers created; the target can be written to", n, created)
+		if len(failed) > 0 {
+			text += fmt.Sprintf("; %d could not be created", len(failed))
+		}
+		return text, nil
+	})
+}
+
+func finished(steps []progress.Step, name string) bool {
+	for _, s := range steps {
+		if s.Name == name {
+			return s.Finished != nil
+		}
+	}
+	return false
+}
+
+// sequences sets the target's sequences to the state of the source's.
+func (m *Migration) sequences(ctx context.Context, c, t *pgx.Conn, stream int32) (int, error) {
+	list, err := catalog.Sequences(ctx, c)
+	if err != nil {
+		return 0, m.Source.Explain(err)
+	}
+	var batch pgx.Batch
+	for _, s := range list {
+		if !s.Known {
+			return 0, fault.New(fault.Permission, "could not read the state of sequence %s.%s on the source", s.Schema, s.Name).
+				WithHint("GRANT SELECT ON ALL SEQUENCES IN SCHEMA %s TO …", s.Schema)
+		}
+		batch.Queue("SELECT pg_catalog.setval($1::text::regclass, $2, $3)", pgx.Identifier{s.Schema, s.Name}.Sanitize(), s.LastValue, s.IsCalled)
+	}
+	results := t.SendBatch(ctx, &batch)
+	defer results.Close()
+	for _, s := range list {
+		_, err := results.Exec()
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) && pg.Code == "22003" {
+			return 0, fault.New(fault.Failed, "sequence %s.%s of the target cannot take the source's value %d: %w", s.Schema, s.Name, s.LastValue, err).
+				WithHint("ALTER SEQUENCE %s AS bigint (and the column that it feeds), or MAXVALUE …, on the target; then run open again.", pgx.Identifier{s.Schema, s.Name}.Sanitize())
+		}
+		if err != nil {
+			return 0, m.Target.Explain(fmt.Errorf("set sequence %s.%s: %w", s.Schema, s.Name, err))
+		}
+	}
+	return len(list), m.Target.Explain(results.Close())
+}
+
+// deferred creates the objects that were left for the cutover. Foreign keys are created NOT VALID: they hold for what is written from now on, and
+// nobody waits for the rows that are there to be looked at, which Finish does.
+func (m *Migration) deferred(ctx context.Context, t *pgx.Conn, stream int32) (created int, failed []progress.Object, err error) {
+	list, err := progress.Pending(ctx, t, stream, progress.PhaseCutover, "", "")
+	if err != nil {
+		return 0, nil, m.Target.Explain(err)
+	}
+	if _, err := t.Exec(ctx, catalog.NoPath+"; SET check_function_bodies = off"); err != nil {
+		return 0, nil, m.Target.Explain(err)
+	}
+	for _, o := range list {
+		state, sqls := "done", []string{o.SQL}
+		if o.Type == "FK CONSTRAINT" && !strings.Contains(o.SQL, "NOT VALID") {
+			if state, sqls, err = m.notValid(ctx, t, o); err != nil {
+				return created, failed, err
+			}
+		}
+		err := pgx.BeginFunc(ctx, t, func(tx pgx.Tx) error {
+			for _, sql := range sqls {
+				if _, err := tx.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+					return err
+				}
+			}
+			return progress.SetObject(ctx, t, o.ID, state, "")
+		})
+		var pg *pgconn.PgError
+		switch {
+		case err == nil:
+			created++
+		case !errors.As(err, &pg):
+			return created, failed, m.Target.Explain(err)
+		default:
+			o.Error = err.Error()
+			failed = append(failed, o)
+			if err := progress.SetObject(ctx, t, o.ID, "failed", o.Error); err != nil {
+				return created, failed, m.Target.Explain(err)
+			}
+		}
+	}
+	return created, failed, nil
+}
+
+// addConstraint is where pg_dump's statement for a constraint goes on behind the table's name.
+const addConstraint = "\n    ADD CONSTRAINT "
+
+// notValid returns the statements that create a foreign key as NOT VALID, and the state that the object is in then. A partitioned table cannot have
+// such a constraint, but its partitions can; Finish makes the one of the whole of theirs.
+func (m *Migration) notValid(ctx context.Context, t *pgx.Conn, o progress.Object) (state string, sqls []string, err error) {
+	head, constraint, ok := strings.Cut(o.SQL, addConstraint)
+	if !ok {
+		return "done", []string{o.SQL}, nil
+	}
+	constraint = addConstraint + strings.TrimRight(constraint, "; \n") + " NOT VALID;"
+	leaves, err := m.leaves(ctx, t, o)
+	if err != nil {
+		return "", nil, m.Target.Explain(err)
+	}
+	if leaves == nil {
+		return "done", []string{head + constraint}, nil
+	}
+	for _, leaf := range leaves {
+		sqls = append(sqls, "ALTER TABLE ONLY "+leaf+constraint)
+	}
+	return "running", sqls, nil
+}
+
+// leaves returns the partitions that have rows of the partitioned table of an object; nil if it is an ordinary table.
+func (m *Migration) leaves(ctx context.Context, t *pgx.Conn, o progress.Object) ([]string, error) {
+	var kind string
+	var oid uint32
+	err := t.QueryRow(ctx, "SELECT c.oid, c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2",
+		o.Schema, o.Table).Scan(&oid, &kind)
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && kind != "p" {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	rows, err := t.Query(ctx, `WITH RECURSIVE d(oid) AS (SELECT $1::oid UNION ALL SELECT i.inhrelid FROM d JOIN pg_inherits i ON i.inhparent = d.oid)
+		SELECT d.oid::regclass::text FROM d JOIN pg_class c USING (oid) WHERE c.relkind = 'r' ORDER BY 1`, oid)
+	if err != nil {
+		return nil, err
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if list == nil {
+		list = []string{}
+	}
+	return list, err
+}
+
+// Finish does what the application need not wait for: it validates the foreign keys, refreshes the materialized views, and analyzes the tables that
+// changed. It opens the target first, if that was not done.
+func (m *Migration) Finish(ctx context.Context) error {
+	if err := m.Open(ctx); err != nil {
+		return err
+	}
+	t, err := m.target(ctx)
+	if err != nil {
+		return err
+	}
+	defer t.Close(ctx)
+	stream, err := m.stream(ctx, t)
+	if err != nil {
+		return err
+	}
+	return m.step(ctx, t, stream.ID, "finish", func() (string, error) {
+		valid, invalid, err := m.validate(ctx, t, stream.ID)
+		if err != nil {
+			return "", err
+		}
+		views, err := m.refresh(ctx, t)
+		if err != nil {
+			return "", err
+		}
+		if _, err := t.Exec(ctx, "ANALYZE"); err != nil {
+			return "", m.Target.Explain(err)
+		}
+		text := fmt.Sprintf("%d foreign keys validated, %d materialized views refreshed, tables analyzed", valid, views)
+		failed, err := progress.Failed(ctx, t, stream.ID)
+		if err != nil {
+			return "", m.Target.Explain(err)
+		}
+		if len(invalid) > 0 {
+			return "", fault.New(fault.Failed, "%d foreign keys do not hold on the target: %s", len(invalid), strings.Join(invalid, "; ")).
+				WithHint("They are enforced for new rows. Find the rows without a parent, then: ALTER TABLE … VALIDATE CONSTRAINT …")
+		}
+		if len(failed) > 0 {
+			text += fmt.Sprintf("; %d objects are missing, see pgsluice.deferred", len(failed))
+		}
+		return text, nil
+	})
+}
+
+// validate validates the foreign keys that are not, and then makes those of partitioned tables of their partitions'.
+func (m *Migration) validate(ctx context.Context, t *pgx.Conn, stream int32) (valid int, invalid []string, err error) {
+	// What was NOT VALID on the source has that in its definition, and stays so.
+	rows, err := t.Query(ctx, `SELECT k.conname, k.conrelid::regclass::text FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
+		WHERE k.contype = 'f' AND NOT k.convalidated AND EXISTS (SELECT FROM pgsluice.deferred d WHERE d.stream_id = $1 AND d.type = 'FK CONSTRAINT'
+			AND d.definition !~ 'NOT VALID' AND d.state IN ('done', 'running') AND right(d.name, length(k.conname) + 1) = ' ' || k.conname) ORDER BY 2, 1`, stream)
+	if err != nil {
+		return 0, nil, m.Target.Explain(err)
+	}
+	type key struct{ Name, Table string }
+	keys, err := pgx.CollectRows(rows, pgx.RowToStructByPos[key])
+	if err != nil {
+		return 0, nil, m.Target.Explain(err)
+	}
+	for _, k := range keys {
+		_, err := t.Exec(ctx, "ALTER TABLE ONLY "+k.Table+" VALIDATE CONSTRAINT "+pgx.Identifier{k.Name}.Sanitize())
+		var pg *pgconn.PgError
+		switch {
+		case errors.As(err, &pg) && pg.Code == "23503":
+			invalid = append(invalid, fmt.Sprintf("%s of %s: %s", k.Name, k.Table, pg.Detail))
+		case err != nil:
+			return valid, invalid, m.Target.Explain(err)
+		default:
+			valid++
+		}
+	}
+	if len(invalid) > 0 {
+		return valid, invalid, nil
+	}
+	// With valid ones on all partitions, the server takes them for the constraint of the whole, and looks at no row.
+	list, err := progress.Pending(ctx, t, stream, progress.PhaseCutover, "", "")
+	if err != nil {
+		return valid, nil, m.Target.Explain(err)
+	}
+	for _, o := range list {
+		if o.Type != "FK CONSTRAINT" || o.Error != "" {
+			continue
+		}
+		if _, err := t.Exec(ctx, o.SQL, pgx.QueryExecModeSimpleProtocol); err != nil {
+			return valid, nil, m.Target.Explain(err)
+		}
+		if err := progress.SetObject(ctx, t, o.ID, "done", ""); err != nil {
+			return valid, nil, m.Target.Explain(err)
+		}
+	}
+	return valid, nil, nil
+}
+
+// refresh refreshes the materialized views that have data, those that others are made of first.
+func (m *Migration) refresh(ctx context.Context, t *pgx.Conn) (int, error) {
+	rows, err := t.Query(ctx, `WITH RECURSIVE d(oid, depth) AS (
+			SELECT oid, 1 FROM pg_class WHERE relkind = 'm' AND relispopulated
+			UNION ALL SELECT r.ev_class, d.depth + 1 FROM d JOIN pg_depend p ON p.refobjid = d.oid AND p.classid = 'pg_rewrite'::regclass AND p.refclassid = 'pg_class'::regclass
+			JOIN pg_rewrite r ON r.oid = p.objid WHERE r.ev_class <> d.oid AND d.depth < 100)
+		SELECT d.oid::regclass::text FROM d JOIN pg_class c USING (oid) WHERE c.relkind = 'm' AND c.relispopulated GROUP BY d.oid ORDER BY max(d.depth), 1`)
+	if err != nil {
+		return 0, m.Target.Explain(err)
+	}
+	views, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return 0, m.Target.Explain(err)
+	}
+	for _, v := range views {
+		if _, err := t.Exec(ctx, "REFRESH MATERIALIZED VIEW "+v); err != nil {
+			return 0, m.Target.Explain(err)
+		}
+	}
+	return len(views), nil
+}
+
+// Wait waits for a state: "loaded", or "caught-up", which is when the target is at most lag bytes of WAL behind.
+func (m *Migration) Wait(ctx context.Context, state string, lag int64, timeout time.Duration) error {
+	t, err := m.target(ctx)
+	if err != nil {
+		return err
+	}
+	defer t.Close(ctx)
+	stream, err := m.stream(ctx, t)
+	if err != nil {
+		return err
+	}
+	if state == "caught-up" {
+		return m.waitCaughtUp(ctx, t, stream.ID, lag, timeout)
+	}
+	done, err := poll(ctx, timeout, func() (bool, error) {
+		s, err := m.stream(ctx, t)
+		if err != nil {
+			return false, err
+		}
+		return s.LoadStatus == "loaded", nil
+	})
+	if err == nil && !done {
+		err = fault.New(fault.TryAgain, "the full load was not complete within %v", timeout).WithHint("pgcutover status --slot %s shows how far it is.", m.Slot)
+	}
+	return err
+}

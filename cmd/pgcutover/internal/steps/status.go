@@ -1,0 +1,245 @@
+package steps
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// A Status is what is known of a migration at one moment. Fields that could not be found out are null, and Problems says why.
+type Status struct {
+	At           time.Time            `json:"at"`
+	Slot         string               `json:"slot"`
+	Database     string               `json:"database"`
+	State        string               `json:"state"` // loading, syncing, stopped, fenced, drained, complete
+	Load         string               `json:"load"`  // none, loading, loaded
+	AppliedLSN   format.LSN           `json:"applied_lsn"`
+	AppliedTime  *time.Time           `json:"applied_time"`
+	SourceLSN    *format.LSN          `json:"source_lsn"`
+	LagBytes     *int64               `json:"lag_bytes"`
+	LagSeconds   *float64             `json:"lag_seconds"`
+	Slots        *SlotStatus          `json:"source_slot"`
+	Transactions int64                `json:"transactions"`
+	Changes      int64                `json:"changes"`
+	Tables       []progress.TableInfo `json:"tables"`
+	Failed       int                  `json:"failed_objects"`
+	Cutover      []progress.Step      `json:"cutover"`
+	Problems     []string             `json:"problems"`
+}
+
+// SlotStatus is the slot on the source.
+type SlotStatus struct {
+	Active    bool       `json:"active"`
+	Confirmed format.LSN `json:"confirmed_flush_lsn"`
+	Retained  int64      `json:"retained_wal_bytes"`
+	WALStatus string     `json:"wal_status"`
+}
+
+// Status finds out how a migration stands.
+func (m *Migration) Status(ctx context.Context) (*Status, error) {
+	t, err := m.target(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer t.Close(ctx)
+	stream, err := m.stream(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	s := &Status{At: time.Now().UTC(), Slot: stream.Key.Slot, Database: stream.Key.Database, Load: stream.LoadStatus, AppliedLSN: stream.Applied,
+		Transactions: stream.Transactions, Changes: stream.Changes, Problems: []string{}}
+	if stream.AppliedTime.Unix() > 0 {
+		s.AppliedTime = &stream.AppliedTime
+	}
+	if s.Tables, err = progress.Tables(ctx, t, stream.ID); err != nil {
+		return nil, m.Target.Explain(err)
+	}
+	failed, err := progress.Failed(ctx, t, stream.ID)
+	if err != nil {
+		return nil, m.Target.Explain(err)
+	}
+	s.Failed = len(failed)
+	if s.Cutover, err = progress.Steps(ctx, t, stream.ID); err != nil {
+		return nil, m.Target.Explain(err)
+	}
+	fenced := m.sourceStatus(ctx, s)
+	switch {
+	case stream.Ended:
+		s.State = "complete"
+	case fenced && finished(s.Cutover, "drain"):
+		s.State = "drained"
+	case fenced:
+		s.State = "fenced"
+	case stream.LoadStatus == "loading":
+		s.State = "loading"
+	case s.Slots != nil && s.Slots.Active:
+		s.State = "syncing"
+	default:
+		s.State = "stopped"
+	}
+	return s, nil
+}
+
+// sourceStatus adds what the source knows. A source that cannot be reached is a problem to report, not a reason to report nothing.
+func (m *Migration) sourceStatus(ctx context.Context, s *Status) (fenced bool) {
+	c, err := m.source(ctx)
+	if err == nil {
+		defer c.Close(ctx)
+		fenced, err = m.askSource(ctx, c, s)
+	}
+	if err != nil {
+		s.Problems = append(s.Problems, m.Source.Explain(err).Error())
+	}
+	return fenced
+}
+
+func (m *Migration) askSource(ctx context.Context, c *pgx.Conn, s *Status) (fenced bool, err error) {
+	if fenced, err = isFenced(ctx, c); err != nil {
+		return false, err
+	}
+	now, err := slot.FlushLSN(ctx, c)
+	if err != nil {
+		return fenced, err
+	}
+	s.SourceLSN = &now
+	lag := max(int64(now)-int64(s.AppliedLSN), 0)
+	if s.AppliedLSN != 0 {
+		s.LagBytes = &lag
+	}
+	if s.AppliedTime != nil {
+		var clock time.Time
+		if err := c.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&clock); err != nil {
+			return fenced, err
+		}
+		seconds := max(clock.Sub(*s.AppliedTime).Seconds(), 0)
+		if lag == 0 {
+			seconds = 0
+		}
+		s.LagSeconds = &seconds
+	}
+	info, err := slot.Get(ctx, c, s.Slot)
+	if err != nil {
+		return fenced, err
+	}
+	if info == nil {
+		if s.Load != "none" {
+			s.Problems = append(s.Problems, fmt.Sprintf("slot %q does not exist on the source", s.Slot))
+		}
+		return fenced, nil
+	}
+	s.Slots = &SlotStatus{Active: info.Active, Confirmed: info.Confirmed, Retained: info.Retained, WALStatus: info.WALStatus}
+	if info.WALStatus == "lost" || info.WALStatus == "unreserved" {
+		s.Problems = append(s.Problems, fmt.Sprintf("the slot's WAL is %s on the source", info.WALStatus))
+	}
+	return fenced, nil
+}
+
+// JSON prints a status for programs.
+func (m *Migration) JSON(s *Status) error {
+	e := json.NewEncoder(m.Out)
+	e.SetIndent("", "  ")
+	return e.Encode(s)
+}
+
+// Text prints a status for people.
+func (m *Migration) Text(s *Status) error {
+	w := tabwriter.NewWriter(m.Out, 0, 8, 2, ' ', 0)
+	fmt.Fprintf(w, "slot\t%s of database %s: %s\n", s.Slot, s.Database, s.State)
+	fmt.Fprintf(w, "full load\t%s\n", loadText(s))
+	fmt.Fprintf(w, "changes\t%s in %s transactions\n", humanize.Comma(s.Changes), humanize.Comma(s.Transactions))
+	at := ""
+	if s.AppliedTime != nil {
+		at = ", committed there at " + s.AppliedTime.UTC().Format(time.RFC3339)
+	}
+	fmt.Fprintf(w, "applied\tsource LSN %v%s\n", s.AppliedLSN, at)
+	if s.LagBytes != nil {
+		text := fmt.Sprintf("%s of WAL behind LSN %v", humanize.Bytes(uint64(*s.LagBytes)), *s.SourceLSN)
+		if s.LagSeconds != nil {
+			text += fmt.Sprintf(", %.1f s", *s.LagSeconds)
+		}
+		fmt.Fprintf(w, "lag\t%s\n", text)
+	}
+	if s.Slots != nil {
+		active := "nobody reads it"
+		if s.Slots.Active {
+			active = "being read"
+		}
+		fmt.Fprintf(w, "source slot\t%s; confirmed %v; it holds %s of WAL\n", active, s.Slots.Confirmed, humanize.Bytes(uint64(max(s.Slots.Retained, 0))))
+	}
+	if s.Failed > 0 {
+		fmt.Fprintf(w, "schema\t%d objects could not be created: SELECT type, name, error FROM pgsluice.deferred WHERE state = 'failed'\n", s.Failed)
+	}
+	for _, step := range s.Cutover {
+		text := "under way"
+		if step.Finished != nil {
+			text = fmt.Sprintf("%s (%v)", step.Detail, step.Finished.Sub(step.Started).Round(time.Millisecond))
+		}
+		fmt.Fprintf(w, "cutover: %s\t%s\n", step.Name, text)
+	}
+	for _, p := range s.Problems {
+		fmt.Fprintf(w, "problem\t%s\n", strings.ReplaceAll(p, "\n", " "))
+	}
+	if len(s.Tables) > 0 {
+		fmt.Fprintf(w, "\ntable\tstatus\trows loaded\tbytes\tinserts\tupdates\tdeletes\ttruncates\n")
+		for _, t := range s.Tables {
+			status := t.Status
+			if t.Parts > 1 && status == "loading" {
+				status = fmt.Sprintf("loading %d/%d", t.PartsDone, t.Parts)
+			}
+			fmt.Fprintf(w, "%s.%s\t%s\t%d\t%s\t%d\t%d\t%d\t%d\n", t.Schema, t.Table, status, t.Rows, humanize.Bytes(uint64(t.Bytes)), t.Inserts, t.Updates, t.Deletes, t.Truncates)
+		}
+	}
+	return w.Flush()
+}
+
+func loadText(s *Status) string {
+	var done int
+	var rows, bytes int64
+	for _, t := range s.Tables {
+		if t.Status == "loaded" {
+			done++
+		}
+		rows += t.Rows
+		bytes += t.Bytes
+	}
+	return fmt.Sprintf("%s: %d of %d tables, %s rows, %s", s.Load, done, len(s.Tables), humanize.Comma(rows), humanize.Bytes(uint64(bytes)))
+}
+
+// waitCaughtUp waits until the target is at most lag bytes of WAL behind the source.
+func (m *Migration) waitCaughtUp(ctx context.Context, t *pgx.Conn, stream int32, lag int64, timeout time.Duration) error {
+	c, err := m.source(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close(ctx)
+	last := int64(-1)
+	done, err := poll(ctx, timeout, func() (bool, error) {
+		now, err := slot.FlushLSN(ctx, c)
+		if err != nil {
+			return false, m.Source.Explain(err)
+		}
+		var s string
+		if err := t.QueryRow(ctx, "SELECT applied_lsn::text FROM pgsluice.streams WHERE stream_id = $1", stream).Scan(&s); err != nil {
+			return false, m.Target.Explain(err)
+		}
+		at, err := format.ParseLSN(s)
+		last = int64(now) - int64(at)
+		return last <= lag, err
+	})
+	if err == nil && !done {
+		err = fault.New(fault.TryAgain, "the target is still %d bytes of WAL behind after %v", last, timeout).
+			WithHint("pgcutover status --slot %s shows whether the slot is being read.", m.Slot)
+	}
+	return err
+}

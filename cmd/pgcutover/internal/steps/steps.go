@@ -1,0 +1,95 @@
+// Package steps has the steps of a cutover. Each looks whether it has been done, does it, and makes sure that it is; each may be repeated. They
+// read positions from both servers and know nothing of the stream.
+package steps
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+)
+
+// A Migration is one slot's migration from a source to a target.
+type Migration struct {
+	Source pgdial.Server
+	Target pgdial.Server
+	Slot   string
+	Out    io.Writer // reports
+	Log    *slog.Logger
+}
+
+// source and target open sessions.
+func (m *Migration) source(ctx context.Context) (*pgx.Conn, error) { return m.Source.Connect(ctx) }
+func (m *Migration) target(ctx context.Context) (*pgx.Conn, error) { return m.Target.Connect(ctx) }
+
+// stream finds the migration's state on the target.
+func (m *Migration) stream(ctx context.Context, t *pgx.Conn) (*progress.Stream, error) {
+	list, err := progress.Streams(ctx, t, m.Slot)
+	if err != nil {
+		return nil, m.Target.Explain(err)
+	}
+	switch len(list) {
+	case 0:
+		if m.Slot == "" {
+			return nil, fault.New(fault.Config, "nothing has been migrated to the target").WithHint("Begin with: pgextract --slot NAME | pgapply")
+		}
+		return nil, fault.New(fault.Config, "the target knows nothing of slot %q", m.Slot).
+			WithHint("Load it first: pgextract --slot %s | pgapply", m.Slot)
+	case 1:
+		m.Slot = list[0].Key.Slot
+		return list[0], nil
+	}
+	var keys []string
+	for _, s := range list {
+		keys = append(keys, s.Key.String())
+	}
+	return nil, fault.New(fault.Usage, "there are several migrations to the target: %s", strings.Join(keys, ", ")).
+		WithHint("Name one with --slot. What is not meant any more can go: DELETE FROM pgsluice.streams WHERE stream_id = … on the target.")
+}
+
+// step runs one step of the cutover and records its times on the target.
+func (m *Migration) step(ctx context.Context, t *pgx.Conn, stream int32, name string, do func() (detail string, err error)) error {
+	if err := progress.StepBegins(ctx, t, stream, name); err != nil {
+		return m.Target.Explain(err)
+	}
+	began := time.Now()
+	detail, err := do()
+	if err != nil {
+		return err
+	}
+	if err := progress.StepEnds(ctx, t, stream, name, detail); err != nil {
+		return m.Target.Explain(err)
+	}
+	m.Log.Info(fmt.Sprintf("%s: %s (%v)", name, detail, time.Since(began).Round(time.Millisecond)))
+	return nil
+}
+
+// pollEvery is how often a state on a server is looked at while waiting for it. It is part of the downtime.
+const pollEvery = 20 * time.Millisecond
+
+// poll waits until done returns true.
+func poll(ctx context.Context, timeout time.Duration, done func() (bool, error)) (bool, error) {
+	deadline := time.Now().Add(timeout)
+	for {
+		ok, err := done()
+		if ok || err != nil {
+			return ok, err
+		}
+		if timeout > 0 && time.Now().After(deadline) {
+			return false, nil
+		}
+		select {
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-time.After(pollEvery):
+		}
+	}
+}

@@ -1,0 +1,373 @@
+package steps
+
+import (
+	"context"
+	"fmt"
+	"sort"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+)
+
+// A pair is a table on both sides.
+type pair struct {
+	schema, name             string // on the source
+	targetSchema, targetName string
+	columns                  []string // expressions that give a value's text, the same on both sides
+	key                      []string
+	bytes                    int64
+
+	source, target sum
+	problem        string
+}
+
+// A sum is a table's content: how many rows, and the sum of a 64-bit hash of each, twice with different seeds.
+type sum struct {
+	rows int64
+	sums string
+}
+
+func (p *pair) equal() bool {
+	return p.problem == "" && p.source.rows == p.target.rows && p.source.sums == p.target.sums
+}
+
+// Verify compares every row of every table of the source with the target's, as of one snapshot on either side, which Verify takes at its beginning
+// and announces by calling ready. The source must be fenced and drained, or the two snapshots would not be of the same state. It
+// writes a line for each table, and fails if one differs.
+func (m *Migration) Verify(ctx context.Context, jobs int, ready func()) error {
+	began := time.Now()
+	t, err := m.target(ctx)
+	if err != nil {
+		return err
+	}
+	defer t.Close(context.WithoutCancel(ctx))
+	stream, err := m.stream(ctx, t)
+	if err != nil {
+		return err
+	}
+	steps, err := progress.Steps(ctx, t, stream.ID)
+	if err != nil {
+		return m.Target.Explain(err)
+	}
+	a, err := slot.Hold(ctx, m.Source)
+	if err != nil {
+		return err
+	}
+	defer a.Release(context.WithoutCancel(ctx))
+	b, err := slot.Hold(ctx, m.Target)
+	if err != nil {
+		return err
+	}
+	defer b.Release(context.WithoutCancel(ctx))
+	fenced, err := isFenced(ctx, a.Keep)
+	if err != nil {
+		return m.Source.Explain(err)
+	}
+	if !fenced || !finished(steps, "drain") {
+		return fault.New(fault.Config, "the source is not fenced and drained: what differs now may just not have arrived yet").
+			WithHint("First: pgcutover fence --slot %s, and pgcutover drain --slot %s", m.Slot, m.Slot)
+	}
+	pairs, err := m.pairs(ctx, a.Keep, b.Keep, t, stream.ID)
+	if err != nil {
+		return err
+	}
+	hash, err := m.hash(ctx, a.Keep, b.Keep)
+	if err != nil {
+		return err
+	}
+	if ready != nil {
+		ready()
+	}
+	if err := m.sumAll(ctx, pairs, hash, jobs, a.Name, b.Name); err != nil {
+		return err
+	}
+	return m.report(ctx, t, stream.ID, pairs, a.Name, b.Name, began)
+}
+
+// pairs finds the tables to compare: all that the source has to migrate.
+func (m *Migration) pairs(ctx context.Context, a, b, t *pgx.Conn, stream int32) ([]*pair, error) {
+	tables, err := catalog.Tables(ctx, a)
+	if err != nil {
+		return nil, m.Source.Explain(err)
+	}
+	known, err := progress.Tables(ctx, t, stream)
+	if err != nil {
+		return nil, m.Target.Explain(err)
+	}
+	renamed := make(map[[2]string][2]string)
+	for _, k := range known {
+		renamed[[2]string{k.SourceSchema, k.SourceTable}] = [2]string{k.Schema, k.Table}
+	}
+	oldFloats := pgdial.Version(a.PgConn()) < 120000 || pgdial.Version(b.PgConn()) < 120000
+	var pairs []*pair
+	var names [][2]string
+	for _, x := range tables {
+		if x.Kind != "r" || x.Condition != "" {
+			continue
+		}
+		p := &pair{schema: x.Schema, name: x.Name, targetSchema: x.Schema, targetName: x.Name, bytes: x.Bytes}
+		if to, ok := renamed[[2]string{x.Schema, x.Name}]; ok {
+			p.targetSchema, p.targetName = to[0], to[1]
+		}
+		for _, c := range x.Columns {
+			p.columns = append(p.columns, textOf(c.Name, c.Type, oldFloats))
+			if c.Key && x.ReplicaIdentity != "f" {
+				p.key = append(p.key, c.Name)
+			}
+		}
+		names = append(names, [2]string{p.targetSchema, p.targetName})
+		pairs = append(pairs, p)
+	}
+	found, err := catalog.LookupAll(ctx, b, names)
+	if err != nil {
+		return nil, m.Target.Explain(err)
+	}
+	for _, p := range pairs {
+		if found[[2]string{p.targetSchema, p.targetName}] == nil {
+			p.problem = "it does not exist on the target"
+		}
+	}
+	return pairs, nil
+}
+
+// textOf returns an expression for a column's value that prints the same on both sides. Before version 12 floats were printed rounded.
+func textOf(name, typ string, oldFloats bool) string {
+	q := pgx.Identifier{name}.Sanitize()
+	if oldFloats {
+		switch typ {
+		case "real":
+			return "pg_catalog.float4send(" + q + ")"
+		case "double precision":
+			return "pg_catalog.float8send(" + q + ")"
+		}
+	}
+	return q
+}
+
+// hash returns the expression that turns a row's text, as r, into numbers to be summed. The server's own hash function is used if both sides
+// have the same.
+func (m *Migration) hash(ctx context.Context, a, b *pgx.Conn) (string, error) {
+	const fast = `pg_catalog.sum(pg_catalog.hashtextextended(r COLLATE "C", 0))::text || '/' || pg_catalog.sum(pg_catalog.hashtextextended(r COLLATE "C", 1))::text`
+	const portable = `pg_catalog.sum(('x' || pg_catalog.substr(pg_catalog.md5(r), 1, 16))::bit(64)::bigint)::text || '/' ||
+		pg_catalog.sum(('x' || pg_catalog.substr(pg_catalog.md5(r), 17, 16))::bit(64)::bigint)::text`
+	if pgdial.Version(a.PgConn()) < 110000 || pgdial.Version(b.PgConn()) < 110000 {
+		return portable, nil
+	}
+	var x, y string
+	probe := "SELECT " + fast + " FROM (VALUES ('pgsluice'), (''), ('été')) v(r)"
+	if err := a.QueryRow(ctx, probe).Scan(&x); err != nil {
+		return "", m.Source.Explain(err)
+	}
+	if err := b.QueryRow(ctx, probe).Scan(&y); err != nil {
+		return "", m.Target.Explain(err)
+	}
+	if x != y {
+		return portable, nil
+	}
+	return fast, nil
+}
+
+func (p *pair) rowText() string {
+	if len(p.columns) == 0 {
+		return "''"
+	}
+	return "ROW(" + strings.Join(p.columns, ", ") + ")::text"
+}
+
+func (p *pair) sumSQL(hash, schema, name string) string {
+	return "SELECT pg_catalog.count(*), coalesce(" + hash + ", '') FROM (SELECT " + p.rowText() + " AS r FROM ONLY " + pgx.Identifier{schema, name}.Sanitize() + ") x"
+}
+
+// sumAll sums all tables on both sides, jobs of them at a time.
+func (m *Migration) sumAll(ctx context.Context, pairs []*pair, hash string, jobs int, snapshotA, snapshotB string) error {
+	queue := append([]*pair(nil), pairs...)
+	sort.SliceStable(queue, func(i, j int) bool { return queue[i].bytes > queue[j].bytes })
+	g, ctx := errgroup.WithContext(ctx)
+	for side, server := range []pgdial.Server{m.Source, m.Target} {
+		snapshot := []string{snapshotA, snapshotB}[side]
+		var mu sync.Mutex
+		next := 0
+		for range jobs {
+			g.Go(func() error {
+				c, err := openSnapshot(ctx, server, snapshot)
+				if err != nil {
+					return err
+				}
+				defer c.Close(context.WithoutCancel(ctx))
+				for {
+					mu.Lock()
+					i := next
+					next++
+					mu.Unlock()
+					if i >= len(queue) {
+						return nil
+					}
+					p := queue[i]
+					if p.problem != "" {
+						continue
+					}
+					schema, name, s := p.schema, p.name, &p.source
+					if side == 1 {
+						schema, name, s = p.targetSchema, p.targetName, &p.target
+					}
+					if err := c.QueryRow(ctx, p.sumSQL(hash, schema, name)).Scan(&s.rows, &s.sums); err != nil {
+						return server.Explain(fmt.Errorf("compare table %s.%s: %w", schema, name, err))
+					}
+				}
+			})
+		}
+	}
+	return g.Wait()
+}
+
+func openSnapshot(ctx context.Context, server pgdial.Server, snapshot string) (*pgx.Conn, error) {
+	c, err := server.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_, err = c.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+slot.QuoteLiteral(snapshot)+"; "+catalog.NoPath)
+	if err != nil {
+		_ = c.Close(ctx)
+		return nil, server.Explain(err)
+	}
+	return c, nil
+}
+
+// report writes a line for each table, and what differs in those that do.
+func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs []*pair, snapshotA, snapshotB string, began time.Time) error {
+	var rows int64
+	var different []string
+	for _, p := range pairs {
+		name := p.schema + "." + p.name
+		rows += p.source.rows
+		if p.equal() {
+			fmt.Fprintf(m.Out, "equal\t%s\t%d\n", name, p.source.rows)
+			continue
+		}
+		different = append(different, name)
+		if p.problem != "" {
+			fmt.Fprintf(m.Out, "different\t%s\t%s\n", name, p.problem)
+			continue
+		}
+		fmt.Fprintf(m.Out, "different\t%s\t%d rows on the source, %d on the target\n", name, p.source.rows, p.target.rows)
+		if err := m.differences(ctx, p, snapshotA, snapshotB); err != nil {
+			return err
+		}
+	}
+	took := time.Since(began).Round(time.Millisecond)
+	if len(different) > 0 {
+		return fault.New(fault.Failed, "%d of %d tables differ: %s", len(different), len(pairs), strings.Join(different, ", ")).
+			WithHint("Do not let the application use the target. pgcutover unfence --slot %s gives the source back to it.", m.Slot)
+	}
+	detail := fmt.Sprintf("%d tables, %s rows: all equal", len(pairs), humanize.Comma(rows))
+	if err := progress.StepBegins(ctx, t, stream, "verify"); err != nil {
+		return m.Target.Explain(err)
+	}
+	if err := progress.StepEnds(ctx, t, stream, "verify", detail); err != nil {
+		return m.Target.Explain(err)
+	}
+	m.Log.Info(fmt.Sprintf("verify: %s (%v)", detail, took))
+	return nil
+}
+
+// showDifferences is how many differing rows of a table are shown.
+const showDifferences = 10
+
+// differences shows the first rows that differ: by key, or as whole rows where there is none. Both sides are read in the same order.
+func (m *Migration) differences(ctx context.Context, p *pair, snapshotA, snapshotB string) error {
+	// The sessions are closed in the middle of their answers, without reading the rest.
+	a, err := openSnapshot(ctx, m.Source, snapshotA)
+	if err != nil {
+		return err
+	}
+	defer a.Close(context.WithoutCancel(ctx))
+	b, err := openSnapshot(ctx, m.Target, snapshotB)
+	if err != nil {
+		return err
+	}
+	defer b.Close(context.WithoutCancel(ctx))
+	id := "r"
+	if len(p.key) > 0 {
+		parts := make([]string, len(p.key))
+		for i, k := range p.key {
+			parts[i] = pgx.Identifier{k}.Sanitize()
+		}
+		id = "ROW(" + strings.Join(parts, ", ") + ")::text"
+	}
+	query := func(schema, name string) string {
+		q := "SELECT " + p.rowText() + " AS r"
+		if id != "r" {
+			q += ", " + id + " AS id"
+		} else {
+			q += ", " + p.rowText() + " AS id"
+		}
+		return `SELECT id COLLATE "C", pg_catalog.md5(r) FROM (` + q + " FROM ONLY " + pgx.Identifier{schema, name}.Sanitize() + `) x ORDER BY 1, 2`
+	}
+	x, err := a.Query(ctx, query(p.schema, p.name))
+	if err != nil {
+		return m.Source.Explain(err)
+	}
+	y, err := b.Query(ctx, query(p.targetSchema, p.targetName))
+	if err != nil {
+		return m.Target.Explain(err)
+	}
+	left, right := cursorOf(x), cursorOf(y)
+	for shown := 0; (left.ok || right.ok) && shown < showDifferences; {
+		id, text := left.id, ""
+		switch {
+		case !right.ok || left.ok && left.id < right.id:
+			text = "missing on the target"
+			left.next()
+		case !left.ok || right.id < left.id:
+			id, text = right.id, "only on the target"
+			right.next()
+		default:
+			if left.sum != right.sum {
+				text = "different"
+			}
+			left.next()
+			right.next()
+		}
+		if text != "" {
+			fmt.Fprintf(m.Out, "row\t%s.%s\t%s\t%s\n", p.schema, p.name, id, text)
+			shown++
+		}
+	}
+	if left.err != nil {
+		return m.Source.Explain(left.err)
+	}
+	return m.Target.Explain(right.err)
+}
+
+// A rowCursor steps through the rows of one side.
+type rowCursor struct {
+	rows    pgx.Rows
+	id, sum string
+	ok      bool
+	err     error
+}
+
+func cursorOf(rows pgx.Rows) *rowCursor {
+	c := &rowCursor{rows: rows}
+	c.next()
+	return c
+}
+
+func (c *rowCursor) next() {
+	if c.ok = c.rows.Next(); c.ok {
+		c.err = c.rows.Scan(&c.id, &c.sum)
+		c.ok = c.err == nil
+	} else {
+		c.err = c.rows.Err()
+	}
+}

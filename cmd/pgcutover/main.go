@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/dustin/go-humanize"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/cli"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/steps"
+)
+
+func main() { os.Exit(cli.Main("pgcutover", run)) }
+
+type flags struct {
+	Source    string           `placeholder:"URI" help:"The source database: a URI or keywords. Default: PGSLUICE_SOURCE, else libpq's environment."`
+	Target    string           `placeholder:"URI" help:"The target database. Default: PGSLUICE_TARGET, else libpq's environment."`
+	Slot      string           `placeholder:"NAME" help:"The slot of the migration. Default: the only one that there is."`
+	LogFormat string           `enum:"text,json" default:"text" placeholder:"FORMAT" help:"How messages are written to standard error: text or json."`
+	Version   kong.VersionFlag `help:"Print the version."`
+
+	Check  struct{} `cmd:"" help:"Look at source, target and the pair: every finding with its remedy."`
+	Status struct {
+		JSON  bool          `name:"json" help:"For programs."`
+		Watch bool          `help:"Again and again, until interrupted."`
+		Every time.Duration `default:"2s" placeholder:"TIME" help:"How often --watch looks (2s)."`
+	} `cmd:"" help:"Say how the migration stands."`
+	Wait struct {
+		For     string        `arg:"" enum:"loaded,caught-up" help:"loaded: the full load is complete. caught-up: the target is at most --lag behind."`
+		Lag     string        `default:"64kB" placeholder:"SIZE" help:"How much WAL the target may be behind (64kB)."`
+		Timeout time.Duration `default:"0s" placeholder:"TIME" help:"Give up after this long. Default: never."`
+	} `cmd:"" help:"Wait until the full load is complete, or the target has caught up."`
+	Fence   struct{} `cmd:"" help:"Stop all writing to the source, and keep it stopped."`
+	Unfence struct{} `cmd:"" help:"Let the source be written to again."`
+	Drain   struct {
+		Timeout time.Duration `default:"1m" placeholder:"TIME" help:"Give up after this long (1m)."`
+	} `cmd:"" help:"Wait until the target has everything that the fenced source had."`
+	Open   struct{} `cmd:"" help:"Make the target fit for writing: sequences, foreign keys, triggers; nothing more is applied."`
+	Finish struct{} `cmd:"" help:"Open, then validate foreign keys, refresh materialized views and analyze."`
+	Verify struct {
+		Jobs  int    `default:"2" placeholder:"N" help:"How many tables are compared at the same time (2)."`
+		Ready string `placeholder:"FILE" help:"Create this file when the snapshots are taken: from then on the target may be written to."`
+	} `cmd:"" help:"Compare every row of every table, as of the moment when the source was drained."`
+	Cleanup struct {
+		Force bool `help:"Also if the cutover has not been finished: the migration is given up."`
+	} `cmd:"" help:"Remove slot, publications, and the state on the target."`
+}
+
+func run(ctx context.Context, env *cli.Env) error {
+	var f flags
+	k, err := env.Parse(&f, "The steps of a cutover. Each may be repeated.")
+	if err != nil {
+		return err
+	}
+	env.SetLogFormat(f.LogFormat)
+	command := k.Command()
+	if f.Slot != "" {
+		if err := slot.CheckName(f.Slot); err != nil {
+			return err
+		}
+	} else if command == "cleanup" {
+		return fault.New(fault.Usage, "--slot is missing").WithHint("Name the slot of the migration whose traces are to be removed.")
+	}
+	// There is nothing to bring to an end first: a step that is interrupted is repeated.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-env.Stop:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	m := &steps.Migration{Source: pgdial.Source(f.Source, "pgcutover"), Target: pgdial.Target(f.Target, "pgcutover"), Slot: f.Slot, Out: env.Stdout, Log: env.Log}
+	err = f.do(ctx, m, command)
+	if err != nil {
+		select {
+		case <-env.Stop:
+			return cli.ErrStopped
+		default:
+		}
+	}
+	return err
+}
+
+func (f *flags) do(ctx context.Context, m *steps.Migration, command string) error {
+	switch command {
+	case "check":
+		return m.Check(ctx)
+	case "status":
+		return f.status(ctx, m)
+	case "wait <for>":
+		lag, err := humanize.ParseBytes(f.Wait.Lag)
+		if err != nil {
+			return fault.New(fault.Usage, "--lag: %w", err)
+		}
+		return m.Wait(ctx, f.Wait.For, int64(lag), f.Wait.Timeout)
+	case "fence":
+		return m.Fence(ctx)
+	case "unfence":
+		return m.Unfence(ctx)
+	case "drain":
+		return m.Drain(ctx, f.Drain.Timeout)
+	case "open":
+		return m.Open(ctx)
+	case "finish":
+		return m.Finish(ctx)
+	case "verify":
+		return m.Verify(ctx, max(f.Verify.Jobs, 1), f.ready)
+	case "cleanup":
+		return m.Cleanup(ctx, f.Cleanup.Force)
+	}
+	return fmt.Errorf("unknown command %q", command)
+}
+
+// status prints the status, once or again and again.
+func (f *flags) status(ctx context.Context, m *steps.Migration) error {
+	for {
+		s, err := m.Status(ctx)
+		if err != nil {
+			return err
+		}
+		if f.Status.Watch && cli.IsTerminal(m.Out) {
+			fmt.Fprint(m.Out, "\x1b[H\x1b[2J") // to the top of an empty screen
+		}
+		if f.Status.JSON {
+			err = m.JSON(s)
+		} else {
+			err = m.Text(s)
+		}
+		if err != nil || !f.Status.Watch {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(f.Status.Every):
+		}
+	}
+}
+
+// ready tells a script that the snapshots are taken.
+func (f *flags) ready() {
+	if f.Verify.Ready == "" {
+		return
+	}
+	if file, err := os.Create(f.Verify.Ready); err == nil {
+		_ = file.Close()
+	}
+}
