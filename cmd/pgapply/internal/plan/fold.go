@@ -30,15 +30,11 @@ const (
 	netNothing            // it was not there, and is not
 )
 
+// keepRows is how many rows' memory a group keeps in its folds: more than a group has, but for one with a huge transaction.
+const keepRows = 1 << 17
+
 func (f *Fold) reset(g *Group, t *Table) {
 	*f = Fold{g: g, Table: t, counts: g.counts(t), rows: f.rows[:0], index: f.index, list: f.list[:0]}
-	const keep = 1 << 17
-	if cap(f.rows) > keep {
-		f.rows, f.list = nil, nil
-	}
-	if len(f.index) > keep {
-		f.index = nil
-	}
 	clear(f.index)
 }
 

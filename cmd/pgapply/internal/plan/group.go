@@ -3,6 +3,7 @@ package plan
 import (
 	"bytes"
 	"hash/maphash"
+	"slices"
 
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -108,6 +109,15 @@ func (g *Group) Reset() {
 			g.spare = append(g.spare, s.Fold)
 		}
 	}
+	kept := 0 // each of many folds may have been large once
+	g.spare = slices.DeleteFunc(g.spare, func(f *Fold) bool {
+		n := max(16, cap(f.rows))
+		if kept+n > keepRows {
+			return true
+		}
+		kept += n
+		return false
+	})
 	*g = Group{Transactions: g.Transactions[:0], arena: g.arena[:0], refs: g.refs[:0], ops: g.ops[:0], tables: g.tables[:0], folds: g.folds[:0], places: g.places,
 		steps: g.steps[:0], extras: g.extras[:0], masks: g.masks, spare: g.spare, scratch: g.scratch, Counts: g.Counts}
 	clear(g.places)
@@ -379,6 +389,10 @@ func (g *Group) fold(i int32) {
 	if !f.add(op) {
 		// This one must come after what has been folded so far, and before what follows.
 		g.folds[op.table] = nil
+		if len(f.rows) == 0 { // it was made for this one
+			g.steps = g.steps[:len(g.steps)-1]
+			g.spare = append(g.spare, f)
+		}
 		g.single(i)
 	}
 }

@@ -49,7 +49,7 @@ type Loader struct {
 	mu      sync.Mutex
 	idle    []*session
 	copying sync.WaitGroup
-	chunks  sync.Pool
+	chunks  chan []byte // empty ones
 }
 
 // A loadTable is a table that the stream describes.
@@ -72,6 +72,7 @@ func (t *loadTable) qualified() string {
 // Start takes the lock and reads what is there already.
 func (l *Loader) Start(ctx context.Context) (err error) {
 	l.ctx, l.cancel = context.WithCancelCause(ctx)
+	l.chunks = make(chan []byte, 4*queuedChunks)
 	l.tables, l.parts = make(map[uint32]*loadTable), make(map[uint32]*part)
 	if l.guard, err = l.newSession(); err != nil {
 		return err
@@ -337,7 +338,11 @@ func (l *Loader) CopyData(r *format.CopyData) error {
 	if p.skip {
 		return nil
 	}
-	b, _ := l.chunks.Get().([]byte)
+	var b []byte
+	select {
+	case b = <-l.chunks:
+	default:
+	}
 	b = append(append(b[:0], make([]byte, pgwire.CopyHead)...), r.Data...)
 	select {
 	case p.chunks <- b:
@@ -429,7 +434,10 @@ func (l *Loader) copyPart(p *part) (err error) {
 			return l.Server.Explain(err)
 		}
 		if cap(b) < 4<<20 { // one huge row must not stay in memory
-			l.chunks.Put(b) //nolint:staticcheck // a slice header costs less than what it saves
+			select {
+			case l.chunks <- b:
+			default:
+			}
 		}
 	}
 	if p.end == nil {
