@@ -1,0 +1,225 @@
+package pgtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+var programs struct {
+	sync.Mutex
+	dirs map[string]string
+	errs map[string]error
+}
+
+// Programs builds the four programs, once for all tests of a package, and returns their directory. Under the race detector they have it too, unless plain is set:
+// tests that measure memory want that.
+func Programs(t testing.TB, plain bool) string {
+	t.Helper()
+	flag := "-race=false"
+	if raceEnabled && !plain {
+		flag = "-race=true"
+	}
+	programs.Lock()
+	defer programs.Unlock()
+	if programs.dirs == nil {
+		programs.dirs, programs.errs = make(map[string]string), make(map[string]error)
+	}
+	if programs.dirs[flag] == "" && programs.errs[flag] == nil {
+		programs.dirs[flag], programs.errs[flag] = build(flag)
+	}
+	if err := programs.errs[flag]; err != nil {
+		t.Fatal(err)
+	}
+	return programs.dirs[flag]
+}
+
+func build(flag string) (string, error) {
+	dir, err := os.MkdirTemp("", "pgsluice-bin-")
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.Command("go", "build", flag, "-o", dir, "./cmd/pgextract", "./cmd/pgdecode", "./cmd/pgapply", "./cmd/pgcutover")
+	cmd.Dir = Root()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return dir, nil
+}
+
+func removePrograms() {
+	for _, dir := range programs.dirs {
+		_ = os.RemoveAll(dir)
+	}
+}
+
+// A Process is a program, or a shell script, that a test runs. Its standard error is kept.
+type Process struct {
+	*exec.Cmd
+	t      testing.TB
+	name   string
+	errors syncBuffer
+	done   chan struct{}
+	err    error
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// An Env is how tests run programs: where those are, and the two databases.
+type Env struct {
+	T              testing.TB
+	Dir            string // of the programs
+	Source, Target string // URIs
+	Vars           []string
+}
+
+// NewEnv returns an Env for a pair of databases.
+func NewEnv(t testing.TB, source, target *DB) *Env {
+	t.Helper()
+	return &Env{T: t, Dir: Programs(t, false), Source: source.URI, Target: target.URI}
+}
+
+// Start starts a program: one of ours, or bash. Standard input and output may be nil. It is killed when the test ends.
+func (e *Env) Start(stdin io.Reader, stdout io.Writer, name string, args ...string) *Process {
+	e.T.Helper()
+	path := filepath.Join(e.Dir, name)
+	if _, err := os.Stat(path); err != nil {
+		if path, err = exec.LookPath(name); err != nil {
+			e.T.Fatal(err)
+		}
+	}
+	p := &Process{Cmd: exec.Command(path, args...), t: e.T, name: name, done: make(chan struct{})}
+	p.Stdin, p.Stdout, p.Stderr = stdin, stdout, &p.errors
+	p.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	p.Env = append(e.environ(), e.Vars...)
+	if err := p.Cmd.Start(); err != nil {
+		e.T.Fatal(err)
+	}
+	go func() {
+		p.err = p.Cmd.Wait()
+		close(p.done)
+	}()
+	e.T.Cleanup(p.Kill)
+	return p
+}
+
+// environ is the environment without what libpq would take from it.
+func (e *Env) environ() []string {
+	env := []string{"PGSLUICE_SOURCE=" + e.Source, "PGSLUICE_TARGET=" + e.Target, "PATH=" + e.Dir + ":" + os.Getenv("PATH")}
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "PG") && !strings.HasPrefix(v, "PATH=") {
+			env = append(env, v)
+		}
+	}
+	return env
+}
+
+// Kill ends the process and all that it started, by SIGKILL.
+func (p *Process) Kill() {
+	select {
+	case <-p.done:
+	default:
+		_ = syscall.Kill(-p.Process.Pid, syscall.SIGKILL)
+		<-p.done
+	}
+}
+
+// Running reports whether the process has not ended.
+func (p *Process) Running() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// Errors returns what the process has written to standard error.
+func (p *Process) Errors() string { return p.errors.String() }
+
+// Wait waits for the process and returns its exit status; 128 and more for a signal, as the shell has it.
+func (p *Process) Wait(timeout time.Duration) int {
+	p.t.Helper()
+	select {
+	case <-p.done:
+	case <-time.After(timeout):
+		_ = p.Process.Signal(syscall.SIGQUIT) // a Go program prints its stacks
+		select {
+		case <-p.done:
+		case <-time.After(5 * time.Second):
+		}
+		p.t.Fatalf("%s has not ended after %v; standard error:\n%s", p.name, timeout, p.Errors())
+	}
+	var exit *exec.ExitError
+	switch {
+	case p.err == nil:
+		return 0
+	case errors.As(p.err, &exit):
+		if ws, ok := exit.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+			return 128 + int(ws.Signal())
+		}
+		return exit.ExitCode()
+	}
+	p.t.Fatalf("%s: %v", p.name, p.err)
+	return -1
+}
+
+// runTimeout bounds one program's run.
+const runTimeout = 3 * time.Minute
+
+// Run runs a program to its end and returns its status, standard output and standard error.
+func (e *Env) Run(stdin []byte, name string, args ...string) (status int, stdout []byte, stderr string) {
+	e.T.Helper()
+	var out bytes.Buffer
+	p := e.Start(bytes.NewReader(stdin), &out, name, args...)
+	status = p.Wait(runTimeout)
+	return status, out.Bytes(), p.Errors()
+}
+
+// Must runs a program that must succeed, and returns its standard output.
+func (e *Env) Must(stdin []byte, name string, args ...string) []byte {
+	e.T.Helper()
+	status, out, errs := e.Run(stdin, name, args...)
+	if status != 0 {
+		e.T.Fatalf("%s %s: exit status %d\n%s", name, strings.Join(args, " "), status, errs)
+	}
+	return out
+}
+
+// Bash runs a script that must succeed, with pipefail, in the repository's top directory, and returns its standard output.
+func (e *Env) Bash(script string, args ...string) string {
+	e.T.Helper()
+	return string(e.Must(nil, "bash", append([]string{"-c", "set -euo pipefail; cd '" + Root() + "'; " + script, "bash"}, args...)...))
+}
+
+// Context returns a context that ends with the test's time, or after a while.
+func Context(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), runTimeout)
+	t.Cleanup(cancel)
+	return ctx
+}
