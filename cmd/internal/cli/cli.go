@@ -1,7 +1,7 @@
 // Package cli is the edge of a process: arguments, standard streams, signals, and how an error becomes text and an exit status.
 //
-// Standard output carries data only. Everything for people goes to standard error, through this package, with the program's name
-// in front. It knows nothing of PostgreSQL and nothing of the stream.
+// Standard output carries data only, apart from the help that somebody asked for. Everything else for people goes to standard error,
+// through this package, with the program's name in front. It knows nothing of PostgreSQL and nothing of the stream.
 package cli
 
 import (
@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"regexp"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -185,13 +186,13 @@ type exitOK struct{}
 
 func (exitOK) Error() string { return "done" }
 
-// Parse parses the arguments into flags, a pointer to a struct with kong's tags. Help and usage go to standard error: standard output
-// carries data only.
+// Parse parses the arguments into flags, a pointer to a struct with kong's tags. Help and version are what was asked for, and go to
+// standard output; a wrong usage is an error like any other.
 func (env *Env) Parse(flags any, description string, options ...kong.Option) (*kong.Context, error) {
 	exited := false
 	p, err := kong.New(flags, append([]kong.Option{
-		kong.Name(env.Name), kong.Description(description), kong.UsageOnError(),
-		kong.Writers(env.Stderr, env.Stderr), kong.Exit(func(int) { exited = true }),
+		kong.Name(env.Name), kong.Description(description),
+		kong.Writers(env.Stdout, env.Stderr), kong.Exit(func(int) { exited = true }),
 		kong.Vars{"version": env.Name + " " + Version()},
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
 	}, options...)...)
@@ -203,10 +204,15 @@ func (env *Env) Parse(flags any, description string, options ...kong.Option) (*k
 		return nil, exitOK{}
 	}
 	if err != nil {
-		return nil, fault.New(fault.Usage, "%v", err).WithHint("Type %s --help.", env.Name)
+		return nil, fault.New(fault.Usage, "%s", withoutPasswords(err.Error())).WithHint("Type %s --help.", env.Name)
 	}
 	return k, nil
 }
+
+var passwords = regexp.MustCompile(`(://)\S*@|(password\s*=\s*)\S+`)
+
+// withoutPasswords takes out of a message what a connection string in a wrong place has brought into it.
+func withoutPasswords(msg string) string { return passwords.ReplaceAllString(msg, "$1$2…") }
 
 // Version returns the version that this program was built from.
 func Version() string {
