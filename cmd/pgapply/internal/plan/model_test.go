@@ -475,7 +475,7 @@ func (d *target) writeOp(g *plan.Group, i int32) error {
 		if err != nil {
 			return fmt.Errorf("update: %w", err)
 		}
-		for _, i := range t.SetColumns(g.Mask(table, op.New, format.Unchanged)) {
+		for _, i := range t.SetColumns(g.Mask(table, op.New, format.Unchanged), op.Old >= 0) {
 			r[i] = param(g, op.New, i)
 		}
 		t.generate(r)

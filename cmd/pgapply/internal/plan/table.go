@@ -3,6 +3,7 @@
 package plan
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -48,6 +49,7 @@ type Column struct {
 	Type    string // for casts, without modifiers
 	OID     uint32
 	Ignore  bool // generated on the target: never written
+	Always  bool // GENERATED ALWAYS AS IDENTITY on the target: can be inserted, but not updated
 	NoEqual bool // the type has no equality operator
 }
 
@@ -236,12 +238,12 @@ func (t *Table) UpdateColumns(unchanged Mask) []int {
 	return append(append([]int{}, t.Key...), set...)
 }
 
-// counted wraps a data-modifying statement so that it fails (with 22012, division by zero) unless it meets as many rows as the parameter
-// after the n-th says, or exactly one if n is -1: the answer would come too late, since the commit is already on its way.
+// counted makes a statement of the CTEs that write writes, the last of which is w, so that it fails (with 22012, division by zero) unless w has as many
+// rows as the parameter after the n-th says, or exactly one if n is -1: the answer would come too late, since the commit is already on its way.
 func counted(b *strings.Builder, n int, write func()) {
-	b.WriteString("WITH w AS (")
+	b.WriteString("WITH ")
 	write()
-	b.WriteString(" RETURNING 1) SELECT 1/(pg_catalog.count(*) = ")
+	b.WriteString(") SELECT 1/(pg_catalog.count(*) = ")
 	if n < 0 {
 		b.WriteString("1")
 	} else {
@@ -264,14 +266,32 @@ func (t *Table) matchKey(b *strings.Builder) {
 func (t *Table) BulkUpdate(unchanged Mask) string {
 	return t.statement(shape{verb: bulkUpdate, mask: string(unchanged)}, func(b *strings.Builder) {
 		cols := t.UpdateColumns(unchanged)
+		set := cols[len(t.Key):]
 		counted(b, len(cols), func() {
-			b.WriteString("UPDATE ")
+			switch {
+			case len(set) == 0: // the row must be there all the same
+				b.WriteString("w AS (SELECT 1 FROM ")
+				t.target(b)
+				b.WriteString(" AS t, ")
+				t.unnest(b, cols)
+				b.WriteString(" WHERE ")
+				t.matchKey(b)
+				return
+			case t.replaced(set):
+				b.WriteString("v AS (DELETE FROM ")
+				t.target(b)
+				b.WriteString(" AS t USING ")
+				t.unnest(b, cols)
+				b.WriteString(" WHERE ")
+				t.matchKey(b)
+				b.WriteString(" RETURNING v.*")
+				t.reinsert(b, cols, func(n, i int) { t.cast(b, n, i) })
+				return
+			}
+			b.WriteString("w AS (UPDATE ")
 			t.target(b)
 			b.WriteString(" AS t SET ")
-			if len(cols) == len(t.Key) { // nothing but the key: the row must be there all the same
-				b.WriteString(QuoteIdent(t.Columns[t.Key[0]].Name) + " = t." + QuoteIdent(t.Columns[t.Key[0]].Name))
-			}
-			for n, i := range cols[len(t.Key):] {
+			for n, i := range set {
 				if n > 0 {
 					b.WriteString(", ")
 				}
@@ -282,20 +302,49 @@ func (t *Table) BulkUpdate(unchanged Mask) string {
 			t.unnest(b, cols)
 			b.WriteString(" WHERE ")
 			t.matchKey(b)
+			b.WriteString(" RETURNING 1")
 		})
 	})
+}
+
+// replaced reports whether an update that sets these columns is a delete and an insert, because the server refuses to update one of them.
+func (t *Table) replaced(set []int) bool {
+	return slices.ContainsFunc(set, func(i int) bool { return t.Columns[i].Always })
+}
+
+// reinsert goes on after a delete in v AS (DELETE … RETURNING …), and inserts the deleted row again with columns cols set to what value writes and the others
+// as they were.
+func (t *Table) reinsert(b *strings.Builder, cols []int, value func(n, i int)) {
+	kept := t.list(func(i int) bool { return t.Inserted(i) && !slices.Contains(cols, i) })
+	for n, i := range kept {
+		b.WriteString(", t." + QuoteIdent(t.Columns[i].Name) + " AS k" + strconv.Itoa(n))
+	}
+	b.WriteString("), w AS (INSERT INTO " + t.QualifiedName() + " (")
+	t.names(b, append(slices.Clone(cols), kept...))
+	b.WriteString(") OVERRIDING SYSTEM VALUE SELECT ")
+	for n, i := range cols {
+		if n > 0 {
+			b.WriteString(", ")
+		}
+		value(n, i)
+	}
+	for n := range kept {
+		b.WriteString(", v.k" + strconv.Itoa(n))
+	}
+	b.WriteString(" FROM v RETURNING 1")
 }
 
 // BulkDelete returns the statement that deletes rows given as one array for each column of Key, and a count.
 func (t *Table) BulkDelete() string {
 	return t.statement(shape{verb: bulkDelete}, func(b *strings.Builder) {
 		counted(b, len(t.Key), func() {
-			b.WriteString("DELETE FROM ")
+			b.WriteString("w AS (DELETE FROM ")
 			t.target(b)
 			b.WriteString(" AS t USING ")
 			t.unnest(b, t.Key)
 			b.WriteString(" WHERE ")
 			t.matchKey(b)
+			b.WriteString(" RETURNING 1")
 		})
 	})
 }
@@ -367,32 +416,49 @@ func (t *Table) FindColumns() []int {
 	return t.list(func(i int) bool { return !t.Columns[i].Ignore })
 }
 
-// SetColumns returns the columns that a single update with this mask sets.
-func (t *Table) SetColumns(unchanged Mask) []int {
-	return t.list(func(i int) bool { return t.Updated(i, unchanged, true) })
+// SetColumns returns the columns that a single update with this mask sets: those of the key only if it changes.
+func (t *Table) SetColumns(unchanged Mask, keyChanges bool) []int {
+	return t.list(func(i int) bool { return t.Updated(i, unchanged, keyChanges) })
 }
 
-// OneUpdate returns the statement that updates one row, given as a parameter for each column that is set (every one that is not unchanged),
-// then one for each of FindColumns that is not NULL in the old tuple. It fails with division by zero unless it meets exactly one.
-func (t *Table) OneUpdate(unchanged, isNull Mask) string {
-	return t.statement(shape{verb: oneUpdate, mask: string(unchanged), more: string(isNull)}, func(b *strings.Builder) {
+// OneUpdate returns the statement that updates one row, given as a parameter for each of SetColumns, then one for each of FindColumns that is not NULL
+// in the old tuple. It fails with division by zero unless it meets exactly one.
+func (t *Table) OneUpdate(unchanged Mask, keyChanges bool, isNull Mask) string {
+	more := string(isNull)
+	if keyChanges {
+		more += "k"
+	}
+	return t.statement(shape{verb: oneUpdate, mask: string(unchanged), more: more}, func(b *strings.Builder) {
+		set := t.SetColumns(unchanged, keyChanges)
 		counted(b, -1, func() {
-			b.WriteString("UPDATE ")
+			switch {
+			case len(set) == 0: // the row must be there all the same
+				b.WriteString("w AS (SELECT 1 FROM ")
+				t.target(b)
+				b.WriteString(" AS t WHERE ")
+				t.where(b, 0, isNull)
+				return
+			case t.replaced(set):
+				b.WriteString("v AS (DELETE FROM ")
+				t.target(b)
+				b.WriteString(" AS t WHERE ")
+				t.where(b, len(set), isNull)
+				b.WriteString(" RETURNING 1")
+				t.reinsert(b, set, func(n, _ int) { b.WriteString("$" + strconv.Itoa(n+1)) })
+				return
+			}
+			b.WriteString("w AS (UPDATE ")
 			t.target(b)
 			b.WriteString(" AS t SET ")
-			set := t.SetColumns(unchanged)
 			for n, i := range set {
 				if n > 0 {
 					b.WriteString(", ")
 				}
 				b.WriteString(QuoteIdent(t.Columns[i].Name) + " = $" + strconv.Itoa(n+1))
 			}
-			if len(set) == 0 { // nothing can be set, but the row must be there
-				q := QuoteIdent(t.Columns[t.FindColumns()[0]].Name)
-				b.WriteString(q + " = t." + q)
-			}
 			b.WriteString(" WHERE ")
 			t.where(b, len(set), isNull)
+			b.WriteString(" RETURNING 1")
 		})
 	})
 }
@@ -402,10 +468,11 @@ func (t *Table) OneUpdate(unchanged, isNull Mask) string {
 func (t *Table) OneDelete(isNull Mask) string {
 	return t.statement(shape{verb: oneDelete, more: string(isNull)}, func(b *strings.Builder) {
 		counted(b, -1, func() {
-			b.WriteString("DELETE FROM ")
+			b.WriteString("w AS (DELETE FROM ")
 			t.target(b)
 			b.WriteString(" AS t WHERE ")
 			t.where(b, 0, isNull)
+			b.WriteString(" RETURNING 1")
 		})
 	})
 }

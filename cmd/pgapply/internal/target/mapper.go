@@ -92,7 +92,7 @@ func (m *Mapper) columns(t *plan.Table, c *catalog.Relation) error {
 				WithHint("On the target: ALTER TABLE %s ADD COLUMN %s %s; then start again.", t.QualifiedName(), plan.QuoteIdent(col.Name), typ)
 		}
 		x := c.Columns[n]
-		t.Columns[i] = plan.Column{Name: x.Name, Type: x.Type, OID: x.OID, Ignore: x.Generated, NoEqual: !x.Equal}
+		t.Columns[i] = plan.Column{Name: x.Name, Type: x.Type, OID: x.OID, Ignore: x.Generated, Always: x.Identity == "a", NoEqual: !x.Equal}
 		if !x.Generated {
 			inserted++
 		}

@@ -185,11 +185,12 @@ func (a *Applier) writeOp(b *pgwire.Batch, g *plan.Group, i int32) {
 			find = op.New
 		}
 		unchanged := g.Mask(t, op.New, format.Unchanged)
-		set := t.SetColumns(unchanged)
+		keyChanges := op.Old >= 0 // otherwise the record had no old tuple
+		set := t.SetColumns(unchanged, keyChanges)
 		where, isNull := a.whereOf(g, t, find)
 		set0 := binaryIn(g, op.New, set)
 		where0 := binaryIn(g, find, where)
-		b.Bind(a.s.name(b, t.OneUpdate(unchanged, isNull)), len(set)+len(where), func(n int) bool {
+		b.Bind(a.s.name(b, t.OneUpdate(unchanged, keyChanges, isNull)), len(set)+len(where), func(n int) bool {
 			if n < len(set) {
 				return set0(n)
 			}
