@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/cli"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
@@ -93,6 +94,10 @@ func (r *Run) streams(ctx context.Context) error {
 func (r *Run) connect(ctx context.Context) (err error) {
 	if r.control, err = r.Server.Connect(ctx); err != nil {
 		return err
+	}
+	// The names of types that it tells are used in other sessions.
+	if _, err := r.control.Exec(ctx, catalog.NoPath); err != nil {
+		return r.Server.Explain(err)
 	}
 	return r.Server.Explain(progress.Ensure(ctx, r.control))
 }
