@@ -216,9 +216,10 @@ func (s *Server) Kill() {
 }
 
 // Stop shuts the server down in its fast mode, which waits for walsenders to have sent everything.
-func (s *Server) Stop() { s.signal(syscall.SIGINT) }
+func (s *Server) Stop() { s.Signal(syscall.SIGINT) }
 
-func (s *Server) signal(sig syscall.Signal) {
+// Signal sends a signal that ends the server, and waits until it has: SIGINT is a fast stop, SIGQUIT one without clean-up.
+func (s *Server) Signal(sig syscall.Signal) {
 	_ = s.cmd.Process.Signal(sig)
 	select {
 	case <-s.done:
@@ -247,7 +248,7 @@ func (s *Server) remove() {
 		select {
 		case <-s.done:
 		default:
-			s.signal(syscall.SIGQUIT)
+			s.Signal(syscall.SIGQUIT)
 		}
 	}
 	_ = os.RemoveAll(filepath.Dir(s.data))

@@ -43,10 +43,8 @@ type Receiver struct {
 
 const (
 	// tick is how often an idle session looks after itself: it is what a dead reader of the pipe, a signal and a moved WAL position
-	// wait for at most.
+	// wait for at most. The server hears of us as often, which is enough for every wal_sender_timeout above a second.
 	tick = 200 * time.Millisecond
-	// statusEvery keeps the server from giving us up: a tenth of the shortest wal_sender_timeout met in practice (30 s) is 3 s.
-	statusEvery = 3 * time.Second
 	// progressEvery bounds the progress records of a source whose WAL moves without us; heartbeat is how often there is one in any case: it
 	// tells whoever reads the stream that it is alive, and us if nobody does.
 	progressEvery = 200 * time.Millisecond
@@ -219,7 +217,7 @@ func (r *Receiver) startReplication(ctx context.Context, conn *pgwire.Conn) erro
 }
 
 // releaseTimeout is how long the server may take to notice that the process which used the slot before is gone.
-const releaseTimeout = 10 * time.Second
+const releaseTimeout = 2 * time.Second
 
 func write(w *format.Writer, rec format.Record) error {
 	if err := w.Write(rec); err != nil {
@@ -450,30 +448,20 @@ func serverTime(b []byte) format.Time {
 func (s *session) sendStatus(ctx context.Context) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
-	var last format.LSN
-	var sent time.Time
-	for {
-		stopping := false
-		asked, reply := false, false
+	for stopping := false; !stopping; {
+		reply := false
 		select {
 		case <-ctx.Done():
 			stopping = true
 		case reply = <-s.ask:
-			asked = true
 		case <-ticker.C:
 		}
 		var durable format.LSN
 		if s.Confirmed != nil {
 			durable = s.Confirmed()
 		}
-		if asked || stopping || durable != last || time.Since(sent) >= statusEvery {
-			if s.conn.SendCopyData(status(format.LSN(s.received.Load()), durable, reply)) != nil {
-				return // Receive meets the same error, and reports it
-			}
-			last, sent = durable, time.Now()
-		}
-		if stopping {
-			return
+		if s.conn.SendCopyData(status(format.LSN(s.received.Load()), durable, reply)) != nil {
+			return // Receive meets the same error, and reports it
 		}
 	}
 }
