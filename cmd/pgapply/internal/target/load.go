@@ -264,6 +264,10 @@ func (l *Loader) inspect() error {
 	}
 	for _, t := range l.fresh {
 		t.target = found[[2]string{t.schema, t.name}]
+		if s := t.state; s.Complete() && s.Status != "loaded" {
+			s.Status = "loaded" // an earlier run had all its rows, and ended before that
+			l.builder.table(t)
+		}
 	}
 	l.fresh = nil
 	return nil
