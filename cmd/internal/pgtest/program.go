@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -45,6 +46,9 @@ func Programs(t testing.TB, plain bool) string {
 }
 
 func build(flag string) (string, error) {
+	if err := depend(); err != nil {
+		return "", err
+	}
 	dir, err := os.MkdirTemp("", "pgsluice-bin-")
 	if err != nil {
 		return "", err
@@ -55,6 +59,18 @@ func build(flag string) (string, error) {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	return dir, nil
+}
+
+// depend reads the folders that the programs and scripts are made of. The go command takes a test's result from its cache unless a folder that the
+// test has read has changed, and knows nothing of what the test builds and runs.
+func depend() error {
+	for _, dir := range []string{"cmd", "format", "scripts"} {
+		err := filepath.WalkDir(filepath.Join(Root(), dir), func(_ string, _ fs.DirEntry, err error) error { return err })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func removePrograms() {
