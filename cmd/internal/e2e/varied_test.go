@@ -3,12 +3,9 @@ package e2e
 import (
 	"fmt"
 	"strings"
-	"testing"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
-
-func TestMain(m *testing.M) { pgtest.Main(m) }
 
 // variedSchema has a table of every kind that is applied in a way of its own. A line that begins with --N is for servers from version N on.
 const variedSchema = `
@@ -116,12 +113,14 @@ func variedStep(k, major int) string {
 	return "BEGIN;" + strings.Join(sql, ";") + ";COMMIT"
 }
 
+// tables has the names of all tables with rows of their own, quoted, one a line.
+const tables = `SELECT format('%I.%I', nspname, relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+	WHERE relkind = 'r' AND nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'pgsluice') ORDER BY 1`
+
 // traces returns everything that a rewritten row would change on a target, and what is counted there.
 func traces(d *pgtest.DB) string {
-	tables := d.Query(`SELECT c.oid::regclass FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE relkind = 'r' AND nspname !~ '^pg_' AND nspname NOT IN ('information_schema', 'pgsluice') ORDER BY 1`)
 	var b strings.Builder
-	for t := range strings.SplitSeq(tables, "\n") {
+	for t := range strings.SplitSeq(d.Query(tables), "\n") {
 		b.WriteString(d.Query(fmt.Sprintf("SELECT $$%s$$, ctid, xmin, xmax, md5(x::text) FROM ONLY %s x ORDER BY ctid", t, t)) + "\n")
 	}
 	b.WriteString(d.Query("SELECT applied_lsn, transactions, changes, load_status FROM pgsluice.streams") + "\n")

@@ -1,0 +1,35 @@
+package e2e
+
+import (
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// often returns how often to try something at random, and long if scripts/test --full runs the test.
+func often(short, long int) int {
+	if os.Getenv("PGSLUICE_TEST_FULL") != "" {
+		return long
+	}
+	return short
+}
+
+// random returns a source of random numbers. Its seed is logged; PGSLUICE_TEST_SEED sets it.
+func random(t *testing.T) *rand.Rand {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano())
+	if s := os.Getenv("PGSLUICE_TEST_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatalf("PGSLUICE_TEST_SEED: %v", err)
+		}
+	}
+	t.Logf("PGSLUICE_TEST_SEED=%d", seed)
+	return rand.New(rand.NewPCG(seed, 0))
+}
