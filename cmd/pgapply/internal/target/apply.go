@@ -414,12 +414,19 @@ func (a *Applier) writeCounts(b *pgwire.Batch) {
 	}
 	var text [4][]string
 	var nums [4][]uint64
+	at := make(map[string]int) // a table that was described again is two of ours, and one on the target
 	for t, c := range a.counting {
-		for i, s := range []string{t.Schema, t.Name, t.Relation.Schema, t.Relation.Name} {
-			text[i] = append(text[i], s)
+		n, ok := at[t.QualifiedName()]
+		if !ok {
+			n = len(at)
+			at[t.QualifiedName()] = n
+			for i, s := range []string{t.Schema, t.Name, t.Relation.Schema, t.Relation.Name} {
+				text[i] = append(text[i], s)
+				nums[i] = append(nums[i], 0)
+			}
 		}
-		for i, n := range []uint64{c.Inserts, c.Updates, c.Deletes, c.Truncates} {
-			nums[i] = append(nums[i], n)
+		for i, x := range []uint64{c.Inserts, c.Updates, c.Deletes, c.Truncates} {
+			nums[i][n] += x
 		}
 	}
 	b.Bind(a.s.name(b, progress.Count), 9, func(i int) bool { return i > 0 })
