@@ -182,7 +182,7 @@ func database(t testing.TB, s *pgtest.Server) *pgtest.DB {
 
 // insert inserts rows from to to in one transaction.
 func insert(d *pgtest.DB, from, to int) {
-	d.Exec(fmt.Sprintf("INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(%d, %d) i", from, to))
+	d.Exec(fmt.Sprintf("INSERT INTO t SELECT i, repeat('x', 400) FROM generate_series(%d, %d) i", from, to))
 }
 
 // confirmed returns the LSN up to which the slot is acknowledged.

@@ -2,14 +2,19 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"io"
+	"math"
 	"os"
 
 	"github.com/alecthomas/kong"
+	"github.com/dustin/go-humanize"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/cli"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/pgdecode/internal/outfile"
 	"github.com/pgsluice/pgsluice/cmd/pgdecode/internal/receive"
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -21,6 +26,8 @@ type flags struct {
 	Slot          string           `required:"" placeholder:"NAME" help:"The replication slot to read."`
 	Publication   []string         `placeholder:"NAME" help:"The publications to decode. Default: the one with the slot's name."`
 	ConfirmFrom   string           `placeholder:"FILE" help:"Acknowledge to the slot what pgapply has printed into this file or FIFO. Without it nothing is acknowledged, and the source keeps its WAL."`
+	Output        string           `placeholder:"FILE" help:"Keep the stream in this file instead, and acknowledge what has reached the disk. It goes on where the file ends, also after a crash."`
+	Rotate        string           `placeholder:"SIZE" help:"With --output: begin a new file whenever one has this size (1GB). Their names, FILE and the LSN they begin at, sort in order: cat FILE.* | pgapply."`
 	Until         string           `placeholder:"LSN|now" help:"End at the first transaction boundary at or after this LSN. Default: never."`
 	ForceTerminal bool             `help:"Write the stream even to a terminal."`
 	LogFormat     string           `enum:"text,json" default:"text" placeholder:"FORMAT" help:"How messages are written to standard error: text or json."`
@@ -36,13 +43,13 @@ func run(ctx context.Context, env *cli.Env) error {
 	if err := slot.CheckName(f.Slot); err != nil {
 		return err
 	}
-	out, err := env.Output(f.ForceTerminal)
-	if err != nil {
-		return err
-	}
 	r := &receive.Receiver{Server: pgdial.Source(f.Source, "pgdecode"), Slot: f.Slot, Publications: f.Publication, Stop: env.Stop, Log: env.Log}
 	if len(r.Publications) == 0 {
 		r.Publications = []string{f.Slot}
+	}
+	out, err := f.output(env, r)
+	if err != nil {
+		return err
 	}
 	// First of all: a shell that opens a FIFO for pgapply's output waits until it is open here.
 	if f.ConfirmFrom != "" {
@@ -53,13 +60,51 @@ func run(ctx context.Context, env *cli.Env) error {
 			return err
 		}
 		r.Confirmed, r.Ended = c.LSN, c.ended.Load
-	} else {
+	} else if f.Output == "" {
 		env.Log.Info("nothing is acknowledged without --confirm-from: the source keeps the WAL of slot " + f.Slot)
 	}
 	if r.Until, err = until(ctx, r.Server, f.Until); err != nil {
 		return err
 	}
-	return r.Run(ctx, format.NewWriter(out))
+	err = r.Run(ctx, format.NewWriter(out))
+	if r.Keeper != nil {
+		if e := r.Keeper.Close(); err == nil {
+			err = e
+		}
+	}
+	return err
+}
+
+// output returns where the stream goes: standard output, or the files that keep it.
+func (f *flags) output(env *cli.Env, r *receive.Receiver) (io.Writer, error) {
+	switch {
+	case f.Rotate != "" && f.Output == "":
+		return nil, fault.New(fault.Usage, "--rotate needs --output").WithHint("Standard output has no size: name the file with --output.")
+	case f.Output == "":
+		return env.Output(f.ForceTerminal)
+	case f.ConfirmFrom != "":
+		return nil, fault.New(fault.Usage, "--output and --confirm-from exclude each other").
+			WithHint("With --output, what has reached the disk is acknowledged. Leave out --confirm-from.")
+	}
+	var rotate uint64
+	if f.Rotate != "" {
+		var err error
+		if rotate, err = humanize.ParseBytes(f.Rotate); err != nil || rotate == 0 || rotate > math.MaxInt64 {
+			return nil, fault.New(fault.Usage, "--rotate: %q is not a size", f.Rotate).WithHint("For example: --rotate 1GB")
+		}
+	}
+	file, err := outfile.Open(f.Output, int64(rotate))
+	if err != nil {
+		return nil, err
+	}
+	r.Keeper, r.Resume = file, file.Position()
+	if r.Resume != 0 {
+		env.Log.Info(fmt.Sprintf("%s goes on after LSN %v", f.Output, r.Resume))
+	}
+	if file.Torn() > 0 {
+		env.Log.Info(fmt.Sprintf("%s behind that, which a crash left of a transaction, are cut off", humanize.IBytes(uint64(file.Torn()))))
+	}
+	return file, nil
 }
 
 // until understands --until. "now" is a position that is written to the WAL, so that everything that was committed before, also

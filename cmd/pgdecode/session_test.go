@@ -326,3 +326,25 @@ func TestRefused(t *testing.T) {
 		}
 	}
 }
+
+// A signal ends the stream in good order also while the source is away, having left a transaction unfinished.
+func TestStopWhileAway(t *testing.T) {
+	server := pgtest.Start(t, 0, "logical_decoding_work_mem=64MB")
+	source := database(t, server)
+	d := decode(t, source)
+	insert(source, 1, 10)
+	d.waitRows(10)
+	d.paused.Lock()
+	insert(source, 11, 60000)
+	pgtest.Wait(t, patience, "the server is blocked", func() bool {
+		return source.Query("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsender' AND wait_event = 'WalSenderWriteData'") == "1"
+	})
+	server.Kill()
+	d.paused.Unlock()
+	d.wait("the loss", func() bool { return d.lines("trying again") == 1 })
+	if err := d.Process.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	d.ended(format.Stopped, 143)
+	d.complete(10)
+}

@@ -4,6 +4,7 @@ package pgoutput
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -40,8 +41,22 @@ type Decoder struct {
 type relation struct {
 	id      uint32
 	raw     []byte // the message, to notice when it is only repeated
+	record  *format.Relation
 	columns int
 	skip    bool
+}
+
+// Relations returns the records of all relations that have been described, in the order of their OIDs: what a new stream begins with if it goes on in
+// the middle of a session. They must not be changed after the next call of Decode.
+func (d *Decoder) Relations() []*format.Relation {
+	var all []*format.Relation
+	for _, r := range d.relations {
+		if !r.skip {
+			all = append(all, r.record)
+		}
+	}
+	slices.SortFunc(all, func(a, b *format.Relation) int { return cmp.Compare(a.ID, b.ID) })
+	return all
 }
 
 // epoch is PostgreSQL's, 2000-01-01, in microseconds since 1970.
@@ -224,7 +239,7 @@ func (d *Decoder) describe(c *cursor) (format.Record, error) {
 		d.relations = make(map[uint32]*relation)
 	}
 	skip := d.Skip != nil && d.Skip(r.Schema)
-	d.relations[r.ID] = &relation{id: r.ID, raw: slices.Clone(raw), columns: len(r.Columns), skip: skip}
+	d.relations[r.ID] = &relation{id: r.ID, raw: slices.Clone(raw), record: r, columns: len(r.Columns), skip: skip}
 	if skip {
 		return nil, nil
 	}

@@ -33,12 +33,15 @@ type Receiver struct {
 	Confirmed    func() format.LSN // what may be acknowledged; 0: nothing yet
 	Ended        func() bool       // nothing is applied any more: come to an end; nil: never
 	Stop         <-chan struct{}   // come to an end at the next transaction boundary
+	Keeper       Keeper            // if the stream is kept rather than passed on; then Confirmed is not used
+	Resume       format.LSN        // what an earlier run has written up to here is not to be written again; 0: go on where the slot is
 	Log          *slog.Logger
 
-	identity  slot.Identity
-	start     format.LSN // of the slot
-	position  format.LSN // everything up to here has been written
-	announced bool       // the first header has been written
+	identity slot.Identity
+	start    format.LSN     // of the slot
+	position format.LSN     // everything up to here has been written
+	header   *format.Header // the newest one that was written, nil: none was
+	keptUpTo atomic.Uint64  // everything up to here is durable with the Keeper
 }
 
 const (
@@ -58,6 +61,10 @@ const (
 func (r *Receiver) Run(ctx context.Context, w *format.Writer) error {
 	const firstDelay, lastDelay = 200 * time.Millisecond, 30 * time.Second
 	delay := firstDelay
+	r.position = r.Resume
+	if r.Keeper != nil {
+		r.Confirmed = func() format.LSN { return format.LSN(r.keptUpTo.Load()) }
+	}
 	var down time.Time // since when there has been no session
 	for {
 		began := r.position
@@ -105,7 +112,7 @@ func (r *Receiver) retryable(err error) bool {
 	if fault.StatusOf(err) != fault.TryAgain || cli.IsBrokenPipe(err) {
 		return false
 	}
-	return r.announced || slotInUse(err)
+	return r.header != nil || slotInUse(err)
 }
 
 func (r *Receiver) session(ctx context.Context, w *format.Writer, connected func()) error {
@@ -130,16 +137,9 @@ func (r *Receiver) session(ctx context.Context, w *format.Writer, connected func
 		return err
 	}
 	connected()
-	header := r.identity.Header(format.Changes)
-	header.Producer = "pgdecode " + cli.Version()
-	header.Created = format.TimeOf(time.Now())
-	header.Slot, header.Publications = r.Slot, r.Publications
-	header.StartLSN = max(r.start, r.position)
-	if err := write(w, header); err != nil {
+	if err := r.begin(w, max(r.start, r.position)); err != nil {
 		return err
 	}
-	r.announced = true
-	r.position = header.StartLSN
 
 	s := &session{Receiver: r, conn: conn, gulp: gulp, w: w, types: types, ask: make(chan bool, 1)}
 	s.decoder.CheckText = r.identity.Encoding == "SQL_ASCII"
@@ -167,7 +167,7 @@ func (r *Receiver) inspect(ctx context.Context) (map[uint32]string, error) {
 	if err != nil {
 		return nil, r.Server.Explain(err)
 	}
-	if !r.announced {
+	if r.header == nil {
 		r.identity = id
 	}
 	info, err := slot.Get(ctx, c, r.Slot)
@@ -177,7 +177,7 @@ func (r *Receiver) inspect(ctx context.Context) (map[uint32]string, error) {
 	if err := info.Usable(r.Slot, id.Database); err != nil {
 		return nil, err
 	}
-	if r.announced && info.Confirmed > r.position {
+	if r.position != 0 && info.Confirmed > r.position {
 		// A slot that was moved past what we have written: something is missing, and only a gap in the header would tell.
 		return nil, fault.New(fault.Unavailable, "slot %q was moved to LSN %v, past %v up to where changes were read", r.Slot, info.Confirmed, r.position).
 			WithHint("Somebody else used the slot. The changes between are lost to this stream; a new full load is needed.")
@@ -234,9 +234,33 @@ func writeError(err error) error {
 	return fault.New(fault.Failed, "could not write the stream: %w", err)
 }
 
+// begin writes a header for what follows start.
+func (r *Receiver) begin(w *format.Writer, start format.LSN) error {
+	h := r.identity.Header(format.Changes)
+	h.Producer = "pgdecode " + cli.Version()
+	h.Created = format.TimeOf(time.Now())
+	h.Slot, h.Publications, h.StartLSN = r.Slot, r.Publications, start
+	if r.Keeper != nil {
+		if err := r.Keeper.Begin(h); err != nil {
+			return err
+		}
+	}
+	if err := write(w, h); err != nil {
+		return err
+	}
+	r.header, r.position = h, start
+	return nil
+}
+
 // end writes the end record.
 func (r *Receiver) end(w *format.Writer, reason string) error {
-	if r.announced {
+	if r.header != nil {
+		if w.InTransaction() {
+			// The session broke in a transaction; a header takes that back.
+			if err := write(w, r.header); err != nil {
+				return err
+			}
+		}
 		if _, err := w.End(reason, r.position); err != nil {
 			return writeError(err)
 		}
@@ -260,6 +284,8 @@ type session struct {
 	ask      chan bool     // a status is to be sent at once; true: it asks for an answer
 
 	skipping bool       // the open transaction was written in an earlier session
+	blocks   int        // transactions in progress of which blocks have been written
+	synced   time.Time  // when the Keeper was last asked to make durable what it has
 	serverAt format.LSN // newest WAL position that the server has told; everything before it has been sent
 	serverT  format.Time
 	told     time.Time // of the last progress record
@@ -313,7 +339,7 @@ func (s *session) idle() (done bool, err error) {
 			return false, writeError(err)
 		}
 	}
-	return false, nil
+	return false, s.keep()
 }
 
 // boundary ends the stream if that is wanted and no transaction is open.
@@ -340,6 +366,11 @@ func (s *session) finish(reason string) error {
 	err := s.end(s.w, reason)
 	if err != nil && !errors.Is(err, cli.ErrStopped) || s.Confirmed == nil {
 		return err
+	}
+	if s.Keeper != nil {
+		if e := s.sync(); e != nil {
+			return e
+		}
 	}
 	for deadline := time.Now().Add(confirmTimeout); time.Now().Before(deadline) && s.Confirmed() < s.position; {
 		time.Sleep(tick / 10)
@@ -414,9 +445,17 @@ func (s *session) record(rec format.Record, msg []byte) (done bool, err error) {
 		}
 		return s.committed(rec, r.EndLSN)
 	case *format.StreamCommit:
+		s.blocks--
 		return s.committed(rec, r.EndLSN)
+	case *format.StreamAbort:
+		if r.SubXID == r.XID {
+			s.blocks--
+		}
 	case *format.StreamStart:
 		s.gulp.SetBehind(true)
+		if r.First {
+			s.blocks++
+		}
 	case *format.Relation:
 		for i := range r.Columns {
 			r.Columns[i].Type = s.types[r.Columns[i].OID]
@@ -435,6 +474,9 @@ func (s *session) committed(rec format.Record, end format.LSN) (done bool, err e
 	}
 	s.position = end
 	s.received.Store(uint64(end))
+	if err := s.keep(); err != nil {
+		return false, err
+	}
 	return s.boundary()
 }
 
@@ -492,7 +534,7 @@ func (r *Receiver) identify(ctx context.Context, pg *pgconn.PgConn) error {
 	if err := id.IdentifySystem(ctx, pg); err != nil {
 		return r.Server.Explain(err)
 	}
-	if r.announced && id.SystemID != r.identity.SystemID {
+	if r.header != nil && id.SystemID != r.identity.SystemID {
 		return fault.New(fault.Unavailable, "the source has become another server: its system identifier was %s and is now %s", r.identity.SystemID, id.SystemID)
 	}
 	r.identity = id

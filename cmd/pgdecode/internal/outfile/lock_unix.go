@@ -1,0 +1,11 @@
+//go:build unix
+
+package outfile
+
+import (
+	"os"
+	"syscall"
+)
+
+// lock keeps other processes of ours from opening the file, until it is closed or the process ends.
+func lock(f *os.File) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) }

@@ -1,0 +1,226 @@
+// Package outfile keeps a stream of changes in files: it finds where the stream goes on after a crash, begins a new file when one is full,
+// and makes durable what was written. It knows no server, and does not decide what a boundary is.
+package outfile
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// A File is one file, or a row of files of which the newest is written to. Write, Sync and Close are for one goroutine.
+type File struct {
+	path   string
+	rotate int64
+
+	f      *os.File       // nil: a new one is to be made
+	size   int64          // before Begin, up to the last boundary
+	begun  bool           // f is ready to be written to
+	header *format.Header // of the newest stream that is there, nil if none is
+	lsn    format.LSN     // everything up to here was there when the file was opened
+	torn   int64          // how many bytes were behind that
+}
+
+// Open opens path, or, if rotate is not 0, the newest of the files path.LSN, of which a new one is to be begun when it has that many bytes. None needs to
+// be there. No other process can open it until Close. Nothing is changed before Begin.
+func Open(path string, rotate int64) (*File, error) {
+	f := &File{path: path, rotate: rotate}
+	names := []string{path}
+	if rotate > 0 {
+		names = f.names()
+	}
+	for i := len(names) - 1; i >= 0 && f.f == nil; i-- {
+		err := f.open(names[i], 0)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = f.scan()
+		}
+		if err == nil && rotate > 0 && f.header == nil {
+			// It was begun by a process that was killed before anything was in it.
+			err = os.Remove(names[i])
+			_ = f.f.Close()
+			f.f = nil
+		}
+		if err != nil {
+			return nil, openError(err)
+		}
+	}
+	return f, nil
+}
+
+func openError(err error) error {
+	var f *fault.Error
+	if errors.As(err, &f) {
+		return err
+	}
+	return fault.New(fault.Usage, "could not open the output: %w", err)
+}
+
+// names returns the files that are there, oldest first.
+func (f *File) names() []string {
+	names, _ := filepath.Glob(escape(f.path) + "." + "[0-9A-F]*")
+	names = slices.DeleteFunc(names, func(n string) bool {
+		var lsn uint64
+		_, err := fmt.Sscanf(n[len(f.path)+1:], "%X", &lsn)
+		return err != nil || n != f.name(format.LSN(lsn))
+	})
+	slices.Sort(names)
+	return names
+}
+
+// escape makes a pattern that matches s only.
+func escape(s string) string {
+	var b []byte
+	for i := range len(s) {
+		switch s[i] {
+		case '*', '?', '[', '\\':
+			b = append(b, '\\')
+		}
+		b = append(b, s[i])
+	}
+	return string(b)
+}
+
+// name returns the name of the file that begins at lsn. All are of one length, so that they sort in the order of the stream.
+func (f *File) name(lsn format.LSN) string {
+	if f.rotate == 0 {
+		return f.path
+	}
+	return fmt.Sprintf("%s.%016X", f.path, uint64(lsn))
+}
+
+func (f *File) open(name string, create int) error {
+	if st, err := os.Stat(name); err == nil && !st.Mode().IsRegular() {
+		return fault.New(fault.Usage, "%q is not a regular file", name).WithHint("Redirect standard output into it instead.")
+	}
+	file, err := os.OpenFile(name, os.O_RDWR|create, 0o666)
+	if err != nil {
+		return err
+	}
+	if err := lock(file); err != nil {
+		_ = file.Close()
+		return fault.New(fault.TryAgain, "file %q is in use by another process: %w", name, err)
+	}
+	f.f = file
+	return nil
+}
+
+// scan finds the last boundary of transactions in the file. What comes behind it is what a crash leaves: the beginning of a transaction, or, if the
+// machine went down, whatever the disk had of it. Should that have been more, then the slot will not go back far enough, and say so.
+func (f *File) scan() error {
+	r := format.NewReader(f.f)
+	for {
+		rec, err := r.Next()
+		if err != nil {
+			st, e := f.f.Stat()
+			if e != nil {
+				return e
+			}
+			if errors.Is(err, format.ErrNotStream) && !begins(f.f) {
+				return fault.New(fault.Usage, "file %q is %w", f.f.Name(), err).WithHint("Choose another name for --output.")
+			}
+			var version *format.VersionError
+			var unknown *format.UnknownKindError
+			if errors.As(err, &version) || errors.As(err, &unknown) {
+				return fault.New(fault.Data, "file %q: %w", f.f.Name(), err).WithHint("Use a newer pgdecode, or choose another name for --output.")
+			}
+			f.torn = st.Size() - f.size
+			return nil
+		}
+		switch x := rec.(type) {
+		case *format.Header:
+			if x.StreamKind != format.Changes {
+				return fault.New(fault.Usage, "file %q has a stream of kind %q", f.f.Name(), x.StreamKind).WithHint("Choose another name for --output.")
+			}
+			f.header = x
+			f.lsn = max(f.lsn, x.StartLSN)
+		case *format.Commit, *format.StreamCommit, *format.Progress:
+			f.lsn = max(f.lsn, r.Position())
+		case *format.End:
+			f.lsn = max(f.lsn, x.LSN)
+		default:
+			continue
+		}
+		f.size = r.N()
+	}
+}
+
+// begins reports whether a file that is no stream may be what a crash left of one: the first bytes, or zeros, if its length reached the disk and its
+// data did not. No text begins like that.
+func begins(f *os.File) bool {
+	b := make([]byte, 1)
+	_, err := f.ReadAt(b, 0)
+	return err == nil && (b[0] == 0 || b[0] == 0x93)
+}
+
+// Position returns the LSN up to which the files have everything, 0 if there is nothing in them.
+func (f *File) Position() format.LSN { return f.lsn }
+
+// Torn returns how many bytes the first Begin cuts off.
+func (f *File) Torn() int64 { return f.torn }
+
+// Begin prepares for a stream with this header, which the caller writes next: it cuts off what is not complete at the end of the file, or begins a
+// new one. It does nothing if a stream has been begun already, so that a header may follow one that broke off.
+func (f *File) Begin(h *format.Header) error {
+	if old := f.header; old != nil && (old.SystemID != h.SystemID || old.Database != h.Database || old.Slot != h.Slot) {
+		return fault.New(fault.Config, "file %q is of slot %q of database %q on another server or of another slot than %q of %q", f.f.Name(), old.Slot, old.Database, h.Slot, h.Database).
+			WithHint("Choose another name for --output.")
+	}
+	f.header = h
+	switch {
+	case f.begun:
+		return nil
+	case f.f != nil:
+		f.begun = true
+		if err := f.f.Truncate(f.size); err != nil {
+			return err
+		}
+		_, err := f.f.Seek(f.size, io.SeekStart)
+		return err
+	}
+	if err := f.open(f.name(h.StartLSN), os.O_CREATE|os.O_EXCL); err != nil {
+		return openError(err)
+	}
+	f.begun, f.size = true, 0
+	// The name must be as durable as what stands under it.
+	dir, err := os.Open(filepath.Dir(f.path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}
+
+func (f *File) Write(b []byte) (int, error) {
+	n, err := f.f.Write(b)
+	f.size += int64(n)
+	return n, err
+}
+
+// Sync makes durable what was written.
+func (f *File) Sync() error { return f.f.Sync() }
+
+// Full reports whether a new file is to be begun: with an end record, Close, and Begin.
+func (f *File) Full() bool { return f.rotate > 0 && f.size >= f.rotate }
+
+// Close syncs and closes the file that is open, if one is.
+func (f *File) Close() error {
+	if f.f == nil {
+		return nil
+	}
+	err := f.f.Sync()
+	if e := f.f.Close(); err == nil {
+		err = e
+	}
+	f.f, f.begun = nil, false
+	return err
+}
