@@ -3,7 +3,9 @@ package e2e
 import (
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -32,4 +34,10 @@ func random(t *testing.T) *rand.Rand {
 	}
 	t.Logf("PGSLUICE_TEST_SEED=%d", seed)
 	return rand.New(rand.NewPCG(seed, 0))
+}
+
+// sorted returns lines in the order of their bytes, each ended by a newline.
+func sorted(lines []string) string {
+	lines = slices.Sorted(slices.Values(lines))
+	return strings.Join(lines, "\n") + "\n"
 }
