@@ -10,6 +10,10 @@ import (
 // flushAt is when a batch sends what it has: the server works on the beginning while the rest is being made.
 const flushAt = 256 << 10
 
+// fits is what the sockets' buffers take without the server's help. More is written while answers are read: they may fill the other
+// direction, and a server that cannot write does not read.
+const fits = 16 << 10
+
 // keepAtMost is how large a buffer may be to be kept for the next batch.
 const keepAtMost = 16 << 20
 
@@ -24,12 +28,14 @@ type Batch struct {
 	elems int // of the open array
 	dims  int // where the open array's head stands
 	err   error
+	read  chan error // once answers are being read: how that ended
 	ctx   context.Context
 	stop  func()
 }
 
 // Batch begins a batch, which Run must end. There is one at a time. When ctx ends, so does the connection.
 func (c *Conn) Batch(ctx context.Context) *Batch {
+	c.result = Result{Counts: c.result.Counts[:0], Row: c.result.Row[:0]}
 	b := &c.batch
 	*b = Batch{c: c, buf: b.buf[:0], stop: c.watch(ctx), ctx: ctx}
 	return b
@@ -50,6 +56,11 @@ func (b *Batch) close() {
 
 func (b *Batch) flush() {
 	if b.err == nil {
+		if b.read == nil && len(b.buf) > fits {
+			c, read := b.c, make(chan error, 1)
+			b.read = read
+			go func() { read <- c.answers() }()
+		}
 		_, b.err = b.c.nc.Write(b.buf)
 	}
 	b.buf = b.buf[:0]
@@ -186,24 +197,39 @@ type Result struct {
 }
 
 // Run sends the rest of the batch and waits for all answers. The error is one of the connection; a statement's is in the Result. The
-// Result is valid until the next Run.
+// Result is valid until the next Batch.
 func (b *Batch) Run() (*Result, error) {
 	defer b.stop()
 	b.message('S')
 	b.close()
 	b.flush()
-	if b.err != nil {
-		return nil, b.c.lost(b.ctx, b.err)
-	}
 	if cap(b.buf) > keepAtMost {
 		b.buf = nil // one huge row must not stay in memory
 	}
-	r := &b.c.result
-	*r = Result{Counts: r.Counts[:0], Row: r.Row[:0]}
+	err := b.err
+	if err != nil {
+		_ = b.c.nc.Close()
+	}
+	if b.read != nil {
+		if e := <-b.read; err == nil {
+			err = e
+		}
+	} else if err == nil {
+		err = b.c.answers()
+	}
+	if err != nil {
+		return nil, b.c.lost(b.ctx, err)
+	}
+	return &b.c.result, nil
+}
+
+// answers reads the answers to a batch.
+func (c *Conn) answers() error {
+	r := &c.result
 	for {
-		t, body, err := b.c.message()
+		t, body, err := c.message()
 		if err != nil {
-			return nil, b.c.lost(b.ctx, err)
+			return err
 		}
 		switch t {
 		case 'C':
@@ -213,11 +239,11 @@ func (b *Batch) Run() (*Result, error) {
 		case 'D':
 			r.Row = appendRow(r.Row[:0], body)
 		case 'E':
-			if r.Err == nil {
-				r.Err = serverError(body)
+			if err := c.serverError(body); r.Err == nil {
+				r.Err = err
 			}
 		case 'Z':
-			return r, nil
+			return nil
 		}
 	}
 }

@@ -2,12 +2,28 @@ package pgwire
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
+	"os"
+	"time"
 )
 
 // CopyHead is how many bytes at the front of a chunk CopyIn needs for itself.
 const CopyHead = 5
+
+// glance is how long WriteCopy waits for the rest of a message.
+const glance = 100 * time.Millisecond
+
+// readable reports whether the server has sent something.
+func (c *Conn) readable() bool {
+	nc := c.nc
+	if t, ok := nc.(*tls.Conn); ok {
+		nc = t.NetConn()
+	}
+	r, ok := nc.(interface{ Readable() bool })
+	return ok && r.Readable()
+}
 
 // StartCopyIn starts a COPY FROM STDIN. WriteCopy and EndCopy follow, with the same ctx.
 func (c *Conn) StartCopyIn(ctx context.Context, sql string) error {
@@ -26,7 +42,7 @@ func (c *Conn) StartCopyIn(ctx context.Context, sql string) error {
 		case 'G':
 			return nil
 		case 'E':
-			failed = serverError(body)
+			failed = c.serverError(body)
 		case 'Z':
 			if failed == nil {
 				failed = errors.New("the server did not start the COPY")
@@ -42,16 +58,23 @@ func (c *Conn) WriteCopy(ctx context.Context, chunk []byte) error {
 	stop := c.watch(ctx)
 	defer stop()
 	// The server says nothing while all is well, but for a notice.
-	for {
-		if r, ok := c.nc.(interface{ Readable() bool }); c.Waiting() && !(ok && r.Readable()) {
-			break
+	for !c.Waiting() || c.readable() {
+		// What has come may be a part of a message, or something of TLS that is none.
+		if err := c.nc.SetReadDeadline(time.Now().Add(glance)); err != nil {
+			return c.lost(ctx, err)
 		}
 		t, body, err := c.message()
+		if e := c.nc.SetReadDeadline(time.Time{}); e != nil {
+			return c.lost(ctx, e)
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
 		if err != nil {
 			return c.lost(ctx, err)
 		}
 		if t == 'E' {
-			err = serverError(body)
+			err = c.serverError(body)
 			if _, e := c.endCopy(ctx); e != nil {
 				return e
 			}
@@ -91,7 +114,7 @@ func (c *Conn) endCopy(ctx context.Context) (rows int64, err error) {
 		case 'C':
 			rows = tagCount(body)
 		case 'E':
-			err = serverError(body)
+			err = c.serverError(body)
 		case 'Z':
 			return rows, err
 		}

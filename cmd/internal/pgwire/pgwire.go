@@ -34,6 +34,7 @@ type Conn struct {
 
 	batch  Batch
 	result Result
+	fatal  error // the server's last word
 }
 
 // Hijack takes over a connection that is idle. The driver must not be used on it any more.
@@ -125,12 +126,17 @@ func (c *Conn) Waiting() bool {
 	return c.end-c.pos < int(binary.BigEndian.Uint32(c.buf[c.pos+1:]))+1
 }
 
-func serverError(body []byte) error {
+// serverError returns the error that the server reports. If it has ended the session by that, it is why the connection is lost.
+func (c *Conn) serverError(body []byte) error {
 	var m pgproto3.ErrorResponse
 	if err := m.Decode(body); err != nil {
 		return err
 	}
-	return pgconn.ErrorResponseToPgError(&m)
+	err := pgconn.ErrorResponseToPgError(&m)
+	if m.SeverityUnlocalized == "FATAL" || m.SeverityUnlocalized == "PANIC" {
+		c.fatal = err
+	}
+	return err
 }
 
 // Exec runs statements and returns the first error. Rows are dropped.
@@ -157,7 +163,7 @@ func (c *Conn) CopyOut(ctx context.Context, sql string, row func([]byte) error) 
 		switch t {
 		case 'd':
 			if row == nil {
-				return rows, errors.New("unexpected COPY data")
+				return rows, c.lost(ctx, errors.New("unexpected COPY data"))
 			}
 			if failed == nil {
 				if err := row(body); err != nil {
@@ -165,13 +171,17 @@ func (c *Conn) CopyOut(ctx context.Context, sql string, row func([]byte) error) 
 					return rows, err
 				}
 			}
+		case 'G': // a COPY FROM STDIN, for which there is nothing
+			if _, err := c.nc.Write([]byte("f\x00\x00\x00\x05\x00")); err != nil {
+				return rows, c.lost(ctx, err)
+			}
 		case 'C':
 			if tag, ok := strings.CutPrefix(strings.TrimRight(string(body), "\x00"), "COPY "); ok {
 				rows, _ = strconv.ParseUint(tag, 10, 64)
 			}
 		case 'E':
 			if failed == nil {
-				failed = serverError(body)
+				failed = c.serverError(body)
 			}
 		case 'Z':
 			return rows, failed
@@ -179,10 +189,14 @@ func (c *Conn) CopyOut(ctx context.Context, sql string, row func([]byte) error) 
 	}
 }
 
+// lost closes a connection that cannot be used any more, and returns why: the context's end, or what the server has said, or err.
 func (c *Conn) lost(ctx context.Context, err error) error {
 	_ = c.nc.Close()
 	if ctx.Err() != nil {
 		return ctx.Err()
+	}
+	if c.fatal != nil {
+		return c.fatal
 	}
 	return err
 }
@@ -204,7 +218,7 @@ func (c *Conn) CopyBoth(ctx context.Context, sql string) error {
 		case 'W':
 			return nil
 		case 'E':
-			failed = serverError(body)
+			failed = c.serverError(body)
 		case 'Z':
 			if failed == nil {
 				failed = errors.New("the server did not start replication")
@@ -229,7 +243,7 @@ func (c *Conn) Receive() ([]byte, error) {
 		case 'd':
 			return body, nil
 		case 'E':
-			return nil, serverError(body)
+			return nil, c.serverError(body)
 		case 'c', 'C', 'Z':
 			return nil, ErrEnded
 		}
