@@ -4,6 +4,8 @@ package pgdial
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -200,12 +202,25 @@ func (s Server) Explain(err error) error {
 			e.Status = fault.Unavailable
 		}
 		e.Hint = fmt.Sprintf("Is the server running, and does a firewall let this host reach it? psql with the same --%s tells.", s.Side)
+		if noTLS(err) {
+			e.Status, e.Hint = fault.Config, "sslmode in the connection string says whether TLS is used and what is verified, sslrootcert which authorities are trusted."
+		}
 		return e
 	}
 	if Lost(err) {
 		return &fault.Error{Status: fault.TryAgain, Err: fmt.Errorf("lost the connection to the %s: %w", s.Side, err)}
 	}
 	return err
+}
+
+// noTLS reports whether a connection failed because client and server do not agree on TLS, which trying again does not change.
+func noTLS(err error) bool {
+	var verify *tls.CertificateVerificationError
+	var authority x509.UnknownAuthorityError
+	var host x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	return errors.As(err, &verify) || errors.As(err, &authority) || errors.As(err, &host) || errors.As(err, &invalid) ||
+		strings.Contains(err.Error(), "server refused TLS connection")
 }
 
 // hideUser reduces pgx's message, which repeats user and database, to the cause.
@@ -224,7 +239,7 @@ func Lost(err error) bool {
 	}
 	var n net.Error
 	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.As(err, &n) ||
-		errors.Is(err, os.ErrDeadlineExceeded)
+		errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, pgconn.ErrConnClosed)
 }
 
 // statusOf maps SQLSTATEs. It is the only place that decides what may be tried again.
@@ -232,11 +247,11 @@ func statusOf(e *pgconn.PgError) fault.Status {
 	switch e.Code {
 	case "28000", "28P01", "42501":
 		return fault.Permission
-	case "3D000", "42704":
+	case "3D000", "42704", "57P04": // no such database, no such object, database dropped
 		return fault.Unavailable
 	case "55006": // object in use: the slot
 		return fault.TryAgain
-	case "55000": // not in the state: wal_level
+	case "55000", "25006": // not in the state: wal_level; read-only: a standby, or a fence
 		return fault.Config
 	case "40001", "40P01":
 		return fault.TryAgain
