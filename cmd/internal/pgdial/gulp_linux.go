@@ -109,6 +109,12 @@ func (g *Gulp) use() error {
 	return nil
 }
 
+func (g *Gulp) isClosed() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.closed
+}
+
 func (g *Gulp) release() {
 	g.mu.Lock()
 	g.users--
@@ -169,6 +175,9 @@ func (g *Gulp) recv(p []byte) (int, error) {
 		switch err {
 		case nil:
 			g.empty = n < min(emptied, len(p))
+			if n == 0 && g.isClosed() {
+				return 0, net.ErrClosed
+			}
 			if n == 0 {
 				return 0, io.EOF
 			}
@@ -218,6 +227,9 @@ func (g *Gulp) Write(p []byte) (n int, err error) {
 				return n, err
 			}
 		default:
+			if g.isClosed() {
+				return n, net.ErrClosed
+			}
 			return n, &net.OpError{Op: "write", Net: "tcp", Addr: g.orig.RemoteAddr(), Err: os.NewSyscallError("send", err)}
 		}
 	}
@@ -227,10 +239,7 @@ func (g *Gulp) Write(p []byte) (n int, err error) {
 // wait waits until the socket is ready, the deadline has passed, or the connection is closed.
 func (g *Gulp) wait(event int16, w *waiter) error {
 	for {
-		g.mu.Lock()
-		closed := g.closed
-		g.mu.Unlock()
-		if closed {
+		if g.isClosed() {
 			return net.ErrClosed
 		}
 		ms := -1

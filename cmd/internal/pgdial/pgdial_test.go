@@ -223,9 +223,11 @@ func TestConnectErrors(t *testing.T) {
 		_ = c.Close(pgtest.Context(t))
 	}
 	// A session that the server ends, and one whose server dies.
-	for name, end := range map[string]func(){"terminated": func() {
+	terminate := func() {
 		d.Exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'test'")
-	}, "killed": s.Kill} {
+	}
+	for i, end := range []func(){terminate, s.Kill} {
+		name := []string{"terminated", "killed"}[i]
 		c, err := source(d.URI).Connect(pgtest.Context(t))
 		if err != nil {
 			t.Fatal(err)
