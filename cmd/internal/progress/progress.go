@@ -71,15 +71,16 @@ type Stream struct {
 	Changes      int64
 	LoadStatus   string // none, loading, loaded
 	Ended        bool
+	Ahead        bool // transactions in progress are applied ahead of their commit
 }
 
 const selectStream = `SELECT stream_id, system_id, database, slot, applied_lsn::text, coalesce(applied_time, 'epoch'), coalesce(start_lsn, '0/0')::text,
-	transactions, changes, load_status, ended_at IS NOT NULL FROM pgsluice.streams `
+	transactions, changes, load_status, ended_at IS NOT NULL, ahead FROM pgsluice.streams `
 
 func scanStream(row pgx.CollectableRow) (*Stream, error) {
 	var s Stream
 	var applied, start string
-	err := row.Scan(&s.ID, &s.Key.SystemID, &s.Key.Database, &s.Key.Slot, &applied, &s.AppliedTime, &start, &s.Transactions, &s.Changes, &s.LoadStatus, &s.Ended)
+	err := row.Scan(&s.ID, &s.Key.SystemID, &s.Key.Database, &s.Key.Slot, &applied, &s.AppliedTime, &start, &s.Transactions, &s.Changes, &s.LoadStatus, &s.Ended, &s.Ahead)
 	if err != nil {
 		return nil, err
 	}
@@ -116,16 +117,29 @@ func Streams(ctx context.Context, c *pgx.Conn, slot string) ([]*Stream, error) {
 	return pgx.CollectRows(rows, scanStream)
 }
 
-// Locks. A session that applies changes holds its stream's lock exclusively, sessions that load hold it shared: so that one excludes
-// the other, and so that a process that was killed keeps its successor out as long as a session of its is still at work.
+// A Use is what a session does with a stream, and decides how it takes the stream's lock: one session at a time applies changes, several load,
+// and the one excludes the other. So a process that was killed keeps its successor out as long as a session of its is still at work.
+type Use int
+
+// The uses of a stream.
+const (
+	Loading  Use = iota
+	Applying     // the session that applies changes
+	Ahead        // sessions beside it that apply transactions in progress
+)
 
 // LockStatement returns the query, of one boolean column, that tries to take a stream's lock for the session that runs it.
-func LockStatement(stream int32, shared bool) string {
-	kind := ""
-	if shared {
-		kind = "_shared"
+func LockStatement(stream int32, use Use) string {
+	try := "pg_catalog.pg_try_advisory_lock"
+	switch use {
+	case Loading:
+		return fmt.Sprintf("SELECT %s_shared(%d, %d)", try, lockClass, stream)
+	case Ahead:
+		return fmt.Sprintf("SELECT %s_shared(%d, %d)", try, lockClass+1, stream)
 	}
-	return fmt.Sprintf("SELECT pg_catalog.pg_try_advisory_lock%s(%d, %d)", kind, lockClass, stream)
+	// The second lock is only waited for: it is those of a predecessor's sessions.
+	return fmt.Sprintf("SELECT CASE WHEN %s(%[2]d, %[4]d) THEN CASE WHEN %[1]s(%[3]d, %[4]d) THEN pg_catalog.pg_advisory_unlock(%[3]d, %[4]d) ELSE pg_catalog.pg_advisory_unlock(%[2]d, %[4]d) AND false END ELSE false END",
+		try, lockClass, lockClass+1, stream)
 }
 
 // Holder describes the sessions that hold a stream's lock, for an error message; "" if there is none.
@@ -134,7 +148,7 @@ func Holder(ctx context.Context, c *pgx.Conn, stream int32) (string, error) {
 		coalesce(host(a.client_addr), 'this host'), to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS'))
 		FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)
 		WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-		AND l.classid::bigint = $1 AND l.objid::bigint = $2 AND l.objsubid = 2 AND l.granted`, int64(lockClass), int64(stream))
+		AND l.classid::bigint IN ($1, $1 + 1) AND l.objid::bigint = $2 AND l.objsubid = 2 AND l.granted`, int64(lockClass), int64(stream))
 	if err != nil {
 		return "", err
 	}
@@ -146,9 +160,9 @@ func Holder(ctx context.Context, c *pgx.Conn, stream int32) (string, error) {
 const LockTimeout = 15 * time.Second
 
 // Locked is the error for a lock that others hold.
-func Locked(k Key, shared bool, holder string) error {
+func Locked(k Key, use Use, holder string) error {
 	what := "applying or loading"
-	if shared {
+	if use == Loading {
 		what = "applying changes"
 	}
 	return fault.New(fault.TryAgain, "%v is being worked on by another session on the target", k).

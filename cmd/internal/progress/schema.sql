@@ -14,6 +14,7 @@ CREATE TABLE IF NOT EXISTS pgsluice.streams (
     updated_at    timestamptz NOT NULL DEFAULT now(),
     load_status   text NOT NULL DEFAULT 'none' CHECK (load_status IN ('none', 'loading', 'loaded')),
     ended_at      timestamptz,
+    ahead         boolean NOT NULL DEFAULT true,
     UNIQUE (system_id, database, slot)
 );
 COMMENT ON TABLE pgsluice.streams IS 'one row for each slot whose stream is applied here';
@@ -21,6 +22,17 @@ COMMENT ON COLUMN pgsluice.streams.applied_lsn IS 'end LSN of the last source tr
 COMMENT ON COLUMN pgsluice.streams.applied_time IS 'when the source committed it (or the source''s clock at a later progress record)';
 COMMENT ON COLUMN pgsluice.streams.start_lsn IS 'LSN of the first full load''s snapshot, or where the first change stream began';
 COMMENT ON COLUMN pgsluice.streams.ended_at IS 'when the cutover finished; nothing is applied any more';
+COMMENT ON COLUMN pgsluice.streams.ahead IS 'large transactions in progress are applied ahead of their commit; false once that has failed';
+
+CREATE UNLOGGED TABLE IF NOT EXISTS pgsluice.spill (
+    stream_id     integer NOT NULL,
+    xid           bigint NOT NULL,
+    piece         bigint GENERATED ALWAYS AS IDENTITY,
+    data          bytea NOT NULL,
+    PRIMARY KEY (stream_id, xid, piece)
+);
+ALTER TABLE pgsluice.spill ALTER COLUMN data SET STORAGE EXTERNAL;
+COMMENT ON TABLE pgsluice.spill IS 'pieces of large transactions in progress that cannot be applied yet; of use only to the pgapply that is running';
 
 CREATE TABLE IF NOT EXISTS pgsluice.tables (
     stream_id     integer NOT NULL REFERENCES pgsluice.streams ON DELETE CASCADE,

@@ -113,7 +113,7 @@ func (r *Run) changes(ctx context.Context, h *format.Header) (rec format.Record,
 		r.in.next = r.in.plain
 		f.close()
 	}()
-	if err := f.begin(h); err != nil {
+	if err := f.begin(ctx, h); err != nil {
 		return nil, err
 	}
 	for {
@@ -126,7 +126,7 @@ func (r *Run) changes(ctx context.Context, h *format.Header) (rec format.Record,
 				if progress.KeyOf(x) != f.stream.Key || x.StreamKind != format.Changes {
 					return rec, f.drain()
 				}
-				err = f.begin(x)
+				err = f.begin(ctx, x)
 			default:
 				err = f.record(ctx, rec)
 			}
@@ -141,7 +141,7 @@ func (r *Run) changes(ctx context.Context, h *format.Header) (rec format.Record,
 		}
 		// Whole transactions that came before the end, or before the damage, are good.
 		if errors.Is(err, io.EOF) || errors.Is(err, format.ErrTruncated) || errors.Is(err, format.ErrCorrupt) || errors.Is(err, errGiveUp) {
-			if e := f.drop(); e != nil {
+			if e := f.drop(ctx); e != nil {
 				return nil, e
 			}
 			if e := f.drain(); e != nil {

@@ -29,6 +29,8 @@ type follower struct {
 	skipping bool // the open transaction has been applied already
 	flushing bool // the open transaction has been written in part
 	commit   format.LSN
+
+	progress inProgress
 }
 
 // follow prepares to apply the stream that a header opens.
@@ -64,16 +66,23 @@ func (r *Run) follow(ctx context.Context, h *format.Header) (*follower, error) {
 		return nil, r.Server.Explain(err)
 	}
 	f.mapper = target.Mapper{Control: r.control, Rename: r.Rename, Snapshot: func(schema, table string) format.LSN { return snapshots[[2]string{schema, table}] }}
+	if err := f.progress.start(ctx, f, snapshots); err != nil {
+		f.applier.Close()
+		return nil, r.Server.Explain(err)
+	}
 	f.writer = newWriter(ctx, f.applier, r.report)
 	return f, nil
 }
 
 // begin takes a header: the first one, or one that goes on with the same slot.
-func (f *follower) begin(h *format.Header) error {
-	if err := f.drop(); err != nil {
+func (f *follower) begin(ctx context.Context, h *format.Header) error {
+	if err := f.drop(ctx); err != nil {
 		return err
 	}
 	f.tables = make(map[uint32]*plan.Table)
+	f.progress.replay.Tables = f.progress.replay.Tables[:0]
+	f.mapper.Reset()
+	f.progress.seen = h.StartLSN
 	if f.position == 0 {
 		// Nothing was loaded and nothing applied: the target is taken to be as the source was where the stream begins.
 		f.Log.Info(fmt.Sprintf("%v has not been applied here before: starting at LSN %v", f.stream.Key, h.StartLSN))
@@ -89,20 +98,16 @@ func (f *follower) begin(h *format.Header) error {
 	return nil
 }
 
-// drop forgets the open transaction, which will come again.
-func (f *follower) drop() error {
+// drop forgets the transactions that are not complete. They will come again.
+func (f *follower) drop(ctx context.Context) error {
 	f.cur.Rollback()
 	f.skipping = false
-	if !f.flushing {
-		return nil
-	}
-	f.flushing = false
-	if err := f.await(); err != nil {
+	written, err := f.progress.drop(ctx)
+	if err != nil || !written && !f.flushing {
 		return err
 	}
-	g := f.idle
-	f.idle = nil
-	return f.send(job{group: g, abort: true})
+	f.flushing = false
+	return f.do(func(ctx context.Context, _ *plan.Group) error { return f.applier.Abort(ctx) })
 }
 
 // next waits for input, and gives the writer what is complete as soon as it can take it.
@@ -177,7 +182,31 @@ func (f *follower) handOver(partial bool) error {
 		g.MoveOpen(next)
 	}
 	f.cur = next
-	return f.send(job{group: g, partial: partial})
+	if partial {
+		return f.send(job{group: g, do: f.applier.Flush})
+	}
+	return f.send(job{group: g, do: f.applier.Apply})
+}
+
+// do has the writer do something as soon as it is idle.
+func (f *follower) do(what func(context.Context, *plan.Group) error) error {
+	if err := f.await(); err != nil {
+		return err
+	}
+	g := f.idle
+	f.idle = nil
+	return f.send(job{group: g, do: what})
+}
+
+// settle has the writer write everything that is complete, and waits until it is idle.
+func (f *follower) settle() error {
+	if err := f.await(); err != nil || !f.cur.Ready() {
+		return err
+	}
+	if err := f.handOver(false); err != nil {
+		return err
+	}
+	return f.await()
 }
 
 func (f *follower) send(j job) error {
@@ -213,20 +242,12 @@ func (f *follower) full() error {
 
 // drain waits until everything that is complete is durable on the target.
 func (f *follower) drain() error {
-	if err := f.await(); err != nil {
+	if err := f.settle(); err != nil {
 		return err
-	}
-	if f.cur.Ready() {
-		if err := f.handOver(false); err != nil {
-			return err
-		}
-		if err := f.await(); err != nil {
-			return err
-		}
 	}
 	g := f.idle
 	f.idle = nil
-	if err := f.send(job{group: g, sync: true}); err != nil {
+	if err := f.send(job{group: g, do: func(ctx context.Context, _ *plan.Group) error { return f.applier.Sync(ctx) }, sync: true}); err != nil {
 		return err
 	}
 	return f.await()
@@ -234,23 +255,26 @@ func (f *follower) drain() error {
 
 // record takes one record of a change stream.
 func (f *follower) record(ctx context.Context, rec format.Record) error {
+	if f.progress.block != nil {
+		return f.progress.record(ctx, rec)
+	}
 	switch r := rec.(type) {
 	case *format.Insert:
-		t, err := f.table(r.Relation)
+		t, err := f.table(ctx, r.Relation)
 		if t == nil {
 			return err
 		}
 		f.cur.Insert(t, r.New)
 		return f.room()
 	case *format.Update:
-		t, err := f.table(r.Relation)
+		t, err := f.table(ctx, r.Relation)
 		if t == nil {
 			return err
 		}
 		f.cur.Update(t, r.Old, r.New)
 		return f.room()
 	case *format.Delete:
-		t, err := f.table(r.Relation)
+		t, err := f.table(ctx, r.Relation)
 		if t == nil {
 			return err
 		}
@@ -262,26 +286,20 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 			f.cur.Begin(r.CommitLSN)
 		}
 	case *format.Commit:
+		f.progress.seen = r.EndLSN
 		if f.skipping {
 			f.skipping = false
 			return nil
 		}
-		f.cur.Commit(r.CommitLSN, r.EndLSN, r.Time)
-		f.flushing = false
-		f.position = r.EndLSN
-		if f.expired() {
-			return errGiveUp
-		}
-		return f.offer()
+		return f.committed(r.CommitLSN, r.EndLSN, r.Time)
 	case *format.Truncate:
-		return f.truncate(r)
+		return f.truncate(ctx, r)
 	case *format.Relation:
-		t, err := f.mapper.Map(ctx, r)
-		if err != nil {
-			return f.Server.Explain(err)
-		}
-		f.tables[r.ID] = t
+		return f.relation(ctx, r)
+	case *format.StreamStart, *format.StreamCommit, *format.StreamAbort:
+		return f.progress.record(ctx, rec)
 	case *format.Progress:
+		f.progress.seen = max(f.progress.seen, r.LSN)
 		if r.LSN >= f.position {
 			f.position = r.LSN
 			f.cur.Progress(r.LSN, r.Time)
@@ -294,8 +312,29 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 	return nil
 }
 
+// committed makes the open transaction complete.
+func (f *follower) committed(commit, end format.LSN, at format.Time) error {
+	f.cur.Commit(commit, end, at)
+	f.flushing = false
+	f.position = end
+	if f.expired() {
+		return errGiveUp
+	}
+	return f.offer()
+}
+
+func (f *follower) relation(ctx context.Context, r *format.Relation) error {
+	t, err := f.mapper.Map(ctx, r)
+	if err != nil {
+		return f.Server.Explain(err)
+	}
+	f.tables[r.ID] = t
+	f.progress.replay.Tables = append(f.progress.replay.Tables, t)
+	return nil
+}
+
 // table returns where changes of a relation go; nil if this one is to be skipped.
-func (f *follower) table(id uint32) (*plan.Table, error) {
+func (f *follower) table(ctx context.Context, id uint32) (*plan.Table, error) {
 	if f.skipping {
 		return nil, nil
 	}
@@ -304,14 +343,14 @@ func (f *follower) table(id uint32) (*plan.Table, error) {
 	case t.Snapshot > f.commit:
 		return nil, nil // it was loaded with this transaction's effect
 	case t.Problem != nil:
-		return nil, f.stuck(t)
+		return nil, f.stuck(ctx, t)
 	}
 	return t, nil
 }
 
 // stuck makes the error for a change that has no place on the target, after everything before its transaction was applied.
-func (f *follower) stuck(t *plan.Table) error {
-	if err := f.drop(); err != nil {
+func (f *follower) stuck(ctx context.Context, t *plan.Table) error {
+	if err := f.drop(ctx); err != nil {
 		return err
 	}
 	if err := f.drain(); err != nil {
@@ -337,10 +376,10 @@ func (f *follower) room() error {
 	return f.full()
 }
 
-func (f *follower) truncate(r *format.Truncate) error {
+func (f *follower) truncate(ctx context.Context, r *format.Truncate) error {
 	op := &plan.TruncateOp{RestartIdentity: r.RestartIdentity}
 	for _, id := range r.Relations {
-		t, err := f.table(id)
+		t, err := f.table(ctx, id)
 		if err != nil {
 			return err
 		}

@@ -22,12 +22,11 @@ type writer struct {
 	ended   chan struct{} // closed when a cutover has ended the stream
 }
 
-// A job is a group, which is committed if it is not partial, or something else to do.
+// A job is something to do, in order, and the group that it is done with.
 type job struct {
-	group   *plan.Group
-	partial bool
-	sync    bool
-	abort   bool // the transaction that was written in part
+	group *plan.Group
+	do    func(context.Context, *plan.Group) error
+	sync  bool // tell at once what has become durable
 }
 
 func newWriter(ctx context.Context, a *target.Applier, r *reporter) *writer {
@@ -59,16 +58,7 @@ func (w *writer) run(ctx context.Context) {
 			if !ok {
 				return
 			}
-			switch {
-			case j.sync:
-				err = w.applier.Sync(ctx)
-			case j.abort:
-				err = w.applier.Abort(ctx)
-			case j.partial:
-				err = w.applier.Flush(ctx, j.group)
-			default:
-				err = w.applier.Apply(ctx, j.group)
-			}
+			err = j.do(ctx, j.group)
 			if err == nil {
 				w.report.durable(w.applier)
 				if j.sync {

@@ -33,9 +33,11 @@ const (
 	OpDelete
 	OpTruncate
 	OpDDL
+	OpSavepoint
 )
 
-// An Op is one change, in source order. Old and New are tuples of the group (or noTuple); Extra indexes the group's truncates or DDL.
+// An Op is one change, in source order. Old and New are tuples of the group (or noTuple); for a truncate or DDL, New is its argument's place in the group's
+// list of those, and for a savepoint it is the subtransaction.
 type Op struct {
 	Kind  OpKind
 	table int32
@@ -45,6 +47,14 @@ type Op struct {
 
 // Counts are changes of a table.
 type Counts struct{ Inserts, Updates, Deletes, Truncates uint64 }
+
+// Add adds n, or takes it away if sign is -1.
+func (c *Counts) Add(n *Counts, sign int64) {
+	c.Inserts += uint64(sign) * n.Inserts
+	c.Updates += uint64(sign) * n.Updates
+	c.Deletes += uint64(sign) * n.Deletes
+	c.Truncates += uint64(sign) * n.Truncates
+}
 
 // A Group is a run of changes that is written to the target at once: whole source transactions, or a piece of one large transaction.
 // It keeps every change in source order, for when they must be written one by one, and beside that folds them table by table to their
@@ -149,10 +159,10 @@ func (g *Group) CommitLSN(i int32) format.LSN {
 	return g.OpenLSN
 }
 
-// Op returns the change of that number and its table (nil for a truncate or DDL).
+// Op returns the change of that number and its table (nil for one that is not of a single table's rows).
 func (g *Group) Op(i int32) (Op, *Table) {
 	op := g.ops[i]
-	if op.Kind == OpTruncate || op.Kind == OpDDL {
+	if op.table == noTuple {
 		return op, nil
 	}
 	return op, g.tables[op.table]
@@ -289,6 +299,11 @@ func (g *Group) AddDDL(d *format.DDL) {
 	g.ops = append(g.ops, Op{OpDDL, noTuple, noTuple, int32(len(g.extras) - 1)})
 }
 
+// AddSavepoint adds the point that the abort of a subtransaction goes back to.
+func (g *Group) AddSavepoint(sub uint32) {
+	g.ops = append(g.ops, Op{OpSavepoint, noTuple, noTuple, int32(sub)})
+}
+
 // Begin opens a transaction. Its commit LSN may be 0, if it is not known yet.
 func (g *Group) Begin(commit format.LSN) { g.OpenLSN = commit }
 
@@ -314,6 +329,8 @@ func (g *Group) MoveOpen(to *Group) {
 			to.AddTruncate(g.Truncate(op))
 		case OpDDL:
 			to.AddDDL(g.DDL(op))
+		case OpSavepoint:
+			to.AddSavepoint(uint32(op.New))
 		default:
 			t := g.tables[op.table]
 			to.add(op.Kind, t, to.copyTuple(g, op.Old, len(t.Columns)), to.copyTuple(g, op.New, len(t.Columns)))
@@ -369,7 +386,7 @@ func (g *Group) fold(i int32) {
 		}
 		g.single(i)
 		return
-	case OpDDL:
+	case OpDDL, OpSavepoint:
 		clear(g.folds)
 		g.single(i)
 		return

@@ -78,6 +78,8 @@ type shape struct {
 	verb verb
 	mask string // columns that are left out (bulk and single updates) or are NULL (tables without a key)
 	more string
+
+	skipLocked bool
 }
 
 type verb uint8
@@ -92,6 +94,7 @@ const (
 	oneDelete
 	countKey
 	checkUnique
+	checkUniqueWhole
 )
 
 func (t *Table) statement(s shape, build func(*strings.Builder)) string {
@@ -372,8 +375,8 @@ func (t *Table) OneInsert() string {
 }
 
 // where writes the condition that finds one row by the old tuple: by the key, or by all columns, in which case exactly one of several
-// equal rows is meant. Parameters are numbered from n+1 on; isNull says which columns are NULL and have no parameter.
-func (t *Table) where(b *strings.Builder, n int, isNull Mask) {
+// equal rows is meant: with skipLocked, one that no other session has locked. Parameters are numbered from n+1 on; isNull says which columns are NULL and have no parameter.
+func (t *Table) where(b *strings.Builder, n int, isNull Mask, skipLocked bool) {
 	match := func(alias string, cols []int) {
 		for k, i := range cols {
 			if k > 0 {
@@ -405,7 +408,11 @@ func (t *Table) where(b *strings.Builder, n int, isNull Mask) {
 		b.WriteString("true")
 	}
 	match("o.", cols)
-	b.WriteString(" LIMIT 1)")
+	b.WriteString(" LIMIT 1")
+	if skipLocked {
+		b.WriteString(" FOR UPDATE SKIP LOCKED")
+	}
+	b.WriteString(")")
 }
 
 // FindColumns returns the columns that find a single row.
@@ -423,12 +430,12 @@ func (t *Table) SetColumns(unchanged Mask, keyChanges bool) []int {
 
 // OneUpdate returns the statement that updates one row, given as a parameter for each of SetColumns, then one for each of FindColumns that is not NULL
 // in the old tuple. It fails with division by zero unless it meets exactly one.
-func (t *Table) OneUpdate(unchanged Mask, keyChanges bool, isNull Mask) string {
+func (t *Table) OneUpdate(unchanged Mask, keyChanges bool, isNull Mask, skipLocked bool) string {
 	more := string(isNull)
 	if keyChanges {
 		more += "k"
 	}
-	return t.statement(shape{verb: oneUpdate, mask: string(unchanged), more: more}, func(b *strings.Builder) {
+	return t.statement(shape{verb: oneUpdate, mask: string(unchanged), more: more, skipLocked: skipLocked}, func(b *strings.Builder) {
 		set := t.SetColumns(unchanged, keyChanges)
 		counted(b, -1, func() {
 			switch {
@@ -436,13 +443,13 @@ func (t *Table) OneUpdate(unchanged Mask, keyChanges bool, isNull Mask) string {
 				b.WriteString("w AS (SELECT 1 FROM ")
 				t.target(b)
 				b.WriteString(" AS t WHERE ")
-				t.where(b, 0, isNull)
+				t.where(b, 0, isNull, skipLocked)
 				return
 			case t.replaced(set):
 				b.WriteString("v AS (DELETE FROM ")
 				t.target(b)
 				b.WriteString(" AS t WHERE ")
-				t.where(b, len(set), isNull)
+				t.where(b, len(set), isNull, skipLocked)
 				b.WriteString(" RETURNING 1")
 				t.reinsert(b, set, func(n, _ int) { b.WriteString("$" + strconv.Itoa(n+1)) })
 				return
@@ -457,7 +464,7 @@ func (t *Table) OneUpdate(unchanged Mask, keyChanges bool, isNull Mask) string {
 				b.WriteString(QuoteIdent(t.Columns[i].Name) + " = $" + strconv.Itoa(n+1))
 			}
 			b.WriteString(" WHERE ")
-			t.where(b, len(set), isNull)
+			t.where(b, len(set), isNull, skipLocked)
 			b.WriteString(" RETURNING 1")
 		})
 	})
@@ -465,13 +472,13 @@ func (t *Table) OneUpdate(unchanged Mask, keyChanges bool, isNull Mask) string {
 
 // OneDelete returns the statement that deletes one row, given as a parameter for each of FindColumns that is not NULL. It fails with division by
 // zero unless it meets exactly one.
-func (t *Table) OneDelete(isNull Mask) string {
-	return t.statement(shape{verb: oneDelete, more: string(isNull)}, func(b *strings.Builder) {
+func (t *Table) OneDelete(isNull Mask, skipLocked bool) string {
+	return t.statement(shape{verb: oneDelete, more: string(isNull), skipLocked: skipLocked}, func(b *strings.Builder) {
 		counted(b, -1, func() {
 			b.WriteString("w AS (DELETE FROM ")
 			t.target(b)
 			b.WriteString(" AS t WHERE ")
-			t.where(b, 0, isNull)
+			t.where(b, 0, isNull, skipLocked)
 			b.WriteString(" RETURNING 1")
 		})
 	})
@@ -483,7 +490,7 @@ func (t *Table) CountKey(isNull Mask) string {
 		b.WriteString("SELECT pg_catalog.count(*) FROM ")
 		t.target(b)
 		b.WriteString(" AS t WHERE ")
-		t.where(b, 0, isNull)
+		t.where(b, 0, isNull, false)
 	})
 }
 
@@ -518,6 +525,25 @@ func (t *Table) CheckUnique(k UniqueKey) string {
 			}
 			b.WriteString("v.c" + strconv.Itoa(n))
 		}
+		b.WriteString(" HAVING pg_catalog.count(*) > 1) THEN 0 ELSE 1 END)")
+	})
+}
+
+// CheckUniqueWhole returns the statement that looks at all rows, for a transaction too large to know which ones it has written.
+func (t *Table) CheckUniqueWhole(k UniqueKey) string {
+	return t.statement(shape{verb: checkUniqueWhole, more: k.Name}, func(b *strings.Builder) {
+		cols := t.ColumnsOf(k)
+		b.WriteString("SELECT 1/(CASE WHEN EXISTS (SELECT FROM ")
+		t.target(b)
+		b.WriteString(" AS t WHERE ")
+		for n, i := range cols {
+			if n > 0 {
+				b.WriteString(" AND ")
+			}
+			b.WriteString("t." + QuoteIdent(t.Columns[i].Name) + " IS NOT NULL")
+		}
+		b.WriteString(" GROUP BY ")
+		t.names(b, cols)
 		b.WriteString(" HAVING pg_catalog.count(*) > 1) THEN 0 ELSE 1 END)")
 	})
 }

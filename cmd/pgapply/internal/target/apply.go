@@ -3,12 +3,16 @@ package target
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
@@ -22,21 +26,20 @@ import (
 // refuse any of it, the transaction is rolled back and written change by change in source order, which is right wherever the source's own
 // execution was. Should that fail too, it is written once more, transaction by transaction and waiting for each change, so that what
 // comes before the failing transaction is kept and the error names the change.
+//
+// Transactions that are in progress on the source are written ahead of their commit, each on a session of its own (see Ahead).
 type Applier struct {
-	s       *session
+	*lane
 	stream  *progress.Stream
 	applied format.LSN // written to the target, not necessarily flushed
 
-	open       bool   // a large transaction is
-	flushed    uint64 // its changes so far
+	ahead      map[uint32]*lane // transactions in progress, by xid
+	spare      []*lane
 	walFlushed format.LSN
 	counting   map[*plan.Table]*plan.Counts
 	counted    time.Time
 	commits    []commit    // not known to be flushed
 	ended      atomic.Bool // by a cutover
-
-	list []int32
-	bad  error // a value that no array can carry
 }
 
 // A commit is a position that is durable when the target's own WAL is flushed up to wal.
@@ -53,11 +56,11 @@ type Position struct {
 
 // NewApplier opens a session on the target that applies a stream, and takes the stream's lock.
 func NewApplier(ctx context.Context, server pgdial.Server, control *pgx.Conn, stream *progress.Stream) (*Applier, error) {
-	s, err := newSession(ctx, server, control, stream, false)
+	s, err := newSession(ctx, server, control, stream, progress.Applying)
 	if err != nil {
 		return nil, err
 	}
-	return &Applier{s: s, stream: stream, counting: make(map[*plan.Table]*plan.Counts), counted: time.Now()}, nil
+	return &Applier{lane: &lane{s: s}, ahead: make(map[uint32]*lane), stream: stream, counting: make(map[*plan.Table]*plan.Counts), counted: time.Now()}, nil
 }
 
 // SetApplied tells where the stream is, as read from the target after the lock was taken.
@@ -68,8 +71,15 @@ func (a *Applier) Applied() format.LSN { return a.applied }
 
 // Close ends the session. An open transaction is rolled back.
 func (a *Applier) Close() {
-	if a != nil {
-		a.s.close()
+	if a == nil {
+		return
+	}
+	a.s.close()
+	for _, l := range a.ahead {
+		l.s.close()
+	}
+	for _, l := range a.spare {
+		l.s.close()
 	}
 }
 
@@ -86,25 +96,25 @@ func (a *Applier) Apply(ctx context.Context, g *plan.Group) error {
 		if err := a.Flush(ctx, g); err != nil {
 			return err
 		}
-		a.open = false
-		e.changes = a.flushed + e.changes
-		a.flushed = 0
-		refused, err := a.commit(ctx, nil, e)
-		return or(err, a.s.server.Explain(refused))
+		return a.finish(ctx, a.lane, g.Transactions[len(g.Transactions)-1].CommitLSN, e)
 	}
 	var refused error
 	for _, how := range a.ways() {
 		a.count(g, 1)
 		var err error
-		refused, err = a.commit(ctx, func(b *pgwire.Batch) {
+		refused, err = a.commit(ctx, a.lane, func(b *pgwire.Batch) {
 			b.Do("BEGIN")
 			how(b, g)
+			a.writeChecks(b, g, 0, int32(g.Len()))
 		}, e)
 		if err != nil || refused == nil {
 			return err
 		}
 		a.count(g, -1)
 		if err := a.undo(ctx, "ROLLBACK"); err != nil {
+			return err
+		}
+		if err := a.blocked(ctx, refused); err != nil {
 			return err
 		}
 		if err := a.Poll(ctx); err != nil {
@@ -120,6 +130,39 @@ func (a *Applier) Apply(ctx context.Context, g *plan.Group) error {
 	return a.carefully(ctx, g)
 }
 
+// finish commits a lane's open transaction.
+func (a *Applier) finish(ctx context.Context, l *lane, lsn format.LSN, e end) error {
+	e.changes = l.flushed
+	for t, c := range l.counts {
+		a.countTable(t, c, 1)
+	}
+	refused, err := a.commit(ctx, l, l.writeWholeChecks, e)
+	if err != nil || refused == nil {
+		l.closed()
+		return err
+	}
+	deferrable := len(l.whole) > 0
+	for t, c := range l.counts {
+		a.countTable(t, c, -1)
+	}
+	l.closed()
+	if err := l.undo(ctx, "ROLLBACK"); err != nil {
+		return err
+	}
+	if err := a.Poll(ctx); err != nil {
+		return err
+	}
+	if a.Ended() {
+		return ErrEnded
+	}
+	var pg *pgconn.PgError
+	if deferrable && errors.As(refused, &pg) && pg.Code == "22012" {
+		return fault.New(fault.Failed, "could not commit the transaction with commit LSN %v: two rows would have the same values in a deferrable unique constraint", lsn).
+			WithHint("The target was written to by somebody else. Compare the rows on both sides: pgcutover verify.")
+	}
+	return a.refusedCommit(nil, 0, 0, lsn, refused)
+}
+
 // ErrEnded means that a cutover has ended the stream: nothing is applied any more.
 var ErrEnded = errors.New("the stream was ended by a cutover")
 
@@ -128,59 +171,6 @@ func or(a, b error) error {
 		return a
 	}
 	return b
-}
-
-// ways are the two ways to write a group in one round trip: folded, and change by change.
-func (a *Applier) ways() []func(*pgwire.Batch, *plan.Group) {
-	return []func(*pgwire.Batch, *plan.Group){a.writeSteps, func(b *pgwire.Batch, g *plan.Group) { a.writeOps(b, g, 0, int32(g.Len())) }}
-}
-
-// Flush writes what has been folded of a transaction that goes on, without committing it.
-func (a *Applier) Flush(ctx context.Context, g *plan.Group) error {
-	if !a.open {
-		if err := a.s.exec(ctx, "BEGIN"); err != nil {
-			return err
-		}
-		a.open = true
-	}
-	written := false
-	for _, how := range a.ways() {
-		b := a.s.conn.Batch(ctx)
-		b.Do("SAVEPOINT pgsluice")
-		how(b, g)
-		b.Do("RELEASE SAVEPOINT pgsluice")
-		r, err := a.run(b)
-		if err != nil {
-			return err
-		}
-		if written = r.Err == nil; written {
-			break
-		}
-		if err := a.undo(ctx, "ROLLBACK TO SAVEPOINT pgsluice"); err != nil {
-			return err
-		}
-	}
-	if !written {
-		for i := range int32(g.Len()) {
-			if err := a.one(ctx, g, i); err != nil {
-				return err
-			}
-		}
-	}
-	a.count(g, 1)
-	a.flushed += uint64(g.Len())
-	return nil
-}
-
-// Abort rolls a large transaction back.
-func (a *Applier) Abort(ctx context.Context) error {
-	if !a.open {
-		return nil
-	}
-	a.open = false
-	a.flushed = 0
-	clear(a.counting)
-	return a.s.exec(ctx, "ROLLBACK")
 }
 
 // carefully writes a group transaction by transaction, waiting for each change.
@@ -196,7 +186,7 @@ func (a *Applier) carefully(ctx context.Context, g *plan.Group) error {
 			}
 		}
 		next := int32(t.Ops)
-		refused, err := a.commit(ctx, func(b *pgwire.Batch) { a.writeChecks(b, g, first, next) }, end{Position{t.EndLSN, t.Time}, 1, uint64(next - first)})
+		refused, err := a.commit(ctx, a.lane, func(b *pgwire.Batch) { a.writeChecks(b, g, first, next) }, end{Position{t.EndLSN, t.Time}, 1, uint64(next - first)})
 		if err != nil {
 			return err
 		}
@@ -209,7 +199,7 @@ func (a *Applier) carefully(ctx context.Context, g *plan.Group) error {
 	if a.applied >= g.EndLSN {
 		return nil
 	}
-	refused, err := a.commit(ctx, func(b *pgwire.Batch) { b.Do("BEGIN") }, end{Position: Position{g.EndLSN, g.Time}})
+	refused, err := a.commit(ctx, a.lane, func(b *pgwire.Batch) { b.Do("BEGIN") }, end{Position: Position{g.EndLSN, g.Time}})
 	return or(err, a.s.server.Explain(refused))
 }
 
@@ -222,16 +212,14 @@ type end struct {
 
 // commit sends what begin writes, then the position, the commit, and the question how far the target's WAL is flushed, in one round trip.
 // It returns a statement's error as refused; the transaction is then to be rolled back.
-func (a *Applier) commit(ctx context.Context, begin func(*pgwire.Batch), e end) (refused, err error) {
-	b := a.s.conn.Batch(ctx)
-	if begin != nil {
-		begin(b)
-	}
+func (a *Applier) commit(ctx context.Context, l *lane, begin func(*pgwire.Batch), e end) (refused, err error) {
+	b := l.s.conn.Batch(ctx)
+	begin(b)
 	counted := time.Since(a.counted) >= countEvery && len(a.counting) > 0
 	if counted {
-		a.writeCounts(b)
+		a.writeCounts(b, l.s)
 	}
-	b.Bind(a.s.name(b, progress.Advance), 6, nil)
+	b.Bind(l.s.name(b, progress.Advance), 6, nil)
 	b.String(e.LSN.String())
 	if e.Time == 0 {
 		b.Null()
@@ -244,8 +232,8 @@ func (a *Applier) commit(ctx context.Context, begin func(*pgwire.Batch), e end) 
 	b.String(a.applied.String())
 	b.Execute()
 	b.Do("COMMIT")
-	a.askWAL(b)
-	r, err := a.run(b)
+	a.askWAL(b, l.s)
+	r, err := l.run(b)
 	if err != nil || r.Err != nil {
 		if r != nil {
 			refused = r.Err
@@ -264,8 +252,8 @@ func (a *Applier) commit(ctx context.Context, begin func(*pgwire.Batch), e end) 
 const countEvery = time.Second
 
 // askWAL asks where the target's WAL is, and whether the stream was ended.
-func (a *Applier) askWAL(b *pgwire.Batch) {
-	b.Bind(a.s.name(b, `SELECT pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn(),
+func (a *Applier) askWAL(b *pgwire.Batch, s *session) {
+	b.Bind(s.name(b, `SELECT pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn(),
 		(SELECT ended_at IS NOT NULL FROM pgsluice.streams WHERE stream_id = $1::pg_catalog.int4)`), 1, nil)
 	b.String(strconv.Itoa(int(a.stream.ID)))
 	b.Execute()
@@ -327,7 +315,7 @@ func (a *Applier) Waiting() bool { return len(a.commits) > 0 }
 // Poll asks the target how far its WAL is flushed.
 func (a *Applier) Poll(ctx context.Context) error {
 	b := a.s.conn.Batch(ctx)
-	a.askWAL(b)
+	a.askWAL(b, a.s)
 	r, err := a.run(b)
 	if err == nil {
 		err = a.s.server.Explain(r.Err)
@@ -348,10 +336,10 @@ func (a *Applier) Sync(ctx context.Context) error {
 	b := a.s.conn.Batch(ctx)
 	b.Do("BEGIN")
 	b.Do("SET LOCAL synchronous_commit = on")
-	a.writeCounts(b)
+	a.writeCounts(b, a.s)
 	b.Do("UPDATE pgsluice.streams SET updated_at = pg_catalog.clock_timestamp() WHERE stream_id = " + strconv.Itoa(int(a.stream.ID)))
 	b.Do("COMMIT")
-	a.askWAL(b)
+	a.askWAL(b, a.s)
 	r, err := a.run(b)
 	if err == nil {
 		err = a.s.server.Explain(r.Err)
@@ -370,45 +358,21 @@ func (a *Applier) Sync(ctx context.Context) error {
 	return nil
 }
 
-// run sends a batch; a statement's error is in the result.
-func (a *Applier) run(b *pgwire.Batch) (*pgwire.Result, error) {
-	if a.bad != nil {
-		b.Do("SELECT 1/0")
-	}
-	r, err := b.Run()
-	if err != nil {
-		return nil, a.s.server.Explain(err)
-	}
-	if a.bad != nil {
-		r.Err, a.bad = a.bad, nil
-	}
-	return r, nil
-}
-
-// undo rolls a refused batch back. It is not known which statements the server has prepared, so all are forgotten.
-func (a *Applier) undo(ctx context.Context, sql string) error {
-	if err := a.s.exec(ctx, sql); err != nil {
-		return err
-	}
-	return a.s.forget(ctx)
-}
-
 // count adds (or takes back) a group's changes to what is to be counted.
 func (a *Applier) count(g *plan.Group, sign int64) {
 	for t, n := range g.Counts {
-		c := a.counting[t]
-		if c == nil {
-			c = new(plan.Counts)
-			a.counting[t] = c
-		}
-		c.Inserts += uint64(sign) * n.Inserts
-		c.Updates += uint64(sign) * n.Updates
-		c.Deletes += uint64(sign) * n.Deletes
-		c.Truncates += uint64(sign) * n.Truncates
+		a.countTable(t, n, sign)
 	}
 }
 
-func (a *Applier) writeCounts(b *pgwire.Batch) {
+func (a *Applier) countTable(t *plan.Table, n *plan.Counts, sign int64) {
+	if a.counting[t] == nil {
+		a.counting[t] = new(plan.Counts)
+	}
+	a.counting[t].Add(n, sign)
+}
+
+func (a *Applier) writeCounts(b *pgwire.Batch, s *session) {
 	if len(a.counting) == 0 {
 		return
 	}
@@ -429,7 +393,7 @@ func (a *Applier) writeCounts(b *pgwire.Batch) {
 			nums[i][n] += x
 		}
 	}
-	b.Bind(a.s.name(b, progress.Count), 9, func(i int) bool { return i > 0 })
+	b.Bind(s.name(b, progress.Count), 9, func(i int) bool { return i > 0 })
 	b.String(strconv.Itoa(int(a.stream.ID)))
 	for _, l := range text {
 		b.Array(25)
@@ -446,4 +410,28 @@ func (a *Applier) writeCounts(b *pgwire.Batch) {
 		b.CloseArray()
 	}
 	b.Execute()
+}
+
+// refusedCommit makes the error for a transaction whose changes are fine one by one.
+func (a *Applier) refusedCommit(g *plan.Group, first, next int32, lsn format.LSN, cause error) error {
+	e := fault.New(fault.Failed, "could not commit the transaction with commit LSN %v: %w", lsn, cause)
+	var pg *pgconn.PgError
+	if !errors.As(cause, &pg) || pg.Code != "22012" {
+		return withServer(e, cause)
+	}
+	var keys []string
+	for i := first; i < next; i++ {
+		if _, t := g.Op(i); t != nil {
+			for _, k := range t.Deferrable {
+				keys = append(keys, fmt.Sprintf("%s (%s) of %s", k.Name, strings.Join(k.Columns, ", "), t))
+			}
+		}
+	}
+	if len(keys) == 0 {
+		return fault.New(fault.TryAgain, "the position of %v was moved by another process on the target", a.stream.Key).
+			WithHint("Only one pgapply may apply a slot's changes. Stop the other one.")
+	}
+	e.Err = fmt.Errorf("could not commit the transaction with commit LSN %v: two rows would have the same values in a deferrable unique constraint", lsn)
+	return e.WithDetail("Constraints of the tables that it changed: %s.", strings.Join(keys, "; ")).
+		WithHint("The target was written to by somebody else. Compare the rows on both sides: pgcutover verify.")
 }

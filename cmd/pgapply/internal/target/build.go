@@ -106,7 +106,7 @@ func (b *builder) work() {
 
 // session opens a session for building: with memory for sorting that the server can afford for all builders together.
 func (b *builder) session() (*session, error) {
-	s, err := newSession(b.ctx, b.l.Server, nil, b.l.Stream, true)
+	s, err := newSession(b.ctx, b.l.Server, nil, b.l.Stream, progress.Loading)
 	if err != nil {
 		return nil, err
 	}

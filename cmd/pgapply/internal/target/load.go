@@ -88,7 +88,7 @@ func (l *Loader) Start(ctx context.Context) (err error) {
 }
 
 func (l *Loader) newSession() (*session, error) {
-	return newSession(l.ctx, l.Server, l.Control, l.Stream, true)
+	return newSession(l.ctx, l.Server, l.Control, l.Stream, progress.Loading)
 }
 
 // fail stops everything that is under way.
@@ -379,7 +379,7 @@ func (l *Loader) acquire() (*session, error) {
 		return s, nil
 	}
 	l.mu.Unlock()
-	return newSession(l.ctx, l.Server, nil, l.Stream, true)
+	return newSession(l.ctx, l.Server, nil, l.Stream, progress.Loading)
 }
 
 func (l *Loader) release(s *session) {

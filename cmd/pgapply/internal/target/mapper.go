@@ -26,6 +26,9 @@ type Mapper struct {
 	next int
 }
 
+// Reset forgets the relations that were mapped: a new stream describes its own.
+func (m *Mapper) Reset() { m.seen, m.next = nil, 0 }
+
 // Target returns where a source table goes.
 func (m *Mapper) Target(schema, table string) (string, string) {
 	if to, ok := m.Rename[schema+"."+table]; ok {

@@ -34,9 +34,8 @@ const sessionSettings = `SET synchronous_commit = off; SET search_path = ''; SET
 // empty, and a sequential scan or hash join that was right then would be ruinous later. JIT compilation pays for none of them.
 const applySettings = `SET work_mem = '32MB'; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off`
 
-// newSession opens a session and takes the stream's lock for it: shared for loads, exclusively for changes. Control, which may be nil, tells who
-// holds the lock if it cannot be had.
-func newSession(ctx context.Context, server pgdial.Server, control *pgx.Conn, stream *progress.Stream, shared bool) (s *session, err error) {
+// newSession opens a session and takes the stream's lock for it. Control, which may be nil, tells who holds the lock if it cannot be had.
+func newSession(ctx context.Context, server pgdial.Server, control *pgx.Conn, stream *progress.Stream, use progress.Use) (s *session, err error) {
 	pg, _, err := server.ConnectRaw(ctx, false)
 	if err != nil {
 		return nil, err
@@ -56,7 +55,7 @@ func newSession(ctx context.Context, server pgdial.Server, control *pgx.Conn, st
 		// A process that was killed leaves a server process behind; it should notice while it is busy.
 		set += "; SET client_connection_check_interval = '2s'"
 	}
-	if !shared {
+	if use != progress.Loading {
 		set += "; " + applySettings
 		if s.version >= 110000 {
 			set += "; SET jit = off"
@@ -74,7 +73,7 @@ func newSession(ctx context.Context, server pgdial.Server, control *pgx.Conn, st
 	} else if !isDenied(err) {
 		return s, server.Explain(err)
 	}
-	err = s.lock(ctx, control, stream, shared)
+	err = s.lock(ctx, control, stream, use)
 	return s, err
 }
 
@@ -108,9 +107,9 @@ func (s *session) ask(ctx context.Context, sql string) ([]string, error) {
 }
 
 // lock takes the stream's lock for this session. A predecessor that was killed gets a while to notice.
-func (s *session) lock(ctx context.Context, control *pgx.Conn, stream *progress.Stream, shared bool) error {
+func (s *session) lock(ctx context.Context, control *pgx.Conn, stream *progress.Stream, use progress.Use) error {
 	for deadline := time.Now().Add(progress.LockTimeout); ; {
-		row, err := s.ask(ctx, progress.LockStatement(stream.ID, shared))
+		row, err := s.ask(ctx, progress.LockStatement(stream.ID, use))
 		if err != nil {
 			return err
 		}
@@ -124,7 +123,7 @@ func (s *session) lock(ctx context.Context, control *pgx.Conn, stream *progress.
 					return s.server.Explain(err)
 				}
 			}
-			return progress.Locked(stream.Key, shared, holder)
+			return progress.Locked(stream.Key, use, holder)
 		}
 		select {
 		case <-ctx.Done():

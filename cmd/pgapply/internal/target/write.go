@@ -19,54 +19,51 @@ import (
 // copyMin is from how many rows on an insert is a COPY: below it, an insert from arrays costs the server less than a COPY's set-up.
 const copyMin = 200
 
-// writeSteps writes a group folded.
-func (a *Applier) writeSteps(b *pgwire.Batch, g *plan.Group) {
+// writeFolded writes a group folded, writeSingly change by change.
+func (l *lane) writeFolded(b *pgwire.Batch, g *plan.Group) {
 	for _, step := range g.Steps() {
 		if step.Fold != nil {
-			a.writeFold(b, g, step.Fold)
+			l.writeFold(b, g, step.Fold)
 			continue
 		}
 		for _, i := range step.Ops {
-			a.writeOp(b, g, i)
+			l.writeOp(b, g, i)
 		}
 	}
-	a.writeChecks(b, g, 0, int32(g.Len()))
 }
 
-// writeOps writes changes from first to before next one by one.
-func (a *Applier) writeOps(b *pgwire.Batch, g *plan.Group, first, next int32) {
-	for i := first; i < next; i++ {
-		a.writeOp(b, g, i)
+func (l *lane) writeSingly(b *pgwire.Batch, g *plan.Group) {
+	for i := range int32(g.Len()) {
+		l.writeOp(b, g, i)
 	}
-	a.writeChecks(b, g, first, next)
 }
 
-func (a *Applier) writeFold(b *pgwire.Batch, g *plan.Group, f *plan.Fold) {
+func (l *lane) writeFold(b *pgwire.Batch, g *plan.Group, f *plan.Fold) {
 	t := f.Table
-	if a.list = f.Deletes(a.list[:0]); len(a.list) > 0 {
-		a.bulk(b, g, t, t.BulkDelete(), t.Key, a.list, len(a.list))
+	if l.list = f.Deletes(l.list[:0]); len(l.list) > 0 {
+		l.bulk(b, g, t, t.BulkDelete(), t.Key, l.list, len(l.list))
 	}
-	if a.list = f.Absent(a.list[:0]); len(a.list) > 0 {
-		a.bulk(b, g, t, t.BulkDelete(), t.Key, a.list, 0)
+	if l.list = f.Absent(l.list[:0]); len(l.list) > 0 {
+		l.bulk(b, g, t, t.BulkDelete(), t.Key, l.list, 0)
 	}
 	f.Updates(func(unchanged plan.Mask, list []int32) {
-		a.bulk(b, g, t, t.BulkUpdate(unchanged), t.UpdateColumns(unchanged), list, len(list))
+		l.bulk(b, g, t, t.BulkUpdate(unchanged), t.UpdateColumns(unchanged), list, len(list))
 	})
-	if a.list = f.Inserts(a.list[:0]); len(a.list) >= copyMin && !t.NoCopy {
-		a.copyIn(b, g, t, a.list)
-	} else if len(a.list) > 0 {
-		a.bulk(b, g, t, t.BulkInsert(), t.InsertColumns(), a.list, -1)
+	if l.list = f.Inserts(l.list[:0]); len(l.list) >= copyMin && !t.NoCopy {
+		l.copyIn(b, g, t, l.list)
+	} else if len(l.list) > 0 {
+		l.bulk(b, g, t, t.BulkInsert(), t.InsertColumns(), l.list, -1)
 	}
 }
 
 // bulk executes a statement whose parameters are one array for each of cols, with an element for each tuple in list, and, unless it is
 // negative, the number of rows that it must meet.
-func (a *Applier) bulk(b *pgwire.Batch, g *plan.Group, t *plan.Table, sql string, cols []int, list []int32, meets int) {
+func (l *lane) bulk(b *pgwire.Batch, g *plan.Group, t *plan.Table, sql string, cols []int, list []int32, meets int) {
 	n := len(cols)
 	if meets >= 0 {
 		n++
 	}
-	b.Bind(a.s.name(b, sql), n, func(int) bool { return true })
+	b.Bind(l.s.name(b, sql), n, func(int) bool { return true })
 	for _, i := range cols {
 		oid, size := t.ElemOID(i)
 		b.Array(oid)
@@ -78,7 +75,7 @@ func (a *Applier) bulk(b *pgwire.Batch, g *plan.Group, t *plan.Table, sql string
 			case size > 0:
 				n, ok := parseInt(v, size)
 				if !ok {
-					a.bad = fmt.Errorf("value %q of column %q is no %s", v, t.Columns[i].Name, t.Columns[i].Type)
+					l.bad = fmt.Errorf("value %q of column %q is no %s", v, t.Columns[i].Name, t.Columns[i].Type)
 				}
 				b.IntElem(n, size)
 			default:
@@ -118,7 +115,7 @@ func parseInt(v []byte, size int) (n int64, ok bool) {
 }
 
 // copyIn inserts rows by COPY.
-func (a *Applier) copyIn(b *pgwire.Batch, g *plan.Group, t *plan.Table, list []int32) {
+func (l *lane) copyIn(b *pgwire.Batch, g *plan.Group, t *plan.Table, list []int32) {
 	b.Do(t.CopyIn())
 	cols := t.InsertColumns()
 	const chunk = 64 << 10
@@ -169,14 +166,18 @@ func appendCopyText(buf, v []byte) []byte {
 }
 
 // writeOp writes one change by itself.
-func (a *Applier) writeOp(b *pgwire.Batch, g *plan.Group, i int32) {
+func (l *lane) writeOp(b *pgwire.Batch, g *plan.Group, i int32) {
 	op, t := g.Op(i)
 	switch op.Kind {
 	case plan.OpTruncate:
 		b.Do(truncate(g.Truncate(op)))
+	case plan.OpDDL:
+		b.Do(g.DDL(op).SQL)
+	case plan.OpSavepoint:
+		b.Do("SAVEPOINT " + savepoint(uint32(op.New)))
 	case plan.OpInsert:
 		cols := t.InsertColumns()
-		b.Bind(a.s.name(b, t.OneInsert()), len(cols), binaryIn(g, op.New, cols))
+		b.Bind(l.s.name(b, t.OneInsert()), len(cols), binaryIn(g, op.New, cols))
 		params(b, g, op.New, cols)
 		b.Execute()
 	case plan.OpUpdate:
@@ -187,10 +188,10 @@ func (a *Applier) writeOp(b *pgwire.Batch, g *plan.Group, i int32) {
 		unchanged := g.Mask(t, op.New, format.Unchanged)
 		keyChanges := op.Old >= 0 // otherwise the record had no old tuple
 		set := t.SetColumns(unchanged, keyChanges)
-		where, isNull := a.whereOf(g, t, find)
+		where, isNull := l.whereOf(g, t, find)
 		set0 := binaryIn(g, op.New, set)
 		where0 := binaryIn(g, find, where)
-		b.Bind(a.s.name(b, t.OneUpdate(unchanged, keyChanges, isNull)), len(set)+len(where), func(n int) bool {
+		b.Bind(l.s.name(b, t.OneUpdate(unchanged, keyChanges, isNull, l.skipLocked)), len(set)+len(where), func(n int) bool {
 			if n < len(set) {
 				return set0(n)
 			}
@@ -200,15 +201,15 @@ func (a *Applier) writeOp(b *pgwire.Batch, g *plan.Group, i int32) {
 		params(b, g, find, where)
 		b.Execute()
 	case plan.OpDelete:
-		where, isNull := a.whereOf(g, t, op.Old)
-		b.Bind(a.s.name(b, t.OneDelete(isNull)), len(where), binaryIn(g, op.Old, where))
+		where, isNull := l.whereOf(g, t, op.Old)
+		b.Bind(l.s.name(b, t.OneDelete(isNull, l.skipLocked)), len(where), binaryIn(g, op.Old, where))
 		params(b, g, op.Old, where)
 		b.Execute()
 	}
 }
 
 // whereOf returns which columns of an old tuple find its row, and which are NULL and have no parameter.
-func (a *Applier) whereOf(g *plan.Group, t *plan.Table, tuple int32) (cols []int, isNull plan.Mask) {
+func (l *lane) whereOf(g *plan.Group, t *plan.Table, tuple int32) (cols []int, isNull plan.Mask) {
 	isNull = g.Mask(t, tuple, format.Null)
 	for _, i := range t.FindColumns() {
 		if !isNull.Has(i) {
@@ -253,7 +254,7 @@ func truncate(op *plan.TruncateOp) string {
 
 // writeChecks looks for rows that are equal in a unique key that the session does not enforce because it is deferrable, among those that
 // the changes from first to before next have written.
-func (a *Applier) writeChecks(b *pgwire.Batch, g *plan.Group, first, next int32) {
+func (l *lane) writeChecks(b *pgwire.Batch, g *plan.Group, first, next int32) {
 	deferrable := false
 	for t := range g.Counts {
 		deferrable = deferrable || len(t.Deferrable) > 0
@@ -269,49 +270,55 @@ func (a *Applier) writeChecks(b *pgwire.Batch, g *plan.Group, first, next int32)
 		}
 		lists[t] = append(lists[t], op.New)
 	}
-	for t, list := range lists {
+	for t, rows := range lists {
 		for _, k := range t.Deferrable {
-			a.bulk(b, g, t, t.CheckUnique(k), t.ColumnsOf(k), list, -1)
+			l.bulk(b, g, t, t.CheckUnique(k), t.ColumnsOf(k), rows, -1)
 		}
 	}
 }
 
 // one writes a change and waits for it. Its error names the transaction, the table and the key. The transaction stays usable.
-func (a *Applier) one(ctx context.Context, g *plan.Group, i int32) error {
-	b := a.s.conn.Batch(ctx)
-	a.writeOp(b, g, i)
-	r, err := a.run(b)
+func (l *lane) one(ctx context.Context, g *plan.Group, i int32) error {
+	b := l.s.conn.Batch(ctx)
+	l.writeOp(b, g, i)
+	r, err := l.run(b)
 	if err != nil {
 		return err
 	}
 	if r.Err == nil {
 		return nil
 	}
-	return a.conflict(ctx, g, i, r.Err)
+	return l.conflict(ctx, g, i, r.Err)
 }
 
 var opNames = map[plan.OpKind]string{plan.OpInsert: "insert", plan.OpUpdate: "update", plan.OpDelete: "delete", plan.OpTruncate: "truncate"}
 
 // conflict makes the error for a change that the target refused. The transaction has failed.
-func (a *Applier) conflict(ctx context.Context, g *plan.Group, i int32, cause error) error {
+func (l *lane) conflict(ctx context.Context, g *plan.Group, i int32, cause error) error {
 	op, t := g.Op(i)
+	if op.Kind == plan.OpDDL {
+		return withServer(fault.New(fault.Failed, "could not apply a change of the schema of %s: %w\nStatement: %s", transaction(g.CommitLSN(i)), cause, g.DDL(op).SQL), cause)
+	}
+	if op.Kind == plan.OpSavepoint {
+		return l.s.server.Explain(cause)
+	}
 	if t == nil {
 		names := []string{}
 		for _, t := range g.Truncate(op).Tables {
 			names = append(names, t.String())
 		}
-		e := fault.New(fault.Failed, "could not apply truncate of %s of the transaction with commit LSN %v: %w", strings.Join(names, ", "), g.CommitLSN(i), cause)
+		e := fault.New(fault.Failed, "could not apply truncate of %s of %s: %w", strings.Join(names, ", "), transaction(g.CommitLSN(i)), cause)
 		return withServer(e, cause)
 	}
-	e := fault.New(fault.Failed, "could not apply %s to relation %q of the transaction with commit LSN %v", opNames[op.Kind], t.String(), g.CommitLSN(i))
+	e := fault.New(fault.Failed, "could not apply %s to relation %q of %s", opNames[op.Kind], t.String(), transaction(g.CommitLSN(i)))
 	find := op.Old
 	if find < 0 {
 		find = op.New
 	}
-	key := a.describeKey(g, t, find)
+	key := l.describeKey(g, t, find)
 	var pg *pgconn.PgError
 	if errors.As(cause, &pg) && pg.Code == "22012" {
-		n := a.meets(ctx, g, t, find)
+		n := l.meets(ctx, g, t, find)
 		switch {
 		case n == 0:
 			e.Err = fmt.Errorf("%w: there is no row with %s", e.Err, key)
@@ -328,6 +335,14 @@ func (a *Applier) conflict(ctx context.Context, g *plan.Group, i int32, cause er
 	return withServer(e, cause)
 }
 
+// transaction names a transaction by its commit LSN, which is 0 while it is in progress.
+func transaction(commit format.LSN) string {
+	if commit == 0 {
+		return "a transaction in progress"
+	}
+	return fmt.Sprintf("the transaction with commit LSN %v", commit)
+}
+
 // withServer passes the server's own detail and hint on.
 func withServer(e *fault.Error, cause error) *fault.Error {
 	var pg *pgconn.PgError
@@ -338,16 +353,16 @@ func withServer(e *fault.Error, cause error) *fault.Error {
 }
 
 // meets counts the rows that a change meets now, after its transaction was rolled back; −1 if that cannot be told.
-func (a *Applier) meets(ctx context.Context, g *plan.Group, t *plan.Table, tuple int32) int {
-	if a.undo(ctx, "ROLLBACK") != nil {
+func (l *lane) meets(ctx context.Context, g *plan.Group, t *plan.Table, tuple int32) int {
+	if l.undo(ctx, "ROLLBACK") != nil {
 		return -1
 	}
-	where, isNull := a.whereOf(g, t, tuple)
-	b := a.s.conn.Batch(ctx)
-	b.Bind(a.s.name(b, t.CountKey(isNull)), len(where), binaryIn(g, tuple, where))
+	where, isNull := l.whereOf(g, t, tuple)
+	b := l.s.conn.Batch(ctx)
+	b.Bind(l.s.name(b, t.CountKey(isNull)), len(where), binaryIn(g, tuple, where))
 	params(b, g, tuple, where)
 	b.Execute()
-	r, err := a.run(b)
+	r, err := l.run(b)
 	if err != nil || r.Err != nil || len(r.Row) != 1 {
 		return -1
 	}
@@ -356,7 +371,7 @@ func (a *Applier) meets(ctx context.Context, g *plan.Group, t *plan.Table, tuple
 }
 
 // describeKey prints what finds a row as PostgreSQL does: (id, part)=(42, x).
-func (a *Applier) describeKey(g *plan.Group, t *plan.Table, tuple int32) string {
+func (l *lane) describeKey(g *plan.Group, t *plan.Table, tuple int32) string {
 	var names, values []string
 	for _, i := range t.FindColumns() {
 		names = append(names, t.Columns[i].Name)
@@ -373,28 +388,4 @@ func (a *Applier) describeKey(g *plan.Group, t *plan.Table, tuple int32) string 
 		}
 	}
 	return "(" + strings.Join(names, ", ") + ")=(" + strings.Join(values, ", ") + ")"
-}
-
-// refusedCommit makes the error for a transaction whose changes are fine one by one.
-func (a *Applier) refusedCommit(g *plan.Group, first, next int32, lsn format.LSN, cause error) error {
-	e := fault.New(fault.Failed, "could not commit the transaction with commit LSN %v: %w", lsn, cause)
-	var pg *pgconn.PgError
-	if !errors.As(cause, &pg) || pg.Code != "22012" {
-		return withServer(e, cause)
-	}
-	var keys []string
-	for i := first; i < next; i++ {
-		if _, t := g.Op(i); t != nil {
-			for _, k := range t.Deferrable {
-				keys = append(keys, fmt.Sprintf("%s (%s) of %s", k.Name, strings.Join(k.Columns, ", "), t))
-			}
-		}
-	}
-	if len(keys) == 0 {
-		return fault.New(fault.TryAgain, "the position of %v was moved by another process on the target", a.stream.Key).
-			WithHint("Only one pgapply may apply a slot's changes. Stop the other one.")
-	}
-	e.Err = fmt.Errorf("could not commit the transaction with commit LSN %v: two rows would have the same values in a deferrable unique constraint", lsn)
-	return e.WithDetail("Constraints of the tables that it changed: %s.", strings.Join(keys, "; ")).
-		WithHint("The target was written to by somebody else. Compare the rows on both sides: pgcutover verify.")
 }

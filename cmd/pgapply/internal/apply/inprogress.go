@@ -1,0 +1,352 @@
+package apply
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/target"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// inProgress keeps the transactions that the stream carries in blocks, before it is known whether they commit. Small ones stay in
+// memory. A large one is written to the target ahead of its commit, on a session of its own; where that cannot be, it is put away in
+// a table on the target, and read back when it commits.
+type inProgress struct {
+	*follower
+	open   map[uint32]*transaction
+	block  *transaction // the one whose block is open
+	size   int          // bytes in the logs of all
+	ahead  int          // how many are written ahead
+	replay plan.Replay
+
+	seen     format.LSN // how far the stream is: what commits later has a higher commit LSN
+	snapshot format.LSN // the newest at which a table was loaded
+}
+
+// A transaction in progress.
+type transaction struct {
+	xid     uint32
+	log     plan.Log
+	ahead   bool // it has been written in part
+	held    bool // no more of it is written ahead; set by the writer
+	spilled bool
+	subs    map[uint32]bool // subtransactions that have a savepoint
+	aborted map[uint32]bool // subtransactions
+}
+
+const (
+	// pieceSize is how large a transaction's log becomes before it is written.
+	pieceSize = 1 << 20
+	// maxLogs bounds the logs of all transactions in progress.
+	maxLogs = 8 << 20
+)
+
+func (p *inProgress) start(ctx context.Context, f *follower, snapshots map[[2]string]format.LSN) error {
+	*p = inProgress{follower: f, open: make(map[uint32]*transaction)}
+	for _, lsn := range snapshots {
+		p.snapshot = max(p.snapshot, lsn)
+	}
+	return p.clear(ctx)
+}
+
+// record takes a record that is in a block, or is about transactions in progress.
+func (p *inProgress) record(ctx context.Context, rec format.Record) error {
+	switch r := rec.(type) {
+	case *format.Insert:
+		before := p.block.log.Size()
+		p.block.log.Insert(r.XID, p.tables[r.Relation], r.New)
+		return p.logged(ctx, before)
+	case *format.Update:
+		before := p.block.log.Size()
+		p.block.log.Update(r.XID, p.tables[r.Relation], r.Old, r.New)
+		return p.logged(ctx, before)
+	case *format.Delete:
+		before := p.block.log.Size()
+		p.block.log.Delete(r.XID, p.tables[r.Relation], r.Old)
+		return p.logged(ctx, before)
+	case *format.Truncate:
+		op := &plan.TruncateOp{RestartIdentity: r.RestartIdentity}
+		for _, id := range r.Relations {
+			op.Tables = append(op.Tables, p.tables[id])
+		}
+		before := p.block.log.Size()
+		p.block.log.Truncate(r.XID, op)
+		return p.logged(ctx, before)
+	case *format.Relation:
+		return p.relation(ctx, r)
+	case *format.StreamStart:
+		if p.open[r.XID] == nil {
+			p.open[r.XID] = &transaction{xid: r.XID}
+		}
+		p.block = p.open[r.XID]
+	case *format.StreamStop:
+		p.block = nil
+	case *format.StreamCommit:
+		return p.commit(ctx, r)
+	case *format.StreamAbort:
+		return p.abort(ctx, r)
+	case *format.Message, *format.Unknown:
+	default:
+		return fault.New(fault.Data, "cannot apply a %v record", rec.Kind())
+	}
+	return nil
+}
+
+// logged puts logs away when they have become too large.
+func (p *inProgress) logged(ctx context.Context, before int) error {
+	p.size += p.block.log.Size() - before
+	if p.block.log.Size() >= pieceSize && (p.block.ahead || p.mayAhead()) {
+		return p.write(p.block)
+	}
+	if p.size < maxLogs {
+		return nil
+	}
+	var pieces []target.Piece
+	for _, t := range slices.SortedFunc(maps.Values(p.open), func(a, b *transaction) int { return cmp.Compare(b.log.Size(), a.log.Size()) }) {
+		switch {
+		case p.size < maxLogs/2:
+		case t.ahead:
+			if err := p.write(t); err != nil {
+				return err
+			}
+		case t.log.Size() > 0:
+			pieces = append(pieces, target.Piece{XID: t.xid, Data: p.take(t)})
+			t.spilled = true
+		}
+	}
+	if len(pieces) == 0 {
+		return nil
+	}
+	return p.do(func(ctx context.Context, _ *plan.Group) error { return p.applier.Spill(ctx, pieces...) })
+}
+
+func (p *inProgress) take(t *transaction) []byte {
+	p.size -= t.log.Size()
+	return t.log.Take()
+}
+
+// mayAhead reports whether another transaction may be written ahead: only if it is certain that its changes are neither on the target yet nor in
+// a table's snapshot.
+func (p *inProgress) mayAhead() bool {
+	return p.stream.Ahead && p.ahead < target.MaxAhead && !p.block.spilled && p.seen >= p.position && p.seen >= p.snapshot
+}
+
+// write writes a transaction's log ahead of its commit. Everything that was committed before comes first. A piece that is refused is no error yet: what is to
+// be rolled back on the source may come with holes, because the server stops decoding when it finds that out. It is held back, with all that
+// follows, until the transaction commits.
+func (p *inProgress) write(t *transaction) error {
+	if err := p.settle(); err != nil {
+		return err
+	}
+	piece := p.take(t)
+	g := p.idle
+	err := error(nil)
+	if !t.held {
+		err = p.savepoints(t, g).Add(g, piece)
+	}
+	if t.held || err != nil {
+		g.Reset()
+		t.held, t.spilled = true, true
+		return p.do(func(ctx context.Context, _ *plan.Group) error {
+			return p.applier.Spill(ctx, target.Piece{XID: t.xid, Data: piece})
+		})
+	}
+	g.Fold()
+	if !t.ahead {
+		t.ahead = true
+		p.ahead++
+	}
+	return p.do(func(ctx context.Context, g *plan.Group) error {
+		done, err := p.applier.Ahead(ctx, t.xid, g)
+		if err != nil || done {
+			return err
+		}
+		t.held, t.spilled = true, true
+		return p.applier.Spill(ctx, target.Piece{XID: t.xid, Data: piece})
+	})
+}
+
+// savepoints makes what reads pieces into a group, with a savepoint where a subtransaction begins.
+func (p *inProgress) savepoints(t *transaction, g *plan.Group) *plan.Replay {
+	p.replay.Sub = func(sub uint32) bool {
+		if t.aborted[sub] {
+			return false
+		}
+		if sub != t.xid && !t.subs[sub] {
+			if t.subs == nil {
+				t.subs = make(map[uint32]bool)
+			}
+			t.subs[sub] = true
+			g.AddSavepoint(sub)
+		}
+		return true
+	}
+	p.replay.Table = func(tab *plan.Table) (bool, error) { return true, tab.Problem }
+	return &p.replay
+}
+
+func (p *inProgress) commit(ctx context.Context, r *format.StreamCommit) error {
+	t := p.open[r.XID]
+	p.seen = r.EndLSN
+	if r.CommitLSN < p.position { // it has been applied already
+		return p.forget(ctx, t)
+	}
+	p.follower.commit = r.CommitLSN
+	var problem *plan.Table
+	p.replay.Sub = func(sub uint32) bool { return !t.aborted[sub] }
+	p.replay.Table = func(tab *plan.Table) (bool, error) {
+		switch {
+		case tab.Snapshot > r.CommitLSN:
+			return false, nil
+		case tab.Problem != nil:
+			problem = tab
+		}
+		return true, tab.Problem
+	}
+	var err error
+	if t.ahead {
+		err = p.commitAhead(ctx, t, r)
+	} else {
+		p.cur.Begin(r.CommitLSN)
+		err = p.pieces(ctx, t, func(piece []byte) error {
+			if err := p.replay.Add(p.cur, piece); err != nil {
+				return err
+			}
+			return p.room()
+		})
+	}
+	switch {
+	case problem != nil:
+		return p.stuck(ctx, problem)
+	case err != nil:
+		return err
+	}
+	if err := p.forget(ctx, t); err != nil || p.position == r.EndLSN {
+		return err
+	}
+	return p.committed(r.CommitLSN, r.EndLSN, r.Time)
+}
+
+// commitAhead writes what is left of a transaction that was written ahead, and commits it.
+func (p *inProgress) commitAhead(ctx context.Context, t *transaction, r *format.StreamCommit) error {
+	if err := p.settle(); err != nil {
+		return err
+	}
+	if err := p.pieces(ctx, t, func(piece []byte) error {
+		if err := p.await(); err != nil {
+			return err
+		}
+		g := p.idle
+		g.Begin(r.CommitLSN)
+		if err := p.replay.Add(g, piece); err != nil {
+			g.Reset()
+			return err
+		}
+		g.Fold()
+		return p.do(func(ctx context.Context, g *plan.Group) error { return p.applier.FlushAhead(ctx, t.xid, g) })
+	}); err != nil {
+		return err
+	}
+	t.ahead = false
+	p.ahead--
+	p.position = r.EndLSN
+	at := target.Position{LSN: r.EndLSN, Time: r.Time}
+	return p.do(func(ctx context.Context, _ *plan.Group) error {
+		return p.applier.CommitAhead(ctx, t.xid, r.CommitLSN, at)
+	})
+}
+
+// pieces calls do with everything that is left of a transaction, in order: what was put away, and its log.
+func (p *inProgress) pieces(ctx context.Context, t *transaction, do func([]byte) error) error {
+	if err := p.readBack(ctx, t, do); err != nil {
+		return err
+	}
+	if t.log.Size() == 0 {
+		return nil
+	}
+	return do(p.take(t))
+}
+
+func (p *inProgress) readBack(ctx context.Context, t *transaction, do func([]byte) error) error {
+	if err := p.await(); err != nil || !t.spilled { // the writer may be at it
+		return err
+	}
+	rows, err := p.control.Query(ctx, "SELECT data FROM pgsluice.spill WHERE stream_id = $1 AND xid = $2 ORDER BY piece", p.stream.ID, int64(t.xid))
+	if err != nil {
+		return p.Server.Explain(err)
+	}
+	var piece pgtype.DriverBytes
+	var failed error
+	_, err = pgx.ForEachRow(rows, []any{&piece}, func() error {
+		failed = do(piece)
+		return failed
+	})
+	if failed != nil {
+		return failed
+	}
+	return p.Server.Explain(err)
+}
+
+func (p *inProgress) abort(ctx context.Context, r *format.StreamAbort) error {
+	t := p.open[r.XID]
+	if r.SubXID == r.XID {
+		return p.forget(ctx, t)
+	}
+	if t.aborted == nil {
+		t.aborted = make(map[uint32]bool)
+	}
+	t.aborted[r.SubXID] = true
+	if !t.subs[r.SubXID] {
+		return nil
+	}
+	return p.do(func(ctx context.Context, _ *plan.Group) error { return p.applier.AbortAhead(ctx, r.XID, r.SubXID) })
+}
+
+// forget removes what is left of a transaction.
+func (p *inProgress) forget(ctx context.Context, t *transaction) error {
+	delete(p.open, t.xid)
+	p.take(t)
+	if t.ahead {
+		p.ahead--
+		if err := p.do(func(ctx context.Context, _ *plan.Group) error { return p.applier.AbortAhead(ctx, t.xid, t.xid) }); err != nil {
+			return err
+		}
+	} else if !t.spilled {
+		return nil
+	}
+	if err := p.await(); err != nil || !t.spilled {
+		return err
+	}
+	_, err := p.control.Exec(ctx, "DELETE FROM pgsluice.spill WHERE stream_id = $1 AND xid = $2", p.stream.ID, int64(t.xid))
+	return p.Server.Explain(err)
+}
+
+// drop forgets all transactions in progress, and reports whether any of them was written ahead.
+func (p *inProgress) drop(ctx context.Context) (written bool, err error) {
+	if err := p.await(); err != nil { // it may be putting something away
+		return false, err
+	}
+	spilled := false
+	for _, t := range p.open {
+		spilled = spilled || t.spilled
+	}
+	written = p.ahead > 0
+	p.open, p.block, p.size, p.ahead = make(map[uint32]*transaction), nil, 0, 0
+	if spilled {
+		err = p.clear(ctx)
+	}
+	return written, err
+}
+
+// clear removes what a predecessor, or an earlier stream, has put away.
+func (p *inProgress) clear(ctx context.Context) error {
+	_, err := p.control.Exec(ctx, "DELETE FROM pgsluice.spill WHERE stream_id = $1", p.stream.ID)
+	return p.Server.Explain(err)
+}

@@ -1,0 +1,249 @@
+package plan
+
+import (
+	"encoding/binary"
+	"errors"
+
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// A Log keeps the changes of a transaction that is in progress on the source, of which it is not known whether it will commit. It is compact,
+// since there may be very many of them at once, and a piece of it can be put away as it is. Tables are written as their Index: a piece means
+// something only to the run that has made it.
+//
+// A change is its kind, its subtransaction and its table, each as a uvarint, and its tuples. A tuple is, for each column, a uvarint: twice the length of
+// a text value, twice the length plus one of a binary one, both plus two, or 0 for NULL and 1 for an unchanged one.
+type Log struct{ buf []byte }
+
+// Size returns how many bytes the log has.
+func (l *Log) Size() int { return len(l.buf) }
+
+// Take returns what the log has, and empties it.
+func (l *Log) Take() []byte {
+	b := l.buf
+	l.buf = nil
+	return b
+}
+
+// What a logged change of a row is; a truncate and DDL have their own arguments.
+const (
+	logInsert = iota
+	logUpdate // without an old tuple
+	logUpdateOld
+	logDelete
+	logTruncate
+	logDDL
+)
+
+func (l *Log) head(kind uint64, sub uint32, index int) {
+	l.buf = binary.AppendUvarint(l.buf, kind)
+	l.buf = binary.AppendUvarint(l.buf, uint64(sub))
+	l.buf = binary.AppendUvarint(l.buf, uint64(index))
+}
+
+func (l *Log) tuple(t format.Tuple) {
+	for i := range t {
+		v := &t[i]
+		n := uint64(len(v.Data))
+		switch v.Kind {
+		case format.Null:
+			l.buf = append(l.buf, 0)
+			continue
+		case format.Unchanged:
+			l.buf = append(l.buf, 1)
+			continue
+		case format.Binary:
+			l.buf = binary.AppendUvarint(l.buf, 2*n+3)
+		default:
+			l.buf = binary.AppendUvarint(l.buf, 2*n+2)
+		}
+		l.buf = append(l.buf, v.Data...)
+	}
+}
+
+// Insert logs an insert by a (sub)transaction.
+func (l *Log) Insert(sub uint32, t *Table, new format.Tuple) {
+	l.head(logInsert, sub, t.Index)
+	l.tuple(new)
+}
+
+// Update logs an update; old is nil if the record had none.
+func (l *Log) Update(sub uint32, t *Table, old, new format.Tuple) {
+	if old == nil {
+		l.head(logUpdate, sub, t.Index)
+	} else {
+		l.head(logUpdateOld, sub, t.Index)
+		l.tuple(old)
+	}
+	l.tuple(new)
+}
+
+// Delete logs a delete.
+func (l *Log) Delete(sub uint32, t *Table, old format.Tuple) {
+	l.head(logDelete, sub, t.Index)
+	l.tuple(old)
+}
+
+// Truncate logs a truncate.
+func (l *Log) Truncate(sub uint32, op *TruncateOp) {
+	l.head(logTruncate, sub, len(op.Tables))
+	flag := byte(0)
+	if op.RestartIdentity {
+		flag = 1
+	}
+	l.buf = append(l.buf, flag)
+	for _, t := range op.Tables {
+		l.buf = binary.AppendUvarint(l.buf, uint64(t.Index))
+	}
+}
+
+// DDL logs a statement that changes the schema.
+func (l *Log) DDL(sub uint32, d *format.DDL) {
+	l.head(logDDL, sub, len(d.SQL))
+	l.buf = append(l.buf, d.SQL...)
+}
+
+// A Replay reads pieces of logs into a group.
+type Replay struct {
+	Tables []*Table // by Index
+	// Sub tells whether changes of a subtransaction are wanted. It is asked for each, just before it is added.
+	Sub func(sub uint32) bool
+	// Table tells whether changes of a table are wanted, or that they cannot be applied.
+	Table func(*Table) (bool, error)
+
+	tuples [2]format.Tuple
+}
+
+var errLog = errors.New("a piece of a transaction in progress is damaged")
+
+// Add adds the changes of a piece to the open transaction of a group.
+func (r *Replay) Add(g *Group, piece []byte) error {
+	c := logCursor{b: piece}
+	for len(c.b) > 0 {
+		kind, sub, n := c.uvarint(), uint32(c.uvarint()), int(c.uvarint())
+		if c.bad {
+			return errLog
+		}
+		wanted := r.Sub(sub)
+		switch kind {
+		case logTruncate:
+			op := &TruncateOp{RestartIdentity: c.byte() == 1}
+			for range n {
+				i := int(c.uvarint())
+				if c.bad || i >= len(r.Tables) {
+					return errLog
+				}
+				ok, err := r.wants(wanted, r.Tables[i])
+				if err != nil {
+					return err
+				}
+				if ok {
+					op.Tables = append(op.Tables, r.Tables[i])
+				}
+			}
+			if len(op.Tables) > 0 {
+				g.AddTruncate(op)
+			}
+			continue
+		case logDDL:
+			sql := c.bytes(n)
+			if c.bad {
+				return errLog
+			}
+			if wanted {
+				g.AddDDL(&format.DDL{SQL: string(sql)})
+			}
+			continue
+		}
+		if n >= len(r.Tables) {
+			return errLog
+		}
+		t := r.Tables[n]
+		first, second := c.tuple(&r.tuples[0], t), format.Tuple(nil)
+		if kind == logUpdateOld {
+			second = c.tuple(&r.tuples[1], t)
+		}
+		if c.bad {
+			return errLog
+		}
+		if ok, err := r.wants(wanted, t); err != nil {
+			return err
+		} else if !ok {
+			continue
+		}
+		switch kind {
+		case logInsert:
+			g.Insert(t, first)
+		case logUpdate:
+			g.Update(t, nil, first)
+		case logUpdateOld:
+			g.Update(t, first, second)
+		case logDelete:
+			g.Delete(t, first)
+		default:
+			return errLog
+		}
+	}
+	return nil
+}
+
+func (r *Replay) wants(wanted bool, t *Table) (bool, error) {
+	if !wanted {
+		return false, nil
+	}
+	return r.Table(t)
+}
+
+type logCursor struct {
+	b   []byte
+	bad bool
+}
+
+func (c *logCursor) uvarint() uint64 {
+	v, n := binary.Uvarint(c.b)
+	if n <= 0 {
+		c.bad, c.b = true, nil
+		return 0
+	}
+	c.b = c.b[n:]
+	return v
+}
+
+func (c *logCursor) byte() byte {
+	if b := c.bytes(1); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+func (c *logCursor) bytes(n int) []byte {
+	if n < 0 || n > len(c.b) {
+		c.bad, c.b = true, nil
+		return nil
+	}
+	b := c.b[:n:n]
+	c.b = c.b[n:]
+	return b
+}
+
+// tuple reads a tuple of a table, whose relation says how many columns that has, into buf.
+func (c *logCursor) tuple(buf *format.Tuple, t *Table) format.Tuple {
+	tuple := (*buf)[:0]
+	if tuple == nil {
+		tuple = format.Tuple{}
+	}
+	for range t.Relation.Columns {
+		switch v := c.uvarint(); {
+		case v == 0:
+			tuple = append(tuple, format.Value{})
+		case v == 1:
+			tuple = append(tuple, format.Value{Kind: format.Unchanged})
+		case v%2 == 1:
+			tuple = append(tuple, format.Value{Kind: format.Binary, Data: c.bytes(int(v-3) / 2)})
+		default:
+			tuple = append(tuple, format.Value{Kind: format.Text, Data: c.bytes(int(v-2) / 2)})
+		}
+	}
+	*buf = tuple
+	return tuple
+}
