@@ -81,7 +81,6 @@ type Info struct {
 	WALStatus  string // 13 and newer
 	Retained   int64  // bytes of WAL that the slot holds back
 	Temporary  bool
-	TwoPhase   bool
 	CurrentLSN format.LSN // of the server
 }
 
@@ -354,29 +353,25 @@ func EnsurePublications(ctx context.Context, c *pgx.Conn, name string, tables []
 	if names, err = Publications(ctx, c, []string{name}); err != nil {
 		return nil, nil, err
 	}
-	have := make(map[uint32]bool)
-	rows, err := c.Query(ctx, `SELECT c.oid FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname JOIN pg_class c
-		ON c.relnamespace = n.oid AND c.relname = p.tablename WHERE p.pubname = ANY ($1)
-		UNION SELECT r.prrelid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = ANY ($1)`, names)
+	have, err := publishedIn(ctx, c, name)
 	if err != nil {
 		return nil, nil, err
 	}
-	var oid uint32
-	if _, err := pgx.ForEachRow(rows, []any{&oid}, func() error { have[oid] = true; return nil }); err != nil {
+	inserted, err := publishedIn(ctx, c, InsertOnly(name))
+	if err != nil {
 		return nil, nil, err
 	}
-	var full []Published
+	var full, missing []Published
 	for _, t := range tables {
-		switch {
-		case t.HasKey && !have[t.OID]:
-			full = append(full, t)
-		case !t.HasKey:
-			insertOnly = append(insertOnly, t)
+		if t.HasKey {
+			// Also one that had no key when it was put into the other publication: where two have a table, it is what either publishes.
+			if !have[t.OID] {
+				full = append(full, t)
+			}
+			continue
 		}
-	}
-	var missing []Published
-	for _, t := range insertOnly {
-		if !have[t.OID] {
+		insertOnly = append(insertOnly, t)
+		if !have[t.OID] && !inserted[t.OID] {
 			missing = append(missing, t)
 		}
 	}
@@ -390,6 +385,20 @@ func EnsurePublications(ctx context.Context, c *pgx.Conn, name string, tables []
 	}
 	names, err = Publications(ctx, c, []string{name})
 	return names, insertOnly, err
+}
+
+// publishedIn returns the OIDs of the tables in a publication, partitioned tables and their partitions.
+func publishedIn(ctx context.Context, c *pgx.Conn, name string) (map[uint32]bool, error) {
+	rows, err := c.Query(ctx, `SELECT c.oid FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname JOIN pg_class c
+		ON c.relnamespace = n.oid AND c.relname = p.tablename WHERE p.pubname = $1
+		UNION SELECT r.prrelid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = $1`, name)
+	if err != nil {
+		return nil, err
+	}
+	have := make(map[uint32]bool)
+	var oid uint32
+	_, err = pgx.ForEachRow(rows, []any{&oid}, func() error { have[oid] = true; return nil })
+	return have, err
 }
 
 // Published is a table to be published.
