@@ -265,7 +265,7 @@ func (s *Snapshot) Release(ctx context.Context) {
 	}
 }
 
-// Export creates a slot together with a snapshot of the source at its consistent point. A temporary slot is gone when Export returns; it
+// Export creates a slot together with a snapshot of the source at its consistent point. A temporary slot goes with Export's session; it
 // serves to get a snapshot whose LSN is known for a slot that exists already.
 func Export(ctx context.Context, server pgdial.Server, name string, temporary bool) (*Snapshot, error) {
 	repl, _, err := server.ConnectRaw(ctx, true)
