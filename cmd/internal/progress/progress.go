@@ -148,7 +148,7 @@ func Holder(ctx context.Context, c *pgx.Conn, stream int32) (string, error) {
 		coalesce(host(a.client_addr), 'this host'), to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS'))
 		FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)
 		WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-		AND l.classid::bigint IN ($1, $1 + 1) AND l.objid::bigint = $2 AND l.objsubid = 2 AND l.granted`, int64(lockClass), int64(stream))
+		AND l.classid::bigint IN ($1::bigint, $1::bigint + 1) AND l.objid::bigint = $2 AND l.objsubid = 2 AND l.granted`, int64(lockClass), int64(stream))
 	if err != nil {
 		return "", err
 	}

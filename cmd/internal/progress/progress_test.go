@@ -67,7 +67,7 @@ func TestEnsure(t *testing.T) {
 		})
 	}
 	g.Wait()
-	if got := d.Query("SELECT count(*) FROM pg_class WHERE relnamespace = 'pgsluice'::regnamespace AND relkind = 'r'"); got != "6" {
+	if got := d.Query("SELECT count(*) FROM pg_class WHERE relnamespace = 'pgsluice'::regnamespace AND relkind = 'r'"); got != "7" {
 		t.Errorf("%s tables", got)
 	}
 	// A role that may not create it is told so.
@@ -116,14 +116,14 @@ func try(t *testing.T, ctx context.Context, c *pgx.Conn, sql string) bool {
 func TestLocks(t *testing.T) {
 	d, ctx, a, s := begin(t)
 	b := connect(t, d.URI)
-	exclusive, shared := progress.LockStatement(s.ID, false), progress.LockStatement(s.ID, true)
+	exclusive, shared := progress.LockStatement(s.ID, progress.Applying), progress.LockStatement(s.ID, progress.Loading)
 	if holder, err := progress.Holder(ctx, a, s.ID); err != nil || holder != "" {
 		t.Errorf("%q, %v", holder, err)
 	}
 	if !try(t, ctx, a, exclusive) || try(t, ctx, b, exclusive) || try(t, ctx, b, shared) {
 		t.Error("an exclusive lock does not exclude")
 	}
-	if !try(t, ctx, b, progress.LockStatement(s.ID+1, false)) {
+	if !try(t, ctx, b, progress.LockStatement(s.ID+1, progress.Applying)) {
 		t.Error("streams exclude each other")
 	}
 	holder, err := progress.Holder(ctx, b, s.ID)
@@ -131,7 +131,7 @@ func TestLocks(t *testing.T) {
 		t.Errorf("%q, %v", holder, err)
 	}
 	var f *fault.Error
-	if err := progress.Locked(key, true, holder); !errors.As(err, &f) || f.Status != fault.TryAgain || !strings.Contains(f.Detail, holder) {
+	if err := progress.Locked(key, progress.Loading, holder); !errors.As(err, &f) || f.Status != fault.TryAgain || !strings.Contains(f.Detail, holder) {
 		t.Errorf("%+v", f)
 	}
 	// A session's end frees it.
@@ -145,6 +145,21 @@ func TestLocks(t *testing.T) {
 	}
 	if holder, err := progress.Holder(ctx, b, s.ID); err != nil || strings.Count(holder, "process") != 2 {
 		t.Errorf("%q, %v", holder, err)
+	}
+	// A predecessor's sessions that work ahead keep a successor out, which then does not keep out others.
+	d, ctx, a, s = begin(t)
+	b, c = connect(t, d.URI), connect(t, d.URI)
+	exclusive, ahead := progress.LockStatement(s.ID, progress.Applying), progress.LockStatement(s.ID, progress.Ahead)
+	if !try(t, ctx, a, ahead) || !try(t, ctx, c, ahead) || try(t, ctx, b, exclusive) {
+		t.Error("a session that works ahead does not exclude a successor")
+	}
+	must(t, a.Close(ctx))
+	must(t, c.Close(ctx))
+	for !try(t, ctx, b, exclusive) {
+		must(t, ctx.Err())
+	}
+	if c = connect(t, d.URI); !try(t, ctx, c, ahead) || try(t, ctx, c, exclusive) {
+		t.Error("a session that works ahead excludes its own")
 	}
 }
 
