@@ -70,7 +70,9 @@ func TestLongTransaction(t *testing.T) {
 			env := pgtest.NewEnv(t, source, target)
 			env.Vars = []string{"SLOT=" + source.Name}
 			load := func() { env.Bash(`pgextract --slot "$SLOT" | pgapply`) }
-			sync := func() { env.Bash(`pgdecode --slot "$SLOT" --until now --confirm-from "$1" | pgapply > "$1"`, t.TempDir()+"/applied") }
+			sync := func() {
+				env.Bash(`pgdecode --slot "$SLOT" --until now --confirm-from "$1" | pgapply > "$1"`, t.TempDir()+"/applied")
+			}
 			begin := func(rows string) func() {
 				c := source.Connect()
 				for _, sql := range []string{"BEGIN", "INSERT INTO t SELECT i, 'long' FROM generate_series(" + rows + ") i"} {

@@ -290,6 +290,19 @@ func Export(ctx context.Context, server pgdial.Server, name string, temporary bo
 	return s, nil
 }
 
+// EnableFailover has the slot copied to standbys that synchronize slots, so that it is there after a failover of the source.
+func EnableFailover(ctx context.Context, server pgdial.Server, name string) error {
+	repl, _, err := server.ConnectRaw(ctx, true)
+	if err != nil {
+		return err
+	}
+	defer repl.Close(context.WithoutCancel(ctx))
+	if _, err = repl.Exec(ctx, "ALTER_REPLICATION_SLOT "+name+" (FAILOVER true)").ReadAll(); err != nil {
+		return server.Explain(fmt.Errorf("could not make slot %q survive a failover: %w", name, err))
+	}
+	return nil
+}
+
 // Hold takes a snapshot without a slot. Its LSN is not known.
 func Hold(ctx context.Context, server pgdial.Server) (*Snapshot, error) {
 	s := new(Snapshot)

@@ -27,6 +27,7 @@ type Load struct {
 	Server      pgdial.Server
 	Slot        string // empty: a full load only, which nothing can follow
 	Publication string // empty: the slot's name
+	Failover    bool   // the slot is to survive a failover of the source
 	Jobs        int
 	DataOnly    bool
 	NoOwner     bool
@@ -132,6 +133,10 @@ func (l *Load) snapshot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*s
 	if err := l.identify(ctx, id); err != nil {
 		return nil, err
 	}
+	if l.Failover && id.Version < 170000 {
+		return nil, fault.New(fault.Config, "slots survive a failover of the source from PostgreSQL 17 on; this is %d", id.Version/10000).
+			WithHint("Leave out --failover. Should the source fail over before the cutover, start again with a new slot.")
+	}
 	info, err := slot.Get(ctx, c, l.Slot)
 	if err != nil {
 		return nil, l.Server.Explain(err)
@@ -154,6 +159,12 @@ func (l *Load) snapshot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*s
 	stop()
 	if err != nil {
 		return nil, err
+	}
+	if l.Failover {
+		if err := slot.EnableFailover(ctx, l.Server, l.Slot); err != nil {
+			snapshot.Release(context.WithoutCancel(ctx))
+			return nil, err
+		}
 	}
 	if temporary {
 		l.Log.Info(fmt.Sprintf("slot %s exists already; reading a new snapshot at LSN %v", l.Slot, snapshot.LSN))
