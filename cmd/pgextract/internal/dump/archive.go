@@ -114,7 +114,7 @@ func (a *archive) string() (s string, ok bool) {
 		err = io.ErrUnexpectedEOF
 	}
 	a.err = err
-	return string(b), true
+	return string(b), err == nil
 }
 
 func (a *archive) str() string {

@@ -3,7 +3,6 @@ package dump
 import (
 	"bytes"
 	"context"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -105,26 +104,29 @@ func find(ctx context.Context, version int) (string, error) {
 	return "", e
 }
 
-// withoutPassword returns a connection string without its password, so that it may stand on a command line.
+// withoutPassword returns a connection string without its passwords, so that it may stand on a command line. A URI is taken apart by
+// hand: one with several hosts is none to package url.
 func withoutPassword(dsn string) string {
-	if strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://") {
-		u, err := url.Parse(dsn)
-		if err != nil {
-			return dsn
-		}
-		if u.User != nil {
-			u.User = url.User(u.User.Username())
-		}
-		q := u.Query()
-		q.Del("password")
-		u.RawQuery = q.Encode()
-		return u.String()
+	scheme, rest, uri := strings.Cut(dsn, "://")
+	if !uri || scheme != "postgres" && scheme != "postgresql" {
+		return keywordPassword.ReplaceAllString(dsn, "$1")
 	}
-	return keywordPassword.ReplaceAllString(dsn, "$1")
+	authority, path := rest, ""
+	if i := strings.IndexByte(rest, '/'); i >= 0 {
+		authority, path = rest[:i], rest[i:]
+	}
+	if at := strings.LastIndexByte(authority, '@'); at >= 0 {
+		user, _, _ := strings.Cut(authority[:at], ":")
+		authority = user + authority[at:]
+	}
+	return scheme + "://" + uriPassword.ReplaceAllString(authority+path, "$1")
 }
 
-// keywordPassword matches password=… in a keyword string, quoted or not.
-var keywordPassword = regexp.MustCompile(`(^|\s)password\s*=\s*('(?:[^'\\]|\\.)*'|\S+)`)
+var (
+	// keywordPassword matches password=… in a keyword string, quoted or not, uriPassword in a URI.
+	keywordPassword = regexp.MustCompile(`(^|\s)(?:ssl)?password\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s\\]|\\.)+)`)
+	uriPassword     = regexp.MustCompile(`([?&])(?:ssl)?password=[^&]*`)
+)
 
 // OwnerSQL returns the statement that gives the object to its owner; "" for kinds that have none.
 func (e *Entry) OwnerSQL() string {

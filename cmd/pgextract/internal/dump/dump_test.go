@@ -1,0 +1,105 @@
+package dump
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
+)
+
+// A password must not stand on a command line, where everybody on the machine can read it.
+func TestWithoutPassword(t *testing.T) {
+	for dsn, want := range map[string]string{
+		"postgres://me:geheim@host/db":                                    "postgres://me@host/db",
+		"postgresql://me:geheim@h1:1,h2:2/db?sslmode=require":             "postgresql://me@h1:1,h2:2/db?sslmode=require",
+		"postgres://me:ge%40heim@[::1]:5432/db":                           "postgres://me@[::1]:5432/db",
+		"postgres://me:ge@heim@host":                                      "postgres://me@host",
+		"postgres://me@host/db?password=geheim&x=1":                       "postgres://me@host/db?&x=1",
+		"postgres://host?user=me&password=geheim":                         "postgres://host?user=me&",
+		"postgres://me@host/db?sslpassword=geheim":                        "postgres://me@host/db?",
+		"postgres:///db?host=/run":                                        "postgres:///db?host=/run",
+		"postgres://me@host/a:b@c":                                        "postgres://me@host/a:b@c",
+		"host=h password=geheim dbname=d":                                 "host=h  dbname=d",
+		"password = 'ge \\' heim' host=h":                                 " host=h",
+		"host=h password=ge\\ heim user=u":                                "host=h  user=u",
+		"host=h sslpassword=geheim":                                       "host=h ",
+		"host=h passfile=/x user=u options='-c password_encryption=none'": "host=h passfile=/x user=u options='-c password_encryption=none'",
+		"": "",
+	} {
+		if got := withoutPassword(dsn); got != want {
+			t.Errorf("%q becomes %q, not %q", dsn, got, want)
+		}
+	}
+}
+
+func TestSchema(t *testing.T) {
+	d := sample(t)
+	ctx := pgtest.Context(t)
+	entries, err := Schema(ctx, Options{DSN: d.URI, Version: d.Major * 10000, Args: []string{`--exclude-schema="S s"`}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.Schema == "S s" {
+			t.Errorf("the options were not passed on: %+v", e)
+		}
+	}
+	// The password is passed on, but not on the command line.
+	settings, _ := pgtest.TLS(t)
+	s := pgtest.Start(t, 0, settings...)
+	d = s.Database(t, "")
+	d.Exec("CREATE ROLE locked SUPERUSER LOGIN PASSWORD 'right'", "CREATE TABLE t ()")
+	hba := d.Query("SHOW hba_file")
+	text, err := os.ReadFile(hba)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(hba, append([]byte("host all locked all scram-sha-256\n"), text...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.Exec("SELECT pg_reload_conf()")
+	if entries, err = Schema(ctx, Options{DSN: d.As("locked", "right"), Password: "right", Version: s.Major * 10000}); err != nil || len(entries) == 0 {
+		t.Errorf("%d entries, %v", len(entries), err)
+	}
+	for name, o := range map[string]Options{
+		"no such database": {DSN: s.URI("nothing")},
+		"no such snapshot": {DSN: d.URI, Snapshot: "00000003-0000001B-1"},
+		"wrong password":   {DSN: d.As("locked", "wrong"), Password: "wrong"},
+	} {
+		o.Version = s.Major * 10000
+		_, err := Schema(ctx, o)
+		var f *fault.Error
+		if !errors.As(err, &f) || f.Status != fault.Failed || !strings.Contains(err.Error(), "pg_dump failed: ") || !strings.Contains(f.Hint, "--data-only") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// The first pg_dump that is not older than the source is run: PATH's own, or one that is installed beside it.
+func TestFind(t *testing.T) {
+	ctx := context.Background()
+	real, err := find(ctx, pgtest.Source(t).Major*10000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := filepath.Join(t.TempDir(), "pg_dump")
+	if err := os.WriteFile(old, []byte("#!/bin/sh\necho 'pg_dump (PostgreSQL) 9.6.24'\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", filepath.Dir(old)+":"+os.Getenv("PATH"))
+	if got, err := find(ctx, 90600); err != nil || got != old {
+		t.Errorf("got %s, %v", got, err)
+	}
+	if got, err := find(ctx, 100000); err != nil || got == old {
+		t.Errorf("got %s, %v; with the other PATH %s", got, err, real)
+	}
+	var f *fault.Error
+	if _, err := find(ctx, 990000); !errors.As(err, &f) || f.Status != fault.Config || !strings.Contains(f.Hint, "postgresql-client-99") || !strings.Contains(f.Detail, "9") {
+		t.Errorf("got %+v", err)
+	}
+}
