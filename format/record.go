@@ -78,6 +78,7 @@ type LoadInfo struct {
 	Tables   uint64 `msgpack:"tables,omitempty"` // in the whole load
 	Bytes    uint64 `msgpack:"bytes,omitempty"`  // estimate, of the whole load
 	Resumed  bool   `msgpack:"resumed,omitempty"`
+	Reload   bool   `msgpack:"reload,omitempty"` // tables that have been loaded before are to be emptied
 	Scope    string `msgpack:"scope,omitempty"` // ScopeAll or ScopeTables
 }
 

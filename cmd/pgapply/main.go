@@ -16,11 +16,13 @@ import (
 func main() { os.Exit(cli.Main("pgapply", run)) }
 
 type flags struct {
-	Target    string           `placeholder:"URI" help:"The target database: a URI or keywords. Default: PGSLUICE_TARGET, else libpq's environment."`
-	Jobs      int              `placeholder:"N" default:"4" help:"How many indexes are built at the same time (4)."`
-	Rename    []string         `placeholder:"OLD=NEW" help:"Apply a schema, or a table given as schema.table, under another name."`
-	LogFormat string           `enum:"text,json" default:"text" placeholder:"FORMAT" help:"How messages are written to standard error: text or json."`
-	Version   kong.VersionFlag `help:"Print the version."`
+	Target      string           `placeholder:"URI" help:"The target database: a URI or keywords. Default: PGSLUICE_TARGET, else libpq's environment."`
+	Jobs        int              `placeholder:"N" default:"4" help:"How many indexes are built at the same time (4)."`
+	Rename      []string         `placeholder:"OLD=NEW" help:"Apply a schema, or a table given as schema.table, under another name."`
+	Constraints string           `enum:"now,cutover,auto" default:"auto" placeholder:"WHEN" help:"When foreign keys and triggers are created: now (when everything is loaded) or cutover. Default: at cutover if the load belongs to a slot."`
+	Encoding    string           `placeholder:"NAME" help:"What the text of an SQL_ASCII source is encoded in. The target converts it."`
+	LogFormat   string           `enum:"text,json" default:"text" placeholder:"FORMAT" help:"How messages are written to standard error: text or json."`
+	Version     kong.VersionFlag `help:"Print the version."`
 }
 
 func run(ctx context.Context, env *cli.Env) error {
@@ -34,6 +36,10 @@ func run(ctx context.Context, env *cli.Env) error {
 		return err
 	}
 	r := &apply.Run{Server: pgdial.Target(f.Target, "pgapply"), Jobs: f.Jobs, Stop: env.Stop, Log: env.Log, Rename: make(map[string]string)}
+	r.Server.Encoding = f.Encoding
+	if f.Constraints != "auto" {
+		r.Constraints = f.Constraints
+	}
 	if !cli.IsTerminal(env.Stdout) {
 		r.Lines = env.Stdout
 	}

@@ -17,6 +17,8 @@ type Relation struct {
 	Unique        []Unique
 	RowSecurity   bool // active for the session's role
 	InsteadOrRule bool
+	Condition     string // for a configuration table of an extension: which rows are the user's
+	Referenced    bool   // by a foreign key of another table
 }
 
 // A Column of a Relation. Dropped columns are left out.
@@ -94,7 +96,7 @@ func Lookup(ctx context.Context, c *pgx.Conn, schema, name string) (*Relation, e
 	return &r, err
 }
 
-// LookupAll reads kind and columns (number, name, type, generated, identity) of many tables at once, without their keys.
+// LookupAll reads kind, columns (number, name, type, generated, identity), Condition and Referenced of many tables at once, without their keys.
 func LookupAll(ctx context.Context, c *pgx.Conn, names [][2]string) (map[[2]string]*Relation, error) {
 	v := pgdial.Version(c.PgConn())
 	generated, identity := "false", "''"
@@ -109,7 +111,9 @@ func LookupAll(ctx context.Context, c *pgx.Conn, names [][2]string) (map[[2]stri
 		schemas[i], tables[i] = n[0], n[1]
 	}
 	rows, err := c.Query(ctx, `SELECT n.nspname, c.relname, c.oid, c.relkind::text, coalesce(a.attnum, 0), coalesce(a.attname, ''), coalesce(a.atttypid, 0),
-		coalesce(pg_catalog.format_type(a.atttypid, -1), ''), coalesce(`+generated+`, false), coalesce(`+identity+`, '')
+		coalesce(pg_catalog.format_type(a.atttypid, -1), ''), coalesce(`+generated+`, false), coalesce(`+identity+`, ''),
+		coalesce((SELECT x.extcondition[k.n] FROM pg_catalog.pg_extension x, pg_catalog.generate_subscripts(x.extconfig, 1) AS k(n) WHERE x.extconfig[k.n] = c.oid), ''),
+		EXISTS (SELECT FROM pg_catalog.pg_constraint f WHERE f.contype = 'f' AND f.confrelid = c.oid AND f.conrelid <> c.oid)
 		FROM unnest($1::text[], $2::text[]) AS v(s, t) JOIN pg_catalog.pg_namespace n ON n.nspname = v.s JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = v.t
 		LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 		WHERE c.relkind IN ('r', 'p', 'f', 'v') ORDER BY c.oid, a.attnum`, schemas, tables)
@@ -119,12 +123,13 @@ func LookupAll(ctx context.Context, c *pgx.Conn, names [][2]string) (map[[2]stri
 	found := make(map[[2]string]*Relation)
 	var key [2]string
 	var oid uint32
-	var kind string
+	var kind, condition string
+	var referenced bool
 	var col Column
-	_, err = pgx.ForEachRow(rows, []any{&key[0], &key[1], &oid, &kind, &col.Number, &col.Name, &col.OID, &col.Type, &col.Generated, &col.Identity}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&key[0], &key[1], &oid, &kind, &col.Number, &col.Name, &col.OID, &col.Type, &col.Generated, &col.Identity, &condition, &referenced}, func() error {
 		r := found[key]
 		if r == nil {
-			r = &Relation{OID: oid, Kind: kind}
+			r = &Relation{OID: oid, Kind: kind, Condition: condition, Referenced: referenced}
 			found[key] = r
 		}
 		if col.Number > 0 {

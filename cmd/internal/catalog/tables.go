@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"errors"
 
 	"github.com/jackc/pgx/v5"
 
@@ -100,15 +101,36 @@ func columns(ctx context.Context, c *pgx.Conn, version int, tables map[uint32]*T
 	return err
 }
 
+// KeyRange returns the least and the greatest value of a table's primary key, if that is a single column of an integer type; else key is empty.
+func KeyRange(ctx context.Context, c *pgx.Conn, t *Table) (from, to int64, key string, err error) {
+	err = c.QueryRow(ctx, `SELECT a.attname FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+		WHERE i.indrelid = $1 AND i.indisprimary AND i.indisvalid AND i.indnatts = 1 AND a.atttypid IN (20, 21, 23)`, t.ID).Scan(&key)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, 0, "", nil
+	}
+	if err != nil {
+		return 0, 0, "", err
+	}
+	column := pgx.Identifier{key}.Sanitize()
+	err = c.QueryRow(ctx, "SELECT coalesce(pg_catalog.min("+column+"), 0), coalesce(pg_catalog.max("+column+"), 0) FROM ONLY "+
+		pgx.Identifier{t.Schema, t.Name}.Sanitize()).Scan(&from, &to)
+	return from, to, key, err
+}
+
 // A Sequence is a sequence of the source, with its state now: sequences do not take part in snapshots.
 type Sequence struct {
 	format.Sequence
-	Known bool // the role may read the state
+	OID   uint32
+	Table uint32 // that it belongs to, 0 if there is none
+	Known bool   // the role may read the state
 }
 
 // Sequences returns the sequences that are to be migrated.
 func Sequences(ctx context.Context, c *pgx.Conn) ([]Sequence, error) {
-	rows, err := c.Query(ctx, `SELECT n.nspname, c.relname, pg_catalog.has_sequence_privilege(c.oid, 'SELECT') OR pg_catalog.has_sequence_privilege(c.oid, 'USAGE')
+	rows, err := c.Query(ctx, `SELECT n.nspname, c.relname, c.oid,
+		coalesce((SELECT o.refobjid FROM pg_catalog.pg_depend o WHERE o.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND o.objid = c.oid
+			AND o.refclassid = o.classid AND o.deptype IN ('a', 'i') LIMIT 1), 0),
+		pg_catalog.has_sequence_privilege(c.oid, 'SELECT') OR pg_catalog.has_sequence_privilege(c.oid, 'USAGE')
 		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype = 'e'
 		LEFT JOIN pg_catalog.pg_extension x ON x.oid = d.refobjid
@@ -117,7 +139,7 @@ func Sequences(ctx context.Context, c *pgx.Conn) ([]Sequence, error) {
 		return nil, err
 	}
 	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Sequence, err error) {
-		err = row.Scan(&s.Schema, &s.Name, &s.Known)
+		err = row.Scan(&s.Schema, &s.Name, &s.OID, &s.Table, &s.Known)
 		return s, err
 	})
 	if err != nil || len(list) == 0 {

@@ -26,6 +26,8 @@ type Server struct {
 	Side string // "source" or "target"
 	DSN  string // URI or keywords; empty: libpq's environment
 	App  string // application_name
+	// Encoding is what text crosses the connection in; empty: see ClientEncoding.
+	Encoding string
 }
 
 // Source and Target return the servers that --source and --target, or PGSLUICE_SOURCE and PGSLUICE_TARGET, name.
@@ -130,7 +132,11 @@ func (s Server) ConnectRaw(ctx context.Context, replication bool) (*pgconn.PgCon
 // prepare sets what depends on the server: its version and its encoding.
 func (s Server) prepare(ctx context.Context, c *pgconn.PgConn) error {
 	v := Version(c)
-	set := []string{"SET client_encoding = " + ClientEncoding(c)}
+	encoding := s.Encoding
+	if encoding == "" {
+		encoding = ClientEncoding(c)
+	}
+	set := []string{"SET client_encoding = '" + strings.ReplaceAll(encoding, "'", "''") + "'"}
 	if v >= 90600 {
 		set = append(set, "SET idle_in_transaction_session_timeout = 0")
 	}

@@ -37,8 +37,18 @@ type Conn struct {
 	fatal  error // the server's last word
 }
 
+// syncTimeout bounds the round trip that Hijack may make.
+const syncTimeout = 30 * time.Second
+
 // Hijack takes over a connection that is idle. The driver must not be used on it any more.
 func Hijack(pg *pgconn.PgConn) (*Conn, error) {
+	// Whenever a write took long, the driver has left a goroutine behind that reads: it would take the next answer away from us.
+	ctx, cancel := context.WithTimeout(context.Background(), syncTimeout)
+	defer cancel()
+	if err := pg.SyncConn(ctx); err != nil {
+		_ = pg.Close(ctx)
+		return nil, err
+	}
 	h, err := pg.Hijack()
 	if err != nil {
 		return nil, err

@@ -3,6 +3,8 @@ package progress
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -41,7 +43,8 @@ const (
 	PhaseSchema  Phase = "schema"  // before rows are copied
 	PhaseTable   Phase = "table"   // when the rows of its table are there
 	PhaseLoad    Phase = "load"    // when all rows are there
-	PhaseCutover Phase = "cutover" // at cutover: what would stand in the way of changes
+	PhaseCutover Phase = "cutover" // when the target is opened: what would stand in the way of changes
+	PhaseFinish  Phase = "finish"  // when the cutover is finished: what would stand in the way of the rest
 )
 
 // ObjectKey tells objects apart: type, schema, name and definition.
@@ -81,6 +84,32 @@ func AddObjects(ctx context.Context, c *pgx.Conn, stream int32, list []Object, s
 	return err
 }
 
+// AddObjectsSQL is AddObjects as a statement, for a transaction that is sent as a whole. The rows have what can be recorded once they are created.
+func AddObjectsSQL(stream int32, list []Object, state string) string {
+	var b strings.Builder
+	b.WriteString("INSERT INTO pgsluice.deferred (stream_id, phase, type, schema_name, table_name, name, definition, error, state, finished_at) VALUES ")
+	for i, o := range list {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "(%d", stream)
+		for _, s := range []string{string(o.Phase), o.Type, o.Schema, o.Table, o.Name, o.SQL} {
+			b.WriteString(", " + Literal(s))
+		}
+		fmt.Fprintf(&b, ", nullif(%s, ''), %s, pg_catalog.now())", Literal(o.Error), Literal(state))
+	}
+	return b.String()
+}
+
+// Literal quotes a string for SQL text. Where it needs an escape string, a blank keeps its E from what stands before it.
+func Literal(s string) string {
+	s = strings.ReplaceAll(s, "'", "''")
+	if strings.Contains(s, `\`) {
+		return ` E'` + strings.ReplaceAll(s, `\`, `\\`) + `'`
+	}
+	return "'" + s + "'"
+}
+
 const selectObject = `SELECT id, phase, type, schema_name, table_name, name, definition, coalesce(index_sql, ''), coalesce(attach_sql, ''), coalesce(error, '')
 	FROM pgsluice.deferred `
 
@@ -111,9 +140,11 @@ func Failed(ctx context.Context, c *pgx.Conn, stream int32) ([]Object, error) {
 // A TableState is what is known of a table's load.
 type TableState struct {
 	Status   string // queued, loading, copied, indexing, loaded, error; empty if there is no row
-	Snapshot format.LSN
+	Snapshot string
 	Of       int
 	Done     map[int]bool // finished parts
+
+	SourceSchema, SourceName string
 }
 
 // Complete reports whether all rows are there.
@@ -124,17 +155,16 @@ func (s *TableState) Complete() bool {
 // TableStates returns the states of all tables of a stream, by schema and name on the target.
 func TableStates(ctx context.Context, c *pgx.Conn, stream int32) (map[[2]string]*TableState, error) {
 	m := make(map[[2]string]*TableState)
-	rows, err := c.Query(ctx, "SELECT schema_name, table_name, status, coalesce(snapshot_lsn, '0/0')::text, parts FROM pgsluice.tables WHERE stream_id = $1", stream)
+	rows, err := c.Query(ctx, "SELECT schema_name, table_name, source_schema, source_table, status, coalesce(snapshot, ''), parts FROM pgsluice.tables WHERE stream_id = $1", stream)
 	if err != nil {
 		return nil, err
 	}
 	var k [2]string
-	var status, lsn string
+	var schema, name, status, snapshot string
 	var n int
-	if _, err := pgx.ForEachRow(rows, []any{&k[0], &k[1], &status, &lsn, &n}, func() error {
-		l, err := format.ParseLSN(lsn)
-		m[k] = &TableState{Status: status, Snapshot: l, Of: n, Done: make(map[int]bool)}
-		return err
+	if _, err := pgx.ForEachRow(rows, []any{&k[0], &k[1], &schema, &name, &status, &snapshot, &n}, func() error {
+		m[k] = &TableState{Status: status, Snapshot: snapshot, Of: n, Done: make(map[int]bool), SourceSchema: schema, SourceName: name}
+		return nil
 	}); err != nil {
 		return nil, err
 	}
@@ -154,7 +184,6 @@ func TableStates(ctx context.Context, c *pgx.Conn, stream int32) (map[[2]string]
 type LoadTable struct {
 	Schema, Name             string // on the target
 	SourceSchema, SourceName string
-	Bytes                    int64
 }
 
 // QueueTables records tables that are to be loaded.
@@ -179,6 +208,25 @@ func SetLoadStatus(ctx context.Context, c *pgx.Conn, stream int32, status string
 	_, err := c.Exec(ctx, `UPDATE pgsluice.streams SET load_status = $2, start_lsn = coalesce(start_lsn, $3::text::pg_lsn), updated_at = now() WHERE stream_id = $1`,
 		stream, status, snapshot.String())
 	return err
+}
+
+// Unfinished returns the tables of a stream whose rows are all there, but not what belongs to them, and how many have not all of their rows.
+func Unfinished(ctx context.Context, c *pgx.Conn, stream int32) (copied []LoadTable, missing int, err error) {
+	rows, err := c.Query(ctx, "SELECT schema_name, table_name, source_schema, source_table, status FROM pgsluice.tables WHERE stream_id = $1 AND status <> 'loaded' ORDER BY 1, 2", stream)
+	if err != nil {
+		return nil, 0, err
+	}
+	var t LoadTable
+	var s TableState
+	_, err = pgx.ForEachRow(rows, []any{&t.Schema, &t.Name, &t.SourceSchema, &t.SourceName, &s.Status}, func() error {
+		if s.Complete() {
+			copied = append(copied, t)
+		} else {
+			missing++
+		}
+		return nil
+	})
+	return copied, missing, err
 }
 
 // FinishLoad marks the load of a stream complete and lets changes begin where its first snapshot was taken, unless some have been applied.

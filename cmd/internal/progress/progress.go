@@ -142,6 +142,25 @@ func LockStatement(stream int32, use Use) string {
 		try, lockClass, lockClass+1, stream)
 }
 
+// Loads that go on at the same time exclude each other for two things: creating the schema (and finishing the load), and building what belongs to a table.
+
+// SchemaLock returns the query that takes, or releases, the lock for the schema of a stream. Taking it waits.
+func SchemaLock(stream int32, take bool) string {
+	if take {
+		return fmt.Sprintf("SELECT pg_catalog.pg_advisory_lock(%d, %d)", lockClass+1, stream)
+	}
+	return fmt.Sprintf("SELECT pg_catalog.pg_advisory_unlock(%d, %d)", lockClass+1, stream)
+}
+
+// TableLock returns the query, of one boolean column, that tries to take, or releases, the lock for building what belongs to a table.
+func TableLock(stream int32, schema, table string, take bool) string {
+	f := "advisory_unlock"
+	if take {
+		f = "try_advisory_lock"
+	}
+	return fmt.Sprintf("SELECT pg_catalog.pg_%s(%d, pg_catalog.hashtext(%s))", f, lockClass+2, Literal(fmt.Sprintf("%d %s.%s", stream, schema, table)))
+}
+
 // Holder describes the sessions that hold a stream's lock, for an error message; "" if there is none.
 func Holder(ctx context.Context, c *pgx.Conn, stream int32) (string, error) {
 	rows, err := c.Query(ctx, `SELECT format('%s (process %s, connected from %s since %s)', coalesce(nullif(a.application_name, ''), 'a session'), l.pid,

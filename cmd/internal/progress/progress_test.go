@@ -285,18 +285,18 @@ func TestObjects(t *testing.T) {
 func TestLoad(t *testing.T) {
 	d, ctx, c, s := begin(t)
 	must(t, progress.SetLoadStatus(ctx, c, s.ID, "loading", 0x100))
-	tables := []progress.LoadTable{{Schema: "public", Name: "a", SourceSchema: "public", SourceName: "a", Bytes: 10}, {Schema: "new", Name: "b", SourceSchema: "old", SourceName: "b"}}
+	tables := []progress.LoadTable{{Schema: "public", Name: "a", SourceSchema: "public", SourceName: "a"}, {Schema: "new", Name: "b", SourceSchema: "old", SourceName: "b"}}
 	for range 2 {
 		must(t, progress.QueueTables(ctx, c, s.ID, tables))
 	}
 	if complete, err := progress.FinishLoad(ctx, c, s.ID); err != nil || complete {
 		t.Errorf("complete: %v, %v", complete, err)
 	}
-	d.Exec("UPDATE pgsluice.tables SET status = 'loading', snapshot_lsn = '0/100', parts = 2 WHERE table_name = 'a'",
+	d.Exec("UPDATE pgsluice.tables SET status = 'loading', snapshot_lsn = '0/100', snapshot = 's@0/100', parts = 2 WHERE table_name = 'a'",
 		"INSERT INTO pgsluice.parts (stream_id, schema_name, table_name, part, of, snapshot_lsn, rows, bytes) VALUES (1, 'public', 'a', 2, 2, '0/100', 5, 50)")
 	states, err := progress.TableStates(ctx, c, s.ID)
 	must(t, err)
-	if a := states[[2]string{"public", "a"}]; a == nil || a.Status != "loading" || a.Snapshot != 0x100 || a.Of != 2 || len(a.Done) != 1 || !a.Done[2] {
+	if a := states[[2]string{"public", "a"}]; a == nil || a.Status != "loading" || a.Snapshot != "s@0/100" || a.Of != 2 || len(a.Done) != 1 || !a.Done[2] {
 		t.Errorf("%+v", a)
 	}
 	if b := states[[2]string{"new", "b"}]; b == nil || b.Status != "queued" || len(b.Done) != 0 {

@@ -253,8 +253,9 @@ func Now(ctx context.Context, c *pgx.Conn) (format.LSN, error) {
 // to it are visible in it, and no others.
 type Snapshot struct {
 	Name string
-	LSN  format.LSN
-	Keep *pgx.Conn // the session that holds it, in a transaction that sees it; closing it releases the snapshot
+	LSN  format.LSN // 0 if it is not known: without a slot
+	At   format.LSN // LSN, or about where the WAL was
+	Keep *pgx.Conn  // the session that holds it, in a transaction that sees it; closing it releases the snapshot
 }
 
 // Release lets the snapshot go.
@@ -283,7 +284,7 @@ func Export(ctx context.Context, server pgdial.Server, name string, temporary bo
 	if s.LSN, err = format.ParseLSN(r.ConsistentPoint); err != nil {
 		return nil, err
 	}
-	s.Name = r.SnapshotName
+	s.Name, s.At = r.SnapshotName, s.LSN
 	if err := s.keep(ctx, server, s.Name); err != nil {
 		return nil, err
 	}
@@ -306,7 +307,33 @@ func EnableFailover(ctx context.Context, server pgdial.Server, name string) erro
 // Hold takes a snapshot without a slot. Its LSN is not known.
 func Hold(ctx context.Context, server pgdial.Server) (*Snapshot, error) {
 	s := new(Snapshot)
-	return s, s.keep(ctx, server, "")
+	if err := s.keep(ctx, server, ""); err != nil {
+		return nil, err
+	}
+	var err error
+	if s.At, err = FlushLSN(ctx, s.Keep); err != nil {
+		s.Release(ctx)
+		return nil, server.Explain(err)
+	}
+	return s, nil
+}
+
+// Import imports a snapshot that another process holds, whose LSN was lsn if known is true.
+func Import(ctx context.Context, server pgdial.Server, name string, lsn format.LSN, known bool) (*Snapshot, error) {
+	s := &Snapshot{At: lsn}
+	if known {
+		s.LSN = lsn
+	}
+	err := s.keep(ctx, server, name)
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && (pg.Code == "22023" || pg.Code == "42704") {
+		return nil, fault.New(fault.Unavailable, "snapshot %s does not exist on the source: %w", name, err).
+			WithHint("The process that held it has ended. Hold a new one, and load with --resume what is missing.")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // keep opens the session that holds the snapshot, importing it if it has a name, and exports it again.

@@ -25,9 +25,11 @@ type Run struct {
 	Server pgdial.Server
 	Rename map[string]string
 	Jobs   int
-	Lines  io.Writer // where positions are printed; nil: nowhere
-	Stop   <-chan struct{}
-	Log    *slog.Logger
+	// Constraints is when foreign keys and triggers are created: "now" (at the end of the load), "cutover", or empty: at cutover if there will be one.
+	Constraints string
+	Lines       io.Writer // where positions are printed; nil: nowhere
+	Stop        <-chan struct{}
+	Log         *slog.Logger
 
 	control *pgx.Conn // for questions and small updates
 	in      *input

@@ -25,7 +25,19 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 		return nil, fault.New(fault.Config, "the migration of %v was completed by a cutover on the target", stream.Key).
 			WithHint("To start another one: pgcutover cleanup.")
 	}
+	if err := r.representable(h); err != nil {
+		return nil, err
+	}
 	l := &target.Loader{Server: r.Server, Control: r.control, Stream: stream, Mapper: &target.Mapper{Control: r.control, Rename: r.Rename}, Jobs: r.Jobs, Log: r.Log}
+	l.Snapshot = fmt.Sprintf("%v %d", h.StartLSN, h.Created)
+	if h.Load != nil {
+		l.Reload = h.Load.Reload
+		if h.Load.Snapshot != "" {
+			l.Snapshot = h.Load.Snapshot
+		}
+	}
+	// What no changes can follow has no cutover either.
+	l.Constraints = r.Constraints == "now" || r.Constraints == "" && h.Slot == ""
 	if err := l.Start(ctx); err != nil {
 		return nil, err
 	}
@@ -52,6 +64,8 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 			err = l.CopyData(x)
 		case *format.CopyEnd:
 			err = l.CopyEnd(x)
+		case *format.LargeObject:
+			err = l.LargeObject(x)
 		case *format.Sequence:
 			err = l.Sequence(x)
 		case *format.Unknown:
@@ -76,6 +90,17 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 			return nil, err
 		}
 	}
+}
+
+// representable checks, before anything is written, that the target can take the stream's text: nobody knows what the bytes of an SQL_ASCII database
+// mean.
+func (r *Run) representable(h *format.Header) error {
+	target := r.control.PgConn().ParameterStatus("server_encoding")
+	if h.Encoding != "SQL_ASCII" || target == "SQL_ASCII" || r.Server.Encoding != "" {
+		return nil
+	}
+	return fault.New(fault.Config, "the source's encoding is SQL_ASCII, which says nothing about its text, and the target's is %s", target).
+		WithHint("To keep all bytes as they are, create the target with ENCODING 'SQL_ASCII' TEMPLATE template0. If they are all of one encoding, name it: --encoding LATIN1, or --encoding UTF8.")
 }
 
 // loaded says what a load has come to.

@@ -4,14 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 )
 
 // A builder creates what belongs to tables whose rows are there: several indexes at the same time, also of one table, then the constraints
@@ -27,11 +28,11 @@ type builder struct {
 	queue []func(*session) error
 	wake  chan struct{}
 	done  bool
-	count int
+	mine  map[progress.LoadTable]bool // tables that this process has built, or is building
 }
 
 func newBuilder(ctx context.Context, l *Loader) (*builder, error) {
-	b := &builder{l: l, ctx: ctx, wake: make(chan struct{}, 1), tasks: make(chan func(*session) error)}
+	b := &builder{l: l, ctx: ctx, wake: make(chan struct{}, 1), tasks: make(chan func(*session) error), mine: make(map[progress.LoadTable]bool)}
 	var err error
 	if b.ask, err = l.Server.Connect(ctx); err != nil {
 		return nil, err
@@ -132,85 +133,120 @@ func (b *builder) pending(phase progress.Phase, schema, table string) ([]progres
 	return list, b.l.Server.Explain(err)
 }
 
-// table has everything created that belongs to a table, which has its rows.
-func (b *builder) table(t *loadTable) {
+// lock takes, or releases, the lock for building what belongs to a table, and reports whether it could be taken.
+func (b *builder) lock(t progress.LoadTable, take bool) (ok bool, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	err = b.ask.QueryRow(b.ctx, progress.TableLock(b.l.Stream.ID, t.Schema, t.Name, take)).Scan(&ok)
+	return ok, b.l.Server.Explain(err)
+}
+
+// table has everything created that belongs to a table, which has its rows, unless another process is about it.
+func (b *builder) table(t progress.LoadTable) {
+	b.mu.Lock()
+	mine := b.mine[t]
+	b.mine[t] = true
+	b.mu.Unlock()
+	if mine {
+		return
+	}
 	b.open.Add(1)
 	b.add(func(s *session) error {
-		// Objects are recorded under the names that the source has.
-		list, err := b.pending(progress.PhaseTable, t.rel.Schema, t.rel.Name)
+		ok, err := b.lock(t, true)
 		if err != nil {
 			return err
 		}
-		if err := b.status(s, t, "indexing", ""); err != nil {
-			return err
+		if !ok {
+			b.mu.Lock()
+			delete(b.mine, t)
+			b.mu.Unlock()
+			b.open.Done()
+			return nil
 		}
-		var first, then []progress.Object
-		for _, o := range list {
-			if o.Type == "INDEX" || o.Index != "" {
-				first = append(first, o)
-			} else {
-				then = append(then, o)
-			}
-		}
-		left := len(first)
-		var mu sync.Mutex
-		last := func(s *session) error { return b.rest(s, t, first, then) }
-		if left == 0 {
-			return last(s)
-		}
-		var tasks []func(*session) error
-		for _, o := range first {
-			tasks = append(tasks, func(s *session) error {
-				sql := o.SQL
-				if o.Index != "" {
-					sql = o.Index
-				}
-				if err := b.create(s, &o, sql, o.Index != ""); err != nil {
-					return err
-				}
-				mu.Lock()
-				left--
-				all := left == 0
-				mu.Unlock()
-				if all {
-					return last(s)
-				}
-				return nil
-			})
-		}
-		b.add(tasks...)
-		return nil
+		return b.build(s, t)
 	})
 }
 
+func (b *builder) build(s *session, t progress.LoadTable) error {
+	// Objects are recorded under the names that the source has.
+	list, err := b.pending(progress.PhaseTable, t.SourceSchema, t.SourceName)
+	if err != nil {
+		return err
+	}
+	if err := b.status(s, t, "indexing", ""); err != nil {
+		return err
+	}
+	var first, then []progress.Object
+	for _, o := range list {
+		if o.Type == "INDEX" || o.Index != "" {
+			first = append(first, o)
+		} else {
+			then = append(then, o)
+		}
+	}
+	left := len(first)
+	if left == 0 {
+		return b.rest(s, t, nil, then)
+	}
+	var mu sync.Mutex
+	var tasks []func(*session) error
+	for i := range first {
+		o := &first[i]
+		tasks = append(tasks, func(s *session) error {
+			sql := o.SQL
+			if o.Index != "" {
+				sql = o.Index
+			}
+			if err := b.create(s, o, sql, o.Index != ""); err != nil {
+				return err
+			}
+			mu.Lock()
+			left--
+			all := left == 0
+			mu.Unlock()
+			if all {
+				return b.rest(s, t, first, then)
+			}
+			return nil
+		})
+	}
+	b.add(tasks...)
+	return nil
+}
+
 // rest creates what needs the indexes, and what changes the table itself and therefore cannot be done by several sessions.
-func (b *builder) rest(s *session, t *loadTable, first, then []progress.Object) error {
+func (b *builder) rest(s *session, t progress.LoadTable, first, then []progress.Object) error {
 	defer b.open.Done()
-	for _, o := range first {
-		if o.Index != "" && o.Error == "" {
-			if err := b.create(s, &o, o.Attach, false); err != nil {
+	for i := range first {
+		if o := &first[i]; o.Index != "" && o.Error == "" {
+			if err := b.create(s, o, o.Attach, false); err != nil {
 				return err
 			}
 		}
 	}
-	for _, o := range then {
+	for i := range then {
+		o := &then[i]
 		sql := o.SQL
 		if o.Attach != "" { // its index was made by an earlier run
 			sql = o.Attach
 		}
-		if err := b.create(s, &o, sql, false); err != nil {
+		if err := b.create(s, o, sql, false); err != nil {
 			return err
 		}
 	}
-	if err := s.exec(b.ctx, "ANALYZE "+t.qualified()); err != nil {
+	if err := s.exec(b.ctx, "ANALYZE "+plan.QuoteIdent(t.Schema)+"."+plan.QuoteIdent(t.Name)); err != nil {
 		return err
 	}
-	return b.status(s, t, "loaded", "loaded_at = clock_timestamp(), ")
+	if err := b.status(s, t, "loaded", "loaded_at = clock_timestamp(), "); err != nil {
+		return err
+	}
+	_, err := b.lock(t, false)
+	return err
 }
 
-func (b *builder) status(s *session, t *loadTable, status, more string) error {
+func (b *builder) status(s *session, t progress.LoadTable, status, more string) error {
 	return s.exec(b.ctx, fmt.Sprintf("UPDATE pgsluice.tables SET %sstatus = '%s' WHERE stream_id = %d AND schema_name = %s AND table_name = %s",
-		more, status, b.l.Stream.ID, literal(t.schema), literal(t.name)))
+		more, status, b.l.Stream.ID, progress.Literal(t.Schema), progress.Literal(t.Name)))
 }
 
 // create creates an object and records it in the same transaction. If only an index was made that a constraint is to rest on, the object is
@@ -222,9 +258,6 @@ func (b *builder) create(s *session, o *progress.Object, sql string, half bool) 
 	}
 	err := s.conn.Exec(b.ctx, fmt.Sprintf("BEGIN;\n%s\n;UPDATE pgsluice.deferred SET %s WHERE id = %d; COMMIT", sql, state, o.ID))
 	if err == nil {
-		b.mu.Lock()
-		b.count++
-		b.mu.Unlock()
 		return nil
 	}
 	var pg *pgconn.PgError
@@ -235,11 +268,61 @@ func (b *builder) create(s *session, o *progress.Object, sql string, half bool) 
 	if err := s.exec(b.ctx, "ROLLBACK"); err != nil {
 		return err
 	}
-	return s.exec(b.ctx, fmt.Sprintf("UPDATE pgsluice.deferred SET state = 'failed', error = %s, finished_at = clock_timestamp() WHERE id = %d", literal(o.Error), o.ID))
+	return s.exec(b.ctx, fmt.Sprintf("UPDATE pgsluice.deferred SET state = 'failed', error = %s, finished_at = clock_timestamp() WHERE id = %d", progress.Literal(o.Error), o.ID))
 }
 
-// finish waits for all tables, then creates what belongs to none, one object after the other.
-func (b *builder) finish() error {
+// finish waits for all tables, also for those that others build, then creates what belongs to none. It reports whether the load is complete:
+// rows may be missing that other processes bring.
+func (b *builder) finish() (complete bool, err error) {
+	const again = 200 * time.Millisecond
+	for {
+		if err := b.waitTables(); err != nil {
+			return false, err
+		}
+		b.mu.Lock()
+		copied, missing, err := progress.Unfinished(b.ctx, b.ask, b.l.Stream.ID)
+		b.mu.Unlock()
+		if err != nil {
+			return false, b.l.Server.Explain(err)
+		}
+		if len(copied) == 0 && missing > 0 {
+			return false, nil
+		}
+		if len(copied) == 0 {
+			break
+		}
+		// Whoever copied the last part of one is building it, or was killed.
+		for _, t := range copied {
+			b.mu.Lock()
+			delete(b.mine, t)
+			b.mu.Unlock()
+			b.table(t)
+		}
+		select {
+		case <-time.After(again):
+		case <-b.ctx.Done():
+			return false, context.Cause(b.ctx)
+		}
+	}
+	result := make(chan error, 1)
+	b.add(func(s *session) error {
+		err := b.last(s)
+		result <- err
+		return err
+	})
+	select {
+	case err = <-result:
+	case <-b.ctx.Done():
+		return false, context.Cause(b.ctx)
+	}
+	if err != nil {
+		return false, err
+	}
+	complete, err = progress.FinishLoad(b.ctx, b.ask, b.l.Stream.ID)
+	return complete, b.l.Server.Explain(err)
+}
+
+func (b *builder) waitTables() error {
 	waited := make(chan struct{})
 	go func() {
 		b.open.Wait()
@@ -247,29 +330,34 @@ func (b *builder) finish() error {
 	}()
 	select {
 	case <-waited:
+		return nil
 	case <-b.ctx.Done():
 		return context.Cause(b.ctx)
 	}
-	list, err := b.pending(progress.PhaseLoad, "", "")
-	if err != nil || len(list) == 0 {
+}
+
+// last creates the objects that belong to no table, one after the other, in the order of the schema. Another process may be about to do the same.
+func (b *builder) last(s *session) error {
+	if _, err := s.ask(b.ctx, progress.SchemaLock(b.l.Stream.ID, true)); err != nil {
 		return err
 	}
-	result := make(chan error, 1)
-	b.add(func(s *session) error {
-		for i := range list {
-			if err := b.create(s, &list[i], list[i].SQL, false); err != nil {
+	list := []progress.Phase{progress.PhaseLoad}
+	if b.l.Constraints {
+		list = append(list, progress.PhaseCutover, progress.PhaseFinish)
+	}
+	for _, phase := range list {
+		objects, err := b.pending(phase, "", "")
+		if err != nil {
+			return err
+		}
+		for i := range objects {
+			if err := b.create(s, &objects[i], objects[i].SQL, false); err != nil {
 				return err
 			}
 		}
-		result <- nil
-		return nil
-	})
-	select {
-	case err := <-result:
-		return err
-	case <-b.ctx.Done():
-		return context.Cause(b.ctx)
 	}
+	_, err := s.ask(b.ctx, progress.SchemaLock(b.l.Stream.ID, false))
+	return err
 }
 
 func (b *builder) close() {
@@ -282,25 +370,4 @@ func (b *builder) close() {
 	}
 	b.wait.Wait()
 	_ = b.ask.Close(context.WithoutCancel(b.ctx))
-}
-
-// Failures describes the objects that could not be created, and tells whether any of them failed for another reason than that the target's
-// role may not, or the target cannot, have it.
-func Failures(list []progress.Object) (text string, serious bool) {
-	var lines []string
-	for _, o := range list {
-		lines = append(lines, fmt.Sprintf("%v: %s", &o, o.Error))
-		serious = serious || !excusable(o.Error)
-	}
-	return strings.Join(lines, "\n"), serious
-}
-
-// excusable reports whether an error (with its SQLSTATE in the text) is one of privileges, or of something that the target does not have.
-func excusable(text string) bool {
-	for _, code := range []string{"42501", "0A000", "58P01", "42704"} {
-		if strings.Contains(text, "SQLSTATE "+code) {
-			return true
-		}
-	}
-	return false
 }

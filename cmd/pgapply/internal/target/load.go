@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -30,26 +31,35 @@ type Loader struct {
 	Mapper  *Mapper
 	Jobs    int
 	Log     *slog.Logger
+	// Snapshot identifies what the rows of this load were read with.
+	Snapshot string
+	// Reload empties the tables of this load that have been loaded before.
+	Reload bool
+	// Constraints has what is otherwise left for the cutover created at the end of the load.
+	Constraints bool
 
-	ctx     context.Context
-	cancel  context.CancelCauseFunc
-	guard   *session // keeps continuous sync away from the beginning to the end
-	objects map[progress.ObjectKey]bool
-	schema  []progress.Object // not yet executed
-	later   []progress.Object // not yet recorded
-	queued  []progress.LoadTable
-	states  map[[2]string]*progress.TableState
-	tables  map[uint32]*loadTable
-	fresh   []*loadTable // not yet looked up
-	parts   map[uint32]*part
-	builder *builder
-	rows    uint64
-	bytes   uint64
+	ctx          context.Context
+	cancel       context.CancelCauseFunc
+	guard        *session // keeps continuous sync away from the beginning to the end
+	objects      map[progress.ObjectKey]bool
+	schema       []progress.Object // not yet executed
+	later        []deferredObject  // not yet recorded
+	schemaLocked bool
+	queued       []progress.LoadTable
+	states       map[[2]string]*progress.TableState
+	tables       map[uint32]*loadTable
+	fresh        []*loadTable // not yet looked up
+	parts        map[uint32]*part
+	lobs         *largeObjects
+	builder      *builder
+	rows         uint64
+	bytes        uint64
 
 	mu      sync.Mutex
 	idle    []*session
 	copying sync.WaitGroup
-	chunks  chan []byte // empty ones
+	ended   chan struct{} // one for each part that has come to its end in the stream, but is not yet committed
+	chunks  chan []byte   // empty ones
 }
 
 // A loadTable is a table that the stream describes.
@@ -65,6 +75,10 @@ type loadTable struct {
 
 func (t *loadTable) String() string { return t.schema + "." + t.name }
 
+func (t *loadTable) names() progress.LoadTable {
+	return progress.LoadTable{Schema: t.schema, Name: t.name, SourceSchema: t.rel.Schema, SourceName: t.rel.Name}
+}
+
 func (t *loadTable) qualified() string {
 	return plan.QuoteIdent(t.schema) + "." + plan.QuoteIdent(t.name)
 }
@@ -73,13 +87,21 @@ func (t *loadTable) qualified() string {
 func (l *Loader) Start(ctx context.Context) (err error) {
 	l.ctx, l.cancel = context.WithCancelCause(ctx)
 	l.chunks = make(chan []byte, 4*queuedChunks)
+	l.ended = make(chan struct{}, 4)
 	l.tables, l.parts = make(map[uint32]*loadTable), make(map[uint32]*part)
 	if l.guard, err = l.newSession(); err != nil {
 		return err
 	}
-	if l.objects, err = progress.Objects(ctx, l.Control, l.Stream.ID); err != nil {
+	if l.Constraints && l.Stream.Key.Slot != "" && !l.guard.replica {
+		return fault.New(fault.Config, "foreign keys and triggers cannot be created before the cutover: the role may not switch them off while changes are applied").
+			WithHint("Leave out --constraints now, or as superuser on the target: GRANT SET ON PARAMETER session_replication_role TO … (PostgreSQL 15 and newer).")
+	}
+	// Only now nobody moves the position any more.
+	stream, err := progress.Open(ctx, l.Control, l.Stream.Key)
+	if err != nil {
 		return l.Server.Explain(err)
 	}
+	*l.Stream = *stream
 	if l.states, err = progress.TableStates(ctx, l.Control, l.Stream.ID); err != nil {
 		return l.Server.Explain(err)
 	}
@@ -110,101 +132,12 @@ func (l *Loader) Close() {
 	for _, p := range l.parts {
 		close(p.chunks)
 	}
+	l.lobs.close()
 	l.copying.Wait()
 	l.builder.close()
 	for _, s := range append(l.idle, l.guard) {
 		s.close()
 	}
-}
-
-// phaseOf says when a post-data object is created.
-func phaseOf(d *format.DDL, tables map[[2]string]bool) progress.Phase {
-	switch d.Type {
-	case "FK CONSTRAINT", "TRIGGER":
-		return progress.PhaseCutover
-	case "INDEX", "CONSTRAINT", "CHECK CONSTRAINT", "STATISTICS":
-		if d.Table != "" && tables[[2]string{d.Schema, d.Table}] {
-			return progress.PhaseTable
-		}
-	}
-	return progress.PhaseLoad
-}
-
-// DDL takes an object of the schema.
-func (l *Loader) DDL(d *format.DDL) error {
-	o := progress.Object{Type: d.Type, Schema: d.Schema, Table: d.Table, Name: d.Name, SQL: d.SQL, Index: d.Index, Attach: d.Attach, Phase: progress.PhaseSchema}
-	if _, recorded := l.objects[o.Key()]; recorded {
-		return nil
-	}
-	if d.Section == format.PreData {
-		l.schema = append(l.schema, o)
-		const batch = 200
-		if len(l.schema) >= batch {
-			return l.flushSchema()
-		}
-		return nil
-	}
-	o.Phase = "" // its table may be one without rows of its own, which only the relations tell
-	l.later = append(l.later, o)
-	return nil
-}
-
-// flushSchema executes objects of the pre-data section: all in one transaction if they let themselves, else one by one.
-func (l *Loader) flushSchema() error {
-	list := l.schema
-	l.schema = nil
-	if len(list) == 0 {
-		return nil
-	}
-	var b strings.Builder
-	b.WriteString("BEGIN;\n")
-	for _, o := range list {
-		b.WriteString(o.SQL + "\n;")
-	}
-	b.WriteString("COMMIT")
-	err := l.guard.conn.Exec(l.ctx, b.String())
-	if err == nil {
-		return l.Server.Explain(progress.AddObjects(l.ctx, l.Control, l.Stream.ID, list, "done"))
-	}
-	if pgdial.Lost(err) || l.ctx.Err() != nil {
-		return l.Server.Explain(err)
-	}
-	if err := l.guard.exec(l.ctx, "ROLLBACK"); err != nil {
-		return err
-	}
-	for _, o := range list {
-		state := "done"
-		if err := l.guard.conn.Exec(l.ctx, o.SQL); err != nil {
-			if err := l.refusedObject(&o, err); err != nil {
-				return err
-			}
-			state = "failed"
-		}
-		if err := progress.AddObjects(l.ctx, l.Control, l.Stream.ID, []progress.Object{o}, state); err != nil {
-			return l.Server.Explain(err)
-		}
-	}
-	return nil
-}
-
-// needed has the kinds of objects without which rows would be lost.
-var needed = map[string]bool{"SCHEMA": true, "TYPE": true, "SHELL TYPE": true, "DOMAIN": true, "TABLE": true, "TABLE ATTACH": true, "SEQUENCE": true}
-
-// refusedObject decides what becomes of the load when an object cannot be created. The reason is recorded with it.
-func (l *Loader) refusedObject(o *progress.Object, err error) error {
-	o.Error = err.Error()
-	var pg *pgconn.PgError
-	if !errors.As(err, &pg) {
-		return l.Server.Explain(err)
-	}
-	if needed[o.Type] {
-		e := fault.New(fault.Failed, "could not create %v on the target: %w", o, err)
-		if pg.Code == "42P07" || pg.Code == "42710" || pg.Code == "42P06" || pg.Code == "42723" {
-			return e.WithHint("The target is not empty. Use an empty database, or create the whole schema by hand and load with pgextract --data-only.")
-		}
-		return withServer(e, err)
-	}
-	return nil
 }
 
 // Relation takes the description of a table whose rows follow.
@@ -219,34 +152,6 @@ func (l *Loader) Relation(rel *format.Relation) error {
 		l.queued = append(l.queued, progress.LoadTable{Schema: t.schema, Name: t.name, SourceSchema: rel.Schema, SourceName: rel.Name})
 	}
 	return nil
-}
-
-// flush executes and records what has been collected: rows come now.
-func (l *Loader) flush() error {
-	if err := l.flushSchema(); err != nil {
-		return err
-	}
-	if len(l.later) > 0 {
-		tables := make(map[[2]string]bool)
-		for _, t := range l.tables {
-			tables[[2]string{t.rel.Schema, t.rel.Name}] = true
-		}
-		for i := range l.later {
-			o := &l.later[i]
-			o.Phase = phaseOf(&format.DDL{Type: o.Type, Schema: o.Schema, Table: o.Table}, tables)
-		}
-		if err := progress.AddObjects(l.ctx, l.Control, l.Stream.ID, l.later, "deferred"); err != nil {
-			return l.Server.Explain(err)
-		}
-		l.later = nil
-	}
-	if len(l.queued) > 0 {
-		if err := progress.QueueTables(l.ctx, l.Control, l.Stream.ID, l.queued); err != nil {
-			return l.Server.Explain(err)
-		}
-		l.queued = nil
-	}
-	return l.inspect()
 }
 
 // inspect looks up, all at once, the tables that were described since the last time.
@@ -264,9 +169,8 @@ func (l *Loader) inspect() error {
 	}
 	for _, t := range l.fresh {
 		t.target = found[[2]string{t.schema, t.name}]
-		if s := t.state; s.Complete() && s.Status != "loaded" {
-			s.Status = "loaded" // an earlier run had all its rows, and ended before that
-			l.builder.table(t)
+		if s := t.state; s.Complete() && s.Status != "loaded" && !l.Reload {
+			l.builder.table(t.names()) // an earlier run had all its rows, and ended before that
 		}
 	}
 	l.fresh = nil
@@ -320,9 +224,13 @@ func (l *Loader) CopyBegin(r *format.CopyBegin) error {
 	p := &part{CopyBegin: r, table: t, chunks: make(chan []byte, queuedChunks)}
 	l.parts[r.Part] = p
 	s := t.state
-	p.skip = s.Complete() || s.Snapshot == r.SnapshotLSN && s.Of == int(r.Of) && s.Done[int(r.Index)]
+	same := s.Snapshot == l.Snapshot
+	p.skip = s.Complete() && (same || !l.Reload) || same && s.Of == int(r.Of) && s.Done[int(r.Index)]
 	if p.skip {
 		return nil
+	}
+	if err := l.past(r.SnapshotLSN); err != nil {
+		return err
 	}
 	l.copying.Add(1)
 	go func() {
@@ -332,8 +240,21 @@ func (l *Loader) CopyBegin(r *format.CopyBegin) error {
 			for range p.chunks { // whoever sends must not be blocked for ever
 			}
 		}
+		select {
+		case <-l.ended:
+		case <-l.ctx.Done():
+		}
 	}()
 	return nil
+}
+
+// past returns an error if the target is past a snapshot: the changes in between would never come again.
+func (l *Loader) past(lsn format.LSN) error {
+	if l.Stream.Key.Slot == "" || l.Stream.Applied <= lsn {
+		return nil
+	}
+	return fault.New(fault.Config, "the snapshot of this load was taken at LSN %v, and changes up to LSN %v have been applied already", lsn, l.Stream.Applied).
+		WithHint("Stop continuous sync first, then load: pgextract --slot %s … | pgapply", l.Stream.Key.Slot)
 }
 
 // CopyData hands a chunk to the part's goroutine.
@@ -366,6 +287,11 @@ func (l *Loader) CopyEnd(r *format.CopyEnd) error {
 	if !p.skip {
 		l.rows += r.Rows
 		l.bytes += r.Bytes
+		// Small tables can come faster than they are committed; each has a session.
+		select {
+		case l.ended <- struct{}{}:
+		case <-l.ctx.Done():
+		}
 	}
 	return l.failure()
 }
@@ -421,8 +347,8 @@ func (l *Loader) copyPart(p *part) (err error) {
 	}
 	if t.freeze {
 		// Rows that are written frozen need no vacuum later. The server allows it for a table that this transaction has emptied.
-		begin += "; TRUNCATE ONLY " + t.qualified()
 		options = append(options, "FREEZE")
+		begin += "; TRUNCATE ONLY " + t.qualified()
 	}
 	if len(options) > 0 {
 		sql += " WITH (" + strings.Join(options, ", ") + ")"
@@ -460,20 +386,26 @@ func (l *Loader) copyPart(p *part) (err error) {
 	}
 	l.release(s)
 	if copied {
-		l.builder.table(t)
+		l.builder.table(t.names())
 	}
 	return nil
 }
 
+// where is the condition for a table's rows in schema pgsluice.
+func (l *Loader) where(t *loadTable) string {
+	return fmt.Sprintf("stream_id = %d AND schema_name = %s AND table_name = %s", l.Stream.ID, progress.Literal(t.schema), progress.Literal(t.name))
+}
+
 // finishPart records and commits a part, and reports whether it was the table's last one.
 func (l *Loader) finishPart(s *session, p *part) (copied bool, err error) {
-	t := p.table
-	where := fmt.Sprintf("stream_id = %d AND schema_name = %s AND table_name = %s", l.Stream.ID, literal(t.schema), literal(t.name))
+	t, where := p.table, l.where(p.table)
 	b := s.conn.Batch(l.ctx)
 	b.Do(fmt.Sprintf("INSERT INTO pgsluice.parts (stream_id, schema_name, table_name, part, of, snapshot_lsn, rows, bytes) VALUES (%d, %s, %s, %d, %d, '%v', %d, %d)",
-		l.Stream.ID, literal(t.schema), literal(t.name), p.Index, p.Of, p.SnapshotLSN, p.end.Rows, p.end.Bytes))
+		l.Stream.ID, progress.Literal(t.schema), progress.Literal(t.name), p.Index, p.Of, p.SnapshotLSN, p.end.Rows, p.end.Bytes))
 	// Parts that end at the same time must see each other, or none would see that the table is complete.
 	b.Do("SELECT FROM pgsluice.tables WHERE " + where + " FOR UPDATE")
+	// Nobody may have begun the table anew, from another snapshot: then this divides by zero.
+	b.Do("SELECT 1 / count(*) FROM pgsluice.tables WHERE " + where + " AND snapshot = " + progress.Literal(l.Snapshot))
 	b.Do(fmt.Sprintf(`UPDATE pgsluice.tables SET rows = rows + %d, bytes = bytes + %d,
 		status = CASE WHEN (SELECT count(*) FROM pgsluice.parts WHERE %s) = parts THEN 'copied' ELSE status END,
 		copied_at = CASE WHEN (SELECT count(*) FROM pgsluice.parts WHERE %s) = parts THEN clock_timestamp() END
@@ -484,8 +416,8 @@ func (l *Loader) finishPart(s *session, p *part) (copied bool, err error) {
 		err = r.Err
 	}
 	var pg *pgconn.PgError
-	if errors.As(err, &pg) && pg.Code == "23505" {
-		return false, fault.New(fault.TryAgain, "another process has loaded the same part meanwhile").WithHint("Start again: what is there is skipped.")
+	if errors.As(err, &pg) && (pg.Code == "23505" || pg.Code == "22012") {
+		return false, l.loadedMeanwhile(t)
 	}
 	if err != nil {
 		return false, l.Server.Explain(err)
@@ -493,33 +425,61 @@ func (l *Loader) finishPart(s *session, p *part) (copied bool, err error) {
 	return len(r.Row) == 1 && r.Row[0] == "copied", nil
 }
 
+func (l *Loader) loadedMeanwhile(t *loadTable) error {
+	return fault.New(fault.TryAgain, "another process is loading, or has loaded, table %q meanwhile", t.String()).WithHint("Start again with pgextract --resume: what is there is skipped.")
+}
+
 // prepare makes a table ready for its first part in this run.
 func (l *Loader) prepare(s *session, p *part) error {
-	t := p.table
+	t, where := p.table, l.where(p.table)
 	if err := t.fits(p); err != nil {
 		return err
 	}
-	where := fmt.Sprintf("stream_id = %d AND schema_name = %s AND table_name = %s", l.Stream.ID, literal(t.schema), literal(t.name))
-	set := fmt.Sprintf("UPDATE pgsluice.tables SET status = 'loading', snapshot_lsn = '%v', parts = %d, started_at = coalesce(started_at, clock_timestamp()), error = NULL WHERE %s",
-		p.SnapshotLSN, p.Of, where)
-	again := len(t.state.Done) > 0 && t.state.Snapshot == p.SnapshotLSN && t.state.Of == int(p.Of)
-	switch {
-	case again: // the rest of a table that a load before has begun
-		return s.exec(l.ctx, set)
-	case len(t.state.Done) > 0: // begun, but from another snapshot: the parts do not fit together
-		return s.exec(l.ctx, fmt.Sprintf("BEGIN; TRUNCATE ONLY %s; DELETE FROM pgsluice.parts WHERE %s; UPDATE pgsluice.tables SET rows = 0, bytes = 0 WHERE %s; %s; COMMIT",
-			t.qualified(), where, where, set))
+	if err := s.exec(l.ctx, "BEGIN"); err != nil {
+		return err
 	}
-	row, err := s.ask(l.ctx, "SELECT EXISTS (SELECT FROM ONLY "+t.qualified()+")")
+	// Other processes may load other parts of the table.
+	row, err := s.ask(l.ctx, "SELECT status, coalesce(snapshot, ''), parts, (SELECT count(*) FROM pgsluice.parts WHERE "+where+") FROM pgsluice.tables WHERE "+where+" FOR UPDATE")
 	if err != nil {
 		return err
 	}
-	if row[0] == "t" {
-		return fault.New(fault.Config, "table %q on the target has rows already", t.String()).
-			WithHint("Empty it (TRUNCATE %s on the target), or leave it out.", t.qualified())
+	if len(row) != 4 {
+		return fmt.Errorf("table %v has no row in pgsluice.tables", t)
 	}
-	t.freeze = p.Of == 1 && p.Bytes >= freezeMin && t.target.Kind == "r"
-	return s.exec(l.ctx, set)
+	status, snapshot, of, done := progress.TableState{Status: row[0]}, row[1], row[2], row[3]
+	switch {
+	case snapshot == l.Snapshot && row[0] == "loading" && of == strconv.FormatUint(p.Of, 10):
+		return s.exec(l.ctx, "ROLLBACK") // the rest of what was begun
+	case status.Complete() && (snapshot == l.Snapshot || !l.Reload):
+		return l.loadedMeanwhile(t)
+	case done != "0" || l.Reload: // there are parts from another snapshot: they do not fit together
+		if err := l.empty(s, t); err != nil {
+			return err
+		}
+	default:
+		row, err := s.ask(l.ctx, "SELECT EXISTS (SELECT FROM ONLY "+t.qualified()+" "+t.target.Condition+")")
+		if err != nil {
+			return err
+		}
+		if row[0] == "t" {
+			return fault.New(fault.Config, "table %q on the target has rows already", t.String()).
+				WithHint("Empty it (TRUNCATE %s on the target), or leave it out.", t.qualified())
+		}
+	}
+	t.freeze = p.Of == 1 && p.Bytes >= freezeMin && t.target.Kind == "r" && t.target.Condition == "" && !t.target.Referenced
+	return s.exec(l.ctx, fmt.Sprintf(`UPDATE pgsluice.tables SET status = 'loading', snapshot = %s, snapshot_lsn = '%v', parts = %d, rows = 0, bytes = 0,
+		started_at = clock_timestamp(), copied_at = NULL, loaded_at = NULL, error = NULL WHERE %s;
+		UPDATE pgsluice.streams SET load_status = 'loading' WHERE stream_id = %d AND load_status <> 'loading'; COMMIT`,
+		progress.Literal(l.Snapshot), p.SnapshotLSN, p.Of, where, l.Stream.ID))
+}
+
+// empty removes the rows of a table, in the caller's transaction: of an extension's configuration table only those that are the user's.
+func (l *Loader) empty(s *session, t *loadTable) error {
+	sql := "TRUNCATE ONLY " + t.qualified()
+	if t.target.Condition != "" || t.target.Referenced {
+		sql = "DELETE FROM ONLY " + t.qualified() + " " + t.target.Condition
+	}
+	return s.exec(l.ctx, sql+"; DELETE FROM pgsluice.parts WHERE "+l.where(t))
 }
 
 // freezeMin is from which size on freezing rows is worth a truncate.
@@ -553,24 +513,13 @@ func (l *Loader) Finish() (complete bool, err error) {
 	if err := l.flush(); err != nil {
 		return false, err
 	}
+	l.lobs.end()
 	l.copying.Wait()
 	if err := l.failure(); err != nil {
 		return false, err
 	}
-	if err := l.builder.finish(); err != nil {
-		return false, err
-	}
-	complete, err = progress.FinishLoad(l.ctx, l.Control, l.Stream.ID)
-	return complete, l.Server.Explain(err)
+	return l.builder.finish()
 }
 
 // Loaded returns how many rows and bytes were copied.
 func (l *Loader) Loaded() (rows, bytes uint64) { return l.rows, l.bytes }
-
-func literal(s string) string {
-	s = strings.ReplaceAll(s, "'", "''")
-	if strings.Contains(s, `\`) {
-		return ` E'` + strings.ReplaceAll(s, `\`, `\\`) + `'`
-	}
-	return "'" + s + "'"
-}

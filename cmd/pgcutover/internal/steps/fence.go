@@ -160,7 +160,7 @@ func (m *Migration) Unfence(ctx context.Context) error {
 	if err := c.QueryRow(ctx, "SELECT current_database()").Scan(&db); err != nil {
 		return m.Source.Explain(err)
 	}
-	if _, err := c.Exec(ctx, "ALTER DATABASE "+pgx.Identifier{db}.Sanitize()+" RESET default_transaction_read_only"); err != nil {
+	if err := readWrite(ctx, c, "ALTER DATABASE "+pgx.Identifier{db}.Sanitize()+" RESET default_transaction_read_only"); err != nil {
 		return denied(m.Source.Explain(err), "The role must own the source's database.")
 	}
 	// Sessions that began in between are read-only, and would stay so.

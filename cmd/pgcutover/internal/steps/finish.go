@@ -54,7 +54,7 @@ func (m *Migration) Open(ctx context.Context) error {
 		if err != nil {
 			return "", err
 		}
-		created, failed, err := m.deferred(ctx, t, stream.ID)
+		created, failed, err := m.deferred(ctx, t, stream.ID, progress.PhaseCutover)
 		if err != nil {
 			return "", err
 		}
@@ -111,10 +111,10 @@ func (m *Migration) sequences(ctx context.Context, c, t *pgx.Conn, stream int32)
 	return len(list), m.Target.Explain(results.Close())
 }
 
-// deferred creates the objects that were left for the cutover. Foreign keys are created NOT VALID: they hold for what is written from now on, and
+// deferred creates the objects that were left for a phase of the cutover. Foreign keys are created NOT VALID: they hold for what is written from now on, and
 // nobody waits for the rows that are there to be looked at, which Finish does.
-func (m *Migration) deferred(ctx context.Context, t *pgx.Conn, stream int32) (created int, failed []progress.Object, err error) {
-	list, err := progress.Pending(ctx, t, stream, progress.PhaseCutover, "", "")
+func (m *Migration) deferred(ctx context.Context, t *pgx.Conn, stream int32, phase progress.Phase) (created int, failed []progress.Object, err error) {
+	list, err := progress.Pending(ctx, t, stream, phase, "", "")
 	if err != nil {
 		return 0, nil, m.Target.Explain(err)
 	}
@@ -227,6 +227,10 @@ func (m *Migration) Finish(ctx context.Context) error {
 		}
 		if _, err := t.Exec(ctx, "ANALYZE"); err != nil {
 			return "", m.Target.Explain(err)
+		}
+		// Event triggers come last: they are about all that was done until here.
+		if _, _, err := m.deferred(ctx, t, stream.ID, progress.PhaseFinish); err != nil {
+			return "", err
 		}
 		text := fmt.Sprintf("%d foreign keys validated, %d materialized views refreshed, tables analyzed", valid, views)
 		failed, err := progress.Failed(ctx, t, stream.ID)

@@ -4,12 +4,10 @@ package copyout
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
 	"github.com/pgsluice/pgsluice/format"
@@ -17,90 +15,6 @@ import (
 
 // chunkSize is about how many bytes go into one record: enough to make the cost of a record vanish, and little beside a pipe's buffer.
 const chunkSize = 256 << 10
-
-// A Part is a part of a table's rows.
-type Part struct {
-	Table    *catalog.Table
-	Index    int // from 1
-	Of       int
-	From, To int64 // pages; To is 0 for the end
-	Columns  []string
-	Format   string // format.CopyText or CopyBinary
-	Bytes    int64  // estimate
-	Rows     int64
-}
-
-// Limits of how tables are cut. A part should be worth a connection's while; and a part is what a broken load repeats.
-const (
-	minPart = 128 << 20
-	maxPart = 2 << 30
-	page    = 8192
-)
-
-// Plan cuts tables, which come largest first, into parts for a number of connections, in the order in which they are to be read. Tables are
-// cut by ranges of pages, which a server of version 14 or newer reads without looking at the rest.
-func Plan(tables []*catalog.Table, jobs, version int, copyFormat string) []*Part {
-	var total int64
-	for _, t := range tables {
-		total += t.Bytes
-	}
-	size := min(max(total/int64(4*jobs), minPart), maxPart)
-	var parts []*Part
-	for _, t := range tables {
-		n := int64(1)
-		if version >= 140000 && t.Condition == "" {
-			n = max(1, (t.Bytes+size/2)/size)
-		}
-		for i := range n {
-			p := &Part{Table: t, Index: int(i) + 1, Of: int(n), Bytes: t.Bytes / n, Rows: max(t.Rows, 0) / n, From: t.Pages * i / n, Format: copyFormat}
-			if i < n-1 {
-				p.To = t.Pages * (i + 1) / n
-			}
-			if p.Format == "" {
-				p.Format = Format(t)
-			}
-			for _, c := range t.Columns {
-				if !c.Generated {
-					p.Columns = append(p.Columns, c.Name)
-				}
-			}
-			parts = append(parts, p)
-		}
-	}
-	return parts
-}
-
-// SQL returns the COPY statement that reads the part.
-func (p *Part) SQL() string {
-	cols := make([]string, len(p.Columns))
-	for i, c := range p.Columns {
-		cols[i] = quote(c)
-	}
-	list := strings.Join(cols, ", ")
-	name := quote(p.Table.Schema) + "." + quote(p.Table.Name)
-	var from string
-	switch {
-	case p.Of > 1:
-		from = fmt.Sprintf("(SELECT %s FROM ONLY %s WHERE ctid >= '(%d,0)'", list, name, p.From)
-		if p.To > 0 {
-			from += fmt.Sprintf(" AND ctid < '(%d,0)'", p.To)
-		}
-		from += ")"
-	case p.Table.Condition != "":
-		from = fmt.Sprintf("(SELECT %s FROM ONLY %s %s)", list, name, p.Table.Condition)
-	case len(cols) == 0:
-		from = name // rows without columns
-	default:
-		from = name + " (" + list + ")"
-	}
-	sql := "COPY " + from + " TO STDOUT"
-	if p.Format == format.CopyBinary {
-		sql += " WITH (FORMAT binary)"
-	}
-	return sql
-}
-
-func quote(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
 
 // Output is the stream, shared by the connections.
 type Output struct {
@@ -182,7 +96,8 @@ func (r *Reader) connect(ctx context.Context) (*pgwire.Conn, *pgdial.Gulp, error
 	}
 	begin := "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '" + r.Snapshot + "'; " +
 		// Readers would start in the middle of a table that another session is reading, and ranges of pages would be read by several processes.
-		"SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0"
+		// Names within values, as in regclass, must have their schema.
+		"SET search_path = ''; SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0"
 	if err := conn.Exec(ctx, begin); err != nil {
 		_ = conn.Close()
 		return nil, nil, r.Server.Explain(err)
@@ -198,11 +113,20 @@ type copier struct {
 	chunk      []byte
 	rows       uint64 // in the chunk
 	data       format.CopyData
+	byKey      bool // sequential scans are off
 	totalRows  uint64
 	totalBytes uint64
 }
 
 func (c *copier) part(ctx context.Context, number uint32, p *Part) error {
+	if p.ByKey != c.byKey {
+		// A range of a key that looks large to the planner would be read by looking at the whole table.
+		set := map[bool]string{true: "off", false: "on"}[p.ByKey]
+		if err := c.conn.Exec(ctx, "SET enable_seqscan = "+set); err != nil {
+			return c.Server.Explain(err)
+		}
+		c.byKey = p.ByKey
+	}
 	if err := c.Out.Write(&format.CopyBegin{Part: number, Relation: p.Table.ID, Columns: p.Columns, Format: p.Format, Index: uint64(p.Index), Of: uint64(p.Of),
 		SnapshotLSN: c.LSN, Rows: uint64(p.Rows), Bytes: uint64(p.Bytes)}); err != nil {
 		return err

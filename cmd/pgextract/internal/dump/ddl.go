@@ -39,14 +39,6 @@ func DDL(entries []Entry, x Extra) []*format.DDL {
 		b.byID[entries[i].ID] = &entries[i]
 	}
 	for _, section := range []Section{SectionPreData, SectionPostData} {
-		if section == SectionPostData {
-			// Materialized views first: they are tables to whatever comes then.
-			for i := range entries {
-				if e := &entries[i]; e.Section == SectionPreData {
-					b.refresh(e)
-				}
-			}
-		}
 		for i := range entries {
 			e := &entries[i]
 			// Some kinds of access rights are in no section.
@@ -54,6 +46,10 @@ func DDL(entries []Entry, x Extra) []*format.DDL {
 				b.add(e)
 			}
 		}
+	}
+	// Their owners must have been granted what they read, and views may have been completed late.
+	for i := range entries {
+		b.refresh(&entries[i])
 	}
 	return b.list
 }
@@ -87,11 +83,7 @@ func (b *builder) add(e *Entry) {
 	if e.Section != SectionPreData {
 		d.Section = format.PostData
 		d.Table = b.tableOf(e)
-		for _, dep := range e.Deps {
-			if id, ok := b.records[dep]; ok && b.list[id-1].Section == format.PostData {
-				d.After = append(d.After, id)
-			}
-		}
+		d.After = b.after(e.Deps...)
 		if c, ok := b.Constraints[e.OID]; ok && e.Desc == "CONSTRAINT" {
 			d.Index = inTablespace(e, c.Create+";")
 			d.Attach = "ALTER TABLE ONLY " + quote(e.Schema) + "." + quote(d.Table) + " ADD CONSTRAINT " + quote(c.Index) + " " + c.Kind + " USING INDEX " + quote(c.Index) +
@@ -101,18 +93,29 @@ func (b *builder) add(e *Entry) {
 	b.append(d)
 	b.records[e.ID] = d.ID
 	if sql := e.OwnerSQL(); sql != "" && !b.NoOwner {
-		b.append(&format.DDL{Section: d.Section, Type: "OWNER", Schema: e.Schema, Name: e.Desc + " " + e.Tag, Owner: e.Owner, SQL: sql})
+		var after []uint64
+		if d.Section == format.PostData {
+			after = []uint64{d.ID}
+		}
+		b.append(&format.DDL{Section: d.Section, Type: "OWNER", Schema: e.Schema, Name: e.Desc + " " + e.Tag, Owner: e.Owner, SQL: sql, After: after})
 	}
-	if e.Section != SectionPreData {
-		b.refresh(e)
+}
+
+// after returns the post-data records of entries.
+func (b *builder) after(entries ...int) (ids []uint64) {
+	for _, e := range entries {
+		if id, ok := b.records[e]; ok && b.list[id-1].Section == format.PostData {
+			ids = append(ids, id)
+		}
 	}
+	return ids
 }
 
 // refresh adds the statement that fills a materialized view: a dump of the schema alone leaves it empty.
 func (b *builder) refresh(e *Entry) {
 	if e.Desc == "MATERIALIZED VIEW" && b.Populated[e.OID] {
 		b.append(&format.DDL{Section: format.PostData, Type: "MATERIALIZED VIEW DATA", Schema: e.Schema, Name: e.Tag,
-			SQL: "REFRESH MATERIALIZED VIEW " + quote(e.Schema) + "." + quote(e.Tag) + ";"})
+			SQL: "REFRESH MATERIALIZED VIEW " + quote(e.Schema) + "." + quote(e.Tag) + ";", After: b.after(e.ID)})
 	}
 }
 

@@ -2,15 +2,18 @@
 package extract
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/cli"
@@ -33,28 +36,27 @@ type Load struct {
 	NoOwner     bool
 	NoACL       bool
 	Format      string // of COPY; empty: chosen for each table
+	Select      Selection
+	Reload      bool          // tables that the target has are to be emptied and loaded again
+	Resume      bool          // leave out what Target has
+	Target      pgdial.Server // for Resume
+	Snapshot    string        // a token, of a process that holds the snapshot
+	Part, Parts int           // of those that read it; 0 if this is the only one
 	Log         *slog.Logger
+
+	chosen *chosen
+	token  *token
+	have   loaded
 }
 
 // Run writes the stream of the load to out.
 func (l *Load) Run(ctx context.Context, out io.Writer) error {
-	if l.Publication == "" {
-		l.Publication = l.Slot
-	}
 	began := time.Now()
-	c, err := l.Server.Connect(ctx)
+	c, id, snapshot, err := l.begin(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
-	id, err := slot.Identify(ctx, c)
-	if err != nil {
-		return l.Server.Explain(err)
-	}
-	snapshot, err := l.snapshot(ctx, c, &id)
-	if err != nil {
-		return err
-	}
 	defer snapshot.Release(context.WithoutCancel(ctx))
 
 	// Everything that follows is read as of the snapshot.
@@ -62,24 +64,32 @@ func (l *Load) Run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return l.Server.Explain(err)
 	}
-	tables = ordinary(tables)
-	header := id.Header(format.Load)
-	header.Producer = "pgextract " + cli.Version()
-	header.Created = format.TimeOf(began)
-	header.Slot, header.StartLSN = l.Slot, snapshot.LSN
-	header.Load = &format.LoadInfo{Snapshot: snapshot.Name, DataOnly: l.DataOnly, Tables: uint64(len(tables)), Scope: format.ScopeAll}
-	for _, t := range tables {
-		header.Load.Bytes += uint64(t.Bytes)
-	}
-	if l.Slot != "" {
-		header.Publications = []string{l.Publication}
-	}
-	w := format.NewWriter(out)
-	if err := writeError(w.Write(header)); err != nil {
+	tables = l.chosen.filter(ordinary(tables))
+	parts, err := l.plan(ctx, snapshot, tables, id.Version)
+	if err != nil {
 		return err
 	}
+	if l.Resume {
+		if l.have, err = l.loaded(ctx, id); err != nil {
+			return err
+		}
+		left := l.have.missing(parts, l.token.id())
+		l.sayMissing(parts, left)
+		parts = left
+	}
+	w := format.NewWriter(out)
+	if err := writeError(w.Write(l.header(id, snapshot, tables, began))); err != nil {
+		return err
+	}
+	write := func(d *format.DDL) error { return writeError(w.Write(d)) }
 	if !l.DataOnly {
-		if err := l.schema(ctx, snapshot, id.Version, w); err != nil {
+		if err := l.schema(ctx, snapshot, id.Version, write); err != nil {
+			return err
+		}
+	}
+	lobs := l.Select.all() && l.Part <= 1 && !l.have.complete("pg_catalog", "pg_largeobject")
+	if lobs {
+		if err := l.largeObjectDDL(ctx, snapshot.Keep, write); err != nil {
 			return err
 		}
 	}
@@ -88,10 +98,20 @@ func (l *Load) Run(ctx context.Context, out io.Writer) error {
 			return err
 		}
 	}
-	parts := copyout.Plan(tables, l.Jobs, id.Version, l.Format)
 	r := &copyout.Reader{Server: l.Server, Snapshot: snapshot.Name, LSN: snapshot.LSN, Jobs: l.Jobs, Out: copyout.NewOutput(w)}
-	rows, bytes, err := r.Read(ctx, parts)
-	if err != nil {
+	g, gctx := errgroup.WithContext(ctx)
+	var rows, bytes, objects, objectBytes uint64
+	g.Go(func() (err error) {
+		rows, bytes, err = r.Read(gctx, parts)
+		return err
+	})
+	if lobs {
+		g.Go(func() (err error) {
+			objects, objectBytes, err = l.largeObjects(gctx, snapshot.Name, r.Out)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
 		return writeError(err)
 	}
 	snapshot.Release(ctx)
@@ -101,8 +121,131 @@ func (l *Load) Run(ctx context.Context, out io.Writer) error {
 	if _, err := w.End(format.Complete, snapshot.LSN); err != nil {
 		return writeError(err)
 	}
-	l.Log.Info(fmt.Sprintf("extracted %d tables, %s rows, %s in %v", len(tables), humanize.Comma(int64(rows)), humanize.Bytes(bytes), time.Since(began).Round(time.Millisecond)))
+	text := fmt.Sprintf("extracted %d tables, %s rows, %s", len(tables), humanize.Comma(int64(rows)), humanize.Bytes(bytes+objectBytes))
+	if objects > 0 {
+		text += fmt.Sprintf(", %s large objects", humanize.Comma(int64(objects)))
+	}
+	l.Log.Info(fmt.Sprintf("%s in %v", text, time.Since(began).Round(time.Millisecond)))
 	return nil
+}
+
+// begin connects, finds out what is wanted, and gets the snapshot.
+func (l *Load) begin(ctx context.Context) (c *pgx.Conn, id *slot.Identity, snapshot *slot.Snapshot, err error) {
+	if l.Publication == "" {
+		l.Publication = l.Slot
+	}
+	if l.Snapshot != "" {
+		if l.token, err = parseToken(l.Snapshot); err != nil {
+			return nil, nil, nil, err
+		}
+	}
+	if c, err = l.Server.Connect(ctx); err != nil {
+		return nil, nil, nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = c.Close(context.WithoutCancel(ctx))
+		}
+	}()
+	if l.chosen, err = l.choose(ctx, c); err != nil {
+		return nil, nil, nil, err
+	}
+	identity, err := slot.Identify(ctx, c)
+	if err != nil {
+		return nil, nil, nil, l.Server.Explain(err)
+	}
+	if snapshot, err = l.snapshot(ctx, c, &identity); err != nil {
+		return nil, nil, nil, err
+	}
+	if l.token == nil {
+		l.token = &token{name: snapshot.Name, lsn: snapshot.At}
+	}
+	return c, &identity, snapshot, nil
+}
+
+func (l *Load) header(id *slot.Identity, snapshot *slot.Snapshot, tables []*catalog.Table, began time.Time) *format.Header {
+	h := id.Header(format.Load)
+	h.Producer = "pgextract " + cli.Version()
+	h.Created = format.TimeOf(began)
+	h.Slot, h.StartLSN = l.Slot, snapshot.LSN
+	h.Load = &format.LoadInfo{Snapshot: l.token.id(), Part: uint64(l.Part), Parts: uint64(l.Parts), DataOnly: l.DataOnly, Tables: uint64(len(tables)),
+		Resumed: l.Resume, Reload: l.Reload, Scope: format.ScopeAll}
+	if !l.Select.all() {
+		h.Load.Scope = format.ScopeTables
+	}
+	for _, t := range tables {
+		h.Load.Bytes += uint64(t.Bytes)
+	}
+	if l.Slot != "" {
+		h.Publications = []string{l.Publication}
+	}
+	return h
+}
+
+// plan cuts the tables into parts, and returns those that this process reads.
+func (l *Load) plan(ctx context.Context, snapshot *slot.Snapshot, tables []*catalog.Table, version int) ([]*copyout.Part, error) {
+	jobs := l.Jobs
+	if l.Parts > 0 {
+		// All processes must come to the same plan, whatever has grown meanwhile: what is not in the token is small.
+		jobs = l.Parts
+		for _, t := range tables {
+			t.Pages = l.token.pages[t.ID]
+			t.Bytes = t.Pages * copyout.PageSize
+		}
+		slices.SortFunc(tables, func(a, b *catalog.Table) int {
+			return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.ID, b.ID))
+		})
+	}
+	parts, err := copyout.Plan(ctx, snapshot.Keep, tables, jobs, version, l.Format)
+	if err != nil {
+		return nil, l.Server.Explain(err)
+	}
+	if l.Parts > 0 {
+		var mine []*copyout.Part
+		for i, p := range parts {
+			if i%l.Parts == l.Part-1 {
+				mine = append(mine, p)
+			}
+		}
+		parts = mine
+	}
+	return parts, nil
+}
+
+// Hold makes slot and snapshot, prints both, and holds the snapshot until stop is closed, so that any number of others can read parts of it.
+func (l *Load) Hold(ctx context.Context, out io.Writer, stop <-chan struct{}) error {
+	c, _, snapshot, err := l.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
+	defer snapshot.Release(context.WithoutCancel(ctx))
+	tables, err := catalog.Tables(ctx, snapshot.Keep)
+	if err != nil {
+		return l.Server.Explain(err)
+	}
+	for _, t := range l.chosen.filter(ordinary(tables)) {
+		if t.Bytes >= copyout.MinPart {
+			l.token.add(t.ID, t.Pages)
+		}
+	}
+	if _, err := fmt.Fprintf(out, "slot\t%s\nsnapshot\t%v\n", l.Slot, l.token); err != nil {
+		return writeError(err)
+	}
+	// A lost connection must be noticed by somebody: nobody else can have the snapshot then.
+	const every = 10 * time.Second
+	for {
+		select {
+		case <-stop:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(every):
+		}
+		if _, err := snapshot.Keep.Exec(ctx, "SELECT 1"); err != nil {
+			return l.Server.Explain(err)
+		}
+	}
 }
 
 func writeError(err error) error {
@@ -127,11 +270,16 @@ func ordinary(tables []*catalog.Table) []*catalog.Table {
 
 // snapshot gets a snapshot whose LSN is known: with a new slot, or for one that exists. Without a slot the LSN does not matter.
 func (l *Load) snapshot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*slot.Snapshot, error) {
-	if l.Slot == "" {
-		return slot.Hold(ctx, l.Server)
+	if l.Slot != "" {
+		if err := l.identify(ctx, id); err != nil {
+			return nil, err
+		}
 	}
-	if err := l.identify(ctx, id); err != nil {
-		return nil, err
+	switch {
+	case l.token != nil:
+		return slot.Import(ctx, l.Server, l.token.name, l.token.lsn, l.Slot != "")
+	case l.Slot == "":
+		return slot.Hold(ctx, l.Server)
 	}
 	if l.Failover && id.Version < 170000 {
 		return nil, fault.New(fault.Config, "slots survive a failover of the source from PostgreSQL 17 on; this is %d", id.Version/10000).
@@ -195,7 +343,7 @@ func (l *Load) publish(ctx context.Context, c *pgx.Conn, version int, info *slot
 			return l.Server.Explain(err)
 		}
 	}
-	names, insertOnly, err := slot.EnsurePublications(ctx, c, l.Publication, published(tables, version, l.Log))
+	names, insertOnly, err := slot.EnsurePublications(ctx, c, l.Publication, l.published(tables, version))
 	if err != nil {
 		return l.Server.Explain(err)
 	}
@@ -209,21 +357,31 @@ func (l *Load) publish(ctx context.Context, c *pgx.Conn, version int, info *slot
 
 // published returns what is to be put into the publication: partitioned tables as a whole where the server can, so that partitions that are
 // made later are in it too.
-func published(tables []*catalog.Table, version int, log *slog.Logger) []slot.Published {
+func (l *Load) published(tables []*catalog.Table, version int) []slot.Published {
 	asRoot := version >= 130000
 	keyless := make(map[uint32]bool) // partitioned tables with a partition that has no key
+	torn := make(map[uint32]bool)    // partitioned tables with a partition that is not wanted
 	for _, t := range tables {
-		if t.Root != 0 && t.Kind == "r" && !t.HasKey {
+		if t.Root == 0 || t.Kind != "r" {
+			continue
+		}
+		if !t.HasKey {
 			keyless[t.Root] = true
+		}
+		if _, data := l.chosen.has(t); !data {
+			torn[t.Root] = true
 		}
 	}
 	var list []slot.Published
 	var unlogged []string
 	for _, t := range tables {
+		whole := asRoot && !torn[t.ID] && !torn[t.Root]
+		_, data := l.chosen.has(t)
 		switch {
+		case !data:
 		case t.Unlogged:
 			unlogged = append(unlogged, t.Schema+"."+t.Name)
-		case t.Kind == "p" && (!asRoot || t.Root != 0), t.Kind == "r" && asRoot && t.Root != 0:
+		case t.Kind == "p" && (!whole || t.Root != 0), t.Kind == "r" && whole && t.Root != 0:
 		case t.Kind == "p":
 			list = append(list, slot.Published{OID: t.ID, Schema: t.Schema, Name: t.Name, HasKey: !keyless[t.ID]})
 		default:
@@ -231,7 +389,7 @@ func published(tables []*catalog.Table, version int, log *slog.Logger) []slot.Pu
 		}
 	}
 	if len(unlogged) > 0 {
-		log.Warn("unlogged tables are copied, but changes of them are in no WAL and cannot follow: " + strings.Join(unlogged, ", "))
+		l.Log.Warn("unlogged tables are copied, but changes of them are in no WAL and cannot follow: " + strings.Join(unlogged, ", "))
 	}
 	return list
 }
@@ -272,7 +430,7 @@ func (l *Load) watchBlockers(ctx context.Context, c *pgx.Conn) (stop func()) {
 }
 
 // schema writes the schema as records.
-func (l *Load) schema(ctx context.Context, s *slot.Snapshot, version int, w *format.Writer) error {
+func (l *Load) schema(ctx context.Context, s *slot.Snapshot, version int, write func(*format.DDL) error) error {
 	keys, err := catalog.KeyIndexes(ctx, s.Keep)
 	if err != nil {
 		return l.Server.Explain(err)
@@ -302,12 +460,13 @@ func (l *Load) schema(ctx context.Context, s *slot.Snapshot, version int, w *for
 	if l.NoACL {
 		o.Args = append(o.Args, "--no-privileges")
 	}
+	o.Args = append(o.Args, l.chosen.args()...)
 	entries, err := dump.Schema(ctx, o)
 	if err != nil {
 		return err
 	}
 	for _, d := range dump.DDL(entries, x) {
-		if err := writeError(w.Write(d)); err != nil {
+		if err := write(d); err != nil {
 			return err
 		}
 	}
@@ -321,6 +480,9 @@ func (l *Load) sequences(ctx context.Context, c *pgx.Conn, w *format.Writer) err
 	}
 	for i := range list {
 		s := &list[i]
+		if !l.chosen.sequence(s) {
+			continue
+		}
 		if !s.Known {
 			return fault.New(fault.Permission, "could not read the state of sequence %s.%s on the source", s.Schema, s.Name).
 				WithHint("GRANT SELECT ON ALL SEQUENCES IN SCHEMA %s TO …", s.Schema)

@@ -1,0 +1,49 @@
+package catalog
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+)
+
+// A Name is a relation's.
+type Name struct{ Schema, Name string }
+
+// MatchSchemas returns the schemas whose names match a regular expression.
+func MatchSchemas(ctx context.Context, c *pgx.Conn, re string) ([]string, error) {
+	rows, err := c.Query(ctx, "SELECT nspname FROM pg_catalog.pg_namespace n WHERE nspname ~ $1 AND nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgsluice') ORDER BY 1", re)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+// MatchTables adds to found the tables, views and sequences that match regular expressions for schema and name, with their partitions. Without one
+// for the schema it finds what the session's search path finds. It returns how many there were.
+func MatchTables(ctx context.Context, c *pgx.Conn, schema, name string, found map[uint32]Name) (int, error) {
+	partition := "false"
+	if pgdial.Version(c.PgConn()) >= 100000 {
+		partition = "p.relispartition"
+	}
+	rows, err := c.Query(ctx, `WITH RECURSIVE m(oid) AS (
+			SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+			WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND `+migrated+` AND c.relname ~ $2
+			AND CASE WHEN $1 = '' THEN pg_catalog.pg_table_is_visible(c.oid) ELSE n.nspname ~ $1 END
+			UNION SELECT i.inhrelid FROM m JOIN pg_catalog.pg_inherits i ON i.inhparent = m.oid JOIN pg_catalog.pg_class p ON p.oid = i.inhrelid WHERE `+partition+`)
+		SELECT c.oid, n.nspname, c.relname FROM m JOIN pg_catalog.pg_class c USING (oid) JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')`, schema, name)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	var oid uint32
+	var at Name
+	_, err = pgx.ForEachRow(rows, []any{&oid, &at.Schema, &at.Name}, func() error {
+		found[oid] = at
+		n++
+		return nil
+	})
+	return n, err
+}

@@ -1,0 +1,131 @@
+package target
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// largeObjects writes the large objects of a load in one transaction. In schema pgsluice they are one more table, whose rows are the objects.
+type largeObjects struct {
+	l       *Loader
+	records chan *format.LargeObject
+	done    bool
+	ended   bool // all of them have come
+}
+
+// lobTable is the table that they stand for.
+var lobTable = [2]string{"pg_catalog", "pg_largeobject"}
+
+// LargeObject takes a chunk of a large object.
+func (l *Loader) LargeObject(r *format.LargeObject) error {
+	if l.lobs == nil {
+		if err := l.startLargeObjects(); err != nil {
+			return err
+		}
+	}
+	if l.lobs.records == nil {
+		return nil
+	}
+	c := *r
+	c.Data = append([]byte(nil), r.Data...)
+	select {
+	case l.lobs.records <- &c:
+		return nil
+	case <-l.ctx.Done():
+		return l.failure()
+	}
+}
+
+func (l *Loader) startLargeObjects() error {
+	l.lobs = &largeObjects{l: l}
+	if s := l.states[lobTable]; s != nil && s.Status == "loaded" {
+		return nil
+	}
+	if err := l.flush(); err != nil {
+		return err
+	}
+	s, err := l.acquire()
+	if err != nil {
+		return err
+	}
+	if err := progress.QueueTables(l.ctx, l.Control, l.Stream.ID, []progress.LoadTable{{Schema: lobTable[0], Name: lobTable[1], SourceSchema: lobTable[0], SourceName: lobTable[1]}}); err != nil {
+		return l.Server.Explain(err)
+	}
+	l.lobs.records = make(chan *format.LargeObject, queuedChunks)
+	l.copying.Add(1)
+	go func() {
+		defer l.copying.Done()
+		if err := l.lobs.write(s); err != nil {
+			s.close()
+			l.fail(fmt.Errorf("load large objects: %w", err))
+			for range l.lobs.records { // whoever sends must not be blocked for ever
+			}
+			return
+		}
+		l.release(s)
+	}()
+	return nil
+}
+
+// end says that all have come, close that no more will.
+func (o *largeObjects) end() {
+	if o != nil {
+		o.ended = true
+		o.close()
+	}
+}
+
+func (o *largeObjects) close() {
+	if o != nil && o.records != nil && !o.done {
+		o.done = true
+		close(o.records)
+	}
+}
+
+// write writes what comes and commits it, if it was all.
+func (o *largeObjects) write(s *session) error {
+	l := o.l
+	if err := s.exec(l.ctx, "BEGIN"); err != nil {
+		return err
+	}
+	where := fmt.Sprintf("stream_id = %d AND schema_name = '%s' AND table_name = '%s'", l.Stream.ID, lobTable[0], lobTable[1])
+	var b strings.Builder
+	var count, bytes int
+	flush := func() error {
+		err := l.Server.Explain(s.conn.Exec(l.ctx, b.String()))
+		b.Reset()
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) && pg.Code == "23505" {
+			return fault.New(fault.Config, "the target has large objects already: %w", err).WithHint("Remove them (SELECT lo_unlink(oid) FROM pg_largeobject_metadata), or use an empty database.")
+		}
+		return err
+	}
+	for r := range o.records {
+		if r.Offset == 0 {
+			// Where nothing was written before, creating and filling are one.
+			fmt.Fprintf(&b, "SELECT pg_catalog.lo_from_bytea(%d::oid, '\\x%x');\n", r.OID, r.Data)
+			count++
+		} else {
+			fmt.Fprintf(&b, "SELECT pg_catalog.lo_put(%d::oid, %d, '\\x%x');\n", r.OID, r.Offset, r.Data)
+		}
+		bytes += len(r.Data)
+		if b.Len() > 1<<20 {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+	}
+	if !o.ended {
+		return errors.New("they were not complete")
+	}
+	fmt.Fprintf(&b, `UPDATE pgsluice.tables SET status = 'loaded', snapshot = %s, rows = %d, bytes = %d, copied_at = clock_timestamp(), loaded_at = clock_timestamp() WHERE %s; COMMIT`,
+		progress.Literal(l.Snapshot), count, bytes, where)
+	return flush()
+}

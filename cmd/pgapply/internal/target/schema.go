@@ -1,0 +1,227 @@
+package target
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// phaseOf says when a post-data object is created, apart from what it depends on.
+func phaseOf(o *progress.Object, tables map[[2]string]bool) progress.Phase {
+	switch o.Type {
+	case "FK CONSTRAINT", "TRIGGER":
+		return progress.PhaseCutover
+	case "RULE":
+		// A rule would change what is applied. One that is called _RETURN makes a view, which others may be made of.
+		if !strings.HasSuffix(o.Name, " _RETURN") {
+			return progress.PhaseCutover
+		}
+	case "EVENT TRIGGER":
+		return progress.PhaseFinish // it may forbid what is still to be done
+	case "INDEX", "CONSTRAINT", "CHECK CONSTRAINT", "STATISTICS":
+		if o.Table != "" && tables[[2]string{o.Schema, o.Table}] {
+			return progress.PhaseTable
+		}
+	}
+	return progress.PhaseLoad
+}
+
+// phaseOrder is the order of the phases that post-data objects are created in.
+var phaseOrder = map[progress.Phase]int{progress.PhaseTable: 1, progress.PhaseLoad: 2, progress.PhaseCutover: 3, progress.PhaseFinish: 4}
+
+// phases sets when objects, which come in order, are created: not before what they depend on. What depends on an object of a table comes
+// after the load, since it would not be found with that table.
+func phases(list []deferredObject, tables map[[2]string]bool) {
+	of := make(map[uint64]progress.Phase, len(list))
+	for i := range list {
+		o := &list[i]
+		o.Phase = phaseOf(&o.Object, tables)
+		for _, id := range o.after {
+			if p := of[id]; phaseOrder[p] > phaseOrder[o.Phase] {
+				o.Phase = p
+			}
+		}
+		of[o.id] = o.Phase
+	}
+}
+
+// A deferredObject is a post-data object of the stream.
+type deferredObject struct {
+	progress.Object
+	id       uint64
+	after    []uint64
+	recorded bool // on the target, by a load before
+}
+
+// DDL takes an object of the schema.
+func (l *Loader) DDL(d *format.DDL) error {
+	if !l.schemaLocked {
+		if err := l.lockSchema(); err != nil {
+			return err
+		}
+	}
+	o := progress.Object{Type: d.Type, Schema: d.Schema, Table: d.Table, Name: d.Name, SQL: d.SQL, Index: d.Index, Attach: d.Attach, Phase: progress.PhaseSchema}
+	_, recorded := l.objects[o.Key()]
+	if d.Section != format.PreData {
+		l.later = append(l.later, deferredObject{Object: o, id: d.ID, after: append([]uint64(nil), d.After...), recorded: recorded})
+		return nil
+	}
+	if recorded {
+		return nil
+	}
+	l.schema = append(l.schema, o)
+	const batch = 200
+	if len(l.schema) >= batch {
+		return l.flushSchema()
+	}
+	return nil
+}
+
+// lockSchema makes sure that only one of several loads of a snapshot creates the schema. The others wait, and then find it there.
+func (l *Loader) lockSchema() (err error) {
+	if _, err := l.guard.ask(l.ctx, progress.SchemaLock(l.Stream.ID, true)); err != nil {
+		return err
+	}
+	l.schemaLocked = true
+	l.objects, err = progress.Objects(l.ctx, l.Control, l.Stream.ID)
+	return l.Server.Explain(err)
+}
+
+// flushSchema executes objects of the pre-data section: all in one transaction if they let themselves, else one by one.
+func (l *Loader) flushSchema() error {
+	list := l.schema
+	l.schema = nil
+	if len(list) == 0 {
+		return nil
+	}
+	err := l.createSchema(list)
+	if err == nil || pgdial.Lost(err) || l.ctx.Err() != nil {
+		return l.Server.Explain(err)
+	}
+	if err := l.guard.exec(l.ctx, "ROLLBACK"); err != nil {
+		return err
+	}
+	for i := range list {
+		o := &list[i]
+		err := l.createSchema(list[i : i+1])
+		if err == nil {
+			continue
+		}
+		if pgdial.Lost(err) || l.ctx.Err() != nil {
+			return l.Server.Explain(err)
+		}
+		if err := l.guard.exec(l.ctx, "ROLLBACK"); err != nil {
+			return err
+		}
+		if err := l.refusedObject(o, err); err != nil {
+			return err
+		}
+		if err := l.guard.exec(l.ctx, progress.AddObjectsSQL(l.Stream.ID, list[i:i+1], "failed")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// createSchema creates objects and records them in the same transaction.
+func (l *Loader) createSchema(list []progress.Object) error {
+	var b strings.Builder
+	b.WriteString("BEGIN;\n")
+	for _, o := range list {
+		b.WriteString(o.SQL + "\n;")
+	}
+	b.WriteString(progress.AddObjectsSQL(l.Stream.ID, list, "done") + "; COMMIT")
+	return l.guard.conn.Exec(l.ctx, b.String())
+}
+
+// needed has the kinds of objects without which rows would be lost.
+var needed = map[string]bool{"SCHEMA": true, "TYPE": true, "SHELL TYPE": true, "DOMAIN": true, "TABLE": true, "TABLE ATTACH": true, "SEQUENCE": true}
+
+// exists has the SQLSTATEs of an object that is there already.
+var exists = map[string]bool{"42P07": true, "42710": true, "42P06": true, "42723": true, "42P16": true}
+
+// refusedObject decides what becomes of the load when an object cannot be created. The reason is recorded with it.
+func (l *Loader) refusedObject(o *progress.Object, err error) error {
+	o.Error = err.Error()
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return l.Server.Explain(err)
+	}
+	if l.Reload && exists[pg.Code] {
+		o.Error = "" // what is there is kept; that its columns fit is checked before rows are copied
+		return nil
+	}
+	if needed[o.Type] {
+		e := fault.New(fault.Failed, "could not create %v on the target: %w", o, err)
+		if exists[pg.Code] {
+			return e.WithHint("The target is not empty. Use an empty database, or create the whole schema by hand and load with pgextract --data-only.")
+		}
+		return withServer(e, err)
+	}
+	return nil
+}
+
+// flush executes and records what has been collected: rows come now.
+func (l *Loader) flush() error {
+	if err := l.flushSchema(); err != nil {
+		return err
+	}
+	if len(l.later) > 0 {
+		tables := make(map[[2]string]bool)
+		for _, t := range l.tables {
+			tables[[2]string{t.rel.Schema, t.rel.Name}] = true
+		}
+		phases(l.later, tables)
+		var list []progress.Object
+		for _, o := range l.later {
+			if !o.recorded {
+				list = append(list, o.Object)
+			}
+		}
+		if err := progress.AddObjects(l.ctx, l.Control, l.Stream.ID, list, "deferred"); err != nil {
+			return l.Server.Explain(err)
+		}
+		l.later = nil
+	}
+	if len(l.queued) > 0 {
+		if err := progress.QueueTables(l.ctx, l.Control, l.Stream.ID, l.queued); err != nil {
+			return l.Server.Explain(err)
+		}
+		l.queued = nil
+	}
+	if l.schemaLocked {
+		if _, err := l.guard.ask(l.ctx, progress.SchemaLock(l.Stream.ID, false)); err != nil {
+			return err
+		}
+		l.schemaLocked = false
+	}
+	return l.inspect()
+}
+
+// Failures describes the objects that could not be created, and tells whether any of them failed for another reason than that the target's
+// role may not, or the target cannot, have it.
+func Failures(list []progress.Object) (text string, serious bool) {
+	var lines []string
+	for _, o := range list {
+		lines = append(lines, fmt.Sprintf("%v: %s", &o, o.Error))
+		serious = serious || !excusable(o.Error)
+	}
+	return strings.Join(lines, "\n"), serious
+}
+
+// excusable reports whether an error (with its SQLSTATE in the text) is one of privileges, or of something that the target does not have.
+func excusable(text string) bool {
+	for _, code := range []string{"42501", "0A000", "58P01", "42704"} {
+		if strings.Contains(text, "SQLSTATE "+code) {
+			return true
+		}
+	}
+	return false
+}

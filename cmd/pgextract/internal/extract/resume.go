@@ -1,0 +1,70 @@
+package extract
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/pgextract/internal/copyout"
+)
+
+// A loaded is what the target has of a load already, by the names that tables have on the source.
+type loaded map[catalog.Name]*progress.TableState
+
+// loaded asks the target what it has.
+func (l *Load) loaded(ctx context.Context, id *slot.Identity) (loaded, error) {
+	c, err := l.Target.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
+	streams, err := progress.Streams(ctx, c, l.Slot)
+	if err != nil {
+		return nil, l.Target.Explain(err)
+	}
+	have := make(loaded)
+	for _, s := range streams {
+		if s.Key != (progress.Key{SystemID: id.SystemID, Database: id.Database, Slot: l.Slot}) {
+			continue
+		}
+		states, err := progress.TableStates(ctx, c, s.ID)
+		if err != nil {
+			return nil, l.Target.Explain(err)
+		}
+		for _, t := range states {
+			have[catalog.Name{Schema: t.SourceSchema, Name: t.SourceName}] = t
+		}
+	}
+	return have, nil
+}
+
+// complete tells whether all of a table's rows are on the target.
+func (h loaded) complete(schema, name string) bool {
+	t := h[catalog.Name{Schema: schema, Name: name}]
+	return t != nil && t.Complete()
+}
+
+// missing returns the parts that are not on the target: all of an unfinished table, unless others of its parts were read with the same snapshot.
+func (h loaded) missing(parts []*copyout.Part, snapshot string) []*copyout.Part {
+	if h == nil {
+		return parts
+	}
+	var list []*copyout.Part
+	for _, p := range parts {
+		t := h[catalog.Name{Schema: p.Table.Schema, Name: p.Table.Name}]
+		if t != nil && (t.Complete() || t.Snapshot == snapshot && t.Of == p.Of && t.Done[p.Index]) {
+			continue
+		}
+		list = append(list, p)
+	}
+	return list
+}
+
+// say tells what is skipped.
+func (l *Load) sayMissing(all, left []*copyout.Part) {
+	if n := len(all) - len(left); n > 0 {
+		l.Log.Info(fmt.Sprintf("%d of %d parts of tables are on the target already, and are not read", n, len(all)))
+	}
+}

@@ -1,0 +1,80 @@
+package extract
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// A token is what several processes need to know to read disjoint parts of one snapshot: its name, its LSN, and how large the large tables were
+// when it was taken, so that all of them cut the tables at the same places. It is written as
+//
+//	00000003-0000001B-1@16/B374D848:16385=55000,16390=1200
+//
+// with OIDs and numbers of pages.
+type token struct {
+	name  string
+	lsn   format.LSN
+	pages map[uint32]int64
+	order []uint32 // of pages, for String
+}
+
+// id tells the snapshot apart from all others.
+func (t *token) id() string { return fmt.Sprintf("%s@%v", t.name, t.lsn) }
+
+func (t *token) String() string {
+	var b strings.Builder
+	b.WriteString(t.id())
+	for i, oid := range t.order {
+		fmt.Fprintf(&b, "%c%d=%d", ":,"[min(i, 1)], oid, t.pages[oid])
+	}
+	return b.String()
+}
+
+func (t *token) add(oid uint32, pages int64) {
+	if t.pages == nil {
+		t.pages = make(map[uint32]int64)
+	}
+	t.pages[oid] = pages
+	t.order = append(t.order, oid)
+}
+
+func parseToken(s string) (*token, error) {
+	bad := fault.New(fault.Usage, "invalid --snapshot %q", s).WithHint("Give what pgextract --hold has printed behind \"snapshot\", as a whole.")
+	id, tables, _ := strings.Cut(s, ":")
+	name, lsn, ok := strings.Cut(id, "@")
+	if !ok || name == "" {
+		return nil, bad
+	}
+	t := &token{name: name}
+	var err error
+	if t.lsn, err = format.ParseLSN(lsn); err != nil {
+		return nil, bad
+	}
+	for _, p := range strings.FieldsFunc(tables, func(r rune) bool { return r == ',' }) {
+		oid, pages, _ := strings.Cut(p, "=")
+		o, err := strconv.ParseUint(oid, 10, 32)
+		n, err2 := strconv.ParseInt(pages, 10, 64)
+		if err != nil || err2 != nil || n < 0 {
+			return nil, bad
+		}
+		t.add(uint32(o), n)
+	}
+	return t, nil
+}
+
+// ParsePart parses "i/n".
+func ParsePart(s string) (part, of int, err error) {
+	a, b, _ := strings.Cut(s, "/")
+	part, err = strconv.Atoi(a)
+	if err == nil {
+		of, err = strconv.Atoi(b)
+	}
+	if err != nil || part < 1 || of < part {
+		return 0, 0, fault.New(fault.Usage, "invalid --part %q", s).WithHint("Write --part 1/3, 2/3 and 3/3 for three processes.")
+	}
+	return part, of, nil
+}
