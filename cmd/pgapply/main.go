@@ -11,6 +11,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/apply"
+	"github.com/pgsluice/pgsluice/format"
 )
 
 func main() { os.Exit(cli.Main("pgapply", run)) }
@@ -21,6 +22,8 @@ type flags struct {
 	Rename      []string         `placeholder:"OLD=NEW" help:"Apply a schema, or a table given as schema.table, under another name."`
 	Constraints string           `enum:"now,cutover,auto" default:"auto" placeholder:"WHEN" help:"When foreign keys and triggers are created: now (when everything is loaded) or cutover. Default: at cutover if the load belongs to a slot."`
 	Encoding    string           `placeholder:"NAME" help:"What the text of an SQL_ASCII source is encoded in. The target converts it."`
+	OnConflict  string           `enum:"error,skip,overwrite" default:"error" placeholder:"POLICY" help:"What to do about a change that does not fit the target's rows: error (stop, the default), skip (leave them as they are) or overwrite (make them what the source has). What is skipped or overwritten is recorded in pgsluice.conflicts."`
+	SkipLSN     []string         `name:"skip-lsn" placeholder:"LSN" help:"Do not apply the transaction with this commit LSN; its changes are recorded in pgsluice.conflicts."`
 	LogFormat   string           `enum:"text,json" default:"text" placeholder:"FORMAT" help:"How messages are written to standard error: text or json."`
 	Version     kong.VersionFlag `help:"Print the version."`
 }
@@ -35,7 +38,7 @@ func run(ctx context.Context, env *cli.Env) error {
 	if err != nil {
 		return err
 	}
-	r := &apply.Run{Server: pgdial.Target(f.Target, "pgapply"), Jobs: f.Jobs, Stop: env.Stop, Log: env.Log, Rename: make(map[string]string)}
+	r := &apply.Run{Server: pgdial.Target(f.Target, "pgapply"), Jobs: f.Jobs, OnConflict: f.OnConflict, Stop: env.Stop, Log: env.Log, Rename: make(map[string]string)}
 	r.Server.Encoding = f.Encoding
 	if f.Constraints != "auto" {
 		r.Constraints = f.Constraints
@@ -49,6 +52,13 @@ func run(ctx context.Context, env *cli.Env) error {
 			return fault.New(fault.Usage, "invalid --rename %q", m).WithHint("Write --rename old=new, or --rename schema.old=schema.new.")
 		}
 		r.Rename[from] = to
+	}
+	for _, s := range f.SkipLSN {
+		lsn, err := format.ParseLSN(s)
+		if err != nil {
+			return fault.New(fault.Usage, "--skip-lsn: %w", err)
+		}
+		r.SkipLSN = append(r.SkipLSN, lsn)
 	}
 	return r.Do(ctx, in)
 }

@@ -27,7 +27,9 @@ type Run struct {
 	Jobs   int
 	// Constraints is when foreign keys and triggers are created: "now" (at the end of the load), "cutover", or empty: at cutover if there will be one.
 	Constraints string
-	Lines       io.Writer // where positions are printed; nil: nowhere
+	OnConflict  string       // target.StopOnConflict, Skip or Overwrite
+	SkipLSN     []format.LSN // commit LSNs of transactions that are not to be applied
+	Lines       io.Writer    // where positions are printed; nil: nowhere
 	Stop        <-chan struct{}
 	Log         *slog.Logger
 

@@ -3,6 +3,7 @@ package apply
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
@@ -40,7 +41,7 @@ func (r *Run) follow(ctx context.Context, h *format.Header) (*follower, error) {
 		return nil, r.Server.Explain(err)
 	}
 	f := &follower{Run: r, stream: stream, cur: new(plan.Group)}
-	if f.applier, err = target.NewApplier(ctx, r.Server, r.control, stream); err != nil {
+	if f.applier, err = target.NewApplier(ctx, r.Server, r.control, stream, r.OnConflict); err != nil {
 		return nil, err
 	}
 	// Only now, with the lock, does the position not move any more.
@@ -177,6 +178,7 @@ func (f *follower) handOver(partial bool) error {
 	if partial {
 		f.flushing = true
 		g.Fold()
+		next.Skip = g.Skip
 		next.Begin(open)
 	} else {
 		g.MoveOpen(next)
@@ -283,7 +285,7 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 	case *format.Begin:
 		f.commit = r.CommitLSN
 		if f.skipping = r.CommitLSN < f.position; !f.skipping {
-			f.cur.Begin(r.CommitLSN)
+			return f.open(r.CommitLSN)
 		}
 	case *format.Commit:
 		f.progress.seen = r.EndLSN
@@ -312,9 +314,27 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 	return nil
 }
 
+// open begins a transaction that is to be applied. One that is to be skipped is written as a group of its own.
+func (f *follower) open(commit format.LSN) error {
+	if slices.Contains(f.SkipLSN, commit) {
+		if err := f.settle(); err != nil {
+			return err
+		}
+		f.cur.Skip = true
+		f.Log.Warn(fmt.Sprintf("skipping the transaction with commit LSN %v; its changes are in pgsluice.conflicts", commit))
+	}
+	f.cur.Begin(commit)
+	return nil
+}
+
 // committed makes the open transaction complete.
 func (f *follower) committed(commit, end format.LSN, at format.Time) error {
 	f.cur.Commit(commit, end, at)
+	if f.cur.Skip {
+		f.flushing = false
+		f.position = end
+		return f.settle()
+	}
 	f.flushing = false
 	f.position = end
 	if f.expired() {
@@ -394,6 +414,9 @@ func (f *follower) truncate(ctx context.Context, r *format.Truncate) error {
 }
 
 func (f *follower) close() {
+	if n := f.applier.Conflicts(); n > 0 {
+		f.Log.Warn(fmt.Sprintf("%d changes did not fit the target and were skipped or forced: SELECT * FROM pgsluice.conflicts", n))
+	}
 	if f.writer != nil {
 		close(f.writer.work)
 	}

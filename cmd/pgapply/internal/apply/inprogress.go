@@ -20,7 +20,7 @@ import (
 // a table on the target, and read back when it commits.
 type inProgress struct {
 	*follower
-	open   map[uint32]*transaction
+	live   map[uint32]*transaction
 	block  *transaction // the one whose block is open
 	size   int          // bytes in the logs of all
 	ahead  int          // how many are written ahead
@@ -49,7 +49,7 @@ const (
 )
 
 func (p *inProgress) start(ctx context.Context, f *follower, snapshots map[[2]string]format.LSN) error {
-	*p = inProgress{follower: f, open: make(map[uint32]*transaction)}
+	*p = inProgress{follower: f, live: make(map[uint32]*transaction)}
 	for _, lsn := range snapshots {
 		p.snapshot = max(p.snapshot, lsn)
 	}
@@ -82,10 +82,10 @@ func (p *inProgress) record(ctx context.Context, rec format.Record) error {
 	case *format.Relation:
 		return p.relation(ctx, r)
 	case *format.StreamStart:
-		if p.open[r.XID] == nil {
-			p.open[r.XID] = &transaction{xid: r.XID}
+		if p.live[r.XID] == nil {
+			p.live[r.XID] = &transaction{xid: r.XID}
 		}
-		p.block = p.open[r.XID]
+		p.block = p.live[r.XID]
 	case *format.StreamStop:
 		p.block = nil
 	case *format.StreamCommit:
@@ -109,7 +109,7 @@ func (p *inProgress) logged(ctx context.Context, before int) error {
 		return nil
 	}
 	var pieces []target.Piece
-	for _, t := range slices.SortedFunc(maps.Values(p.open), func(a, b *transaction) int { return cmp.Compare(b.log.Size(), a.log.Size()) }) {
+	for _, t := range slices.SortedFunc(maps.Values(p.live), func(a, b *transaction) int { return cmp.Compare(b.log.Size(), a.log.Size()) }) {
 		switch {
 		case p.size < maxLogs/2:
 		case t.ahead:
@@ -133,9 +133,9 @@ func (p *inProgress) take(t *transaction) []byte {
 }
 
 // mayAhead reports whether another transaction may be written ahead: only if it is certain that its changes are neither on the target yet nor in
-// a table's snapshot.
+// a table's snapshot, nor to be skipped.
 func (p *inProgress) mayAhead() bool {
-	return p.stream.Ahead && p.ahead < target.MaxAhead && !p.block.spilled && p.seen >= p.position && p.seen >= p.snapshot
+	return p.stream.Ahead && len(p.SkipLSN) == 0 && p.ahead < target.MaxAhead && !p.block.spilled && p.seen >= p.position && p.seen >= p.snapshot
 }
 
 // write writes a transaction's log ahead of its commit. Everything that was committed before comes first. A piece that is refused is no error yet: what is to
@@ -193,7 +193,7 @@ func (p *inProgress) savepoints(t *transaction, g *plan.Group) *plan.Replay {
 }
 
 func (p *inProgress) commit(ctx context.Context, r *format.StreamCommit) error {
-	t := p.open[r.XID]
+	t := p.live[r.XID]
 	p.seen = r.EndLSN
 	if r.CommitLSN < p.position { // it has been applied already
 		return p.forget(ctx, t)
@@ -214,7 +214,9 @@ func (p *inProgress) commit(ctx context.Context, r *format.StreamCommit) error {
 	if t.ahead {
 		err = p.commitAhead(ctx, t, r)
 	} else {
-		p.cur.Begin(r.CommitLSN)
+		if err := p.follower.open(r.CommitLSN); err != nil {
+			return err
+		}
 		err = p.pieces(ctx, t, func(piece []byte) error {
 			if err := p.replay.Add(p.cur, piece); err != nil {
 				return err
@@ -295,7 +297,7 @@ func (p *inProgress) readBack(ctx context.Context, t *transaction, do func([]byt
 }
 
 func (p *inProgress) abort(ctx context.Context, r *format.StreamAbort) error {
-	t := p.open[r.XID]
+	t := p.live[r.XID]
 	if r.SubXID == r.XID {
 		return p.forget(ctx, t)
 	}
@@ -311,7 +313,7 @@ func (p *inProgress) abort(ctx context.Context, r *format.StreamAbort) error {
 
 // forget removes what is left of a transaction.
 func (p *inProgress) forget(ctx context.Context, t *transaction) error {
-	delete(p.open, t.xid)
+	delete(p.live, t.xid)
 	p.take(t)
 	if t.ahead {
 		p.ahead--
@@ -334,11 +336,11 @@ func (p *inProgress) drop(ctx context.Context) (written bool, err error) {
 		return false, err
 	}
 	spilled := false
-	for _, t := range p.open {
+	for _, t := range p.live {
 		spilled = spilled || t.spilled
 	}
 	written = p.ahead > 0
-	p.open, p.block, p.size, p.ahead = make(map[uint32]*transaction), nil, 0, 0
+	p.live, p.block, p.size, p.ahead = make(map[uint32]*transaction), nil, 0, 0
 	if spilled {
 		err = p.clear(ctx)
 	}

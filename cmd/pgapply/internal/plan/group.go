@@ -67,6 +67,7 @@ type Group struct {
 	Time         format.Time   // the source's clock then
 	OpenLSN      format.LSN    // commit LSN of the open transaction; 0 if it is not known yet
 	Counts       map[*Table]*Counts
+	Skip         bool // its changes are not wanted; only the position moves
 
 	arena   []byte
 	refs    []ref

@@ -92,6 +92,7 @@ const (
 	oneInsert
 	oneUpdate
 	oneDelete
+	deleteAny
 	countKey
 	checkUnique
 	checkUniqueWhole
@@ -481,6 +482,16 @@ func (t *Table) OneDelete(isNull Mask, skipLocked bool) string {
 			t.where(b, 0, isNull, skipLocked)
 			b.WriteString(" RETURNING 1")
 		})
+	})
+}
+
+// DeleteAny returns the statement that deletes the row with a key, if there is one. Its parameters are those of OneDelete.
+func (t *Table) DeleteAny(isNull Mask) string {
+	return t.statement(shape{verb: deleteAny, more: string(isNull)}, func(b *strings.Builder) {
+		b.WriteString("DELETE FROM ")
+		t.target(b)
+		b.WriteString(" AS t WHERE ")
+		t.where(b, 0, isNull, false)
 	})
 }
 

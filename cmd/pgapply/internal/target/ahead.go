@@ -57,7 +57,7 @@ func (a *Applier) aheadLane(ctx context.Context, xid uint32) (*lane, error) {
 		if err != nil {
 			return nil, err
 		}
-		l = &lane{s: s, skipLocked: true}
+		l = &lane{s: s, skipLocked: true, onConflict: a.onConflict, stream: a.stream.ID, conflicts: a.conflicts}
 		if err := s.exec(ctx, "SET lock_timeout = '"+aheadLockTimeout+"'"); err != nil {
 			s.close()
 			return nil, err

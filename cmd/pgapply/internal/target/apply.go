@@ -54,13 +54,13 @@ type Position struct {
 	Time format.Time
 }
 
-// NewApplier opens a session on the target that applies a stream, and takes the stream's lock.
-func NewApplier(ctx context.Context, server pgdial.Server, control *pgx.Conn, stream *progress.Stream) (*Applier, error) {
+// NewApplier opens a session on the target that applies a stream, and takes the stream's lock. OnConflict is StopOnConflict, Skip or Overwrite.
+func NewApplier(ctx context.Context, server pgdial.Server, control *pgx.Conn, stream *progress.Stream, onConflict string) (*Applier, error) {
 	s, err := newSession(ctx, server, control, stream, progress.Applying)
 	if err != nil {
 		return nil, err
 	}
-	return &Applier{lane: &lane{s: s}, ahead: make(map[uint32]*lane), stream: stream, counting: make(map[*plan.Table]*plan.Counts), counted: time.Now()}, nil
+	return &Applier{lane: &lane{s: s, onConflict: onConflict, stream: stream.ID, conflicts: new(atomic.Int64)}, ahead: make(map[uint32]*lane), stream: stream, counting: make(map[*plan.Table]*plan.Counts), counted: time.Now()}, nil
 }
 
 // SetApplied tells where the stream is, as read from the target after the lock was taken.
@@ -86,6 +86,9 @@ func (a *Applier) Close() {
 // Replica reports whether triggers and foreign keys are off in the session.
 func (a *Applier) Replica() bool { return a.s.replica }
 
+// Conflicts returns how many changes were recorded in pgsluice.conflicts. It may be called at any time.
+func (a *Applier) Conflicts() int64 { return a.conflicts.Load() }
+
 // Ended reports whether a cutover has ended the stream. It may be called at any time.
 func (a *Applier) Ended() bool { return a.ended.Load() }
 
@@ -99,7 +102,7 @@ func (a *Applier) Apply(ctx context.Context, g *plan.Group) error {
 		return a.finish(ctx, a.lane, g.Transactions[len(g.Transactions)-1].CommitLSN, e)
 	}
 	var refused error
-	for _, how := range a.ways() {
+	for _, how := range a.ways(g) {
 		a.count(g, 1)
 		var err error
 		refused, err = a.commit(ctx, a.lane, func(b *pgwire.Batch) {
@@ -127,7 +130,15 @@ func (a *Applier) Apply(ctx context.Context, g *plan.Group) error {
 	if len(g.Transactions) == 0 {
 		return a.s.server.Explain(refused)
 	}
-	return a.carefully(ctx, g)
+	if err := a.carefully(ctx, g, 0, len(g.Transactions)); err != nil {
+		return err
+	}
+	a.count(g, 1)
+	if a.applied >= g.EndLSN {
+		return nil
+	}
+	refused, err := a.commit(ctx, a.lane, func(b *pgwire.Batch) { b.Do("BEGIN") }, end{Position: Position{g.EndLSN, g.Time}})
+	return or(err, a.s.server.Explain(refused))
 }
 
 // finish commits a lane's open transaction.
@@ -173,34 +184,45 @@ func or(a, b error) error {
 	return b
 }
 
-// carefully writes a group transaction by transaction, waiting for each change.
-func (a *Applier) carefully(ctx context.Context, g *plan.Group) error {
+// carefully writes transactions from i to before j of a group, which was refused as a whole, change by change: half of them, and half of that, until the one
+// that is refused has been found. What comes before it stays.
+func (a *Applier) carefully(ctx context.Context, g *plan.Group, i, j int) error {
 	first := int32(0)
-	for _, t := range g.Transactions {
-		if err := a.s.exec(ctx, "BEGIN"); err != nil {
+	if i > 0 {
+		first = int32(g.Transactions[i-1].Ops)
+	}
+	last := g.Transactions[j-1]
+	next := int32(last.Ops)
+	e := end{Position{last.EndLSN, last.Time}, j - i, uint64(next - first)}
+	refused, err := a.commit(ctx, a.lane, func(b *pgwire.Batch) {
+		b.Do("BEGIN")
+		a.writeRange(b, g, first, next)
+		a.writeChecks(b, g, first, next)
+	}, e)
+	if err != nil || refused == nil {
+		return err
+	}
+	if err := a.undo(ctx, "ROLLBACK"); err != nil {
+		return err
+	}
+	if j-i > 1 {
+		mid := (i + j) / 2
+		if err := a.carefully(ctx, g, i, mid); err != nil {
 			return err
 		}
-		for i := first; int(i) < t.Ops; i++ {
-			if err := a.one(ctx, g, i); err != nil {
-				return err
-			}
-		}
-		next := int32(t.Ops)
-		refused, err := a.commit(ctx, a.lane, func(b *pgwire.Batch) { a.writeChecks(b, g, first, next) }, end{Position{t.EndLSN, t.Time}, 1, uint64(next - first)})
-		if err != nil {
-			return err
-		}
-		if refused != nil {
-			return a.refusedCommit(g, first, next, t.CommitLSN, refused)
-		}
-		first = next
+		return a.carefully(ctx, g, mid, j)
 	}
-	a.count(g, 1)
-	if a.applied >= g.EndLSN {
-		return nil
+	if err := a.s.exec(ctx, "BEGIN"); err != nil {
+		return err
 	}
-	refused, err := a.commit(ctx, a.lane, func(b *pgwire.Batch) { b.Do("BEGIN") }, end{Position: Position{g.EndLSN, g.Time}})
-	return or(err, a.s.server.Explain(refused))
+	if err := a.careful(ctx, g, first, next); err != nil {
+		return err
+	}
+	refused, err = a.commit(ctx, a.lane, func(b *pgwire.Batch) { a.writeChecks(b, g, first, next) }, e)
+	if err != nil || refused == nil {
+		return err
+	}
+	return a.refusedCommit(g, first, next, last.CommitLSN, refused)
 }
 
 // end is what moves with a commit.
@@ -360,6 +382,9 @@ func (a *Applier) Sync(ctx context.Context) error {
 
 // count adds (or takes back) a group's changes to what is to be counted.
 func (a *Applier) count(g *plan.Group, sign int64) {
+	if g.Skip {
+		return
+	}
 	for t, n := range g.Counts {
 		a.countTable(t, n, sign)
 	}

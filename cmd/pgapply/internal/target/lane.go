@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strconv"
+	"sync/atomic"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
@@ -18,6 +19,10 @@ type lane struct {
 	// skipLocked is true while others of our sessions may have locked one of several equal rows of a table without a key.
 	skipLocked bool
 
+	onConflict string        // StopOnConflict, Skip or Overwrite
+	stream     int32         // the stream's id, for what is recorded
+	conflicts  *atomic.Int64 // how many changes were recorded
+
 	open    bool
 	flushed uint64 // changes of the open transaction so far
 	counts  map[*plan.Table]*plan.Counts
@@ -29,7 +34,10 @@ type lane struct {
 func savepoint(sub uint32) string { return "pgsluice_" + strconv.FormatUint(uint64(sub), 10) }
 
 // ways are the two ways to write a group in one round trip.
-func (l *lane) ways() []func(*pgwire.Batch, *plan.Group) {
+func (l *lane) ways(g *plan.Group) []func(*pgwire.Batch, *plan.Group) {
+	if g.Skip {
+		return []func(*pgwire.Batch, *plan.Group){l.writeSkipped}
+	}
 	return []func(*pgwire.Batch, *plan.Group){l.writeFolded, l.writeSingly}
 }
 
@@ -54,7 +62,7 @@ func (l *lane) piece(ctx context.Context, g *plan.Group) (refused, err error) {
 			}
 		}
 	}
-	for _, how := range l.ways() {
+	for _, how := range l.ways(g) {
 		b := l.s.conn.Batch(ctx)
 		b.Do("SAVEPOINT pgsluice")
 		how(b, g)
@@ -83,10 +91,8 @@ func (l *lane) flush(ctx context.Context, g *plan.Group) error {
 	if err != nil || refused == nil {
 		return err
 	}
-	for i := range int32(g.Len()) {
-		if err := l.one(ctx, g, i); err != nil {
-			return err
-		}
+	if err := l.careful(ctx, g, 0, int32(g.Len())); err != nil {
+		return err
 	}
 	l.written(g, 0)
 	return nil
@@ -94,6 +100,9 @@ func (l *lane) flush(ctx context.Context, g *plan.Group) error {
 
 // written counts a piece.
 func (l *lane) written(g *plan.Group, savepoints int) {
+	if g.Skip {
+		return
+	}
 	l.flushed += uint64(g.Len() - savepoints)
 	for t, n := range g.Counts {
 		if l.counts[t] == nil {

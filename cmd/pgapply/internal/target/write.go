@@ -1,16 +1,10 @@
 package target
 
 import (
-	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 
-	"github.com/jackc/pgx/v5/pgconn"
-
-	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 	"github.com/pgsluice/pgsluice/format"
@@ -32,8 +26,11 @@ func (l *lane) writeFolded(b *pgwire.Batch, g *plan.Group) {
 	}
 }
 
-func (l *lane) writeSingly(b *pgwire.Batch, g *plan.Group) {
-	for i := range int32(g.Len()) {
+func (l *lane) writeSingly(b *pgwire.Batch, g *plan.Group) { l.writeRange(b, g, 0, int32(g.Len())) }
+
+// writeRange writes changes from first to before next one by one.
+func (l *lane) writeRange(b *pgwire.Batch, g *plan.Group, first, next int32) {
+	for i := first; i < next; i++ {
 		l.writeOp(b, g, i)
 	}
 }
@@ -275,117 +272,4 @@ func (l *lane) writeChecks(b *pgwire.Batch, g *plan.Group, first, next int32) {
 			l.bulk(b, g, t, t.CheckUnique(k), t.ColumnsOf(k), rows, -1)
 		}
 	}
-}
-
-// one writes a change and waits for it. Its error names the transaction, the table and the key. The transaction stays usable.
-func (l *lane) one(ctx context.Context, g *plan.Group, i int32) error {
-	b := l.s.conn.Batch(ctx)
-	l.writeOp(b, g, i)
-	r, err := l.run(b)
-	if err != nil {
-		return err
-	}
-	if r.Err == nil {
-		return nil
-	}
-	return l.conflict(ctx, g, i, r.Err)
-}
-
-var opNames = map[plan.OpKind]string{plan.OpInsert: "insert", plan.OpUpdate: "update", plan.OpDelete: "delete", plan.OpTruncate: "truncate"}
-
-// conflict makes the error for a change that the target refused. The transaction has failed.
-func (l *lane) conflict(ctx context.Context, g *plan.Group, i int32, cause error) error {
-	op, t := g.Op(i)
-	if op.Kind == plan.OpDDL {
-		return withServer(fault.New(fault.Failed, "could not apply a change of the schema of %s: %w\nStatement: %s", transaction(g.CommitLSN(i)), cause, g.DDL(op).SQL), cause)
-	}
-	if op.Kind == plan.OpSavepoint {
-		return l.s.server.Explain(cause)
-	}
-	if t == nil {
-		names := []string{}
-		for _, t := range g.Truncate(op).Tables {
-			names = append(names, t.String())
-		}
-		e := fault.New(fault.Failed, "could not apply truncate of %s of %s: %w", strings.Join(names, ", "), transaction(g.CommitLSN(i)), cause)
-		return withServer(e, cause)
-	}
-	e := fault.New(fault.Failed, "could not apply %s to relation %q of %s", opNames[op.Kind], t.String(), transaction(g.CommitLSN(i)))
-	find := op.Old
-	if find < 0 {
-		find = op.New
-	}
-	key := l.describeKey(g, t, find)
-	var pg *pgconn.PgError
-	if errors.As(cause, &pg) && pg.Code == "22012" {
-		n := l.meets(ctx, g, t, find)
-		switch {
-		case n == 0:
-			e.Err = fmt.Errorf("%w: there is no row with %s", e.Err, key)
-		default:
-			e.Err = fmt.Errorf("%w: there are %d rows with %s", e.Err, n, key)
-		}
-		return e.WithHint("The target was written to by somebody else, or changes are missing. Compare the row on both sides: pgcutover verify.")
-	}
-	if errors.As(cause, &pg) && pg.Code == "23505" {
-		e.Err = fmt.Errorf("%w: the row with %s is there already: %w", e.Err, key, cause)
-		return withServer(e, cause).WithHint("The target was written to by somebody else. Compare the row on both sides: pgcutover verify.")
-	}
-	e.Err = fmt.Errorf("%w, row with %s: %w", e.Err, key, cause)
-	return withServer(e, cause)
-}
-
-// transaction names a transaction by its commit LSN, which is 0 while it is in progress.
-func transaction(commit format.LSN) string {
-	if commit == 0 {
-		return "a transaction in progress"
-	}
-	return fmt.Sprintf("the transaction with commit LSN %v", commit)
-}
-
-// withServer passes the server's own detail and hint on.
-func withServer(e *fault.Error, cause error) *fault.Error {
-	var pg *pgconn.PgError
-	if errors.As(cause, &pg) {
-		e.Detail, e.Hint = pg.Detail, pg.Hint
-	}
-	return e
-}
-
-// meets counts the rows that a change meets now, after its transaction was rolled back; −1 if that cannot be told.
-func (l *lane) meets(ctx context.Context, g *plan.Group, t *plan.Table, tuple int32) int {
-	if l.undo(ctx, "ROLLBACK") != nil {
-		return -1
-	}
-	where, isNull := l.whereOf(g, t, tuple)
-	b := l.s.conn.Batch(ctx)
-	b.Bind(l.s.name(b, t.CountKey(isNull)), len(where), binaryIn(g, tuple, where))
-	params(b, g, tuple, where)
-	b.Execute()
-	r, err := l.run(b)
-	if err != nil || r.Err != nil || len(r.Row) != 1 {
-		return -1
-	}
-	n, _ := strconv.Atoi(r.Row[0])
-	return n
-}
-
-// describeKey prints what finds a row as PostgreSQL does: (id, part)=(42, x).
-func (l *lane) describeKey(g *plan.Group, t *plan.Table, tuple int32) string {
-	var names, values []string
-	for _, i := range t.FindColumns() {
-		names = append(names, t.Columns[i].Name)
-		kind, v := g.Value(tuple, i)
-		switch {
-		case kind == format.Null:
-			values = append(values, "null")
-		case kind == format.Binary:
-			values = append(values, fmt.Sprintf("\\x%x", v[:min(len(v), 40)]))
-		case len(v) > 80:
-			values = append(values, string(v[:80])+"…")
-		default:
-			values = append(values, string(v))
-		}
-	}
-	return "(" + strings.Join(names, ", ") + ")=(" + strings.Join(values, ", ") + ")"
 }

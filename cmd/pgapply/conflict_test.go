@@ -1,0 +1,122 @@
+package main_test
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
+)
+
+const goods = `CREATE TABLE goods (id int PRIMARY KEY, name text UNIQUE, price numeric CHECK (price < 1000), note text);
+	INSERT INTO goods SELECT i, 'name ' || i, i, repeat('note', i) FROM generate_series(1, 20) i`
+
+// conflicting makes a pair whose target was changed behind the stream's back, and the stream's changes, of which some do not fit.
+func conflicting(t *testing.T) (source, target *pgtest.DB, env *pgtest.Env, changes []byte) {
+	t.Helper()
+	source, target = pgtest.Pair(t)
+	env = pgtest.NewEnv(t, source, target)
+	slot := "c_" + source.Name
+	source.Exec(goods, "CREATE PUBLICATION "+slot+" FOR ALL TABLES", "SELECT pg_create_logical_replication_slot('"+slot+"', 'pgoutput')")
+	target.Exec(goods)
+	target.Exec("INSERT INTO goods VALUES (21, 'in the way', 0, 'x'), (100, 'name 22', 0, 'x'); DELETE FROM goods WHERE id IN (3, 4, 5); UPDATE goods SET note = 'mine' WHERE id = 6")
+	source.Exec("UPDATE goods SET price = 1.5 WHERE id = 1", // fits
+		"BEGIN; INSERT INTO goods VALUES (21, 'name 21', 21, 'yes'); INSERT INTO goods VALUES (22, 'name 22', 22, 'yes'); UPDATE goods SET price = 2.5 WHERE id = 2; COMMIT",
+		"BEGIN; UPDATE goods SET price = 3.5 WHERE id = 3; DELETE FROM goods WHERE id = 4; UPDATE goods SET id = 50 WHERE id = 5; COMMIT",
+		"INSERT INTO goods VALUES (23, 'name 23', 23, 'yes')")
+	return source, target, env, env.Must(nil, "pgdecode", "--slot", slot, "--until", "now")
+}
+
+const recorded = `SELECT operation, action, key, tuple->>'name' FROM pgsluice.conflicts ORDER BY conflict_id`
+
+func TestConflictStops(t *testing.T) {
+	_, target, env, changes := conflicting(t)
+	status, _, errs := env.Run(changes, "pgapply")
+	if status != 1 || !strings.Contains(errs, `insert to relation "public.goods"`) || !strings.Contains(errs, "(id)=(21)") || !strings.Contains(errs, "--on-conflict skip") {
+		t.Errorf("status %d: %s", status, errs)
+	}
+	if got := target.Query("SELECT price FROM goods WHERE id IN (1, 2) ORDER BY id"); got != "1.5\n2" {
+		t.Errorf("the target has %q: what came before is to be kept, nothing of the transaction itself", got)
+	}
+}
+
+func TestConflictSkip(t *testing.T) {
+	_, target, env, changes := conflicting(t)
+	_, _, errs := env.Run(changes, "pgapply", "--on-conflict", "skip")
+	if !strings.Contains(errs, "5 changes did not fit") {
+		t.Errorf("standard error: %s", errs)
+	}
+	want := strings.TrimSpace(`
+insert	skipped	{"id": "21"}	name 21
+insert	skipped	{"id": "22"}	name 22
+update	skipped	{"id": "3"}	name 3
+delete	skipped	{"id": "4"}	NULL
+update	skipped	{"id": "5"}	name 5`)
+	if got := target.Query(recorded); got != want {
+		t.Errorf("recorded:\n%s\nwant:\n%s", got, want)
+	}
+	if got := target.Query("SELECT id, name, price FROM goods WHERE id IN (1, 2, 3, 5, 21, 22, 23, 50, 100) ORDER BY id"); got != "1\tname 1\t1.5\n2\tname 2\t2.5\n21\tin the way\t0\n23\tname 23\t23\n100\tname 22\t0" {
+		t.Errorf("the target has:\n%s", got)
+	}
+	env.Must(changes, "pgapply", "--on-conflict", "skip") // a second time changes nothing, and finds nothing
+	if got := target.Query(recorded); got != want {
+		t.Errorf("recorded by a second run:\n%s", got)
+	}
+}
+
+func TestConflictOverwrite(t *testing.T) {
+	source, target, env, changes := conflicting(t)
+	// The row that has another's name cannot be overwritten by key: that stops it all the same.
+	status, _, errs := env.Run(changes, "pgapply", "--on-conflict", "overwrite")
+	if status != 1 || !strings.Contains(errs, "goods_name_key") {
+		t.Fatalf("status %d: %s", status, errs)
+	}
+	target.Exec("DELETE FROM goods WHERE id = 100")
+	env.Must(changes, "pgapply", "--on-conflict", "overwrite")
+	want := strings.TrimSpace(`
+insert	overwritten	{"id": "21"}	name 21
+update	overwritten	{"id": "3"}	name 3
+delete	skipped	{"id": "4"}	NULL
+update	overwritten	{"id": "5"}	name 5`)
+	if got := target.Query(recorded); got != want {
+		t.Errorf("recorded:\n%s\nwant:\n%s", got, want)
+	}
+	target.Exec("UPDATE goods SET note = repeat('note', 6) WHERE id = 6")
+	pgtest.Equal(t, source, target)
+}
+
+func TestSkipLSN(t *testing.T) {
+	_, target, env, changes := conflicting(t)
+	var args []string
+	for range 2 {
+		status, _, errs := env.Run(changes, "pgapply", args...)
+		m := regexp.MustCompile(`--skip-lsn ([0-9A-F]+/[0-9A-F]+)`).FindStringSubmatch(errs)
+		if status != 1 || m == nil {
+			t.Fatalf("status %d: %s", status, errs)
+		}
+		args = append(args, "--skip-lsn", m[1])
+	}
+	env.Must(changes, "pgapply", args...)
+	if got := target.Query("SELECT id, price FROM goods WHERE id IN (1, 2, 21, 23) ORDER BY id"); got != "1\t1.5\n2\t2\n21\t0\n23\t23" {
+		t.Errorf("the target has:\n%s", got)
+	}
+	if got := target.Query("SELECT count(*), count(DISTINCT lsn) FROM pgsluice.conflicts WHERE action = 'skipped' AND reason = '--skip-lsn'"); got != "6\t2" {
+		t.Errorf("recorded: %s", got)
+	}
+	if got := target.Query("SELECT inserts, deletes FROM pgsluice.tables WHERE table_name = 'goods'"); got != "1\t0" {
+		t.Errorf("counted: %s", got)
+	}
+}
+
+// The same in a transaction that is too large to be written in one go.
+func TestConflictInLargeTransaction(t *testing.T) {
+	source, target, env := streaming(t, accounts)
+	source.Exec("BEGIN; INSERT INTO a SELECT i, 0, repeat('x', 200) FROM generate_series(1, 60000) i; UPDATE a SET v = 1 WHERE id % 100 = 0; COMMIT")
+	target.Exec("INSERT INTO a VALUES (59999, 0, 'x')")
+	changes := env.Must(nil, "pgdecode", "--slot", "s", "--until", "now")
+	env.Must(changes, "pgapply", "--on-conflict", "overwrite")
+	if got := target.Query(`SELECT key FROM pgsluice.conflicts`); got != `{"id": "59999"}` {
+		t.Errorf("recorded: %s", got)
+	}
+	pgtest.Equal(t, source, target)
+}
