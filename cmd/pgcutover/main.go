@@ -47,6 +47,11 @@ type flags struct {
 		Jobs  int    `default:"2" placeholder:"N" help:"How many tables are compared at the same time (2)."`
 		Ready string `placeholder:"FILE" help:"Create this file when the snapshots are taken: from then on the target may be written to."`
 	} `cmd:"" help:"Compare every row of every table, as of the moment when the source was drained."`
+	DDL struct {
+		Install   struct{} `cmd:"" help:"Have each statement that changes the source's schema written into the stream, to be executed on the target. Needs a superuser."`
+		Uninstall struct{} `cmd:"" help:"Undo that."`
+		Check     struct{} `cmd:"" help:"Say whether it is so."`
+	} `cmd:"" name:"ddl" help:"Carry changes of the schema over while the migration runs."`
 	Cleanup struct {
 		Force bool `help:"Also if the cutover has not been finished: the migration is given up."`
 	} `cmd:"" help:"Remove slot, publications, and the state on the target."`
@@ -113,6 +118,12 @@ func (f *flags) do(ctx context.Context, m *steps.Migration, command string) erro
 		return m.Finish(ctx)
 	case "verify":
 		return m.Verify(ctx, max(f.Verify.Jobs, 1), f.ready)
+	case "ddl install":
+		return m.DDLInstall(ctx)
+	case "ddl uninstall":
+		return m.DDLUninstall(ctx)
+	case "ddl check":
+		return m.DDLCheck(ctx)
 	case "cleanup":
 		return m.Cleanup(ctx, f.Cleanup.Force)
 	}

@@ -418,7 +418,9 @@ func EnsurePublications(ctx context.Context, c *pgx.Conn, name string, tables []
 	if err := publish(ctx, c, name, "", full, contains(names, name)); err != nil {
 		return nil, nil, err
 	}
-	if len(missing) > 0 {
+	// The second one is made in any case: a table without replica identity may be created later, and a publication that is younger than its slot cannot
+	// serve it.
+	if len(missing) > 0 || !contains(names, name) {
 		if err := publish(ctx, c, InsertOnly(name), "insert, truncate", missing, contains(names, InsertOnly(name))); err != nil {
 			return nil, nil, err
 		}

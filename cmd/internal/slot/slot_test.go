@@ -296,7 +296,7 @@ func TestPublications(t *testing.T) {
 	if _, err := slot.RequirePublications(ctx, c, []string{"Pub"}); fault.StatusOf(err) != fault.Unavailable {
 		t.Errorf("missing: %v", err)
 	}
-	ensure("Pub: ", 0)
+	ensure("Pub: ; Pub_insert_only:  (inserts)", 0)
 	d.Exec(`CREATE TABLE a (id int PRIMARY KEY)`, `CREATE TABLE "B b" (id int)`, `CREATE SCHEMA s`, `CREATE TABLE s.c (id int); ALTER TABLE s.c REPLICA IDENTITY FULL`)
 	ensure(`Pub: a s.c; Pub_insert_only: "B b" (inserts)`, 1)
 	ensure(`Pub: a s.c; Pub_insert_only: "B b" (inserts)`, 1) // again

@@ -46,6 +46,13 @@ func (m *Migration) Cleanup(ctx context.Context, force bool) error {
 			return m.Source.Explain(err)
 		}
 	}
+	if installed, err := ddlInstalled(ctx, c); err != nil {
+		return m.Source.Explain(err)
+	} else if installed {
+		if err := m.DDLUninstall(ctx); err != nil {
+			return err
+		}
+	}
 	for _, s := range streams {
 		if _, err := t.Exec(ctx, "DELETE FROM pgsluice.streams WHERE stream_id = $1", s.ID); err != nil {
 			return m.Target.Explain(err)

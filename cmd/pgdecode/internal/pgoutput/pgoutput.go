@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/pgsluice/pgsluice/cmd/pgdecode/internal/ddl"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -195,6 +196,13 @@ func (d *Decoder) inTransaction(kind byte, xid uint32, c *cursor) (format.Record
 		d.message.Content = c.bytes(c.uint32())
 		if !d.message.Transactional {
 			d.message.XID = 0
+		} else if string(d.message.Prefix) == ddl.Prefix {
+			r, err := ddl.Decode(d.message.Content)
+			if err != nil {
+				return nil, err
+			}
+			r.XID = xid
+			return r, nil
 		}
 		return &d.message, nil
 	case 'R':

@@ -62,6 +62,9 @@ type builder struct {
 }
 
 func (b *builder) ours(e *Entry) bool {
+	if e.Desc == "EVENT TRIGGER" && strings.HasPrefix(e.Tag, "pgsluice_") {
+		return true // of pgcutover ddl install
+	}
 	for _, name := range b.Without {
 		if e.Desc == "PUBLICATION" && e.Tag == name || strings.HasPrefix(e.Desc, "PUBLICATION TABLE") && strings.HasPrefix(e.Tag, name+" ") {
 			return true
