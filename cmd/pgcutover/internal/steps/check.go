@@ -28,6 +28,7 @@ type checker struct {
 	list   []finding
 	s, t   *pgx.Conn
 	sv, tv int
+	begun  bool // the slot exists: what only its creation needs does not stand in the way
 }
 
 func (c *checker) ok(format string, args ...any) {
@@ -36,6 +37,16 @@ func (c *checker) ok(format string, args ...any) {
 func (c *checker) warn(remedy, format string, args ...any) {
 	c.list = append(c.list, finding{"warning", fmt.Sprintf(format, args...), remedy})
 }
+
+// need is fail, or warn if the migration has begun.
+func (c *checker) need(remedy, format string, args ...any) {
+	if c.begun {
+		c.warn(remedy, format, args...)
+	} else {
+		c.fail(remedy, format, args...)
+	}
+}
+
 func (c *checker) fail(remedy, format string, args ...any) {
 	c.list = append(c.list, finding{"error", fmt.Sprintf(format, args...), remedy})
 }
@@ -54,12 +65,12 @@ func (m *Migration) Check(ctx context.Context) error {
 	}
 	defer c.t.Close(ctx)
 	c.sv, c.tv = pgdial.Version(c.s.PgConn()), pgdial.Version(c.t.PgConn())
-	for _, look := range []func() error{c.versions, c.wal, c.sourceRole, c.tables, c.transactions, c.slotState} {
+	for _, look := range []func() error{c.versions, c.slotState, c.wal, c.sourceRole, c.tables, c.transactions} {
 		if err := look(); err != nil {
 			return m.Source.Explain(err)
 		}
 	}
-	for _, look := range []func() error{c.targetRole, c.encoding, c.extensions, c.empty} {
+	for _, look := range []func() error{c.targetRole, c.encoding, c.collation, c.extensions, c.roles, c.empty} {
 		if err := look(); err != nil {
 			return m.Target.Explain(err)
 		}
@@ -95,6 +106,8 @@ func (c *checker) versions() error {
 	switch {
 	case c.sv < 100000:
 		c.fail("Upgrade the source to version 10 or newer.", "the source is PostgreSQL %s; changes can be decoded from version 10 on", s)
+	case c.tv < 100000:
+		c.fail("Use a target of version 10 or newer.", "the target is PostgreSQL %s", t)
 	case c.tv/10000 < c.sv/10000:
 		c.warn("Use a target of the source's version or newer: an older one may not know everything that the schema uses.", "the target (%s) is older than the source (%s)", t, s)
 	default:
@@ -133,7 +146,7 @@ func (c *checker) wal() error {
 			return err
 		}
 		if free == "0" || strings.HasPrefix(free, "-") {
-			c.fail("Raise "+x.setting+" and restart the source, or drop what is not used any more.", "all of the source's %s are taken", x.setting)
+			c.need("Raise "+x.setting+" and restart the source, or drop what is not used any more.", "all of the source's %s are taken", x.setting)
 		} else {
 			c.ok("%s: %s free", x.setting, free)
 		}
@@ -152,6 +165,15 @@ func (c *checker) wal() error {
 		}
 		if keep != "-1" {
 			c.warn("Raise it, or see to it that sync is never interrupted for long.", "the source drops a slot that holds back more than %s of WAL (max_slot_wal_keep_size)", keep)
+		}
+	}
+	if c.sv >= 180000 {
+		idle, err := c.ask(c.s, "SELECT current_setting('idle_replication_slot_timeout')")
+		if err != nil {
+			return err
+		}
+		if idle != "0" {
+			c.warn("Set it to 0, or see to it that sync is never interrupted for that long.", "the source drops a slot that nobody has read for %s (idle_replication_slot_timeout)", idle)
 		}
 	}
 	return nil
@@ -266,7 +288,7 @@ func (c *checker) transactions() error {
 		return err
 	}
 	if len(gids) > 0 {
-		c.fail("COMMIT PREPARED or ROLLBACK PREPARED each: the creation of the slot waits for them.", "prepared transactions on the source: %s", some(gids))
+		c.need("COMMIT PREPARED or ROLLBACK PREPARED each: the creation of the slot waits for them.", "prepared transactions on the source: %s", some(gids))
 	}
 	return nil
 }
@@ -283,7 +305,12 @@ func (c *checker) slotState() error {
 		c.ok("slot %s does not exist yet", c.m.Slot)
 		return nil
 	}
-	if err := info.Usable(c.m.Slot, c.s.Config().Database); err != nil {
+	c.begun = true
+	database, err := c.ask(c.s, "SELECT current_database()")
+	if err != nil {
+		return err
+	}
+	if err := info.Usable(c.m.Slot, database); err != nil {
 		c.fail("Drop the slot (SELECT pg_drop_replication_slot('"+c.m.Slot+"')), or use another name.", "%v", err)
 		return nil
 	}
@@ -320,6 +347,54 @@ func (c *checker) encoding() error {
 		c.ok("text is converted from %s to UTF8", s)
 	default:
 		c.warn("Create the target with ENCODING 'UTF8'.", "text is converted from %s to %s; characters that %s does not have cannot be stored", s, t, t)
+	}
+	return nil
+}
+
+func (c *checker) collation() error {
+	const locale = "SELECT datcollate || ', ' || datctype FROM pg_database WHERE datname = current_database()"
+	s, err := c.ask(c.s, locale)
+	if err != nil {
+		return err
+	}
+	t, err := c.ask(c.t, locale)
+	if err != nil {
+		return err
+	}
+	if s != t {
+		c.warn("Create the target with the source's LC_COLLATE and LC_CTYPE, and TEMPLATE template0, if the order matters.",
+			"text is sorted and compared by other rules: collation and character type are %s on the source, %s on the target", s, t)
+	} else {
+		c.ok("both databases have the collation and character type %s", s)
+	}
+	return nil
+}
+
+// roles looks for roles that the schema names and the target does not have.
+func (c *checker) roles() error {
+	rows, err := c.s.Query(c.ctx, `WITH o(owner, acl) AS (
+			SELECT c.relowner, c.relacl FROM pg_class c WHERE c.relnamespace NOT IN (SELECT oid FROM pg_namespace WHERE nspname IN ('information_schema', 'pgsluice') OR nspname ~ '^pg_')
+			UNION ALL SELECT p.proowner, p.proacl FROM pg_proc p WHERE p.pronamespace NOT IN (SELECT oid FROM pg_namespace WHERE nspname IN ('information_schema', 'pgsluice') OR nspname ~ '^pg_')
+			UNION ALL SELECT n.nspowner, n.nspacl FROM pg_namespace n WHERE n.nspname NOT IN ('information_schema', 'pgsluice') AND n.nspname !~ '^pg_')
+		SELECT DISTINCT r.rolname FROM pg_roles r WHERE r.rolname !~ '^pg_' AND r.oid IN (SELECT owner FROM o UNION SELECT a.grantee FROM o, aclexplode(o.acl) a) ORDER BY 1`)
+	if err != nil {
+		return c.m.Source.Explain(err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return c.m.Source.Explain(err)
+	}
+	if rows, err = c.t.Query(c.ctx, "SELECT n FROM unnest($1::text[]) n WHERE n NOT IN (SELECT rolname FROM pg_roles) ORDER BY 1", names); err != nil {
+		return err
+	}
+	missing, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	if len(missing) > 0 {
+		c.warn("Create them (pg_dumpall --roles-only | psql), or use pgextract --no-owner --no-acl.", "roles that own objects or have privileges, and that the target does not have: %s", some(missing))
+	} else {
+		c.ok("the target has all roles that own objects or have privileges")
 	}
 	return nil
 }

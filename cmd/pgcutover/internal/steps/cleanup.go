@@ -67,6 +67,9 @@ func (m *Migration) Cleanup(ctx context.Context, force bool) error {
 			return m.Target.Explain(err)
 		}
 	}
+	if fenced, err := isFenced(ctx, c); err == nil && fenced {
+		m.Log.Info("the source is still fenced; to let it be written to: pgcutover unfence")
+	}
 	m.Log.Info(fmt.Sprintf("cleanup: slot and publications %q are gone from the source, its state from the target", m.Slot))
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -32,12 +34,15 @@ func (m *Migration) Fence(ctx context.Context) error {
 		return err
 	}
 	defer c.Close(ctx)
+	if err := m.checkSource(ctx, c, stream); err != nil {
+		return err
+	}
 	if err := m.checkFence(ctx, c); err != nil {
 		return err
 	}
 	return m.step(ctx, t, stream.ID, "fence", func() (string, error) {
 		db := pgx.Identifier{stream.Key.Database}.Sanitize()
-		if _, err := c.Exec(ctx, "ALTER DATABASE "+db+" SET default_transaction_read_only = on"); err != nil {
+		if err := readWrite(ctx, c, "ALTER DATABASE "+db+" SET default_transaction_read_only = on"); err != nil {
 			return "", denied(m.Source.Explain(err), "The role must own the source's database.")
 		}
 		n, err := m.endSessions(ctx, c)
@@ -45,6 +50,10 @@ func (m *Migration) Fence(ctx context.Context) error {
 			return "", err
 		}
 		if err := m.proveReadOnly(ctx); err != nil {
+			return "", err
+		}
+		// Once more: a session may have prepared one before it was ended.
+		if err := m.checkPrepared(ctx, c); err != nil {
 			return "", err
 		}
 		return fmt.Sprintf("database %q of the source is read-only, %d sessions were ended", stream.Key.Database, n), nil
@@ -75,6 +84,23 @@ func (m *Migration) checkFence(ctx context.Context, c *pgx.Conn) error {
 	if len(roles) > 0 {
 		return fault.New(fault.Config, "the fence would not hold: these roles have default_transaction_read_only = off: %s", strings.Join(roles, ", ")).
 			WithHint("On the source: ALTER ROLE … RESET default_transaction_read_only (or … IN DATABASE … RESET …)")
+	}
+	return m.checkPrepared(ctx, c)
+}
+
+// checkPrepared refuses to go on if there are prepared transactions: they can be committed in a database that is read-only.
+func (m *Migration) checkPrepared(ctx context.Context, c *pgx.Conn) error {
+	rows, err := c.Query(ctx, "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared")
+	if err != nil {
+		return m.Source.Explain(err)
+	}
+	gids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return m.Source.Explain(err)
+	}
+	if len(gids) > 0 {
+		return fault.New(fault.Config, "the fence would not hold: there are prepared transactions on the source: %s", some(gids)).
+			WithHint("COMMIT PREPARED or ROLLBACK PREPARED each of them.")
 	}
 	return nil
 }
@@ -149,7 +175,7 @@ func (m *Migration) proveReadOnly(ctx context.Context) error {
 		WithDetail("Writing should have failed as in a read-only transaction; the result was: %v.", err)
 }
 
-// Unfence lets the source's database be written to again.
+// Unfence lets the source's database be written to again. It leaves one alone that is not fenced.
 func (m *Migration) Unfence(ctx context.Context) error {
 	c, err := m.source(ctx)
 	if err != nil {
@@ -160,6 +186,19 @@ func (m *Migration) Unfence(ctx context.Context) error {
 	if err := c.QueryRow(ctx, "SELECT current_database()").Scan(&db); err != nil {
 		return m.Source.Explain(err)
 	}
+	fenced, err := isFenced(ctx, c)
+	if err != nil {
+		return m.Source.Explain(err)
+	}
+	// The target need not be there for this.
+	t, stream := m.known(ctx)
+	if t != nil {
+		defer t.Close(ctx)
+	}
+	if !fenced && !m.begun(ctx, t, stream) {
+		m.Log.Info(fmt.Sprintf("unfence: database %q of the source is not fenced", db))
+		return nil
+	}
 	if err := readWrite(ctx, c, "ALTER DATABASE "+pgx.Identifier{db}.Sanitize()+" RESET default_transaction_read_only"); err != nil {
 		return denied(m.Source.Explain(err), "The role must own the source's database.")
 	}
@@ -168,15 +207,37 @@ func (m *Migration) Unfence(ctx context.Context) error {
 		return err
 	}
 	m.Log.Info(fmt.Sprintf("unfence: database %q of the source can be written to again", db))
+	if stream == nil {
+		return nil
+	}
+	if stream.Ended {
+		m.Log.Warn("the target was opened: from now on the two go different ways")
+	}
+	_, err = t.Exec(ctx, "DELETE FROM pgsluice.cutover WHERE stream_id = $1 AND step IN ('fence', 'drain')", stream.ID)
+	return m.Target.Explain(err)
+}
+
+// known returns the target and the migration's state there, or nil for what cannot be had.
+func (m *Migration) known(ctx context.Context) (*pgx.Conn, *progress.Stream) {
 	t, err := m.target(ctx)
 	if err != nil {
-		return nil // the target need not be there for this
+		m.Log.Warn(err.Error())
+		return nil, nil
 	}
-	defer t.Close(ctx)
-	if stream, err := m.stream(ctx, t); err == nil {
-		_, _ = t.Exec(ctx, "DELETE FROM pgsluice.cutover WHERE stream_id = $1 AND step IN ('fence', 'drain')", stream.ID)
+	stream, err := m.stream(ctx, t)
+	if err != nil {
+		return t, nil
 	}
-	return nil
+	return t, stream
+}
+
+// begun reports whether the target knows of a fence: one that is no more was being taken down when that was interrupted.
+func (m *Migration) begun(ctx context.Context, t *pgx.Conn, stream *progress.Stream) bool {
+	if stream == nil {
+		return false
+	}
+	list, err := progress.Steps(ctx, t, stream.ID)
+	return err == nil && slices.ContainsFunc(list, func(s progress.Step) bool { return s.Name == "fence" })
 }
 
 // isFenced reports whether new sessions of the source's database are read-only.
@@ -203,6 +264,13 @@ func (m *Migration) Drain(ctx context.Context, timeout time.Duration) error {
 		return err
 	}
 	defer c.Close(ctx)
+	if stream.Ended {
+		m.Log.Info("drain: the target is open, and has had everything since")
+		return nil
+	}
+	if err := m.checkSource(ctx, c, stream); err != nil {
+		return err
+	}
 	fenced, err := isFenced(ctx, c)
 	if err != nil {
 		return m.Source.Explain(err)

@@ -37,6 +37,9 @@ func (m *Migration) Open(ctx context.Context) error {
 		return err
 	}
 	defer c.Close(ctx)
+	if err := m.checkSource(ctx, c, stream); err != nil {
+		return err
+	}
 	fenced, err := isFenced(ctx, c)
 	if err != nil {
 		return m.Source.Explain(err)
@@ -138,8 +141,8 @@ func (m *Migration) deferred(ctx context.Context, t *pgx.Conn, stream int32, pha
 		})
 		var pg *pgconn.PgError
 		switch {
-		case err == nil:
-			created++
+		case err == nil, errors.As(err, &pg) && pg.Code == "42710" && o.Type == "FK CONSTRAINT":
+			created++ // or it was, by a run that was interrupted
 		case !errors.As(err, &pg):
 			return created, failed, m.Target.Explain(err)
 		default:
@@ -330,7 +333,7 @@ func (m *Migration) Wait(ctx context.Context, state string, lag int64, timeout t
 		return err
 	}
 	if state == "caught-up" {
-		return m.waitCaughtUp(ctx, t, stream.ID, lag, timeout)
+		return m.waitCaughtUp(ctx, t, stream, lag, timeout)
 	}
 	done, err := poll(ctx, timeout, func() (bool, error) {
 		s, err := m.stream(ctx, t)

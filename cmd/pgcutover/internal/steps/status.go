@@ -73,7 +73,7 @@ func (m *Migration) Status(ctx context.Context) (*Status, error) {
 	if s.Cutover, err = progress.Steps(ctx, t, stream.ID); err != nil {
 		return nil, m.Target.Explain(err)
 	}
-	fenced := m.sourceStatus(ctx, s)
+	fenced := m.sourceStatus(ctx, s, stream)
 	switch {
 	case stream.Ended:
 		s.State = "complete"
@@ -83,6 +83,8 @@ func (m *Migration) Status(ctx context.Context) (*Status, error) {
 		s.State = "fenced"
 	case stream.LoadStatus == "loading":
 		s.State = "loading"
+	case s.Slot == "" && stream.LoadStatus == "loaded":
+		s.State = "complete"
 	case s.Slots != nil && s.Slots.Active:
 		s.State = "syncing"
 	default:
@@ -92,11 +94,11 @@ func (m *Migration) Status(ctx context.Context) (*Status, error) {
 }
 
 // sourceStatus adds what the source knows. A source that cannot be reached is a problem to report, not a reason to report nothing.
-func (m *Migration) sourceStatus(ctx context.Context, s *Status) (fenced bool) {
+func (m *Migration) sourceStatus(ctx context.Context, s *Status, stream *progress.Stream) (fenced bool) {
 	c, err := m.source(ctx)
 	if err == nil {
 		defer c.Close(ctx)
-		fenced, err = m.askSource(ctx, c, s)
+		fenced, err = m.askSource(ctx, c, s, stream)
 	}
 	if err != nil {
 		s.Problems = append(s.Problems, m.Source.Explain(err).Error())
@@ -104,7 +106,10 @@ func (m *Migration) sourceStatus(ctx context.Context, s *Status) (fenced bool) {
 	return fenced
 }
 
-func (m *Migration) askSource(ctx context.Context, c *pgx.Conn, s *Status) (fenced bool, err error) {
+func (m *Migration) askSource(ctx context.Context, c *pgx.Conn, s *Status, stream *progress.Stream) (fenced bool, err error) {
+	if err := m.checkSource(ctx, c, stream); err != nil {
+		return false, err
+	}
 	if fenced, err = isFenced(ctx, c); err != nil {
 		return false, err
 	}
@@ -127,6 +132,9 @@ func (m *Migration) askSource(ctx context.Context, c *pgx.Conn, s *Status) (fenc
 			seconds = 0
 		}
 		s.LagSeconds = &seconds
+	}
+	if s.Slot == "" {
+		return fenced, nil // a load that nothing follows
 	}
 	info, err := slot.Get(ctx, c, s.Slot)
 	if err != nil {
@@ -217,20 +225,33 @@ func loadText(s *Status) string {
 }
 
 // waitCaughtUp waits until the target is at most lag bytes of WAL behind the source.
-func (m *Migration) waitCaughtUp(ctx context.Context, t *pgx.Conn, stream int32, lag int64, timeout time.Duration) error {
+func (m *Migration) waitCaughtUp(ctx context.Context, t *pgx.Conn, stream *progress.Stream, lag int64, timeout time.Duration) error {
 	c, err := m.source(ctx)
 	if err != nil {
 		return err
 	}
 	defer c.Close(ctx)
-	last := int64(-1)
+	if err := m.checkSource(ctx, c, stream); err != nil {
+		return err
+	}
+	last, looked := int64(-1), time.Now()
 	done, err := poll(ctx, timeout, func() (bool, error) {
+		if time.Since(looked) > idleAfter {
+			looked = time.Now()
+			info, err := slot.Get(ctx, c, m.Slot)
+			if err != nil {
+				return false, m.Source.Explain(err)
+			}
+			if info == nil || !info.Active {
+				m.Log.Warn(fmt.Sprintf("nobody reads slot %q", m.Slot), "hint", "Start continuous sync: scripts/sync "+m.Slot)
+			}
+		}
 		now, err := slot.FlushLSN(ctx, c)
 		if err != nil {
 			return false, m.Source.Explain(err)
 		}
 		var s string
-		if err := t.QueryRow(ctx, "SELECT applied_lsn::text FROM pgsluice.streams WHERE stream_id = $1", stream).Scan(&s); err != nil {
+		if err := t.QueryRow(ctx, "SELECT applied_lsn::text FROM pgsluice.streams WHERE stream_id = $1", stream.ID).Scan(&s); err != nil {
 			return false, m.Target.Explain(err)
 		}
 		at, err := format.ParseLSN(s)

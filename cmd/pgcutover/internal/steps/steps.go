@@ -15,6 +15,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 )
 
 // A Migration is one slot's migration from a source to a target.
@@ -53,6 +54,22 @@ func (m *Migration) stream(ctx context.Context, t *pgx.Conn) (*progress.Stream, 
 	}
 	return nil, fault.New(fault.Usage, "there are several migrations to the target: %s", strings.Join(keys, ", ")).
 		WithHint("Name one with --slot. What is not meant any more can go: DELETE FROM pgsluice.streams WHERE stream_id = … on the target.")
+}
+
+// checkSource makes sure that the source is the one that the target was loaded from: positions of another mean nothing to it.
+func (m *Migration) checkSource(ctx context.Context, c *pgx.Conn, stream *progress.Stream) error {
+	id, err := slot.Identify(ctx, c)
+	if err != nil {
+		return m.Source.Explain(err)
+	}
+	// Not every role may ask for the system identifier, and a load without a slot does not.
+	other := id.SystemID != stream.Key.SystemID && id.SystemID != "" && stream.Key.SystemID != ""
+	if other || id.Database != stream.Key.Database {
+		return fault.New(fault.Config, "the source is not the one that the target was loaded from").
+			WithDetail("The target knows database %q of system %s, the source is database %q of system %s.", stream.Key.Database, stream.Key.SystemID, id.Database, id.SystemID).
+			WithHint("Look at --source and PGSLUICE_SOURCE.")
+	}
+	return nil
 }
 
 // step runs one step of the cutover and records its times on the target.

@@ -3,6 +3,7 @@ package steps
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -24,7 +25,8 @@ type pair struct {
 	schema, name             string // on the source
 	targetSchema, targetName string
 	columns                  []string // expressions that give a value's text, the same on both sides
-	key                      []string
+	whole                    bool     // a partitioned table on the target, whose partitions have the rows
+	names, key               []string
 	bytes                    int64
 
 	source, target sum
@@ -69,6 +71,12 @@ func (m *Migration) Verify(ctx context.Context, jobs int, ready func()) error {
 		return err
 	}
 	defer b.Release(context.WithoutCancel(ctx))
+	if err := m.checkSource(ctx, a.Keep, stream); err != nil {
+		return err
+	}
+	if stream.Ended {
+		m.Log.Warn("the target was opened: what has been written to it since then differs from the source")
+	}
 	fenced, err := isFenced(ctx, a.Keep)
 	if err != nil {
 		return m.Source.Explain(err)
@@ -81,17 +89,17 @@ func (m *Migration) Verify(ctx context.Context, jobs int, ready func()) error {
 	if err != nil {
 		return err
 	}
-	hash, err := m.hash(ctx, a.Keep, b.Keep)
+	how, err := m.comparison(ctx, a.Keep, b.Keep)
 	if err != nil {
 		return err
 	}
 	if ready != nil {
 		ready()
 	}
-	if err := m.sumAll(ctx, pairs, hash, jobs, a.Name, b.Name); err != nil {
+	if err := m.sumAll(ctx, pairs, how, jobs, a.Name, b.Name); err != nil {
 		return err
 	}
-	return m.report(ctx, t, stream.ID, pairs, a.Name, b.Name, began)
+	return m.report(ctx, t, stream.ID, pairs, how, a.Name, b.Name, began)
 }
 
 // pairs finds the tables to compare: all that the source has to migrate.
@@ -108,7 +116,7 @@ func (m *Migration) pairs(ctx context.Context, a, b, t *pgx.Conn, stream int32) 
 	for _, k := range known {
 		renamed[[2]string{k.SourceSchema, k.SourceTable}] = [2]string{k.Schema, k.Table}
 	}
-	oldFloats := pgdial.Version(a.PgConn()) < 120000 || pgdial.Version(b.PgConn()) < 120000
+	old := oldFloats(a, b)
 	var pairs []*pair
 	var names [][2]string
 	for _, x := range tables {
@@ -120,7 +128,8 @@ func (m *Migration) pairs(ctx context.Context, a, b, t *pgx.Conn, stream int32) 
 			p.targetSchema, p.targetName = to[0], to[1]
 		}
 		for _, c := range x.Columns {
-			p.columns = append(p.columns, textOf(c.Name, c.Type, oldFloats))
+			p.names = append(p.names, c.Name)
+			p.columns = append(p.columns, textOf(c.Name, c.Type, old))
 			if c.Key && x.ReplicaIdentity != "f" {
 				p.key = append(p.key, c.Name)
 			}
@@ -133,14 +142,28 @@ func (m *Migration) pairs(ctx context.Context, a, b, t *pgx.Conn, stream int32) 
 		return nil, m.Target.Explain(err)
 	}
 	for _, p := range pairs {
-		if found[[2]string{p.targetSchema, p.targetName}] == nil {
+		r := found[[2]string{p.targetSchema, p.targetName}]
+		if r == nil {
 			p.problem = "it does not exist on the target"
+			continue
+		}
+		p.whole = r.Kind == "p"
+		for _, c := range p.names {
+			if !slices.ContainsFunc(r.Columns, func(x catalog.Column) bool { return x.Name == c }) {
+				p.problem = fmt.Sprintf("column %q does not exist on the target", c)
+				break
+			}
 		}
 	}
 	return pairs, nil
 }
 
-// textOf returns an expression for a column's value that prints the same on both sides. Before version 12 floats were printed rounded.
+// oldFloats reports whether one of the servers prints floating-point numbers as they were printed before version 12: with digits that the other leaves out.
+func oldFloats(a, b *pgx.Conn) bool {
+	return pgdial.Version(a.PgConn()) < 120000 || pgdial.Version(b.PgConn()) < 120000
+}
+
+// textOf returns an expression for a column's value that prints the same on both sides.
 func textOf(name, typ string, oldFloats bool) string {
 	q := pgx.Identifier{name}.Sanitize()
 	if oldFloats {
@@ -154,27 +177,41 @@ func textOf(name, typ string, oldFloats bool) string {
 	return q
 }
 
-// hash returns the expression that turns a row's text, as r, into numbers to be summed. The server's own hash function is used if both sides
-// have the same.
-func (m *Migration) hash(ctx context.Context, a, b *pgx.Conn) (string, error) {
-	const fast = `pg_catalog.sum(pg_catalog.hashtextextended(r COLLATE "C", 0))::text || '/' || pg_catalog.sum(pg_catalog.hashtextextended(r COLLATE "C", 1))::text`
-	const portable = `pg_catalog.sum(('x' || pg_catalog.substr(pg_catalog.md5(r), 1, 16))::bit(64)::bigint)::text || '/' ||
-		pg_catalog.sum(('x' || pg_catalog.substr(pg_catalog.md5(r), 17, 16))::bit(64)::bigint)::text`
-	if pgdial.Version(a.PgConn()) < 110000 || pgdial.Version(b.PgConn()) < 110000 {
-		return portable, nil
+// A comparison says how rows are compared.
+type comparison struct {
+	text     string // of a row r, as bytes that are the same on both sides
+	hash     string // the aggregate that sums a table's rows up
+	settings string // of the sessions
+}
+
+// comparison finds out how rows can be compared. The server's own hash function is used if both sides have the same.
+func (m *Migration) comparison(ctx context.Context, a, b *pgx.Conn) (how comparison, err error) {
+	if oldFloats(a, b) {
+		// Numbers within other values, as in arrays: rounded to 15 digits both versions print them alike.
+		how.settings = "SET extra_float_digits = 0; "
 	}
+	how.text = "r"
+	if a.PgConn().ParameterStatus("server_encoding") != b.PgConn().ParameterStatus("server_encoding") {
+		how.text = "pg_catalog.convert_to(r, 'UTF8')"
+	}
+	how.hash = `pg_catalog.sum(('x' || pg_catalog.substr(pg_catalog.md5(` + how.text + `), 1, 16))::bit(64)::bigint)::text || '/' ||
+		pg_catalog.sum(('x' || pg_catalog.substr(pg_catalog.md5(` + how.text + `), 17, 16))::bit(64)::bigint)::text`
+	if how.text != "r" || pgdial.Version(a.PgConn()) < 110000 || pgdial.Version(b.PgConn()) < 110000 {
+		return how, nil
+	}
+	const fast = `pg_catalog.sum(pg_catalog.hashtextextended(r COLLATE "C", 0))::text || '/' || pg_catalog.sum(pg_catalog.hashtextextended(r COLLATE "C", 1))::text`
 	var x, y string
-	probe := "SELECT " + fast + " FROM (VALUES ('pgsluice'), (''), ('été')) v(r)"
+	probe := "SELECT " + fast + " FROM (VALUES ('pgsluice'), ('')) v(r)"
 	if err := a.QueryRow(ctx, probe).Scan(&x); err != nil {
-		return "", m.Source.Explain(err)
+		return how, m.Source.Explain(err)
 	}
 	if err := b.QueryRow(ctx, probe).Scan(&y); err != nil {
-		return "", m.Target.Explain(err)
+		return how, m.Target.Explain(err)
 	}
-	if x != y {
-		return portable, nil
+	if x == y {
+		how.hash = fast
 	}
-	return fast, nil
+	return how, nil
 }
 
 func (p *pair) rowText() string {
@@ -184,12 +221,23 @@ func (p *pair) rowText() string {
 	return "ROW(" + strings.Join(p.columns, ", ") + ")::text"
 }
 
-func (p *pair) sumSQL(hash, schema, name string) string {
-	return "SELECT pg_catalog.count(*), coalesce(" + hash + ", '') FROM (SELECT " + p.rowText() + " AS r FROM ONLY " + pgx.Identifier{schema, name}.Sanitize() + ") x"
+// from returns the table on one side, without those that inherit from it.
+func (p *pair) from(target bool) string {
+	if !target {
+		return "ONLY " + pgx.Identifier{p.schema, p.name}.Sanitize()
+	}
+	if p.whole {
+		return pgx.Identifier{p.targetSchema, p.targetName}.Sanitize()
+	}
+	return "ONLY " + pgx.Identifier{p.targetSchema, p.targetName}.Sanitize()
+}
+
+func (p *pair) sumSQL(hash string, target bool) string {
+	return "SELECT pg_catalog.count(*), coalesce(" + hash + ", '') FROM (SELECT " + p.rowText() + " AS r FROM " + p.from(target) + ") x"
 }
 
 // sumAll sums all tables on both sides, jobs of them at a time.
-func (m *Migration) sumAll(ctx context.Context, pairs []*pair, hash string, jobs int, snapshotA, snapshotB string) error {
+func (m *Migration) sumAll(ctx context.Context, pairs []*pair, how comparison, jobs int, snapshotA, snapshotB string) error {
 	queue := append([]*pair(nil), pairs...)
 	sort.SliceStable(queue, func(i, j int) bool { return queue[i].bytes > queue[j].bytes })
 	g, ctx := errgroup.WithContext(ctx)
@@ -199,7 +247,7 @@ func (m *Migration) sumAll(ctx context.Context, pairs []*pair, hash string, jobs
 		next := 0
 		for range jobs {
 			g.Go(func() error {
-				c, err := openSnapshot(ctx, server, snapshot)
+				c, err := openSnapshot(ctx, server, snapshot, how.settings)
 				if err != nil {
 					return err
 				}
@@ -216,12 +264,12 @@ func (m *Migration) sumAll(ctx context.Context, pairs []*pair, hash string, jobs
 					if p.problem != "" {
 						continue
 					}
-					schema, name, s := p.schema, p.name, &p.source
+					s := &p.source
 					if side == 1 {
-						schema, name, s = p.targetSchema, p.targetName, &p.target
+						s = &p.target
 					}
-					if err := c.QueryRow(ctx, p.sumSQL(hash, schema, name)).Scan(&s.rows, &s.sums); err != nil {
-						return server.Explain(fmt.Errorf("compare table %s.%s: %w", schema, name, err))
+					if err := c.QueryRow(ctx, p.sumSQL(how.hash, side == 1)).Scan(&s.rows, &s.sums); err != nil {
+						return server.Explain(fmt.Errorf("compare table %s.%s: %w", p.schema, p.name, err))
 					}
 				}
 			})
@@ -230,12 +278,12 @@ func (m *Migration) sumAll(ctx context.Context, pairs []*pair, hash string, jobs
 	return g.Wait()
 }
 
-func openSnapshot(ctx context.Context, server pgdial.Server, snapshot string) (*pgx.Conn, error) {
+func openSnapshot(ctx context.Context, server pgdial.Server, snapshot, settings string) (*pgx.Conn, error) {
 	c, err := server.Connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	_, err = c.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+slot.QuoteLiteral(snapshot)+"; "+catalog.NoPath)
+	_, err = c.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+slot.QuoteLiteral(snapshot)+"; "+settings+catalog.NoPath)
 	if err != nil {
 		_ = c.Close(ctx)
 		return nil, server.Explain(err)
@@ -244,7 +292,7 @@ func openSnapshot(ctx context.Context, server pgdial.Server, snapshot string) (*
 }
 
 // report writes a line for each table, and what differs in those that do.
-func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs []*pair, snapshotA, snapshotB string, began time.Time) error {
+func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs []*pair, how comparison, snapshotA, snapshotB string, began time.Time) error {
 	var rows int64
 	var different []string
 	for _, p := range pairs {
@@ -260,7 +308,7 @@ func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs
 			continue
 		}
 		fmt.Fprintf(m.Out, "different\t%s\t%d rows on the source, %d on the target\n", name, p.source.rows, p.target.rows)
-		if err := m.differences(ctx, p, snapshotA, snapshotB); err != nil {
+		if err := m.differences(ctx, p, how, snapshotA, snapshotB); err != nil {
 			return err
 		}
 	}
@@ -284,19 +332,19 @@ func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs
 const showDifferences = 10
 
 // differences shows the first rows that differ: by key, or as whole rows where there is none. Both sides are read in the same order.
-func (m *Migration) differences(ctx context.Context, p *pair, snapshotA, snapshotB string) error {
+func (m *Migration) differences(ctx context.Context, p *pair, how comparison, snapshotA, snapshotB string) error {
 	// The sessions are closed in the middle of their answers, without reading the rest.
-	a, err := openSnapshot(ctx, m.Source, snapshotA)
+	a, err := openSnapshot(ctx, m.Source, snapshotA, how.settings)
 	if err != nil {
 		return err
 	}
 	defer a.Close(context.WithoutCancel(ctx))
-	b, err := openSnapshot(ctx, m.Target, snapshotB)
+	b, err := openSnapshot(ctx, m.Target, snapshotB, how.settings)
 	if err != nil {
 		return err
 	}
 	defer b.Close(context.WithoutCancel(ctx))
-	id := "r"
+	id := p.rowText()
 	if len(p.key) > 0 {
 		parts := make([]string, len(p.key))
 		for i, k := range p.key {
@@ -304,20 +352,14 @@ func (m *Migration) differences(ctx context.Context, p *pair, snapshotA, snapsho
 		}
 		id = "ROW(" + strings.Join(parts, ", ") + ")::text"
 	}
-	query := func(schema, name string) string {
-		q := "SELECT " + p.rowText() + " AS r"
-		if id != "r" {
-			q += ", " + id + " AS id"
-		} else {
-			q += ", " + p.rowText() + " AS id"
-		}
-		return `SELECT id COLLATE "C", pg_catalog.md5(r) FROM (` + q + " FROM ONLY " + pgx.Identifier{schema, name}.Sanitize() + `) x ORDER BY 1, 2`
+	query := func(target bool) string {
+		return `SELECT id COLLATE "C", pg_catalog.md5(` + how.text + `) FROM (SELECT ` + p.rowText() + ` AS r, ` + id + ` AS id FROM ` + p.from(target) + `) x ORDER BY 1, 2`
 	}
-	x, err := a.Query(ctx, query(p.schema, p.name))
+	x, err := a.Query(ctx, query(false))
 	if err != nil {
 		return m.Source.Explain(err)
 	}
-	y, err := b.Query(ctx, query(p.targetSchema, p.targetName))
+	y, err := b.Query(ctx, query(true))
 	if err != nil {
 		return m.Target.Explain(err)
 	}
