@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 
 	"github.com/jackc/pgx/v5"
@@ -46,54 +47,51 @@ type Unique struct {
 
 // Lookup reads a table. It returns nil if there is none of that name.
 func Lookup(ctx context.Context, c *pgx.Conn, schema, name string) (*Relation, error) {
-	v := pgdial.Version(c.PgConn())
-	var r Relation
-	err := c.QueryRow(ctx, `SELECT c.oid, c.relkind::text, pg_catalog.row_security_active(c.oid), c.relhasrules
-		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2
-		AND c.relkind IN ('r', 'p', 'f', 'v', 'm')`, schema, name).Scan(&r.OID, &r.Kind, &r.RowSecurity, &r.InsteadOrRule)
+	var text string
+	err := c.QueryRow(ctx, LookupStatement(pgdial.Version(c.PgConn())), schema, name).Scan(&text)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	generated, identity := "''", "''"
-	if v >= 120000 {
-		generated = "a.attgenerated::text"
+	return ParseRelation(text)
+}
+
+// LookupStatement returns the query behind Lookup, for sessions that are not the driver's. Its parameters are the names of schema and table, its
+// result is at most one row of one column, which ParseRelation reads.
+func LookupStatement(version int) string {
+	generated, identity := "false", "''"
+	if version >= 120000 {
+		generated = "a.attgenerated <> ''"
 	}
-	if v >= 100000 {
+	if version >= 100000 {
 		identity = "a.attidentity::text"
 	}
-	rows, err := c.Query(ctx, `SELECT a.attnum, a.attname, a.atttypid, pg_catalog.format_type(a.atttypid, -1), a.atttypmod, a.attnotnull, `+generated+` <> '',
-		`+identity+`, a.atthasdef, `+hasEquality("a.atttypid")+`
-		FROM pg_catalog.pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum`, r.OID)
-	if err != nil {
+	attributes := func(what string) string {
+		return `(SELECT ` + what + ` FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n)
+			JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum WHERE k.n <= i.` + keyColumns(version) + `)`
+	}
+	return `SELECT pg_catalog.json_build_object('OID', c.oid::bigint, 'Kind', c.relkind::text, 'RowSecurity', pg_catalog.row_security_active(c.oid), 'InsteadOrRule', c.relhasrules,
+		'Columns', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('Number', a.attnum, 'Name', a.attname, 'OID', a.atttypid::bigint,
+			'Type', pg_catalog.format_type(a.atttypid, -1), 'TypeMod', a.atttypmod, 'NotNull', a.attnotnull, 'Generated', ` + generated + `,
+			'Identity', ` + identity + `, 'Default', a.atthasdef, 'Equal', ` + hasEquality("a.atttypid") + `) ORDER BY a.attnum)
+			FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+		'Unique', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('Name', x.relname, 'Primary', i.indisprimary, 'Deferrable', NOT i.indimmediate,
+			'Columns', ` + attributes("pg_catalog.json_agg(a.attname ORDER BY k.n)") + `, 'NotNull', ` + attributes("pg_catalog.bool_and(a.attnotnull)") + `) ORDER BY i.indisprimary DESC, x.relname)
+			FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
+			WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL))::text
+		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		WHERE n.nspname = $1::text AND c.relname = $2::text AND c.relkind IN ('r', 'p', 'f', 'v', 'm')`
+}
+
+// ParseRelation reads the result of LookupStatement.
+func ParseRelation(text string) (*Relation, error) {
+	var r Relation
+	if err := json.Unmarshal([]byte(text), &r); err != nil {
 		return nil, err
 	}
-	r.Columns, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (Column, error) {
-		var col Column
-		err := row.Scan(&col.Number, &col.Name, &col.OID, &col.Type, &col.TypeMod, &col.NotNull, &col.Generated, &col.Identity, &col.Default, &col.Equal)
-		return col, err
-	})
-	if err != nil {
-		return nil, err
-	}
-	attnames := `(SELECT pg_catalog.array_agg(a.attname::text ORDER BY k.n) FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n)
-		JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum WHERE k.n <= i.` + keyColumns(v) + `)`
-	notNull := `(SELECT pg_catalog.bool_and(a.attnotnull) FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n)
-		JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum WHERE k.n <= i.` + keyColumns(v) + `)`
-	rows, err = c.Query(ctx, `SELECT x.relname, `+attnames+`, i.indisprimary, NOT i.indimmediate, `+notNull+`
-		FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
-		WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL ORDER BY i.indisprimary DESC, x.relname`, r.OID)
-	if err != nil {
-		return nil, err
-	}
-	r.Unique, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (Unique, error) {
-		var u Unique
-		err := row.Scan(&u.Name, &u.Columns, &u.Primary, &u.Deferrable, &u.NotNull)
-		return u, err
-	})
-	return &r, err
+	return &r, nil
 }
 
 // LookupAll reads kind, columns (number, name, type, generated, identity), Condition and Referenced of many tables at once, without their keys.

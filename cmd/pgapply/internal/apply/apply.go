@@ -106,6 +106,11 @@ func (r *Run) connect(ctx context.Context) (err error) {
 	return r.Server.Explain(progress.Ensure(ctx, r.control))
 }
 
+// lookup reads a table of the target.
+func (r *Run) lookup(ctx context.Context, schema, table string) (*catalog.Relation, error) {
+	return catalog.Lookup(ctx, r.control, schema, table)
+}
+
 // changes applies change streams of one slot. It returns the header of a stream that is another's.
 func (r *Run) changes(ctx context.Context, h *format.Header) (rec format.Record, err error) {
 	f, err := r.follow(ctx, h)

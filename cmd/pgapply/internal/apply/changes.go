@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
@@ -27,9 +28,11 @@ type follower struct {
 	position format.LSN  // of what has been taken in
 	tables   map[uint32]*plan.Table
 
-	skipping bool // the open transaction has been applied already
-	flushing bool // the open transaction has been written in part
-	commit   format.LSN
+	skipping  bool   // the open transaction has been applied already
+	flushing  bool   // the open transaction has been written in part
+	altered   bool   // it has changed the schema
+	alteredBy uint32 // its XID, if it is written ahead of its commit
+	commit    format.LSN
 
 	progress inProgress
 }
@@ -66,7 +69,7 @@ func (r *Run) follow(ctx context.Context, h *format.Header) (*follower, error) {
 		f.applier.Close()
 		return nil, r.Server.Explain(err)
 	}
-	f.mapper = target.Mapper{Control: r.control, Rename: r.Rename, Snapshot: func(schema, table string) format.LSN { return snapshots[[2]string{schema, table}] }}
+	f.mapper = target.Mapper{Lookup: f.lookup, Rename: r.Rename, Snapshot: func(schema, table string) format.LSN { return snapshots[[2]string{schema, table}] }}
 	if err := f.progress.start(ctx, f, snapshots); err != nil {
 		f.applier.Close()
 		return nil, r.Server.Explain(err)
@@ -81,6 +84,7 @@ func (f *follower) begin(ctx context.Context, h *format.Header) error {
 		return err
 	}
 	f.tables = make(map[uint32]*plan.Table)
+	clear(f.progress.early)
 	f.progress.replay.Tables = f.progress.replay.Tables[:0]
 	f.mapper.Reset()
 	f.progress.seen = h.StartLSN
@@ -102,7 +106,7 @@ func (f *follower) begin(ctx context.Context, h *format.Header) error {
 // drop forgets the transactions that are not complete. They will come again.
 func (f *follower) drop(ctx context.Context) error {
 	f.cur.Rollback()
-	f.skipping = false
+	f.skipping, f.altered, f.alteredBy = false, false, 0
 	written, err := f.progress.drop(ctx)
 	if err != nil || !written && !f.flushing {
 		return err
@@ -293,7 +297,7 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 			f.skipping = false
 			return nil
 		}
-		return f.committed(r.CommitLSN, r.EndLSN, r.Time)
+		return f.committed(ctx, r.CommitLSN, r.EndLSN, r.Time)
 	case *format.Truncate:
 		return f.truncate(ctx, r)
 	case *format.Relation:
@@ -306,6 +310,10 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 			f.position = r.LSN
 			f.cur.Progress(r.LSN, r.Time)
 			return f.offer()
+		}
+	case *format.DDL:
+		if !f.skipping {
+			return f.alter(r)
 		}
 	case *format.Message, *format.Unknown:
 	default:
@@ -328,12 +336,15 @@ func (f *follower) open(commit format.LSN) error {
 }
 
 // committed makes the open transaction complete.
-func (f *follower) committed(commit, end format.LSN, at format.Time) error {
+func (f *follower) committed(ctx context.Context, commit, end format.LSN, at format.Time) error {
 	f.cur.Commit(commit, end, at)
-	if f.cur.Skip {
+	if f.cur.Skip || f.altered {
 		f.flushing = false
 		f.position = end
-		return f.settle()
+		if err := f.settle(); err != nil {
+			return err
+		}
+		return f.seeAltered(ctx)
 	}
 	f.flushing = false
 	f.position = end
@@ -343,12 +354,67 @@ func (f *follower) committed(commit, end format.LSN, at format.Time) error {
 	return f.offer()
 }
 
+// alter executes a statement that changes the schema, at its place in the open transaction.
+func (f *follower) alter(d *format.DDL) error {
+	if err := f.settle(); err != nil {
+		return err
+	}
+	if f.cur.Pending() > 0 {
+		if err := f.handOver(true); err != nil {
+			return err
+		}
+		if err := f.await(); err != nil {
+			return err
+		}
+	}
+	f.cur.AddDDL(d)
+	f.altered = true
+	return f.handOver(true)
+}
+
+// seeAltered makes what comes next see what the last transaction has changed of the schema, if it has.
+func (f *follower) seeAltered(ctx context.Context) error {
+	if !f.altered {
+		return nil
+	}
+	if err := f.await(); err != nil {
+		return err
+	}
+	f.altered, f.alteredBy = false, 0
+	for id := range f.progress.early {
+		if t := f.tables[id]; t != nil {
+			if err := f.relation(ctx, t.Relation); err != nil {
+				return err
+			}
+		}
+	}
+	clear(f.progress.early)
+	return nil
+}
+
+// lookup reads a table of the target as the open transaction sees it.
+func (f *follower) lookup(ctx context.Context, schema, table string) (*catalog.Relation, error) {
+	if !f.altered {
+		return f.Run.lookup(ctx, schema, table)
+	}
+	var r *catalog.Relation
+	err := f.do(func(ctx context.Context, _ *plan.Group) (err error) {
+		r, err = f.applier.Lookup(ctx, f.alteredBy, schema, table)
+		return err
+	})
+	if err == nil {
+		err = f.await()
+	}
+	return r, err
+}
+
 func (f *follower) relation(ctx context.Context, r *format.Relation) error {
 	t, err := f.mapper.Map(ctx, r)
 	if err != nil {
 		return f.Server.Explain(err)
 	}
 	f.tables[r.ID] = t
+	t.Index = len(f.progress.replay.Tables)
 	f.progress.replay.Tables = append(f.progress.replay.Tables, t)
 	return nil
 }

@@ -3,6 +3,7 @@ package apply
 import (
 	"cmp"
 	"context"
+	"errors"
 	"maps"
 	"slices"
 
@@ -25,6 +26,8 @@ type inProgress struct {
 	size   int          // bytes in the logs of all
 	ahead  int          // how many are written ahead
 	replay plan.Replay
+	again  map[*plan.Table]*plan.Table // tables that were looked up again because the open transaction has changed the schema
+	early  map[uint32]bool             // relations that were looked up within a block, before its changes of the schema
 
 	seen     format.LSN // how far the stream is: what commits later has a higher commit LSN
 	snapshot format.LSN // the newest at which a table was loaded
@@ -41,6 +44,9 @@ type transaction struct {
 	aborted map[uint32]bool // subtransactions
 }
 
+// errHold says that a piece cannot be written ahead.
+var errHold = errors.New("to be held until the commit")
+
 const (
 	// pieceSize is how large a transaction's log becomes before it is written.
 	pieceSize = 1 << 20
@@ -49,7 +55,7 @@ const (
 )
 
 func (p *inProgress) start(ctx context.Context, f *follower, snapshots map[[2]string]format.LSN) error {
-	*p = inProgress{follower: f, live: make(map[uint32]*transaction)}
+	*p = inProgress{follower: f, live: make(map[uint32]*transaction), again: make(map[*plan.Table]*plan.Table), early: make(map[uint32]bool)}
 	for _, lsn := range snapshots {
 		p.snapshot = max(p.snapshot, lsn)
 	}
@@ -80,6 +86,7 @@ func (p *inProgress) record(ctx context.Context, rec format.Record) error {
 		p.block.log.Truncate(r.XID, op)
 		return p.logged(ctx, before)
 	case *format.Relation:
+		p.early[r.ID] = true
 		return p.relation(ctx, r)
 	case *format.StreamStart:
 		if p.live[r.XID] == nil {
@@ -92,6 +99,10 @@ func (p *inProgress) record(ctx context.Context, rec format.Record) error {
 		return p.commit(ctx, r)
 	case *format.StreamAbort:
 		return p.abort(ctx, r)
+	case *format.DDL:
+		before := p.block.log.Size()
+		p.block.log.DDL(r.XID, r)
+		return p.logged(ctx, before)
 	case *format.Message, *format.Unknown:
 	default:
 		return fault.New(fault.Data, "cannot apply a %v record", rec.Kind())
@@ -188,7 +199,8 @@ func (p *inProgress) savepoints(t *transaction, g *plan.Group) *plan.Replay {
 		}
 		return true
 	}
-	p.replay.Table = func(tab *plan.Table) (bool, error) { return true, tab.Problem }
+	p.replay.Table = func(tab *plan.Table) (*plan.Table, error) { return tab, tab.Problem }
+	p.replay.DDL = func(*format.DDL) (*plan.Group, error) { return nil, errHold } // tables that follow may have been looked up too early
 	return &p.replay
 }
 
@@ -200,15 +212,29 @@ func (p *inProgress) commit(ctx context.Context, r *format.StreamCommit) error {
 	}
 	p.follower.commit = r.CommitLSN
 	var problem *plan.Table
+	clear(p.again)
 	p.replay.Sub = func(sub uint32) bool { return !t.aborted[sub] }
-	p.replay.Table = func(tab *plan.Table) (bool, error) {
-		switch {
-		case tab.Snapshot > r.CommitLSN:
-			return false, nil
-		case tab.Problem != nil:
+	p.replay.Table = func(tab *plan.Table) (_ *plan.Table, err error) {
+		if tab.Snapshot > r.CommitLSN {
+			return nil, nil
+		}
+		if p.altered {
+			if p.again[tab] == nil {
+				if p.again[tab], err = p.mapper.Map(ctx, tab.Relation); err != nil {
+					return nil, p.Server.Explain(err)
+				}
+			}
+			tab = p.again[tab]
+		}
+		if tab.Problem != nil {
 			problem = tab
 		}
-		return true, tab.Problem
+		return tab, tab.Problem
+	}
+	p.replay.DDL = func(d *format.DDL) (*plan.Group, error) {
+		clear(p.again)
+		err := p.alter(d)
+		return p.cur, err
 	}
 	var err error
 	if t.ahead {
@@ -233,7 +259,7 @@ func (p *inProgress) commit(ctx context.Context, r *format.StreamCommit) error {
 	if err := p.forget(ctx, t); err != nil || p.position == r.EndLSN {
 		return err
 	}
-	return p.committed(r.CommitLSN, r.EndLSN, r.Time)
+	return p.committed(ctx, r.CommitLSN, r.EndLSN, r.Time)
 }
 
 // commitAhead writes what is left of a transaction that was written ahead, and commits it.
@@ -241,28 +267,47 @@ func (p *inProgress) commitAhead(ctx context.Context, t *transaction, r *format.
 	if err := p.settle(); err != nil {
 		return err
 	}
-	if err := p.pieces(ctx, t, func(piece []byte) error {
-		if err := p.await(); err != nil {
-			return err
-		}
-		g := p.idle
-		g.Begin(r.CommitLSN)
-		if err := p.replay.Add(g, piece); err != nil {
-			g.Reset()
-			return err
-		}
+	flush := func() error {
+		g := p.cur
 		g.Fold()
-		return p.do(func(ctx context.Context, g *plan.Group) error { return p.applier.FlushAhead(ctx, t.xid, g) })
+		p.cur, p.idle = p.idle, nil
+		p.cur.Begin(r.CommitLSN)
+		if err := p.send(job{g, func(ctx context.Context, g *plan.Group) error { return p.applier.FlushAhead(ctx, t.xid, g) }, false}); err != nil {
+			return err
+		}
+		return p.await()
+	}
+	p.replay.DDL = func(d *format.DDL) (*plan.Group, error) {
+		if err := flush(); err != nil {
+			return nil, err
+		}
+		clear(p.again)
+		p.altered, p.alteredBy = true, t.xid
+		p.cur.AddDDL(d)
+		err := flush()
+		return p.cur, err
+	}
+	p.cur.Begin(r.CommitLSN)
+	if err := p.pieces(ctx, t, func(piece []byte) error {
+		if err := p.replay.Add(p.cur, piece); err != nil {
+			p.cur.Rollback()
+			return err
+		}
+		return flush()
 	}); err != nil {
 		return err
 	}
+	p.cur.Begin(0)
 	t.ahead = false
 	p.ahead--
 	p.position = r.EndLSN
 	at := target.Position{LSN: r.EndLSN, Time: r.Time}
-	return p.do(func(ctx context.Context, _ *plan.Group) error {
+	if err := p.do(func(ctx context.Context, _ *plan.Group) error {
 		return p.applier.CommitAhead(ctx, t.xid, r.CommitLSN, at)
-	})
+	}); err != nil {
+		return err
+	}
+	return p.seeAltered(ctx)
 }
 
 // pieces calls do with everything that is left of a transaction, in order: what was put away, and its log.

@@ -28,7 +28,7 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 	if err := r.representable(h); err != nil {
 		return nil, err
 	}
-	l := &target.Loader{Server: r.Server, Control: r.control, Stream: stream, Mapper: &target.Mapper{Control: r.control, Rename: r.Rename}, Jobs: r.Jobs, Log: r.Log}
+	l := &target.Loader{Server: r.Server, Control: r.control, Stream: stream, Mapper: &target.Mapper{Lookup: r.lookup, Rename: r.Rename}, Jobs: r.Jobs, Log: r.Log}
 	l.Snapshot = fmt.Sprintf("%v %d", h.StartLSN, h.Created)
 	if h.Load != nil {
 		l.Reload = h.Load.Reload

@@ -101,6 +101,8 @@ func (l *Log) Truncate(sub uint32, op *TruncateOp) {
 func (l *Log) DDL(sub uint32, d *format.DDL) {
 	l.head(logDDL, sub, len(d.SQL))
 	l.buf = append(l.buf, d.SQL...)
+	l.buf = binary.AppendUvarint(l.buf, uint64(len(d.SearchPath)))
+	l.buf = append(l.buf, d.SearchPath...)
 }
 
 // A Replay reads pieces of logs into a group.
@@ -108,8 +110,10 @@ type Replay struct {
 	Tables []*Table // by Index
 	// Sub tells whether changes of a subtransaction are wanted. It is asked for each, just before it is added.
 	Sub func(sub uint32) bool
-	// Table tells whether changes of a table are wanted, or that they cannot be applied.
-	Table func(*Table) (bool, error)
+	// Table tells where changes of a table go, nil if they are not wanted, or that they cannot be applied.
+	Table func(*Table) (*Table, error)
+	// DDL is called for a statement, after everything before it was added, and returns the group to which what follows is added.
+	DDL func(*format.DDL) (*Group, error)
 
 	tuples [2]format.Tuple
 }
@@ -133,12 +137,12 @@ func (r *Replay) Add(g *Group, piece []byte) error {
 				if c.bad || i >= len(r.Tables) {
 					return errLog
 				}
-				ok, err := r.wants(wanted, r.Tables[i])
+				t, err := r.wants(wanted, r.Tables[i])
 				if err != nil {
 					return err
 				}
-				if ok {
-					op.Tables = append(op.Tables, r.Tables[i])
+				if t != nil {
+					op.Tables = append(op.Tables, t)
 				}
 			}
 			if len(op.Tables) > 0 {
@@ -147,11 +151,15 @@ func (r *Replay) Add(g *Group, piece []byte) error {
 			continue
 		case logDDL:
 			sql := c.bytes(n)
+			path := c.bytes(int(c.uvarint()))
 			if c.bad {
 				return errLog
 			}
 			if wanted {
-				g.AddDDL(&format.DDL{SQL: string(sql)})
+				var err error
+				if g, err = r.DDL(&format.DDL{SQL: string(sql), SearchPath: string(path)}); err != nil {
+					return err
+				}
 			}
 			continue
 		}
@@ -166,9 +174,11 @@ func (r *Replay) Add(g *Group, piece []byte) error {
 		if c.bad {
 			return errLog
 		}
-		if ok, err := r.wants(wanted, t); err != nil {
+		t, err := r.wants(wanted, t)
+		if err != nil {
 			return err
-		} else if !ok {
+		}
+		if t == nil {
 			continue
 		}
 		switch kind {
@@ -187,9 +197,9 @@ func (r *Replay) Add(g *Group, piece []byte) error {
 	return nil
 }
 
-func (r *Replay) wants(wanted bool, t *Table) (bool, error) {
+func (r *Replay) wants(wanted bool, t *Table) (*Table, error) {
 	if !wanted {
-		return false, nil
+		return nil, nil
 	}
 	return r.Table(t)
 }

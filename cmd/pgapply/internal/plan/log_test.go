@@ -42,7 +42,7 @@ func list(g *plan.Group) (lines []string) {
 				lines = append(lines, fmt.Sprintf("truncate %v %t", t, g.Truncate(op).RestartIdentity))
 			}
 		case plan.OpDDL:
-			lines = append(lines, "ddl "+g.DDL(op).SQL)
+			lines = append(lines, "ddl "+g.DDL(op).SQL+" "+g.DDL(op).SearchPath)
 		case plan.OpSavepoint:
 			lines = append(lines, fmt.Sprint("savepoint ", uint32(op.New)))
 		default:
@@ -75,15 +75,19 @@ func TestLog(t *testing.T) {
 	log.DDL(8, &format.DDL{SQL: "DROP TABLE everything"})
 	log.Truncate(7, both)
 	want.AddTruncate(both)
-	log.DDL(7, &format.DDL{SQL: "ALTER TABLE t0"})
-	want.AddDDL(&format.DDL{SQL: "ALTER TABLE t0"})
+	log.DDL(7, &format.DDL{SQL: "ALTER TABLE t0", SearchPath: "public"})
+	want.AddDDL(&format.DDL{SQL: "ALTER TABLE t0", SearchPath: "public"})
 	log.Delete(7, tables[1], one)
 	want.Delete(tables[1], one)
 	want.Fold()
 
 	var got plan.Group
 	seen := false
-	r := plan.Replay{Tables: tables, Table: func(*plan.Table) (bool, error) { return true, nil }, Sub: func(sub uint32) bool {
+	all := func(t *plan.Table) (*plan.Table, error) { return t, nil }
+	r := plan.Replay{Tables: tables, Table: all, DDL: func(d *format.DDL) (*plan.Group, error) {
+		got.AddDDL(d)
+		return &got, nil
+	}, Sub: func(sub uint32) bool {
 		if sub == 4000000000 && !seen {
 			seen = true
 			got.AddSavepoint(sub)
@@ -107,21 +111,27 @@ func TestLog(t *testing.T) {
 
 	// A table that is not wanted is left out, also of truncates; one that has a problem stops the reading.
 	var only plan.Group
-	r.Table = func(t *plan.Table) (bool, error) { return t == tables[0], nil }
+	r.Table = func(t *plan.Table) (*plan.Table, error) {
+		if t == tables[0] {
+			return t, nil
+		}
+		return nil, nil
+	}
+	r.DDL = func(*format.DDL) (*plan.Group, error) { return &only, nil }
 	if err := r.Add(&only, piece); err != nil {
 		t.Fatal(err)
 	}
 	only.Fold()
-	if l := list(&only); slices.Contains(l, "truncate public.t1 true") || !slices.Contains(l, "truncate public.t0 true") || len(l) != 5 {
+	if l := list(&only); slices.Contains(l, "truncate public.t1 true") || !slices.Contains(l, "truncate public.t0 true") || len(l) != 4 {
 		t.Errorf("got %q", l)
 	}
-	r.Table = func(*plan.Table) (bool, error) { return false, fmt.Errorf("no such table") }
+	r.Table = func(*plan.Table) (*plan.Table, error) { return nil, fmt.Errorf("no such table") }
 	if err := r.Add(&only, piece); err == nil {
 		t.Error("no error")
 	}
 
 	// A damaged piece is an error, not a panic.
-	r.Table = func(*plan.Table) (bool, error) { return true, nil }
+	r.Table = all
 	for i := range piece {
 		var g plan.Group
 		_ = r.Add(&g, piece[:i])

@@ -13,7 +13,7 @@ import (
 // A Table is a relation of the stream together with the table on the target that it goes to. Columns are aligned: Columns[i] is where the
 // i-th value of a tuple goes.
 type Table struct {
-	Index    int // among all tables of the run
+	Index    int // among all tables of the stream
 	Relation *format.Relation
 	Schema   string // on the target
 	Name     string

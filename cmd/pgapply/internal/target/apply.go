@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
@@ -333,6 +334,27 @@ func (a *Applier) Durable() (Position, bool) {
 
 // Waiting reports whether there are positions that are not known to be durable.
 func (a *Applier) Waiting() bool { return len(a.commits) > 0 }
+
+// Lookup reads a table of the target as the open transaction, or the one that is written ahead with this XID, sees it; nil if there is none.
+func (a *Applier) Lookup(ctx context.Context, xid uint32, schema, table string) (*catalog.Relation, error) {
+	l := a.lane
+	if xid != 0 {
+		l = a.ahead[xid]
+	}
+	b := l.s.conn.Batch(ctx)
+	b.Bind(l.s.name(b, catalog.LookupStatement(l.s.version)), 2, nil)
+	b.String(schema)
+	b.String(table)
+	b.Execute()
+	r, err := l.run(b)
+	if err == nil {
+		err = l.s.server.Explain(r.Err)
+	}
+	if err != nil || len(r.Row) == 0 {
+		return nil, err
+	}
+	return catalog.ParseRelation(r.Row[0])
+}
 
 // Poll asks the target how far its WAL is flushed.
 func (a *Applier) Poll(ctx context.Context) error {

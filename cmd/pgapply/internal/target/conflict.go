@@ -243,7 +243,9 @@ func (l *lane) writeSkipped(b *pgwire.Batch, g *plan.Group) {
 func (l *lane) conflict(ctx context.Context, g *plan.Group, i int32, cause error) error {
 	op, t := g.Op(i)
 	if op.Kind == plan.OpDDL {
-		return withServer(fault.New(fault.Failed, "could not apply a change of the schema of %s: %w\nStatement: %s", transaction(g.CommitLSN(i)), cause, g.DDL(op).SQL), cause)
+		return withServer(fault.New(fault.Failed, "could not apply a change of the schema of %s: %w", transaction(g.CommitLSN(i)), cause), cause).
+			WithDetail("The statement: %s", g.DDL(op).SQL).
+			WithHint("Make the target such that it can be executed, and start again; or bring the target where the whole transaction would, and leave it out: pgapply --skip-lsn %v.", g.CommitLSN(i))
 	}
 	if op.Kind == plan.OpSavepoint {
 		return l.s.server.Explain(cause)

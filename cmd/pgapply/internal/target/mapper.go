@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
@@ -16,18 +14,18 @@ import (
 
 // A Mapper finds the table on the target that a relation of the stream goes to.
 type Mapper struct {
-	Control *pgx.Conn
+	// Lookup reads a table of the target; nil if there is none.
+	Lookup func(ctx context.Context, schema, table string) (*catalog.Relation, error)
 	// Rename maps schemas and tables of the source to others: "old" or "old.table" to "new" or "new.table".
 	Rename map[string]string
 	// Snapshot tells the LSN of the snapshot that a table of the target was loaded at, 0 if it was not.
 	Snapshot func(schema, table string) format.LSN
 
 	seen map[string]uint32 // target table → the relation that goes there
-	next int
 }
 
 // Reset forgets the relations that were mapped: a new stream describes its own.
-func (m *Mapper) Reset() { m.seen, m.next = nil, 0 }
+func (m *Mapper) Reset() { m.seen = nil }
 
 // Target returns where a source table goes.
 func (m *Mapper) Target(schema, table string) (string, string) {
@@ -46,8 +44,7 @@ func (m *Mapper) Target(schema, table string) (string, string) {
 // Map returns the table for a relation. A relation that has no place on the target is returned with a Problem, which only matters if a
 // change of it comes.
 func (m *Mapper) Map(ctx context.Context, rel *format.Relation) (*plan.Table, error) {
-	t := &plan.Table{Index: m.next, Relation: rel, Full: rel.ReplicaIdentity == "f"}
-	m.next++
+	t := &plan.Table{Relation: rel, Full: rel.ReplicaIdentity == "f"}
 	t.Schema, t.Name = m.Target(rel.Schema, rel.Name)
 	if m.Snapshot != nil {
 		t.Snapshot = m.Snapshot(t.Schema, t.Name)
@@ -55,12 +52,12 @@ func (m *Mapper) Map(ctx context.Context, rel *format.Relation) (*plan.Table, er
 	if m.seen == nil {
 		m.seen = make(map[string]uint32)
 	}
-	if other, ok := m.seen[t.String()]; ok && other != rel.ID {
+	if other, ok := m.seen[t.String()]; ok && other != rel.ID && len(m.Rename) > 0 {
 		t.Problem = fault.New(fault.Config, "two tables of the source go to %q on the target", t.String()).WithHint("Correct --rename.")
 		return t, nil
 	}
 	m.seen[t.String()] = rel.ID
-	c, err := catalog.Lookup(ctx, m.Control, t.Schema, t.Name)
+	c, err := m.Lookup(ctx, t.Schema, t.Name)
 	if err != nil {
 		return nil, err
 	}

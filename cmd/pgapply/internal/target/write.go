@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -169,7 +170,11 @@ func (l *lane) writeOp(b *pgwire.Batch, g *plan.Group, i int32) {
 	case plan.OpTruncate:
 		b.Do(truncate(g.Truncate(op)))
 	case plan.OpDDL:
-		b.Do(g.DDL(op).SQL)
+		// Whatever it is, in one statement of ours.
+		d := g.DDL(op)
+		b.Do("SELECT pg_catalog.set_config('search_path', " + progress.Literal(d.SearchPath) + ", true)")
+		b.Do("DO " + progress.Literal("BEGIN EXECUTE "+progress.Literal(d.SQL)+"; END"))
+		b.Do("SET LOCAL search_path = ''")
 	case plan.OpSavepoint:
 		b.Do("SAVEPOINT " + savepoint(uint32(op.New)))
 	case plan.OpInsert:
