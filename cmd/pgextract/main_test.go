@@ -3,6 +3,7 @@ package main_test
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"regexp"
@@ -54,6 +55,33 @@ func startPipe(e *pgtest.Env, apply, extract []string) (x, a *pgtest.Process) {
 	a = e.Start(r, nil, "pgapply", apply...)
 	_ = w.Close()
 	_ = r.Close()
+	return x, a
+}
+
+// startSlowly is startPipe with so many bytes a second in between.
+func startSlowly(e *pgtest.Env, rate int, apply, extract []string) (x, a *pgtest.Process) {
+	e.T.Helper()
+	r1, w1, err1 := os.Pipe()
+	r2, w2, err2 := os.Pipe()
+	if err1 != nil || err2 != nil {
+		e.T.Fatal(err1, err2)
+	}
+	x = e.Start(nil, w1, "pgextract", extract...)
+	a = e.Start(r2, nil, "pgapply", apply...)
+	_ = w1.Close()
+	_ = r2.Close()
+	go func() {
+		defer r1.Close()
+		defer w2.Close()
+		const step = 32 << 10
+		tick := time.NewTicker(time.Second * step / time.Duration(rate))
+		defer tick.Stop()
+		for range tick.C {
+			if _, err := io.CopyN(w2, r1, step); err != nil {
+				return
+			}
+		}
+	}()
 	return x, a
 }
 

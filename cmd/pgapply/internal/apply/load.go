@@ -50,6 +50,9 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 	for {
 		rec, err := r.reader.Next()
 		if err != nil {
+			if failed := l.Drop(); failed != nil { // what was complete is kept
+				return nil, failed
+			}
 			return nil, err
 		}
 		switch x := rec.(type) {
@@ -70,7 +73,7 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 			err = l.Sequence(x)
 		case *format.Unknown:
 		case *format.Header: // the stream was torn, and this one takes its place
-			return x, nil
+			return x, l.Drop()
 		case *format.End:
 			if x.Reason != format.Complete {
 				return nil, fault.New(fault.Data, "the full load was stopped before its end").WithHint("Start it again with pgextract --resume.")

@@ -64,6 +64,9 @@ func (l *Loader) startLargeObjects() error {
 		defer l.copying.Done()
 		if err := l.lobs.write(s); err != nil {
 			s.close()
+			if errors.Is(err, errIncomplete) {
+				return
+			}
 			l.fail(fmt.Errorf("load large objects: %w", err))
 			for range l.lobs.records { // whoever sends must not be blocked for ever
 			}
@@ -123,7 +126,7 @@ func (o *largeObjects) write(s *session) error {
 		}
 	}
 	if !o.ended {
-		return errors.New("they were not complete")
+		return errIncomplete
 	}
 	fmt.Fprintf(&b, `UPDATE pgsluice.tables SET status = 'loaded', snapshot = %s, rows = %d, bytes = %d, copied_at = clock_timestamp(), loaded_at = clock_timestamp() WHERE %s; COMMIT`,
 		progress.Literal(l.Snapshot), count, bytes, where)

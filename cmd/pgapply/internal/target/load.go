@@ -235,7 +235,11 @@ func (l *Loader) CopyBegin(r *format.CopyBegin) error {
 	l.copying.Add(1)
 	go func() {
 		defer l.copying.Done()
-		if err := l.copyPart(p); err != nil {
+		err := l.copyPart(p)
+		if errors.Is(err, errIncomplete) {
+			return
+		}
+		if err != nil {
 			l.fail(err)
 			for range p.chunks { // whoever sends must not be blocked for ever
 			}
@@ -314,6 +318,21 @@ func (l *Loader) release(s *session) {
 	l.idle = append(l.idle, s)
 }
 
+// errIncomplete is what becomes of a part whose end has not come.
+var errIncomplete = errors.New("the part was not completed")
+
+// Drop gives up the parts that have not come to their end, because the stream was cut, and waits for those that have. It returns an error if one of
+// those could not be kept.
+func (l *Loader) Drop() error {
+	for n, p := range l.parts {
+		close(p.chunks)
+		delete(l.parts, n)
+	}
+	l.lobs.close()
+	l.copying.Wait()
+	return l.failure()
+}
+
 // copyPart copies a part in one transaction, together with the row that says so.
 func (l *Loader) copyPart(p *part) (err error) {
 	s, err := l.acquire()
@@ -371,7 +390,7 @@ func (l *Loader) copyPart(p *part) (err error) {
 		}
 	}
 	if p.end == nil {
-		return errors.New("the part was not completed")
+		return errIncomplete
 	}
 	n, err := s.conn.EndCopy(l.ctx, "")
 	if err != nil {
