@@ -106,13 +106,12 @@ func (r *Receiver) Run(ctx context.Context, w *format.Writer) error {
 // giveUpAfter is when a source that stays away becomes the supervisor's problem: longer than a managed service's failover takes.
 const giveUpAfter = 5 * time.Minute
 
-// retryable reports whether a new session may cure err. Before the first header the caller is told at once, except that the slot may
-// still be in use by the walsender of a process that was killed a moment ago.
+// retryable reports whether a new session may cure err. Before the first header the caller is told at once.
 func (r *Receiver) retryable(err error) bool {
 	if fault.StatusOf(err) != fault.TryAgain || cli.IsBrokenPipe(err) {
 		return false
 	}
-	return r.header != nil || slotInUse(err)
+	return r.header != nil
 }
 
 func (r *Receiver) session(ctx context.Context, w *format.Writer, connected func()) error {
@@ -192,19 +191,22 @@ func (r *Receiver) inspect(ctx context.Context) (map[uint32]string, error) {
 
 func (r *Receiver) startReplication(ctx context.Context, conn *pgwire.Conn) error {
 	sql := slot.StartCommand(r.identity.Version, r.Slot, r.position, r.Publications)
-	deadline := time.Now().Add(releaseTimeout)
+	began, warned := time.Now(), r.header != nil
 	for {
 		err := conn.CopyBoth(ctx, sql)
 		if err == nil {
 			return nil
 		}
 		err = r.Server.Explain(err)
-		if !slotInUse(err) || time.Now().After(deadline) {
-			if slotInUse(err) {
-				return fault.New(fault.TryAgain, "slot %q is in use by another session: %w", r.Slot, err).
-					WithHint("Is another pgdecode running? On the source: SELECT * FROM pg_replication_slots WHERE slot_name = '%s'", r.Slot)
-			}
+		switch waited := time.Since(began); {
+		case !slotInUse(err):
 			return err
+		case waited > releaseTimeout:
+			return fault.New(fault.TryAgain, "slot %q is in use by another session: %w", r.Slot, err).
+				WithHint("Is another pgdecode running? On the source: SELECT * FROM pg_replication_slots WHERE slot_name = '%s'", r.Slot)
+		case !warned && waited > time.Second:
+			warned = true
+			r.Log.Warn(fmt.Sprintf("slot %s is in use by another session; waiting for it for %v", r.Slot, releaseTimeout))
 		}
 		select {
 		case <-time.After(tick):
