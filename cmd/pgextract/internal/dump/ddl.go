@@ -42,7 +42,7 @@ func DDL(entries []Entry, x Extra) []*format.DDL {
 		for i := range entries {
 			e := &entries[i]
 			// Some kinds of access rights are in no section.
-			if (e.Section == section || section == SectionPostData && e.Section == SectionNone) && !skipped[e.Desc] && !b.ours(e) {
+			if (e.Section == section || section == SectionPostData && e.Section == SectionNone) && !skipped[e.Desc] && !ofDatabase(e) && !b.ours(e) {
 				b.add(e)
 			}
 		}
@@ -52,6 +52,11 @@ func DDL(entries []Entry, x Extra) []*format.DDL {
 		b.refresh(&entries[i])
 	}
 	return b.list
+}
+
+// ofDatabase reports whether an entry grants rights on the database itself, or describes it: the target has its own, which may have another name.
+func ofDatabase(e *Entry) bool {
+	return strings.HasPrefix(e.Tag, "DATABASE ") && (e.Desc == "ACL" || e.Desc == "COMMENT" || e.Desc == "SECURITY LABEL")
 }
 
 type builder struct {
