@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -120,13 +121,23 @@ func (s Server) ConnectRaw(ctx context.Context, replication bool) (*pgconn.PgCon
 	}
 	conn, err := pgconn.ConnectConfig(ctx, &c.Config)
 	if err != nil {
-		return nil, nil, s.Explain(err)
+		return nil, nil, mayReplicate(replication, s.Explain(err))
 	}
 	if err := s.prepare(ctx, conn); err != nil {
 		_ = conn.Close(ctx)
 		return nil, nil, err
 	}
 	return conn, gulp, nil
+}
+
+// mayReplicate says what to do about a role that is refused a session because that is to speak the replication protocol.
+func mayReplicate(replication bool, err error) error {
+	var pg *pgconn.PgError
+	var f *fault.Error
+	if replication && errors.As(err, &pg) && pg.Code == "42501" && errors.As(err, &f) {
+		return f.WithHint("The role needs the REPLICATION attribute: ALTER ROLE … REPLICATION. On RDS and Aurora: GRANT rds_replication TO …")
+	}
+	return err
 }
 
 // prepare sets what depends on the server: its version and its encoding.
@@ -195,6 +206,9 @@ func (s Server) Explain(err error) error {
 			if e.Status == fault.Permission && e.Hint == "" {
 				e.Hint = "Check the user, and the password in PGPASSFILE or the environment; pg_hba.conf of the server decides who may connect."
 			}
+			if pg.Code == "3D000" && e.Hint == "" {
+				e.Hint = "Its name stands in the connection string; if it is right, create it there: CREATE DATABASE …"
+			}
 			return e
 		}
 		e.Err = fmt.Errorf("%s: %w", s.Side, err)
@@ -229,12 +243,19 @@ func noTLS(err error) bool {
 		strings.Contains(err.Error(), "server refused TLS connection")
 }
 
-// hideUser reduces pgx's message, which repeats user and database, to the cause.
+// hideUser reduces pgx's message, which repeats user and database, to the cause. Attempts with and without TLS that fail alike are told once.
 func hideUser(c *pgconn.ConnectError) error {
-	if err := c.Unwrap(); err != nil {
-		return err
+	err := c.Unwrap()
+	if err == nil {
+		return c
 	}
-	return c
+	var causes []string
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		if !slices.Contains(causes, line) {
+			causes = append(causes, line)
+		}
+	}
+	return errors.New(strings.Join(causes, "\n"))
 }
 
 // Lost reports whether err means that the connection is gone, so that the same thing may work on another one.

@@ -29,7 +29,12 @@ const lockClass = 0x7067736c
 // Ensure creates the schema and its tables where they are missing. Several processes may do so at once.
 func Ensure(ctx context.Context, c *pgx.Conn) error {
 	var there bool
-	if err := c.QueryRow(ctx, "SELECT pg_catalog.to_regclass('pgsluice.conflicts') IS NOT NULL").Scan(&there); err != nil || there {
+	err := c.QueryRow(ctx, "SELECT pg_catalog.to_regclass('pgsluice.conflicts') IS NOT NULL").Scan(&there)
+	if isDenied(err) {
+		return fault.New(fault.Permission, "could not read the state of migrations on the target: %w", err).
+			WithHint("Connect as the role that has begun the migration and owns schema pgsluice, or as a member of it.")
+	}
+	if err != nil || there {
 		return err
 	}
 	return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
@@ -37,13 +42,17 @@ func Ensure(ctx context.Context, c *pgx.Conn) error {
 			return err
 		}
 		_, err := tx.Exec(ctx, schemaSQL)
-		var pg *pgconn.PgError
-		if errors.As(err, &pg) && pg.Code == "42501" {
+		if isDenied(err) {
 			return fault.New(fault.Permission, "could not create schema pgsluice on the target: %w", err).
 				WithHint("Connect as the database's owner, or: GRANT CREATE ON DATABASE … TO …")
 		}
 		return err
 	})
+}
+
+func isDenied(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "42501"
 }
 
 // Key identifies a stream: the slot it comes from.

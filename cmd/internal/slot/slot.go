@@ -354,6 +354,20 @@ func (s *Snapshot) keep(ctx context.Context, server pgdial.Server, name string) 
 	return server.Explain(err)
 }
 
+const walHint = "Set wal_level = logical and restart the source. On RDS and Aurora: rds.logical_replication = 1 in the parameter group, then reboot. On Cloud SQL: cloudsql.logical_decoding = on."
+
+// RequireLogical checks that the source writes WAL that can be decoded.
+func RequireLogical(ctx context.Context, c *pgx.Conn) error {
+	var level string
+	if err := c.QueryRow(ctx, "SELECT current_setting('wal_level')").Scan(&level); err != nil {
+		return err
+	}
+	if level != "logical" {
+		return fault.New(fault.Config, "wal_level is %s on the source, and logical decoding needs logical", level).WithHint("%s", walHint)
+	}
+	return nil
+}
+
 func explainCreate(server pgdial.Server, name string, err error) error {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
@@ -364,7 +378,7 @@ func explainCreate(server pgdial.Server, name string, err error) error {
 	switch pg.Code {
 	case "55000":
 		e.Status = fault.Config
-		e.Hint = "Set wal_level = logical and restart the source. On RDS and Aurora: rds.logical_replication = 1 in the parameter group, then reboot. On Cloud SQL: cloudsql.logical_decoding = on."
+		e.Hint = walHint
 	case "42501":
 		e.Hint = "The role needs the REPLICATION attribute: ALTER ROLE … REPLICATION. On RDS and Aurora: GRANT rds_replication TO …"
 	case "53400":

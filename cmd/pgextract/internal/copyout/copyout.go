@@ -3,11 +3,15 @@ package copyout
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
 	"github.com/pgsluice/pgsluice/format"
@@ -149,7 +153,7 @@ func (c *copier) part(ctx context.Context, number uint32, p *Part) error {
 		err = c.flush(&end)
 	}
 	if err != nil {
-		return fmt.Errorf("copy %s.%s: %w", p.Table.Schema, p.Table.Name, c.Server.Explain(err))
+		return fmt.Errorf("copy %s.%s: %w", p.Table.Schema, p.Table.Name, mayRead(p.Table, c.Server.Explain(err)))
 	}
 	if end.Rows != counted {
 		return fmt.Errorf("copy %s.%s: %d rows were received, the server counted %d", p.Table.Schema, p.Table.Name, end.Rows, counted)
@@ -182,5 +186,14 @@ func (c *copier) flush(end *format.CopyEnd) error {
 		c.chunk = make([]byte, 0, chunkSize+chunkSize/4) // one huge row must not stay in memory
 	}
 	c.chunk = c.chunk[:0]
+	return err
+}
+
+// mayRead says what to do about a table that may not be read.
+func mayRead(t *catalog.Table, err error) error {
+	var f *fault.Error
+	if errors.As(err, &f) && f.Status == fault.Permission && f.Hint == "" {
+		return f.WithHint("On the source: GRANT SELECT ON %s TO the role; a table with row security also wants ALTER ROLE … BYPASSRLS.", pgx.Identifier{t.Schema, t.Name}.Sanitize())
+	}
 	return err
 }

@@ -53,7 +53,12 @@ func Schema(ctx context.Context, o Options) ([]Entry, error) {
 	entries, tocErr := readTOC(out)
 	// An archive of a schema has nothing behind its table of contents that we need.
 	if err := cmd.Wait(); err != nil {
-		return nil, fault.New(fault.Failed, "pg_dump failed: %s", firstLine(stderr.String(), err)).
+		reason := firstLine(stderr.String(), err)
+		if strings.Contains(reason, "permission denied") { // it prints no SQLSTATE
+			return nil, fault.New(fault.Permission, "pg_dump failed: %s", reason).
+				WithHint("The source's role must be able to read all tables (PostgreSQL 14 and newer: GRANT pg_read_all_data TO …), or own them.")
+		}
+		return nil, fault.New(fault.Failed, "pg_dump failed: %s", reason).
 			WithHint("Run it by hand to see all it says: %s --schema-only. With --data-only the schema is left to you.", program)
 	}
 	return entries, tocErr

@@ -285,6 +285,10 @@ func (l *Load) snapshot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*s
 		return nil, fault.New(fault.Config, "slots survive a failover of the source from PostgreSQL 17 on; this is %d", id.Version/10000).
 			WithHint("Leave out --failover. Should the source fail over before the cutover, start again with a new slot.")
 	}
+	// Before anything is created.
+	if err := slot.RequireLogical(ctx, c); err != nil {
+		return nil, l.Server.Explain(err)
+	}
 	info, err := slot.Get(ctx, c, l.Slot)
 	if err != nil {
 		return nil, l.Server.Explain(err)
