@@ -120,7 +120,7 @@ const tables = `SELECT format('%I.%I', nspname, relname) FROM pg_class c JOIN pg
 // traces returns everything that a rewritten row would change on a target, and what is counted there.
 func traces(d *pgtest.DB) string {
 	var b strings.Builder
-	for t := range strings.SplitSeq(d.Query(tables), "\n") {
+	for t := range strings.FieldsFuncSeq(d.Query(tables), func(r rune) bool { return r == '\n' }) {
 		b.WriteString(d.Query(fmt.Sprintf("SELECT $$%s$$, ctid, xmin, xmax, md5(x::text) FROM ONLY %s x ORDER BY ctid", t, t)) + "\n")
 	}
 	b.WriteString(d.Query("SELECT applied_lsn, transactions, changes, load_status FROM pgsluice.streams") + "\n")

@@ -198,6 +198,20 @@ func (s *Server) launch() error {
 	}
 }
 
+// AskPasswords makes the server ask every role but the superuser for a password.
+func (s *Server) AskPasswords(t testing.TB) {
+	t.Helper()
+	const hba = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 md5\n"
+	if err := os.WriteFile(filepath.Join(s.data, "pg_hba.conf"), []byte(hba), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.cmd.Process.Signal(syscall.SIGHUP)
+	d := &DB{Server: s, Name: "postgres", URI: s.URI("postgres"), t: t}
+	Wait(t, startTimeout, "pg_hba.conf has been read", func() bool {
+		return d.Query("SELECT pg_conf_load_time() > pg_postmaster_start_time()") == "t"
+	})
+}
+
 // URI returns the connection URI of a database, for the superuser, who has no password.
 func (s *Server) URI(database string) string {
 	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/%s?sslmode=disable", s.Port, database)
