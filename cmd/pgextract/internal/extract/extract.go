@@ -142,9 +142,10 @@ func (l *Load) begin(ctx context.Context) (c *pgx.Conn, id *slot.Identity, snaps
 	if c, err = l.Server.Connect(ctx); err != nil {
 		return nil, nil, nil, err
 	}
+	conn := c // which is nil when an error is returned
 	defer func() {
 		if err != nil {
-			_ = c.Close(context.WithoutCancel(ctx))
+			_ = conn.Close(context.WithoutCancel(ctx))
 		}
 	}()
 	if l.chosen, err = l.choose(ctx, c); err != nil {
