@@ -170,14 +170,18 @@ func Equal(t testing.TB, source, target *DB) {
 func EqualTable(t testing.TB, source, target *DB, table string) {
 	t.Helper()
 	// The order of columns may differ; a row's hash is made of its values in the order of their names.
-	columns := source.Query(`SELECT coalesce(string_agg(format('%I', attname), ', ' ORDER BY attname COLLATE "C"), 'NULL') FROM pg_attribute WHERE attrelid = '` +
+	columns := source.Query(`SELECT coalesce(string_agg(format('%I', attname), ', ' ORDER BY attname::text COLLATE "C"), 'NULL') FROM pg_attribute WHERE attrelid = '` +
 		strings.ReplaceAll(table, "'", "''") + `'::regclass AND attnum > 0 AND NOT attisdropped`)
+	digits := 3
+	if (source.Major < 12) != (target.Major < 12) {
+		digits = 0 // rounded to 15 digits, old and new versions print floating-point numbers alike
+	}
 	sum := func(d *DB) string {
-		return d.Query(fmt.Sprintf(`SET extra_float_digits = 3; SELECT count(*), coalesce(sum(hashtextextended(ROW(%s)::text, 0)::numeric), 0) FROM ONLY %s x`, columns, table))
+		return d.Query(fmt.Sprintf(`SET extra_float_digits = %d; SELECT count(*), coalesce(sum(hashtextextended(ROW(%s)::text, 0)::numeric), 0) FROM ONLY %s x`, digits, columns, table))
 	}
 	if source.Major < 11 || target.Major < 11 {
 		sum = func(d *DB) string {
-			return d.Query(fmt.Sprintf(`SET extra_float_digits = 3; SELECT count(*), coalesce(sum(('x' || left(md5(ROW(%s)::text), 15))::bit(60)::bigint::numeric), 0) FROM ONLY %s x`, columns, table))
+			return d.Query(fmt.Sprintf(`SET extra_float_digits = %d; SELECT count(*), coalesce(sum(('x' || left(md5(ROW(%s)::text), 15))::bit(60)::bigint::numeric), 0) FROM ONLY %s x`, digits, columns, table))
 		}
 	}
 	a, b := sum(source), sum(target)
@@ -186,7 +190,7 @@ func EqualTable(t testing.TB, source, target *DB, table string) {
 	}
 	rows := func(d *DB) map[string]int {
 		m := make(map[string]int)
-		for _, r := range strings.Split(d.Query(fmt.Sprintf(`SET extra_float_digits = 3; SELECT left(ROW(%s)::text, 300) || md5(ROW(%s)::text) FROM ONLY %s x`, columns, columns, table)), "\n") {
+		for _, r := range strings.Split(d.Query(fmt.Sprintf(`SET extra_float_digits = %d; SELECT left(ROW(%s)::text, 300) || md5(ROW(%s)::text) FROM ONLY %s x`, digits, columns, columns, table)), "\n") {
 			m[r]++
 		}
 		return m
