@@ -22,7 +22,7 @@ type recording struct {
 
 func record(t *testing.T, source *pgtest.DB, env *pgtest.Env) *recording {
 	source.Exec(varied(source.Major))
-	r := &recording{query: fingerprint(source)}
+	r := &recording{query: fingerprint(t, source)}
 	r.load = env.Must(nil, "pgextract", "--slot", source.Name)
 	r.states = append(r.states, source.Query(r.query))
 	for k := range 36 {
@@ -38,12 +38,13 @@ func record(t *testing.T, source *pgtest.DB, env *pgtest.Env) *recording {
 }
 
 // fingerprint returns the query whose result is the same on two databases if all tables of d have the same rows there.
-func fingerprint(d *pgtest.DB) string {
+func fingerprint(t *testing.T, d *pgtest.DB) string {
 	var sql []string
-	for t := range strings.SplitSeq(d.Query(tables), "\n") {
-		sql = append(sql, fmt.Sprintf("SELECT $t$%s$t$, count(*), sum(('x' || left(md5(x::text), 15))::bit(60)::bigint) FROM ONLY %s x", t, t))
+	for name := range strings.SplitSeq(d.Query(tables), "\n") {
+		sql = append(sql, fmt.Sprintf("SELECT $t$%s$t$, count(*), sum(('x' || left(md5(x::text), 15))::bit(60)::bigint) FROM ONLY %s x", name, name))
 	}
-	return strings.Join(sql, " UNION ALL ")
+	digits := pgtest.Digits(pgtest.Source(t).Major, pgtest.Target(t).Major)
+	return fmt.Sprintf("SET extra_float_digits = %d; ", digits) + strings.Join(sql, " UNION ALL ")
 }
 
 // frames returns where each frame begins, and the end of the last one.
@@ -184,7 +185,7 @@ func partly(t *testing.T, target *pgtest.DB, want string) {
 	if target.Query(tables) == "" {
 		return
 	}
-	for line := range strings.SplitSeq(target.Query(fingerprint(target)), "\n") {
+	for line := range strings.SplitSeq(target.Query(fingerprint(t, target)), "\n") {
 		if _, row, _ := strings.Cut(line, "\t"); !strings.HasPrefix(row, "0\t") && !slices.Contains(strings.Split(want, "\n"), line) {
 			t.Errorf("a part of a table's rows is on the target: %s", line)
 		}

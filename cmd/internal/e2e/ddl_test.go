@@ -53,6 +53,12 @@ func TestDDL(t *testing.T) {
 	if status, _, _ := env.Run(nil, "pgcutover", "ddl", "check"); status != 78 {
 		t.Errorf("check has status %d before install", status)
 	}
+	if source.Major < 14 {
+		if status, _, errs := env.Run(nil, "pgcutover", "ddl", "install"); status != 78 || !strings.Contains(errs, "version 14") {
+			t.Errorf("install: status %d, %s", status, errs)
+		}
+		return
+	}
 	env.Must(nil, "pgcutover", "ddl", "install")
 	env.Must(nil, "pgcutover", "ddl", "install") // it may be repeated
 	if out := env.Must(nil, "pgcutover", "ddl", "check"); !strings.HasPrefix(string(out), "ok\t") {

@@ -17,7 +17,7 @@ func loaded(t *testing.T) (source, target *pgtest.DB, env *pgtest.Env) {
 	t.Helper()
 	source, target = pgtest.Pair(t)
 	env = pgtest.NewEnv(t, source, target)
-	source.Exec(businessSchema)
+	source.Exec(businessOf(source.Major))
 	env.Bash(`pgextract --slot "$1" | pgapply`, source.Name)
 	return source, target, env
 }

@@ -172,10 +172,7 @@ func EqualTable(t testing.TB, source, target *DB, table string) {
 	// The order of columns may differ; a row's hash is made of its values in the order of their names.
 	columns := source.Query(`SELECT coalesce(string_agg(format('%I', attname), ', ' ORDER BY attname::text COLLATE "C"), 'NULL') FROM pg_attribute WHERE attrelid = '` +
 		strings.ReplaceAll(table, "'", "''") + `'::regclass AND attnum > 0 AND NOT attisdropped`)
-	digits := 3
-	if (source.Major < 12) != (target.Major < 12) {
-		digits = 0 // rounded to 15 digits, old and new versions print floating-point numbers alike
-	}
+	digits := Digits(source.Major, target.Major)
 	sum := func(d *DB) string {
 		return d.Query(fmt.Sprintf(`SET extra_float_digits = %d; SELECT count(*), coalesce(sum(hashtextextended(ROW(%s)::text, 0)::numeric), 0) FROM ONLY %s x`, digits, columns, table))
 	}
@@ -210,6 +207,15 @@ func EqualTable(t testing.TB, source, target *DB, table string) {
 			t.Logf("%d times on the target, %d on the source: %.200s", n, from[r], r)
 		}
 	}
+}
+
+// Digits returns the extra_float_digits with which servers of both versions print floating-point numbers alike: all of them, or, between versions before 12
+// and newer ones, rounded to 15.
+func Digits(a, b int) int {
+	if (a < 12) != (b < 12) {
+		return 0
+	}
+	return 3
 }
 
 func oneLine(s string) string { return strings.NewReplacer("\n", ", ", "\t", " ").Replace(s) }
