@@ -44,7 +44,7 @@ func TestEverything(t *testing.T) {
 	cutover(t, e, source.Name)
 	pgtest.Equal(t, source, target)
 	// The migration's own publications stay on the source.
-	source.Exec("DROP PUBLICATION "+source.Name, "DROP PUBLICATION IF EXISTS "+source.Name+"_insert_only")
+	unpublish(source, source.Name)
 	equalSchema(t, source, target)
 	const sequences = `SELECT schemaname, sequencename, last_value FROM pg_sequences WHERE schemaname <> 'pgsluice' ORDER BY 1, 2`
 	if a, b := source.Query(sequences), target.Query(sequences); a != b {

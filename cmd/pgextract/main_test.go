@@ -123,7 +123,7 @@ func diff(a, b string) string {
 	var out strings.Builder
 	for _, x := range []struct{ text, mark string }{{a, "-"}, {b, "+"}} {
 		for _, l := range strings.Split(x.text, "\n") {
-			if n := count[l]; n > 0 && x.mark == "-" || n < 0 && x.mark == "+" {
+			if n := count[l]; strings.Trim(l, "- ") != "" && (n > 0 && x.mark == "-" || n < 0 && x.mark == "+") {
 				fmt.Fprintf(&out, "%s %s\n", x.mark, l)
 			}
 		}
@@ -145,4 +145,9 @@ func cutover(t *testing.T, e *pgtest.Env, slot string) {
 		pgcutover finish --slot "$1"
 		wait $sync || true
 		pgcutover unfence --slot "$1"`, "cutover", slot)
+}
+
+// unpublish drops the migration's own publications, which stay on the source.
+func unpublish(source *pgtest.DB, slot string) {
+	source.Exec("DROP PUBLICATION "+slot, "DROP PUBLICATION IF EXISTS "+slot+"_insert_only")
 }

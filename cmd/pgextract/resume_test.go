@@ -106,7 +106,7 @@ func TestKilledLoad(t *testing.T) {
 	}
 	whole(t, source, target)
 	cutover(t, e, "mig")
-	source.Exec("DROP PUBLICATION mig")
+	unpublish(source, "mig")
 	equalSchema(t, source, target)
 }
 
@@ -219,7 +219,7 @@ func TestReload(t *testing.T) {
 		t.Errorf("table c has %s indexes", n)
 	}
 	cutover(t, e, slot)
-	source.Exec("DROP PUBLICATION " + slot)
+	unpublish(source, slot)
 	equalSchema(t, source, target)
 }
 

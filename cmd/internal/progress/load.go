@@ -84,20 +84,22 @@ func AddObjects(ctx context.Context, c *pgx.Conn, stream int32, list []Object, s
 	return err
 }
 
-// AddObjectsSQL is AddObjects as a statement, for a transaction that is sent as a whole. The rows have what can be recorded once they are created.
+// AddObjectsSQL is AddObjects as a statement, for a transaction that is sent as a whole.
 func AddObjectsSQL(stream int32, list []Object, state string) string {
 	var b strings.Builder
-	b.WriteString("INSERT INTO pgsluice.deferred (stream_id, phase, type, schema_name, table_name, name, definition, error, state, finished_at) VALUES ")
+	b.WriteString(`INSERT INTO pgsluice.deferred (stream_id, phase, type, schema_name, table_name, name, definition, index_sql, attach_sql, error, state, finished_at)
+		SELECT s, p, t, sn, tn, n, d, nullif(i, ''), nullif(a, ''), nullif(e, ''), st, CASE WHEN st <> 'deferred' THEN pg_catalog.now() END FROM (VALUES `)
 	for i, o := range list {
 		if i > 0 {
 			b.WriteString(", ")
 		}
 		fmt.Fprintf(&b, "(%d", stream)
-		for _, s := range []string{string(o.Phase), o.Type, o.Schema, o.Table, o.Name, o.SQL} {
+		for _, s := range []string{string(o.Phase), o.Type, o.Schema, o.Table, o.Name, o.SQL, o.Index, o.Attach, o.Error, state} {
 			b.WriteString(", " + Literal(s))
 		}
-		fmt.Fprintf(&b, ", nullif(%s, ''), %s, pg_catalog.now())", Literal(o.Error), Literal(state))
+		b.WriteString(")")
 	}
+	b.WriteString(") AS v(s, p, t, sn, tn, n, d, i, a, e, st)")
 	return b.String()
 }
 
@@ -310,6 +312,19 @@ func Tables(ctx context.Context, c *pgx.Conn, stream int32) ([]TableInfo, error)
 			&t.Inserts, &t.Updates, &t.Deletes, &t.Truncates, &t.Error)
 		return t, err
 	})
+}
+
+// RenamedSchemas returns the schemas of a stream's source whose tables are in another schema of the target, all in the same, with that one.
+func RenamedSchemas(ctx context.Context, c *pgx.Conn, stream int32) (map[string]string, error) {
+	rows, err := c.Query(ctx, `SELECT source_schema, min(schema_name) FROM pgsluice.tables WHERE stream_id = $1
+		GROUP BY source_schema HAVING count(DISTINCT schema_name) = 1 AND min(schema_name) <> source_schema`, stream)
+	if err != nil {
+		return nil, err
+	}
+	m := make(map[string]string)
+	var from, to string
+	_, err = pgx.ForEachRow(rows, []any{&from, &to}, func() error { m[from] = to; return nil })
+	return m, err
 }
 
 // EndStream lets nothing more be applied: a cutover has made the target the primary.

@@ -22,10 +22,11 @@ import (
 
 // A Run is one run of pgapply.
 type Run struct {
-	Server    pgdial.Server
-	Rename    map[string]string
-	Jobs      int // how many indexes are built at the same time
-	ApplyJobs int // how many groups of changes are written at the same time
+	Server pgdial.Server
+	Rename map[string]string
+	Jobs   int
+	// RebuildIndexes has indexes of tables that were created by hand dropped, and built again when the rows are there.
+	RebuildIndexes bool
 	// Constraints is when foreign keys and triggers are created: "now" (at the end of the load), "cutover", or empty: at cutover if there will be one.
 	Constraints string
 	OnConflict  string       // target.StopOnConflict, Skip or Overwrite

@@ -31,7 +31,7 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 	l := &target.Loader{Server: r.Server, Control: r.control, Stream: stream, Mapper: &target.Mapper{Lookup: r.lookup, Rename: r.Rename}, Jobs: r.Jobs, Log: r.Log}
 	l.Snapshot = fmt.Sprintf("%v %d", h.StartLSN, h.Created)
 	if h.Load != nil {
-		l.Reload = h.Load.Reload
+		l.Reload, l.ByHand, l.RebuildIndexes = h.Load.Reload, h.Load.DataOnly, r.RebuildIndexes
 		if h.Load.Snapshot != "" {
 			l.Snapshot = h.Load.Snapshot
 		}

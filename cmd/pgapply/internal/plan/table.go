@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -40,8 +39,8 @@ type Table struct {
 	// Problem is set if the relation cannot be applied; it is reported by the first change.
 	Problem error
 
-	mu  sync.Mutex // guards sql: sessions that write side by side share it
-	sql map[shape]string
+	name string // quoted
+	sql  map[shape]string
 }
 
 // A Column of a Table, as the target has it.
@@ -65,7 +64,10 @@ func QuoteIdent(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`)
 
 // QualifiedName returns the table's name, quoted, as SQL has it.
 func (t *Table) QualifiedName() string {
-	return QuoteIdent(t.Schema) + "." + QuoteIdent(t.Name)
+	if t.name == "" {
+		t.name = QuoteIdent(t.Schema) + "." + QuoteIdent(t.Name)
+	}
+	return t.name
 }
 
 // String returns the table's name for messages.
@@ -97,8 +99,6 @@ const (
 )
 
 func (t *Table) statement(s shape, build func(*strings.Builder)) string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	sql, ok := t.sql[s]
 	if !ok {
 		var b strings.Builder

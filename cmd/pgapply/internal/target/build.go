@@ -168,8 +168,7 @@ func (b *builder) table(t progress.LoadTable) {
 }
 
 func (b *builder) build(s *session, t progress.LoadTable) error {
-	// Objects are recorded under the names that the source has.
-	list, err := b.pending(progress.PhaseTable, t.SourceSchema, t.SourceName)
+	list, err := b.pending(progress.PhaseTable, t.Schema, t.Name)
 	if err != nil {
 		return err
 	}

@@ -35,6 +35,10 @@ type Loader struct {
 	Snapshot string
 	// Reload empties the tables of this load that have been loaded before.
 	Reload bool
+	// ByHand says that the schema was created by hand: what stands in the way is taken off and recorded.
+	ByHand bool
+	// RebuildIndexes takes off indexes, too, and builds them when the rows are there.
+	RebuildIndexes bool
 	// Constraints has what is otherwise left for the cutover created at the end of the load.
 	Constraints bool
 
@@ -42,6 +46,7 @@ type Loader struct {
 	cancel       context.CancelCauseFunc
 	guard        *session // keeps continuous sync away from the beginning to the end
 	objects      map[progress.ObjectKey]bool
+	held         []*format.DDL     // until all have come
 	schema       []progress.Object // not yet executed
 	later        []deferredObject  // not yet recorded
 	schemaLocked bool
@@ -173,8 +178,17 @@ func (l *Loader) inspect() error {
 			l.builder.table(t.names()) // an earlier run had all its rows, and ended before that
 		}
 	}
+	fresh := l.fresh
 	l.fresh = nil
-	return nil
+	if !l.ByHand {
+		return nil
+	}
+	if !l.schemaLocked {
+		if err := l.lockSchema(); err != nil {
+			return err
+		}
+	}
+	return l.takeOff(fresh)
 }
 
 // fits checks that a part can be copied into the table that is there.

@@ -4,11 +4,11 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/rename"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -29,16 +29,7 @@ func (m *Mapper) Reset() { m.seen = nil }
 
 // Target returns where a source table goes.
 func (m *Mapper) Target(schema, table string) (string, string) {
-	if to, ok := m.Rename[schema+"."+table]; ok {
-		if s, t, ok := strings.Cut(to, "."); ok {
-			return s, t
-		}
-		return schema, to
-	}
-	if to, ok := m.Rename[schema]; ok {
-		return to, table
-	}
-	return schema, table
+	return rename.Rules(m.Rename).Table(schema, table)
 }
 
 // Map returns the table for a relation. A relation that has no place on the target is returned with a Problem, which only matters if a

@@ -10,6 +10,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/rename"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -60,8 +61,52 @@ type deferredObject struct {
 	recorded bool // on the target, by a load before
 }
 
-// DDL takes an object of the schema.
+// DDL takes an object of the schema. If there are names to be changed in it, it is kept until all have come: nothing is to be written if
+// the names in one of them cannot be.
 func (l *Loader) DDL(d *format.DDL) error {
+	if len(l.Mapper.Rename) > 0 {
+		c := *d
+		c.After = append([]uint64(nil), d.After...)
+		l.held = append(l.held, &c)
+		return nil
+	}
+	return l.ddl(d)
+}
+
+// rename changes the names in what was held, and takes it.
+func (l *Loader) rename() error {
+	held, rules := l.held, rename.Rules(l.Mapper.Rename)
+	l.held = nil
+	var cannot []string
+	for _, d := range held {
+		name := d.Type + " " + d.Name
+		for _, sql := range []*string{&d.SQL, &d.Index, &d.Attach} {
+			s, err := rules.SQL(d.Type, *sql)
+			if err != nil {
+				cannot = append(cannot, fmt.Sprintf("%s: %v", name, err))
+				break
+			}
+			*sql = s
+		}
+		if d.Type == "SCHEMA" {
+			d.Name = rules.Schema(d.Name)
+		}
+		d.Schema, d.Table = rules.Table(d.Schema, d.Table)
+	}
+	if len(cannot) > 0 {
+		return fault.New(fault.Config, "--rename cannot be applied to the definitions of %d objects; nothing was written", len(cannot)).
+			WithDetail("%s", strings.Join(cannot, "\n")).
+			WithHint("Create the schema on the target by hand, under the new names, and load with pgextract --data-only.")
+	}
+	for _, d := range held {
+		if err := l.ddl(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *Loader) ddl(d *format.DDL) error {
 	if !l.schemaLocked {
 		if err := l.lockSchema(); err != nil {
 			return err
@@ -170,13 +215,16 @@ func (l *Loader) refusedObject(o *progress.Object, err error) error {
 
 // flush executes and records what has been collected: rows come now.
 func (l *Loader) flush() error {
+	if err := l.rename(); err != nil {
+		return err
+	}
 	if err := l.flushSchema(); err != nil {
 		return err
 	}
 	if len(l.later) > 0 {
 		tables := make(map[[2]string]bool)
 		for _, t := range l.tables {
-			tables[[2]string{t.rel.Schema, t.rel.Name}] = true
+			tables[[2]string{t.schema, t.name}] = true
 		}
 		phases(l.later, tables)
 		var list []progress.Object
@@ -196,13 +244,16 @@ func (l *Loader) flush() error {
 		}
 		l.queued = nil
 	}
+	if err := l.inspect(); err != nil {
+		return err
+	}
 	if l.schemaLocked {
 		if _, err := l.guard.ask(l.ctx, progress.SchemaLock(l.Stream.ID, false)); err != nil {
 			return err
 		}
 		l.schemaLocked = false
 	}
-	return l.inspect()
+	return nil
 }
 
 // Failures describes the objects that could not be created, and tells whether any of them failed for another reason than that the target's

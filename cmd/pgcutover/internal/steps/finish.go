@@ -84,34 +84,53 @@ func finished(steps []progress.Step, name string) bool {
 	return false
 }
 
-// sequences sets the target's sequences to the state of the source's.
+// sequences sets the target's sequences to the state of the source's. Those that the load was told to leave out are not there.
 func (m *Migration) sequences(ctx context.Context, c, t *pgx.Conn, stream int32) (int, error) {
 	list, err := catalog.Sequences(ctx, c)
 	if err != nil {
 		return 0, m.Source.Explain(err)
 	}
+	schemas, err := progress.RenamedSchemas(ctx, t, stream)
+	if err != nil {
+		return 0, m.Target.Explain(err)
+	}
 	var batch pgx.Batch
+	var missing []string
+	n := 0
 	for _, s := range list {
 		if !s.Known {
 			return 0, fault.New(fault.Permission, "could not read the state of sequence %s.%s on the source", s.Schema, s.Name).
 				WithHint("GRANT SELECT ON ALL SEQUENCES IN SCHEMA %s TO …", s.Schema)
 		}
-		batch.Queue("SELECT pg_catalog.setval($1::text::regclass, $2, $3)", pgx.Identifier{s.Schema, s.Name}.Sanitize(), s.LastValue, s.IsCalled)
-	}
-	results := t.SendBatch(ctx, &batch)
-	defer results.Close()
-	for _, s := range list {
-		_, err := results.Exec()
-		var pg *pgconn.PgError
-		if errors.As(err, &pg) && pg.Code == "22003" {
-			return 0, fault.New(fault.Failed, "sequence %s.%s of the target cannot take the source's value %d: %w", s.Schema, s.Name, s.LastValue, err).
-				WithHint("ALTER SEQUENCE %s AS bigint (and the column that it feeds), or MAXVALUE …, on the target; then run open again.", pgx.Identifier{s.Schema, s.Name}.Sanitize())
+		if to, ok := schemas[s.Schema]; ok {
+			s.Schema = to
 		}
-		if err != nil {
-			return 0, m.Target.Explain(fmt.Errorf("set sequence %s.%s: %w", s.Schema, s.Name, err))
-		}
+		name := pgx.Identifier{s.Schema, s.Name}.Sanitize()
+		batch.Queue("SELECT pg_catalog.setval(pg_catalog.to_regclass($1)::pg_catalog.regclass, $2, $3) IS NOT NULL", name, s.LastValue, s.IsCalled).QueryRow(func(row pgx.Row) error {
+			var set bool
+			err := row.Scan(&set)
+			var pg *pgconn.PgError
+			switch {
+			case errors.As(err, &pg) && pg.Code == "22003":
+				return fault.New(fault.Failed, "sequence %s.%s of the target cannot take the source's value %d: %w", s.Schema, s.Name, s.LastValue, err).
+					WithHint("ALTER SEQUENCE %s AS bigint (and the column that it feeds), or MAXVALUE …, on the target; then run open again.", name)
+			case err != nil:
+				return fmt.Errorf("set sequence %s.%s: %w", s.Schema, s.Name, err)
+			case set:
+				n++
+			default:
+				missing = append(missing, s.Schema+"."+s.Name)
+			}
+			return nil
+		})
 	}
-	return len(list), m.Target.Explain(results.Close())
+	if err := t.SendBatch(ctx, &batch).Close(); err != nil {
+		return 0, m.Target.Explain(err)
+	}
+	if len(missing) > 0 {
+		m.Log.Warn(fmt.Sprintf("sequences of the source that the target does not have are left out: %s", some(missing)))
+	}
+	return n, nil
 }
 
 // deferred creates the objects that were left for a phase of the cutover. Foreign keys are created NOT VALID: they hold for what is written from now on, and

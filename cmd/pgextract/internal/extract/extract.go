@@ -139,29 +139,29 @@ func (l *Load) begin(ctx context.Context) (c *pgx.Conn, id *slot.Identity, snaps
 			return nil, nil, nil, err
 		}
 	}
-	if c, err = l.Server.Connect(ctx); err != nil {
+	conn, err := l.Server.Connect(ctx)
+	if err != nil {
 		return nil, nil, nil, err
 	}
-	conn := c // which is nil when an error is returned
 	defer func() {
 		if err != nil {
 			_ = conn.Close(context.WithoutCancel(ctx))
 		}
 	}()
-	if l.chosen, err = l.choose(ctx, c); err != nil {
+	if l.chosen, err = l.choose(ctx, conn); err != nil {
 		return nil, nil, nil, err
 	}
-	identity, err := slot.Identify(ctx, c)
+	identity, err := slot.Identify(ctx, conn)
 	if err != nil {
 		return nil, nil, nil, l.Server.Explain(err)
 	}
-	if snapshot, err = l.snapshot(ctx, c, &identity); err != nil {
+	if snapshot, err = l.snapshot(ctx, conn, &identity); err != nil {
 		return nil, nil, nil, err
 	}
 	if l.token == nil {
 		l.token = &token{name: snapshot.Name, lsn: snapshot.At}
 	}
-	return c, &identity, snapshot, nil
+	return conn, &identity, snapshot, nil
 }
 
 func (l *Load) header(id *slot.Identity, snapshot *slot.Snapshot, tables []*catalog.Table, began time.Time) *format.Header {

@@ -1,0 +1,91 @@
+package target
+
+import (
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
+)
+
+// takeOff records what stands in the way of a load on tables that were created by hand, and takes it off: foreign keys and triggers until the
+// cutover, and, if that is wanted, indexes until the rows are there.
+func (l *Loader) takeOff(tables []*loadTable) error {
+	var all, empty []uint32
+	for _, t := range tables {
+		if t.target == nil || t.target.Kind != "r" && t.target.Kind != "p" {
+			continue
+		}
+		all = append(all, t.target.OID)
+		t.target.Referenced = false // when we are done
+		if t.state.Status == "queued" {
+			empty = append(empty, t.target.OID)
+		}
+	}
+	return l.Server.Explain(pgx.BeginFunc(l.ctx, l.Control, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(l.ctx, "SELECT pg_catalog.set_config('search_path', '', true)"); err != nil {
+			return err
+		}
+		keys, err := catalog.ForeignKeys(l.ctx, tx.Conn(), all)
+		if err != nil {
+			return err
+		}
+		for _, k := range keys {
+			if err := l.take(tx, k, "FK CONSTRAINT", progress.PhaseCutover, "ALTER TABLE "+k.Relation()+" DROP CONSTRAINT "+plan.QuoteIdent(k.Name)); err != nil {
+				return err
+			}
+		}
+		triggers, err := catalog.Triggers(l.ctx, tx.Conn(), all)
+		if err != nil {
+			return err
+		}
+		for _, k := range triggers {
+			if err := l.take(tx, k, "TRIGGER", progress.PhaseCutover, "DROP TRIGGER "+plan.QuoteIdent(k.Name)+" ON "+k.Relation()); err != nil {
+				return err
+			}
+		}
+		if !l.RebuildIndexes {
+			return nil
+		}
+		indexes, err := catalog.Indexes(l.ctx, tx.Conn(), empty)
+		if err != nil {
+			return err
+		}
+		for _, k := range indexes {
+			kind, drop := "INDEX", "DROP INDEX "+plan.QuoteIdent(k.Schema)+"."+plan.QuoteIdent(k.Name)
+			if k.Constraint {
+				kind, drop = "CONSTRAINT", "ALTER TABLE ONLY "+k.Relation()+" DROP CONSTRAINT "+plan.QuoteIdent(k.Name)
+			}
+			// One that something else rests on, such as a view, stays.
+			err := pgx.BeginFunc(l.ctx, tx, func(tx pgx.Tx) error { return l.take(tx, k, kind, progress.PhaseTable, drop) })
+			var pg *pgconn.PgError
+			if errors.As(err, &pg) && pg.Code == "2BP01" {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+}
+
+// take records an object and executes the statement that takes it off.
+func (l *Loader) take(tx pgx.Tx, d catalog.Definition, kind string, phase progress.Phase, drop string) error {
+	o := progress.Object{Phase: phase, Type: kind, Schema: d.Schema, Table: d.Table, Name: d.Name, SQL: d.SQL, Index: d.Index, Attach: d.Attach}
+	if kind != "INDEX" {
+		o.Name = d.Table + " " + d.Name // as pg_dump names them
+	}
+	list := []progress.Object{o}
+	if d.Comment != "" {
+		list = append(list, progress.Object{Phase: phase, Type: "COMMENT", Schema: d.Schema, Table: d.Table, Name: kind + " " + o.Name, SQL: d.Comment})
+	}
+	if _, err := tx.Exec(l.ctx, progress.AddObjectsSQL(l.Stream.ID, list, "deferred"), pgx.QueryExecModeSimpleProtocol); err != nil {
+		return err
+	}
+	_, err := tx.Exec(l.ctx, drop)
+	return err
+}
