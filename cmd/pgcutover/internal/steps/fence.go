@@ -290,8 +290,16 @@ func (m *Migration) Drain(ctx context.Context, timeout time.Duration) error {
 	})
 }
 
-// idleAfter is how long nobody may read the slot before waiting for the target makes no sense.
-const idleAfter = 5 * time.Second
+// idleAfter is how long nobody may read the slot before waiting for the target makes no sense; idleLong where the source is in use meanwhile, and
+// scripts/sync, which waits for 30 s at most, may be about to start its programs again.
+const (
+	idleAfter = 5 * time.Second
+	idleLong  = 45 * time.Second
+)
+
+func (m *Migration) nobody() error {
+	return fault.New(fault.Config, "nobody reads slot %q, so the target cannot catch up", m.Slot).WithHint("Start continuous sync: scripts/sync %s", m.Slot)
+}
 
 // await waits until the target has applied everything up to an LSN of the source.
 func (m *Migration) await(ctx context.Context, c, t *pgx.Conn, stream int32, lsn format.LSN, timeout time.Duration) error {
@@ -321,8 +329,7 @@ func (m *Migration) await(ctx context.Context, c, t *pgx.Conn, stream int32, lsn
 				reader = time.Now()
 			}
 			if time.Since(reader) > idleAfter {
-				return false, fault.New(fault.Config, "nobody reads slot %q, so the target cannot catch up", m.Slot).
-					WithHint("Start continuous sync: scripts/sync %s", m.Slot)
+				return false, m.nobody()
 			}
 		}
 		if time.Since(said) > 2*time.Second {

@@ -234,7 +234,7 @@ func (m *Migration) waitCaughtUp(ctx context.Context, t *pgx.Conn, stream *progr
 	if err := m.checkSource(ctx, c, stream); err != nil {
 		return err
 	}
-	last, looked := int64(-1), time.Now()
+	last, looked, reader := int64(-1), time.Now(), time.Now()
 	done, err := poll(ctx, timeout, func() (bool, error) {
 		if time.Since(looked) > idleAfter {
 			looked = time.Now()
@@ -242,8 +242,11 @@ func (m *Migration) waitCaughtUp(ctx context.Context, t *pgx.Conn, stream *progr
 			if err != nil {
 				return false, m.Source.Explain(err)
 			}
-			if info == nil || !info.Active {
-				m.Log.Warn(fmt.Sprintf("nobody reads slot %q", m.Slot), "hint", "Start continuous sync: scripts/sync "+m.Slot)
+			if info != nil && info.Active {
+				reader = looked
+			}
+			if time.Since(reader) > idleLong {
+				return false, m.nobody()
 			}
 		}
 		now, err := slot.FlushLSN(ctx, c)

@@ -1,0 +1,322 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
+)
+
+// script returns the path of one of the scripts.
+func script(name string) string { return filepath.Join(pgtest.Root(), "scripts", name) }
+
+// When sync starts its programs again and when it ends, and with which status. The programs are replaced by some that end as they are told.
+func TestSyncStatuses(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		decoded, applied string // statuses; "kill" for death by SIGKILL
+		want             int    // −1: started again
+	}{
+		{"0", "0", 0},
+		{"78", "0", 0}, // the cutover has ended the stream; what pgdecode makes of that does not matter
+		{"0", "1", 1},
+		{"0", "65", 65},
+		{"69", "65", 69},
+		{"77", "65", 77},
+		{"78", "65", 78},
+		{"1", "65", 1},
+		{"75", "65", -1},
+		{"kill", "65", -1},
+		{"141", "1", 1},
+		{"0", "75", -1},
+		{"75", "75", -1},
+		{"78", "75", -1}, // what pgapply has to say about the target comes first
+		{"0", "kill", -1},
+		{"0", "77", 77},
+		{"75", "78", 78},
+		{"75", "2", 2},
+	} {
+		t.Run(c.decoded+","+c.applied, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			// The second time they succeed.
+			for name, status := range map[string]string{"pgdecode": c.decoded, "pgapply": c.applied} {
+				end := "exit " + status
+				if status == "kill" {
+					end = "kill -KILL $$"
+				}
+				text := fmt.Sprintf("#!/bin/sh\nif [ %[1]s = pgapply ]; then cat >/dev/null; fi\n[ -e %[2]s/%[1]s.begun ] && exit 0\n: >%[2]s/%[1]s.begun\n%[3]s\n", name, dir, end)
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			e := &pgtest.Env{T: t, Dir: dir}
+			status, _, errs := e.Run(nil, "bash", script("sync"), "mig")
+			again := strings.Contains(errs, "starting again")
+			if again != (c.want == -1) || status != max(c.want, 0) {
+				t.Errorf("status %d, %s", status, errs)
+			}
+		})
+	}
+}
+
+// scriptPair makes a source with a table, loaded into the target.
+func scriptPair(t *testing.T, source, target *pgtest.DB) (e *pgtest.Env, slot string) {
+	t.Helper()
+	e, slot = pgtest.NewEnv(t, source, target), "scr_"+source.Name
+	source.Exec("CREATE TABLE t (a int PRIMARY KEY, b text)", "INSERT INTO t SELECT g, 'x' FROM generate_series(1, 100) g")
+	e.Bash("pgextract --slot " + slot + " | pgapply")
+	return e, slot
+}
+
+// follow waits until the target has as many rows as the source.
+func follow(t *testing.T, source, target *pgtest.DB) {
+	t.Helper()
+	want := source.Query("SELECT count(*), sum(a) FROM t")
+	pgtest.Wait(t, 60*time.Second, "the target has everything", func() bool {
+		got, err := target.Try("SELECT count(*), sum(a) FROM t")
+		return err == nil && got == want
+	})
+}
+
+// sync goes on after either server was away, stops in order when it is told to, and goes on from there when it is started again.
+func TestSyncRestarts(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Start(t, pgtest.Source(t).Major).Database(t, ""), pgtest.Start(t, pgtest.Target(t).Major).Database(t, "")
+	e, slot := scriptPair(t, source, target)
+	p := e.Start(nil, nil, "bash", script("sync"), slot)
+	next := 1000
+	change := func() {
+		source.Exec(fmt.Sprintf("INSERT INTO t SELECT g, 'y' FROM generate_series(%d, %d) g", next, next+99))
+		next += 100
+	}
+	change()
+	follow(t, source, target)
+	for name, s := range map[string]*pgtest.Server{"source": source.Server, "target": target.Server} {
+		before := strings.Count(p.Errors(), "starting again")
+		s.Kill()
+		if name == "target" {
+			change()
+			pgtest.Wait(t, 30*time.Second, "sync tries again", func() bool { return strings.Count(p.Errors(), "starting again") > before })
+		}
+		s.Restart(t)
+		change()
+		follow(t, source, target)
+	}
+	// Two at a time do not work on the same slot; the second one waits for its turn.
+	second := e.Start(nil, nil, "bash", script("sync"), slot)
+	pgtest.Wait(t, 60*time.Second, "the second one tries again", func() bool { return strings.Contains(second.Errors(), "starting again") })
+	for _, x := range []*pgtest.Process{second, p} {
+		if err := x.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if status := x.Wait(30 * time.Second); status != 143 {
+			t.Errorf("status %d after SIGTERM: %s", status, x.Errors())
+		}
+	}
+	pgtest.Wait(t, 10*time.Second, "nobody reads the slot", func() bool {
+		return source.Query("SELECT count(*) FROM pg_replication_slots WHERE active") == "0"
+	})
+	change()
+	p = e.Start(nil, nil, "bash", script("sync"), slot)
+	follow(t, source, target)
+	pgtest.EqualTable(t, source, target, "t")
+	// Told to stop at once after its start, it stops as well.
+	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if status := p.Wait(30 * time.Second); status != 143 {
+		t.Errorf("status %d: %s", status, p.Errors())
+	}
+	for i := range 5 {
+		p = e.Start(nil, nil, "bash", script("sync"), slot)
+		time.Sleep(time.Duration(i) * 15 * time.Millisecond) // at different places
+		if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if status := p.Wait(30 * time.Second); status != 143 {
+			t.Errorf("status %d: %s", status, p.Errors())
+		}
+	}
+	// What trying again does not change ends it.
+	for args, want := range map[string]int{"nothing_of_that_name": 69, "Bad": 64, "": 64} {
+		if status, _, errs := e.Run(nil, "bash", script("sync"), args); status != want {
+			t.Errorf("sync %q: status %d, %s", args, status, errs)
+		}
+	}
+}
+
+// writable reports whether an application can write to the source.
+func writable(d *pgtest.DB) bool {
+	_, err := d.Try("CREATE TABLE probe (); DROP TABLE probe")
+	return err == nil
+}
+
+// A cutover that fails, or is interrupted, before the target is open gives the source back; afterwards it does not, and does what is left.
+func TestCutoverScript(t *testing.T) {
+	t.Parallel()
+	// A server of its own: what other tests write would be lag.
+	source, target := pgtest.Start(t, pgtest.Source(t).Major).Database(t, ""), pgtest.Target(t).Database(t, "")
+	e, slot := scriptPair(t, source, target)
+	cutover := func(want int, says string, args ...string) {
+		t.Helper()
+		status, _, errs := e.Run(nil, "bash", append([]string{script("cutover"), slot, "--yes"}, args...)...)
+		if status != want || !strings.Contains(errs, says) {
+			t.Errorf("cutover %v: status %d: %s", args, status, errs)
+		}
+	}
+	for _, args := range [][]string{nil, {slot, "--nonsense"}, {slot, "--verify", "perhaps"}} {
+		if status, _, errs := e.Run(nil, "bash", append([]string{script("cutover")}, args...)...); status != 64 || !strings.Contains(errs, "usage:") {
+			t.Errorf("cutover %v: status %d: %s", args, status, errs)
+		}
+	}
+	// Without a terminal nobody can answer.
+	if status, _, errs := e.Run(nil, "setsid", "--wait", "bash", script("cutover"), slot); status != 78 || !strings.Contains(errs, "nothing was done") || !writable(source) {
+		t.Errorf("nobody says yes: status %d: %s", status, errs)
+	}
+	// Nobody reads the slot.
+	cutover(78, "giving the source back")
+	if !writable(source) {
+		t.Error("the source is closed")
+	}
+	// The rows differ.
+	p := e.Start(nil, nil, "bash", script("sync"), slot)
+	follow(t, source, target)
+	target.Exec("UPDATE t SET b = 'z' WHERE a = 7")
+	cutover(1, "THE TARGET DIFFERS", "--verify", "first")
+	if !writable(source) {
+		t.Error("the source is closed")
+	}
+	target.Exec("UPDATE t SET b = 'x' WHERE a = 7")
+	// Interrupted while it waits for the target, which is held up.
+	lock := target.Connect()
+	if _, err := lock.Exec(pgtest.Context(t), "BEGIN; LOCK TABLE t"); err != nil {
+		t.Fatal(err)
+	}
+	source.Exec("INSERT INTO t VALUES (101, 'held up')")
+	c := e.Start(nil, nil, "bash", script("cutover"), slot, "--yes")
+	pgtest.Wait(t, 30*time.Second, "the source is fenced", func() bool { return !writable(source) })
+	if err := syscall.Kill(-c.Process.Pid, syscall.SIGINT); err != nil { // as Ctrl-C does
+		t.Fatal(err)
+	}
+	if status := c.Wait(60 * time.Second); status != 130 || !strings.Contains(c.Errors(), "giving the source back") || !writable(source) {
+		t.Errorf("interrupted: status %d, the source can be written to: %v: %s", status, writable(source), c.Errors())
+	}
+	if _, err := lock.Exec(pgtest.Context(t), "ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	follow(t, source, target)
+	// The command that directs the application to the target fails: the target is open all the same, and everything else is done.
+	cutover(1, "direct the application to the target yourself", "--switch", "exit 9")
+	if status := p.Wait(30 * time.Second); status != 0 {
+		t.Errorf("sync: status %d: %s", status, p.Errors())
+	}
+	if writable(source) || !writable(target) {
+		t.Error("the source can be written to, or the target cannot")
+	}
+	// Again: nothing is left to do.
+	cutover(0, "open already")
+	if writable(source) {
+		t.Error("the source was given back")
+	}
+}
+
+// migrate does everything in order, and what is left when it is started again.
+func TestMigrateScript(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t)
+	e, slot := pgtest.NewEnv(t, source, target), "mgr_"+source.Name
+	source.Exec("CREATE TABLE t (a int PRIMARY KEY, b text)", "CREATE TABLE u (a int PRIMARY KEY REFERENCES t)", "INSERT INTO t SELECT g, 'x' FROM generate_series(1, 20000) g", "INSERT INTO u SELECT a FROM t")
+	if status, _, errs := e.Run(nil, "bash", script("migrate")); status != 64 || !strings.Contains(errs, "usage:") {
+		t.Errorf("no slot: status %d: %s", status, errs)
+	}
+	// What check finds keeps it from beginning.
+	source.Exec("BEGIN; INSERT INTO t VALUES (0, 'prepared'); PREPARE TRANSACTION '" + slot + "'")
+	if status, _, errs := e.Run(nil, "bash", script("migrate"), slot, "--yes"); status != 78 || !strings.Contains(errs, "PREPARED") {
+		t.Errorf("refused by check: status %d: %s", status, errs)
+	}
+	source.Exec("COMMIT PREPARED '" + slot + "'")
+	// Killed in the middle of it, with all that it has started.
+	p := e.Start(nil, nil, "bash", script("migrate"), slot, "--jobs", "2", "--yes")
+	pgtest.Wait(t, 60*time.Second, "the load has begun", func() bool {
+		n, err := target.Try("SELECT count(*) FROM pgsluice.streams")
+		return err == nil && n == "1"
+	})
+	p.Kill()
+	p = e.Start(nil, nil, "bash", script("migrate"), slot, "--jobs", "2", "--yes", "--switch", "true")
+	if status := p.Wait(3 * time.Minute); status != 0 {
+		t.Fatalf("status %d: %s", status, p.Errors())
+	}
+	pgtest.Equal(t, source, target)
+	if writable(source) || !writable(target) || target.Query("SELECT count(*) FROM pg_constraint WHERE conrelid = 'u'::regclass AND contype = 'f' AND convalidated") != "1" {
+		t.Error("the cutover is not complete")
+	}
+	if status, _, errs := e.Run(nil, "bash", script("migrate"), slot, "--yes"); status != 0 || !strings.Contains(errs, "open already") {
+		t.Errorf("again: status %d: %s", status, errs)
+	}
+}
+
+// cluster starts servers, keeps them, starts them again, and leaves nothing behind.
+func TestClusterScript(t *testing.T) {
+	t.Parallel()
+	dir, err := os.MkdirTemp("", "pgsluice-cluster-") // where the servers' own user may go
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	e := &pgtest.Env{T: t, Dir: dir, Vars: []string{"PGSLUICE_TMP=" + filepath.Join(dir, "servers")}}
+	cluster := func(want int, args ...string) string {
+		t.Helper()
+		status, out, errs := e.Run(nil, "bash", append([]string{script("cluster")}, args...)...)
+		if status != want {
+			t.Fatalf("cluster %v: status %d: %s", args, status, errs)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	t.Cleanup(func() { cluster(0, "stop", "--all") })
+	sql := func(uri, sql string) string {
+		t.Helper()
+		return strings.TrimSpace(e.Bash(`psql -XAtq -v ON_ERROR_STOP=1 -d "$1" -c "$2"`, uri, sql))
+	}
+	uri := cluster(0, "start", "one", "--", "work_mem=7MB", "cluster_name=it's")
+	if got := sql(uri, "SELECT current_setting('wal_level') || current_setting('work_mem') || current_setting('cluster_name')"); got != "logical7MBit's" {
+		t.Errorf("settings: %s", got)
+	}
+	sql(uri, "CREATE TABLE kept ()")
+	if list := cluster(0, "list"); !strings.HasPrefix(list, "one\t") || !strings.Contains(list, "\trunning\t"+uri) {
+		t.Errorf("list: %s", list)
+	}
+	cluster(1, "start", "one") // it is running already
+	cluster(0, "stop", "--keep", "one")
+	if list := cluster(0, "list"); !strings.Contains(list, "\tstopped\t") {
+		t.Errorf("list: %s", list)
+	}
+	if again := cluster(0, "start", "one", "--", "work_mem=8MB"); again != uri {
+		t.Errorf("started again, it is at %s", again)
+	}
+	if got := sql(uri, "SELECT current_setting('work_mem') || count(*) FROM kept"); got != "8MB0" {
+		t.Errorf("started again: %s", got)
+	}
+	cluster(0, "start", "two")
+	cluster(0, "stop", "one")
+	if list := cluster(0, "list"); !strings.HasPrefix(list, "two\t") || strings.Contains(list, "\n") {
+		t.Errorf("list: %s", list)
+	}
+	cluster(0, "stop", "--all")
+	if list := cluster(0, "list"); list != "" {
+		t.Errorf("list: %s", list)
+	}
+	for _, args := range [][]string{nil, {"start"}, {"start", "a/b"}, {"start", "x", "--port"}, {"start", "x", "--nonsense", "y"}, {"begin", "x"}} {
+		cluster(64, args...)
+	}
+	cluster(1, "stop", "none")
+	cluster(1, "start", "bad", "--", "work_mem=nonsense")
+}
