@@ -18,7 +18,7 @@ func main() { os.Exit(cli.Main("pgapply", run)) }
 
 type flags struct {
 	Target         string           `placeholder:"URI" help:"The target database: a URI or keywords. Default: PGSLUICE_TARGET, else libpq's environment."`
-	Jobs           int              `placeholder:"N" default:"4" help:"How many indexes are built at the same time (4)."`
+	Jobs           int              `placeholder:"N" help:"How many sessions write: so many indexes are built, and so many groups of changes written, at the same time. Default: 4 for indexes, 1 for changes."`
 	Rename         []string         `placeholder:"OLD=NEW" help:"Apply a schema, or a table given as schema.table, under another name."`
 	Constraints    string           `enum:"now,cutover,auto" default:"auto" placeholder:"WHEN" help:"When foreign keys and triggers are created: now (when everything is loaded) or cutover. Default: at cutover if the load belongs to a slot."`
 	RebuildIndexes bool             `help:"If the schema was created by hand (pgextract --data-only): drop its indexes first, and build them when the rows are there."`
@@ -39,9 +39,12 @@ func run(ctx context.Context, env *cli.Env) error {
 	if err != nil {
 		return err
 	}
-	r := &apply.Run{Server: pgdial.Target(f.Target, "pgapply"), Jobs: f.Jobs, OnConflict: f.OnConflict, Stop: env.Stop, Log: env.Log, Rename: make(map[string]string)}
+	r := &apply.Run{Server: pgdial.Target(f.Target, "pgapply"), Jobs: 4, ApplyJobs: 1, OnConflict: f.OnConflict, Stop: env.Stop, Log: env.Log, Rename: make(map[string]string)}
 	r.Server.Encoding = f.Encoding
 	r.RebuildIndexes = f.RebuildIndexes
+	if f.Jobs > 0 {
+		r.Jobs, r.ApplyJobs = f.Jobs, f.Jobs
+	}
 	if f.Constraints != "auto" {
 		r.Constraints = f.Constraints
 	}

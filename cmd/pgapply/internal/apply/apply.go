@@ -22,9 +22,10 @@ import (
 
 // A Run is one run of pgapply.
 type Run struct {
-	Server pgdial.Server
-	Rename map[string]string
-	Jobs   int
+	Server    pgdial.Server
+	Rename    map[string]string
+	Jobs      int // how many indexes are built at the same time
+	ApplyJobs int // how many groups of changes are written at the same time
 	// RebuildIndexes has indexes of tables that were created by hand dropped, and built again when the rows are there.
 	RebuildIndexes bool
 	// Constraints is when foreign keys and triggers are created: "now" (at the end of the load), "cutover", or empty: at cutover if there will be one.

@@ -13,8 +13,9 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// maxGroup bounds the memory of a group, of which there are two, and with it how much is written in one go. Larger ones are no faster.
-const maxGroup = 6 << 20
+// maxGroups bounds the memory of all groups, of which there is one more than are written side by side, and with it how much is written in one go. Larger ones
+// are no faster.
+const maxGroups = 12 << 20
 
 // A follower applies change streams of one slot.
 type follower struct {
@@ -23,9 +24,10 @@ type follower struct {
 	mapper   target.Mapper
 	writer   *writer
 	applier  *target.Applier
-	cur      *plan.Group // collects what comes in
-	idle     *plan.Group // what the writer gave back; nil while it is writing
-	position format.LSN  // of what has been taken in
+	cur      *plan.Group   // collects what comes in
+	idle     []*plan.Group // what the writer gave back
+	maxGroup int           // how large a group may become, in bytes
+	position format.LSN    // of what has been taken in
 	tables   map[uint32]*plan.Table
 
 	skipping  bool   // the open transaction has been applied already
@@ -43,7 +45,7 @@ func (r *Run) follow(ctx context.Context, h *format.Header) (*follower, error) {
 	if err != nil {
 		return nil, r.Server.Explain(err)
 	}
-	f := &follower{Run: r, stream: stream, cur: new(plan.Group)}
+	f := &follower{Run: r, stream: stream, cur: new(plan.Group), maxGroup: maxGroups / (r.ApplyJobs + 1)}
 	if f.applier, err = target.NewApplier(ctx, r.Server, r.control, stream, r.OnConflict); err != nil {
 		return nil, err
 	}
@@ -74,7 +76,7 @@ func (r *Run) follow(ctx context.Context, h *format.Header) (*follower, error) {
 		f.applier.Close()
 		return nil, r.Server.Explain(err)
 	}
-	f.writer = newWriter(ctx, f.applier, r.report)
+	f.writer = newWriter(ctx, f.applier, r.report, r.ApplyJobs)
 	return f, nil
 }
 
@@ -127,13 +129,14 @@ func (f *follower) next() ([]byte, bool, error) {
 			return nil, false, err
 		}
 		free := f.writer.free
-		if f.idle != nil {
+		if len(f.idle) > 0 {
 			free = nil
 		}
 		select {
 		case b, ok := <-f.in.blocks:
 			return b, ok, nil
-		case f.idle = <-free:
+		case g := <-free:
+			f.idle = append(f.idle, g)
 		case <-f.writer.failed:
 			return nil, false, f.writer.err
 		case <-f.writer.ended:
@@ -144,14 +147,15 @@ func (f *follower) next() ([]byte, bool, error) {
 	}
 }
 
-// offer gives the writer what is complete, if it is idle.
+// offer gives the writer what is complete, if it can take it.
 func (f *follower) offer() error {
 	if !f.cur.Ready() {
 		return nil
 	}
-	if f.idle == nil {
+	if len(f.idle) == 0 {
 		select {
-		case f.idle = <-f.writer.free:
+		case g := <-f.writer.free:
+			f.idle = append(f.idle, g)
 		case <-f.writer.failed:
 			return f.writer.err
 		default:
@@ -162,22 +166,32 @@ func (f *follower) offer() error {
 }
 
 // await waits until the writer is idle.
-func (f *follower) await() error {
-	if f.idle != nil {
-		return nil
+func (f *follower) await() error { return f.group(f.writer.jobs) }
+
+// group waits until the writer has given back n groups.
+func (f *follower) group(n int) error {
+	for len(f.idle) < n {
+		select {
+		case g := <-f.writer.free:
+			f.idle = append(f.idle, g)
+		case <-f.writer.failed:
+			return f.writer.err
+		}
 	}
-	select {
-	case f.idle = <-f.writer.free:
-		return nil
-	case <-f.writer.failed:
-		return f.writer.err
-	}
+	return nil
 }
 
-// handOver gives the writer, which is idle, what is complete; the open transaction stays behind, unless it is wanted partially.
+// take takes one of the idle groups.
+func (f *follower) take() *plan.Group {
+	n := len(f.idle) - 1
+	g := f.idle[n]
+	f.idle = f.idle[:n]
+	return g
+}
+
+// handOver gives the writer, which has given back a group, what is complete; the open transaction stays behind, unless it is wanted partially.
 func (f *follower) handOver(partial bool) error {
-	g, next := f.cur, f.idle
-	f.idle = nil
+	g, next := f.cur, f.take()
 	open := g.OpenLSN
 	if partial {
 		f.flushing = true
@@ -191,17 +205,15 @@ func (f *follower) handOver(partial bool) error {
 	if partial {
 		return f.send(job{group: g, do: f.applier.Flush})
 	}
-	return f.send(job{group: g, do: f.applier.Apply})
+	return f.send(job{group: g})
 }
 
-// do has the writer do something as soon as it is idle.
+// do has the writer do something, after what it has been given before.
 func (f *follower) do(what func(context.Context, *plan.Group) error) error {
-	if err := f.await(); err != nil {
+	if err := f.group(1); err != nil {
 		return err
 	}
-	g := f.idle
-	f.idle = nil
-	return f.send(job{group: g, do: what})
+	return f.send(job{group: f.take(), do: what})
 }
 
 // settle has the writer write everything that is complete, and waits until it is idle.
@@ -229,7 +241,7 @@ func (f *follower) send(j job) error {
 // full makes room when the group has grown to its limit: what is complete is written; an open transaction that is itself too large is
 // written as far as it has come.
 func (f *follower) full() error {
-	if err := f.await(); err != nil {
+	if err := f.group(1); err != nil {
 		return err
 	}
 	if f.cur.Ready() {
@@ -237,10 +249,10 @@ func (f *follower) full() error {
 			return err
 		}
 	}
-	if f.cur.Size() < maxGroup/2 {
+	if f.cur.Size() < f.maxGroup/2 {
 		return nil
 	}
-	if err := f.await(); err != nil {
+	if err := f.group(1); err != nil {
 		return err
 	}
 	return f.handOver(true)
@@ -251,9 +263,7 @@ func (f *follower) drain() error {
 	if err := f.settle(); err != nil {
 		return err
 	}
-	g := f.idle
-	f.idle = nil
-	if err := f.send(job{group: g, do: func(ctx context.Context, _ *plan.Group) error { return f.applier.Sync(ctx) }, sync: true}); err != nil {
+	if err := f.send(job{group: f.take(), do: func(ctx context.Context, _ *plan.Group) error { return f.applier.Sync(ctx) }, sync: true}); err != nil {
 		return err
 	}
 	return f.await()
@@ -409,6 +419,10 @@ func (f *follower) lookup(ctx context.Context, schema, table string) (*catalog.R
 }
 
 func (f *follower) relation(ctx context.Context, r *format.Relation) error {
+	// Rows are told apart by the keys that were chosen when a table was looked up.
+	if err := f.await(); err != nil {
+		return err
+	}
 	t, err := f.mapper.Map(ctx, r)
 	if err != nil {
 		return f.Server.Explain(err)
@@ -456,7 +470,7 @@ func (f *follower) expired() bool {
 }
 
 func (f *follower) room() error {
-	if f.cur.Size() < maxGroup {
+	if f.cur.Size() < f.maxGroup {
 		return nil
 	}
 	return f.full()

@@ -128,7 +128,7 @@ func (p *inProgress) logged(ctx context.Context, before int) error {
 				return err
 			}
 		case t.log.Size() > 0:
-			pieces = append(pieces, target.Piece{XID: t.xid, Data: p.take(t)})
+			pieces = append(pieces, target.Piece{XID: t.xid, Data: p.unlog(t)})
 			t.spilled = true
 		}
 	}
@@ -138,7 +138,7 @@ func (p *inProgress) logged(ctx context.Context, before int) error {
 	return p.do(func(ctx context.Context, _ *plan.Group) error { return p.applier.Spill(ctx, pieces...) })
 }
 
-func (p *inProgress) take(t *transaction) []byte {
+func (p *inProgress) unlog(t *transaction) []byte {
 	p.size -= t.log.Size()
 	return t.log.Take()
 }
@@ -156,14 +156,15 @@ func (p *inProgress) write(t *transaction) error {
 	if err := p.settle(); err != nil {
 		return err
 	}
-	piece := p.take(t)
-	g := p.idle
+	piece := p.unlog(t)
+	g := p.take()
 	err := error(nil)
 	if !t.held {
 		err = p.savepoints(t, g).Add(g, piece)
 	}
 	if t.held || err != nil {
 		g.Reset()
+		p.idle = append(p.idle, g)
 		t.held, t.spilled = true, true
 		return p.do(func(ctx context.Context, _ *plan.Group) error {
 			return p.applier.Spill(ctx, target.Piece{XID: t.xid, Data: piece})
@@ -174,14 +175,14 @@ func (p *inProgress) write(t *transaction) error {
 		t.ahead = true
 		p.ahead++
 	}
-	return p.do(func(ctx context.Context, g *plan.Group) error {
+	return p.send(job{group: g, do: func(ctx context.Context, g *plan.Group) error {
 		done, err := p.applier.Ahead(ctx, t.xid, g)
 		if err != nil || done {
 			return err
 		}
 		t.held, t.spilled = true, true
 		return p.applier.Spill(ctx, target.Piece{XID: t.xid, Data: piece})
-	})
+	}})
 }
 
 // savepoints makes what reads pieces into a group, with a savepoint where a subtransaction begins.
@@ -270,9 +271,9 @@ func (p *inProgress) commitAhead(ctx context.Context, t *transaction, r *format.
 	flush := func() error {
 		g := p.cur
 		g.Fold()
-		p.cur, p.idle = p.idle, nil
+		p.cur = p.take()
 		p.cur.Begin(r.CommitLSN)
-		if err := p.send(job{g, func(ctx context.Context, g *plan.Group) error { return p.applier.FlushAhead(ctx, t.xid, g) }, false}); err != nil {
+		if err := p.send(job{group: g, do: func(ctx context.Context, g *plan.Group) error { return p.applier.FlushAhead(ctx, t.xid, g) }}); err != nil {
 			return err
 		}
 		return p.await()
@@ -318,7 +319,7 @@ func (p *inProgress) pieces(ctx context.Context, t *transaction, do func([]byte)
 	if t.log.Size() == 0 {
 		return nil
 	}
-	return do(p.take(t))
+	return do(p.unlog(t))
 }
 
 func (p *inProgress) readBack(ctx context.Context, t *transaction, do func([]byte) error) error {
@@ -359,7 +360,7 @@ func (p *inProgress) abort(ctx context.Context, r *format.StreamAbort) error {
 // forget removes what is left of a transaction.
 func (p *inProgress) forget(ctx context.Context, t *transaction) error {
 	delete(p.live, t.xid)
-	p.take(t)
+	p.unlog(t)
 	if t.ahead {
 		p.ahead--
 		if err := p.do(func(ctx context.Context, _ *plan.Group) error { return p.applier.AbortAhead(ctx, t.xid, t.xid) }); err != nil {

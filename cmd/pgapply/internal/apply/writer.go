@@ -4,34 +4,43 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/target"
 )
 
-// A writer writes groups to the target in a goroutine of its own, one after the other, and reports the positions that have become
-// durable. While it writes one group, the next one is decoded and folded: a group is what arrived in the meantime.
+// A writer writes groups to the target in a goroutine of its own, and reports the positions that have become durable. While it writes, the next
+// group is decoded and folded: a group is what arrived in the meantime. With jobs of more than one, as many groups as that are written side by
+// side if they do not change the same rows; they are committed in the source's order all the same.
 type writer struct {
 	applier *target.Applier
 	report  *reporter
+	jobs    int
 	work    chan job
-	free    chan *plan.Group // groups that have been written, empty again: the writer is idle
+	free    chan *plan.Group // groups that have been written, empty again; jobs of them are there in all
 	failed  chan struct{}    // closed when err is set
 	err     error
 	ended   chan struct{} // closed when a cutover has ended the stream
+
+	drafts  []*target.Draft // in order
+	waiting time.Time       // for the target to flush what was committed
+	asked   time.Time
 }
 
 // A job is something to do, in order, and the group that it is done with.
 type job struct {
 	group *plan.Group
-	do    func(context.Context, *plan.Group) error
-	sync  bool // tell at once what has become durable
+	do    func(context.Context, *plan.Group) error // nil: apply the group
+	sync  bool                                     // tell at once what has become durable
 }
 
-func newWriter(ctx context.Context, a *target.Applier, r *reporter) *writer {
-	w := &writer{applier: a, report: r, work: make(chan job), free: make(chan *plan.Group, 1), failed: make(chan struct{}), ended: make(chan struct{})}
-	w.free <- new(plan.Group)
+func newWriter(ctx context.Context, a *target.Applier, r *reporter, jobs int) *writer {
+	w := &writer{applier: a, report: r, jobs: jobs, work: make(chan job), free: make(chan *plan.Group, jobs), failed: make(chan struct{}), ended: make(chan struct{})}
+	for range jobs {
+		w.free <- new(plan.Group)
+	}
 	go w.run(ctx)
 	return w
 }
@@ -47,48 +56,25 @@ const (
 )
 
 func (w *writer) run(ctx context.Context) {
-	var waiting, asked time.Time
-	ended := false
 	poll := time.NewTicker(pollEvery)
 	defer poll.Stop()
+	ended := false
 	for {
 		var err error
+		var first <-chan struct{}
+		if len(w.drafts) > 0 {
+			first = w.drafts[0].Done
+		}
 		select {
 		case j, ok := <-w.work:
 			if !ok {
 				return
 			}
-			err = j.do(ctx, j.group)
-			if err == nil {
-				w.report.durable(w.applier)
-				if j.sync {
-					w.report.flush()
-				}
-				j.group.Reset()
-				w.free <- j.group
-			}
+			err = w.take(ctx, j)
+		case <-first:
+			err = w.commitFirst(ctx)
 		case now := <-poll.C:
-			switch {
-			case !w.applier.Waiting():
-				waiting = time.Time{}
-				// Nothing is written, but a cutover may end the stream, or the target go away.
-				if now.Sub(asked) > lookEvery {
-					asked = now
-					err = w.applier.Poll(ctx)
-				}
-			case waiting.IsZero():
-				waiting = now
-				err = w.applier.Poll(ctx)
-			case now.Sub(waiting) > flushAfter:
-				waiting = time.Time{}
-				err = w.applier.Sync(ctx)
-			default:
-				err = w.applier.Poll(ctx)
-			}
-			if err == nil {
-				w.report.durable(w.applier)
-				w.report.flush()
-			}
+			err = w.poll(ctx, now)
 		}
 		if err != nil {
 			w.err = err
@@ -100,6 +86,104 @@ func (w *writer) run(ctx context.Context) {
 			close(w.ended)
 		}
 	}
+}
+
+// take does a job.
+func (w *writer) take(ctx context.Context, j job) error {
+	if j.do == nil && w.jobs > 1 && !w.applier.Open() && j.group.Apart() {
+		for n := len(w.drafts); n > 0 && w.meets(j.group); n = len(w.drafts) {
+			if err := w.commitFirst(ctx); err != nil {
+				return err
+			}
+		}
+		j.group.Keys()
+		d, err := w.applier.Draft(ctx, j.group)
+		if err == nil {
+			w.drafts = append(w.drafts, d)
+		}
+		return err
+	}
+	for len(w.drafts) > 0 {
+		if err := w.commitFirst(ctx); err != nil {
+			return err
+		}
+	}
+	do := j.do
+	if do == nil {
+		do = w.applier.Apply
+	}
+	if err := do(ctx, j.group); err != nil {
+		return err
+	}
+	w.done(j.group)
+	if j.sync {
+		w.report.flush()
+	}
+	return nil
+}
+
+func (w *writer) meets(g *plan.Group) bool {
+	return slices.ContainsFunc(w.drafts, func(d *target.Draft) bool { return g.Meets(d.Group) })
+}
+
+// commitFirst commits the first draft. If the target has refused it, all are written again, one after the other.
+func (w *writer) commitFirst(ctx context.Context) error {
+	d := w.drafts[0]
+	done, err := w.applier.Commit(ctx, d)
+	if err != nil {
+		return err
+	}
+	if done {
+		w.drafts = w.drafts[1:]
+		w.done(d.Group)
+		return nil
+	}
+	for _, d := range w.drafts {
+		if err := w.applier.Drop(ctx, d); err != nil {
+			return err
+		}
+	}
+	for _, d := range w.drafts {
+		if err := w.applier.Apply(ctx, d.Group); err != nil {
+			return err
+		}
+		w.done(d.Group)
+	}
+	w.drafts = nil
+	return nil
+}
+
+// done gives a group back.
+func (w *writer) done(g *plan.Group) {
+	w.report.durable(w.applier)
+	g.Reset()
+	w.free <- g
+}
+
+// poll asks the target how far it has flushed what was committed.
+func (w *writer) poll(ctx context.Context, now time.Time) (err error) {
+	switch {
+	case !w.applier.Waiting():
+		w.waiting = time.Time{}
+		// Nothing is written, but a cutover may end the stream, or the target go away.
+		if now.Sub(w.asked) > lookEvery {
+			w.asked = now
+			err = w.applier.Poll(ctx)
+		}
+	case w.waiting.IsZero():
+		w.waiting = now
+		err = w.applier.Poll(ctx)
+	case now.Sub(w.waiting) > flushAfter:
+		w.waiting = time.Time{}
+		err = w.applier.Sync(ctx)
+	default:
+		err = w.applier.Poll(ctx)
+	}
+	if err == nil {
+		w.report.durable(w.applier)
+		w.report.flush()
+	}
+	return err
 }
 
 // A reporter prints a line on standard output for each position that has become durable, ten times a second at most.

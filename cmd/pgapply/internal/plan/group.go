@@ -81,6 +81,7 @@ type Group struct {
 	masks   map[string]Mask
 	spare   []*Fold
 	scratch []byte
+	keys    []uint64 // a hash table of the rows that are changed
 }
 
 // A Transaction is a complete source transaction in a group.
@@ -130,7 +131,7 @@ func (g *Group) Reset() {
 		return false
 	})
 	*g = Group{Transactions: g.Transactions[:0], arena: g.arena[:0], refs: g.refs[:0], ops: g.ops[:0], tables: g.tables[:0], folds: g.folds[:0], places: g.places,
-		steps: g.steps[:0], extras: g.extras[:0], masks: g.masks, spare: g.spare, scratch: g.scratch, Counts: g.Counts}
+		steps: g.steps[:0], extras: g.extras[:0], masks: g.masks, spare: g.spare, scratch: g.scratch, keys: g.keys, Counts: g.Counts}
 	clear(g.places)
 	clear(g.Counts)
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -39,8 +40,8 @@ type Table struct {
 	// Problem is set if the relation cannot be applied; it is reported by the first change.
 	Problem error
 
-	name string // quoted
-	sql  map[shape]string
+	mu  sync.Mutex // guards sql: sessions that write side by side share it
+	sql map[shape]string
 }
 
 // A Column of a Table, as the target has it.
@@ -64,10 +65,7 @@ func QuoteIdent(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`)
 
 // QualifiedName returns the table's name, quoted, as SQL has it.
 func (t *Table) QualifiedName() string {
-	if t.name == "" {
-		t.name = QuoteIdent(t.Schema) + "." + QuoteIdent(t.Name)
-	}
-	return t.name
+	return QuoteIdent(t.Schema) + "." + QuoteIdent(t.Name)
 }
 
 // String returns the table's name for messages.
@@ -99,6 +97,8 @@ const (
 )
 
 func (t *Table) statement(s shape, build func(*strings.Builder)) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	sql, ok := t.sql[s]
 	if !ok {
 		var b strings.Builder

@@ -36,6 +36,7 @@ type Applier struct {
 
 	ahead      map[uint32]*lane // transactions in progress, by xid
 	spare      []*lane
+	drafting   []*lane // sessions for drafts that are not in use
 	walFlushed format.LSN
 	counting   map[*plan.Table]*plan.Counts
 	counted    time.Time
@@ -82,10 +83,13 @@ func (a *Applier) Close() {
 	for _, l := range a.spare {
 		l.s.close()
 	}
+	for _, l := range a.drafting {
+		l.s.close()
+	}
 }
 
-// Replica reports whether triggers and foreign keys are off in the session.
-func (a *Applier) Replica() bool { return a.s.replica }
+// Open reports whether a transaction was written in part, by Flush: Apply is to complete it.
+func (a *Applier) Open() bool { return a.open }
 
 // Conflicts returns how many changes were recorded in pgsluice.conflicts. It may be called at any time.
 func (a *Applier) Conflicts() int64 { return a.conflicts.Load() }
@@ -236,6 +240,9 @@ type end struct {
 // commit sends what begin writes, then the position, the commit, and the question how far the target's WAL is flushed, in one round trip.
 // It returns a statement's error as refused; the transaction is then to be rolled back.
 func (a *Applier) commit(ctx context.Context, l *lane, begin func(*pgwire.Batch), e end) (refused, err error) {
+	if a.open && l != a.lane {
+		return nil, errors.New("a transaction that was written in part cannot be overtaken") // a mistake of the caller's, which would lose it
+	}
 	b := l.s.conn.Batch(ctx)
 	begin(b)
 	counted := time.Since(a.counted) >= countEvery && len(a.counting) > 0

@@ -1,0 +1,66 @@
+package plan
+
+// Apart reports whether a group can be written beside others that it does not meet: all of its changes are to rows that are known by their key.
+func (g *Group) Apart() bool {
+	for _, s := range g.Steps() {
+		if s.Fold == nil || len(s.Fold.Table.Deferrable) > 0 {
+			return false
+		}
+	}
+	return !g.Skip
+}
+
+// Keys notes which rows the group changes, for Meets.
+func (g *Group) Keys() {
+	n := 0
+	for _, s := range g.steps {
+		n += len(s.Fold.rows)
+	}
+	size := 16
+	for size < 2*n {
+		size *= 2
+	}
+	if cap(g.keys) < size || cap(g.keys) > 8*size {
+		g.keys = make([]uint64, size)
+	} else {
+		g.keys = g.keys[:size]
+		clear(g.keys)
+	}
+	for _, s := range g.steps {
+		if s.Fold.Table.Foldable { // rows without a key are only inserted, which meets nothing
+			for i := range s.Fold.rows {
+				h := g.rowHash(s.Fold.Table, s.Fold.rows[i].tuple)
+				g.keys[find(g.keys, h)] = h
+			}
+		}
+	}
+}
+
+// Meets reports whether two groups may change the same row. Keys must have been called for other.
+func (g *Group) Meets(other *Group) bool {
+	for _, s := range g.steps {
+		if !s.Fold.Table.Foldable {
+			continue
+		}
+		for i := range s.Fold.rows {
+			if other.keys[find(other.keys, g.rowHash(s.Fold.Table, s.Fold.rows[i].tuple))] != 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// rowHash tells rows of the target apart; it is never 0. Rows that have the same are taken for the same row.
+func (g *Group) rowHash(t *Table, tuple int32) uint64 {
+	return (g.hash(t, tuple)+uint64(t.OID))*0x9e3779b97f4a7c15 | 1
+}
+
+func find(set []uint64, h uint64) int {
+	mask := len(set) - 1
+	i := int(h>>32) & mask
+	for set[i] != 0 && set[i] != h {
+		i = (i + 1) & mask
+	}
+	return i
+}
