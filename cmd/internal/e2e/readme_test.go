@@ -1,0 +1,155 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
+)
+
+// A workplace is where the README's commands are typed: a folder with scripts/ in it, two databases, and an ssh that goes nowhere.
+type workplace struct {
+	*pgtest.Env
+	t              *testing.T
+	dir            string
+	source, target *pgtest.DB
+}
+
+func newWorkplace(t *testing.T) *workplace {
+	source, target := pgtest.Pair(t)
+	w := &workplace{Env: pgtest.NewEnv(t, source, target), t: t, dir: t.TempDir(), source: source, target: target}
+	if err := os.CopyFS(filepath.Join(w.dir, "scripts"), os.DirFS(filepath.Join(pgtest.Root(), "scripts"))); err != nil {
+		t.Fatal(err)
+	}
+	ssh := "#!/bin/bash\n# As the real one does it: the host, then words for a shell there.\nshift\nexec bash -c \"$*\"\n"
+	if err := os.WriteFile(filepath.Join(w.dir, "ssh"), []byte(ssh), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	source.Exec(varied(source.Major))
+	return w
+}
+
+// run runs a block of commands, in which the slot has the database's name instead of "mig".
+func (w *workplace) run(block string) {
+	w.t.Helper()
+	block = regexp.MustCompile(`\bmig\b`).ReplaceAllString(block, w.source.Name)
+	w.t.Logf("running\n%s", block)
+	w.Bash(`cd "$1"; PATH=$1:$PATH; `+block, w.dir)
+}
+
+// blocks returns the commands in the README, block by block.
+func blocks(t *testing.T) []string {
+	t.Helper()
+	readme, err := os.ReadFile(filepath.Join(pgtest.Root(), "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []string
+	for _, m := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllSubmatch(readme, -1) {
+		list = append(list, string(m[1]))
+	}
+	return list
+}
+
+// replace replaces what stands once in s, and fails the test if it does not.
+func replace(t *testing.T, s, old, new string) string {
+	t.Helper()
+	if strings.Count(s, old) != 1 {
+		t.Fatalf("the README has changed, and this test does not know how: %q stands %d times in\n%s", old, strings.Count(s, old), s)
+	}
+	return strings.Replace(s, old, new, 1)
+}
+
+// The operator's session, as it stands in the README, but for what a person would wait for and type.
+func TestReadmeSession(t *testing.T) {
+	t.Parallel()
+	w := newWorkplace(t)
+	session := blocks(t)[0]
+	session = replace(t, session, "PGSLUICE_SOURCE=postgres://…", "PGSLUICE_SOURCE='"+w.source.URI+"'")
+	session = replace(t, session, "PGSLUICE_TARGET=postgres://…", "PGSLUICE_TARGET='"+w.target.URI+"'")
+	session = replace(t, session, "pgcutover status --watch\n", "timeout -s INT 3 pgcutover status --watch || test $? = 124\n")
+	session = replace(t, session, "scripts/cutover mig\n", "scripts/cutover mig --yes\nwait $!\n")
+	w.Source, w.Target = "", ""
+	w.run(session)
+	pgtest.Equal(t, w.source, w.target)
+	if n := w.target.Query("SELECT count(*) FROM pgsluice.deferred WHERE state <> 'done'"); n != "0" {
+		t.Errorf("%s objects are still missing on the target", n)
+	}
+	if _, err := w.source.Try("INSERT INTO lines VALUES ('too late')"); err == nil {
+		t.Error("the source can be written to after the cutover")
+	}
+	w.target.Exec("INSERT INTO lines VALUES ('in time')")
+}
+
+// What the text says that scripts/migrate and pgcutover cleanup do.
+func TestReadmeMigrate(t *testing.T) {
+	t.Parallel()
+	w := newWorkplace(t)
+	readme, err := os.ReadFile(filepath.Join(pgtest.Root(), "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range []string{"scripts/migrate mig", "pgcutover cleanup --slot mig"} {
+		if !strings.Contains(string(readme), "`"+command+"`") {
+			t.Errorf("the README has nothing of %s any more", command)
+		}
+	}
+	w.run("scripts/migrate mig --yes")
+	pgtest.Equal(t, w.source, w.target)
+	w.run("pgcutover cleanup --slot mig")
+	left := w.source.Query("SELECT slot_name FROM pg_replication_slots WHERE database = current_database()") +
+		w.source.Query("SELECT pubname FROM pg_publication") + w.target.Query("SELECT nspname FROM pg_namespace WHERE nspname = 'pgsluice'")
+	if left != "" {
+		t.Errorf("left behind: %s", left)
+	}
+}
+
+// The pipes worth stealing, one block after the other, while the source changes.
+func TestReadmePipes(t *testing.T) {
+	t.Parallel()
+	w := newWorkplace(t)
+	w.Bash(`cd "$1"; age-keygen -o key.txt 2> recipient`, w.dir)
+	recipient, err := os.ReadFile(filepath.Join(w.dir, "recipient"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, key, _ := strings.Cut(strings.TrimSpace(string(recipient)), ": ")
+	w.Vars = append(w.Vars, "AGE_RECIPIENT="+key)
+	for k, block := range blocks(t)[1:] {
+		if k > 0 {
+			w.source.Exec(variedStep(k, w.source.Major))
+		}
+		// Loads that no changes follow each go into a database of their own.
+		var fresh []*pgtest.DB
+		block = regexp.MustCompile(`(?m)^(pgextract \||age -d).*pgapply$`).ReplaceAllStringFunc(block, func(line string) string {
+			d := w.target.Server.Database(t, "")
+			fresh = append(fresh, d)
+			return "export PGSLUICE_TARGET='" + d.URI + "'\n" + line
+		})
+		if strings.Contains(block, "--output changes.pgs") {
+			// The target is there again when all changes are in the files.
+			block = replace(t, block, "&\n", `&
+				until [[ $(psql -XAtd "$PGSLUICE_SOURCE" -c "SELECT confirmed_flush_lsn >= '`+w.source.Query("SELECT pg_current_wal_lsn()")+`' FROM pg_replication_slots WHERE slot_name = 'mig'") == t ]]; do sleep 0.1; done
+				kill $!; wait $! || test $? = 143
+				`)
+		}
+		w.run(block)
+		if strings.Contains(block, "pgdecode") {
+			pgtest.Equal(t, w.source, w.target)
+		}
+		for _, d := range fresh {
+			pgtest.Equal(t, w.source, d)
+		}
+		if t.Failed() {
+			t.FailNow()
+		}
+	}
+	pgtest.Wait(t, 10*time.Second, "the copy of what has passed is complete", func() bool {
+		status, _, _ := w.Run(nil, "bash", "-c", `set -o pipefail; zstd -dc "$1/copy.pgs.zst" | pgapply`, "bash", w.dir)
+		return status == 0
+	})
+}
