@@ -50,7 +50,7 @@ func TestCount(t *testing.T) {
 	})
 	source.Exec("SELECT pg_stat_reset()")
 	for k := range 24 {
-		if k%12 != 9 { // it takes changes back, which the statistics count too
+		if k%12 != 6 && k%12 != 9 { // they take changes back, which the statistics count too
 			source.Exec(variedStep(k, source.Major))
 		}
 	}

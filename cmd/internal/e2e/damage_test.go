@@ -15,9 +15,11 @@ import (
 
 // A recording is a full load and the changes after it as files, and what the source looked like after each transaction.
 type recording struct {
-	load, changes []byte
-	states        []string // states[k] is the fingerprint after k transactions
-	query         string   // that returns it
+	load     []byte
+	changes  []byte
+	streamed []byte   // the same changes; the server has sent large transactions while they were in progress
+	states   []string // states[k] is the fingerprint after k transactions
+	query    string   // that returns it
 }
 
 func record(t *testing.T, source *pgtest.DB, env *pgtest.Env) *recording {
@@ -30,9 +32,16 @@ func record(t *testing.T, source *pgtest.DB, env *pgtest.Env) *recording {
 		r.states = append(r.states, source.Query(r.query))
 	}
 	r.changes = env.Must(nil, "pgdecode", "--slot", source.Name, "--until", "now")
-	// The transactions are as many as states, or nothing below is right. The last one is the mark that "now" makes.
-	if n := complete(t, r.changes, len(r.changes)); n != len(r.states)-1 {
-		t.Fatalf("the stream has %d transactions with changes, %d were made", n, len(r.states)-1)
+	r.streamed = r.changes
+	if source.Major >= 14 {
+		r.streamed = env.Must(nil, "pgdecode", "--source", source.URI+"&logical_decoding_work_mem=64kB", "--slot", source.Name, "--until", "now")
+	}
+	// The transactions are as many as states, or nothing below is right.
+	for i, stream := range [][]byte{r.changes, r.streamed} {
+		n, inProgress := complete(t, stream, len(stream))
+		if n != len(r.states)-1 || (inProgress > 0) != (i == 1 && source.Major >= 14) {
+			t.Fatalf("the stream has %d transactions with changes, %d of them sent while in progress; %d were made", n, inProgress, len(r.states)-1)
+		}
 	}
 	return r
 }
@@ -71,15 +80,15 @@ func frames(t *testing.T, stream []byte) []int {
 	return at
 }
 
-// complete returns how many transactions with changes are whole in the first n bytes of a stream.
-func complete(t *testing.T, stream []byte, n int) (transactions int) {
+// complete returns how many transactions with changes are whole in the first n bytes of a stream, and how many of those were sent while in progress.
+func complete(t *testing.T, stream []byte, n int) (transactions, inProgress int) {
 	t.Helper()
 	r := format.NewReader(bytes.NewReader(stream[:n]))
 	changes := false
 	for {
 		rec, err := r.Next()
 		if err != nil {
-			return transactions
+			return transactions, inProgress
 		}
 		switch rec.(type) {
 		case *format.Begin:
@@ -90,6 +99,9 @@ func complete(t *testing.T, stream []byte, n int) (transactions int) {
 			if changes {
 				transactions++
 			}
+		case *format.StreamCommit:
+			transactions++
+			inProgress++
 		}
 	}
 }
@@ -134,10 +146,13 @@ func TestDamage(t *testing.T) {
 		name    string
 		damage  func([]byte, int) []byte
 		load    []int
+		stream  []byte
 		changes []int
 	}{
-		{"cut", cut, positions(rnd, frames(t, rec.load), often(8, 1000), often(8, 100)), positions(rnd, frames(t, rec.changes), often(40, 1000), often(50, 300))},
-		{"flip", flip, positions(rnd, frames(t, rec.load), 0, often(16, 100)), positions(rnd, frames(t, rec.changes), 0, often(90, 500))},
+		{"cut", cut, positions(rnd, frames(t, rec.load), often(8, 1000), often(8, 100)), rec.changes, positions(rnd, frames(t, rec.changes), often(40, 1000), often(40, 300))},
+		{"flip", flip, positions(rnd, frames(t, rec.load), 0, often(16, 100)), rec.changes, positions(rnd, frames(t, rec.changes), 0, often(60, 500))},
+		{"cut in progress", cut, nil, rec.streamed, positions(rnd, frames(t, rec.streamed), often(20, 300), often(20, 300))},
+		{"flip in progress", flip, nil, rec.streamed, positions(rnd, frames(t, rec.streamed), 0, often(40, 500))},
 	} {
 		t.Run(how.name, func(t *testing.T) {
 			t.Parallel()
@@ -158,22 +173,22 @@ func TestDamage(t *testing.T) {
 				t.Fatalf("after the full load the target is\n%s\nand the source was\n%s", got, rec.states[0])
 			}
 
-			at := frames(t, rec.changes)
+			at := frames(t, how.stream)
 			for _, n := range how.changes {
-				apply(how.damage(rec.changes, n), 65, how.name+" of the changes", n)
+				apply(how.damage(how.stream, n), 65, how.name+" of the changes", n)
 				good := n // what is before the damage
-				if how.name == "flip" {
+				if strings.HasPrefix(how.name, "flip") {
 					i, exact := slices.BinarySearch(at, n)
 					if !exact {
 						i--
 					}
 					good = at[i]
 				}
-				if k := complete(t, rec.changes, good); target.Query(rec.query) != rec.states[k] {
+				if k, _ := complete(t, how.stream, good); target.Query(rec.query) != rec.states[k] {
 					t.Fatalf("%s of the changes, byte %d: the target is not as the source was after %d transactions", how.name, n, k)
 				}
 			}
-			apply(rec.changes, 0, "changes", 0)
+			apply(how.stream, 0, "changes", 0)
 			pgtest.Equal(t, source, target)
 		})
 	}

@@ -22,7 +22,8 @@ func TestHugeTransaction(t *testing.T) {
 	}
 	source.Exec(fmt.Sprintf("INSERT INTO huge SELECT i, md5(i::text), i FROM generate_series(1, %d) i", rows))
 	for n, how := range []struct{ name, workMem, streamed string }{
-		{"sent at its commit", "2GB", "0"},
+		{"sent at its commit", "2GB", "f"},
+		{"sent while in progress", "64kB", "t"},
 	} {
 		t.Run(how.name, func(t *testing.T) {
 			target.Exec("DROP SCHEMA IF EXISTS pgsluice CASCADE", "DROP TABLE IF EXISTS huge", "CREATE TABLE huge (id int PRIMARY KEY, a text, b int)")
@@ -50,8 +51,8 @@ func TestHugeTransaction(t *testing.T) {
 					t.Fatalf("%s: exit status %d\n%s", p.Path, status, p.Errors())
 				}
 			}
+			t.Logf("%v, in kB: %v\n%s", time.Since(began).Round(time.Millisecond), peaks, decode.Errors())
 			for name, kB := range peaks {
-				t.Logf("%s: %d MB at most; %v for all", name, kB>>10, time.Since(began).Round(time.Millisecond))
 				if kB == 0 || kB > most {
 					t.Errorf("%s has taken %d kB of memory, more than %d", name, kB, most)
 				}
@@ -59,7 +60,7 @@ func TestHugeTransaction(t *testing.T) {
 			pgtest.Equal(t, source, target)
 			if source.Major >= 14 {
 				pgtest.Wait(t, 10*time.Second, "the server says that the transaction was "+how.name, func() bool {
-					return source.Query("SELECT stream_txns FROM pg_stat_replication_slots WHERE slot_name = '"+slots[n]+"'") == how.streamed
+					return source.Query("SELECT stream_txns > 0 FROM pg_stat_replication_slots WHERE slot_name = '"+slots[n]+"'") == how.streamed
 				})
 			}
 		})

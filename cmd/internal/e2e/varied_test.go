@@ -88,8 +88,9 @@ func variedStep(k, major int) string {
 	case 5: // what is stored apart from the row stays there
 		sql = append(sql, fmt.Sprintf("UPDATE documents SET title = 'step %d' WHERE id = %d", k, i), fmt.Sprintf("UPDATE documents SET id = id + 1000 WHERE id = %d", i%10+1),
 			fmt.Sprintf("INSERT INTO documents VALUES (%d, NULL, repeat('%d', 5000), '')", 5000+k, k))
-	case 6:
-		sql = append(sql, fmt.Sprintf("INSERT INTO lines SELECT 'step %d' FROM generate_series(1, 300)", k), "INSERT INTO counted DEFAULT VALUES", "SELECT nextval('steps')")
+	case 6: // large enough to be sent while it is in progress
+		sql = append(sql, fmt.Sprintf("INSERT INTO lines SELECT 'step %d' FROM generate_series(1, 2000)", k), "SAVEPOINT a", "INSERT INTO lines SELECT 'no' FROM generate_series(1, 1000)", "ROLLBACK TO a",
+			"UPDATE twins SET c = c + 1", "INSERT INTO counted DEFAULT VALUES", "SELECT nextval('steps')")
 	case 7: // partitions, from one to the other as well
 		sql = append(sql, fmt.Sprintf("INSERT INTO measures VALUES ('2024-01-%02d', %d, 'Infinity')", i, 1000+k), "UPDATE measures SET value = -value WHERE sensor < 10",
 			fmt.Sprintf("DELETE FROM measures WHERE sensor = %d", i))
