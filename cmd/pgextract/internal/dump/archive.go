@@ -7,7 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 )
 
 // An Entry is an object in an archive's table of contents.
@@ -63,7 +66,27 @@ func readTOC(r io.Reader) ([]Entry, error) {
 	if a.err != nil {
 		return nil, fmt.Errorf("read pg_dump's archive: %w", a.err)
 	}
+	for i := range entries {
+		switch e := &entries[i]; e.Desc {
+		case "TABLE", "FOREIGN TABLE", "MATERIALIZED VIEW", "VIEW":
+			e.SQL = columnOptions.ReplaceAllStringFunc(e.SQL, withoutAttver)
+		}
+	}
 	return entries, nil
+}
+
+// columnOptions matches pg_dump's statement for the options of a column.
+var columnOptions = regexp.MustCompile(`(?m)^(ALTER .* ALTER COLUMN .* SET \()([^()]*)(\);\n?)`)
+
+// withoutAttver takes out an option that servers since the minor releases of November 2026 keep for themselves: a pg_dump that is older
+// takes it for a user's, and a target that is older does not know it.
+func withoutAttver(statement string) string {
+	m := columnOptions.FindStringSubmatch(statement)
+	options := slices.DeleteFunc(strings.Split(m[2], ", "), func(o string) bool { return strings.HasPrefix(o, "pg_attver=") })
+	if len(options) == 0 {
+		return ""
+	}
+	return m[1] + strings.Join(options, ", ") + m[3]
 }
 
 // archive reads the primitive types of an archive. Its error is sticky.

@@ -243,6 +243,21 @@ func TestVersions(t *testing.T) {
 	}
 }
 
+// What a server keeps among a column's options for itself is no part of the schema.
+func TestColumnOptions(t *testing.T) {
+	for sql, want := range map[string]string{
+		"CREATE TABLE t (\n    a int\n);\nALTER TABLE ONLY public.t ALTER COLUMN a SET (pg_attver=22159288);\n": "CREATE TABLE t (\n    a int\n);\n",
+		"ALTER TABLE ONLY public.t ALTER COLUMN a SET (n_distinct=5, pg_attver=1);\n":                           "ALTER TABLE ONLY public.t ALTER COLUMN a SET (n_distinct=5);\n",
+		"ALTER TABLE ONLY public.t ALTER COLUMN a SET (pg_attver=1, n_distinct=5);":                             "ALTER TABLE ONLY public.t ALTER COLUMN a SET (n_distinct=5);",
+		"ALTER TABLE ONLY public.t ALTER COLUMN a SET (n_distinct=5);\n":                                        "ALTER TABLE ONLY public.t ALTER COLUMN a SET (n_distinct=5);\n",
+		"ALTER TABLE ONLY public.t ALTER COLUMN a SET STATISTICS 100;\n":                                        "ALTER TABLE ONLY public.t ALTER COLUMN a SET STATISTICS 100;\n",
+	} {
+		if got := columnOptions.ReplaceAllStringFunc(sql, withoutAttver); got != want {
+			t.Errorf("%q becomes %q", sql, got)
+		}
+	}
+}
+
 // Whatever the bytes: no panic, no end of memory, and what is read can be turned into records.
 func FuzzReadTOC(f *testing.F) {
 	for _, version := range []byte{12, 14, 15, 16} {
