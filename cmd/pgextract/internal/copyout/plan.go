@@ -93,7 +93,7 @@ func pages(all, n int64) []string {
 // keys returns conditions for at most n ranges of a key between its least and its greatest value.
 func keys(column string, from, to, n int64) []string {
 	width := uint64(to) - uint64(from) // as if they were unsigned: right also where the difference is past int64
-	n = int64(min(uint64(n), width+1))
+	n = int64(min(uint64(n), max(width, 1)))
 	if n <= 1 {
 		return []string{""}
 	}
