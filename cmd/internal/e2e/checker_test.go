@@ -163,7 +163,7 @@ var actions = []func(c *client){
 		a, b := 1+c.IntN(40), 1+c.IntN(40)
 		c.exec("UPDATE excl SET r = int4range(lower(r) + 100000, upper(r) + 100000) WHERE id = $1", a)
 		c.exec("UPDATE excl SET r = (SELECT int4range(lower(r) - 100000, upper(r) - 100000) FROM excl WHERE id = $1) WHERE id = $2 AND $1 <> $2 AND lower((SELECT r FROM excl WHERE id = $1)) >= 100000", a, b)
-		c.exec("UPDATE excl SET r = int4range(10 * $1::int + 500, 10 * $1::int + 505) WHERE id = $1", a)
+		c.exec("UPDATE excl SET r = int4range(10 * $1::int + 500, 10 * $1::int + 505) WHERE id = $1 AND NOT EXISTS (SELECT FROM excl WHERE r && int4range(10 * $1::int + 500, 10 * $1::int + 505))", a)
 	},
 	func(c *client) { // large values, and updates that do not touch them
 		id := c.IntN(60)
@@ -351,7 +351,7 @@ func (s *supervised) kill(decode, apply bool) {
 
 func check(t *testing.T, jobs int) {
 	rnd := random(t)
-	settings := []string{"logical_decoding_work_mem=64kB", "deadlock_timeout=100ms", "checkpoint_timeout=30s"}
+	settings := []string{"logical_decoding_work_mem=64kB", "deadlock_timeout=100ms", "checkpoint_timeout=30s", "log_min_messages=fatal"}
 	from, to := pgtest.Start(t, 0, settings...), pgtest.Start(t, 0, settings...)
 	source, target := from.Database(t, ""), to.Database(t, "")
 	env := pgtest.NewEnv(t, source, target)
