@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
@@ -158,9 +159,24 @@ func (c *copier) part(ctx context.Context, number uint32, p *Part) error {
 	if end.Rows != counted {
 		return fmt.Errorf("copy %s.%s: %d rows were received, the server counted %d", p.Table.Schema, p.Table.Name, end.Rows, counted)
 	}
+	if err := c.unchanged(ctx, p); err != nil {
+		return err
+	}
 	c.totalRows += end.Rows
 	c.totalBytes += end.Bytes
 	return c.Out.Write(&end)
+}
+
+// unchanged makes sure that the table was neither truncated nor rewritten between the snapshot and its being read, since when it is locked against that: to every
+// older snapshot such a table is empty, whatever it had then. The function knows the file that the table has now, pg_class the one that it had.
+func (c *copier) unchanged(ctx context.Context, p *Part) error {
+	err := c.conn.Exec(ctx, fmt.Sprintf("SELECT 1/count(*) FROM pg_class WHERE oid = %d AND relfilenode = pg_relation_filenode(oid)", p.Table.ID))
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "22012" {
+		return fault.New(fault.TryAgain, "table %s.%s was truncated or rewritten after the snapshot was taken, and cannot be read as it was then", p.Table.Schema, p.Table.Name).
+			WithHint("Start again, with a new snapshot; --resume leaves out what has been loaded.")
+	}
+	return c.Server.Explain(err)
 }
 
 // isBinaryRow reports whether a message of binary COPY data has a row: the first one has the header before it, and a trailer follows the
