@@ -12,9 +12,10 @@ import (
 
 // A lane is a session that changes are written on. It may have one open transaction, which is written in pieces.
 type lane struct {
-	s    *session
-	list []int32
-	bad  error // a value that no array can carry
+	s     *session
+	list  []int32
+	bad   error // a value that no array can carry
+	order []keyed
 
 	// skipLocked is true while others of our sessions may have locked one of several equal rows of a table without a key.
 	skipLocked bool

@@ -1,8 +1,10 @@
 package target
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
@@ -57,6 +59,7 @@ func (l *lane) writeFold(b *pgwire.Batch, g *plan.Group, f *plan.Fold) {
 // bulk executes a statement whose parameters are one array for each of cols, with an element for each tuple in list, and, unless it is
 // negative, the number of rows that it must meet.
 func (l *lane) bulk(b *pgwire.Batch, g *plan.Group, t *plan.Table, sql string, cols []int, list []int32, meets int) {
+	l.sort(g, t, list)
 	n := len(cols)
 	if meets >= 0 {
 		n++
@@ -86,6 +89,34 @@ func (l *lane) bulk(b *pgwire.Batch, g *plan.Group, t *plan.Table, sql string, c
 		b.Bytes(binary.BigEndian.AppendUint64(make([]byte, 0, 8), uint64(meets)))
 	}
 	b.Execute()
+}
+
+// sort puts tuples into the order of their key, where that is an integer: rows that lie side by side, and their index entries, are met one after the other.
+func (l *lane) sort(g *plan.Group, t *plan.Table, list []int32) {
+	const few = 100
+	if len(list) < few || len(t.Key) == 0 {
+		return
+	}
+	_, size := t.ElemOID(t.Key[0])
+	if size == 0 {
+		return
+	}
+	l.order = l.order[:0]
+	for _, tuple := range list {
+		_, v := g.Value(tuple, t.Key[0])
+		n, _ := parseInt(v, size)
+		l.order = append(l.order, keyed{n, tuple})
+	}
+	slices.SortFunc(l.order, func(a, b keyed) int { return cmp.Compare(a.key, b.key) })
+	for i := range list {
+		list[i] = l.order[i].tuple
+	}
+}
+
+// A keyed is a tuple and its key.
+type keyed struct {
+	key   int64
+	tuple int32
 }
 
 // parseInt parses the text form of an integer of size bytes.
