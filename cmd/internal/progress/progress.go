@@ -214,6 +214,12 @@ const Count = `INSERT INTO pgsluice.tables AS t (stream_id, schema_name, table_n
 	ON CONFLICT (stream_id, schema_name, table_name) DO UPDATE SET inserts = t.inserts + excluded.inserts, updates = t.updates + excluded.updates,
 	deletes = t.deletes + excluded.deletes, truncates = t.truncates + excluded.truncates`
 
+// Conflicts returns how many changes of a stream were skipped or forced.
+func Conflicts(ctx context.Context, c *pgx.Conn, stream int32) (n int64, err error) {
+	err = c.QueryRow(ctx, "SELECT count(*) FROM pgsluice.conflicts WHERE stream_id = $1", stream).Scan(&n)
+	return n, err
+}
+
 // Snapshots returns, by schema and table on the target, the LSNs of the snapshots that tables were loaded at.
 func Snapshots(ctx context.Context, c *pgx.Conn, stream int32) (map[[2]string]format.LSN, error) {
 	rows, err := c.Query(ctx, "SELECT schema_name, table_name, snapshot_lsn::text FROM pgsluice.tables WHERE stream_id = $1 AND snapshot_lsn IS NOT NULL", stream)

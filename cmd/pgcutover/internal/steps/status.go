@@ -34,6 +34,7 @@ type Status struct {
 	Changes      int64                `json:"changes"`
 	Tables       []progress.TableInfo `json:"tables"`
 	Failed       int                  `json:"failed_objects"`
+	Conflicts    int64                `json:"conflicts"` // changes that pgapply has skipped or forced
 	Cutover      []progress.Step      `json:"cutover"`
 	Problems     []string             `json:"problems"`
 }
@@ -70,6 +71,9 @@ func (m *Migration) Status(ctx context.Context) (*Status, error) {
 		return nil, m.Target.Explain(err)
 	}
 	s.Failed = len(failed)
+	if s.Conflicts, err = progress.Conflicts(ctx, t, stream.ID); err != nil {
+		return nil, m.Target.Explain(err)
+	}
 	if s.Cutover, err = progress.Steps(ctx, t, stream.ID); err != nil {
 		return nil, m.Target.Explain(err)
 	}
@@ -187,6 +191,9 @@ func (m *Migration) Text(s *Status) error {
 	}
 	if s.Failed > 0 {
 		fmt.Fprintf(w, "schema\t%d objects could not be created: SELECT type, name, error FROM pgsluice.deferred WHERE state = 'failed'\n", s.Failed)
+	}
+	if s.Conflicts > 0 {
+		fmt.Fprintf(w, "conflicts\t%d changes were skipped or forced, the sides differ: SELECT * FROM pgsluice.conflicts\n", s.Conflicts)
 	}
 	for _, step := range s.Cutover {
 		text := "under way"
