@@ -146,7 +146,8 @@ func (e *Env) Start(stdin io.Reader, stdout io.Writer, name string, args ...stri
 
 // environ is the environment without what libpq would take from it.
 func (e *Env) environ() []string {
-	env := []string{"PGSLUICE_SOURCE=" + e.Source, "PGSLUICE_TARGET=" + e.Target, "PATH=" + e.Dir + ":" + os.Getenv("PATH")}
+	// Under the race detector a program would sleep for a second before its end, to let others report; there are many of them.
+	env := []string{"PGSLUICE_SOURCE=" + e.Source, "PGSLUICE_TARGET=" + e.Target, "PATH=" + e.Dir + ":" + os.Getenv("PATH"), "GORACE=atexit_sleep_ms=20"}
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "PG") && !strings.HasPrefix(v, "PATH=") {
 			env = append(env, v)
