@@ -68,8 +68,9 @@ func transaction(rnd *rand.Rand) string {
 			UPDATE accounts SET balance = balance + %d WHERE id = %d`, amount, a, amount, b)
 	case n < 19: // all of it
 		return `UPDATE accounts SET balance = 1000; DELETE FROM ledger`
-	default:
-		return fmt.Sprintf(`UPDATE accounts SET note = repeat(md5('%d'), 100) WHERE id = %d; INSERT INTO ledger (account, amount) SELECT 1, 0 FROM generate_series(1, 300)`, i, a)
+	default: // much of it
+		return fmt.Sprintf(`UPDATE accounts SET note = repeat(md5('%d'), 100) WHERE id = %d; INSERT INTO ledger (account, amount) SELECT 1, 0 FROM generate_series(1, 600);
+			SAVEPOINT s; DELETE FROM ledger; ROLLBACK TO s; UPDATE ledger SET at = NULL WHERE amount = 0 AND at IS NOT NULL`, i, a)
 	}
 }
 
@@ -89,7 +90,11 @@ func startBusiness(t *testing.T, rnd *rand.Rand, source, target *pgtest.DB, sess
 		c := source.Connect()
 		b.wait.Go(func() {
 			for b.pause(time.Duration(rnd.IntN(20)) * time.Millisecond) {
-				if err := b.write(c, transaction(rnd)); err != nil {
+				end := "COMMIT"
+				if rnd.IntN(10) == 0 {
+					end = "ROLLBACK"
+				}
+				if err := b.write(c, "BEGIN;"+transaction(rnd)+";"+end); err != nil {
 					t.Error(err)
 					return
 				}
@@ -116,7 +121,7 @@ func startBusiness(t *testing.T, rnd *rand.Rand, source, target *pgtest.DB, sess
 
 // write runs a transaction. One that another got in the way of is one less.
 func (b *business) write(c *pgx.Conn, sql string) error {
-	_, err := c.PgConn().Exec(context.Background(), "BEGIN;"+sql+";COMMIT").ReadAll()
+	_, err := c.PgConn().Exec(context.Background(), sql).ReadAll()
 	var pg interface{ SQLState() string }
 	if errors.As(err, &pg) && pg.SQLState() == "40P01" {
 		_, err = c.PgConn().Exec(context.Background(), "ROLLBACK").ReadAll()
