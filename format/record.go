@@ -76,10 +76,10 @@ type LoadInfo struct {
 	Parts    uint64 `msgpack:"parts,omitempty"`
 	DataOnly bool   `msgpack:"data_only,omitempty"`
 	Tables   uint64 `msgpack:"tables,omitempty"` // in the whole load
-	Bytes    uint64 `msgpack:"bytes,omitempty"`  // estimate, of the whole load
+	Bytes    uint64 `msgpack:"bytes,omitempty"`  // estimate, of this stream
 	Resumed  bool   `msgpack:"resumed,omitempty"`
 	Reload   bool   `msgpack:"reload,omitempty"` // tables that have been loaded before are to be emptied
-	Scope    string `msgpack:"scope,omitempty"` // ScopeAll or ScopeTables
+	Scope    string `msgpack:"scope,omitempty"`  // ScopeAll or ScopeTables
 }
 
 // Scopes of a full load.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/cli"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/meter"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/apply"
 	"github.com/pgsluice/pgsluice/format"
@@ -41,6 +42,10 @@ func run(ctx context.Context, env *cli.Env) error {
 	}
 	r := &apply.Run{Server: pgdial.Target(f.Target, "pgapply"), Jobs: 4, ApplyJobs: 1, OnConflict: f.OnConflict, Stop: env.Stop, Log: env.Log, Rename: make(map[string]string)}
 	r.Server.Encoding = f.Encoding
+	r.Meter = &meter.Meter{Doing: "loading", Log: env.Log, JSON: f.LogFormat == "json"}
+	if cli.IsTerminal(env.Stderr) && !r.Meter.JSON {
+		r.Meter.Terminal, r.Meter.Divert = env.Stderr, env.Divert
+	}
 	r.RebuildIndexes = f.RebuildIndexes
 	if f.Jobs > 0 {
 		r.Jobs, r.ApplyJobs = f.Jobs, f.Jobs

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/cli"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/meter"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgextract/internal/extract"
@@ -74,6 +75,13 @@ func run(ctx context.Context, env *cli.Env) error {
 		var err error
 		if l.Part, l.Parts, err = extract.ParsePart(f.Part); err != nil {
 			return err
+		}
+	}
+	// In a pipe, the program at its end shows how far it is.
+	if !cli.IsPipe(env.Stdout) {
+		l.Meter = &meter.Meter{Doing: "extracting", Log: env.Log, JSON: f.LogFormat == "json"}
+		if cli.IsTerminal(env.Stderr) && !l.Meter.JSON {
+			l.Meter.Terminal, l.Meter.Divert = env.Stderr, env.Divert
 		}
 	}
 	if f.Hold {

@@ -232,6 +232,29 @@ func Version() string {
 	return v
 }
 
+// Divert has everything that would be written to Stderr go to w instead, until restore is called.
+func (env *Env) Divert(w io.Writer) (restore func()) {
+	env.mu.Lock()
+	defer env.mu.Unlock()
+	old := env.Stderr
+	env.Stderr = w
+	return func() {
+		env.mu.Lock()
+		defer env.mu.Unlock()
+		env.Stderr = old
+	}
+}
+
+// IsPipe reports whether a standard stream is a pipe.
+func IsPipe(stream any) bool {
+	f, ok := stream.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeNamedPipe != 0
+}
+
 // IsTerminal reports whether a standard stream is a terminal.
 func IsTerminal(stream any) bool {
 	f, ok := stream.(*os.File)

@@ -14,6 +14,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/cli"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/meter"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/target"
@@ -26,6 +27,8 @@ type Run struct {
 	Rename    map[string]string
 	Jobs      int // how many indexes are built at the same time
 	ApplyJobs int // how many groups of changes are written at the same time
+	// Meter shows how far a full load is.
+	Meter *meter.Meter
 	// RebuildIndexes has indexes of tables that were created by hand dropped, and built again when the rows are there.
 	RebuildIndexes bool
 	// Constraints is when foreign keys and triggers are created: "now" (at the end of the load), "cutover", or empty: at cutover if there will be one.

@@ -29,13 +29,18 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 		return nil, err
 	}
 	l := &target.Loader{Server: r.Server, Control: r.control, Stream: stream, Mapper: &target.Mapper{Lookup: r.lookup, Rename: r.Rename}, Jobs: r.Jobs, Log: r.Log}
+	l.Meter = r.Meter
 	l.Snapshot = fmt.Sprintf("%v %d", h.StartLSN, h.Created)
 	if h.Load != nil {
 		l.Reload, l.ByHand, l.RebuildIndexes = h.Load.Reload, h.Load.DataOnly, r.RebuildIndexes
 		if h.Load.Snapshot != "" {
 			l.Snapshot = h.Load.Snapshot
 		}
+		r.Meter.Start(h.Load.Tables, h.Load.Bytes)
+	} else {
+		r.Meter.Start(0, 0)
 	}
+	defer r.Meter.Stop()
 	// What no changes can follow has no cutover either.
 	l.Constraints = r.Constraints == "now" || r.Constraints == "" && h.Slot == ""
 	if err := l.Start(ctx); err != nil {
@@ -108,6 +113,7 @@ func (r *Run) representable(h *format.Header) error {
 
 // loaded says what a load has come to.
 func (r *Run) loaded(ctx context.Context, l *target.Loader, stream *progress.Stream, complete bool, took time.Duration) error {
+	r.Meter.Stop()
 	rows, bytes := l.Loaded()
 	r.Log.Info(fmt.Sprintf("loaded %s rows, %s in %v", humanize.Comma(int64(rows)), humanize.Bytes(bytes), took.Round(time.Millisecond)))
 	failed, err := progress.Failed(ctx, r.control, stream.ID)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/meter"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
@@ -31,6 +32,7 @@ type Loader struct {
 	Mapper  *Mapper
 	Jobs    int
 	Log     *slog.Logger
+	Meter   *meter.Meter
 	// Snapshot identifies what the rows of this load were read with.
 	Snapshot string
 	// Reload empties the tables of this load that have been loaded before.
@@ -218,6 +220,7 @@ func (t *loadTable) fits(p *part) error {
 type part struct {
 	*format.CopyBegin
 	table  *loadTable
+	meter  *meter.Part
 	skip   bool        // it is on the target already
 	chunks chan []byte // each with room for pgwire's head in front
 	end    *format.CopyEnd
@@ -240,7 +243,9 @@ func (l *Loader) CopyBegin(r *format.CopyBegin) error {
 	s := t.state
 	same := s.Snapshot == l.Snapshot
 	p.skip = s.Complete() && (same || !l.Reload) || same && s.Of == int(r.Of) && s.Done[int(r.Index)]
+	p.meter = l.Meter.Part(t.String(), r.Bytes)
 	if p.skip {
+		p.meter.Done()
 		return nil
 	}
 	if err := l.past(r.SnapshotLSN); err != nil {
@@ -281,6 +286,7 @@ func (l *Loader) CopyData(r *format.CopyData) error {
 	if p.skip {
 		return nil
 	}
+	p.meter.Add(r.Rows, uint64(len(r.Data)))
 	var b []byte
 	select {
 	case b = <-l.chunks:
@@ -418,6 +424,7 @@ func (l *Loader) copyPart(p *part) (err error) {
 		return err
 	}
 	l.release(s)
+	p.meter.Done()
 	if copied {
 		l.builder.table(t.names())
 	}

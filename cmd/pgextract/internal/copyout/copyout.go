@@ -13,6 +13,7 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/meter"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
 	"github.com/pgsluice/pgsluice/format"
@@ -49,6 +50,7 @@ type Reader struct {
 	LSN      format.LSN
 	Jobs     int
 	Out      *Output
+	Meter    *meter.Meter
 }
 
 // Read reads all parts. It returns how many rows and bytes they had.
@@ -118,6 +120,7 @@ type copier struct {
 	chunk      []byte
 	rows       uint64 // in the chunk
 	data       format.CopyData
+	meter      *meter.Part
 	byKey      bool // sequential scans are off
 	totalRows  uint64
 	totalBytes uint64
@@ -136,6 +139,7 @@ func (c *copier) part(ctx context.Context, number uint32, p *Part) error {
 		SnapshotLSN: c.LSN, Rows: uint64(p.Rows), Bytes: uint64(p.Bytes)}); err != nil {
 		return err
 	}
+	c.meter = c.Meter.Part(p.Table.Schema+"."+p.Table.Name, uint64(p.Bytes))
 	c.data.Part = number
 	end := format.CopyEnd{Part: number}
 	binary, first := p.Format == format.CopyBinary, true
@@ -162,6 +166,7 @@ func (c *copier) part(ctx context.Context, number uint32, p *Part) error {
 	if err := c.unchanged(ctx, p); err != nil {
 		return err
 	}
+	c.meter.Done()
 	c.totalRows += end.Rows
 	c.totalBytes += end.Bytes
 	return c.Out.Write(&end)
@@ -195,6 +200,7 @@ func (c *copier) flush(end *format.CopyEnd) error {
 	}
 	c.data.Rows, c.data.Data = c.rows, c.chunk
 	err := c.Out.Write(&c.data)
+	c.meter.Add(c.rows, uint64(len(c.chunk)))
 	end.Rows += c.rows
 	end.Bytes += uint64(len(c.chunk))
 	c.rows = 0

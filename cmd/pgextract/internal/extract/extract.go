@@ -18,6 +18,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/cli"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/meter"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgextract/internal/copyout"
@@ -42,6 +43,7 @@ type Load struct {
 	Target      pgdial.Server // for Resume
 	Snapshot    string        // a token, of a process that holds the snapshot
 	Part, Parts int           // of those that read it; 0 if this is the only one
+	Meter       *meter.Meter
 	Log         *slog.Logger
 
 	chosen *chosen
@@ -78,7 +80,8 @@ func (l *Load) Run(ctx context.Context, out io.Writer) error {
 		parts = left
 	}
 	w := format.NewWriter(out)
-	if err := writeError(w.Write(l.header(id, snapshot, tables, began))); err != nil {
+	header := l.header(id, snapshot, tables, parts, began)
+	if err := writeError(w.Write(header)); err != nil {
 		return err
 	}
 	write := func(d *format.DDL) error { return writeError(w.Write(d)) }
@@ -98,7 +101,9 @@ func (l *Load) Run(ctx context.Context, out io.Writer) error {
 			return err
 		}
 	}
-	r := &copyout.Reader{Server: l.Server, Snapshot: snapshot.Name, LSN: snapshot.LSN, Jobs: l.Jobs, Out: copyout.NewOutput(w)}
+	r := &copyout.Reader{Server: l.Server, Snapshot: snapshot.Name, LSN: snapshot.LSN, Jobs: l.Jobs, Out: copyout.NewOutput(w), Meter: l.Meter}
+	l.Meter.Start(header.Load.Tables, header.Load.Bytes)
+	defer l.Meter.Stop()
 	g, gctx := errgroup.WithContext(ctx)
 	var rows, bytes, objects, objectBytes uint64
 	g.Go(func() (err error) {
@@ -114,6 +119,7 @@ func (l *Load) Run(ctx context.Context, out io.Writer) error {
 	if err := g.Wait(); err != nil {
 		return writeError(err)
 	}
+	l.Meter.Stop()
 	snapshot.Release(ctx)
 	if err := l.sequences(ctx, c, w); err != nil {
 		return err
@@ -164,7 +170,7 @@ func (l *Load) begin(ctx context.Context) (c *pgx.Conn, id *slot.Identity, snaps
 	return conn, &identity, snapshot, nil
 }
 
-func (l *Load) header(id *slot.Identity, snapshot *slot.Snapshot, tables []*catalog.Table, began time.Time) *format.Header {
+func (l *Load) header(id *slot.Identity, snapshot *slot.Snapshot, tables []*catalog.Table, parts []*copyout.Part, began time.Time) *format.Header {
 	h := id.Header(format.Load)
 	h.Producer = "pgextract " + cli.Version()
 	h.Created = format.TimeOf(began)
@@ -174,8 +180,8 @@ func (l *Load) header(id *slot.Identity, snapshot *slot.Snapshot, tables []*cata
 	if !l.Select.all() {
 		h.Load.Scope = format.ScopeTables
 	}
-	for _, t := range tables {
-		h.Load.Bytes += uint64(t.Bytes)
+	for _, p := range parts {
+		h.Load.Bytes += uint64(p.Bytes)
 	}
 	if l.Slot != "" {
 		h.Publications = []string{l.Publication}

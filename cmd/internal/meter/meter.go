@@ -1,0 +1,201 @@
+// Package meter shows how far a load is: bars on a terminal, a line every few seconds elsewhere. It knows nothing of streams and servers.
+package meter
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+)
+
+// every is how often a line is logged: often enough to see that something happens, and few lines for a load of hours.
+const every = 5 * time.Second
+
+// A Meter adds up what is loaded. A nil Meter does nothing.
+type Meter struct {
+	// Doing is what is being done: "loading".
+	Doing string
+	Log   *slog.Logger
+	// JSON has the figures logged as attributes instead of text.
+	JSON bool
+	// Terminal is where bars are drawn; nil: nowhere, and lines are logged.
+	Terminal io.Writer
+	// Divert has everything else that goes to the terminal go to w, until restore is called.
+	Divert func(w io.Writer) (restore func())
+
+	mu      sync.Mutex
+	began   time.Time
+	tables  uint64 // expected
+	total   uint64 // bytes, an estimate
+	done    uint64 // of total
+	rows    uint64
+	bytes   uint64
+	open    map[*Part]bool
+	stop    chan struct{}
+	stopped chan struct{}
+	bars    *mpb.Progress
+	bar     *mpb.Bar
+	restore func()
+}
+
+// A Part is a part of a table. Its methods may be called by several goroutines.
+type Part struct {
+	m        *Meter
+	estimate uint64
+	bytes    uint64
+	bar      *mpb.Bar
+}
+
+// Start begins a load of so many tables, and about so many bytes.
+func (m *Meter) Start(tables, bytes uint64) {
+	if m == nil {
+		return
+	}
+	m.began, m.tables, m.total = time.Now(), tables, bytes
+	m.done, m.rows, m.bytes = 0, 0, 0
+	m.open = make(map[*Part]bool)
+	m.stop, m.stopped = make(chan struct{}), make(chan struct{})
+	if m.Terminal != nil {
+		m.bars = mpb.New(mpb.WithOutput(m.Terminal), mpb.WithWidth(40), mpb.WithAutoRefresh())
+		m.bar = m.bars.AddBar(int64(max(bytes, 1)), mpb.BarPriority(1<<20),
+			mpb.PrependDecorators(decor.Name(m.Doing, decor.WCSyncSpaceR)),
+			mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return m.Snapshot().text() })))
+		m.restore = m.Divert(m.bars)
+		close(m.stopped)
+		return
+	}
+	go m.lines()
+}
+
+func (m *Meter) lines() {
+	defer close(m.stopped)
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-m.stop:
+			return
+		case <-tick.C:
+		}
+		s := m.Snapshot()
+		if m.JSON {
+			m.Log.Info(m.Doing, "rows", s.Rows, "bytes", s.Bytes, "percent", s.Percent, "bytes_per_second", s.Rate, "seconds_left", int(s.Left.Seconds()), "tables", s.Tables)
+		} else {
+			m.Log.Info(m.Doing + ": " + s.text())
+		}
+	}
+}
+
+// Stop ends what Start has begun.
+func (m *Meter) Stop() {
+	if m == nil || m.stop == nil {
+		return
+	}
+	close(m.stop)
+	<-m.stopped
+	m.stop = nil
+	if m.bars != nil {
+		m.mu.Lock()
+		for p := range m.open {
+			p.bar.Abort(true)
+		}
+		m.mu.Unlock()
+		m.bar.Abort(true)
+		m.bars.Wait()
+		m.restore()
+		m.bars = nil
+	}
+}
+
+// Part begins a part of a table with about so many bytes.
+func (m *Meter) Part(table string, estimate uint64) *Part {
+	if m == nil {
+		return nil
+	}
+	p := &Part{m: m, estimate: estimate}
+	if m.bars != nil {
+		p.bar = m.bars.AddBar(int64(max(estimate, 1)), mpb.BarRemoveOnComplete(),
+			mpb.PrependDecorators(decor.Name(table, decor.WCSyncSpaceR)), mpb.AppendDecorators(decor.Percentage()))
+	}
+	m.mu.Lock()
+	m.open[p] = true
+	m.mu.Unlock()
+	return p
+}
+
+// Add counts rows and bytes that were copied.
+func (p *Part) Add(rows, bytes uint64) {
+	if p == nil {
+		return
+	}
+	p.m.mu.Lock()
+	p.bytes += bytes
+	p.m.rows += rows
+	p.m.bytes += bytes
+	at := min(p.bytes, p.estimate)
+	p.m.mu.Unlock()
+	if p.bar != nil {
+		p.bar.SetCurrent(int64(at))
+		p.m.bar.SetCurrent(int64(p.m.Snapshot().at))
+	}
+}
+
+// Done ends a part, which counts as much as was estimated for it.
+func (p *Part) Done() {
+	if p == nil {
+		return
+	}
+	p.m.mu.Lock()
+	delete(p.m.open, p)
+	p.m.done += p.estimate
+	p.m.mu.Unlock()
+	if p.bar != nil {
+		p.bar.Abort(true)
+	}
+}
+
+// A Snapshot is how far a load is at one moment.
+type Snapshot struct {
+	Tables      uint64
+	Rows, Bytes uint64
+	Rate        uint64 // bytes a second
+	Percent     float64
+	Left        time.Duration // estimate; 0 if there is none
+	at          uint64        // bytes of the total, by the estimates
+}
+
+// Snapshot returns how far it is.
+func (m *Meter) Snapshot() Snapshot {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := Snapshot{Tables: m.tables, Rows: m.rows, Bytes: m.bytes, at: m.done}
+	for p := range m.open {
+		s.at += min(p.bytes, p.estimate)
+	}
+	s.at = min(s.at, m.total)
+	took := time.Since(m.began)
+	if took > 0 {
+		s.Rate = uint64(float64(m.bytes) / took.Seconds())
+	}
+	if m.total > 0 {
+		part := float64(s.at) / float64(m.total)
+		s.Percent = float64(int(part*1000)) / 10
+		if part > 0 {
+			s.Left = time.Duration(float64(took) * (1 - part) / part)
+		}
+	}
+	return s
+}
+
+func (s Snapshot) text() string {
+	text := fmt.Sprintf("%.1f%% of %s tables, %s rows, %s, %s/s", s.Percent, humanize.Comma(int64(s.Tables)), humanize.Comma(int64(s.Rows)), humanize.Bytes(s.Bytes), humanize.Bytes(s.Rate))
+	if s.Left > 0 {
+		text += fmt.Sprintf(", %v left", s.Left.Round(time.Second))
+	}
+	return text
+}

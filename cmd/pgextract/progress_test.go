@@ -1,0 +1,127 @@
+package main_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
+)
+
+// A load that takes a while says how far it is: in lines, and for programs.
+func TestProgressLines(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	splitTable(source, "big")
+	for _, log := range []string{"text", "json"} {
+		target.Exec("DROP SCHEMA IF EXISTS pgsluice CASCADE", "DROP TABLE IF EXISTS big")
+		e := pgtest.NewEnv(t, source, target)
+		x, a := startSlowly(e, 2<<20, []string{"--log-format", log}, nil)
+		pgtest.Wait(t, timeout, "a line about the progress", func() bool { return strings.Contains(a.Errors(), "loading") })
+		if s := a.Wait(timeout); s != 0 {
+			t.Fatal(a.Errors())
+		}
+		x.Wait(timeout)
+		line, _, _ := strings.Cut(a.Errors(), "\n")
+		if log == "text" {
+			if !strings.Contains(line, "% of 1 tables") || !strings.Contains(line, "/s, ") || !strings.HasSuffix(line, " left") {
+				t.Error(line)
+			}
+			continue
+		}
+		var m struct {
+			Msg     string
+			Rows    int
+			Bytes   int
+			Percent float64
+			Left    int `json:"seconds_left"`
+		}
+		if err := json.Unmarshal([]byte(line), &m); err != nil || m.Msg != "loading" || m.Rows == 0 || m.Bytes == 0 || m.Percent <= 0 || m.Percent >= 100 {
+			t.Error(line, err)
+		}
+	}
+}
+
+// terminal opens a pseudo-terminal, and collects what is written to it.
+func terminal(t *testing.T) (tty *os.File, written func() string) {
+	t.Helper()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = master.Close() })
+	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0)
+	}
+	if err == nil {
+		err = unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 40, Col: 160})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tty, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex
+	var b bytes.Buffer
+	go func() {
+		buf := make([]byte, 4096)
+		for {
+			n, err := master.Read(buf)
+			mu.Lock()
+			b.Write(buf[:n])
+			mu.Unlock()
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return tty, func() string {
+		mu.Lock()
+		defer mu.Unlock()
+		return b.String()
+	}
+}
+
+// On a terminal there are bars, and the last words stand below them.
+func TestProgressBars(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	splitTable(source, "big")
+	e := pgtest.NewEnv(t, source, target)
+	file := e.Must(nil, "pgextract")
+	tty, written := terminal(t)
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(e.Dir+"/pgapply", "--target", target.URI)
+	cmd.Stdin, cmd.Stderr = r, tty
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = r.Close()
+	_ = tty.Close()
+	half := len(file) / 2
+	if _, err := w.Write(file[:half]); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.Wait(t, timeout, "bars", func() bool {
+		return strings.Contains(written(), "public.big") && strings.Contains(written(), "% of 1 tables")
+	})
+	if _, err := w.Write(file[half:]); err != nil {
+		t.Fatal(err)
+	}
+	_ = w.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err, written())
+	}
+	pgtest.Wait(t, timeout, "the last line", func() bool { return strings.Contains(written(), "pgapply: loaded 26,000 rows") })
+	pgtest.Equal(t, source, target)
+}
