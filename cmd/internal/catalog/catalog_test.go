@@ -292,3 +292,27 @@ func TestTypeNames(t *testing.T) {
 		}
 	}
 }
+
+func TestKeyRange(t *testing.T) {
+	d, ctx, c := begin(t)
+	d.Exec(`CREATE TABLE big ("K k" bigint PRIMARY KEY)`, `INSERT INTO big VALUES (-9223372036854775808), (5), (9223372036854775807)`, `CREATE TABLE empty (k smallint PRIMARY KEY)`,
+		`CREATE TABLE text_key (k text PRIMARY KEY)`, `CREATE TABLE two (a int, b int, PRIMARY KEY (a, b))`, `CREATE TABLE only_unique (a int UNIQUE)`)
+	tables, err := catalog.Tables(ctx, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, x := range tables {
+		from, to, key, err := catalog.KeyRange(ctx, c, x)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if key != "" {
+			got = append(got, fmt.Sprintf("%s %s %d %d", x.Name, key, from, to))
+		}
+	}
+	slices.Sort(got)
+	if want := []string{"big K k -9223372036854775808 9223372036854775807", "empty k 0 0"}; !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
+	}
+}
