@@ -41,7 +41,7 @@ func TestDemo(t *testing.T) {
 			}
 			env := &pgtest.Env{T: t, Dir: env.Dir, Vars: []string{"TMPDIR=" + dir}}
 			var out bytes.Buffer
-			p := env.Start(nil, &out, filepath.Join(pgtest.Root(), "scripts", "demo"), c.args...)
+			p := env.Start(nil, &out, script("demo"), c.args...)
 			status := p.Wait(5 * time.Minute)
 			said := out.String() + p.Errors()
 			if status != c.status {

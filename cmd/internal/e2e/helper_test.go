@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"flag"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -12,7 +13,11 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	_ = flag.Set("test.parallel", "4") // they wait more than they work
+	pgtest.Main(m)
+}
 
 // often returns how often to try something at random, and long if scripts/test --full runs the test.
 func often(short, long int) int {

@@ -6,7 +6,6 @@ import (
 	"image"
 	"image/jpeg"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -81,7 +80,6 @@ func TestRefused(t *testing.T) {
 		says   []string
 	}{
 		{"no such slot", nil, []string{"pgdecode", "--slot", "nosuch"}, 69, []string{`slot "nosuch" does not exist`, "pgextract --slot nosuch"}},
-		{"no such slot, supervised", nil, []string{filepath.Join(pgtest.Root(), "scripts", "sync"), "nosuch"}, 69, []string{`slot "nosuch" does not exist`}},
 		{"wal_level", nil, []string{"pgextract", "--source", closed.URI, "--slot", "s"}, 78, []string{"wal_level is replica", "Set wal_level = logical and restart"}},
 		{"no replication, load", nil, []string{"pgextract", "--source", ordinary, "--slot", "s"}, 77, []string{"ALTER ROLE … REPLICATION"}},
 		{"no replication, sync", nil, []string{"pgdecode", "--source", ordinary, "--slot", source.Name}, 77, []string{"ALTER ROLE … REPLICATION"}},

@@ -110,7 +110,6 @@ func TestSync(t *testing.T) {
 	rnd := random(t)
 	source, target, env := loaded(t)
 	business := startBusiness(t, rnd, source, target, 2)
-	script := filepath.Join(pgtest.Root(), "scripts", "sync")
 	applied := func() string { return target.Query("SELECT applied_lsn FROM pgsluice.streams") }
 	moves := func(p *pgtest.Process) {
 		t.Helper()
@@ -122,7 +121,7 @@ func TestSync(t *testing.T) {
 			return applied() != from
 		})
 	}
-	p := env.Start(nil, nil, script, source.Name)
+	p := env.Start(nil, nil, script("sync"), source.Name)
 	for n := range often(2, 4) {
 		moves(p)
 		kill(t, p, []string{"pgdecode", "pgapply"}[n%2])
@@ -130,7 +129,7 @@ func TestSync(t *testing.T) {
 	moves(p)
 	// The supervisor with all that it started, and another one in its place.
 	p.Kill()
-	p = env.Start(nil, nil, script, source.Name)
+	p = env.Start(nil, nil, script("sync"), source.Name)
 	moves(p)
 	// The end of a shift.
 	if err := p.Process.Signal(syscall.SIGTERM); err != nil {

@@ -41,19 +41,42 @@ func (w *workplace) run(block string) {
 	w.Bash(`cd "$1"; PATH=$1:$PATH; `+block, w.dir)
 }
 
-// blocks returns the commands in the README, block by block.
-func blocks(t *testing.T) []string {
+// readme returns the README, and the blocks of commands in it, section by section.
+func readme(t *testing.T) (text string, sections map[string][]string) {
 	t.Helper()
-	readme, err := os.ReadFile(filepath.Join(pgtest.Root(), "README.md"))
+	b, err := os.ReadFile(filepath.Join(pgtest.Root(), "README.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var list []string
-	for _, m := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllSubmatch(readme, -1) {
-		list = append(list, string(m[1]))
+	sections = make(map[string][]string)
+	for section := range strings.SplitSeq(string(b), "\n## ") {
+		heading, _, _ := strings.Cut(section, "\n")
+		for _, m := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(section, -1) {
+			sections[heading] = append(sections[heading], m[1])
+		}
 	}
-	return list
+	return string(b), sections
 }
+
+// Every block of commands is in one of the sections that are run below.
+func TestReadme(t *testing.T) {
+	_, sections := readme(t)
+	for heading, want := range map[string]int{sessionSection: 1, loadSection: 3, pipesSection: len(sections[pipesSection])} {
+		if n := len(sections[heading]); n != want || n == 0 {
+			t.Errorf("section %q has %d blocks of commands, and %d of them are run", heading, n, want)
+		}
+		delete(sections, heading)
+	}
+	for heading := range sections {
+		t.Errorf("nothing runs the commands in section %q", heading)
+	}
+}
+
+const (
+	sessionSection = "A migration"
+	loadSection    = "Full loads, in parts and again"
+	pipesSection   = "Pipes worth stealing"
+)
 
 // replace replaces what stands once in s, and fails the test if it does not.
 func replace(t *testing.T, s, old, new string) string {
@@ -68,7 +91,8 @@ func replace(t *testing.T, s, old, new string) string {
 func TestReadmeSession(t *testing.T) {
 	t.Parallel()
 	w := newWorkplace(t)
-	session := blocks(t)[0]
+	text, sections := readme(t)
+	session := sections[sessionSection][0]
 	session = replace(t, session, "PGSLUICE_SOURCE=postgres://…", "PGSLUICE_SOURCE='"+w.source.URI+"'")
 	session = replace(t, session, "PGSLUICE_TARGET=postgres://…", "PGSLUICE_TARGET='"+w.target.URI+"'")
 	session = replace(t, session, "pgcutover status --watch\n", "timeout -s INT 3 pgcutover status --watch || test $? = 124\n")
@@ -83,29 +107,51 @@ func TestReadmeSession(t *testing.T) {
 		t.Error("the source can be written to after the cutover")
 	}
 	w.target.Exec("INSERT INTO lines VALUES ('in time')")
-}
 
-// What the text says that scripts/migrate and pgcutover cleanup do.
-func TestReadmeMigrate(t *testing.T) {
-	t.Parallel()
-	w := newWorkplace(t)
-	readme, err := os.ReadFile(filepath.Join(pgtest.Root(), "README.md"))
-	if err != nil {
-		t.Fatal(err)
+	if !strings.Contains(text, "`pgcutover cleanup --slot mig`") {
+		t.Error("the README has nothing of pgcutover cleanup any more")
 	}
-	for _, command := range []string{"scripts/migrate mig", "pgcutover cleanup --slot mig"} {
-		if !strings.Contains(string(readme), "`"+command+"`") {
-			t.Errorf("the README has nothing of %s any more", command)
-		}
-	}
-	w.run("scripts/migrate mig --yes")
-	pgtest.Equal(t, w.source, w.target)
+	w.Source, w.Target = w.source.URI, w.target.URI
 	w.run("pgcutover cleanup --slot mig")
 	left := w.source.Query("SELECT slot_name FROM pg_replication_slots WHERE database = current_database()") +
 		w.source.Query("SELECT pubname FROM pg_publication") + w.target.Query("SELECT nspname FROM pg_namespace WHERE nspname = 'pgsluice'")
 	if left != "" {
 		t.Errorf("left behind: %s", left)
 	}
+}
+
+// Loads that were interrupted, of one table, and of several processes.
+func TestReadmeLoads(t *testing.T) {
+	t.Parallel()
+	text, sections := readme(t)
+	blocks := sections[loadSection]
+	w := newWorkplace(t)
+	w.run("pgextract --slot mig | head -c 30000 | pgapply || test $? = 65") // somebody has interrupted it
+	w.run(blocks[0])
+	pgtest.Equal(t, w.source, w.target)
+
+	w.source.Exec("CREATE TABLE orders (id int PRIMARY KEY)", "INSERT INTO orders SELECT generate_series(1, 100)")
+	w.run(blocks[1])
+	w.source.Exec("DELETE FROM orders WHERE id < 50", variedStep(0, w.source.Major))
+	w.run("pgdecode --slot mig --until now | pgapply")
+	pgtest.Equal(t, w.source, w.target)
+
+	w = newWorkplace(t)
+	hold, load, _ := strings.Cut(blocks[2], "\n")
+	hold, _, _ = strings.Cut(hold, "#")
+	job := regexp.MustCompile(`command: \[bash, -c, '(.*)'\]`).FindStringSubmatch(text)
+	if !strings.HasSuffix(strings.TrimSpace(hold), "--hold") || job == nil {
+		t.Fatal("the README has changed, and this test does not know how")
+	}
+	// The first part by hand, all of them by what a Kubernetes Job runs.
+	w.run(hold + `> held &
+		until SNAPSHOT=$(awk '$1 == "snapshot" { print $2 }' held) && [[ $SNAPSHOT ]]; do sleep 0.1; done
+		export SNAPSHOT
+		` + replace(t, load, " ID ", ` "$SNAPSHOT" `) + `
+		for JOB_COMPLETION_INDEX in {0..7}; do (` + job[1] + `); done
+		kill $!; wait $! || test $? = 143
+		pgcutover wait loaded --slot mig --timeout 1s`)
+	pgtest.Equal(t, w.source, w.target)
 }
 
 // The pipes worth stealing, one block after the other, while the source changes.
@@ -119,7 +165,8 @@ func TestReadmePipes(t *testing.T) {
 	}
 	_, key, _ := strings.Cut(strings.TrimSpace(string(recipient)), ": ")
 	w.Vars = append(w.Vars, "AGE_RECIPIENT="+key)
-	for k, block := range blocks(t)[1:] {
+	_, sections := readme(t)
+	for k, block := range sections[pipesSection] {
 		if k > 0 {
 			w.source.Exec(variedStep(k, w.source.Major))
 		}
