@@ -108,6 +108,7 @@ func (s Server) ConnectRaw(ctx context.Context, replication bool) (*pgconn.PgCon
 	}
 	if replication {
 		c.RuntimeParams["replication"] = "database"
+		c.RuntimeParams["search_path"] = "pg_catalog" // values of regclass and its like come with their schema
 	}
 	var gulp *Gulp
 	dial := c.DialFunc
