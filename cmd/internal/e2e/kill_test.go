@@ -22,13 +22,6 @@ func loaded(t *testing.T) (source, target *pgtest.DB, env *pgtest.Env) {
 	return source, target, env
 }
 
-// drained brings the target up to date and compares it.
-func drained(t *testing.T, source, target *pgtest.DB, env *pgtest.Env) {
-	t.Helper()
-	env.Bash(`pgdecode --slot "$1" --until now | pgapply`, source.Name)
-	pgtest.Equal(t, source, target)
-}
-
 // Sync is killed at random times, and started again with the same command each time.
 func TestKill(t *testing.T) {
 	t.Parallel()
@@ -86,7 +79,11 @@ func TestKill(t *testing.T) {
 	}
 	t.Logf("killed: %v", kills)
 	business.close()
-	drained(t, source, target, env)
+	decode, apply := pipeline(t, env, applied, "--slot", source.Name, "--confirm-from", fifo, "--until", "now")
+	if d, a := decode.Wait(time.Minute), apply.Wait(time.Minute); d != 0 || a != 0 {
+		t.Errorf("in the end pgdecode exits with %d, pgapply with %d\n%s%s", d, a, decode.Errors(), apply.Errors())
+	}
+	pgtest.Equal(t, source, target)
 	if now := source.Query("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '" + source.Name + "'"); now == began {
 		t.Errorf("the slot is where it was, at %s: nothing that was applied has been acknowledged", now)
 	}
@@ -139,7 +136,8 @@ func TestSync(t *testing.T) {
 		t.Errorf("sync exits with %d after SIGTERM, not 143\n%s", status, p.Errors())
 	}
 	business.close()
-	drained(t, source, target, env)
+	env.Bash(`pgdecode --slot "$1" --until now | pgapply`, source.Name)
+	pgtest.Equal(t, source, target)
 }
 
 // kill kills the program of that name under a process.
