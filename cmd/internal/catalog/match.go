@@ -32,7 +32,7 @@ func MatchTables(ctx context.Context, c *pgx.Conn, schema, name string, found ma
 			WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND `+migrated+` AND c.relname ~ $2
 			AND CASE WHEN $1 = '' THEN pg_catalog.pg_table_is_visible(c.oid) ELSE n.nspname ~ $1 END
 			UNION SELECT i.inhrelid FROM m JOIN pg_catalog.pg_inherits i ON i.inhparent = m.oid JOIN pg_catalog.pg_class p ON p.oid = i.inhrelid WHERE `+partition+`)
-		SELECT c.oid, n.nspname, c.relname FROM m JOIN pg_catalog.pg_class c USING (oid) JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		SELECT c.oid, n.nspname, c.relname FROM m JOIN pg_catalog.pg_class c ON c.oid = m.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')`, schema, name)
 	if err != nil {
 		return 0, err

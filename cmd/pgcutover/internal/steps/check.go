@@ -2,10 +2,12 @@ package steps
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
@@ -75,18 +77,18 @@ func (m *Migration) Check(ctx context.Context) error {
 			return m.Target.Explain(err)
 		}
 	}
-	errors := 0
+	bad := 0
 	for _, f := range c.list {
 		fmt.Fprintf(m.Out, "%s\t%s\n", f.level, f.text)
 		if f.remedy != "" {
 			fmt.Fprintf(m.Out, "\t%s\n", f.remedy)
 		}
 		if f.level == "error" {
-			errors++
+			bad++
 		}
 	}
-	if errors > 0 {
-		return fault.New(fault.Config, "%d conditions are not met", errors).WithHint("Each line that begins with \"error\" is followed by what to do.")
+	if bad > 0 {
+		return fault.New(fault.Config, "%d conditions are not met", bad).WithHint("Each line that begins with \"error\" is followed by what to do.")
 	}
 	return nil
 }
@@ -412,6 +414,11 @@ func (c *checker) extensions() error {
 		return err
 	}
 	missing, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) { // a file of any extension that is broken is enough
+		c.warn("Look whether the target has the extensions "+some(names)+".", "the target cannot list its extensions: %s", pg.Message)
+		return nil
+	}
 	if err != nil {
 		return err
 	}

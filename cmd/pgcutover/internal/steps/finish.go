@@ -212,7 +212,7 @@ func (m *Migration) leaves(ctx context.Context, t *pgx.Conn, o progress.Object) 
 		return nil, err
 	}
 	rows, err := t.Query(ctx, `WITH RECURSIVE d(oid) AS (SELECT $1::oid UNION ALL SELECT i.inhrelid FROM d JOIN pg_inherits i ON i.inhparent = d.oid)
-		SELECT d.oid::regclass::text FROM d JOIN pg_class c USING (oid) WHERE c.relkind = 'r' ORDER BY 1`, oid)
+		SELECT d.oid::regclass::text FROM d JOIN pg_class c ON c.oid = d.oid WHERE c.relkind = 'r' ORDER BY 1`, oid)
 	if err != nil {
 		return nil, err
 	}
@@ -324,7 +324,7 @@ func (m *Migration) refresh(ctx context.Context, t *pgx.Conn) (int, error) {
 			SELECT oid, 1 FROM pg_class WHERE relkind = 'm' AND relispopulated
 			UNION ALL SELECT r.ev_class, d.depth + 1 FROM d JOIN pg_depend p ON p.refobjid = d.oid AND p.classid = 'pg_rewrite'::regclass AND p.refclassid = 'pg_class'::regclass
 			JOIN pg_rewrite r ON r.oid = p.objid WHERE r.ev_class <> d.oid AND d.depth < 100)
-		SELECT d.oid::regclass::text FROM d JOIN pg_class c USING (oid) WHERE c.relkind = 'm' AND c.relispopulated GROUP BY d.oid ORDER BY max(d.depth), 1`)
+		SELECT d.oid::regclass::text FROM d JOIN pg_class c ON c.oid = d.oid WHERE c.relkind = 'm' AND c.relispopulated GROUP BY d.oid ORDER BY max(d.depth), 1`)
 	if err != nil {
 		return 0, m.Target.Explain(err)
 	}
