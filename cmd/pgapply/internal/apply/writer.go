@@ -24,9 +24,8 @@ type writer struct {
 	err     error
 	ended   chan struct{} // closed when a cutover has ended the stream
 
-	drafts  []*target.Draft // in order
-	waiting time.Time       // for the target to flush what was committed
-	asked   time.Time
+	drafts []*target.Draft // in order
+	asked  time.Time
 }
 
 // A job is something to do, in order, and the group that it is done with.
@@ -162,19 +161,14 @@ func (w *writer) done(g *plan.Group) {
 
 // poll asks the target how far it has flushed what was committed.
 func (w *writer) poll(ctx context.Context, now time.Time) (err error) {
-	switch {
-	case !w.applier.Waiting():
-		w.waiting = time.Time{}
+	switch since := w.applier.Waiting(); {
+	case since.IsZero():
 		// Nothing is written, but a cutover may end the stream, or the target go away.
 		if now.Sub(w.asked) > lookEvery {
 			w.asked = now
 			err = w.applier.Poll(ctx)
 		}
-	case w.waiting.IsZero():
-		w.waiting = now
-		err = w.applier.Poll(ctx)
-	case now.Sub(w.waiting) > flushAfter:
-		w.waiting = time.Time{}
+	case now.Sub(since) > flushAfter:
 		err = w.applier.Sync(ctx)
 	default:
 		err = w.applier.Poll(ctx)

@@ -48,6 +48,7 @@ type Applier struct {
 type commit struct {
 	wal format.LSN
 	Position
+	at time.Time
 }
 
 // A Position is how far a stream has been applied.
@@ -295,7 +296,7 @@ func (a *Applier) committed(r *pgwire.Result, p Position) error {
 		return err
 	}
 	_ = flushed
-	a.commits = append(a.commits, commit{insert, p})
+	a.commits = append(a.commits, commit{insert, p, time.Now()})
 	return nil
 }
 
@@ -339,8 +340,13 @@ func (a *Applier) Durable() (Position, bool) {
 	return p, true
 }
 
-// Waiting reports whether there are positions that are not known to be durable.
-func (a *Applier) Waiting() bool { return len(a.commits) > 0 }
+// Waiting returns since when the oldest position that is not known to be durable has waited; zero if there is none.
+func (a *Applier) Waiting() (since time.Time) {
+	if len(a.commits) > 0 {
+		since = a.commits[0].at
+	}
+	return since
+}
 
 // Lookup reads a table of the target as the open transaction, or the one that is written ahead with this XID, sees it; nil if there is none.
 func (a *Applier) Lookup(ctx context.Context, xid uint32, schema, table string) (*catalog.Relation, error) {

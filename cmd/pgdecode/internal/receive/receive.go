@@ -291,6 +291,7 @@ type session struct {
 	serverAt format.LSN // newest WAL position that the server has told; everything before it has been sent
 	serverT  format.Time
 	told     time.Time // of the last progress record
+	unsent   time.Time // since when the beginning of a transaction has been held back; zero if none is
 }
 
 func (s *session) run(ctx context.Context) error {
@@ -336,7 +337,14 @@ func (s *session) idle() (done bool, err error) {
 	if done, err := s.boundary(); done || err != nil {
 		return done, err
 	}
-	if s.w.Buffered() > 0 {
+	switch {
+	case s.w.Buffered() == 0:
+		s.unsent = time.Time{}
+	case s.w.InTransaction() && s.unsent.IsZero():
+		// The rest is on its way, message by message, and whoever reads the stream would be woken for each in vain.
+		s.unsent = time.Now()
+	case !s.w.InTransaction() || time.Since(s.unsent) >= tick:
+		s.unsent = time.Time{}
 		if err := s.w.Flush(); err != nil {
 			return false, writeError(err)
 		}
