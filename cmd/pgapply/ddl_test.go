@@ -183,3 +183,28 @@ func TestDDLRefused(t *testing.T) {
 		t.Errorf("recorded: %s", got)
 	}
 }
+
+// A statement of a transaction in progress whose subtransaction may have been rolled back: the stream does not tell.
+func TestDDLMaybeRolledBack(t *testing.T) {
+	_, target := pgtest.Pair(t)
+	env := pgtest.NewEnv(t, target, target)
+	target.Exec("CREATE TABLE t (a text PRIMARY KEY)")
+	s := newScribe(t)
+	s.write(relation("a"))
+	s.transaction(insert("1"))
+	s.block(7, true, insert("2"), ddl("ALTER TABLE t ADD bad text"))
+	s.write(&format.StreamAbort{XID: 7, SubXID: 8})
+	s.commit(7)
+	stream := s.end()
+	status, _, errs := env.Run(stream, "pgapply")
+	if status != 1 || !strings.Contains(errs, "--skip-lsn 0/1200") {
+		t.Fatalf("status %d: %s", status, errs)
+	}
+	if got := target.Query("SELECT * FROM t"); got != "1" {
+		t.Fatalf("the target has %q", got)
+	}
+	env.Must(stream, "pgapply", "--skip-lsn", "0/1200")
+	if got := target.Query("SELECT * FROM t"); got != "1" {
+		t.Fatalf("the target has %q", got)
+	}
+}

@@ -42,6 +42,8 @@ type transaction struct {
 	spilled bool
 	subs    map[uint32]bool // subtransactions that have a savepoint
 	aborted map[uint32]bool // subtransactions
+	ddl     bool            // it changes the schema
+	unsure  bool            // and a subtransaction was rolled back after that, maybe the one that did
 }
 
 // errHold says that a piece cannot be written ahead.
@@ -102,6 +104,7 @@ func (p *inProgress) record(ctx context.Context, rec format.Record) error {
 	case *format.DDL:
 		before := p.block.log.Size()
 		p.block.log.DDL(r.XID, r)
+		p.block.ddl = true
 		return p.logged(ctx, before)
 	case *format.Message, *format.Unknown:
 	default:
@@ -212,6 +215,17 @@ func (p *inProgress) commit(ctx context.Context, r *format.StreamCommit) error {
 		return p.forget(ctx, t)
 	}
 	p.follower.commit = r.CommitLSN
+	if t.unsure && !slices.Contains(p.SkipLSN, r.CommitLSN) {
+		if err := p.follower.drop(ctx); err != nil {
+			return err
+		}
+		if err := p.drain(); err != nil {
+			return err
+		}
+		return fault.New(fault.Failed, "cannot apply the transaction with commit LSN %v: it changes the schema, and has rolled back to a savepoint after that", r.CommitLSN).
+			WithDetail("Whether the change was rolled back cannot be told from what the source sends of large transactions.").
+			WithHint("Bring the target where the transaction would, schema and rows, and leave it out: pgapply --skip-lsn %v.", r.CommitLSN)
+	}
 	var problem *plan.Table
 	clear(p.again)
 	p.replay.Sub = func(sub uint32) bool { return !t.aborted[sub] }
@@ -351,6 +365,8 @@ func (p *inProgress) abort(ctx context.Context, r *format.StreamAbort) error {
 		t.aborted = make(map[uint32]bool)
 	}
 	t.aborted[r.SubXID] = true
+	// The message that carries a statement names the transaction, not the subtransaction.
+	t.unsure = t.unsure || t.ddl
 	if !t.subs[r.SubXID] {
 		return nil
 	}

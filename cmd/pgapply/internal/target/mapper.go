@@ -54,7 +54,8 @@ func (m *Mapper) Map(ctx context.Context, rel *format.Relation) (*plan.Table, er
 	}
 	if c == nil {
 		t.Problem = fault.New(fault.Config, "table %q does not exist on the target", t.String()).
-			WithHint("Create it on the target: pg_dump -s -t '%s' of the source, piped into psql; then start again.", plan.QuoteIdent(rel.Schema)+"."+plan.QuoteIdent(rel.Name))
+			WithHint("Create it on the target (pg_dump -s -t '%s' of the source, piped into psql) and, while sync is stopped, load the rows that it has on the source: pgextract --slot … --table '%[1]s' --reload | pgapply. Then start again.",
+				plan.QuoteIdent(rel.Schema)+"."+plan.QuoteIdent(rel.Name))
 		return t, nil
 	}
 	t.OID = c.OID
