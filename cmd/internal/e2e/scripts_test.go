@@ -226,6 +226,28 @@ func TestCutoverScript(t *testing.T) {
 	}
 }
 
+// A difference that was found behind the opening of the target is not forgotten.
+func TestCutoverRemembersDifferences(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Start(t, pgtest.Source(t).Major).Database(t, ""), pgtest.Target(t).Database(t, "")
+	e, slot := scriptPair(t, source, target)
+	p := e.Start(nil, nil, "bash", script("sync"), slot)
+	follow(t, source, target)
+	target.Exec("UPDATE t SET b = 'z' WHERE a = 7")
+	for _, says := range []string{"THE TARGET DIFFERS", "THE TARGET DIFFERED"} {
+		status, _, errs := e.Run(nil, "bash", script("cutover"), slot, "--yes")
+		if status != 1 || !strings.Contains(errs, says) || !strings.Contains(errs, "public.t") {
+			t.Errorf("status %d: %s", status, errs)
+		}
+	}
+	if out := string(e.Must(nil, "pgcutover", "status", "--slot", slot)); !strings.Contains(out, "1 of 1 tables differ: public.t") {
+		t.Errorf("status:\n%s", out)
+	}
+	if status := p.Wait(30 * time.Second); status != 0 {
+		t.Errorf("sync: status %d: %s", status, p.Errors())
+	}
+}
+
 // migrate does everything in order, and what is left when it is started again.
 func TestMigrateScript(t *testing.T) {
 	t.Parallel()

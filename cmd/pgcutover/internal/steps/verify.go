@@ -313,16 +313,20 @@ func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs
 		}
 	}
 	took := time.Since(began).Round(time.Millisecond)
-	if len(different) > 0 {
-		return fault.New(fault.Failed, "%d of %d tables differ: %s", len(different), len(pairs), strings.Join(different, ", ")).
-			WithHint("Do not let the application use the target. pgcutover unfence --slot %s gives the source back to it.", m.Slot)
-	}
 	detail := fmt.Sprintf("%d tables, %s rows: all equal", len(pairs), humanize.Comma(rows))
+	if len(different) > 0 {
+		detail = fmt.Sprintf("%d of %d tables differ: %s", len(different), len(pairs), strings.Join(different, ", "))
+	}
+	// A difference is recorded too: whoever looks later must not take the migration for a good one.
 	if err := progress.StepBegins(ctx, t, stream, "verify"); err != nil {
 		return m.Target.Explain(err)
 	}
 	if err := progress.StepEnds(ctx, t, stream, "verify", detail); err != nil {
 		return m.Target.Explain(err)
+	}
+	if len(different) > 0 {
+		return fault.New(fault.Failed, "%s", detail).
+			WithHint("Do not let the application use the target. pgcutover unfence --slot %s gives the source back to it.", m.Slot)
 	}
 	m.Log.Info(fmt.Sprintf("verify: %s (%v)", detail, took))
 	return nil
