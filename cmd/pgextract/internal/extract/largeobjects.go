@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/pgextract/internal/copyout"
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -54,7 +55,7 @@ func (l *Load) largeObjectDDL(ctx context.Context, c *pgx.Conn, write func(*form
 			group["ACL"] = append(group["ACL"], lobRights(name, o))
 		}
 		if o.Comment != "" {
-			group["COMMENT"] = append(group["COMMENT"], "COMMENT ON "+name+" IS "+literal(o.Comment)+";")
+			group["COMMENT"] = append(group["COMMENT"], "COMMENT ON "+name+" IS "+progress.Literal(o.Comment)+";")
 		}
 		if n == lobGroup {
 			return flush()
@@ -91,14 +92,6 @@ func lobRights(name string, o *catalog.LargeObject) string {
 
 func quote(name string) string { return pgx.Identifier{name}.Sanitize() }
 
-func literal(s string) string {
-	s = strings.ReplaceAll(s, "'", "''")
-	if strings.Contains(s, `\`) {
-		return " E'" + strings.ReplaceAll(s, `\`, `\\`) + "'"
-	}
-	return "'" + s + "'"
-}
-
 // largeObjects writes the large objects as of a snapshot: first the beginning of each, then the rest of those that are longer.
 func (l *Load) largeObjects(ctx context.Context, snapshot string, out *copyout.Output) (count, bytes uint64, err error) {
 	c, err := l.Server.Connect(ctx)
@@ -106,7 +99,7 @@ func (l *Load) largeObjects(ctx context.Context, snapshot string, out *copyout.O
 		return 0, 0, err
 	}
 	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
-	if _, err := c.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+literal(snapshot)); err != nil {
+	if _, err := c.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+progress.Literal(snapshot)); err != nil {
 		return 0, 0, l.Server.Explain(err)
 	}
 	var long []uint32
