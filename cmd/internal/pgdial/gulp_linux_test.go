@@ -234,3 +234,45 @@ func TestGulpClose(t *testing.T) {
 		t.Errorf("%d descriptors were left open", after-before)
 	}
 }
+
+// Naps grow while they bring too little, and shrink when the server had to wait for them to end.
+func TestNaps(t *testing.T) {
+	source := func(rate, sendBuffer float64) (length time.Duration, average float64) {
+		n := naps{length: firstNap}
+		for range 30 {
+			n.count = napsToJudge
+			n.got = int(min(n.length.Seconds()*rate, sendBuffer)) * n.count
+			n.judge(n.length * napsToJudge)
+			average += min(rate, sendBuffer/n.length.Seconds()) / 30
+		}
+		return n.length, average
+	}
+	for _, c := range []struct {
+		name             string
+		rate, sendBuffer float64
+		shortest, most   time.Duration
+		share            float64 // of the rate
+	}{
+		{"many small rows", 30e6, 2.6e6, 30 * time.Millisecond, longestNap, 1},
+		{"copy", 250e6, 2.6e6, shortestNap, 10 * time.Millisecond, 0.95},
+		{"a small send buffer", 30e6, 200e3, shortestNap, 15 * time.Millisecond, 0.6},
+		{"hardly anything", 1e3, 2.6e6, longestNap, longestNap, 1},
+	} {
+		length, average := source(c.rate, c.sendBuffer)
+		if length < c.shortest || length > c.most || average < c.share*c.rate {
+			t.Errorf("%s: naps of %v, %.0f bytes a second of %.0f", c.name, length, average, c.rate)
+		}
+	}
+}
+
+func TestNoNapsWhereTheyDoNotPay(t *testing.T) {
+	for network, want := range map[string]bool{"tcp": true, "unix": false} {
+		g, server := pair(t, network)
+		g.SetBehind(true)
+		go func() { _, _ = server.Write(make([]byte, 1000)); _ = server.Close() }()
+		_, _ = io.ReadAll(g)
+		if napped := g.naps.length != 0; napped != want {
+			t.Errorf("%s: naps: %v", network, napped)
+		}
+	}
+}
