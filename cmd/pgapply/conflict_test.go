@@ -71,7 +71,7 @@ func TestConflictOverwrite(t *testing.T) {
 	source, target, env, changes := conflicting(t)
 	// The row that has another's name cannot be overwritten by key: that stops it all the same.
 	status, _, errs := env.Run(changes, "pgapply", "--on-conflict", "overwrite")
-	if status != 1 || !strings.Contains(errs, "goods_name_key") {
+	if status != 1 || !strings.Contains(errs, "goods_name_key") || !strings.Contains(errs, "--on-conflict skip, or without") {
 		t.Fatalf("status %d: %s", status, errs)
 	}
 	target.Exec("DELETE FROM goods WHERE id = 100")
@@ -86,6 +86,33 @@ update	overwritten	{"id": "5"}	name 5`)
 	}
 	target.Exec("UPDATE goods SET note = repeat('note', 6) WHERE id = 6")
 	pgtest.Equal(t, source, target)
+}
+
+// Without a key nothing can be overwritten, and nobody is told to try.
+func TestConflictWithoutKey(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	env := pgtest.NewEnv(t, source, target)
+	slot := "k_" + source.Name
+	for _, d := range []*pgtest.DB{source, target} {
+		d.Exec("CREATE TABLE k (a int, b text); ALTER TABLE k REPLICA IDENTITY FULL; INSERT INTO k SELECT i, 'x' FROM generate_series(1, 5) i")
+	}
+	source.Exec("CREATE PUBLICATION "+slot+" FOR ALL TABLES", "SELECT pg_create_logical_replication_slot('"+slot+"', 'pgoutput')")
+	target.Exec("DELETE FROM k WHERE a < 3")
+	source.Exec("UPDATE k SET b = 'y' WHERE a = 1; DELETE FROM k WHERE a = 2; UPDATE k SET b = 'z' WHERE a = 3")
+	changes := env.Must(nil, "pgdecode", "--slot", slot, "--until", "now")
+	for _, policy := range []string{"error", "overwrite"} {
+		status, _, errs := env.Run(changes, "pgapply", "--on-conflict", policy)
+		if status != 1 || !strings.Contains(errs, "there is no row with (a, b)=(1, x)") || !strings.Contains(errs, "--on-conflict skip, or without") {
+			t.Errorf("%s: status %d: %s", policy, status, errs)
+		}
+	}
+	env.Must(changes, "pgapply", "--on-conflict", "skip")
+	if got := target.Query(recorded); got != "update\tskipped\t{\"a\": \"1\", \"b\": \"x\"}\tNULL\ndelete\tskipped\t{\"a\": \"2\", \"b\": \"x\"}\tNULL" {
+		t.Errorf("recorded:\n%s", got)
+	}
+	if got := target.Query("SELECT string_agg(a || b, ' ' ORDER BY a) FROM k"); got != "3z 4x 5x" {
+		t.Errorf("the target has %s", got)
+	}
 }
 
 func TestSkipLSN(t *testing.T) {

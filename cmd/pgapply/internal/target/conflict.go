@@ -108,7 +108,7 @@ func isConflict(err error) bool {
 // nothing, if that cannot be done.
 func (l *lane) overwrite(ctx context.Context, g *plan.Group, i int32) (bool, error) {
 	op, t := g.Op(i)
-	if op.Kind == plan.OpDelete || t.Key == nil || g.Mask(t, op.New, format.Unchanged) != "" {
+	if op.Kind == plan.OpDelete || !canOverwrite(g, i) {
 		return false, nil
 	}
 	b := l.s.conn.Batch(ctx)
@@ -136,6 +136,12 @@ func (l *lane) overwrite(ctx context.Context, g *plan.Group, i int32) (bool, err
 		return false, l.undo(ctx, "ROLLBACK TO SAVEPOINT pgsluice_overwrite")
 	}
 	return true, nil
+}
+
+// canOverwrite reports whether Overwrite knows the row that a change is to leave, and by which key to remove what is in its place.
+func canOverwrite(g *plan.Group, i int32) bool {
+	op, t := g.Op(i)
+	return op.Kind == plan.OpDelete || t.Key != nil && g.Mask(t, op.New, format.Unchanged) == ""
 }
 
 // mayStay reports whether the target is as the change would leave it although it could not be applied: a row that is to be deleted is not there.
@@ -273,19 +279,26 @@ func (l *lane) conflict(ctx context.Context, g *plan.Group, i int32, cause error
 		default:
 			e.Err = fmt.Errorf("%w: there are %d rows with %s", e.Err, n, key)
 		}
-		return e.WithHint("The target was written to by somebody else, or changes are missing. Compare the row on both sides: pgcutover verify. %s", goOn(g.CommitLSN(i)))
+		return e.WithHint("The target was written to by somebody else, or changes are missing. Compare the row on both sides: pgcutover verify. %s", l.goOn(g, i))
 	}
 	if errors.As(cause, &pg) && pg.Code == "23505" {
 		e.Err = fmt.Errorf("%w: the row with %s is there already: %w", e.Err, key, cause)
-		return withServer(e, cause).WithHint("The target was written to by somebody else. Compare the row on both sides: pgcutover verify. %s", goOn(g.CommitLSN(i)))
+		return withServer(e, cause).WithHint("The target was written to by somebody else. Compare the row on both sides: pgcutover verify. %s", l.goOn(g, i))
 	}
 	e.Err = fmt.Errorf("%w, row with %s: %w", e.Err, key, cause)
 	return withServer(e, cause)
 }
 
-// goOn says how to go on in spite of a conflict.
-func goOn(commit format.LSN) string {
-	return fmt.Sprintf("To go on without correcting it: pgapply --on-conflict skip (or overwrite), or without the whole transaction: --skip-lsn %v.", commit)
+// goOn says how to go on in spite of a conflict: by another policy than the one that has not helped, if one may.
+func (l *lane) goOn(g *plan.Group, i int32) string {
+	policy := "pgapply --on-conflict skip, or "
+	switch {
+	case l.onConflict == Skip:
+		policy = "pgapply "
+	case l.onConflict != Overwrite && canOverwrite(g, i):
+		policy = "pgapply --on-conflict skip (or overwrite), or "
+	}
+	return fmt.Sprintf("To go on without correcting it: %swithout the whole transaction: --skip-lsn %v.", policy, g.CommitLSN(i))
 }
 
 // transaction names a transaction by its commit LSN, which is 0 while it is in progress.
