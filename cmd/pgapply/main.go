@@ -41,6 +41,10 @@ func run(ctx context.Context, env *cli.Env) error {
 		return err
 	}
 	r := &apply.Run{Server: pgdial.Target(f.Target, "pgapply"), Jobs: 4, ApplyJobs: 1, OnConflict: f.OnConflict, Stop: env.Stop, Log: env.Log, Rename: make(map[string]string)}
+	// Before the program at the other end of the pipe begins anything.
+	if err := r.Server.Given(); err != nil {
+		return err
+	}
 	r.Server.Encoding = f.Encoding
 	r.Meter = &meter.Meter{Doing: "loading", Log: env.Log, JSON: f.LogFormat == "json"}
 	if cli.IsTerminal(env.Stderr) && !r.Meter.JSON {

@@ -77,6 +77,12 @@ func run(ctx context.Context, env *cli.Env) error {
 			return err
 		}
 	}
+	if f.Resume {
+		// Before anything is created on the source.
+		if err := l.Target.Given(); err != nil {
+			return err
+		}
+	}
 	// In a pipe, the program at its end shows how far it is.
 	if !cli.IsPipe(env.Stdout) {
 		l.Meter = &meter.Meter{Doing: "extracting", Log: env.Log, JSON: f.LogFormat == "json"}

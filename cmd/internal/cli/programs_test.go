@@ -137,4 +137,23 @@ func TestUsage(t *testing.T) {
 			t.Errorf("%s: status %d, output %q, errors %q", c.command, status, out, errs)
 		}
 	}
+	// Where the servers are is nobody's guess.
+	for _, c := range []struct{ command, source, target, says string }{
+		{"pgextract --slot=mig", "", nowhere, "--source"},
+		{"pgextract --slot=mig --resume", nowhere, "", "PGSLUICE_TARGET"},
+		{"pgdecode --slot=mig", "", "", "PGSLUICE_SOURCE"},
+		{"pgapply", nowhere, "", "PGSLUICE_TARGET"},
+		{"pgcutover check", "", nowhere, "PGSLUICE_SOURCE"},
+		{"pgcutover status", nowhere, "", "--target"},
+	} {
+		args := strings.Fields(c.command)
+		e := &pgtest.Env{T: t, Dir: pgtest.Programs(t, true), Source: c.source, Target: c.target}
+		if status, _, errs := e.Run(nil, args[0], args[1:]...); status != 64 || !strings.Contains(errs, c.says) {
+			t.Errorf("%s: status %d, errors %q", c.command, status, errs)
+		}
+		e.Vars = []string{"PGHOST=127.0.0.1", "PGPORT=1"}
+		if status, _, errs := e.Run(nil, args[0], args[1:]...); args[0] != "pgapply" && (status != 75 || !strings.Contains(errs, "could not connect")) {
+			t.Errorf("%s with libpq's variables: status %d, errors %q", c.command, status, errs)
+		}
+	}
 }

@@ -47,7 +47,23 @@ func server(side, flag, env, app string) Server {
 // connectTimeout bounds one attempt to connect, so that a firewall that drops packets is an error and not a hang.
 const connectTimeout = 20 * time.Second
 
+// libpq are the variables of the environment that say where a server is, or who connects. With none of them, and no connection string, nobody has
+// meant a server, and the local one of libpq's defaults would be a guess.
+var libpq = []string{"PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE"}
+
+// Given returns an error if nobody has said where the server is.
+func (s Server) Given() error {
+	if s.DSN != "" || slices.ContainsFunc(libpq, func(name string) bool { return os.Getenv(name) != "" }) {
+		return nil
+	}
+	return fault.New(fault.Usage, "no %s is given", s.Side).
+		WithHint("Set PGSLUICE_%s, or give --%s: a URI like postgres://user@host:5432/database. libpq's variables (PGHOST, PGSERVICE, …) will do as well.", strings.ToUpper(s.Side), s.Side)
+}
+
 func (s Server) config() (*pgx.ConnConfig, error) {
+	if err := s.Given(); err != nil {
+		return nil, err
+	}
 	c, err := pgx.ParseConfig(s.DSN)
 	if err != nil {
 		return nil, fault.New(fault.Usage, "cannot use the %s's connection string: %w", s.Side, redact(err)).
