@@ -19,6 +19,12 @@ usage() {
 	awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"
 }
 
+# Whatever the script does, this comes first.
+if [[ ${1:-} == @(--help|-h) ]]; then
+	usage
+	exit 0
+fi
+
 # quietly runs a command, and shows what it printed only when it fails.
 quietly() {
 	local log status=0
