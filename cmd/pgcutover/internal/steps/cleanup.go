@@ -3,6 +3,8 @@ package steps
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -13,7 +15,7 @@ import (
 )
 
 // Cleanup removes what the migration has left: slot and publications on the source, its state on the target, and schema pgsluice with it if there is
-// no other's. Before the cutover is finished it does so only if force is set, since the migration cannot go on then.
+// no other's. It fails if there is nothing of that name, but there are other migrations. Before the cutover is finished it does so only if force is set, since the migration cannot go on then.
 func (m *Migration) Cleanup(ctx context.Context, force bool) error {
 	t, err := m.target(ctx)
 	if err != nil {
@@ -34,12 +36,22 @@ func (m *Migration) Cleanup(ctx context.Context, force bool) error {
 		return err
 	}
 	defer c.Close(ctx)
-	if err := m.dropSlot(ctx, c); err != nil {
-		return err
-	}
 	publications, err := slot.Publications(ctx, c, []string{m.Slot})
 	if err != nil {
 		return m.Source.Explain(err)
+	}
+	info, err := slot.Get(ctx, c, m.Slot)
+	if err != nil {
+		return m.Source.Explain(err)
+	}
+	found := info != nil || len(publications)+len(streams) > 0
+	if !found {
+		if err := m.noOthers(ctx, c, t); err != nil {
+			return err
+		}
+	}
+	if err := m.dropSlot(ctx, c); err != nil {
+		return err
 	}
 	for _, p := range publications {
 		if err := readWrite(ctx, c, "DROP PUBLICATION IF EXISTS "+pgx.Identifier{p}.Sanitize()); err != nil {
@@ -70,8 +82,39 @@ func (m *Migration) Cleanup(ctx context.Context, force bool) error {
 	if fenced, err := isFenced(ctx, c); err == nil && fenced {
 		m.Log.Info("the source is still fenced; to let it be written to: pgcutover unfence")
 	}
+	if !found {
+		m.Log.Info(fmt.Sprintf("cleanup: nothing of slot %q is left, neither on the source nor on the target", m.Slot))
+		return nil
+	}
 	m.Log.Info(fmt.Sprintf("cleanup: slot and publications %q are gone from the source, its state from the target", m.Slot))
 	return nil
+}
+
+// noOthers fails if there are migrations between the two servers: one of them may be meant where a name is not known.
+func (m *Migration) noOthers(ctx context.Context, c, t *pgx.Conn) error {
+	rows, err := c.Query(ctx, `SELECT slot_name FROM pg_replication_slots WHERE database = current_database() AND slot_name IN (SELECT pubname FROM pg_publication)`)
+	if err != nil {
+		return m.Source.Explain(err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return m.Source.Explain(err)
+	}
+	streams, err := progress.Streams(ctx, t, "")
+	if err != nil {
+		return m.Target.Explain(err)
+	}
+	for _, s := range streams {
+		if s.Key.Slot != "" {
+			names = append(names, s.Key.Slot)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	slices.Sort(names)
+	return fault.New(fault.Unavailable, "there is no slot %q, neither on the source nor in what the target knows", m.Slot).
+		WithHint("These are there: %s", strings.Join(slices.Compact(names), ", "))
 }
 
 // readWrite executes a statement although the database may be fenced.
