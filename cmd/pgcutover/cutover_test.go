@@ -167,6 +167,10 @@ func TestSteps(t *testing.T) {
 	}
 	out, _ = m.cut(0, "status")
 	says(t, out, "slot ", ": syncing", "full load", "loaded: 6 of 6 tables", "lag ", "being read", "public.customer", "public.Order")
+	// A reader that goes away has seen what it wanted.
+	if got, out, errs := m.Run(nil, "bash", "-o", "pipefail", "-c", "pgcutover status --watch --every 10ms | head -n 1"); got != 0 || !strings.Contains(string(out), "syncing") || errs != "" {
+		t.Errorf("status %d: %s%s", got, out, errs)
+	}
 	if got, out, errs := m.Run(nil, "pgcutover", "status"); got != 0 || !strings.Contains(string(out), m.slot) { // the only migration that there is
 		t.Errorf("without --slot: %d, %s", got, errs)
 	}
@@ -221,6 +225,9 @@ func TestSteps(t *testing.T) {
 		t.Errorf("%s foreign keys before the target is open", got)
 	}
 	m.cut(78, "cleanup") // there is a cutover under way
+	if got, _, errs := m.Run(nil, "pgcutover", "cleanup", "--slot", "typo", "--force"); got != 69 || !strings.Contains(errs, `no slot "typo"`) || !strings.Contains(errs, m.slot) {
+		t.Errorf("cleanup of a slot that does not exist: status %d, %s", got, errs)
+	}
 	for i := range 2 {
 		_, errs = m.cut(0, "open")
 		if i == 1 {
@@ -242,14 +249,14 @@ func TestSteps(t *testing.T) {
 	if got := target.Query("INSERT INTO customer (name, note) VALUES ('new', 'x') RETURNING note"); got != "x!" {
 		t.Errorf("a trigger does not fire: %s", got)
 	}
-	if s := m.status(); s.State != "complete" {
+	if s := m.status(); s.State != "complete" || s.LagBytes != nil || s.LagSeconds != nil { // nothing is waited for any more
 		t.Errorf("%+v", s)
 	}
 	_, errs = m.cut(0, "drain")
 	says(t, errs, "the target is open")
 	for range 2 {
 		_, errs = m.cut(0, "finish")
-		says(t, errs, "1 materialized views refreshed")
+		says(t, errs, "1 materialized view refreshed")
 	}
 	if got := target.Query("SELECT count(*) FROM pg_constraint WHERE NOT convalidated"); got != "0" {
 		t.Errorf("%s constraints are not valid", got)
@@ -269,7 +276,7 @@ func TestSteps(t *testing.T) {
 	says(t, errs, "was opened")
 	for i := range 2 {
 		_, errs = m.cut(0, "cleanup")
-		says(t, errs, "still fenced")
+		says(t, errs, "still fenced", []string{"are gone", "nothing of slot"}[i])
 		if i == 0 && (source.Query("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '"+m.slot+"'") != "0" || source.Query("SELECT count(*) FROM pg_publication") != "0" ||
 			target.Query("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgsluice'") != "0") {
 			t.Error("something is left")
@@ -475,14 +482,14 @@ func TestCheck(t *testing.T) {
 	find(out, "error", "max_replication_slots", "Raise max_replication_slots")
 	find(out, "ok", "max_wal_senders", "")
 	find(out, "error", "prepared transactions on the source: forgotten", "COMMIT PREPARED")
-	find(out, "warning", "no replica identity", "REPLICA IDENTITY FULL")
+	find(out, "warning", "without replica identity", "REPLICA IDENTITY FULL")
 	find(out, "warning", "public.keyless", "")
 	find(out, "warning", "unlogged tables", "SET LOGGED")
-	find(out, "warning", "1 large objects", "")
+	find(out, "warning", "1 large object", "")
 	find(out, "warning", "roles that own objects or have privileges", "--no-owner")
 	find(out, "warning", "collation and character type are C, C on the source, C.UTF-8, C on the target", "LC_COLLATE")
 	find(out, "ok", "text is converted from LATIN1 to UTF8", "")
-	find(out, "warning", "there are 1 tables on the target", "--data-only")
+	find(out, "warning", "the target has 1 table already", "--data-only")
 	find(out, "ok", "session_replication_role", "")
 	find(out, "ok", "slot mig does not exist yet", "")
 	find(out, "ok", "the source's role may use replication slots", "")
@@ -517,7 +524,7 @@ func TestCheck(t *testing.T) {
 	out = check(0)
 	find(out, "ok", "wal_level is logical", "")
 	find(out, "ok", "1 free", "")
-	find(out, "ok", "2 tables are to be migrated", "")
+	find(out, "ok", "2 tables to be migrated", "")
 	find(out, "ok", "the target is empty", "")
 	find(out, "ok", "the target has all", "")
 	// What stands in the way of a slot does not once there is one; but it must be the right one.

@@ -145,6 +145,9 @@ func (f *flags) status(ctx context.Context, m *steps.Migration) error {
 		} else {
 			err = m.Text(s)
 		}
+		if cli.IsBrokenPipe(err) {
+			return nil // the reader has seen what it wanted
+		}
 		if err != nil || !f.Status.Watch {
 			return err
 		}

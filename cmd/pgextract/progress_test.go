@@ -30,7 +30,7 @@ func TestProgressLines(t *testing.T) {
 		x.Wait(timeout)
 		line, _, _ := strings.Cut(a.Errors(), "\n")
 		if log == "text" {
-			if !strings.Contains(line, "% of 1 tables") || !strings.Contains(line, "/s, ") || !strings.HasSuffix(line, " left") {
+			if !strings.Contains(line, "% of 1 table") || !strings.Contains(line, "/s, ") || !strings.HasSuffix(line, " left") {
 				t.Error(line)
 			}
 			continue
@@ -113,7 +113,7 @@ func TestProgressBars(t *testing.T) {
 		t.Fatal(err)
 	}
 	pgtest.Wait(t, timeout, "bars", func() bool {
-		return strings.Contains(written(), "public.big") && strings.Contains(written(), "% of 1 tables")
+		return strings.Contains(written(), "public.big") && strings.Contains(written(), "% of 1 table")
 	})
 	if _, err := w.Write(file[half:]); err != nil {
 		t.Fatal(err)

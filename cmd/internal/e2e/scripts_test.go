@@ -240,7 +240,7 @@ func TestCutoverRemembersDifferences(t *testing.T) {
 			t.Errorf("status %d: %s", status, errs)
 		}
 	}
-	if out := string(e.Must(nil, "pgcutover", "status", "--slot", slot)); !strings.Contains(out, "1 of 1 tables differ: public.t") {
+	if out := string(e.Must(nil, "pgcutover", "status", "--slot", slot)); !strings.Contains(out, "1 of 1 table differs: public.t") {
 		t.Errorf("status:\n%s", out)
 	}
 	if status := p.Wait(30 * time.Second); status != 0 {

@@ -11,6 +11,8 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
 )
 
 // every is how often a line is logged: often enough to see that something happens, and few lines for a load of hours.
@@ -193,7 +195,7 @@ func (m *Meter) Snapshot() Snapshot {
 }
 
 func (s Snapshot) text() string {
-	text := fmt.Sprintf("%.1f%% of %s tables, %s rows, %s, %s/s", s.Percent, humanize.Comma(int64(s.Tables)), humanize.Comma(int64(s.Rows)), humanize.Bytes(s.Bytes), humanize.Bytes(s.Rate))
+	text := fmt.Sprintf("%.1f%% of %s, %s, %s, %s/s", s.Percent, count.Of(s.Tables, "table"), count.Of(s.Rows, "row"), humanize.Bytes(s.Bytes), humanize.Bytes(s.Rate))
 	if s.Left > 0 {
 		text += fmt.Sprintf(", %v left", s.Left.Round(time.Second))
 	}

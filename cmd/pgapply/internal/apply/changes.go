@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
@@ -495,7 +496,7 @@ func (f *follower) truncate(ctx context.Context, r *format.Truncate) error {
 
 func (f *follower) close() {
 	if n := f.applier.Conflicts(); n > 0 {
-		f.Log.Warn(fmt.Sprintf("%d changes did not fit the target and were skipped or forced: SELECT * FROM pgsluice.conflicts", n))
+		f.Log.Warn(fmt.Sprintf("%s did not fit the target, skipped or forced: SELECT * FROM pgsluice.conflicts", count.Of(n, "change")))
 	}
 	if f.writer != nil {
 		close(f.writer.work)

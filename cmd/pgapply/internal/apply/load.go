@@ -7,6 +7,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/target"
@@ -115,14 +116,14 @@ func (r *Run) representable(h *format.Header) error {
 func (r *Run) loaded(ctx context.Context, l *target.Loader, stream *progress.Stream, complete bool, took time.Duration) error {
 	r.Meter.Stop()
 	rows, bytes := l.Loaded()
-	r.Log.Info(fmt.Sprintf("loaded %s rows, %s in %v", humanize.Comma(int64(rows)), humanize.Bytes(bytes), took.Round(time.Millisecond)))
+	r.Log.Info(fmt.Sprintf("loaded %s, %s in %v", count.Of(rows, "row"), humanize.Bytes(bytes), took.Round(time.Millisecond)))
 	failed, err := progress.Failed(ctx, r.control, stream.ID)
 	if err != nil {
 		return r.Server.Explain(err)
 	}
 	if len(failed) > 0 {
 		text, serious := target.Failures(failed)
-		msg := fmt.Sprintf("%d objects could not be created on the target:\n%s", len(failed), text)
+		msg := fmt.Sprintf("%s could not be created on the target:\n%s", count.Of(len(failed), "object"), text)
 		hint := "All rows are there. Create these objects by hand where you need them; they are listed in pgsluice.deferred, with their definitions."
 		if serious {
 			return fault.New(fault.Failed, "%s", msg).WithHint("%s", hint)

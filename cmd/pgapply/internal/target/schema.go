@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
@@ -94,7 +95,7 @@ func (l *Loader) rename() error {
 		d.Schema, d.Table = rules.Table(d.Schema, d.Table)
 	}
 	if len(cannot) > 0 {
-		return fault.New(fault.Config, "--rename cannot be applied to the definitions of %d objects; nothing was written", len(cannot)).
+		return fault.New(fault.Config, "--rename cannot be applied to the definitions of %s; nothing was written", count.Of(len(cannot), "object")).
 			WithDetail("%s", strings.Join(cannot, "\n")).
 			WithHint("Create the schema on the target by hand, under the new names, and load with pgextract --data-only.")
 	}

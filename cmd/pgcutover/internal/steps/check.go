@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
@@ -88,7 +89,7 @@ func (m *Migration) Check(ctx context.Context) error {
 		}
 	}
 	if bad > 0 {
-		return fault.New(fault.Config, "%d conditions are not met", bad).WithHint("Each line that begins with \"error\" is followed by what to do.")
+		return fault.New(fault.Config, "%s not met", count.Of(bad, "condition")).WithHint("Each line that begins with \"error\" is followed by what to do.")
 	}
 	return nil
 }
@@ -229,10 +230,10 @@ func (c *checker) tables() error {
 			unlogged = append(unlogged, name)
 		}
 	}
-	c.ok("%d tables are to be migrated", n)
+	c.ok("%s to be migrated", count.Of(n, "table"))
 	if len(noKey) > 0 {
 		c.warn("If rows of them are updated or deleted during the migration: add a primary key, or ALTER TABLE … REPLICA IDENTITY FULL.",
-			"%d tables have no replica identity, only inserts and truncates of them are carried: %s", len(noKey), some(noKey))
+			"%s without replica identity, of which only inserts and truncates are carried: %s", count.Of(len(noKey), "table"), some(noKey))
 	}
 	if len(unlogged) > 0 {
 		c.warn("ALTER TABLE … SET LOGGED, or leave them alone during the migration.", "unlogged tables are loaded, but changes of them are not in the WAL: %s", some(unlogged))
@@ -247,14 +248,14 @@ func (c *checker) tables() error {
 		return err
 	}
 	if len(foreign) > 0 {
-		c.fail("GRANT the owners' roles to the source's role: only a table's owner may publish it.", "the source's role does not own %d tables: %s", len(foreign), some(foreign))
+		c.fail("GRANT the owners' roles to the source's role: only a table's owner may publish it.", "the source's role does not own %s: %s", count.Of(len(foreign), "table"), some(foreign))
 	}
-	lobs, err := c.ask(c.s, "SELECT count(*) FROM pg_largeobject_metadata")
-	if err != nil {
+	var lobs int64
+	if err := c.s.QueryRow(c.ctx, "SELECT count(*) FROM pg_largeobject_metadata").Scan(&lobs); err != nil {
 		return err
 	}
-	if lobs != "0" {
-		c.warn("Do not change them during the migration, or load them again at cutover.", "there are %s large objects; changes of them are not decoded by any PostgreSQL", lobs)
+	if lobs > 0 {
+		c.warn("Do not change them during the migration, or load them again at cutover.", "the source has %s; changes of them are not decoded by any PostgreSQL", count.Of(lobs, "large object"))
 	}
 	return nil
 }
@@ -425,7 +426,7 @@ func (c *checker) extensions() error {
 	if len(missing) > 0 {
 		c.fail("Install them on the target (Azure: server parameter azure.extensions), or drop them on the source.", "extensions that the target does not have: %s", some(missing))
 	} else {
-		c.ok("the target has all %d extensions", len(names))
+		c.ok("the target has all extensions: %d", len(names))
 	}
 	return nil
 }
@@ -439,14 +440,15 @@ func (c *checker) empty() error {
 		c.ok("the target has been loaded in part or as a whole: %s", streams[0].LoadStatus)
 		return nil
 	}
-	n, err := c.ask(c.t, `SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p')
+	var n int64
+	err = c.t.QueryRow(c.ctx, `SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p')
 		AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice') AND n.nspname !~ '^pg_(temp|toast)'
-		AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')`)
+		AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')`).Scan(&n)
 	if err != nil {
 		return err
 	}
-	if n != "0" {
-		c.warn("Use an empty database, or load with pgextract --data-only into empty tables.", "there are %s tables on the target already", n)
+	if n > 0 {
+		c.warn("Use an empty database, or load with pgextract --data-only into empty tables.", "the target has %s already", count.Of(n, "table"))
 	} else {
 		c.ok("the target is empty")
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
@@ -56,7 +57,7 @@ func (m *Migration) Fence(ctx context.Context) error {
 		if err := m.checkPrepared(ctx, c); err != nil {
 			return "", err
 		}
-		return fmt.Sprintf("database %q of the source is read-only, %d sessions were ended", stream.Key.Database, n), nil
+		return fmt.Sprintf("database %q of the source is read-only, %s ended", stream.Key.Database, count.Of(n, "session")), nil
 	})
 }
 

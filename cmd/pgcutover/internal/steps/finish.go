@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 )
@@ -67,7 +68,7 @@ func (m *Migration) Open(ctx context.Context) error {
 		for _, o := range failed {
 			m.Log.Warn(fmt.Sprintf("could not create %v: %s", &o, o.Error))
 		}
-		text := fmt.Sprintf("%d sequences set, %d foreign keys and triggers created; the target can be written to", n, created)
+		text := fmt.Sprintf("%s set, %d foreign keys and triggers created; the target can be written to", count.Of(n, "sequence"), created)
 		if len(failed) > 0 {
 			text += fmt.Sprintf("; %d could not be created", len(failed))
 		}
@@ -254,17 +255,17 @@ func (m *Migration) Finish(ctx context.Context) error {
 		if _, _, err := m.deferred(ctx, t, stream.ID, progress.PhaseFinish); err != nil {
 			return "", err
 		}
-		text := fmt.Sprintf("%d foreign keys validated, %d materialized views refreshed, tables analyzed", valid, views)
+		text := fmt.Sprintf("%s validated, %s refreshed, tables analyzed", count.Of(valid, "foreign key"), count.Of(views, "materialized view"))
 		failed, err := progress.Failed(ctx, t, stream.ID)
 		if err != nil {
 			return "", m.Target.Explain(err)
 		}
 		if len(invalid) > 0 {
-			return "", fault.New(fault.Failed, "%d foreign keys do not hold on the target: %s", len(invalid), strings.Join(invalid, "; ")).
+			return "", fault.New(fault.Failed, "%s %s not hold on the target: %s", count.Of(len(invalid), "foreign key"), count.Word(len(invalid), "does", "do"), strings.Join(invalid, "; ")).
 				WithHint("They are enforced for new rows. Find the rows without a parent, then: ALTER TABLE … VALIDATE CONSTRAINT …")
 		}
 		if len(failed) > 0 {
-			text += fmt.Sprintf("; %d objects are missing, see pgsluice.deferred", len(failed))
+			text += fmt.Sprintf("; %s missing, see pgsluice.deferred", count.Of(len(failed), "object"))
 		}
 		return text, nil
 	})

@@ -11,6 +11,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
@@ -123,10 +124,11 @@ func (m *Migration) askSource(ctx context.Context, c *pgx.Conn, s *Status, strea
 	}
 	s.SourceLSN = &now
 	lag := max(int64(now)-int64(s.AppliedLSN), 0)
-	if s.AppliedLSN != 0 {
+	following := !stream.Ended // once the target is open, it does not follow any more
+	if s.AppliedLSN != 0 && following {
 		s.LagBytes = &lag
 	}
-	if s.AppliedTime != nil {
+	if s.AppliedTime != nil && following {
 		var clock time.Time
 		if err := c.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&clock); err != nil {
 			return fenced, err
@@ -169,7 +171,7 @@ func (m *Migration) Text(s *Status) error {
 	w := tabwriter.NewWriter(m.Out, 0, 8, 2, ' ', 0)
 	fmt.Fprintf(w, "slot\t%s of database %s: %s\n", s.Slot, s.Database, s.State)
 	fmt.Fprintf(w, "full load\t%s\n", loadText(s))
-	fmt.Fprintf(w, "changes\t%s in %s transactions\n", humanize.Comma(s.Changes), humanize.Comma(s.Transactions))
+	fmt.Fprintf(w, "changes\t%s in %s\n", humanize.Comma(s.Changes), count.Of(s.Transactions, "transaction"))
 	at := ""
 	if s.AppliedTime != nil {
 		at = ", committed there at " + s.AppliedTime.UTC().Format(time.RFC3339)
@@ -190,10 +192,10 @@ func (m *Migration) Text(s *Status) error {
 		fmt.Fprintf(w, "source slot\t%s; confirmed %v; it holds %s of WAL\n", active, s.Slots.Confirmed, humanize.Bytes(uint64(max(s.Slots.Retained, 0))))
 	}
 	if s.Failed > 0 {
-		fmt.Fprintf(w, "schema\t%d objects could not be created: SELECT type, name, error FROM pgsluice.deferred WHERE state = 'failed'\n", s.Failed)
+		fmt.Fprintf(w, "schema\t%s could not be created: SELECT type, name, error FROM pgsluice.deferred WHERE state = 'failed'\n", count.Of(s.Failed, "object"))
 	}
 	if s.Conflicts > 0 {
-		fmt.Fprintf(w, "conflicts\t%d changes were skipped or forced, the sides differ: SELECT * FROM pgsluice.conflicts\n", s.Conflicts)
+		fmt.Fprintf(w, "conflicts\t%s skipped or forced, the sides differ: SELECT * FROM pgsluice.conflicts\n", count.Of(s.Conflicts, "change"))
 	}
 	for _, step := range s.Cutover {
 		text := "under way"
@@ -228,7 +230,7 @@ func loadText(s *Status) string {
 		rows += t.Rows
 		bytes += t.Bytes
 	}
-	return fmt.Sprintf("%s: %d of %d tables, %s rows, %s", s.Load, done, len(s.Tables), humanize.Comma(rows), humanize.Bytes(uint64(bytes)))
+	return fmt.Sprintf("%s: %d of %s, %s, %s", s.Load, done, count.Of(len(s.Tables), "table"), count.Of(rows, "row"), humanize.Bytes(uint64(bytes)))
 }
 
 // waitCaughtUp waits until the target is at most lag bytes of WAL behind the source.

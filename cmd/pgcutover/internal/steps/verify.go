@@ -9,11 +9,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
@@ -313,9 +313,9 @@ func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs
 		}
 	}
 	took := time.Since(began).Round(time.Millisecond)
-	detail := fmt.Sprintf("%d tables, %s rows: all equal", len(pairs), humanize.Comma(rows))
+	detail := fmt.Sprintf("%s, %s: all equal", count.Of(len(pairs), "table"), count.Of(rows, "row"))
 	if len(different) > 0 {
-		detail = fmt.Sprintf("%d of %d tables differ: %s", len(different), len(pairs), strings.Join(different, ", "))
+		detail = fmt.Sprintf("%d of %s %s: %s", len(different), count.Of(len(pairs), "table"), count.Word(len(different), "differs", "differ"), strings.Join(different, ", "))
 	}
 	// A difference is recorded too: whoever looks later must not take the migration for a good one.
 	if err := progress.StepBegins(ctx, t, stream, "verify"); err != nil {

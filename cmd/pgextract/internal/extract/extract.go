@@ -17,6 +17,7 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/cli"
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/meter"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
@@ -127,9 +128,9 @@ func (l *Load) Run(ctx context.Context, out io.Writer) error {
 	if _, err := w.End(format.Complete, snapshot.LSN); err != nil {
 		return writeError(err)
 	}
-	text := fmt.Sprintf("extracted %d tables, %s rows, %s", len(tables), humanize.Comma(int64(rows)), humanize.Bytes(bytes+objectBytes))
+	text := fmt.Sprintf("extracted %s, %s, %s", count.Of(len(tables), "table"), count.Of(rows, "row"), humanize.Bytes(bytes+objectBytes))
 	if objects > 0 {
-		text += fmt.Sprintf(", %s large objects", humanize.Comma(int64(objects)))
+		text += fmt.Sprintf(", %s", count.Of(objects, "large object"))
 	}
 	l.Log.Info(fmt.Sprintf("%s in %v", text, time.Since(began).Round(time.Millisecond)))
 	return nil
@@ -360,7 +361,7 @@ func (l *Load) publish(ctx context.Context, c *pgx.Conn, version int, info *slot
 	}
 	_ = names
 	if len(insertOnly) > 0 {
-		l.Log.Warn(fmt.Sprintf("%d tables have no replica identity; only their inserts and truncates are carried: %s", len(insertOnly), listed(insertOnly)),
+		l.Log.Warn(fmt.Sprintf("%s without replica identity, of which only inserts and truncates are carried: %s", count.Of(len(insertOnly), "table"), listed(insertOnly)),
 			"hint", "If rows of them are updated or deleted while the migration runs: give them a primary key, or ALTER TABLE … REPLICA IDENTITY FULL, before pgextract.")
 	}
 	return nil
@@ -434,7 +435,7 @@ func (l *Load) watchBlockers(ctx context.Context, c *pgx.Conn) (stop func()) {
 			if err != nil || len(list) == 0 {
 				continue
 			}
-			l.Log.Info(fmt.Sprintf("waiting for %d transactions to end, without which there is no consistent snapshot; the oldest: %s", len(list), list[0]))
+			l.Log.Info(fmt.Sprintf("waiting for %s to end, without which there is no consistent snapshot; the oldest: %s", count.Of(len(list), "transaction"), list[0]))
 		}
 	}()
 	return func() { cancel(); <-done }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgextract/internal/copyout"
@@ -65,6 +66,6 @@ func (h loaded) missing(parts []*copyout.Part, snapshot string) []*copyout.Part 
 // say tells what is skipped.
 func (l *Load) sayMissing(all, left []*copyout.Part) {
 	if n := len(all) - len(left); n > 0 {
-		l.Log.Info(fmt.Sprintf("%d of %d parts of tables are on the target already, and are not read", n, len(all)))
+		l.Log.Info(fmt.Sprintf("%d of %s of tables are on the target already, and are not read", n, count.Of(len(all), "part")))
 	}
 }
