@@ -201,7 +201,8 @@ func (r *Receiver) inspect(ctx context.Context) (map[uint32]string, error) {
 
 func (r *Receiver) startReplication(ctx context.Context, conn *pgwire.Conn) error {
 	sql := slot.StartCommand(r.identity.Version, r.Slot, r.position, r.Publications)
-	began, warned := time.Now(), r.header != nil
+	began := time.Now()
+	var reader *slot.Reader
 	for {
 		err := conn.CopyBoth(ctx, sql)
 		if err == nil {
@@ -212,11 +213,12 @@ func (r *Receiver) startReplication(ctx context.Context, conn *pgwire.Conn) erro
 		case !slotInUse(err):
 			return err
 		case waited > releaseTimeout:
-			return fault.New(fault.TryAgain, "slot %q is in use by another session: %w", r.Slot, err).
-				WithHint("Is another pgdecode running? On the source: SELECT * FROM pg_replication_slots WHERE slot_name = '%s'", r.Slot)
-		case !warned && waited > time.Second:
-			warned = true
-			r.Log.Warn(fmt.Sprintf("slot %s is in use by another session; waiting for it for %v", r.Slot, releaseTimeout))
+			return r.inUse(ctx, reader, err)
+		case reader == nil && waited > releaseTimeout/2:
+			// What a process that has just ended had sent is read by now.
+			if reader = r.reader(ctx); reader != nil && r.header == nil {
+				r.Log.Warn(fmt.Sprintf("slot %s is in use by another session, %s; waiting for it for %v", r.Slot, reader.Text, releaseTimeout))
+			}
 		}
 		select {
 		case <-time.After(tick):
@@ -226,6 +228,37 @@ func (r *Receiver) startReplication(ctx context.Context, conn *pgwire.Conn) erro
 			return cli.ErrStopped
 		}
 	}
+}
+
+// reader returns the session that reads the slot, nil if it is not known.
+func (r *Receiver) reader(ctx context.Context) *slot.Reader {
+	c, err := r.Server.Connect(ctx)
+	if err != nil {
+		return nil
+	}
+	defer c.Close(ctx)
+	reader, err := slot.GetReader(ctx, c, r.Slot)
+	if err != nil {
+		return nil
+	}
+	return reader
+}
+
+// inUse is the error for a slot that is not given free. Its reader may be a session whose process is gone, which the server will notice: that is worth
+// trying again. One that is at work is not.
+func (r *Receiver) inUse(ctx context.Context, before *slot.Reader, err error) error {
+	now := r.reader(ctx)
+	if !before.Lives(now) {
+		e := fault.New(fault.TryAgain, "slot %q is in use by another session: %w", r.Slot, err).
+			WithHint("Is another pgdecode running? On the source: SELECT * FROM pg_replication_slots WHERE slot_name = '%s'", r.Slot)
+		if now != nil {
+			e.Detail = "It is " + now.Text + "."
+		}
+		return e
+	}
+	return fault.New(fault.Config, "slot %q is being read already, by a process that is at work: %w", r.Slot, err).
+		WithDetail("It is %s.", now.Text).
+		WithHint("One scripts/sync, or pgdecode, at a time reads a slot. Leave that one at work, or stop it first; on its host, pgrep -af 'pgdecode.*%s' finds it.", r.Slot)
 }
 
 // releaseTimeout is how long the server may take to notice that the process which used the slot before is gone.
