@@ -93,6 +93,37 @@ func TestTerminatedWalsender(t *testing.T) {
 	d.complete(20)
 }
 
+// A session may break again while the next one is being prepared.
+func TestTerminatedWhileReconnecting(t *testing.T) {
+	source := database(t, pgtest.Start(t, 0))
+	d := decode(t, source)
+	insert(source, 1, 10)
+	d.waitRows(10)
+	lock := source.Connect()
+	if _, err := lock.Exec(pgtest.Context(t), "BEGIN; LOCK TABLE pg_catalog.pg_publication IN ACCESS EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	source.Exec("SELECT pg_terminate_backend(" + walsender(source) + ")")
+	last := ""
+	for range 2 {
+		pgtest.Wait(t, patience, "another session looks for the publications", func() bool {
+			pid := source.Query("SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'pg_publication'::regclass")
+			if pid == "" || pid == last {
+				return false
+			}
+			last = pid
+			return true
+		})
+		source.Exec("SELECT pg_terminate_backend(" + last + ")")
+	}
+	if _, err := lock.Exec(pgtest.Context(t), "ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	insert(source, 11, 20)
+	d.waitRows(20)
+	d.complete(20)
+}
+
 func TestSlotInUse(t *testing.T) {
 	source := database(t, pgtest.Source(t))
 	first := decode(t, source)

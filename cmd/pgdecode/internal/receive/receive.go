@@ -192,9 +192,11 @@ func (r *Receiver) inspect(ctx context.Context) (map[uint32]string, error) {
 			WithHint("Somebody else used the slot. The changes between are lost to this stream; a new full load is needed.")
 	}
 	r.start = info.Confirmed
-	if r.Publications, err = slot.RequirePublications(ctx, c, r.Publications); err != nil {
+	publications, err := slot.RequirePublications(ctx, c, r.Publications)
+	if err != nil {
 		return nil, r.Server.Explain(err)
 	}
+	r.Publications = publications // only now: the next session asks for them again if this one breaks
 	types, err := catalog.TypeNames(ctx, c)
 	return types, r.Server.Explain(err)
 }
