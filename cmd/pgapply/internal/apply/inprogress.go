@@ -337,7 +337,10 @@ func (p *inProgress) pieces(ctx context.Context, t *transaction, do func([]byte)
 }
 
 func (p *inProgress) readBack(ctx context.Context, t *transaction, do func([]byte) error) error {
-	if err := p.await(); err != nil || !t.spilled { // the writer may be at it
+	if !t.ahead && !t.spilled { // the writer has nothing to do with it
+		return nil
+	}
+	if err := p.await(); err != nil || !t.spilled { // it may be putting a piece away
 		return err
 	}
 	rows, err := p.control.Query(ctx, "SELECT data FROM pgsluice.spill WHERE stream_id = $1 AND xid = $2 ORDER BY piece", p.stream.ID, int64(t.xid))
