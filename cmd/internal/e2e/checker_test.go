@@ -70,6 +70,8 @@ type client struct {
 	ctx context.Context
 	// loaded is set when the full load is done. A table that is truncated while it is being loaded is a reason to begin again, and we would never come to an end.
 	loaded *atomic.Bool
+	// behind is set while the target has much to catch up with. A backlog is part of the test, but one that only grows would make it endless.
+	behind *atomic.Bool
 	tx     pgx.Tx
 	err    error // the first one; everything after it is void
 }
@@ -275,6 +277,10 @@ func (c *client) run(t *testing.T, source *pgtest.DB, stop <-chan struct{}, done
 			return
 		default:
 		}
+		if c.behind.Load() {
+			time.Sleep(50 * time.Millisecond)
+			continue
+		}
 		var err error
 		if conn == nil || conn.IsClosed() {
 			if conn, err = pgx.Connect(c.ctx, source.URI); err != nil {
@@ -370,9 +376,9 @@ func check(t *testing.T, jobs int) {
 	stop := make(chan struct{})
 	var clients, others sync.WaitGroup
 	var done, looks atomic.Int64
-	var loaded atomic.Bool
+	var loaded, behind atomic.Bool
 	for range 6 {
-		c := &client{Rand: rand.New(rand.NewPCG(rnd.Uint64(), 0)), ctx: context.Background(), loaded: &loaded}
+		c := &client{Rand: rand.New(rand.NewPCG(rnd.Uint64(), 0)), ctx: context.Background(), loaded: &loaded, behind: &behind}
 		clients.Go(func() { c.run(t, source, stop, &done) })
 	}
 	// The clients are at it already; a deadlock of theirs with the publication is a reason to try again.
@@ -403,6 +409,23 @@ func check(t *testing.T, jobs int) {
 				t.Errorf("the target shows a state that the source was never in: total, doubles and orphans are %s, not %s; applied %s", got, want,
 					target.Query("SELECT applied_lsn FROM pgsluice.streams"))
 				return
+			}
+		}
+	})
+
+	others.Go(func() { // the clients' brake
+		for {
+			select {
+			case <-stopPipe:
+				return
+			case <-time.After(200 * time.Millisecond):
+			}
+			at, err := target.Try("SELECT applied_lsn FROM pgsluice.streams")
+			if err != nil {
+				continue
+			}
+			if much, err := source.Try("SELECT pg_current_wal_insert_lsn() - '" + at + "'::pg_lsn > 16 << 20"); err == nil {
+				behind.Store(much == "t")
 			}
 		}
 	})
