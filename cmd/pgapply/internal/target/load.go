@@ -194,10 +194,16 @@ func (l *Loader) inspect() error {
 }
 
 // fits checks that a part can be copied into the table that is there.
-func (t *loadTable) fits(p *part) error {
-	if t.target == nil {
+func (t *loadTable) fits(p *part, byHand bool) error {
+	switch {
+	case t.target != nil:
+	case byHand:
 		return fault.New(fault.Config, "table %q does not exist on the target", t.String()).
 			WithHint("Create the schema on the target first: pg_dump -s of the source, piped into psql; or load without --data-only.")
+	default:
+		return fault.New(fault.Config, "table %q does not exist on the target any more, where a load has created it", t.String()).
+			WithHint("Create it again: pg_dump -s -t '%s' of the source, piped into psql on the target. Then start again.",
+				plan.QuoteIdent(t.rel.Schema)+"."+plan.QuoteIdent(t.rel.Name))
 	}
 	for _, name := range p.Columns {
 		i := slices.IndexFunc(t.target.Columns, func(c catalog.Column) bool { return c.Name == name })
@@ -472,7 +478,7 @@ func (l *Loader) loadedMeanwhile(t *loadTable) error {
 // prepare makes a table ready for its first part in this run.
 func (l *Loader) prepare(s *session, p *part) error {
 	t, where := p.table, l.where(p.table)
-	if err := t.fits(p); err != nil {
+	if err := t.fits(p, l.ByHand); err != nil {
 		return err
 	}
 	if err := s.exec(l.ctx, "BEGIN"); err != nil {
