@@ -202,7 +202,23 @@ func TestReload(t *testing.T) {
 		"CREATE VIEW v AS SELECT * FROM a")
 	e := pgtest.NewEnv(t, source, target)
 	slot := source.Name
-	load(t, e, "--slot", slot)
+	// A load whose reader fails at once says what it leaves, and what to type.
+	lost := *e
+	lost.Target = ""
+	for i := range 2 {
+		said, _, status, _ := pipe(&lost, nil, []string{"--slot", slot})
+		remove := "pgcutover cleanup --slot " + slot + " --force"
+		if status != 75 || !strings.Contains(said, "pgextract --slot "+slot+" --resume | pgapply") || !strings.Contains(said, remove) {
+			t.Fatalf("exit status %d\n%s", status, said)
+		}
+		if i == 0 {
+			e.Bash(remove)
+			if n := source.Query("SELECT (SELECT count(*) FROM pg_replication_slots WHERE slot_name = '" + slot + "') + (SELECT count(*) FROM pg_publication)"); n != "0" {
+				t.Errorf("%s of slot and publications are left", n)
+			}
+		}
+	}
+	load(t, e, "--slot", slot, "--resume")
 	source.Exec("INSERT INTO a VALUES (3, 'z')")
 	e.Bash(`pgdecode --slot "$1" --until now | pgapply >/dev/null`, slot)
 	// Somebody has spoiled a table of the target, and there is a new one on the source.
@@ -211,6 +227,13 @@ func TestReload(t *testing.T) {
 	if s, _, said := e.Run(nil, "pgextract", "--slot", slot, "--reload"); s != 64 || !strings.Contains(said, "--table") {
 		t.Errorf("--reload alone: %d %s", s, said)
 	}
+	// One of them is not even there any more.
+	target.Exec("ALTER TABLE a RENAME TO elsewhere")
+	_, said, _, status := pipe(e, nil, []string{"--slot", slot, "--table", "a", "--table", "public.c", "--reload"})
+	if status != 78 || !strings.Contains(said, "any more") || !strings.Contains(said, `pg_dump -s -t '"public"."a"'`) || strings.Contains(said, "--data-only") {
+		t.Errorf("exit status %d\n%s", status, said)
+	}
+	target.Exec("ALTER TABLE elsewhere RENAME TO a")
 	load(t, e, "--slot", slot, "--table", "a", "--table", "public.c", "--reload")
 	source.Exec("UPDATE a SET v = v || '!'", "INSERT INTO c (v) VALUES ('after')", "INSERT INTO b VALUES (2)")
 	e.Bash(`pgdecode --slot "$1" --until now | pgapply >/dev/null`, slot)

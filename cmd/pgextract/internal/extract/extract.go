@@ -50,10 +50,20 @@ type Load struct {
 	chosen *chosen
 	token  *token
 	have   loaded
+	made   string // what this load has made on the source and leaves there if it fails
 }
 
 // Run writes the stream of the load to out.
 func (l *Load) Run(ctx context.Context, out io.Writer) error {
+	err := l.run(ctx, out)
+	if err != nil && l.made != "" {
+		l.Log.Warn(l.made+" on the source, and there it stays", "hint", fmt.Sprintf("To go on, with the same options as before: pgextract --slot %[1]s --resume | pgapply. "+
+			"To give up: pgcutover cleanup --slot %[1]s --force", l.Slot))
+	}
+	return err
+}
+
+func (l *Load) run(ctx context.Context, out io.Writer) error {
 	began := time.Now()
 	c, id, snapshot, err := l.begin(ctx)
 	if err != nil {
@@ -310,6 +320,9 @@ func (l *Load) snapshot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*s
 	if err := l.publish(ctx, c, id.Version, info); err != nil {
 		return nil, err
 	}
+	if info == nil {
+		l.made = fmt.Sprintf("publication %q has been made", l.Publication)
+	}
 	name, temporary := l.Slot, info != nil
 	if temporary {
 		name = fmt.Sprintf("pgsluice_%d", time.Now().UnixNano())
@@ -319,6 +332,9 @@ func (l *Load) snapshot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*s
 	stop()
 	if err != nil {
 		return nil, err
+	}
+	if info == nil {
+		l.made = fmt.Sprintf("slot %q, which holds back WAL, has been made with its publications", l.Slot)
 	}
 	if l.Failover {
 		if err := slot.EnableFailover(ctx, l.Server, l.Slot); err != nil {
