@@ -70,17 +70,17 @@ type naps struct {
 const (
 	// Measured with 200,000 small transactions from a server on the same machine, or over an Ethernet: 7 to 9 s without naps or with naps
 	// of 1 ms, which end before the window is full, 3.5 to 7 s with 5 or 10 ms, 3.3 s with 20 ms and more.
-	firstNap, shortestNap, longestNap = 20 * time.Millisecond, 5 * time.Millisecond, 40 * time.Millisecond
+	shortestNap, longestNap = 5 * time.Millisecond, 40 * time.Millisecond
 	// A nap should gather this much. Send buffers are some times as large.
 	napSize = 1 << 20
 	// What a single nap brings says little: a part of it often comes with the next one.
-	napsToJudge = 10
+	napsToJudge = 5
 )
 
 // take takes a nap.
 func (n *naps) take() {
 	if n.length == 0 {
-		*n = naps{length: firstNap, began: time.Now()}
+		*n = naps{length: shortestNap, began: time.Now()}
 	}
 	if n.count == napsToJudge {
 		n.judge(time.Since(n.began))
@@ -93,7 +93,7 @@ func (n *naps) take() {
 // judge chooses the length of the next naps from what the last ones have brought in so much time.
 func (n *naps) judge(elapsed time.Duration) {
 	rate := float64(n.got) / elapsed.Seconds()
-	n.best = max(rate, 0.95*n.best)
+	n.best = max(rate, 0.99*n.best)
 	switch got := n.got / n.count; {
 	case rate < 0.8*n.best: // the server had to wait
 		n.length = n.length * 2 / 3
