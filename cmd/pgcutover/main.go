@@ -32,7 +32,7 @@ type flags struct {
 		Every time.Duration `default:"2s" placeholder:"TIME" help:"How often --watch looks (2s)."`
 	} `cmd:"" help:"Say how the migration stands."`
 	Wait struct {
-		For     string        `arg:"" enum:"loaded,caught-up" help:"loaded: the full load is complete. caught-up: the target is at most --lag behind."`
+		For     string        `arg:"" enum:"loaded,caught-up" help:"loaded: the full load is complete. caught-up: the target is at most --lag behind, and takes what comes."`
 		Lag     string        `default:"64kB" placeholder:"SIZE" help:"How much WAL the target may be behind (64kB)."`
 		Timeout time.Duration `default:"0s" placeholder:"TIME" help:"Give up after this long. Default: never."`
 	} `cmd:"" help:"Wait until the full load is complete, or the target has caught up."`

@@ -186,10 +186,14 @@ func TestCutoverScript(t *testing.T) {
 	if status, _, errs := e.Run(nil, "setsid", "--wait", "bash", script("cutover"), slot); status != 78 || !strings.Contains(errs, "nothing was done") || !writable(source) {
 		t.Errorf("nobody says yes: status %d: %s", status, errs)
 	}
-	// Nobody reads the slot.
-	cutover(78, "giving the source back")
-	if !writable(source) {
-		t.Error("the source is closed")
+	// Nobody reads the slot, which is found out before the source is closed.
+	app := source.Connect()
+	status, _, errs := e.Run(nil, "bash", script("cutover"), slot, "--yes")
+	if status != 78 || !strings.Contains(errs, "scripts/sync "+slot) || strings.Contains(errs, "giving the source back") {
+		t.Errorf("without sync: status %d: %s", status, errs)
+	}
+	if _, err := app.Exec(pgtest.Context(t), "INSERT INTO t VALUES (0, 'undisturbed')"); err != nil {
+		t.Errorf("without sync: %v", err)
 	}
 	// The rows differ.
 	p := e.Start(nil, nil, "bash", script("sync"), slot)
@@ -200,12 +204,9 @@ func TestCutoverScript(t *testing.T) {
 		t.Error("the source is closed")
 	}
 	target.Exec("UPDATE t SET b = 'x' WHERE a = 7")
-	// Interrupted while it waits for the target, which is held up.
-	lock := target.Connect()
-	if _, err := lock.Exec(pgtest.Context(t), "BEGIN; LOCK TABLE t"); err != nil {
-		t.Fatal(err)
-	}
-	source.Exec("INSERT INTO t VALUES (101, 'held up')")
+	// Interrupted when the source is closed already, and the target is held up.
+	target.Exec("CREATE FUNCTION pgsluice.hold_up() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(300); RETURN NEW; END'",
+		"CREATE TRIGGER hold_up BEFORE INSERT ON pgsluice.cutover FOR EACH ROW WHEN (NEW.step = 'drain') EXECUTE PROCEDURE pgsluice.hold_up()")
 	c := e.Start(nil, nil, "bash", script("cutover"), slot, "--yes")
 	pgtest.Wait(t, 30*time.Second, "the source is fenced", func() bool { return !writable(source) })
 	if err := syscall.Kill(-c.Process.Pid, syscall.SIGINT); err != nil { // as Ctrl-C does
@@ -214,10 +215,7 @@ func TestCutoverScript(t *testing.T) {
 	if status := c.Wait(60 * time.Second); status != 130 || !strings.Contains(c.Errors(), "giving the source back") || !writable(source) {
 		t.Errorf("interrupted: status %d, the source can be written to: %v: %s", status, writable(source), c.Errors())
 	}
-	if _, err := lock.Exec(pgtest.Context(t), "ROLLBACK"); err != nil {
-		t.Fatal(err)
-	}
-	follow(t, source, target)
+	target.Exec("DROP FUNCTION pgsluice.hold_up() CASCADE")
 	// The command that directs the application to the target fails: the target is open all the same, and everything else is done.
 	cutover(1, "direct the application to the target yourself", "--switch", "exit 9")
 	if status := p.Wait(30 * time.Second); status != 0 {

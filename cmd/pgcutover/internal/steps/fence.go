@@ -15,7 +15,6 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
-	"github.com/pgsluice/pgsluice/format"
 )
 
 // Fence stops all writing to the source's database and keeps it stopped: it makes the database read-only for all sessions that begin from now
@@ -289,59 +288,4 @@ func (m *Migration) Drain(ctx context.Context, timeout time.Duration) error {
 		}
 		return fmt.Sprintf("the target has everything up to the mark at LSN %v, 0 changes are pending", mark), nil
 	})
-}
-
-// idleAfter is how long nobody may read the slot before waiting for the target makes no sense; idleLong where the source is in use meanwhile, and
-// scripts/sync, which waits for 30 s at most, may be about to start its programs again.
-const (
-	idleAfter = 5 * time.Second
-	idleLong  = 45 * time.Second
-)
-
-func (m *Migration) nobody() error {
-	return fault.New(fault.Config, "nobody reads slot %q, so the target cannot catch up", m.Slot).WithHint("Start continuous sync: scripts/sync %s", m.Slot)
-}
-
-// await waits until the target has applied everything up to an LSN of the source.
-func (m *Migration) await(ctx context.Context, c, t *pgx.Conn, stream int32, lsn format.LSN, timeout time.Duration) error {
-	var at format.LSN
-	var reader time.Time // when somebody was last seen reading the slot
-	reader = time.Now()
-	looked, said := time.Time{}, time.Now()
-	done, err := poll(ctx, timeout, func() (bool, error) {
-		var s string
-		if err := t.QueryRow(ctx, "SELECT applied_lsn::text FROM pgsluice.streams WHERE stream_id = $1", stream).Scan(&s); err != nil {
-			return false, m.Target.Explain(err)
-		}
-		var err error
-		if at, err = format.ParseLSN(s); err != nil || at >= lsn {
-			return err == nil, err
-		}
-		if time.Since(looked) > time.Second {
-			looked = time.Now()
-			info, err := slot.Get(ctx, c, m.Slot)
-			if err != nil {
-				return false, m.Source.Explain(err)
-			}
-			if info == nil {
-				return false, fault.New(fault.Unavailable, "slot %q does not exist on the source", m.Slot)
-			}
-			if info.Active {
-				reader = time.Now()
-			}
-			if time.Since(reader) > idleAfter {
-				return false, m.nobody()
-			}
-		}
-		if time.Since(said) > 2*time.Second {
-			said = time.Now()
-			m.Log.Info(fmt.Sprintf("the target is at LSN %v, %d bytes of WAL before %v", at, lsn-at, lsn))
-		}
-		return false, nil
-	})
-	if err == nil && !done {
-		err = fault.New(fault.TryAgain, "the target did not reach LSN %v within %v; it is at %v", lsn, timeout, at).
-			WithHint("Look at the messages of pgdecode and pgapply, and at: pgcutover status --slot %s", m.Slot)
-	}
-	return err
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -339,31 +338,4 @@ func (m *Migration) refresh(ctx context.Context, t *pgx.Conn) (int, error) {
 		}
 	}
 	return len(views), nil
-}
-
-// Wait waits for a state: "loaded", or "caught-up", which is when the target is at most lag bytes of WAL behind.
-func (m *Migration) Wait(ctx context.Context, state string, lag int64, timeout time.Duration) error {
-	t, err := m.target(ctx)
-	if err != nil {
-		return err
-	}
-	defer t.Close(ctx)
-	stream, err := m.stream(ctx, t)
-	if err != nil {
-		return err
-	}
-	if state == "caught-up" {
-		return m.waitCaughtUp(ctx, t, stream, lag, timeout)
-	}
-	done, err := poll(ctx, timeout, func() (bool, error) {
-		s, err := m.stream(ctx, t)
-		if err != nil {
-			return false, err
-		}
-		return s.LoadStatus == "loaded", nil
-	})
-	if err == nil && !done {
-		err = fault.New(fault.TryAgain, "the full load was not complete within %v", timeout).WithHint("pgcutover status --slot %s shows how far it is.", m.Slot)
-	}
-	return err
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
-	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/format"
@@ -231,48 +230,4 @@ func loadText(s *Status) string {
 		bytes += t.Bytes
 	}
 	return fmt.Sprintf("%s: %d of %s, %s, %s", s.Load, done, count.Of(len(s.Tables), "table"), count.Of(rows, "row"), humanize.Bytes(uint64(bytes)))
-}
-
-// waitCaughtUp waits until the target is at most lag bytes of WAL behind the source.
-func (m *Migration) waitCaughtUp(ctx context.Context, t *pgx.Conn, stream *progress.Stream, lag int64, timeout time.Duration) error {
-	c, err := m.source(ctx)
-	if err != nil {
-		return err
-	}
-	defer c.Close(ctx)
-	if err := m.checkSource(ctx, c, stream); err != nil {
-		return err
-	}
-	last, looked, reader := int64(-1), time.Now(), time.Now()
-	done, err := poll(ctx, timeout, func() (bool, error) {
-		if time.Since(looked) > idleAfter {
-			looked = time.Now()
-			info, err := slot.Get(ctx, c, m.Slot)
-			if err != nil {
-				return false, m.Source.Explain(err)
-			}
-			if info != nil && info.Active {
-				reader = looked
-			}
-			if time.Since(reader) > idleLong {
-				return false, m.nobody()
-			}
-		}
-		now, err := slot.FlushLSN(ctx, c)
-		if err != nil {
-			return false, m.Source.Explain(err)
-		}
-		var s string
-		if err := t.QueryRow(ctx, "SELECT applied_lsn::text FROM pgsluice.streams WHERE stream_id = $1", stream.ID).Scan(&s); err != nil {
-			return false, m.Target.Explain(err)
-		}
-		at, err := format.ParseLSN(s)
-		last = int64(now) - int64(at)
-		return last <= lag, err
-	})
-	if err == nil && !done {
-		err = fault.New(fault.TryAgain, "the target is still %d bytes of WAL behind after %v", last, timeout).
-			WithHint("pgcutover status --slot %s shows whether the slot is being read.", m.Slot)
-	}
-	return err
 }

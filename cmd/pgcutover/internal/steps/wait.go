@@ -1,0 +1,175 @@
+package steps
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// Wait waits for a state: "loaded", or "caught-up", which is when the target is at most lag bytes of WAL behind and takes what comes.
+func (m *Migration) Wait(ctx context.Context, state string, lag int64, timeout time.Duration) error {
+	t, err := m.target(ctx)
+	if err != nil {
+		return err
+	}
+	defer t.Close(ctx)
+	stream, err := m.stream(ctx, t)
+	if err != nil {
+		return err
+	}
+	if state == "caught-up" {
+		return m.waitCaughtUp(ctx, t, stream, lag, timeout)
+	}
+	done, err := poll(ctx, timeout, func() (bool, error) {
+		s, err := m.stream(ctx, t)
+		if err != nil {
+			return false, err
+		}
+		return s.LoadStatus == "loaded", nil
+	})
+	if err == nil && !done {
+		err = fault.New(fault.TryAgain, "the full load was not complete within %v", timeout).WithHint("pgcutover status --slot %s shows how far it is.", m.Slot)
+	}
+	return err
+}
+
+// idleAfter is how long nobody may read the slot before waiting for the target makes no sense. idleLong is the same where the source is in use meanwhile and
+// somebody has read it since: scripts/sync, which pauses for 30 s at most, may be about to start its programs again. soon is for a sync that is just
+// being started.
+const (
+	idleAfter = 5 * time.Second
+	soon      = 10 * time.Second
+	idleLong  = 45 * time.Second
+)
+
+func (m *Migration) nobody() error {
+	return fault.New(fault.Config, "nobody reads slot %q, so the target cannot catch up", m.Slot).WithHint("Start continuous sync: scripts/sync %s", m.Slot)
+}
+
+// waitCaughtUp waits until the target is at most lag bytes of WAL behind the source, and has moved. It writes a mark for that: on a source where little happens, a target
+// that nobody writes to is not behind, and the cutover would close the source in vain.
+func (m *Migration) waitCaughtUp(ctx context.Context, t *pgx.Conn, stream *progress.Stream, lag int64, timeout time.Duration) error {
+	if stream.Ended {
+		m.Log.Info("wait: the target is open, and has had everything since")
+		return nil
+	}
+	c, err := m.source(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close(ctx)
+	if err := m.checkSource(ctx, c, stream); err != nil {
+		return err
+	}
+	first, err := m.applied(ctx, t, stream.ID)
+	if err != nil {
+		return err
+	}
+	if _, err := slot.Now(ctx, c); err != nil {
+		return m.Source.Explain(err)
+	}
+	behind, began, patience := int64(-1), time.Now(), soon
+	looked, said, reader := time.Time{}, began, began
+	done, err := poll(ctx, timeout, func() (bool, error) {
+		at, err := m.applied(ctx, t, stream.ID)
+		if err != nil {
+			return false, err
+		}
+		now, err := slot.FlushLSN(ctx, c)
+		if err != nil {
+			return false, m.Source.Explain(err)
+		}
+		if behind = int64(now) - int64(at); behind <= lag && at > first {
+			return true, nil
+		}
+		if time.Since(looked) > time.Second {
+			looked = time.Now()
+			read, err := m.isRead(ctx, c)
+			switch {
+			case err != nil:
+				return false, err
+			case read:
+				reader, patience = looked, idleLong
+			case time.Since(reader) > patience:
+				return false, m.nobody()
+			}
+		}
+		if time.Since(said) > idleAfter {
+			said = time.Now()
+			who := "the slot is being read"
+			if !reader.Equal(looked) {
+				who = "nobody reads the slot"
+			}
+			m.Log.Info(fmt.Sprintf("the target is at LSN %v, %s of WAL behind; %s", at, humanize.Bytes(uint64(max(behind, 0))), who))
+		}
+		return false, nil
+	})
+	if err == nil && !done {
+		err = fault.New(fault.TryAgain, "the target is still %d bytes of WAL behind after %v", behind, timeout).
+			WithHint("pgcutover status --slot %s shows whether the slot is being read; scripts/sync %[1]s reads it.", m.Slot)
+	}
+	return err
+}
+
+// applied returns the position of the target.
+func (m *Migration) applied(ctx context.Context, t *pgx.Conn, stream int32) (format.LSN, error) {
+	var s string
+	if err := t.QueryRow(ctx, "SELECT applied_lsn::text FROM pgsluice.streams WHERE stream_id = $1", stream).Scan(&s); err != nil {
+		return 0, m.Target.Explain(err)
+	}
+	return format.ParseLSN(s)
+}
+
+// isRead reports whether somebody reads the slot.
+func (m *Migration) isRead(ctx context.Context, c *pgx.Conn) (bool, error) {
+	info, err := slot.Get(ctx, c, m.Slot)
+	if err != nil {
+		return false, m.Source.Explain(err)
+	}
+	if info == nil {
+		return false, fault.New(fault.Unavailable, "slot %q does not exist on the source", m.Slot)
+	}
+	return info.Active, nil
+}
+
+// await waits until the target has applied everything up to an LSN of the source.
+func (m *Migration) await(ctx context.Context, c, t *pgx.Conn, stream int32, lsn format.LSN, timeout time.Duration) error {
+	var at format.LSN
+	reader := time.Now() // when somebody was last seen reading the slot
+	looked, said := time.Time{}, time.Now()
+	done, err := poll(ctx, timeout, func() (done bool, err error) {
+		if at, err = m.applied(ctx, t, stream); err != nil || at >= lsn {
+			return err == nil, err
+		}
+		if time.Since(looked) > time.Second {
+			looked = time.Now()
+			read, err := m.isRead(ctx, c)
+			switch {
+			case err != nil:
+				return false, err
+			case read:
+				reader = looked
+			case time.Since(reader) > idleAfter:
+				return false, m.nobody()
+			}
+		}
+		if time.Since(said) > 2*time.Second {
+			said = time.Now()
+			m.Log.Info(fmt.Sprintf("the target is at LSN %v, %d bytes of WAL before %v", at, lsn-at, lsn))
+		}
+		return false, nil
+	})
+	if err == nil && !done {
+		err = fault.New(fault.TryAgain, "the target did not reach LSN %v within %v; it is at %v", lsn, timeout, at).
+			WithHint("Look at the messages of pgdecode and pgapply, and at: pgcutover status --slot %s", m.Slot)
+	}
+	return err
+}
