@@ -45,7 +45,7 @@ func TestSyncStatuses(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			// The second time they succeed.
-			for name, status := range map[string]string{"pgdecode": c.decoded, "pgapply": c.applied} {
+			for name, status := range map[string]string{"pgdecode": c.decoded, "pgapply": c.applied, "pgcutover": "0"} {
 				end := "exit " + status
 				if status == "kill" {
 					end = "kill -KILL $$"
@@ -103,10 +103,14 @@ func TestSyncRestarts(t *testing.T) {
 		if name == "target" {
 			change()
 			pgtest.Wait(t, 30*time.Second, "sync tries again", func() bool { return strings.Count(p.Errors(), "starting again") > before })
+			pgtest.Wait(t, 30*time.Second, "sync waits", func() bool { return strings.Contains(p.Errors(), "the target does not answer; waiting for it") })
 		}
 		s.Restart(t)
 		change()
 		follow(t, source, target)
+		if back := strings.Count(p.Errors(), "the target is back after"); name == "target" && back != 1 {
+			t.Errorf("the target was back %d times: %s", back, p.Errors())
+		}
 	}
 	// Two at a time do not work on the same slot; the second one says so, and who the first one is. It makes no difference if of the first one only what
 	// it has started is left.
