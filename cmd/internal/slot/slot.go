@@ -300,13 +300,44 @@ func (s *Snapshot) Release(ctx context.Context) {
 
 // Export creates a slot together with a snapshot of the source at its consistent point. A temporary slot goes with Export's session; it
 // serves to get a snapshot whose LSN is known for a slot that exists already.
-func Export(ctx context.Context, server pgdial.Server, name string, temporary bool) (*Snapshot, error) {
+//
+// While a slot is being made, PostgreSQL does not notice all changes of the schema (seen with 15.20): what transactions that are open at the consistent point
+// write to such a table is decoded as the table was before, so that columns are missing, or not at all ("could not map filenode"). A slot that
+// met such changes is dropped and made again, a few times; altered are the tables of the last one, whose changes are not to be trusted.
+func Export(ctx context.Context, server pgdial.Server, name string, temporary bool) (s *Snapshot, altered []string, err error) {
 	repl, _, err := server.ConnectRaw(ctx, true)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// The snapshot dies with this session, and with whatever it is asked next. So another one takes it over.
 	defer repl.Close(context.WithoutCancel(ctx))
+	for attempt := 1; ; attempt++ {
+		next, err := repl.Exec(ctx, "SELECT txid_snapshot_xmax(txid_current_snapshot()) % (1::bigint << 32)").ReadAll()
+		if err != nil {
+			return nil, nil, server.Explain(err)
+		}
+		s, err := export(ctx, server, repl, name, temporary)
+		if err != nil || temporary {
+			return s, nil, err
+		}
+		altered, err := s.altered(ctx, string(next[0].Rows[0][0]))
+		if err == nil && (len(altered) == 0 || attempt == attempts) {
+			return s, altered, nil
+		}
+		s.Release(ctx)
+		if e := pglogrepl.DropReplicationSlot(ctx, repl, name, pglogrepl.DropReplicationSlotOptions{}); err == nil {
+			err = e
+		}
+		if err != nil {
+			return nil, nil, server.Explain(err)
+		}
+	}
+}
+
+// attempts is how often a slot is made while the schema changes.
+const attempts = 5
+
+func export(ctx context.Context, server pgdial.Server, repl *pgconn.PgConn, name string, temporary bool) (*Snapshot, error) {
 	r, err := pglogrepl.CreateReplicationSlot(ctx, repl, name, "pgoutput", pglogrepl.CreateReplicationSlotOptions{Temporary: temporary,
 		SnapshotAction: "EXPORT_SNAPSHOT", Mode: pglogrepl.LogicalReplication})
 	if err != nil {
@@ -321,6 +352,18 @@ func Export(ctx context.Context, server pgdial.Server, name string, temporary bo
 		return nil, err
 	}
 	return s, nil
+}
+
+// altered lists the tables whose definition, or file, the snapshot sees changed by a transaction that is not older than an XID.
+func (s *Snapshot) altered(ctx context.Context, xid string) ([]string, error) {
+	rows, err := s.Keep.Query(ctx, `SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+		AND (age(c.xmin) BETWEEN 0 AND age($1::text::xid) OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND age(a.xmin) BETWEEN 0 AND age($1::text::xid)))
+		ORDER BY 1`, xid)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
 // EnableFailover has the slot copied to standbys that synchronize slots, so that it is there after a failover of the source.

@@ -158,7 +158,7 @@ func TestExport(t *testing.T) {
 	name := "exp_" + d.Name
 	for _, temporary := range []bool{false, true} {
 		before := d.Query("SELECT count(*) FROM t")
-		s, err := slot.Export(ctx, server(d), name, temporary)
+		s, _, err := slot.Export(ctx, server(d), name, temporary)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -195,6 +195,68 @@ func TestExport(t *testing.T) {
 	s.Release(ctx)
 }
 
+// PostgreSQL loses sight of what was truncated or altered while it made a slot, for transactions that are open when the slot is ready.
+func TestExportWhileSchemaChanges(t *testing.T) {
+	d := pgtest.Start(t, 0).Database(t, "")
+	ctx := pgtest.Context(t)
+	d.Exec("CREATE TABLE t (a int)", "CREATE TABLE u (a int)", "CREATE PUBLICATION p FOR TABLE t, u")
+	begin := func() (tx pgx.Tx, waitedFor func()) {
+		tx, err := d.Connect().Begin(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var xid string
+		if err := tx.QueryRow(ctx, "SELECT txid_current()::text").Scan(&xid); err != nil {
+			t.Fatal(err)
+		}
+		return tx, func() {
+			t.Helper()
+			pgtest.Wait(t, 20*time.Second, "the slot's creation waits for transaction "+xid, func() bool {
+				return d.Query("SELECT count(*) FROM pg_locks WHERE NOT granted AND transactionid = '"+xid+"'") == "1"
+			})
+		}
+	}
+	commit := func(tx pgx.Tx) {
+		t.Helper()
+		if err := tx.Commit(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, waited := begin()
+	done := make(chan error, 1)
+	var altered []string
+	go func() {
+		s, a, err := slot.Export(ctx, server(d), "s", false)
+		if err == nil {
+			s.Release(ctx)
+		}
+		altered = a
+		done <- err
+	}()
+	waited()
+	second, waited := begin()
+	d.Exec("TRUNCATE t", "ALTER TABLE u ADD COLUMN b int")
+	commit(first)
+	waited()
+	third, waited := begin()
+	if _, err := third.Exec(ctx, "INSERT INTO t VALUES (1)"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := third.Exec(ctx, "INSERT INTO u VALUES (1, 2)"); err != nil {
+		t.Fatal(err)
+	}
+	commit(second) // the slot is ready, and made again
+	waited()
+	commit(third)
+	if err := <-done; err != nil || len(altered) > 0 {
+		t.Fatalf("%v, %v", altered, err)
+	}
+	d.Exec("INSERT INTO t VALUES (2)", "INSERT INTO u VALUES (2, 3)")
+	if n := d.Query("SELECT count(*) FROM pg_logical_slot_peek_binary_changes('s', NULL, NULL, 'proto_version', '1', 'publication_names', 'p') WHERE get_byte(data, 0) = ascii('I')"); n != "2" {
+		t.Errorf("%s inserts", n)
+	}
+}
+
 func TestExportErrors(t *testing.T) {
 	s := pgtest.Start(t, 0, "wal_level=replica", "max_replication_slots=1")
 	d := s.Database(t, "")
@@ -203,7 +265,7 @@ func TestExportErrors(t *testing.T) {
 	try := func(user string) error {
 		srv := server(d)
 		srv.DSN = d.As(user, "")
-		snap, err := slot.Export(ctx, srv, "s", false)
+		snap, _, err := slot.Export(ctx, srv, "s", false)
 		if err == nil {
 			snap.Release(ctx)
 		}
@@ -225,7 +287,7 @@ func TestExportErrors(t *testing.T) {
 		t.Errorf("a slot that exists: %v", err)
 	}
 	srv := server(d)
-	if _, err := slot.Export(ctx, srv, "other", false); fault.StatusOf(err) != fault.Config {
+	if _, _, err := slot.Export(ctx, srv, "other", false); fault.StatusOf(err) != fault.Config {
 		t.Errorf("no slot is free: status %d, %v", fault.StatusOf(err), err)
 	}
 	d.Exec("SELECT pg_drop_replication_slot('s')")

@@ -376,7 +376,7 @@ func (s *session) run(ctx context.Context) error {
 }
 
 // refused explains why the server has ended the session. Decoding begins at the same place in every session, so what the server cannot decode in one it
-// cannot in any: measured with 15.18, where about one of 15 slots that are made while tables are truncated all the time lacks one of those truncates.
+// cannot in any: measured with 15.20, where about one of 15 slots that are made while tables are truncated all the time lacks one of those truncates.
 func (s *session) refused(err error) error {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) || pg.Code != "XX000" || !strings.HasPrefix(pg.Message, "could not map filenode") {

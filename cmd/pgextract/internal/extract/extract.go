@@ -328,13 +328,16 @@ func (l *Load) snapshot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*s
 		name = fmt.Sprintf("pgsluice_%d", time.Now().UnixNano())
 	}
 	stop := l.watchBlockers(ctx, c)
-	snapshot, err := slot.Export(ctx, l.Server, name, temporary)
+	snapshot, altered, err := slot.Export(ctx, l.Server, name, temporary)
 	stop()
 	if err != nil {
 		return nil, err
 	}
 	if info == nil {
 		l.made = fmt.Sprintf("slot %q, which holds back WAL, has been made with its publications", l.Slot)
+	}
+	if len(altered) > 0 {
+		l.Log.Warn(fmt.Sprintf("%s changed its schema, or was truncated, whenever slot %s was being made; changes that were open then may be decoded wrongly: verify tells, or begin again when that is quiet", altered[0], l.Slot))
 	}
 	if l.Failover {
 		if err := slot.EnableFailover(ctx, l.Server, l.Slot); err != nil {
