@@ -27,29 +27,7 @@ func (c *Conn) readable() bool {
 
 // StartCopyIn starts a COPY FROM STDIN. WriteCopy and EndCopy follow, with the same ctx.
 func (c *Conn) StartCopyIn(ctx context.Context, sql string) error {
-	stop := c.watch(ctx)
-	defer stop()
-	if err := c.query(sql); err != nil {
-		return c.lost(ctx, err)
-	}
-	var failed error
-	for {
-		t, body, err := c.message()
-		if err != nil {
-			return c.lost(ctx, err)
-		}
-		switch t {
-		case 'G':
-			return nil
-		case 'E':
-			failed = c.serverError(body)
-		case 'Z':
-			if failed == nil {
-				failed = errors.New("the server did not start the COPY")
-			}
-			return failed
-		}
-	}
+	return c.startCopy(ctx, sql, 'G', "the server did not start the COPY")
 }
 
 // WriteCopy sends a chunk: CopyHead bytes that it overwrites, then data. If the server has refused what was sent before, it returns that

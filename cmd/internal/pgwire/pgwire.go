@@ -213,6 +213,11 @@ func (c *Conn) lost(ctx context.Context, err error) error {
 
 // CopyBoth starts replication. Afterwards Receive returns what the server sends.
 func (c *Conn) CopyBoth(ctx context.Context, sql string) error {
+	return c.startCopy(ctx, sql, 'W', "the server did not start replication")
+}
+
+// startCopy sends a statement and waits for the message that begins a copy.
+func (c *Conn) startCopy(ctx context.Context, sql string, begins byte, otherwise string) error {
 	stop := c.watch(ctx)
 	defer stop()
 	if err := c.query(sql); err != nil {
@@ -225,13 +230,13 @@ func (c *Conn) CopyBoth(ctx context.Context, sql string) error {
 			return c.lost(ctx, err)
 		}
 		switch t {
-		case 'W':
+		case begins:
 			return nil
 		case 'E':
 			failed = c.serverError(body)
 		case 'Z':
 			if failed == nil {
-				failed = errors.New("the server did not start replication")
+				failed = errors.New(otherwise)
 			}
 			return failed
 		}

@@ -1,0 +1,36 @@
+# shellcheck shell=bash
+# bench.bash - what the benchmarks share; $work is a folder, and the servers are bench-source and bench-target
+# shellcheck source=SCRIPTDIR/lib.bash
+. "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
+
+q() { psql -XAtq -v ON_ERROR_STOP=1 -d "$1" -c "$2"; }
+
+# db URI NAME prints the URI of another database of the server.
+db() { printf '%s/%s\n' "${1%/*}" "$2"; }
+
+# share N prints the percentage of N that is wanted.
+share() { echo $(($1 * ${percent:?} / 100)); }
+
+median() { sort -n | awk '{ a[NR] = $1 } END { print a[int((NR + 1) / 2)] }'; }
+
+# ticks PID ... prints the CPU ticks that processes and their ended children have used.
+ticks() {
+	local pid line sum=0
+	for pid; do
+		{ line=$(<"/proc/$pid/stat"); } 2>/dev/null || continue
+		read -ra line <<<"${line##*) }"
+		sum=$((sum + line[11] + line[12] + line[13] + line[14]))
+	done
+	echo "$sum"
+}
+
+# server_ticks NAME does so for a server.
+server_ticks() {
+	local pid children
+	read -r pid <"$PGSLUICE_TMP/$1/data/postmaster.pid"
+	read -ra children <"/proc/$pid/task/$pid/children" || true
+	ticks "$pid" "${children[@]}"
+}
+
+# seconds_between TICKS TICKS prints what lies between them.
+seconds_between() { awk -v a="$1" -v b="$2" -v hz="$(getconf CLK_TCK)" 'BEGIN { printf "%.1f\n", (b - a) / hz }'; }
