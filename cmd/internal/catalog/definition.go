@@ -16,8 +16,8 @@ type Definition struct {
 	SQL           string
 	// For keys and indexes.
 	Constraint bool
-	Index      string // for a primary key or unique constraint: the statement that makes the index alone
-	Attach     string // then, the statement that makes the constraint of it
+	Index      string // for a primary key or unique constraint, and if more follows an index: the statement that makes the index alone
+	Attach     string // then, the statements that make the constraint of it, and what follows
 	Comment    string // for a foreign key: the statement that comments on it
 }
 
@@ -79,10 +79,10 @@ func Indexes(ctx context.Context, c *pgx.Conn, oids []uint32) ([]Definition, err
 		CASE WHEN k.oid IS NULL THEN `+space+` || `+definition+` || `+reset+` || `+more+`
 			ELSE `+space+` || pg_catalog.format(E'ALTER TABLE ONLY %I.%I ADD CONSTRAINT %I %s;', n.nspname, t.relname, k.conname, pg_catalog.pg_get_constraintdef(k.oid)) || `+reset+` || `+more+` END,
 		k.oid IS NOT NULL,
-		CASE WHEN k.contype IN ('p', 'u') AND NOT `+period+` THEN `+space+` || `+definition+` || `+reset+` ELSE '' END,
+		CASE WHEN k.contype IN ('p', 'u') AND NOT `+period+` OR k.oid IS NULL AND `+more+` <> '' THEN `+space+` || `+definition+` || `+reset+` ELSE '' END,
 		CASE WHEN k.contype IN ('p', 'u') AND NOT `+period+` THEN pg_catalog.format('ALTER TABLE ONLY %I.%I ADD CONSTRAINT %I %s USING INDEX %I%s;', n.nspname, t.relname, k.conname,
 			CASE k.contype WHEN 'p' THEN 'PRIMARY KEY' ELSE 'UNIQUE' END, x.relname,
-			CASE WHEN k.condeferrable THEN ' DEFERRABLE' ELSE '' END || CASE WHEN k.condeferred THEN ' INITIALLY DEFERRED' ELSE '' END) || `+more+` ELSE '' END, ''
+			CASE WHEN k.condeferrable THEN ' DEFERRABLE' ELSE '' END || CASE WHEN k.condeferred THEN ' INITIALLY DEFERRED' ELSE '' END) || `+more+` WHEN k.oid IS NULL THEN pg_catalog.ltrim(`+more+`, E'\n') ELSE '' END, ''
 		FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid JOIN pg_catalog.pg_class t ON t.oid = i.indrelid
 		JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace LEFT JOIN pg_catalog.pg_constraint k ON k.conindid = x.oid AND k.conrelid = t.oid AND k.contype IN ('p', 'u', 'x')
 		WHERE t.oid = ANY ($1::oid[]) AND t.relkind = 'r' AND i.indisvalid AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhrelid = x.oid) ORDER BY x.oid`, oids)

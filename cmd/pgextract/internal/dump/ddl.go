@@ -95,7 +95,11 @@ func (b *builder) add(e *Entry) {
 		if c, ok := b.Constraints[e.OID]; ok && e.Desc == "CONSTRAINT" {
 			d.Index = inTablespace(e, c.Create+";")
 			d.Attach = "ALTER TABLE ONLY " + quote(e.Schema) + "." + quote(d.Table) + " ADD CONSTRAINT " + quote(c.Index) + " " + c.Kind + " USING INDEX " + quote(c.Index) +
-				c.Suffix + ";" + afterFirst(e.SQL)
+				c.Suffix + ";" + strings.TrimRight(afterFirst(e.SQL), "\n")
+		} else if rest := afterFirst(e.SQL); e.Desc == "INDEX" && strings.TrimSpace(rest) != "" {
+			// What changes the table (CLUSTER ON, REPLICA IDENTITY) must wait for the indexes that others build on it, and would hold its own lock meanwhile.
+			d.Index = inTablespace(e, strings.TrimSuffix(e.SQL, rest))
+			d.Attach = strings.TrimLeft(rest, "\n")
 		}
 	}
 	b.append(d)
@@ -167,7 +171,7 @@ func afterFirst(sql string) string {
 		case c == '"' || c == '\'':
 			quoted = c
 		case c == ';':
-			return strings.TrimRight(sql[i+1:], "\n")
+			return sql[i+1:]
 		}
 	}
 	return ""
