@@ -125,12 +125,12 @@ type Sequence struct {
 	Known bool   // the role may read the state
 }
 
-// Sequences returns the sequences that are to be migrated.
-func Sequences(ctx context.Context, c *pgx.Conn) ([]Sequence, error) {
+// SequenceNames returns the sequences that are to be migrated, without their state.
+func SequenceNames(ctx context.Context, c *pgx.Conn) ([]Sequence, error) {
 	rows, err := c.Query(ctx, `SELECT n.nspname, c.relname, c.oid,
 		coalesce((SELECT o.refobjid FROM pg_catalog.pg_depend o WHERE o.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND o.objid = c.oid
 			AND o.refclassid = o.classid AND o.deptype IN ('a', 'i') LIMIT 1), 0),
-		pg_catalog.has_sequence_privilege(c.oid, 'SELECT') OR pg_catalog.has_sequence_privilege(c.oid, 'USAGE')
+		coalesce(pg_catalog.has_sequence_privilege(c.oid, 'SELECT'), false)
 		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype = 'e'
 		LEFT JOIN pg_catalog.pg_extension x ON x.oid = d.refobjid
@@ -138,10 +138,15 @@ func Sequences(ctx context.Context, c *pgx.Conn) ([]Sequence, error) {
 	if err != nil {
 		return nil, err
 	}
-	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Sequence, err error) {
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Sequence, err error) {
 		err = row.Scan(&s.Schema, &s.Name, &s.OID, &s.Table, &s.Known)
 		return s, err
 	})
+}
+
+// Sequences returns the sequences that are to be migrated, with their state.
+func Sequences(ctx context.Context, c *pgx.Conn) ([]Sequence, error) {
+	list, err := SequenceNames(ctx, c)
 	if err != nil || len(list) == 0 {
 		return nil, err
 	}

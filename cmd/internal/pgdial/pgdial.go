@@ -279,6 +279,9 @@ func hideUser(c *pgconn.ConnectError) error {
 func Lost(err error) bool {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
+		if pg.Code[:2] == "08" && pg.SeverityUnlocalized == "ERROR" {
+			return false // the server speaks of a connection of its own, to a foreign server
+		}
 		return statusOf(pg) == fault.TryAgain && pg.Code[:2] != "55"
 	}
 	var n net.Error

@@ -173,13 +173,64 @@ func TableStates(ctx context.Context, c *pgx.Conn, stream int32) (map[[2]string]
 	if rows, err = c.Query(ctx, "SELECT schema_name, table_name, part FROM pgsluice.parts WHERE stream_id = $1", stream); err != nil {
 		return nil, err
 	}
-	_, err = pgx.ForEachRow(rows, []any{&k[0], &k[1], &n}, func() error {
+	if _, err := pgx.ForEachRow(rows, []any{&k[0], &k[1], &n}, func() error {
 		if t := m[k]; t != nil {
 			t.Done[n] = true
 		}
 		return nil
-	})
+	}); err != nil {
+		return nil, err
+	}
+	lost, err := Emptied(ctx, c, stream)
+	for _, k := range lost {
+		t := m[k]
+		t.Status, t.Snapshot, t.Done = "queued", "", make(map[int]bool)
+	}
 	return m, err
+}
+
+// Emptied returns the tables, by schema and name on the target, that a crash of the target's server has emptied, because they are unlogged. TableStates
+// takes them for queued.
+func Emptied(ctx context.Context, c *pgx.Conn, stream int32) ([][2]string, error) {
+	rows, err := c.Query(ctx, `SELECT t.schema_name, t.table_name FROM pgsluice.tables t JOIN pg_catalog.pg_namespace n ON n.nspname = t.schema_name
+		JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.table_name
+		WHERE t.stream_id = $1 AND t.rows > 0 AND c.relpersistence = 'u' AND c.relkind = 'r'`, stream)
+	if err != nil {
+		return nil, err
+	}
+	unlogged, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (k [2]string, err error) { err = row.Scan(&k[0], &k[1]); return k, err })
+	if err != nil {
+		return nil, err
+	}
+	var lost [][2]string
+	for _, k := range unlogged {
+		var any bool
+		if err := c.QueryRow(ctx, "SELECT EXISTS (SELECT FROM ONLY "+pgx.Identifier(k[:]).Sanitize()+")").Scan(&any); err != nil {
+			return nil, err
+		}
+		if !any {
+			lost = append(lost, k)
+		}
+	}
+	return lost, nil
+}
+
+// Requeue records that a table is to be loaded anew.
+func Requeue(ctx context.Context, c *pgx.Conn, stream int32, schema, table string) error {
+	return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "DELETE FROM pgsluice.parts WHERE stream_id = $1 AND schema_name = $2 AND table_name = $3", stream, schema, table); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `UPDATE pgsluice.tables SET status = 'queued', snapshot = NULL, snapshot_lsn = NULL, rows = 0, bytes = 0, copied_at = NULL, loaded_at = NULL
+			WHERE stream_id = $1 AND schema_name = $2 AND table_name = $3`, stream, schema, table)
+		return err
+	})
+}
+
+// Forget takes a table that is not complete out of a load.
+func Forget(ctx context.Context, c *pgx.Conn, stream int32, schema, table string) error {
+	_, err := c.Exec(ctx, "DELETE FROM pgsluice.tables WHERE stream_id = $1 AND schema_name = $2 AND table_name = $3 AND status IN ('queued', 'loading')", stream, schema, table)
+	return err
 }
 
 // A LoadTable is a table that is to be loaded.

@@ -34,6 +34,8 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 	l.Snapshot = fmt.Sprintf("%v %d", h.StartLSN, h.Created)
 	if h.Load != nil {
 		l.Reload, l.ByHand, l.RebuildIndexes = h.Load.Reload, h.Load.DataOnly, r.RebuildIndexes
+		l.Whole = h.Load.Scope == format.ScopeAll
+		l.Objects = h.Load.Part <= 1
 		if h.Load.Snapshot != "" {
 			l.Snapshot = h.Load.Snapshot
 		}

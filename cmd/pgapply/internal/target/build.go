@@ -177,7 +177,7 @@ func (b *builder) build(s *session, t progress.LoadTable) error {
 	}
 	var first, then []progress.Object
 	for _, o := range list {
-		if o.Type == "INDEX" || o.Index != "" {
+		if o.Index != "" || o.Type == "INDEX" && o.Attach == "" {
 			first = append(first, o)
 		} else {
 			then = append(then, o)
@@ -233,8 +233,13 @@ func (b *builder) rest(s *session, t progress.LoadTable, first, then []progress.
 			return err
 		}
 	}
-	if err := s.exec(b.ctx, "ANALYZE "+plan.QuoteIdent(t.Schema)+"."+plan.QuoteIdent(t.Name)); err != nil {
-		return err
+	if err := s.conn.Exec(b.ctx, "ANALYZE "+plan.QuoteIdent(t.Schema)+"."+plan.QuoteIdent(t.Name)); err != nil {
+		var pg *pgconn.PgError
+		if b.ctx.Err() != nil || pgdial.Lost(err) || !errors.As(err, &pg) {
+			return b.l.Server.Explain(err)
+		}
+		// An expression that statistics are kept of may fail for some rows, on the source as well.
+		b.l.Log.Warn(fmt.Sprintf("could not analyze table %s.%s: %v", t.Schema, t.Name, err))
 	}
 	if err := b.status(s, t, "loaded", "loaded_at = clock_timestamp(), "); err != nil {
 		return err
@@ -248,8 +253,8 @@ func (b *builder) status(s *session, t progress.LoadTable, status, more string) 
 		more, status, b.l.Stream.ID, progress.Literal(t.Schema), progress.Literal(t.Name)))
 }
 
-// create creates an object and records it in the same transaction. If only an index was made that a constraint is to rest on, the object is
-// not yet done, but a later run must find the index. An object that the server refuses is recorded with the reason; the load goes on.
+// create creates an object and records it in the same transaction. If only an index was made, and not yet the constraint that is to rest on
+// it or what else follows it, the object is not yet done, but a later run must find the index. An object that the server refuses is recorded with the reason; the load goes on.
 func (b *builder) create(s *session, o *progress.Object, sql string, half bool) error {
 	state := "state = 'done', error = NULL, finished_at = clock_timestamp()"
 	if half {
@@ -257,6 +262,7 @@ func (b *builder) create(s *session, o *progress.Object, sql string, half bool) 
 	}
 	err := s.conn.Exec(b.ctx, fmt.Sprintf("BEGIN;\n%s\n;UPDATE pgsluice.deferred SET %s WHERE id = %d; COMMIT", sql, state, o.ID))
 	if err == nil {
+		o.Error = "" // of an earlier run
 		return nil
 	}
 	var pg *pgconn.PgError

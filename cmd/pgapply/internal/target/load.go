@@ -37,6 +37,8 @@ type Loader struct {
 	Snapshot string
 	// Reload empties the tables of this load that have been loaded before.
 	Reload bool
+	// Whole says that the stream describes all tables of the source that are wanted, and Objects, that it brings the large objects if there are any.
+	Whole, Objects bool
 	// ByHand says that the schema was created by hand: what stands in the way is taken off and recorded.
 	ByHand bool
 	// RebuildIndexes takes off indexes, too, and builds them when the rows are there.
@@ -109,6 +111,16 @@ func (l *Loader) Start(ctx context.Context) (err error) {
 		return l.Server.Explain(err)
 	}
 	*l.Stream = *stream
+	lost, err := progress.Emptied(ctx, l.Control, l.Stream.ID)
+	if err != nil {
+		return l.Server.Explain(err)
+	}
+	for _, t := range lost {
+		l.Log.Warn(fmt.Sprintf("unlogged table %s.%s has lost its rows, as it does when its server crashes", t[0], t[1]), "hint", "It is loaded again where the stream has it: pgextract --resume.")
+		if err := progress.Requeue(ctx, l.Control, l.Stream.ID, t[0], t[1]); err != nil {
+			return l.Server.Explain(err)
+		}
+	}
 	if l.states, err = progress.TableStates(ctx, l.Control, l.Stream.ID); err != nil {
 		return l.Server.Explain(err)
 	}
@@ -551,7 +563,11 @@ func SetSequence(ctx context.Context, c *pgx.Conn, server pgdial.Server, schema,
 		return fault.New(fault.Failed, "sequence %s.%s cannot take the source's value %d: %w", schema, name, last, err).
 			WithHint("The sequence of the target is of a smaller type or range: ALTER SEQUENCE … AS bigint, or MAXVALUE …")
 	}
-	return server.Explain(fmt.Errorf("set sequence %s.%s: %w", schema, name, err))
+	err = fmt.Errorf("set sequence %s.%s: %w", schema, name, err)
+	if errors.As(err, &pg) && pg.Code == "42P01" {
+		return fault.New(fault.Config, "%w", err).WithHint("Create it on the target as it is on the source; then start again, with pgextract --resume.")
+	}
+	return server.Explain(err)
 }
 
 // Finish waits for everything that is under way, creates what belongs to no table, and marks the load complete. It reports whether it is.
@@ -564,7 +580,34 @@ func (l *Loader) Finish() (complete bool, err error) {
 	if err := l.failure(); err != nil {
 		return false, err
 	}
+	if err := l.forget(); err != nil {
+		return false, err
+	}
 	return l.builder.finish()
+}
+
+// forget takes out of the load what an earlier run was to bring, and the source has no more: else it would never be complete.
+func (l *Loader) forget() error {
+	if !l.Whole {
+		return nil
+	}
+	described := make(map[[2]string]bool)
+	for _, t := range l.tables {
+		described[[2]string{t.schema, t.name}] = true
+	}
+	for k, s := range l.states {
+		if s.Complete() || described[k] || k == lobTable && (!l.Objects || l.lobs != nil) {
+			continue
+		}
+		if k != lobTable {
+			l.Log.Warn(fmt.Sprintf("table %s.%s, of an earlier run, is no longer on the source, or no longer wanted; it is left out", k[0], k[1]),
+				"hint", "On the target: DROP TABLE "+plan.QuoteIdent(k[0])+"."+plan.QuoteIdent(k[1]))
+		}
+		if err := progress.Forget(l.ctx, l.Control, l.Stream.ID, k[0], k[1]); err != nil {
+			return l.Server.Explain(err)
+		}
+	}
+	return nil
 }
 
 // Loaded returns how many rows and bytes were copied.

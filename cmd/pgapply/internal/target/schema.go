@@ -169,7 +169,11 @@ func (l *Loader) flushSchema() error {
 		if err := l.refusedObject(o, err); err != nil {
 			return err
 		}
-		if err := l.guard.exec(l.ctx, progress.AddObjectsSQL(l.Stream.ID, list[i:i+1], "failed")); err != nil {
+		state := "failed"
+		if o.Error == "" { // what is there will do
+			state = "done"
+		}
+		if err := l.guard.exec(l.ctx, progress.AddObjectsSQL(l.Stream.ID, list[i:i+1], state)); err != nil {
 			return err
 		}
 	}
@@ -204,6 +208,12 @@ func (l *Loader) refusedObject(o *progress.Object, err error) error {
 		o.Error = "" // what is there is kept; that its columns fit is checked before rows are copied
 		return nil
 	}
+	if needed[o.Type] && exists[pg.Code] && l.made(o) {
+		// An earlier run of this load has created it. That columns fit is checked before rows are copied.
+		l.Log.Warn(fmt.Sprintf("%v has changed on the source since it was created on the target, where it is left as it is", o))
+		o.Error = ""
+		return nil
+	}
 	if needed[o.Type] {
 		e := fault.New(fault.Failed, "could not create %v on the target: %w", o, err)
 		if exists[pg.Code] {
@@ -212,6 +222,16 @@ func (l *Loader) refusedObject(o *progress.Object, err error) error {
 		return withServer(e, err)
 	}
 	return nil
+}
+
+// made reports whether this load has created an object of this kind and name, whatever its definition was.
+func (l *Loader) made(o *progress.Object) bool {
+	for k, done := range l.objects {
+		if done && k[0] == o.Type && k[1] == o.Schema && k[2] == o.Name {
+			return true
+		}
+	}
+	return false
 }
 
 // flush executes and records what has been collected: rows come now.
@@ -268,9 +288,9 @@ func Failures(list []progress.Object) (text string, serious bool) {
 	return strings.Join(lines, "\n"), serious
 }
 
-// excusable reports whether an error (with its SQLSTATE in the text) is one of privileges, or of something that the target does not have.
+// excusable reports whether an error (with its SQLSTATE in the text) is one of privileges, or of something that the target does not have, or cannot reach.
 func excusable(text string) bool {
-	for _, code := range []string{"42501", "0A000", "58P01", "42704"} {
+	for _, code := range []string{"42501", "0A000", "58P01", "42704", "08001", "HV00N"} {
 		if strings.Contains(text, "SQLSTATE "+code) {
 			return true
 		}

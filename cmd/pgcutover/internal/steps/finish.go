@@ -243,12 +243,12 @@ func (m *Migration) Finish(ctx context.Context) error {
 		if err != nil {
 			return "", err
 		}
-		views, err := m.refresh(ctx, t)
+		views, stale, err := m.refresh(ctx, t)
 		if err != nil {
 			return "", err
 		}
-		if _, err := t.Exec(ctx, "ANALYZE"); err != nil {
-			return "", m.Target.Explain(err)
+		if err := m.analyze(ctx, t); err != nil {
+			return "", err
 		}
 		// Event triggers come last: they are about all that was done until here.
 		if _, _, err := m.deferred(ctx, t, stream.ID, progress.PhaseFinish); err != nil {
@@ -262,6 +262,10 @@ func (m *Migration) Finish(ctx context.Context) error {
 		if len(invalid) > 0 {
 			return "", fault.New(fault.Failed, "%s %s not hold on the target: %s", count.Of(len(invalid), "foreign key"), count.Word(len(invalid), "does", "do"), strings.Join(invalid, "; ")).
 				WithHint("They are enforced for new rows. Find the rows without a parent, then: ALTER TABLE … VALIDATE CONSTRAINT …")
+		}
+		if len(stale) > 0 {
+			return "", fault.New(fault.Failed, "%d materialized views could not be refreshed: %s", len(stale), strings.Join(stale, "; ")).
+				WithHint("They have what they had when the full load ended. Mend the cause, then run finish again; or DROP MATERIALIZED VIEW …")
 		}
 		if len(failed) > 0 {
 			text += fmt.Sprintf("; %s missing, see pgsluice.deferred", count.Of(len(failed), "object"))
@@ -318,24 +322,56 @@ func (m *Migration) validate(ctx context.Context, t *pgx.Conn, stream int32) (va
 	return valid, nil, nil
 }
 
-// refresh refreshes the materialized views that have data, those that others are made of first.
-func (m *Migration) refresh(ctx context.Context, t *pgx.Conn) (int, error) {
+// refresh refreshes the materialized views that have data, those that others are made of first. It returns how many, and those that could not be.
+func (m *Migration) refresh(ctx context.Context, t *pgx.Conn) (refreshed int, stale []string, err error) {
 	rows, err := t.Query(ctx, `WITH RECURSIVE d(oid, depth) AS (
 			SELECT oid, 1 FROM pg_class WHERE relkind = 'm' AND relispopulated
 			UNION ALL SELECT r.ev_class, d.depth + 1 FROM d JOIN pg_depend p ON p.refobjid = d.oid AND p.classid = 'pg_rewrite'::regclass AND p.refclassid = 'pg_class'::regclass
 			JOIN pg_rewrite r ON r.oid = p.objid WHERE r.ev_class <> d.oid AND d.depth < 100)
 		SELECT d.oid::regclass::text FROM d JOIN pg_class c ON c.oid = d.oid WHERE c.relkind = 'm' AND c.relispopulated GROUP BY d.oid ORDER BY max(d.depth), 1`)
 	if err != nil {
-		return 0, m.Target.Explain(err)
+		return 0, nil, m.Target.Explain(err)
 	}
 	views, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		return 0, m.Target.Explain(err)
+		return 0, nil, m.Target.Explain(err)
 	}
 	for _, v := range views {
-		if _, err := t.Exec(ctx, "REFRESH MATERIALIZED VIEW "+v); err != nil {
-			return 0, m.Target.Explain(err)
+		_, err := t.Exec(ctx, "REFRESH MATERIALIZED VIEW "+v)
+		var pg *pgconn.PgError
+		switch {
+		case errors.As(err, &pg) && !t.IsClosed():
+			stale = append(stale, fmt.Sprintf("%s: %v", v, err))
+		case err != nil:
+			return refreshed, stale, m.Target.Explain(err)
+		default:
+			refreshed++
 		}
 	}
-	return len(views), nil
+	return refreshed, stale, nil
+}
+
+// analyze analyzes all tables. One that cannot be is not worth a failed cutover: a partition may be a foreign table whose server is not within reach, or
+// an expression that statistics are kept of fails for some rows.
+func (m *Migration) analyze(ctx context.Context, t *pgx.Conn) error {
+	rows, err := t.Query(ctx, `SELECT c.oid::pg_catalog.regclass::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.relkind IN ('r', 'p', 'm') AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgsluice') ORDER BY 1`)
+	if err != nil {
+		return m.Target.Explain(err)
+	}
+	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return m.Target.Explain(err)
+	}
+	for _, name := range tables {
+		_, err := t.Exec(ctx, "ANALYZE "+name)
+		var pg *pgconn.PgError
+		switch {
+		case errors.As(err, &pg) && !t.IsClosed():
+			m.Log.Warn(fmt.Sprintf("could not analyze %s: %v", name, err))
+		case err != nil:
+			return m.Target.Explain(err)
+		}
+	}
+	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/meter"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -51,9 +52,11 @@ type Reader struct {
 	Jobs     int
 	Out      *Output
 	Meter    *meter.Meter
+	Changed  map[uint32]*catalog.Table // by OID
 }
 
-// Read reads all parts. It returns how many rows and bytes they had.
+// Read reads all parts but those of tables that cannot be read any more as they were in the snapshot: these are in r.Changed then, and nothing of such a part is
+// in the stream. It returns how many rows and bytes the others had.
 func (r *Reader) Read(ctx context.Context, parts []*Part) (rows, bytes uint64, err error) {
 	queue := make(chan int)
 	g, ctx := errgroup.WithContext(ctx)
@@ -68,6 +71,7 @@ func (r *Reader) Read(ctx context.Context, parts []*Part) (rows, bytes uint64, e
 		}
 		return nil
 	})
+	r.Changed = make(map[uint32]*catalog.Table)
 	var mu sync.Mutex
 	for range min(r.Jobs, len(parts)) {
 		g.Go(func() error {
@@ -78,8 +82,14 @@ func (r *Reader) Read(ctx context.Context, parts []*Part) (rows, bytes uint64, e
 			defer conn.Close()
 			c := &copier{Reader: r, conn: conn, gulp: gulp, chunk: make([]byte, 0, chunkSize+chunkSize/4)}
 			for i := range queue {
-				if err := c.part(ctx, uint32(i)+1, parts[i]); err != nil {
+				there, err := c.part(ctx, uint32(i)+1, parts[i])
+				if err != nil {
 					return err
+				}
+				if !there {
+					mu.Lock()
+					r.Changed[parts[i].Table.ID] = parts[i].Table
+					mu.Unlock()
 				}
 			}
 			mu.Lock()
@@ -101,15 +111,19 @@ func (r *Reader) connect(ctx context.Context) (*pgwire.Conn, *pgdial.Gulp, error
 	if err != nil {
 		return nil, nil, err
 	}
-	begin := "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '" + r.Snapshot + "'; " +
-		// Readers would start in the middle of a table that another session is reading, and ranges of pages would be read by several processes.
-		// Names within values, as in regclass, must have their schema.
-		"SET search_path = ''; SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0"
-	if err := conn.Exec(ctx, begin); err != nil {
+	if err := conn.Exec(ctx, r.begin()); err != nil {
 		_ = conn.Close()
 		return nil, nil, r.Server.Explain(err)
 	}
 	return conn, gulp, nil
+}
+
+// begin returns the statements that begin to read the snapshot.
+func (r *Reader) begin() string {
+	return "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '" + r.Snapshot + "'; " +
+		// Readers would start in the middle of a table that another session is reading, and ranges of pages would be read by several processes.
+		// Names within values, as in regclass, must have their schema.
+		"SET search_path = ''; SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0"
 }
 
 // A copier reads parts over one connection.
@@ -126,62 +140,99 @@ type copier struct {
 	totalBytes uint64
 }
 
-func (c *copier) part(ctx context.Context, number uint32, p *Part) error {
+// part reads a part, and reports whether it could be read as it was in the snapshot.
+func (c *copier) part(ctx context.Context, number uint32, p *Part) (there bool, err error) {
+	if there, err = c.lock(ctx, p.Table); !there || err != nil {
+		return false, err
+	}
 	if p.ByKey != c.byKey {
 		// A range of a key that looks large to the planner would be read by looking at the whole table.
 		set := map[bool]string{true: "off", false: "on"}[p.ByKey]
 		if err := c.conn.Exec(ctx, "SET enable_seqscan = "+set); err != nil {
-			return c.Server.Explain(err)
+			return false, c.Server.Explain(err)
 		}
 		c.byKey = p.ByKey
 	}
-	if err := c.Out.Write(&format.CopyBegin{Part: number, Relation: p.Table.ID, Columns: p.Columns, Format: p.Format, Index: uint64(p.Index), Of: uint64(p.Of),
-		SnapshotLSN: c.LSN, Rows: uint64(p.Rows), Bytes: uint64(p.Bytes)}); err != nil {
-		return err
+	begun := false
+	begin := func() error {
+		if begun {
+			return nil
+		}
+		begun = true
+		c.meter = c.Meter.Part(p.Table.Schema+"."+p.Table.Name, uint64(p.Bytes))
+		return c.Out.Write(&format.CopyBegin{Part: number, Relation: p.Table.ID, Columns: p.Columns, Format: p.Format, Index: uint64(p.Index), Of: uint64(p.Of),
+			SnapshotLSN: c.LSN, Rows: uint64(p.Rows), Bytes: uint64(p.Bytes)})
 	}
-	c.meter = c.Meter.Part(p.Table.Schema+"."+p.Table.Name, uint64(p.Bytes))
 	c.data.Part = number
 	end := format.CopyEnd{Part: number}
 	binary, first := p.Format == format.CopyBinary, true
+	var failed error // to write the stream, which is not the source's fault
 	counted, err := c.conn.CopyOut(ctx, p.SQL(), func(row []byte) error {
+		if failed = begin(); failed != nil {
+			return failed
+		}
 		c.chunk = append(c.chunk, row...)
 		if !binary || isBinaryRow(row, first) {
 			c.rows++
 		}
 		first = false
 		if len(c.chunk) >= chunkSize {
-			return c.flush(&end)
+			failed = c.flush(&end)
 		}
-		return nil
+		return failed
 	})
-	if err == nil {
-		err = c.flush(&end)
+	if failed != nil {
+		return false, failed
 	}
 	if err != nil {
-		return fmt.Errorf("copy %s.%s: %w", p.Table.Schema, p.Table.Name, mayRead(p.Table, c.Server.Explain(err)))
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) && pg.Code == "42703" && !begun { // a column was renamed or dropped
+			return false, c.again(ctx)
+		}
+		return false, fmt.Errorf("copy %s.%s: %w", p.Table.Schema, p.Table.Name, mayRead(p.Table, c.Server.Explain(err)))
+	}
+	if err := begin(); err != nil {
+		return false, err
+	}
+	if err := c.flush(&end); err != nil {
+		return false, err
 	}
 	if end.Rows != counted {
-		return fmt.Errorf("copy %s.%s: %d rows were received, the server counted %d", p.Table.Schema, p.Table.Name, end.Rows, counted)
-	}
-	if err := c.unchanged(ctx, p); err != nil {
-		return err
+		return false, fmt.Errorf("copy %s.%s: %d rows were received, the server counted %d", p.Table.Schema, p.Table.Name, end.Rows, counted)
 	}
 	c.meter.Done()
 	c.totalRows += end.Rows
 	c.totalBytes += end.Bytes
-	return c.Out.Write(&end)
+	return true, c.Out.Write(&end)
 }
 
-// unchanged makes sure that the table was neither truncated nor rewritten between the snapshot and its being read, since when it is locked against that: to every
-// older snapshot such a table is empty, whatever it had then. The function knows the file that the table has now, pg_class the one that it had.
-func (c *copier) unchanged(ctx context.Context, p *Part) error {
-	err := c.conn.Exec(ctx, fmt.Sprintf("SELECT 1/count(*) FROM pg_class WHERE oid = %d AND relfilenode = pg_relation_filenode(oid)", p.Table.ID))
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) && pg.Code == "22012" {
-		return fault.New(fault.TryAgain, "table %s.%s was truncated or rewritten after the snapshot was taken, and cannot be read as it was then", p.Table.Schema, p.Table.Name).
-			WithHint("Start again, with a new snapshot; --resume leaves out what has been loaded.")
+// lock keeps a table from being changed, and reports whether it is what it was in the snapshot. It may have been truncated or rewritten since then: to every
+// older snapshot such a table is empty, whatever it had. The function knows the file that the table has now, pg_class the one that it had. Or another
+// table may have its name by now.
+func (c *copier) lock(ctx context.Context, t *catalog.Table) (there bool, err error) {
+	name := pgx.Identifier{t.Schema, t.Name}.Sanitize()
+	b := c.conn.Batch(ctx)
+	b.Do("LOCK TABLE ONLY " + name + " IN ACCESS SHARE MODE")
+	b.Do(fmt.Sprintf("SELECT count(*) FROM pg_catalog.pg_class WHERE oid = %d AND relfilenode = pg_catalog.pg_relation_filenode(oid) AND oid = pg_catalog.to_regclass(%s)",
+		t.ID, progress.Literal(name)))
+	r, err := b.Run()
+	if err == nil {
+		err = r.Err
 	}
-	return c.Server.Explain(err)
+	var pg *pgconn.PgError
+	switch {
+	case errors.As(err, &pg) && (pg.Code == "42P01" || pg.Code == "3F000"):
+		return false, c.again(ctx) // there is none of that name
+	case err != nil:
+		return false, fmt.Errorf("copy %s.%s: %w", t.Schema, t.Name, mayRead(t, c.Server.Explain(err)))
+	}
+	return len(r.Row) == 1 && r.Row[0] == "1", nil
+}
+
+// again begins to read the snapshot again, after an error.
+func (c *copier) again(ctx context.Context) error {
+	c.byKey = false
+	return c.Server.Explain(c.conn.Exec(ctx, "ROLLBACK; "+c.begin()))
 }
 
 // isBinaryRow reports whether a message of binary COPY data has a row: the first one has the header before it, and a trailer follows the

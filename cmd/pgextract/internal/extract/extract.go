@@ -21,6 +21,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/meter"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgextract/internal/copyout"
 	"github.com/pgsluice/pgsluice/cmd/pgextract/internal/dump"
@@ -50,12 +51,14 @@ type Load struct {
 	chosen *chosen
 	token  *token
 	have   loaded
-	made   string // what this load has made on the source and leaves there if it fails
+	made   string        // what this load has made on the source and leaves there if it fails
+	again  bool          // this is not the first stream
+	ddl    []*format.DDL // the schema
 }
 
-// Run writes the stream of the load to out.
+// Run writes the stream of the load to out. Tables that were changed before they could be read follow in streams of their own, each with a new snapshot.
 func (l *Load) Run(ctx context.Context, out io.Writer) error {
-	err := l.run(ctx, out)
+	err := l.streams(ctx, out)
 	if err != nil && l.made != "" {
 		l.Log.Warn(l.made+" on the source, and there it stays", "hint", fmt.Sprintf("To go on, with the same options as before: pgextract --slot %[1]s --resume | pgapply. "+
 			"To give up: pgcutover cleanup --slot %[1]s --force", l.Slot))
@@ -63,29 +66,57 @@ func (l *Load) Run(ctx context.Context, out io.Writer) error {
 	return err
 }
 
-func (l *Load) run(ctx context.Context, out io.Writer) error {
+func (l *Load) streams(ctx context.Context, out io.Writer) error {
+	const most = 10
+	for round := 1; ; round++ {
+		tables, changed, err := l.run(ctx, out)
+		if err != nil || len(changed) == 0 {
+			return err
+		}
+		e := changedError(changed)
+		if round == most {
+			return e.WithDetail("%d snapshots were tried.", most).WithHint("Have the application leave it alone for a moment; then start again with --resume, which leaves out what has been loaded.")
+		}
+		l.Log.Info(e.Error() + "; reading a new snapshot")
+		l.leaveOut(tables, changed)
+		l.token, l.again = nil, true
+	}
+}
+
+func changedError(changed map[uint32]*catalog.Table) *fault.Error {
+	var names []string
+	for _, t := range changed {
+		names = append(names, t.Schema+"."+t.Name)
+	}
+	slices.Sort(names)
+	return fault.New(fault.TryAgain, "%s: truncated, rewritten, renamed or dropped after the snapshot was taken, and cannot be read as it was then", strings.Join(names, ", "))
+}
+
+// run writes one stream. It returns its tables, and those that could not be read because they had changed.
+func (l *Load) run(ctx context.Context, out io.Writer) (tables []*catalog.Table, changed map[uint32]*catalog.Table, err error) {
 	began := time.Now()
 	c, id, snapshot, err := l.begin(ctx)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
 	defer snapshot.Release(context.WithoutCancel(ctx))
 
 	// Everything that follows is read as of the snapshot.
-	tables, err := catalog.Tables(ctx, snapshot.Keep)
-	if err != nil {
-		return l.Server.Explain(err)
+	if tables, err = catalog.Tables(ctx, snapshot.Keep); err != nil {
+		return nil, nil, l.Server.Explain(err)
 	}
 	tables = l.chosen.filter(ordinary(tables))
 	parts, err := l.plan(ctx, snapshot, tables, id.Version)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	if l.Resume {
+	if l.Resume && !l.again {
 		if l.have, err = l.loaded(ctx, id); err != nil {
-			return err
+			return nil, nil, err
 		}
+	}
+	if l.have != nil {
 		left := l.have.missing(parts, l.token.id())
 		l.sayMissing(parts, left)
 		parts = left
@@ -93,23 +124,28 @@ func (l *Load) run(ctx context.Context, out io.Writer) error {
 	w := format.NewWriter(out)
 	header := l.header(id, snapshot, tables, parts, began)
 	if err := writeError(w.Write(header)); err != nil {
-		return err
+		return nil, nil, err
 	}
 	write := func(d *format.DDL) error { return writeError(w.Write(d)) }
-	if !l.DataOnly {
-		if err := l.schema(ctx, snapshot, id.Version, write); err != nil {
-			return err
+	if !l.DataOnly && !l.again {
+		if l.ddl, err = l.schema(ctx, snapshot.Keep, snapshot.Name, id.Version); err != nil {
+			return nil, nil, err
+		}
+	}
+	for _, d := range l.ddl {
+		if err := write(d); err != nil {
+			return nil, nil, err
 		}
 	}
 	lobs := l.Select.all() && l.Part <= 1 && !l.have.complete("pg_catalog", "pg_largeobject")
 	if lobs {
 		if err := l.largeObjectDDL(ctx, snapshot.Keep, write); err != nil {
-			return err
+			return nil, nil, err
 		}
 	}
 	for _, t := range tables {
 		if err := writeError(w.Write(&t.Relation)); err != nil {
-			return err
+			return nil, nil, err
 		}
 	}
 	r := &copyout.Reader{Server: l.Server, Snapshot: snapshot.Name, LSN: snapshot.LSN, Jobs: l.Jobs, Out: copyout.NewOutput(w), Meter: l.Meter}
@@ -128,22 +164,48 @@ func (l *Load) run(ctx context.Context, out io.Writer) error {
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return writeError(err)
+		return nil, nil, writeError(err)
 	}
 	l.Meter.Stop()
+	switch {
+	case len(r.Changed) == 0:
+	case l.Slot == "":
+		return nil, nil, changedError(r.Changed).WithHint("Without a slot all tables must be of one snapshot: start again, into an empty database, when nothing changes tables in this way.")
+	case l.Snapshot != "":
+		return nil, nil, changedError(r.Changed).WithHint("When the other parts are loaded: pgextract --slot %s --resume reads it with a new snapshot.", l.Slot)
+	}
+	// Those that were made since the snapshot are not part of this load.
+	sequences, err := catalog.SequenceNames(ctx, snapshot.Keep)
+	if err != nil {
+		return nil, nil, l.Server.Explain(err)
+	}
 	snapshot.Release(ctx)
-	if err := l.sequences(ctx, c, w); err != nil {
-		return err
+	if err := l.sequences(ctx, c, sequences, w); err != nil {
+		return nil, nil, err
 	}
 	if _, err := w.End(format.Complete, snapshot.LSN); err != nil {
-		return writeError(err)
+		return nil, nil, writeError(err)
 	}
 	text := fmt.Sprintf("extracted %s, %s, %s", count.Of(len(tables), "table"), count.Of(rows, "row"), humanize.Bytes(bytes+objectBytes))
 	if objects > 0 {
 		text += fmt.Sprintf(", %s", count.Of(objects, "large object"))
 	}
 	l.Log.Info(fmt.Sprintf("%s in %v", text, time.Since(began).Round(time.Millisecond)))
-	return nil
+	return tables, r.Changed, nil
+}
+
+// leaveOut has the next stream leave out what this one had.
+func (l *Load) leaveOut(tables []*catalog.Table, changed map[uint32]*catalog.Table) {
+	if l.have == nil {
+		l.have = make(loaded)
+	}
+	done := &progress.TableState{Status: "copied"}
+	l.have[catalog.Name{Schema: "pg_catalog", Name: "pg_largeobject"}] = done
+	for _, t := range tables {
+		if changed[t.ID] == nil {
+			l.have[catalog.Name{Schema: t.Schema, Name: t.Name}] = done
+		}
+	}
 }
 
 // begin connects, finds out what is wanted, and gets the snapshot.
@@ -172,6 +234,12 @@ func (l *Load) begin(ctx context.Context) (c *pgx.Conn, id *slot.Identity, snaps
 	if err != nil {
 		return nil, nil, nil, l.Server.Explain(err)
 	}
+	if l.again && !l.DataOnly {
+		// Before the snapshot: what is changed all the time must be read as soon as there is one.
+		if l.ddl, err = l.schema(ctx, conn, "", identity.Version); err != nil {
+			return nil, nil, nil, err
+		}
+	}
 	if snapshot, err = l.snapshot(ctx, conn, &identity); err != nil {
 		return nil, nil, nil, err
 	}
@@ -187,7 +255,7 @@ func (l *Load) header(id *slot.Identity, snapshot *slot.Snapshot, tables []*cata
 	h.Created = format.TimeOf(began)
 	h.Slot, h.StartLSN = l.Slot, snapshot.LSN
 	h.Load = &format.LoadInfo{Snapshot: l.token.id(), Part: uint64(l.Part), Parts: uint64(l.Parts), DataOnly: l.DataOnly, Tables: uint64(len(tables)),
-		Resumed: l.Resume, Reload: l.Reload, Scope: format.ScopeAll}
+		Resumed: l.Resume || l.again, Reload: l.Reload, Scope: format.ScopeAll}
 	if !l.Select.all() {
 		h.Load.Scope = format.ScopeTables
 	}
@@ -460,11 +528,11 @@ func (l *Load) watchBlockers(ctx context.Context, c *pgx.Conn) (stop func()) {
 	return func() { cancel(); <-done }
 }
 
-// schema writes the schema as records.
-func (l *Load) schema(ctx context.Context, s *slot.Snapshot, version int, write func(*format.DDL) error) error {
-	keys, err := catalog.KeyIndexes(ctx, s.Keep)
+// schema returns the schema as records, as it was in a snapshot, or is now if that is empty.
+func (l *Load) schema(ctx context.Context, c *pgx.Conn, snapshot string, version int) ([]*format.DDL, error) {
+	keys, err := catalog.KeyIndexes(ctx, c)
 	if err != nil {
-		return l.Server.Explain(err)
+		return nil, l.Server.Explain(err)
 	}
 	x := dump.Extra{Constraints: make(map[uint32]dump.ConstraintIndex), NoOwner: l.NoOwner}
 	for _, k := range keys {
@@ -480,40 +548,41 @@ func (l *Load) schema(ctx context.Context, s *slot.Snapshot, version int, write 
 		}
 		x.Constraints[k.Constraint] = i
 	}
-	if x.Populated, err = catalog.Populated(ctx, s.Keep); err != nil {
-		return l.Server.Explain(err)
+	if x.Populated, err = catalog.Populated(ctx, c); err != nil {
+		return nil, l.Server.Explain(err)
 	}
 	if l.Publication != "" {
 		x.Without = []string{l.Publication, slot.InsertOnly(l.Publication)}
 	}
-	o := dump.Options{DSN: l.Server.DSN, Password: s.Keep.Config().Password, Version: version, Snapshot: s.Name,
-		Args: []string{"--exclude-schema=pgsluice", "--no-subscriptions", "--encoding=" + pgdial.ClientEncoding(s.Keep.PgConn())}}
+	o := dump.Options{DSN: l.Server.DSN, Password: c.Config().Password, Version: version, Snapshot: snapshot,
+		Args: []string{"--exclude-schema=pgsluice", "--no-subscriptions", "--encoding=" + pgdial.ClientEncoding(c.PgConn())}}
 	if l.NoACL {
 		o.Args = append(o.Args, "--no-privileges")
 	}
 	o.Args = append(o.Args, l.chosen.args()...)
 	entries, err := dump.Schema(ctx, o)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, d := range dump.DDL(entries, x) {
-		if err := write(d); err != nil {
-			return err
-		}
-	}
-	return nil
+	return dump.DDL(entries, x), nil
 }
 
-func (l *Load) sequences(ctx context.Context, c *pgx.Conn, w *format.Writer) error {
-	list, err := catalog.Sequences(ctx, c)
+// sequences writes the state that sequences have now, under the names that they had in the snapshot.
+func (l *Load) sequences(ctx context.Context, c *pgx.Conn, list []catalog.Sequence, w *format.Writer) error {
+	now, err := catalog.Sequences(ctx, c)
 	if err != nil {
 		return l.Server.Explain(err)
 	}
+	byOID := make(map[uint32]*catalog.Sequence, len(now))
+	for i := range now {
+		byOID[now[i].OID] = &now[i]
+	}
 	for i := range list {
-		s := &list[i]
-		if !l.chosen.sequence(s) {
-			continue
+		s, known := byOID[list[i].OID]
+		if !known || !l.chosen.sequence(&list[i]) {
+			continue // it was dropped, or is not wanted
 		}
+		s.Schema, s.Name = list[i].Schema, list[i].Name
 		if !s.Known {
 			return fault.New(fault.Permission, "could not read the state of sequence %s.%s on the source", s.Schema, s.Name).
 				WithHint("GRANT SELECT ON ALL SEQUENCES IN SCHEMA %s TO …", s.Schema)

@@ -1,0 +1,128 @@
+package main_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
+)
+
+// Indexes of one table are built side by side. Statements that follow some of them lock the table against all of that: in the transactions that
+// build the indexes, each would wait for the other.
+func TestIndexesThatChangeTheirTable(t *testing.T) {
+	for _, byHand := range []bool{false, true} {
+		source, target := pgtest.Pair(t)
+		source.Exec(`CREATE TABLE t (a int NOT NULL, b int NOT NULL, c text)`, `INSERT INTO t SELECT i, i, md5(i::text) FROM generate_series(1, 200000) i`,
+			`CREATE UNIQUE INDEX identity ON t (a)`, `CREATE UNIQUE INDEX clustered ON t (b)`, `CREATE INDEX third ON t (c, (c || ';'))`,
+			`ALTER TABLE t REPLICA IDENTITY USING INDEX identity`, `ALTER TABLE t CLUSTER ON clustered`, `ALTER INDEX third ALTER COLUMN 2 SET STATISTICS 7`)
+		e := pgtest.NewEnv(t, source, target)
+		apply, extract := []string{"--jobs", "3"}, []string{"--slot", source.Name}
+		if byHand {
+			e.Bash(`pg_dump -s -d "$1" | psql -qX -v ON_ERROR_STOP=1 -d "$2" >/dev/null`, source.URI, target.URI)
+			apply, extract = append(apply, "--rebuild-indexes"), append(extract, "--data-only")
+		}
+		loadInto(t, e, apply, extract...)
+		pgtest.Equal(t, source, target)
+		if n := target.Query("SELECT count(*) FROM pgsluice.deferred WHERE type = 'INDEX' AND state = 'done' AND attach_sql <> ''"); n != "3" {
+			t.Errorf("%s indexes were completed after all of the table's were built", n)
+		}
+		unpublish(source, source.Name)
+		equalSchema(t, source, target)
+	}
+}
+
+// A server that crashes empties its unlogged tables. A resumed load must not take their word for it that they are loaded.
+func TestUnloggedTableAfterCrash(t *testing.T) {
+	server := pgtest.Start(t, 0)
+	source, target := pgtest.Source(t).Database(t, ""), server.Database(t, "")
+	source.Exec("CREATE UNLOGGED TABLE u (id int PRIMARY KEY)", "INSERT INTO u SELECT generate_series(1, 1000)", "CREATE UNLOGGED TABLE none (id int)",
+		"CREATE TABLE l (id int PRIMARY KEY)", "INSERT INTO l SELECT generate_series(1, 1000)")
+	e := pgtest.NewEnv(t, source, target)
+	load(t, e, "--slot", source.Name)
+	server.Kill()
+	server.Restart(t)
+	if n := target.Query("SELECT count(*) FROM u"); n != "0" {
+		t.Fatalf("the crash has left %s rows", n)
+	}
+	said := load(t, e, "--slot", source.Name, "--resume")
+	if !strings.Contains(said, "unlogged table public.u has lost its rows") || !strings.Contains(said, "loaded 1,000 rows") {
+		t.Error(said)
+	}
+	pgtest.Equal(t, source, target)
+	if n := target.Query("SELECT count(*) FROM pgsluice.tables WHERE status = 'loaded' AND (rows = 1000 OR table_name = 'none')"); n != "3" {
+		t.Errorf("%s tables are loaded", n)
+	}
+}
+
+// Statistics that cannot be gathered, on the source neither, are no reason to give up a load or a cutover; a view that cannot be refreshed is one, when all else is done.
+func TestAnalyzeFails(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	source.Exec("CREATE TABLE t (a int PRIMARY KEY, b int)", "INSERT INTO t VALUES (0, 0)", "CREATE STATISTICS inverse ON (1 / a), b FROM t",
+		"CREATE EXTENSION postgres_fdw", "CREATE SERVER away FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host 'nowhere.invalid')",
+		"CREATE USER MAPPING FOR PUBLIC SERVER away", "CREATE TABLE p (a int) PARTITION BY LIST (a)", "CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1)",
+		"CREATE FOREIGN TABLE p2 PARTITION OF p FOR VALUES IN (2) SERVER away", "INSERT INTO p VALUES (1)",
+		"CREATE TABLE d (a int PRIMARY KEY)", "INSERT INTO d VALUES (1)", "CREATE MATERIALIZED VIEW inverted AS SELECT 1 / a AS i FROM d")
+	e := pgtest.NewEnv(t, source, target)
+	if said := load(t, e, "--slot", source.Name); !strings.Contains(said, "could not analyze table public.t: ERROR: division by zero") {
+		t.Error(said)
+	}
+	pgtest.Equal(t, source, target)
+	source.Exec("UPDATE d SET a = 0")
+	cut := func() (int, string) {
+		status, _, errs := e.Run(nil, "bash", "-c", `set -euo pipefail; pgcutover fence --slot "$1"; pgdecode --slot "$1" --until now | pgapply >/dev/null
+			{ pgdecode --slot "$1" | pgapply >/dev/null || true; } & pgcutover drain --slot "$1"; pgcutover finish --slot "$1"`, "cut", source.Name)
+		return status, errs
+	}
+	if status, errs := cut(); status != 1 || !strings.Contains(errs, "1 materialized views could not be refreshed: inverted: ERROR: division by zero") {
+		t.Errorf("status %d: %s", status, errs)
+	}
+	target.Exec("DROP MATERIALIZED VIEW inverted")
+	e.Must(nil, "pgcutover", "finish", "--slot", source.Name)
+	e.Must(nil, "pgcutover", "unfence", "--slot", source.Name)
+	if n := target.Query("SELECT reltuples FROM pg_class WHERE relname = 'p1'"); n != "1" {
+		t.Errorf("p1 was not analyzed: reltuples is %s", n)
+	}
+}
+
+// Sequences take no part in snapshots: what was made, dropped or renamed since then must not end a load when all rows are there.
+func TestSequencesOfTheSnapshot(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	source.Exec("CREATE TABLE t (id serial PRIMARY KEY)", "INSERT INTO t SELECT FROM generate_series(1, 10)", "CREATE SEQUENCE gone", "CREATE SEQUENCE old", "SELECT nextval('old')")
+	e := pgtest.NewEnv(t, source, target)
+	_, token := hold(t, e, "--slot", source.Name)
+	source.Exec("CREATE TABLE later (id serial PRIMARY KEY)", "CREATE SEQUENCE lone", "DROP SEQUENCE gone", "ALTER SEQUENCE old RENAME TO new", "SELECT nextval('new')")
+	load(t, e, "--slot", source.Name, "--snapshot", token)
+	pgtest.EqualTable(t, source, target, "t")
+	if got := target.Query("SELECT string_agg(sequencename || ' ' || coalesce(last_value, 0), ', ' ORDER BY 1) FROM pg_sequences WHERE schemaname = 'public'"); got != "gone 0, old 2, t_id_seq 10" {
+		t.Errorf("got %s", got)
+	}
+}
+
+// The source's schema changes while a load is interrupted. What the target has is kept; where that does not fit, the hint is what helps.
+func TestSchemaChangesBetweenRuns(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	source.Exec("CREATE TABLE changed (id int PRIMARY KEY)", "INSERT INTO changed SELECT generate_series(1, 100000)", "CREATE TABLE dropped (id int PRIMARY KEY)", "INSERT INTO dropped VALUES (1)",
+		"SELECT lo_create(5)")
+	e := pgtest.NewEnv(t, source, target)
+	// Half of it, which is in the middle of the largest table.
+	e.Bash(`pgextract --slot "$1" --jobs 1 >"$2/load"; head -c $(($(stat -c %s "$2/load") / 2)) "$2/load" | pgapply || (($? == 65))`, source.Name, t.TempDir())
+	target.Exec(`INSERT INTO pgsluice.tables (stream_id, schema_name, table_name, source_schema, source_table, status)
+		SELECT stream_id, 'pg_catalog', 'pg_largeobject', 'pg_catalog', 'pg_largeobject', 'queued' FROM pgsluice.streams ON CONFLICT DO NOTHING`)
+	source.Exec("DROP TABLE dropped", "ALTER TABLE changed ADD more text DEFAULT 'm'", "CREATE TABLE new (id int PRIMARY KEY)", "INSERT INTO new VALUES (1)", "SELECT lo_unlink(5)")
+	_, said, _, status := pipe(e, nil, []string{"--slot", source.Name, "--resume"})
+	if status != 78 || !strings.Contains(said, "TABLE public.changed has changed on the source") || !strings.Contains(said, `hint: On the target: ALTER TABLE "public"."changed" ADD COLUMN "more"`) {
+		t.Fatalf("status %d: %s", status, said)
+	}
+	target.Exec(`ALTER TABLE "public"."changed" ADD COLUMN "more" text DEFAULT 'm'`)
+	said = load(t, e, "--slot", source.Name, "--resume")
+	if !strings.Contains(said, "table public.dropped, of an earlier run, is no longer on the source") {
+		t.Error(said)
+	}
+	target.Exec("DROP TABLE dropped")
+	pgtest.Equal(t, source, target)
+	if n := target.Query("SELECT load_status FROM pgsluice.streams"); n != "loaded" {
+		t.Errorf("the load is %s", n)
+	}
+	unpublish(source, source.Name)
+	equalSchema(t, source, target)
+}
