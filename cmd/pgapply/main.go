@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"os"
+	"runtime/debug"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -30,10 +31,17 @@ type flags struct {
 	Version        kong.VersionFlag `help:"Print the version."`
 }
 
+// memory is where the garbage collector begins to work harder rather than let the heap grow to twice what is alive. That is rarely the case: when very many
+// transactions are in progress at once, or a row is very large.
+const memory = 44 << 20
+
 func run(ctx context.Context, env *cli.Env) error {
 	var f flags
 	if _, err := env.Parse(&f, "Apply the streams on standard input, full loads and changes, to the target database."); err != nil {
 		return err
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memory)
 	}
 	env.SetLogFormat(f.LogFormat)
 	in, err := env.Input()

@@ -15,8 +15,8 @@ import (
 // a text value, twice the length plus one of a binary one, both plus two, or 0 for NULL and 1 for an unchanged one.
 type Log struct{ buf []byte }
 
-// Size returns how many bytes the log has.
-func (l *Log) Size() int { return len(l.buf) }
+// Size returns how much memory the log takes, in bytes; 0 if it is empty.
+func (l *Log) Size() int { return cap(l.buf) }
 
 // Take returns what the log has, and empties it.
 func (l *Log) Take() []byte {
