@@ -85,7 +85,7 @@ type LoadInfo struct {
 // Scopes of a full load.
 const (
 	ScopeAll    = "all"    // all tables of the database that are to be migrated
-	ScopeTables = "tables" // only tables that were named
+	ScopeTables = "tables" // only some tables, or the rows of some
 )
 
 // SameSource reports whether both headers belong to streams of one slot of one database, so that one may continue the other.

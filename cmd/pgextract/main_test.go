@@ -142,6 +142,7 @@ func cutover(t *testing.T, e *pgtest.Env, slot string) {
 		pgdecode --slot "$1" --until now | pgapply >/dev/null
 		pgdecode --slot "$1" | pgapply >/dev/null & sync=$!
 		pgcutover drain --slot "$1"
+		pgcutover verify --slot "$1" >&2
 		pgcutover finish --slot "$1"
 		wait $sync || true
 		pgcutover unfence --slot "$1"`, "cutover", slot)

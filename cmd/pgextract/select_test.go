@@ -79,6 +79,9 @@ func TestTables(t *testing.T) {
 	e := pgtest.NewEnv(t, source, target)
 	load(t, e, "--slot", source.Name, "--table", "app.orders", "--table", "app.customers")
 	source.Exec("INSERT INTO app.orders (customer, day) VALUES (3, '2023-01-01')", "INSERT INTO log.entries VALUES (2, 'y')")
+	if out := string(e.Must(nil, "pgcutover", "status")); strings.Contains(out, "missing") || strings.Contains(out, "problem") {
+		t.Errorf("status: %s", out)
+	}
 	cutover(t, e, source.Name)
 	for _, table := range []string{"app.orders_old", "app.orders_new", "app.customers"} {
 		pgtest.EqualTable(t, source, target, table)

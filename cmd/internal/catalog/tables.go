@@ -70,6 +70,44 @@ func Tables(ctx context.Context, c *pgx.Conn) ([]*Table, error) {
 	return tables, columns(ctx, c, v, byOID)
 }
 
+// A Listed table is one that Tables would return, except for configuration tables of extensions.
+type Listed struct {
+	Name
+	Published bool // changes of it are in one of the publications that were asked for
+}
+
+// List returns the ordinary tables and partitions that are to be migrated, by name, at little cost.
+func List(ctx context.Context, c *pgx.Conn, publications []string) ([]Listed, error) {
+	rows, err := c.Query(ctx, `SELECT n.nspname, c.relname, p.tablename IS NOT NULL FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		LEFT JOIN (SELECT DISTINCT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = ANY ($1)) p ON p.schemaname = n.nspname AND p.tablename = c.relname
+		WHERE c.relkind = 'r' AND `+migrated+` AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
+			AND d.objsubid = 0 AND d.deptype = 'e') ORDER BY 1, 2`, publications)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (t Listed, err error) {
+		err = row.Scan(&t.Schema, &t.Name.Name, &t.Published)
+		return t, err
+	})
+}
+
+// Absent returns those of the names that no relation has.
+func Absent(ctx context.Context, c *pgx.Conn, names []Name) (map[Name]bool, error) {
+	var schemas, tables []string
+	for _, n := range names {
+		schemas, tables = append(schemas, n.Schema), append(tables, n.Name)
+	}
+	rows, err := c.Query(ctx, `SELECT v.s, v.t FROM unnest($1::text[], $2::text[]) v(s, t) WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c
+		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = v.s AND c.relname = v.t)`, schemas, tables)
+	if err != nil {
+		return nil, err
+	}
+	absent := make(map[Name]bool)
+	var n Name
+	_, err = pgx.ForEachRow(rows, []any{&n.Schema, &n.Name}, func() error { absent[n] = true; return nil })
+	return absent, err
+}
+
 // columns reads the columns of all tables.
 func columns(ctx context.Context, c *pgx.Conn, version int, tables map[uint32]*Table) error {
 	generated, identity := "false", "''"

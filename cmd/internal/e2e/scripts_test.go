@@ -199,8 +199,24 @@ func TestCutoverScript(t *testing.T) {
 	if _, err := app.Exec(pgtest.Context(t), "INSERT INTO t VALUES (0, 'undisturbed')"); err != nil {
 		t.Errorf("without sync: %v", err)
 	}
-	// The rows differ.
+	// A table was made on the source, and nobody has told the target: which is found out before, too.
+	source.Exec(`CREATE TABLE "Late" (a int PRIMARY KEY)`, `INSERT INTO "Late" VALUES (1)`, "CREATE TABLE late (a int PRIMARY KEY)", "INSERT INTO late VALUES (1)")
+	const reload = ` --table '"public"."Late"' --table public.late --reload | pgapply`
 	p := e.Start(nil, nil, "bash", script("sync"), slot)
+	status, _, errs = e.Run(nil, "bash", script("cutover"), slot, "--yes")
+	if status != 78 || !strings.Contains(errs, "2 tables of the source: public.Late, public.late\n") || !strings.Contains(errs, "pgextract --slot "+slot+reload) || strings.Contains(errs, "giving the source back") {
+		t.Errorf("a table is missing: status %d: %s", status, errs)
+	}
+	if out := e.Must(nil, "pgcutover", "check"); !strings.Contains(string(out), "2 tables of the source") || !strings.Contains(string(out), reload) {
+		t.Errorf("check: %s", out)
+	}
+	p.Kill()
+	pgtest.Wait(t, 10*time.Second, "nobody reads the slot", func() bool {
+		return source.Query("SELECT count(*) FROM pg_replication_slots WHERE active") == "0"
+	})
+	e.Bash("pgextract --slot " + slot + reload)
+	// The rows differ.
+	p = e.Start(nil, nil, "bash", script("sync"), slot)
 	follow(t, source, target)
 	target.Exec("UPDATE t SET b = 'z' WHERE a = 7")
 	cutover(1, "THE TARGET DIFFERS", "--verify", "first")
@@ -227,6 +243,9 @@ func TestCutoverScript(t *testing.T) {
 	}
 	if writable(source) || !writable(target) {
 		t.Error("the source can be written to, or the target cannot")
+	}
+	if out := string(e.Must(nil, "pgcutover", "status")); !strings.Contains(out, "3 tables, ") || strings.Contains(out, "missing") {
+		t.Errorf("status: %s", out)
 	}
 	// Again: nothing is left to do.
 	cutover(0, "open already")

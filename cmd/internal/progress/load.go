@@ -263,6 +263,12 @@ func SetLoadStatus(ctx context.Context, c *pgx.Conn, stream int32, status string
 	return err
 }
 
+// SetWhole records that all tables of the source are to be loaded.
+func SetWhole(ctx context.Context, c *pgx.Conn, stream int32) error {
+	_, err := c.Exec(ctx, "UPDATE pgsluice.streams SET whole = true WHERE stream_id = $1", stream)
+	return err
+}
+
 // Unfinished returns the tables of a stream whose rows are all there, but not what belongs to them, and how many have not all of their rows.
 func Unfinished(ctx context.Context, c *pgx.Conn, stream int32) (copied []LoadTable, missing int, err error) {
 	rows, err := c.Query(ctx, "SELECT schema_name, table_name, source_schema, source_table, status FROM pgsluice.tables WHERE stream_id = $1 AND status <> 'loaded' ORDER BY 1, 2", stream)

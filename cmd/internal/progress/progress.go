@@ -81,15 +81,16 @@ type Stream struct {
 	LoadStatus   string // none, loading, loaded
 	Ended        bool
 	Ahead        bool // transactions in progress are applied ahead of their commit
+	Whole        bool // all tables of the source were to be loaded, not a selection
 }
 
 const selectStream = `SELECT stream_id, system_id, database, slot, applied_lsn::text, coalesce(applied_time, 'epoch'), coalesce(start_lsn, '0/0')::text,
-	transactions, changes, load_status, ended_at IS NOT NULL, ahead FROM pgsluice.streams `
+	transactions, changes, load_status, ended_at IS NOT NULL, ahead, whole FROM pgsluice.streams `
 
 func scanStream(row pgx.CollectableRow) (*Stream, error) {
 	var s Stream
 	var applied, start string
-	err := row.Scan(&s.ID, &s.Key.SystemID, &s.Key.Database, &s.Key.Slot, &applied, &s.AppliedTime, &start, &s.Transactions, &s.Changes, &s.LoadStatus, &s.Ended, &s.Ahead)
+	err := row.Scan(&s.ID, &s.Key.SystemID, &s.Key.Database, &s.Key.Slot, &applied, &s.AppliedTime, &start, &s.Transactions, &s.Changes, &s.LoadStatus, &s.Ended, &s.Ahead, &s.Whole)
 	if err != nil {
 		return nil, err
 	}

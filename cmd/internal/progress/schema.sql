@@ -15,6 +15,7 @@ CREATE TABLE IF NOT EXISTS pgsluice.streams (
     load_status   text NOT NULL DEFAULT 'none' CHECK (load_status IN ('none', 'loading', 'loaded')),
     ended_at      timestamptz,
     ahead         boolean NOT NULL DEFAULT true,
+    whole         boolean NOT NULL DEFAULT false,
     UNIQUE (system_id, database, slot)
 );
 COMMENT ON TABLE pgsluice.streams IS 'one row for each slot whose stream is applied here';
@@ -22,6 +23,7 @@ COMMENT ON COLUMN pgsluice.streams.applied_lsn IS 'end LSN of the last source tr
 COMMENT ON COLUMN pgsluice.streams.applied_time IS 'when the source committed it (or the source''s clock at a later progress record)';
 COMMENT ON COLUMN pgsluice.streams.start_lsn IS 'LSN of the first full load''s snapshot, or where the first change stream began';
 COMMENT ON COLUMN pgsluice.streams.ended_at IS 'when the cutover finished; nothing is applied any more';
+COMMENT ON COLUMN pgsluice.streams.whole IS 'all of the source''s tables were to be loaded, not a selection of them';
 COMMENT ON COLUMN pgsluice.streams.ahead IS 'large transactions in progress are applied ahead of their commit; false once that has failed';
 
 CREATE UNLOGGED TABLE IF NOT EXISTS pgsluice.spill (

@@ -50,6 +50,11 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 		return nil, err
 	}
 	defer l.Close()
+	if (h.Load == nil || h.Load.Scope != format.ScopeTables) && !stream.Whole {
+		if err := progress.SetWhole(ctx, r.control, stream.ID); err != nil {
+			return nil, r.Server.Explain(err)
+		}
+	}
 	if stream.LoadStatus != "loaded" {
 		if err := progress.SetLoadStatus(ctx, r.control, stream.ID, "loading", h.StartLSN); err != nil {
 			return nil, r.Server.Explain(err)

@@ -438,6 +438,9 @@ func (c *checker) empty() error {
 	}
 	if len(streams) > 0 {
 		c.ok("the target has been loaded in part or as a whole: %s", streams[0].LoadStatus)
+		if len(streams) == 1 {
+			return c.missing(streams[0])
+		}
 		return nil
 	}
 	var n int64
@@ -453,4 +456,23 @@ func (c *checker) empty() error {
 		c.ok("the target is empty")
 	}
 	return nil
+}
+
+// missing looks for tables that were made on the source after the load.
+func (c *checker) missing(stream *progress.Stream) error {
+	tables, err := progress.Tables(c.ctx, c.t, stream.ID)
+	if err != nil {
+		return err
+	}
+	m := *c.m
+	m.Slot = stream.Key.Slot
+	if m.checkSource(c.ctx, c.s, stream) != nil {
+		return nil // another source's
+	}
+	list, err := m.missing(c.ctx, c.s, c.t, stream, tables)
+	if err == nil && len(list) > 0 {
+		text, remedy := m.missingText(list)
+		c.warn(remedy, "%s", text)
+	}
+	return err
 }

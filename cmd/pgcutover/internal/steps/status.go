@@ -11,6 +11,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
@@ -33,10 +34,13 @@ type Status struct {
 	Transactions int64                `json:"transactions"`
 	Changes      int64                `json:"changes"`
 	Tables       []progress.TableInfo `json:"tables"`
+	Missing      []string             `json:"missing_tables"` // of the source, made after the load, which the target does not have
 	Failed       int                  `json:"failed_objects"`
 	Conflicts    int64                `json:"conflicts"` // changes that pgapply has skipped or forced
 	Cutover      []progress.Step      `json:"cutover"`
 	Problems     []string             `json:"problems"`
+
+	missing []catalog.Name
 }
 
 // SlotStatus is the slot on the source.
@@ -59,7 +63,7 @@ func (m *Migration) Status(ctx context.Context) (*Status, error) {
 		return nil, err
 	}
 	s := &Status{At: time.Now().UTC(), Slot: stream.Key.Slot, Database: stream.Key.Database, Load: stream.LoadStatus, AppliedLSN: stream.Applied,
-		Transactions: stream.Transactions, Changes: stream.Changes, Problems: []string{}}
+		Transactions: stream.Transactions, Changes: stream.Changes, Missing: []string{}, Problems: []string{}}
 	if stream.AppliedTime.Unix() > 0 {
 		s.AppliedTime = &stream.AppliedTime
 	}
@@ -77,7 +81,7 @@ func (m *Migration) Status(ctx context.Context) (*Status, error) {
 	if s.Cutover, err = progress.Steps(ctx, t, stream.ID); err != nil {
 		return nil, m.Target.Explain(err)
 	}
-	fenced := m.sourceStatus(ctx, s, stream)
+	fenced := m.sourceStatus(ctx, t, s, stream)
 	switch {
 	case stream.Ended:
 		s.State = "complete"
@@ -98,11 +102,17 @@ func (m *Migration) Status(ctx context.Context) (*Status, error) {
 }
 
 // sourceStatus adds what the source knows. A source that cannot be reached is a problem to report, not a reason to report nothing.
-func (m *Migration) sourceStatus(ctx context.Context, s *Status, stream *progress.Stream) (fenced bool) {
+func (m *Migration) sourceStatus(ctx context.Context, t *pgx.Conn, s *Status, stream *progress.Stream) (fenced bool) {
 	c, err := m.source(ctx)
 	if err == nil {
 		defer c.Close(ctx)
 		fenced, err = m.askSource(ctx, c, s, stream)
+	}
+	if err == nil {
+		s.missing, err = m.missing(ctx, c, t, stream, s.Tables)
+		for _, n := range s.missing {
+			s.Missing = append(s.Missing, n.Schema+"."+n.Name)
+		}
 	}
 	if err != nil {
 		s.Problems = append(s.Problems, m.Source.Explain(err).Error())
@@ -195,6 +205,10 @@ func (m *Migration) Text(s *Status) error {
 	}
 	if s.Conflicts > 0 {
 		fmt.Fprintf(w, "conflicts\t%s skipped or forced, the sides differ: SELECT * FROM pgsluice.conflicts\n", count.Of(s.Conflicts, "change"))
+	}
+	if len(s.missing) > 0 {
+		text, remedy := m.missingText(s.missing)
+		fmt.Fprintf(w, "missing\t%s. %s\n", text, remedy)
 	}
 	for _, step := range s.Cutover {
 		text := "under way"

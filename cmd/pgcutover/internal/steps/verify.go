@@ -85,7 +85,7 @@ func (m *Migration) Verify(ctx context.Context, jobs int, ready func()) error {
 		return fault.New(fault.Config, "the source is not fenced and drained: what differs now may just not have arrived yet").
 			WithHint("First: pgcutover fence --slot %s, and pgcutover drain --slot %s", m.Slot, m.Slot)
 	}
-	pairs, err := m.pairs(ctx, a.Keep, b.Keep, t, stream.ID)
+	pairs, err := m.pairs(ctx, a.Keep, b.Keep, t, stream)
 	if err != nil {
 		return err
 	}
@@ -102,15 +102,23 @@ func (m *Migration) Verify(ctx context.Context, jobs int, ready func()) error {
 	return m.report(ctx, t, stream.ID, pairs, how, a.Name, b.Name, began)
 }
 
-// pairs finds the tables to compare: all that the source has to migrate.
-func (m *Migration) pairs(ctx context.Context, a, b, t *pgx.Conn, stream int32) ([]*pair, error) {
+// pairs finds the tables to compare: all that the source has to migrate, or those that were selected.
+func (m *Migration) pairs(ctx context.Context, a, b, t *pgx.Conn, stream *progress.Stream) ([]*pair, error) {
 	tables, err := catalog.Tables(ctx, a)
 	if err != nil {
 		return nil, m.Source.Explain(err)
 	}
-	known, err := progress.Tables(ctx, t, stream)
+	known, err := progress.Tables(ctx, t, stream.ID)
 	if err != nil {
 		return nil, m.Target.Explain(err)
+	}
+	list, _, err := m.wanted(ctx, a, stream, known)
+	if err != nil {
+		return nil, err
+	}
+	wanted := make(map[catalog.Name]bool)
+	for _, x := range list {
+		wanted[x.Name] = true
 	}
 	renamed := make(map[[2]string][2]string)
 	for _, k := range known {
@@ -120,7 +128,7 @@ func (m *Migration) pairs(ctx context.Context, a, b, t *pgx.Conn, stream int32) 
 	var pairs []*pair
 	var names [][2]string
 	for _, x := range tables {
-		if x.Kind != "r" || x.Condition != "" {
+		if x.Kind != "r" || x.Condition != "" || !wanted[catalog.Name{Schema: x.Schema, Name: x.Name}] {
 			continue
 		}
 		p := &pair{schema: x.Schema, name: x.Name, targetSchema: x.Schema, targetName: x.Name, bytes: x.Bytes}

@@ -256,7 +256,7 @@ func (l *Load) header(id *slot.Identity, snapshot *slot.Snapshot, tables []*cata
 	h.Slot, h.StartLSN = l.Slot, snapshot.LSN
 	h.Load = &format.LoadInfo{Snapshot: l.token.id(), Part: uint64(l.Part), Parts: uint64(l.Parts), DataOnly: l.DataOnly, Tables: uint64(len(tables)),
 		Resumed: l.Resume || l.again, Reload: l.Reload, Scope: format.ScopeAll}
-	if !l.Select.all() {
+	if !l.Select.all() || len(l.Select.ExcludeData) > 0 {
 		h.Load.Scope = format.ScopeTables
 	}
 	for _, p := range parts {
