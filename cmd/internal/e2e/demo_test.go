@@ -27,7 +27,7 @@ func TestDemo(t *testing.T) {
 		says   []string
 	}{
 		{"good", []string{"--seconds", seconds}, 0, []string{"tables are equal", "rows, and all of them are on the target", "Done in"}},
-		{"damaged", []string{"--seconds", seconds, "--damage"}, 1, []string{"tables differ: shop.genres", "THE TARGET DIFFERS FROM THE SOURCE"}},
+		{"damaged", []string{"--seconds", seconds, "--damage"}, 1, []string{"tables differs: shop.genres", "THE TARGET DIFFERS FROM THE SOURCE"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
