@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -122,6 +124,49 @@ func TestTerminatedWhileReconnecting(t *testing.T) {
 	insert(source, 11, 20)
 	d.waitRows(20)
 	d.complete(20)
+}
+
+// A slot that was made while a table was truncated may be one that PostgreSQL cannot decode (15.20, 18.4): then nothing helps but another slot.
+func TestSlotThatCannotBeDecoded(t *testing.T) {
+	source := pgtest.Start(t, 0).Database(t, "")
+	source.Exec("CREATE TABLE t (a int PRIMARY KEY)", "CREATE PUBLICATION "+source.Name+" FOR ALL TABLES")
+	ctx := pgtest.Context(t)
+	exec := func(c *pgx.Conn, sql string) {
+		t.Helper()
+		if _, err := c.Exec(ctx, sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waits := func() { // for the transaction that is open for the longest time
+		t.Helper()
+		pgtest.Wait(t, patience, "the slot's creation waits", func() bool {
+			return source.Query(`SELECT count(*) FROM pg_locks WHERE NOT granted AND transactionid::text =
+				(SELECT backend_xid::text FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start LIMIT 1)`) == "1"
+		})
+	}
+	first, second, third, maker := source.Connect(), source.Connect(), source.Connect(), source.Connect()
+	exec(first, "BEGIN; SELECT txid_current()")
+	made := make(chan error, 1)
+	go func() {
+		_, err := maker.Exec(ctx, "SELECT pg_create_logical_replication_slot('"+source.Name+"', 'pgoutput')")
+		made <- err
+	}()
+	waits()
+	exec(second, "BEGIN; SELECT txid_current()")
+	source.Exec("TRUNCATE t")
+	exec(first, "COMMIT")
+	waits()
+	exec(third, "BEGIN; INSERT INTO t VALUES (1)")
+	exec(second, "COMMIT")
+	if err := <-made; err != nil {
+		t.Fatal(err)
+	}
+	exec(third, "COMMIT")
+	env := &pgtest.Env{T: t, Dir: pgtest.Programs(t, false), Source: source.URI}
+	status, _, errs := env.Run(nil, "pgdecode", "--slot", source.Name, "--until", "now")
+	if status != 0 && (status != 69 || !strings.Contains(errs, "could not map filenode") || !strings.Contains(errs, "hint: Drop the slot")) {
+		t.Errorf("status %d: %s", status, errs)
+	}
 }
 
 func TestSlotInUse(t *testing.T) {
