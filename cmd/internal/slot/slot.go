@@ -302,7 +302,7 @@ func (s *Snapshot) Release(ctx context.Context) {
 // serves to get a snapshot whose LSN is known for a slot that exists already.
 //
 // While a slot is being made, PostgreSQL does not notice all changes of the schema (seen with 15.20): what transactions that are open at the consistent point
-// write to such a table is decoded as the table was before, so that columns are missing, or not at all ("could not map filenode"). A slot that
+// write to such a table is decoded as the table was before, so that columns are missing, or not at all ("could not map filenode", or filenumber). A slot that
 // met such changes is dropped and made again, a few times; altered are the tables of the last one, whose changes are not to be trusted.
 func Export(ctx context.Context, server pgdial.Server, name string, temporary bool) (s *Snapshot, altered []string, err error) {
 	repl, _, err := server.ConnectRaw(ctx, true)

@@ -379,7 +379,7 @@ func (s *session) run(ctx context.Context) error {
 // cannot in any: measured with 15.20, where about one of 15 slots that are made while tables are truncated all the time lacks one of those truncates.
 func (s *session) refused(err error) error {
 	var pg *pgconn.PgError
-	if !errors.As(err, &pg) || pg.Code != "XX000" || !strings.HasPrefix(pg.Message, "could not map filenode") {
+	if !errors.As(err, &pg) || pg.Code != "XX000" || !strings.HasPrefix(pg.Message, "could not map file") {
 		return s.Server.Explain(err)
 	}
 	return fault.New(fault.Unavailable, "the source cannot decode slot %q after LSN %v: %w", s.Slot, s.position, pg).
