@@ -174,6 +174,10 @@ func (s Server) prepare(ctx context.Context, c *pgconn.PgConn) error {
 	if v >= 170000 {
 		set = append(set, "SET transaction_timeout = 0")
 	}
+	if s.Side == "target" {
+		// It may be kept from being written to by others, and for the role that is the default.
+		set = append(set, "SET default_transaction_read_only = off", "SET default_transaction_isolation = 'read committed'")
+	}
 	// A policy must make a read fail, not return fewer rows.
 	set = append(set, "SET row_security = off")
 	if _, err := c.Exec(ctx, strings.Join(set, "; ")).ReadAll(); err != nil {

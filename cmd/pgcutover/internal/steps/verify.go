@@ -43,7 +43,7 @@ func (p *pair) equal() bool {
 	return p.problem == "" && p.source.rows == p.target.rows && p.source.sums == p.target.sums
 }
 
-// Verify compares every row of every table of the source with the target's, as of one snapshot on either side, which Verify takes at its beginning
+// Verify compares every row of every table of the source, and large objects, with the target's, as of one snapshot on either side, which Verify takes at its beginning
 // and announces by calling ready. The source must be fenced and drained, or the two snapshots would not be of the same state. It
 // writes a line for each table, and fails if one differs.
 func (m *Migration) Verify(ctx context.Context, jobs int, ready func()) error {
@@ -320,10 +320,22 @@ func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs
 			return err
 		}
 	}
+	tables := len(different)
+	equal, err := m.largeObjects(ctx, t, stream, snapshotA, snapshotB)
+	if err != nil {
+		return err
+	}
 	took := time.Since(began).Round(time.Millisecond)
 	detail := fmt.Sprintf("%s, %s: all equal", count.Of(len(pairs), "table"), count.Of(rows, "row"))
-	if len(different) > 0 {
-		detail = fmt.Sprintf("%d of %s %s: %s", len(different), count.Of(len(pairs), "table"), count.Word(len(different), "differs", "differ"), strings.Join(different, ", "))
+	if tables > 0 {
+		detail = fmt.Sprintf("%d of %s %s: %s", tables, count.Of(len(pairs), "table"), count.Word(tables, "differs", "differ"), strings.Join(different, ", "))
+	}
+	switch {
+	case equal:
+	case tables > 0:
+		detail += "; large objects differ, too"
+	default:
+		detail = "large objects differ"
 	}
 	// A difference is recorded too: whoever looks later must not take the migration for a good one.
 	if err := progress.StepBegins(ctx, t, stream, "verify"); err != nil {
@@ -332,7 +344,7 @@ func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs
 	if err := progress.StepEnds(ctx, t, stream, "verify", detail); err != nil {
 		return m.Target.Explain(err)
 	}
-	if len(different) > 0 {
+	if tables > 0 || !equal {
 		return fault.New(fault.Failed, "%s", detail).
 			WithHint("Do not let the application use the target. pgcutover unfence --slot %s gives the source back to it.", m.Slot)
 	}
