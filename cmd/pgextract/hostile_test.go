@@ -126,3 +126,32 @@ func TestSchemaChangesBetweenRuns(t *testing.T) {
 	unpublish(source, source.Name)
 	equalSchema(t, source, target)
 }
+
+// Limits that are set for the role or the database are no limits of a load; a read-only target is so for others.
+func TestSettingsOfTheDatabase(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	source.Exec("CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 50000) i", "CREATE INDEX ON t (v, id)",
+		"CREATE TABLE other (id int REFERENCES t)", "INSERT INTO other SELECT generate_series(1, 1000)", "CREATE MATERIALIZED VIEW m AS SELECT count(*) FROM t")
+	for _, d := range []*pgtest.DB{source, target} {
+		for _, set := range []string{"statement_timeout = '20ms'", "lock_timeout = '5ms'", "idle_in_transaction_session_timeout = '50ms'", "idle_session_timeout = '300ms'", "search_path = nothing",
+			"row_security = on", "default_transaction_isolation = 'serializable'", "bytea_output = 'escape'", "DateStyle = 'German'", "standard_conforming_strings = off", "default_transaction_read_only = on"} {
+			d.Exec("ALTER DATABASE " + d.Name + " SET " + set)
+		}
+	}
+	e := pgtest.NewEnv(t, source, target)
+	_, _, status, _ := pipe(e, nil, []string{"--slot", source.Name})
+	if status != 78 {
+		t.Errorf("a read-only source: status %d", status)
+	}
+	if status, _, errs := e.Run(nil, "pgextract", "--slot", source.Name); status != 78 || !strings.Contains(errs, "hint: The source is a standby, or default_transaction_read_only") {
+		t.Errorf("status %d: %s", status, errs)
+	}
+	for _, d := range []*pgtest.DB{source, target} {
+		t.Cleanup(func() { d.Exec("BEGIN READ WRITE; ALTER DATABASE " + d.Name + " RESET ALL; COMMIT") })
+	}
+	source.Exec("BEGIN READ WRITE; ALTER DATABASE " + source.Name + " RESET default_transaction_read_only; COMMIT")
+	load(t, e, "--slot", source.Name)
+	target.Exec("BEGIN READ WRITE; ALTER DATABASE " + target.Name + " RESET ALL; COMMIT")
+	source.Exec("ALTER DATABASE " + source.Name + " RESET ALL")
+	pgtest.Equal(t, source, target)
+}

@@ -233,6 +233,9 @@ func (s Server) Explain(err error) error {
 			return e
 		}
 		e.Err = fmt.Errorf("%s: %w", s.Side, err)
+		if pg.Code == "25006" && e.Hint == "" {
+			e.Hint = fmt.Sprintf("The %s is a standby, or default_transaction_read_only is on there for the role or the database: by pgcutover fence, which unfence takes back, or by ALTER ROLE or DATABASE … SET.", s.Side)
+		}
 		return e
 	}
 	var c *pgconn.ConnectError
