@@ -1,6 +1,8 @@
 package main_test
 
 import (
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -61,12 +63,18 @@ func TestAnalyzeFails(t *testing.T) {
 		"CREATE EXTENSION postgres_fdw", "CREATE SERVER away FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host 'nowhere.invalid')",
 		"CREATE USER MAPPING FOR PUBLIC SERVER away", "CREATE TABLE p (a int) PARTITION BY LIST (a)", "CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1)",
 		"CREATE FOREIGN TABLE p2 PARTITION OF p FOR VALUES IN (2) SERVER away", "INSERT INTO p VALUES (1)",
-		"CREATE TABLE d (a int PRIMARY KEY)", "INSERT INTO d VALUES (1)", "CREATE MATERIALIZED VIEW inverted AS SELECT 1 / a AS i FROM d")
+		"CREATE TABLE d (a int PRIMARY KEY)", "INSERT INTO d VALUES (1)", "CREATE MATERIALIZED VIEW inverted AS SELECT 1 / a AS i FROM d",
+		// Such a view had its rows when the server was within reach.
+		"CREATE FOREIGN TABLE f (a int) SERVER away", "CREATE FUNCTION rows_of_f() RETURNS SETOF f LANGUAGE plpgsql AS $$ BEGIN IF to_regclass('pgsluice.streams') IS NOT NULL THEN RETURN QUERY SELECT * FROM public.f; END IF; END $$",
+		"CREATE MATERIALIZED VIEW of_f AS SELECT * FROM rows_of_f()")
 	e := pgtest.NewEnv(t, source, target)
-	if said := load(t, e, "--slot", source.Name); !strings.Contains(said, "could not analyze table public.t: ERROR: division by zero") {
+	if said := load(t, e, "--slot", source.Name); !strings.Contains(said, "could not analyze table public.t: ERROR: division by zero") ||
+		!strings.Contains(said, `MATERIALIZED VIEW DATA public.of_f: ERROR: could not connect to server "away"`) {
 		t.Error(said)
 	}
-	pgtest.Equal(t, source, target)
+	for _, table := range []string{"t", "d", "p1", "inverted"} {
+		pgtest.EqualTable(t, source, target, table)
+	}
 	source.Exec("UPDATE d SET a = 0")
 	cut := func() (int, string) {
 		status, _, errs := e.Run(nil, "bash", "-c", `set -euo pipefail; pgcutover fence --slot "$1"; pgdecode --slot "$1" --until now | pgapply >/dev/null
@@ -153,5 +161,46 @@ func TestSettingsOfTheDatabase(t *testing.T) {
 	load(t, e, "--slot", source.Name)
 	target.Exec("BEGIN READ WRITE; ALTER DATABASE " + target.Name + " RESET ALL; COMMIT")
 	source.Exec("ALTER DATABASE " + source.Name + " RESET ALL")
+	pgtest.Equal(t, source, target)
+}
+
+// A tablespace that the target does not have is left out.
+func TestTablespaces(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	space := `"Space ""of"" ` + source.Name + `"`
+	dir := fmt.Sprintf("%s/pgsluice-space-%d-%s", os.TempDir(), os.Getpid(), source.Name)
+	source.Exec("COPY (SELECT) TO PROGRAM 'mkdir -m 700 " + dir + "'") // it must be the server's own
+	source.Exec("CREATE TABLESPACE "+space+" LOCATION '"+dir+"'", "CREATE TABLE t (id int PRIMARY KEY USING INDEX TABLESPACE "+space+", v text) TABLESPACE "+space,
+		"INSERT INTO t SELECT i, i FROM generate_series(1, 100) i", "CREATE INDEX byv ON t (v) TABLESPACE "+space, "CREATE MATERIALIZED VIEW m TABLESPACE "+space+" AS SELECT * FROM t")
+	t.Cleanup(func() {
+		source.Exec("DROP TABLE t CASCADE")
+		source.Exec("DROP TABLESPACE "+space, "COPY (SELECT) TO PROGRAM 'rmdir "+dir+"'")
+	})
+	e := pgtest.NewEnv(t, source, target)
+	said := load(t, e, "--slot", source.Name)
+	if strings.Count(said, "the target has no tablespace") != 1 {
+		t.Error(said)
+	}
+	pgtest.Equal(t, source, target)
+	unpublish(source, source.Name)
+	equalSchema(t, source, target, "--no-tablespaces")
+}
+
+// A check that looks at another table may see it before it has its rows. What the hint says helps.
+func TestCheckOfAnotherTable(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	source.Exec("CREATE TABLE small (id int PRIMARY KEY)", "INSERT INTO small VALUES (1)", "CREATE TABLE large (a int, b text)", "ALTER TABLE large REPLICA IDENTITY FULL",
+		"CREATE FUNCTION known(i int) RETURNS bool LANGUAGE sql STABLE AS 'SELECT EXISTS (SELECT FROM public.small WHERE id = i)'",
+		"INSERT INTO large SELECT 1, repeat('x', 100) FROM generate_series(1, 20000)", `ALTER TABLE large ADD CONSTRAINT "is known" CHECK (known(a))`)
+	e := pgtest.NewEnv(t, source, target)
+	// The largest table comes first, and is refused before another is read.
+	_, said, _, status := pipe(e, []string{"--jobs", "1"}, []string{"--slot", source.Name, "--jobs", "1"})
+	sql, found := "", false
+	if _, sql, found = strings.Cut(said, "on the target: "); status != 1 || !found || !strings.Contains(sql, `ALTER TABLE "public"."large" DROP CONSTRAINT "is known"`) {
+		t.Fatalf("status %d: %s", status, said)
+	}
+	sql, _, _ = strings.Cut(sql, ";")
+	target.Exec(sql)
+	load(t, e, "--slot", source.Name, "--resume")
 	pgtest.Equal(t, source, target)
 }

@@ -227,6 +227,9 @@ func (s Server) Explain(err error) error {
 			if e.Status == fault.Permission && e.Hint == "" {
 				e.Hint = "Check the user, and the password in PGPASSFILE or the environment; pg_hba.conf of the server decides who may connect."
 			}
+			if pg.Code == "53300" && e.Hint == "" {
+				e.Hint = "Raise max_connections, or CONNECTION LIMIT of the role or the database; or use fewer connections: --jobs 1."
+			}
 			if pg.Code == "3D000" && e.Hint == "" {
 				e.Hint = "Its name stands in the connection string; if it is right, create it there: CREATE DATABASE …"
 			}

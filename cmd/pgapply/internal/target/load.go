@@ -54,6 +54,7 @@ type Loader struct {
 	schema       []progress.Object // not yet executed
 	later        []deferredObject  // not yet recorded
 	schemaLocked bool
+	tablespaces  map[string]bool // whether the target has them
 	queued       []progress.LoadTable
 	states       map[[2]string]*progress.TableState
 	tables       map[uint32]*loadTable
@@ -97,6 +98,7 @@ func (l *Loader) Start(ctx context.Context) (err error) {
 	l.ctx, l.cancel = context.WithCancelCause(ctx)
 	l.chunks = make(chan []byte, 4*queuedChunks)
 	l.ended = make(chan struct{}, 4)
+	l.tablespaces = make(map[string]bool)
 	l.tables, l.parts = make(map[uint32]*loadTable), make(map[uint32]*part)
 	if l.guard, err = l.newSession(); err != nil {
 		return err
@@ -380,7 +382,7 @@ func (l *Loader) copyPart(p *part) (err error) {
 	defer func() {
 		if err != nil {
 			s.close()
-			err = fmt.Errorf("load %v: %w", p.table, err)
+			err = fmt.Errorf("load %v: %w", p.table, checked(p.table, err))
 		}
 	}()
 	t := p.table
@@ -447,6 +449,17 @@ func (l *Loader) copyPart(p *part) (err error) {
 		l.builder.table(t.names())
 	}
 	return nil
+}
+
+// checked says what to do about a row that the source has and a check refuses.
+func checked(t *loadTable, err error) error {
+	var f *fault.Error
+	var pg *pgconn.PgError
+	if errors.As(err, &f) && errors.As(err, &pg) && pg.Code == "23514" && f.Hint == "" {
+		return f.WithHint("If it looks at other tables, their rows may be there the next time: pgextract --resume | pgapply. If not, on the target: ALTER TABLE %s DROP CONSTRAINT %s; "+
+			"then the same command, and the constraint again when all is loaded.", t.qualified(), plan.QuoteIdent(pg.ConstraintName))
+	}
+	return err
 }
 
 // where is the condition for a table's rows in schema pgsluice.

@@ -3,6 +3,7 @@ package target
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -107,9 +108,14 @@ func (l *Loader) rename() error {
 	return nil
 }
 
-func (l *Loader) ddl(d *format.DDL) error {
+func (l *Loader) ddl(d *format.DDL) (err error) {
 	if !l.schemaLocked {
 		if err := l.lockSchema(); err != nil {
+			return err
+		}
+	}
+	for _, sql := range []*string{&d.SQL, &d.Index} {
+		if *sql, err = l.placed(*sql); err != nil {
 			return err
 		}
 	}
@@ -128,6 +134,32 @@ func (l *Loader) ddl(d *format.DDL) error {
 		return l.flushSchema()
 	}
 	return nil
+}
+
+// inTablespace matches the statements of an object that is not in the database's default tablespace.
+var inTablespace = regexp.MustCompile(`(?s)^SET default_tablespace = "((?:[^"]|"")*)";\n(.*)\nRESET default_tablespace;`)
+
+// placed returns an object's statements without a tablespace that the target does not have: many services let nobody make one.
+func (l *Loader) placed(sql string) (string, error) {
+	m := inTablespace.FindStringSubmatch(sql)
+	if m == nil {
+		return sql, nil
+	}
+	name := strings.ReplaceAll(m[1], `""`, `"`)
+	there, known := l.tablespaces[name]
+	if !known {
+		if err := l.Control.QueryRow(l.ctx, "SELECT EXISTS (SELECT FROM pg_catalog.pg_tablespace WHERE spcname = $1)", name).Scan(&there); err != nil {
+			return "", l.Server.Explain(err)
+		}
+		l.tablespaces[name] = there
+		if !there {
+			l.Log.Warn(fmt.Sprintf("the target has no tablespace %q; what is in it on the source is created in the database's default tablespace", name))
+		}
+	}
+	if there {
+		return sql, nil
+	}
+	return m[2] + sql[len(m[0]):], nil
 }
 
 // lockSchema makes sure that only one of several loads of a snapshot creates the schema. The others wait, and then find it there.
