@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -26,7 +27,9 @@ func TestHugeTransaction(t *testing.T) {
 	for _, slot := range slots {
 		source.Exec("CREATE PUBLICATION "+slot+" FOR TABLE huge", "SELECT pg_create_logical_replication_slot('"+slot+"', 'pgoutput')")
 	}
-	source.Exec(fmt.Sprintf("INSERT INTO huge SELECT i, md5(i::text), i FROM generate_series(1, %d) i", rows))
+	if _, err := source.Connect().Exec(context.Background(), fmt.Sprintf("INSERT INTO huge SELECT i, md5(i::text), i FROM generate_series(1, %d) i", rows)); err != nil {
+		t.Fatal(err)
+	}
 	for n, how := range []struct{ name, workMem, streamed string }{
 		{"sent at its commit", "2GB", "f"},
 		{"sent while in progress", "64kB", "t"},
