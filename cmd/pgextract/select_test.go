@@ -97,7 +97,10 @@ func TestRename(t *testing.T) {
 	source.Exec(shop)
 	e := pgtest.NewEnv(t, source, target)
 	rename := []string{"--rename", "app=Shop 2", "--rename", "log.entries=lines"}
-	loadInto(t, e, rename, "--slot", source.Name)
+	said := loadInto(t, e, append([]string{"--rename", `"app"=quoted`}, rename...), "--slot", source.Name)
+	if n := strings.Count(said, "no table of this load"); n != 1 || !strings.Contains(said, `--rename "app"=quoted: no table`) {
+		t.Errorf("of a name that is none: %s", said)
+	}
 	source.Exec("INSERT INTO log.entries VALUES (2, 'y')", `UPDATE app."Items" SET of = -id`, "INSERT INTO app.customers (name) VALUES ('new')")
 	const script = `set -euo pipefail
 		pgcutover fence --slot "$1"

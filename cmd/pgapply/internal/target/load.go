@@ -596,6 +596,15 @@ func (l *Loader) Finish() (complete bool, err error) {
 	if err := l.forget(); err != nil {
 		return false, err
 	}
+	for old, to := range l.Mapper.Rename {
+		used := false
+		for _, t := range l.tables {
+			used = used || old == t.rel.Schema || old == t.rel.Schema+"."+t.rel.Name
+		}
+		if !used {
+			l.Log.Warn(fmt.Sprintf("--rename %s=%s: no table of this load is, or is in, %q", old, to, old), "hint", "Names stand there as they are, without quotes.")
+		}
+	}
 	return l.builder.finish()
 }
 
