@@ -64,15 +64,17 @@ type naps struct {
 	count  int       // with this length
 	got    int       // bytes, since the first of them
 	began  time.Time // when the first of them did
-	best   float64   // bytes a second, with the best length of late
+
+	best float64       // bytes a second, the most of late
+	with time.Duration // the length that has brought them
 }
 
 const (
 	// Measured with 200,000 small transactions from a server on the same machine, or over an Ethernet: 7 to 9 s without naps or with naps
 	// of 1 ms, which end before the window is full, 3.5 to 7 s with 5 or 10 ms, 3.3 s with 20 ms and more.
 	shortestNap, longestNap = 5 * time.Millisecond, 40 * time.Millisecond
-	// A nap should gather this much. Send buffers are some times as large.
-	napSize = 1 << 20
+	// A nap should gather this much. Linux lets a send buffer grow to 4 MB unless told otherwise.
+	napSize = 2 << 20
 	// What a single nap brings says little: a part of it often comes with the next one.
 	napsToJudge = 5
 )
@@ -93,10 +95,14 @@ func (n *naps) take() {
 // judge chooses the length of the next naps from what the last ones have brought in so much time.
 func (n *naps) judge(elapsed time.Duration) {
 	rate := float64(n.got) / elapsed.Seconds()
-	n.best = max(rate, 0.99*n.best)
+	if n.best *= 0.99; rate >= n.best {
+		n.best, n.with = rate, n.length
+	}
 	switch got := n.got / n.count; {
-	case rate < 0.8*n.best: // the server had to wait
-		n.length = n.length * 2 / 3
+	case rate < 0.8*n.best && n.length != n.with: // too long, so that the server had to wait, or too short
+		n.length = n.with
+	case rate < 0.8*n.best: // it is not the length
+		n.best = rate
 	case got < napSize:
 		n.length = n.length * 5 / 4
 	case got > 2*napSize:

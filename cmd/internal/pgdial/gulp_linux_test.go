@@ -254,7 +254,7 @@ func TestNaps(t *testing.T) {
 		share            float64 // of the rate
 	}{
 		{"many small rows", 30e6, 2.6e6, 30 * time.Millisecond, longestNap, 1},
-		{"copy", 250e6, 2.6e6, shortestNap, 10 * time.Millisecond, 0.95},
+		{"copy", 250e6, 2.6e6, shortestNap, 15 * time.Millisecond, 0.9},
 		{"a small send buffer", 30e6, 200e3, shortestNap, 15 * time.Millisecond, 0.75},
 		{"hardly anything", 1e3, 2.6e6, longestNap, longestNap, 1},
 	} {
