@@ -59,7 +59,7 @@ func TestUnloggedTableAfterCrash(t *testing.T) {
 // Statistics that cannot be gathered, on the source neither, are no reason to give up a load or a cutover; a view that cannot be refreshed is one, when all else is done.
 func TestAnalyzeFails(t *testing.T) {
 	source, target := pgtest.Pair(t)
-	source.Exec("CREATE TABLE t (a int PRIMARY KEY, b int)", "INSERT INTO t VALUES (0, 0)", "CREATE STATISTICS inverse ON (1 / a), b FROM t",
+	source.Exec("CREATE TABLE t (a int PRIMARY KEY, b int)", "INSERT INTO t VALUES (0, 0)",
 		"CREATE EXTENSION postgres_fdw", "CREATE SERVER away FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host 'nowhere.invalid')",
 		"CREATE USER MAPPING FOR PUBLIC SERVER away", "CREATE TABLE p (a int) PARTITION BY LIST (a)", "CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1)",
 		"CREATE FOREIGN TABLE p2 PARTITION OF p FOR VALUES IN (2) SERVER away", "INSERT INTO p VALUES (1)",
@@ -67,8 +67,12 @@ func TestAnalyzeFails(t *testing.T) {
 		// Such a view had its rows when the server was within reach.
 		"CREATE FOREIGN TABLE f (a int) SERVER away", "CREATE FUNCTION rows_of_f() RETURNS SETOF f LANGUAGE plpgsql AS $$ BEGIN IF to_regclass('pgsluice.streams') IS NOT NULL THEN RETURN QUERY SELECT * FROM public.f; END IF; END $$",
 		"CREATE MATERIALIZED VIEW of_f AS SELECT * FROM rows_of_f()")
+	expressions := source.Major >= 14 // statistics may be kept of them
+	if expressions {
+		source.Exec("CREATE STATISTICS inverse ON (1 / a), b FROM t")
+	}
 	e := pgtest.NewEnv(t, source, target)
-	if said := load(t, e, "--slot", source.Name); !strings.Contains(said, "could not analyze table public.t: ERROR: division by zero") ||
+	if said := load(t, e, "--slot", source.Name); expressions && !strings.Contains(said, "could not analyze table public.t: ERROR: division by zero") ||
 		!strings.Contains(said, `MATERIALIZED VIEW DATA public.of_f: ERROR: could not connect to server "away"`) {
 		t.Error(said)
 	}
@@ -141,8 +145,12 @@ func TestSettingsOfTheDatabase(t *testing.T) {
 	source.Exec("CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 50000) i", "CREATE INDEX ON t (v, id)",
 		"CREATE TABLE other (id int REFERENCES t)", "INSERT INTO other SELECT generate_series(1, 1000)", "CREATE MATERIALIZED VIEW m AS SELECT count(*) FROM t")
 	for _, d := range []*pgtest.DB{source, target} {
-		for _, set := range []string{"statement_timeout = '20ms'", "lock_timeout = '5ms'", "idle_in_transaction_session_timeout = '50ms'", "idle_session_timeout = '300ms'", "search_path = nothing",
-			"row_security = on", "default_transaction_isolation = 'serializable'", "bytea_output = 'escape'", "DateStyle = 'German'", "standard_conforming_strings = off", "default_transaction_read_only = on"} {
+		sets := []string{"statement_timeout = '20ms'", "lock_timeout = '5ms'", "idle_in_transaction_session_timeout = '50ms'", "search_path = nothing",
+			"row_security = on", "default_transaction_isolation = 'serializable'", "bytea_output = 'escape'", "DateStyle = 'German'", "standard_conforming_strings = off", "default_transaction_read_only = on"}
+		if d.Major >= 14 {
+			sets = append([]string{"idle_session_timeout = '300ms'"}, sets...)
+		}
+		for _, set := range sets {
 			d.Exec("ALTER DATABASE " + d.Name + " SET " + set)
 		}
 	}
