@@ -159,24 +159,18 @@ func (t *Table) ElemOID(i int) (oid uint32, size int) {
 
 var elemTypes = map[uint32]string{20: "pg_catalog.int8[]", 21: "pg_catalog.int2[]", 23: "pg_catalog.int4[]", 25: "pg_catalog.text[]"}
 
-// unnest writes "unnest($1::text[], …) AS v(c0, …)" for the columns in list.
+// unnest writes "(SELECT unnest($1::text[]) AS c0, …) AS v" for the columns in list. As a function in FROM it would cost more: the server puts the
+// rows of those away first.
 func (t *Table) unnest(b *strings.Builder, list []int) {
-	b.WriteString("unnest(")
+	b.WriteString("(SELECT ")
 	for n, i := range list {
 		if n > 0 {
 			b.WriteString(", ")
 		}
 		oid, _ := t.ElemOID(i)
-		b.WriteString("$" + strconv.Itoa(n+1) + "::" + elemTypes[oid])
+		b.WriteString("unnest($" + strconv.Itoa(n+1) + "::" + elemTypes[oid] + ") AS c" + strconv.Itoa(n))
 	}
-	b.WriteString(") AS v(")
-	for n := range list {
-		if n > 0 {
-			b.WriteString(", ")
-		}
-		b.WriteString("c" + strconv.Itoa(n))
-	}
-	b.WriteString(")")
+	b.WriteString(") AS v")
 }
 
 // cast writes the n-th column of v as the type of column i. The cast is to the bare type: to one with a length it would cut silently.
