@@ -3,6 +3,7 @@ package main_test
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -106,6 +107,9 @@ func typeTables(t *testing.T, d *pgtest.DB) {
 	var sql strings.Builder
 	for _, typ := range types {
 		list, known := values[typ]
+		if typ == "interval" && pgtest.Source(t).Major >= 15 { // those before do not read what they write
+			list = append(slices.Clip(list), "2562047788:00:54.775807")
+		}
 		if !known {
 			t.Errorf("type %s is not tested", typ)
 		}

@@ -291,11 +291,10 @@ func (a *Applier) askWAL(b *pgwire.Batch, s *session) {
 }
 
 func (a *Applier) committed(r *pgwire.Result, p Position) error {
-	insert, flushed, err := a.wal(r)
+	insert, _, err := a.wal(r)
 	if err != nil {
 		return err
 	}
-	_ = flushed
 	a.commits = append(a.commits, commit{insert, p, time.Now()})
 	return nil
 }

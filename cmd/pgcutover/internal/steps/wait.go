@@ -50,10 +50,6 @@ const (
 	idleLong  = 45 * time.Second
 )
 
-func (m *Migration) nobody() error {
-	return fault.New(fault.Config, "nobody reads slot %q, so the target cannot catch up", m.Slot).WithHint("Start continuous sync: scripts/sync %s", m.Slot)
-}
-
 // waitCaughtUp waits until the target is at most lag bytes of WAL behind the source, and has moved. It writes a mark for that: on a source where little happens, a target
 // that nobody writes to is not behind, and the cutover would close the source in vain.
 func (m *Migration) waitCaughtUp(ctx context.Context, t *pgx.Conn, stream *progress.Stream, lag int64, timeout time.Duration) error {
@@ -76,8 +72,8 @@ func (m *Migration) waitCaughtUp(ctx context.Context, t *pgx.Conn, stream *progr
 	if _, err := slot.Now(ctx, c); err != nil {
 		return m.Source.Explain(err)
 	}
-	behind, began, patience := int64(-1), time.Now(), soon
-	looked, said, reader := time.Time{}, began, began
+	behind, said := int64(-1), time.Now()
+	r := reader{migration: m, source: c, seen: said, patience: soon, later: idleLong}
 	done, err := poll(ctx, timeout, func() (bool, error) {
 		at, err := m.applied(ctx, t, stream.ID)
 		if err != nil {
@@ -90,22 +86,13 @@ func (m *Migration) waitCaughtUp(ctx context.Context, t *pgx.Conn, stream *progr
 		if behind = int64(now) - int64(at); behind <= lag && at > first {
 			return true, nil
 		}
-		if time.Since(looked) > time.Second {
-			looked = time.Now()
-			read, err := m.isRead(ctx, c)
-			switch {
-			case err != nil:
-				return false, err
-			case read:
-				reader, patience = looked, idleLong
-			case time.Since(reader) > patience:
-				return false, m.nobody()
-			}
+		if err := r.look(ctx); err != nil {
+			return false, err
 		}
 		if time.Since(said) > idleAfter {
 			said = time.Now()
 			who := "the slot is being read"
-			if !reader.Equal(looked) {
+			if !r.seen.Equal(r.looked) {
 				who = "nobody reads the slot"
 			}
 			m.Log.Info(fmt.Sprintf("the target is at LSN %v, %s of WAL behind; %s", at, humanize.Bytes(uint64(max(behind, 0))), who))
@@ -128,38 +115,47 @@ func (m *Migration) applied(ctx context.Context, t *pgx.Conn, stream int32) (for
 	return format.ParseLSN(s)
 }
 
-// isRead reports whether somebody reads the slot.
-func (m *Migration) isRead(ctx context.Context, c *pgx.Conn) (bool, error) {
-	info, err := slot.Get(ctx, c, m.Slot)
-	if err != nil {
-		return false, m.Source.Explain(err)
+// A reader is whoever reads the slot, or nobody.
+type reader struct {
+	migration *Migration
+	source    *pgx.Conn
+	looked    time.Time // when we last looked, and
+	seen      time.Time // when somebody read it then
+	// patience is how long it may be that nobody reads it, and later the same from when somebody has been seen.
+	patience, later time.Duration
+}
+
+// look looks once a second, and returns an error if nobody has read the slot for too long.
+func (r *reader) look(ctx context.Context) error {
+	if time.Since(r.looked) < time.Second {
+		return nil
 	}
-	if info == nil {
-		return false, fault.New(fault.Unavailable, "slot %q does not exist on the source", m.Slot)
+	r.looked = time.Now()
+	info, err := slot.Get(ctx, r.source, r.migration.Slot)
+	switch {
+	case err != nil:
+		return r.migration.Source.Explain(err)
+	case info == nil:
+		return fault.New(fault.Unavailable, "slot %q does not exist on the source", r.migration.Slot)
+	case info.Active:
+		r.seen, r.patience = r.looked, r.later
+	case time.Since(r.seen) > r.patience:
+		return fault.New(fault.Config, "nobody reads slot %q, so the target cannot catch up", r.migration.Slot).WithHint("Start continuous sync: scripts/sync %s", r.migration.Slot)
 	}
-	return info.Active, nil
+	return nil
 }
 
 // await waits until the target has applied everything up to an LSN of the source.
 func (m *Migration) await(ctx context.Context, c, t *pgx.Conn, stream int32, lsn format.LSN, timeout time.Duration) error {
 	var at format.LSN
-	reader := time.Now() // when somebody was last seen reading the slot
-	looked, said := time.Time{}, time.Now()
+	said := time.Now()
+	r := reader{migration: m, source: c, seen: said, patience: idleAfter, later: idleAfter}
 	done, err := poll(ctx, timeout, func() (done bool, err error) {
 		if at, err = m.applied(ctx, t, stream); err != nil || at >= lsn {
 			return err == nil, err
 		}
-		if time.Since(looked) > time.Second {
-			looked = time.Now()
-			read, err := m.isRead(ctx, c)
-			switch {
-			case err != nil:
-				return false, err
-			case read:
-				reader = looked
-			case time.Since(reader) > idleAfter:
-				return false, m.nobody()
-			}
+		if err := r.look(ctx); err != nil {
+			return false, err
 		}
 		if time.Since(said) > 2*time.Second {
 			said = time.Now()

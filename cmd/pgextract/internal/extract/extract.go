@@ -442,11 +442,10 @@ func (l *Load) publish(ctx context.Context, c *pgx.Conn, version int, info *slot
 			return l.Server.Explain(err)
 		}
 	}
-	names, insertOnly, err := slot.EnsurePublications(ctx, c, l.Publication, l.published(tables, version))
+	_, insertOnly, err := slot.EnsurePublications(ctx, c, l.Publication, l.published(tables, version))
 	if err != nil {
 		return l.Server.Explain(err)
 	}
-	_ = names
 	if len(insertOnly) > 0 {
 		l.Log.Warn(fmt.Sprintf("%s without replica identity, of which only inserts and truncates are carried: %s", count.Of(len(insertOnly), "table"), listed(insertOnly)),
 			"hint", "If rows of them are updated or deleted while the migration runs: give them a primary key, or ALTER TABLE … REPLICA IDENTITY FULL, before pgextract.")
