@@ -35,6 +35,14 @@ func (o *Object) String() string {
 	return s + o.Name
 }
 
+// Rest returns the statements that create the object, or what is left to do if an earlier run has made its index.
+func (o *Object) Rest() string {
+	if o.Index == "" && o.Attach != "" {
+		return o.Attach
+	}
+	return o.SQL
+}
+
 // A Phase is when an object is created.
 type Phase string
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -141,8 +142,12 @@ func (b *builder) lock(t progress.LoadTable, take bool) (ok bool, err error) {
 	return ok, b.l.Server.Explain(err)
 }
 
-// table has everything created that belongs to a table, which has its rows, unless another process is about it.
-func (b *builder) table(t progress.LoadTable) {
+// small is below how many bytes of rows a table counts as small.
+const small = 1 << 20
+
+// table has everything created that belongs to a table, which has its rows, unless another process is about it. What belongs to a small one is created by one session, in one transaction: where there
+// are thousands of them, the statements in between are what costs.
+func (b *builder) table(t progress.LoadTable, isSmall bool) {
 	b.mu.Lock()
 	mine := b.mine[t]
 	b.mine[t] = true
@@ -163,16 +168,50 @@ func (b *builder) table(t progress.LoadTable) {
 			b.open.Done()
 			return nil
 		}
-		return b.build(s, t)
+		list, err := b.pending(progress.PhaseTable, t.Schema, t.Name)
+		if err != nil {
+			return err
+		}
+		if isSmall {
+			if done, err := b.whole(s, t, list); done || err != nil {
+				return err
+			}
+		}
+		return b.build(s, t, list)
 	})
 }
 
-func (b *builder) build(s *session, t progress.LoadTable) error {
-	list, err := b.pending(progress.PhaseTable, t.Schema, t.Name)
-	if err != nil {
-		return err
+// whole creates what belongs to a table in one transaction. If the server refuses any of it, nothing has happened, and it returns false.
+func (b *builder) whole(s *session, t progress.LoadTable, list []progress.Object) (done bool, err error) {
+	var sql, ids strings.Builder
+	sql.WriteString("BEGIN;\n")
+	for i := range list {
+		sql.WriteString(list[i].Rest() + "\n;")
+		fmt.Fprintf(&ids, ", %d", list[i].ID)
 	}
-	if err := b.status(s, t, "indexing", ""); err != nil {
+	fmt.Fprintf(&sql, "UPDATE pgsluice.deferred SET %s WHERE id IN (0%s);%s;%s; COMMIT", isDone, ids.String(), analyze(t), b.setStatus(t, "loaded"))
+	if err := s.conn.Exec(b.ctx, sql.String()); err == nil {
+		defer b.open.Done()
+		_, err = b.lock(t, false)
+		return true, err
+	} else if !b.refused(err) {
+		return false, b.l.Server.Explain(err)
+	}
+	return false, s.exec(b.ctx, "ROLLBACK")
+}
+
+// refused reports whether an error is the server's opinion of a statement.
+func (b *builder) refused(err error) bool {
+	var pg *pgconn.PgError
+	return b.ctx.Err() == nil && !pgdial.Lost(err) && errors.As(err, &pg)
+}
+
+func analyze(t progress.LoadTable) string {
+	return "ANALYZE " + plan.QuoteIdent(t.Schema) + "." + plan.QuoteIdent(t.Name)
+}
+
+func (b *builder) build(s *session, t progress.LoadTable, list []progress.Object) error {
+	if err := s.exec(b.ctx, b.setStatus(t, "indexing")); err != nil {
 		return err
 	}
 	var first, then []progress.Object
@@ -225,38 +264,36 @@ func (b *builder) rest(s *session, t progress.LoadTable, first, then []progress.
 	}
 	for i := range then {
 		o := &then[i]
-		sql := o.SQL
-		if o.Attach != "" { // its index was made by an earlier run
-			sql = o.Attach
-		}
-		if err := b.create(s, o, sql, false); err != nil {
+		if err := b.create(s, o, o.Rest(), false); err != nil {
 			return err
 		}
 	}
-	if err := s.conn.Exec(b.ctx, "ANALYZE "+plan.QuoteIdent(t.Schema)+"."+plan.QuoteIdent(t.Name)); err != nil {
-		var pg *pgconn.PgError
-		if b.ctx.Err() != nil || pgdial.Lost(err) || !errors.As(err, &pg) {
+	if err := s.conn.Exec(b.ctx, analyze(t)); err != nil {
+		if !b.refused(err) {
 			return b.l.Server.Explain(err)
 		}
 		// An expression that statistics are kept of may fail for some rows, on the source as well.
 		b.l.Log.Warn(fmt.Sprintf("could not analyze table %s.%s: %v", t.Schema, t.Name, err))
 	}
-	if err := b.status(s, t, "loaded", "loaded_at = clock_timestamp(), "); err != nil {
+	if err := s.exec(b.ctx, b.setStatus(t, "loaded")); err != nil {
 		return err
 	}
 	_, err := b.lock(t, false)
 	return err
 }
 
-func (b *builder) status(s *session, t progress.LoadTable, status, more string) error {
-	return s.exec(b.ctx, fmt.Sprintf("UPDATE pgsluice.tables SET %sstatus = '%s' WHERE stream_id = %d AND schema_name = %s AND table_name = %s",
-		more, status, b.l.Stream.ID, progress.Literal(t.Schema), progress.Literal(t.Name)))
+// setStatus returns the statement that sets a table's status.
+func (b *builder) setStatus(t progress.LoadTable, status string) string {
+	return fmt.Sprintf("UPDATE pgsluice.tables SET status = '%s', loaded_at = CASE '%[1]s' WHEN 'loaded' THEN clock_timestamp() END WHERE stream_id = %d AND schema_name = %s AND table_name = %s",
+		status, b.l.Stream.ID, progress.Literal(t.Schema), progress.Literal(t.Name))
 }
+
+const isDone = "state = 'done', error = NULL, finished_at = clock_timestamp()"
 
 // create creates an object and records it in the same transaction. If only an index was made, and not yet the constraint that is to rest on
 // it or what else follows it, the object is not yet done, but a later run must find the index. An object that the server refuses is recorded with the reason; the load goes on.
 func (b *builder) create(s *session, o *progress.Object, sql string, half bool) error {
-	state := "state = 'done', error = NULL, finished_at = clock_timestamp()"
+	state := isDone
 	if half {
 		state = "index_sql = NULL, state = 'running', started_at = clock_timestamp()"
 	}
@@ -265,8 +302,7 @@ func (b *builder) create(s *session, o *progress.Object, sql string, half bool) 
 		o.Error = "" // of an earlier run
 		return nil
 	}
-	var pg *pgconn.PgError
-	if b.ctx.Err() != nil || pgdial.Lost(err) || !errors.As(err, &pg) {
+	if !b.refused(err) {
 		return b.l.Server.Explain(err)
 	}
 	o.Error = err.Error()
@@ -301,7 +337,7 @@ func (b *builder) finish() (complete bool, err error) {
 			b.mu.Lock()
 			delete(b.mine, t)
 			b.mu.Unlock()
-			b.table(t)
+			b.table(t, false)
 		}
 		select {
 		case <-time.After(again):

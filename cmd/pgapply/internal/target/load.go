@@ -191,7 +191,7 @@ func (l *Loader) inspect() error {
 	for _, t := range l.fresh {
 		t.target = found[[2]string{t.schema, t.name}]
 		if s := t.state; s.Complete() && s.Status != "loaded" && !l.Reload {
-			l.builder.table(t.names()) // an earlier run had all its rows, and ended before that
+			l.builder.table(t.names(), false) // an earlier run had all its rows, and ended before that
 		}
 	}
 	fresh := l.fresh
@@ -400,22 +400,19 @@ func (l *Loader) copyPart(p *part) (err error) {
 	}
 	sql += " FROM STDIN"
 	var options []string
-	begin := "BEGIN"
+	begin := "BEGIN; "
 	if p.Format == format.CopyBinary {
 		options = append(options, "FORMAT binary")
 	}
 	if t.freeze {
 		// Rows that are written frozen need no vacuum later. The server allows it for a table that this transaction has emptied.
 		options = append(options, "FREEZE")
-		begin += "; TRUNCATE ONLY " + t.qualified()
+		begin += "TRUNCATE ONLY " + t.qualified() + "; "
 	}
 	if len(options) > 0 {
 		sql += " WITH (" + strings.Join(options, ", ") + ")"
 	}
-	if err := s.exec(l.ctx, begin); err != nil {
-		return err
-	}
-	if err := s.conn.StartCopyIn(l.ctx, sql); err != nil {
+	if err := s.conn.StartCopyIn(l.ctx, begin+sql); err != nil {
 		return l.Server.Explain(err)
 	}
 	for b := range p.chunks {
@@ -446,7 +443,7 @@ func (l *Loader) copyPart(p *part) (err error) {
 	l.release(s)
 	p.meter.Done()
 	if copied {
-		l.builder.table(t.names())
+		l.builder.table(t.names(), p.Of == 1 && p.end.Bytes < small)
 	}
 	return nil
 }
@@ -506,18 +503,16 @@ func (l *Loader) prepare(s *session, p *part) error {
 	if err := t.fits(p, l.ByHand); err != nil {
 		return err
 	}
-	if err := s.exec(l.ctx, "BEGIN"); err != nil {
-		return err
-	}
 	// Other processes may load other parts of the table.
-	row, err := s.ask(l.ctx, "SELECT status, coalesce(snapshot, ''), parts, (SELECT count(*) FROM pgsluice.parts WHERE "+where+") FROM pgsluice.tables WHERE "+where+" FOR UPDATE")
+	row, err := s.ask(l.ctx, "BEGIN", "SELECT FROM pgsluice.tables WHERE "+where+" FOR UPDATE",
+		"SELECT status, coalesce(snapshot, ''), parts, (SELECT count(*) FROM pgsluice.parts WHERE "+where+"), EXISTS (SELECT FROM ONLY "+t.qualified()+" "+t.target.Condition+") FROM pgsluice.tables WHERE "+where)
 	if err != nil {
 		return err
 	}
-	if len(row) != 4 {
+	if len(row) != 5 {
 		return fmt.Errorf("table %v has no row in pgsluice.tables", t)
 	}
-	status, snapshot, of, done := progress.TableState{Status: row[0]}, row[1], row[2], row[3]
+	status, snapshot, of, done, hasRows := progress.TableState{Status: row[0]}, row[1], row[2], row[3], row[4] == "t"
 	switch {
 	case snapshot == l.Snapshot && row[0] == "loading" && of == strconv.FormatUint(p.Of, 10):
 		return s.exec(l.ctx, "ROLLBACK") // the rest of what was begun
@@ -527,15 +522,9 @@ func (l *Loader) prepare(s *session, p *part) error {
 		if err := l.empty(s, t); err != nil {
 			return err
 		}
-	default:
-		row, err := s.ask(l.ctx, "SELECT EXISTS (SELECT FROM ONLY "+t.qualified()+" "+t.target.Condition+")")
-		if err != nil {
-			return err
-		}
-		if row[0] == "t" {
-			return fault.New(fault.Config, "table %q on the target has rows already", t.String()).
-				WithHint("Empty it (TRUNCATE %s on the target), or leave it out.", t.qualified())
-		}
+	case hasRows:
+		return fault.New(fault.Config, "table %q on the target has rows already", t.String()).
+			WithHint("Empty it (TRUNCATE %s on the target), or leave it out.", t.qualified())
 	}
 	t.freeze = p.Of == 1 && p.Bytes >= freezeMin && t.target.Kind == "r" && t.target.Condition == "" && !t.target.Referenced
 	return s.exec(l.ctx, fmt.Sprintf(`UPDATE pgsluice.tables SET status = 'loading', snapshot = %s, snapshot_lsn = '%v', parts = %d, rows = 0, bytes = 0,

@@ -92,10 +92,12 @@ func (s *session) close() {
 	}
 }
 
-// ask runs a query without parameters and returns the last row's values.
-func (s *session) ask(ctx context.Context, sql string) ([]string, error) {
+// ask runs statements without parameters and returns the values of the last row of any.
+func (s *session) ask(ctx context.Context, statements ...string) ([]string, error) {
 	b := s.conn.Batch(ctx)
-	b.Do(sql)
+	for _, sql := range statements {
+		b.Do(sql)
+	}
 	r, err := b.Run()
 	if err == nil {
 		err = r.Err
