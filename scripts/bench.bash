@@ -34,3 +34,14 @@ server_ticks() {
 
 # seconds_between TICKS TICKS prints what lies between them.
 seconds_between() { awk -v a="$1" -v b="$2" -v hz="$(getconf CLK_TCK)" 'BEGIN { printf "%.1f\n", (b - a) / hz }'; }
+
+# descendants PID ... prints processes and all below them.
+descendants() {
+	local pid children
+	for pid; do
+		children=()
+		printf '%s\n' "$pid"
+		{ read -ra children <"/proc/$pid/task/$pid/children"; } 2>/dev/null || true
+		((${#children[@]} == 0)) || descendants "${children[@]}"
+	done
+}
