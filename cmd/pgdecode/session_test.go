@@ -208,6 +208,30 @@ func TestSlotMoved(t *testing.T) {
 	d.complete(10)
 }
 
+// The target may be ahead of what a source that crashed sends again. The slot is acknowledged only as far as the stream has come: else the next session would
+// find it moved.
+func TestTargetAhead(t *testing.T) {
+	source := database(t, pgtest.Source(t))
+	path := filepath.Join(t.TempDir(), "applied")
+	if err := os.WriteFile(path, []byte("applied\tFF/0\t2024-01-01T00:00:00.000000Z\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	began := confirmed(source)
+	d := decode(t, source, "--confirm-from", path)
+	for n := 10; n <= 30; n += 10 {
+		insert(source, n-9, n)
+		d.waitRows(n)
+		pgtest.Wait(t, patience, "the slot is acknowledged", func() bool { return confirmed(source) > began })
+		if at := confirmed(source); at > format.LSN(1)<<39 {
+			t.Fatalf("the slot is at LSN %v", at)
+		}
+		began = confirmed(source)
+		source.Exec("SELECT pg_terminate_backend(" + walsender(source) + ")")
+		d.wait("the next session", func() bool { return len(d.headers) == n/10+1 })
+	}
+	d.complete(30)
+}
+
 // A signal ends the stream at a boundary of transactions, also if one is being read.
 func TestStop(t *testing.T) {
 	server := pgtest.Start(t, 0, "logical_decoding_work_mem=64MB")

@@ -154,7 +154,7 @@ func (r *Receiver) session(ctx context.Context, w *format.Writer, connected func
 	s := &session{Receiver: r, conn: conn, gulp: gulp, w: w, types: types, ask: make(chan bool, 1)}
 	s.decoder.CheckText = r.identity.Encoding == "SQL_ASCII"
 	s.decoder.Skip = func(schema string) bool { return schema == "pgsluice" }
-	s.received.Store(uint64(r.position))
+	s.written.Store(uint64(r.position))
 	status, stopStatus := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
@@ -328,8 +328,8 @@ type session struct {
 	types   map[uint32]string
 	decoder pgoutput.Decoder
 
-	received atomic.Uint64 // everything up to here has been taken from the server
-	ask      chan bool     // a status is to be sent at once; true: it asks for an answer
+	written atomic.Uint64 // the position, for the goroutine that tells the server
+	ask     chan bool     // a status is to be sent at once; true: it asks for an answer
 
 	skipping bool       // the open transaction was written in an earlier session
 	blocks   int        // transactions in progress of which blocks have been written
@@ -462,7 +462,7 @@ func (s *session) progress(now bool) error {
 		default:
 		}
 	}
-	s.position = max(s.position, s.serverAt)
+	s.moveTo(max(s.position, s.serverAt))
 	s.told = time.Now()
 	return write(s.w, &format.Progress{LSN: s.position, Time: s.serverT})
 }
@@ -472,17 +472,14 @@ func (s *session) handle(msg []byte) (done bool, err error) {
 	case len(msg) == 18 && msg[0] == 'k':
 		s.serverAt = format.LSN(binary.BigEndian.Uint64(msg[1:]))
 		s.serverT = serverTime(msg[9:])
-		if !s.w.InTransaction() {
-			s.received.Store(max(s.received.Load(), uint64(s.serverAt)))
-		}
 		if wantsReply := msg[17] == 1; wantsReply {
-			select {
-			case s.ask <- false:
-			default:
-			}
 			// A server that shuts down asks again and again until what it has sent is confirmed.
 			if err := s.progress(true); err != nil {
 				return false, err
+			}
+			select {
+			case s.ask <- false:
+			default:
 			}
 		}
 		return s.boundary()
@@ -540,12 +537,16 @@ func (s *session) committed(rec format.Record, end format.LSN) (done bool, err e
 	if err := write(s.w, rec); err != nil {
 		return false, err
 	}
-	s.position = end
-	s.received.Store(uint64(end))
+	s.moveTo(end)
 	if err := s.keep(); err != nil {
 		return false, err
 	}
 	return s.boundary()
+}
+
+func (s *session) moveTo(lsn format.LSN) {
+	s.position = lsn
+	s.written.Store(uint64(lsn))
 }
 
 // serverTime reads the server's clock from a replication message: microseconds since 2000.
@@ -553,8 +554,9 @@ func serverTime(b []byte) format.Time {
 	return format.Time(int64(binary.BigEndian.Uint64(b)) + 946684800*1000000)
 }
 
-// sendStatus tells the server what has been received and what is durable, often enough for it not to give us up. It never waits for the
-// stream's reader: a full pipe must not cost the connection.
+// sendStatus tells the server what has been written and what is durable, often enough for it not to give us up. It never waits for the
+// stream's reader: a full pipe must not cost the connection. A source that crashed may have forgotten what it was told, and send again what the target has long had: the slot
+// must not get ahead of the stream then, or it would look as if somebody else had moved it.
 func (s *session) sendStatus(ctx context.Context) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
@@ -570,7 +572,8 @@ func (s *session) sendStatus(ctx context.Context) {
 		if s.Confirmed != nil {
 			durable = s.Confirmed()
 		}
-		if s.conn.SendCopyData(status(format.LSN(s.received.Load()), durable, reply)) != nil {
+		written := format.LSN(s.written.Load())
+		if s.conn.SendCopyData(status(written, min(durable, written), reply)) != nil {
 			return // Receive meets the same error, and reports it
 		}
 	}
@@ -578,10 +581,10 @@ func (s *session) sendStatus(ctx context.Context) {
 
 // status makes a standby status update. All three positions are always set: of a flush position of zero the server only learns that
 // nothing is durable, which is true.
-func status(received, durable format.LSN, reply bool) []byte {
+func status(written, durable format.LSN, reply bool) []byte {
 	b := make([]byte, 0, 34)
 	b = append(b, 'r')
-	b = binary.BigEndian.AppendUint64(b, uint64(received))
+	b = binary.BigEndian.AppendUint64(b, uint64(written))
 	b = binary.BigEndian.AppendUint64(b, uint64(durable))
 	b = binary.BigEndian.AppendUint64(b, uint64(durable))
 	b = binary.BigEndian.AppendUint64(b, uint64(time.Now().UnixMicro()-946684800*1000000))
