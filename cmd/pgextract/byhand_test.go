@@ -61,6 +61,8 @@ func TestSchemaByHand(t *testing.T) {
 				t.Error("no index was rebuilt")
 			}
 		}
+		// A partition again, with its schema, which is there.
+		loadInto(t, e, apply, "--slot", source.Name, "--table", "public.parts_*", "--reload")
 		source.Exec(`UPDATE "Parents" SET "A" = "A" + 1000 WHERE b = 'b5'`, "DELETE FROM parts_1 WHERE id = 9999")
 		cutover(t, e, source.Name)
 		unpublish(source, source.Name)

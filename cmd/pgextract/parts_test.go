@@ -89,6 +89,53 @@ func TestParts(t *testing.T) {
 	whole(t, source, target)
 }
 
+// The same part comes from two processes at the same time. The one that was there first ends well; the other one says why it does not.
+func TestLoadedTwice(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	source.Exec("CREATE TABLE big (id bigint PRIMARY KEY, v text)", "INSERT INTO big SELECT i, repeat('x', 100) FROM generate_series(1, 40000) i")
+	e := pgtest.NewEnv(t, source, target)
+	holder, snapshot := hold(t, e, "--slot", source.Name)
+	stream := e.Must(nil, "pgextract", "--slot", source.Name, "--snapshot", snapshot)
+	begin := func() (*pgtest.Process, *os.File) {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := e.Start(r, nil, "pgapply")
+		_ = r.Close()
+		return p, w
+	}
+	feed := func(w *os.File, data []byte) {
+		if _, err := w.Write(data); err != nil {
+			t.Error(err)
+		}
+	}
+	first, in := begin()
+	half := len(stream) / 2
+	feed(in, stream[:half])
+	pgtest.Wait(t, timeout, "the first one has the table", func() bool {
+		return target.Query("SELECT count(*) FROM pg_locks WHERE relation = to_regclass('public.big') AND mode = 'AccessExclusiveLock' AND granted") == "1"
+	})
+	second, in2 := begin()
+	go func() {
+		feed(in2, stream)
+		_ = in2.Close()
+	}()
+	pgtest.Wait(t, timeout, "the second one waits for it", func() bool {
+		return target.Query("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'") == "1"
+	})
+	feed(in, stream[half:])
+	_ = in.Close()
+	if s := first.Wait(timeout); s != 0 {
+		t.Errorf("the first one: exit status %d\n%s", s, first.Errors())
+	}
+	if s := second.Wait(timeout); s != 75 || !strings.Contains(second.Errors(), "another process is loading, or has loaded") {
+		t.Errorf("the second one: exit status %d\n%s", s, second.Errors())
+	}
+	holder.Kill()
+	whole(t, source, target)
+}
+
 func TestLoadParallel(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	manyTables(source, 10)

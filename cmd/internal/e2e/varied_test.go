@@ -22,6 +22,8 @@ CREATE TABLE codes (code char(8) NOT NULL, rest text, no int GENERATED ALWAYS AS
 CREATE UNIQUE INDEX codes_code ON codes (code);
 ALTER TABLE codes REPLICA IDENTITY USING INDEX codes_code;
 CREATE TABLE ranked (id int PRIMARY KEY, rank int UNIQUE DEFERRABLE INITIALLY DEFERRED);
+CREATE TABLE shifted (id int PRIMARY KEY DEFERRABLE INITIALLY DEFERRED, v int);
+ALTER TABLE shifted REPLICA IDENTITY FULL;
 CREATE TABLE documents (id int PRIMARY KEY, title text, body text, notes text);
 ALTER TABLE documents ALTER body SET STORAGE EXTERNAL;
 CREATE TABLE lines (line text);
@@ -45,6 +47,7 @@ INSERT INTO twins SELECT i / 2, CASE WHEN i % 3 > 0 THEN 'b' || i / 4 END, 1.50 
 INSERT INTO seats SELECT r, s, NULL FROM generate_series(1, 5) r, unnest(ARRAY['A', 'B', 'b']) s;
 INSERT INTO codes SELECT 'c' || i, 'rest' FROM generate_series(1, 20) i;
 INSERT INTO ranked SELECT i, i FROM generate_series(1, 10) i;
+INSERT INTO shifted SELECT i, i / 2 FROM generate_series(1, 10) i;
 INSERT INTO documents SELECT i, 'title ' || i, repeat(md5(i::text), 200), 'note' FROM generate_series(1, 10) i;
 INSERT INTO lines SELECT 'line ' || i FROM generate_series(1, 10) i;
 INSERT INTO counted (n) SELECT i FROM generate_series(1, 10) i;
@@ -83,8 +86,8 @@ func variedStep(k, major int) string {
 			fmt.Sprintf(`UPDATE seats SET taker = 'step %d' WHERE "row" = %d`, k, 1+i%5))
 	case 3:
 		sql = append(sql, fmt.Sprintf("UPDATE codes SET code = 'd%d' WHERE code = 'c%d'", k, i), "UPDATE codes SET rest = rest || '!' WHERE code > 'c5'")
-	case 4: // a swap that is right only at its end
-		sql = append(sql, "UPDATE ranked SET rank = 11 - rank")
+	case 4: // a swap that is right only at its end, and keys that are two rows' in the middle
+		sql = append(sql, "UPDATE ranked SET rank = 11 - rank", "UPDATE shifted SET id = id + 1")
 	case 5: // what is stored apart from the row stays there
 		sql = append(sql, fmt.Sprintf("UPDATE documents SET title = 'step %d' WHERE id = %d", k, i), fmt.Sprintf("UPDATE documents SET id = id + 1000 WHERE id = %d", i%10+1),
 			fmt.Sprintf("INSERT INTO documents VALUES (%d, NULL, repeat('%d', 5000), '')", 5000+k, k))

@@ -305,10 +305,14 @@ func (b *builder) create(s *session, o *progress.Object, sql string, half bool) 
 	if !b.refused(err) {
 		return b.l.Server.Explain(err)
 	}
-	o.Error = err.Error()
-	if err := s.exec(b.ctx, "ROLLBACK"); err != nil {
-		return err
+	if e := s.exec(b.ctx, "ROLLBACK"); e != nil {
+		return e
 	}
+	if b.l.Reload && isThere(o, err) { // it was created by hand
+		o.Error = ""
+		return s.exec(b.ctx, fmt.Sprintf("UPDATE pgsluice.deferred SET %s WHERE id = %d", isDone, o.ID))
+	}
+	o.Error = err.Error()
 	return s.exec(b.ctx, fmt.Sprintf("UPDATE pgsluice.deferred SET state = 'failed', error = %s, finished_at = clock_timestamp() WHERE id = %d", progress.Literal(o.Error), o.ID))
 }
 

@@ -505,14 +505,14 @@ func (l *Loader) prepare(s *session, p *part) error {
 	}
 	// Other processes may load other parts of the table.
 	row, err := s.ask(l.ctx, "BEGIN", "SELECT FROM pgsluice.tables WHERE "+where+" FOR UPDATE",
-		"SELECT status, coalesce(snapshot, ''), parts, (SELECT count(*) FROM pgsluice.parts WHERE "+where+"), EXISTS (SELECT FROM ONLY "+t.qualified()+" "+t.target.Condition+") FROM pgsluice.tables WHERE "+where)
+		"SELECT status, coalesce(snapshot, ''), parts, (SELECT count(*) FROM pgsluice.parts WHERE "+where+") FROM pgsluice.tables WHERE "+where)
 	if err != nil {
 		return err
 	}
-	if len(row) != 5 {
+	if len(row) != 4 {
 		return fmt.Errorf("table %v has no row in pgsluice.tables", t)
 	}
-	status, snapshot, of, done, hasRows := progress.TableState{Status: row[0]}, row[1], row[2], row[3], row[4] == "t"
+	status, snapshot, of, done := progress.TableState{Status: row[0]}, row[1], row[2], row[3]
 	switch {
 	case snapshot == l.Snapshot && row[0] == "loading" && of == strconv.FormatUint(p.Of, 10):
 		return s.exec(l.ctx, "ROLLBACK") // the rest of what was begun
@@ -522,9 +522,15 @@ func (l *Loader) prepare(s *session, p *part) error {
 		if err := l.empty(s, t); err != nil {
 			return err
 		}
-	case hasRows:
-		return fault.New(fault.Config, "table %q on the target has rows already", t.String()).
-			WithHint("Empty it (TRUNCATE %s on the target), or leave it out.", t.qualified())
+	default: // only now: whoever copies the table may hold its lock, and need the row that we have locked
+		row, err := s.ask(l.ctx, "SELECT EXISTS (SELECT FROM ONLY "+t.qualified()+" "+t.target.Condition+")")
+		if err != nil {
+			return err
+		}
+		if row[0] == "t" {
+			return fault.New(fault.Config, "table %q on the target has rows already", t.String()).
+				WithHint("Empty it (TRUNCATE %s on the target), or leave it out.", t.qualified())
+		}
 	}
 	t.freeze = p.Of == 1 && p.Bytes >= freezeMin && t.target.Kind == "r" && t.target.Condition == "" && !t.target.Referenced
 	return s.exec(l.ctx, fmt.Sprintf(`UPDATE pgsluice.tables SET status = 'loading', snapshot = %s, snapshot_lsn = '%v', parts = %d, rows = 0, bytes = 0,

@@ -111,7 +111,8 @@ func (m *Mapper) key(t *plan.Table, c *catalog.Relation) {
 			i := column(name)
 			return i < 0 || !t.Full && !t.Relation.Columns[i].Key || t.Columns[i].NoEqual
 		})
-		if sent && u.NotNull && (best == nil || best.Deferrable && !u.Deferrable) {
+		// With whole old rows the source may have none but a deferrable key, too, and two rows with the same in the middle of a transaction.
+		if sent && u.NotNull && !(u.Deferrable && t.Full) && (best == nil || best.Deferrable && !u.Deferrable) {
 			best = u
 		}
 	}

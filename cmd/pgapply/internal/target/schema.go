@@ -229,6 +229,14 @@ var needed = map[string]bool{"SCHEMA": true, "TYPE": true, "SHELL TYPE": true, "
 // exists has the SQLSTATEs of an object that is there already.
 var exists = map[string]bool{"42P07": true, "42710": true, "42P06": true, "42723": true, "42P16": true}
 
+// isThere reports whether the server has refused to create an object because it exists.
+func isThere(o *progress.Object, err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (exists[pg.Code] ||
+		o.Type == "TABLE ATTACH" && pg.Code == "42809" || // it is a partition already
+		o.Attach != "" && pg.Code == "55000") // the index is a constraint's already
+}
+
 // refusedObject decides what becomes of the load when an object cannot be created. The reason is recorded with it.
 func (l *Loader) refusedObject(o *progress.Object, err error) error {
 	o.Error = err.Error()
@@ -236,11 +244,11 @@ func (l *Loader) refusedObject(o *progress.Object, err error) error {
 	if !errors.As(err, &pg) {
 		return l.Server.Explain(err)
 	}
-	if l.Reload && exists[pg.Code] {
+	if l.Reload && isThere(o, err) {
 		o.Error = "" // what is there is kept; that its columns fit is checked before rows are copied
 		return nil
 	}
-	if needed[o.Type] && exists[pg.Code] && l.made(o) {
+	if needed[o.Type] && isThere(o, err) && l.made(o) {
 		// An earlier run of this load has created it. That columns fit is checked before rows are copied.
 		l.Log.Warn(fmt.Sprintf("%v has changed on the source since it was created on the target, where it is left as it is", o))
 		o.Error = ""
@@ -248,7 +256,7 @@ func (l *Loader) refusedObject(o *progress.Object, err error) error {
 	}
 	if needed[o.Type] {
 		e := fault.New(fault.Failed, "could not create %v on the target: %w", o, err)
-		if exists[pg.Code] {
+		if isThere(o, err) {
 			return e.WithHint("The target is not empty. Use an empty database, or create the whole schema by hand and load with pgextract --data-only.")
 		}
 		return withServer(e, err)
