@@ -189,7 +189,7 @@ func (b *builder) whole(s *session, t progress.LoadTable, list []progress.Object
 		sql.WriteString(list[i].Rest() + "\n;")
 		fmt.Fprintf(&ids, ", %d", list[i].ID)
 	}
-	fmt.Fprintf(&sql, "UPDATE pgsluice.deferred SET %s WHERE id IN (0%s);%s;%s; COMMIT", isDone, ids.String(), analyze(t), b.setStatus(t, "loaded"))
+	fmt.Fprintf(&sql, "UPDATE pgsluice.deferred SET %s WHERE id IN (0%s);%s;%s; COMMIT", isDone, ids.String(), analyze(t), b.set(t, isLoaded))
 	if err := s.conn.Exec(b.ctx, sql.String()); err == nil {
 		defer b.open.Done()
 		_, err = b.lock(t, false)
@@ -211,7 +211,7 @@ func analyze(t progress.LoadTable) string {
 }
 
 func (b *builder) build(s *session, t progress.LoadTable, list []progress.Object) error {
-	if err := s.exec(b.ctx, b.setStatus(t, "indexing")); err != nil {
+	if err := s.exec(b.ctx, b.set(t, "status = 'indexing'")); err != nil {
 		return err
 	}
 	var first, then []progress.Object
@@ -275,20 +275,24 @@ func (b *builder) rest(s *session, t progress.LoadTable, first, then []progress.
 		// An expression that statistics are kept of may fail for some rows, on the source as well.
 		b.l.Log.Warn(fmt.Sprintf("could not analyze table %s.%s: %v", t.Schema, t.Name, err))
 	}
-	if err := s.exec(b.ctx, b.setStatus(t, "loaded")); err != nil {
+	if err := s.exec(b.ctx, b.set(t, isLoaded)); err != nil {
 		return err
 	}
 	_, err := b.lock(t, false)
 	return err
 }
 
-// setStatus returns the statement that sets a table's status.
-func (b *builder) setStatus(t progress.LoadTable, status string) string {
-	return fmt.Sprintf("UPDATE pgsluice.tables SET status = '%s', loaded_at = CASE '%[1]s' WHEN 'loaded' THEN clock_timestamp() END WHERE stream_id = %d AND schema_name = %s AND table_name = %s",
-		status, b.l.Stream.ID, progress.Literal(t.Schema), progress.Literal(t.Name))
+// set returns the statement that sets columns of a table's row in pgsluice.tables.
+func (b *builder) set(t progress.LoadTable, columns string) string {
+	return fmt.Sprintf("UPDATE pgsluice.tables SET %s WHERE stream_id = %d AND schema_name = %s AND table_name = %s",
+		columns, b.l.Stream.ID, progress.Literal(t.Schema), progress.Literal(t.Name))
 }
 
-const isDone = "state = 'done', error = NULL, finished_at = clock_timestamp()"
+// What is set: of a table that has everything, and of an object that was created.
+const (
+	isLoaded = "status = 'loaded', loaded_at = clock_timestamp()"
+	isDone   = "state = 'done', error = NULL, finished_at = clock_timestamp()"
+)
 
 // create creates an object and records it in the same transaction. If only an index was made, and not yet the constraint that is to rest on
 // it or what else follows it, the object is not yet done, but a later run must find the index. An object that the server refuses is recorded with the reason; the load goes on.
