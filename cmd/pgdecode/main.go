@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"runtime"
 
 	"github.com/alecthomas/kong"
 	"github.com/dustin/go-humanize"
@@ -39,6 +40,9 @@ func run(ctx context.Context, env *cli.Env) error {
 	if _, err := env.Parse(&f, "Write the changes of a replication slot as a stream to standard output."); err != nil {
 		return err
 	}
+	// One thing is done after the other, and often waited for. More processors would only hand it around: measured at a thousand small transactions a second,
+	// that is a third of what both filters take.
+	runtime.GOMAXPROCS(1)
 	env.SetLogFormat(f.LogFormat)
 	if err := slot.CheckName(f.Slot); err != nil {
 		return err

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/ready"
 )
 
 // A Gulp is a connection that can read in few large gulps.
@@ -20,7 +22,7 @@ import (
 // While it is not in force, and over a Unix socket, which packs nothing, Read returns whatever there is as soon as it is there.
 //
 // Go's network poller would spoil this: it is woken by everything that arrives on a socket that it knows, whether or not anybody reads.
-// So the socket is taken away from it, and Read and Write use poll(2), which listens only while there is nothing else to do.
+// So the socket is taken away from it, and listened to only while there is nothing else to do.
 type Gulp struct {
 	orig net.Conn // for addresses
 	fd   int
@@ -34,17 +36,11 @@ type Gulp struct {
 	buf  []byte // for small reads
 	r, w int
 
-	read, write waiter
+	read, write *ready.Waiter
 
 	mu     sync.Mutex // guards the rest
 	users  int
 	closed bool
-}
-
-// A waiter is one direction's deadline, and an eventfd that interrupts its poll when the deadline changes.
-type waiter struct {
-	by   atomic.Int64 // nanoseconds since 1970, 0: none
-	wake int
 }
 
 const (
@@ -55,6 +51,8 @@ const (
 	// at half a millisecond it allows 250 MB a second.
 	smallWindow = 64 << 10
 	shortWay    = 500 * time.Microsecond
+	// breath is about what a server needs for the rows of a small transaction.
+	breath = 100 * time.Microsecond
 )
 
 // Naps are to be so long that much arrives at once, and not so long that the server's send buffer is full before they end, whose size
@@ -133,14 +131,24 @@ func newGulp(c net.Conn) (*Gulp, error) {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
 	g := &Gulp{orig: c, fd: fd, mayNap: c.LocalAddr().Network() == "tcp"}
-	for _, w := range []*waiter{&g.read, &g.write} {
-		if w.wake, err = unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC); err != nil {
-			g.closeFiles()
-			return nil, os.NewSyscallError("eventfd", err)
-		}
+	if g.read, err = ready.New(fd, ready.In); err == nil {
+		g.write, err = ready.New(fd, ready.Out)
+	}
+	if err != nil {
+		g.closeFiles()
+		return nil, err
 	}
 	// This takes the socket out of the poller; our own descriptor keeps the connection open.
 	return g, c.Close()
+}
+
+// Breathe waits for a moment, unless a backlog is to be read. The server is in the middle of a transaction of which it sends row by row: it needs less than
+// that for a small one, and whoever waits for each row wakes up as often.
+func (g *Gulp) Breathe() {
+	if !g.behind.Load() {
+		// Go's own timers would make a whole millisecond of it.
+		_ = unix.Nanosleep(&unix.Timespec{Nsec: breath.Nanoseconds()}, nil)
+	}
 }
 
 // SetBehind says whether there is a backlog to read, so that throughput counts and not latency.
@@ -179,11 +187,12 @@ func (g *Gulp) release() {
 }
 
 func (g *Gulp) closeFiles() {
-	for _, fd := range []int{g.fd, g.read.wake, g.write.wake} {
-		if fd > 0 {
-			_ = unix.Close(fd)
+	for _, w := range []*ready.Waiter{g.read, g.write} {
+		if w != nil {
+			_ = w.Close()
 		}
 	}
+	_ = unix.Close(g.fd)
 }
 
 // Read reads into p, directly if p is large.
@@ -217,8 +226,8 @@ func (g *Gulp) recv(p []byte) (int, error) {
 		return 0, err
 	}
 	defer g.release()
-	if g.read.expired() {
-		return 0, os.ErrDeadlineExceeded
+	if err := g.read.Check(); err != nil {
+		return 0, err
 	}
 	switch {
 	case !g.behind.Load():
@@ -241,7 +250,7 @@ func (g *Gulp) recv(p []byte) (int, error) {
 			return n, nil
 		case unix.EINTR:
 		case unix.EAGAIN:
-			if err := g.wait(unix.POLLIN, &g.read); err != nil {
+			if err := g.wait(g.read); err != nil {
 				return 0, err
 			}
 		default:
@@ -269,8 +278,8 @@ func (g *Gulp) Write(p []byte) (n int, err error) {
 		return 0, err
 	}
 	defer g.release()
-	if g.write.expired() {
-		return 0, os.ErrDeadlineExceeded
+	if err := g.write.Check(); err != nil {
+		return 0, err
 	}
 	for n < len(p) {
 		k, err := unix.SendmsgN(g.fd, p[n:], nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
@@ -280,7 +289,7 @@ func (g *Gulp) Write(p []byte) (n int, err error) {
 		switch err {
 		case nil, unix.EINTR:
 		case unix.EAGAIN:
-			if err := g.wait(unix.POLLOUT, &g.write); err != nil {
+			if err := g.wait(g.write); err != nil {
 				return n, err
 			}
 		default:
@@ -294,50 +303,12 @@ func (g *Gulp) Write(p []byte) (n int, err error) {
 }
 
 // wait waits until the socket is ready, the deadline has passed, or the connection is closed.
-func (g *Gulp) wait(event int16, w *waiter) error {
-	for {
-		if g.isClosed() {
-			return net.ErrClosed
-		}
-		ms := -1
-		if t := w.by.Load(); t != 0 {
-			left := time.Until(time.Unix(0, t))
-			if left <= 0 {
-				return os.ErrDeadlineExceeded
-			}
-			ms = int(min(left, time.Hour)/time.Millisecond) + 1
-		}
-		fds := []unix.PollFd{{Fd: int32(g.fd), Events: event}, {Fd: int32(w.wake), Events: unix.POLLIN}}
-		if _, err := unix.Poll(fds, ms); err != nil && err != unix.EINTR {
-			return os.NewSyscallError("poll", err)
-		}
-		if fds[1].Revents != 0 {
-			var b [8]byte
-			_, _ = unix.Read(w.wake, b[:])
-			continue
-		}
-		if fds[0].Revents != 0 {
-			return nil
-		}
+func (g *Gulp) wait(w *ready.Waiter) error {
+	err := w.Wait()
+	if err != nil && g.isClosed() {
+		return net.ErrClosed
 	}
-}
-
-func (w *waiter) expired() bool {
-	t := w.by.Load()
-	return t != 0 && time.Now().UnixNano() >= t
-}
-
-func (w *waiter) set(t time.Time) {
-	var ns int64
-	if !t.IsZero() {
-		ns = max(t.UnixNano(), 1)
-	}
-	w.by.Store(ns)
-	w.interrupt()
-}
-
-func (w *waiter) interrupt() {
-	_, _ = unix.Write(w.wake, []byte{0, 0, 0, 0, 0, 0, 0, 1})
+	return err
 }
 
 // SetDeadline sets both deadlines; a call that waits notices at once.
@@ -349,18 +320,17 @@ func (g *Gulp) SetDeadline(t time.Time) error {
 }
 
 // SetReadDeadline sets the deadline of Read.
-func (g *Gulp) SetReadDeadline(t time.Time) error { return g.setDeadline(&g.read, t) }
+func (g *Gulp) SetReadDeadline(t time.Time) error { return g.setDeadline(g.read, t) }
 
 // SetWriteDeadline sets the deadline of Write.
-func (g *Gulp) SetWriteDeadline(t time.Time) error { return g.setDeadline(&g.write, t) }
+func (g *Gulp) SetWriteDeadline(t time.Time) error { return g.setDeadline(g.write, t) }
 
-func (g *Gulp) setDeadline(w *waiter, t time.Time) error {
+func (g *Gulp) setDeadline(w *ready.Waiter, t time.Time) error {
 	if err := g.use(); err != nil {
 		return err
 	}
 	defer g.release()
-	w.set(t)
-	return nil
+	return w.SetDeadline(t)
 }
 
 // Close closes the connection; calls that wait return net.ErrClosed.
@@ -374,8 +344,8 @@ func (g *Gulp) Close() error {
 	g.users++
 	g.mu.Unlock()
 	_ = unix.Shutdown(g.fd, unix.SHUT_RDWR)
-	g.read.interrupt()
-	g.write.interrupt()
+	_ = g.read.SetDeadline(time.Unix(1, 0))
+	_ = g.write.SetDeadline(time.Unix(1, 0))
 	g.release()
 	return nil
 }

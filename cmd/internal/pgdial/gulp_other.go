@@ -12,5 +12,8 @@ func newGulp(c net.Conn) (*Gulp, error) { return &Gulp{c}, nil }
 // SetBehind says whether there is a backlog to read.
 func (g *Gulp) SetBehind(bool) {}
 
+// Breathe does nothing.
+func (g *Gulp) Breathe() {}
+
 // Buffered reports whether Read would return at once without asking the socket.
 func (g *Gulp) Buffered() bool { return false }

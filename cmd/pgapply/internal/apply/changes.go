@@ -3,6 +3,7 @@ package apply
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
@@ -37,7 +38,8 @@ type follower struct {
 	alteredBy uint32 // its XID, if it is written ahead of its commit
 	commit    format.LSN
 
-	progress inProgress
+	progress   inProgress
+	processors int // that were in use before
 }
 
 // follow prepares to apply the stream that a header opens.
@@ -76,6 +78,11 @@ func (r *Run) follow(ctx context.Context, h *format.Header) (*follower, error) {
 	if err := f.progress.start(ctx, f, snapshots); err != nil {
 		f.applier.Close()
 		return nil, r.Server.Explain(err)
+	}
+	// With one job it is the target's session that is busy under a backlog, and without one all of us wait most of the time: as in pgdecode, more processors
+	// only hand around what there is to do.
+	if f.processors = runtime.GOMAXPROCS(0); r.ApplyJobs == 1 {
+		runtime.GOMAXPROCS(1)
 	}
 	f.writer = newWriter(ctx, f.applier, r.report, r.ApplyJobs)
 	return f, nil
@@ -502,4 +509,5 @@ func (f *follower) close() {
 		close(f.writer.work)
 	}
 	f.applier.Close()
+	runtime.GOMAXPROCS(f.processors)
 }

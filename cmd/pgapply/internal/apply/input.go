@@ -1,6 +1,11 @@
 package apply
 
-import "io"
+import (
+	"io"
+	"os"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/ready"
+)
 
 // An input is standard input, read ahead by a goroutine of its own, so that whoever decodes it can do something else while there is
 // nothing to read.
@@ -26,12 +31,19 @@ func newInput(r io.Reader) *input {
 	for range blocks {
 		in.free <- nil
 	}
+	wait := func() error { return nil }
+	if f, ok := r.(*os.File); ok {
+		if w, err := ready.New(int(f.Fd()), ready.In); err == nil {
+			wait = w.Wait
+		}
+	}
 	go func() {
 		defer close(in.blocks)
 		for b := range in.free {
 			if b == nil {
 				b = make([]byte, blockSize)
 			}
+			_ = wait() // if it fails, Read is what waits
 			n, err := r.Read(b[:cap(b)])
 			if n > 0 {
 				in.blocks <- b[:n]

@@ -161,14 +161,14 @@ func (w *writer) done(g *plan.Group) {
 
 // poll asks the target how far it has flushed what was committed.
 func (w *writer) poll(ctx context.Context, now time.Time) (err error) {
-	switch since := w.applier.Waiting(); {
-	case since.IsZero():
+	switch since, some := w.applier.Waiting(); {
+	case !some:
 		// Nothing is written, but a cutover may end the stream, or the target go away.
 		if now.Sub(w.asked) > lookEvery {
 			w.asked = now
 			err = w.applier.Poll(ctx)
 		}
-	case now.Sub(since) > flushAfter:
+	case !since.IsZero() && now.Sub(since) > flushAfter:
 		err = w.applier.Sync(ctx)
 	default:
 		err = w.applier.Poll(ctx)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -48,8 +49,11 @@ type Applier struct {
 type commit struct {
 	wal format.LSN
 	Position
-	at time.Time
+	asked time.Time // when wal became known
 }
+
+// notAsked is the WAL position of a commit for which the target has not been asked since.
+const notAsked format.LSN = math.MaxUint64
 
 // A Position is how far a stream has been applied.
 type Position struct {
@@ -238,7 +242,7 @@ type end struct {
 	changes      uint64
 }
 
-// commit sends what begin writes, then the position, the commit, and the question how far the target's WAL is flushed, in one round trip.
+// commit sends what begin writes, then the position and the commit, in one round trip.
 // It returns a statement's error as refused; the transaction is then to be rolled back.
 func (a *Applier) commit(ctx context.Context, l *lane, begin func(*pgwire.Batch), e end) (refused, err error) {
 	if a.open && l != a.lane {
@@ -263,7 +267,6 @@ func (a *Applier) commit(ctx context.Context, l *lane, begin func(*pgwire.Batch)
 	b.String(a.applied.String())
 	b.Execute()
 	b.Do("COMMIT")
-	a.askWAL(b, l.s)
 	r, err := l.run(b)
 	if err != nil || r.Err != nil {
 		if r != nil {
@@ -276,7 +279,8 @@ func (a *Applier) commit(ctx context.Context, l *lane, begin func(*pgwire.Batch)
 		a.counted = time.Now()
 	}
 	a.applied = e.LSN
-	return nil, a.committed(r, e.Position)
+	a.committed(e.Position)
+	return nil, nil
 }
 
 // countEvery is how often the counters of tables are written. They are for people; a crash loses what has been counted since.
@@ -290,29 +294,34 @@ func (a *Applier) askWAL(b *pgwire.Batch, s *session) {
 	b.Execute()
 }
 
-func (a *Applier) committed(r *pgwire.Result, p Position) error {
-	insert, _, err := a.wal(r)
-	if err != nil {
-		return err
+// committed notes a commit. Where it is in the target's WAL the next Poll finds out, for all that came before it.
+func (a *Applier) committed(p Position) {
+	if n := len(a.commits); n > 0 && a.commits[n-1].wal == notAsked {
+		a.commits[n-1].Position = p
+		return
 	}
-	a.commits = append(a.commits, commit{insert, p, time.Now()})
-	return nil
+	a.commits = append(a.commits, commit{wal: notAsked, Position: p})
 }
 
 // wal takes the answer to askWAL.
-func (a *Applier) wal(r *pgwire.Result) (insert, flushed format.LSN, err error) {
+func (a *Applier) wal(r *pgwire.Result) error {
 	if len(r.Row) != 3 {
-		return 0, 0, errors.New("unexpected answer from the target")
+		return errors.New("unexpected answer from the target")
 	}
 	a.ended.Store(r.Row[2] == "t")
-	if insert, err = format.ParseLSN(r.Row[0]); err != nil {
-		return 0, 0, err
+	insert, err := format.ParseLSN(r.Row[0])
+	if err != nil {
+		return err
 	}
-	if flushed, err = format.ParseLSN(r.Row[1]); err != nil {
-		return 0, 0, err
+	flushed, err := format.ParseLSN(r.Row[1])
+	if err != nil {
+		return err
 	}
 	a.walFlushed = max(a.walFlushed, flushed)
-	return endOfRecord(insert), flushed, nil
+	if n := len(a.commits); n > 0 && a.commits[n-1].wal == notAsked {
+		a.commits[n-1].wal, a.commits[n-1].asked = endOfRecord(insert), time.Now()
+	}
+	return nil
 }
 
 // endOfRecord turns the position where the next WAL record will begin into the one where the last record ended. They differ by a page's
@@ -339,12 +348,13 @@ func (a *Applier) Durable() (Position, bool) {
 	return p, true
 }
 
-// Waiting returns since when the oldest position that is not known to be durable has waited; zero if there is none.
-func (a *Applier) Waiting() (since time.Time) {
+// Waiting reports whether there are positions that are not known to be durable, and since when the target is known not to have flushed the oldest of them;
+// zero if it has not been asked.
+func (a *Applier) Waiting() (since time.Time, some bool) {
 	if len(a.commits) > 0 {
-		since = a.commits[0].at
+		since = a.commits[0].asked
 	}
-	return since
+	return since, len(a.commits) > 0
 }
 
 // Lookup reads a table of the target as the open transaction, or the one that is written ahead with this XID, sees it; nil if there is none.
@@ -379,8 +389,7 @@ func (a *Applier) Poll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, _, err = a.wal(r)
-	return err
+	return a.wal(r)
 }
 
 // Sync makes everything that was committed durable, and the counters of tables with it. While a large transaction is open it only asks: the
@@ -405,7 +414,7 @@ func (a *Applier) Sync(ctx context.Context) error {
 	}
 	clear(a.counting)
 	a.counted = time.Now()
-	if _, _, err := a.wal(r); err != nil {
+	if err := a.wal(r); err != nil {
 		return err
 	}
 	for i := range a.commits {

@@ -13,6 +13,9 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
+// few is up to how many rows of a table are written one by one: a statement for a single row costs the server about half of one for an array of them.
+const few = 2
+
 // copyMin is from how many rows on an insert is a COPY: below it, an insert from arrays costs the server less than a COPY's set-up.
 const copyMin = 200
 
@@ -40,19 +43,34 @@ func (l *lane) writeRange(b *pgwire.Batch, g *plan.Group, first, next int32) {
 
 func (l *lane) writeFold(b *pgwire.Batch, g *plan.Group, f *plan.Fold) {
 	t := f.Table
-	if l.list = f.Deletes(l.list[:0]); len(l.list) > 0 {
+	if l.list = f.Deletes(l.list[:0]); len(l.list) <= few {
+		for _, tuple := range l.list {
+			l.deleteOne(b, g, t, tuple)
+		}
+	} else {
 		l.bulk(b, g, t, t.BulkDelete(), t.Key, l.list, len(l.list))
 	}
 	if l.list = f.Absent(l.list[:0]); len(l.list) > 0 {
 		l.bulk(b, g, t, t.BulkDelete(), t.Key, l.list, 0)
 	}
 	f.Updates(func(unchanged plan.Mask, list []int32) {
+		if len(list) <= few {
+			for _, tuple := range list {
+				l.updateOne(b, g, t, tuple, tuple, false)
+			}
+			return
+		}
 		l.bulk(b, g, t, t.BulkUpdate(unchanged), t.UpdateColumns(unchanged), list, len(list))
 	})
-	if l.list = f.Inserts(l.list[:0]); len(l.list) >= copyMin && !t.NoCopy {
-		l.copyIn(b, g, t, l.list)
-	} else if len(l.list) > 0 {
+	switch l.list = f.Inserts(l.list[:0]); {
+	case len(l.list) <= few:
+		for _, tuple := range l.list {
+			l.insertOne(b, g, t, tuple)
+		}
+	case len(l.list) < copyMin || t.NoCopy:
 		l.bulk(b, g, t, t.BulkInsert(), t.InsertColumns(), l.list, -1)
+	default:
+		l.copyIn(b, g, t, l.list)
 	}
 }
 
@@ -93,8 +111,8 @@ func (l *lane) bulk(b *pgwire.Batch, g *plan.Group, t *plan.Table, sql string, c
 
 // sort puts tuples into the order of their key, where that is an integer: rows that lie side by side, and their index entries, are met one after the other.
 func (l *lane) sort(g *plan.Group, t *plan.Table, list []int32) {
-	const few = 100
-	if len(list) < few || len(t.Key) == 0 {
+	const many = 100
+	if len(list) < many || len(t.Key) == 0 {
 		return
 	}
 	_, size := t.ElemOID(t.Key[0])
@@ -209,36 +227,48 @@ func (l *lane) writeOp(b *pgwire.Batch, g *plan.Group, i int32) {
 	case plan.OpSavepoint:
 		b.Do("SAVEPOINT " + savepoint(uint32(op.New)))
 	case plan.OpInsert:
-		cols := t.InsertColumns()
-		b.Bind(l.s.name(b, t.OneInsert()), len(cols), binaryIn(g, op.New, cols))
-		params(b, g, op.New, cols)
-		b.Execute()
+		l.insertOne(b, g, t, op.New)
 	case plan.OpUpdate:
-		find := op.Old
-		if find < 0 {
-			find = op.New
+		if op.Old >= 0 {
+			l.updateOne(b, g, t, op.Old, op.New, true)
+		} else {
+			l.updateOne(b, g, t, op.New, op.New, false)
 		}
-		unchanged := g.Mask(t, op.New, format.Unchanged)
-		keyChanges := op.Old >= 0 // otherwise the record had no old tuple
-		set := t.SetColumns(unchanged, keyChanges)
-		where, isNull := l.whereOf(g, t, find)
-		set0 := binaryIn(g, op.New, set)
-		where0 := binaryIn(g, find, where)
-		b.Bind(l.s.name(b, t.OneUpdate(unchanged, keyChanges, isNull, l.skipLocked)), len(set)+len(where), func(n int) bool {
-			if n < len(set) {
-				return set0(n)
-			}
-			return where0(n - len(set))
-		})
-		params(b, g, op.New, set)
-		params(b, g, find, where)
-		b.Execute()
 	case plan.OpDelete:
-		where, isNull := l.whereOf(g, t, op.Old)
-		b.Bind(l.s.name(b, t.OneDelete(isNull, l.skipLocked)), len(where), binaryIn(g, op.Old, where))
-		params(b, g, op.Old, where)
-		b.Execute()
+		l.deleteOne(b, g, t, op.Old)
 	}
+}
+
+func (l *lane) insertOne(b *pgwire.Batch, g *plan.Group, t *plan.Table, tuple int32) {
+	cols := t.InsertColumns()
+	b.Bind(l.s.name(b, t.OneInsert()), len(cols), binaryIn(g, tuple, cols))
+	params(b, g, tuple, cols)
+	b.Execute()
+}
+
+// updateOne updates the row that the tuple find finds to what the tuple to has.
+func (l *lane) updateOne(b *pgwire.Batch, g *plan.Group, t *plan.Table, find, to int32, keyChanges bool) {
+	unchanged := g.Mask(t, to, format.Unchanged)
+	set := t.SetColumns(unchanged, keyChanges)
+	where, isNull := l.whereOf(g, t, find)
+	set0 := binaryIn(g, to, set)
+	where0 := binaryIn(g, find, where)
+	b.Bind(l.s.name(b, t.OneUpdate(unchanged, keyChanges, isNull, l.skipLocked)), len(set)+len(where), func(n int) bool {
+		if n < len(set) {
+			return set0(n)
+		}
+		return where0(n - len(set))
+	})
+	params(b, g, to, set)
+	params(b, g, find, where)
+	b.Execute()
+}
+
+func (l *lane) deleteOne(b *pgwire.Batch, g *plan.Group, t *plan.Table, tuple int32) {
+	where, isNull := l.whereOf(g, t, tuple)
+	b.Bind(l.s.name(b, t.OneDelete(isNull, l.skipLocked)), len(where), binaryIn(g, tuple, where))
+	params(b, g, tuple, where)
+	b.Execute()
 }
 
 // whereOf returns which columns of an old tuple find its row, and which are NULL and have no parameter.

@@ -354,6 +354,9 @@ func (s *session) run(ctx context.Context) error {
 				wakeAt = now.Add(tick)
 				_ = s.conn.SetReadDeadline(wakeAt)
 			}
+			if s.w.InTransaction() {
+				s.gulp.Breathe()
+			}
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
