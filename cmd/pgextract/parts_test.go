@@ -147,6 +147,25 @@ func TestLoadParallel(t *testing.T) {
 	whole(t, source, target)
 }
 
+// What the target refuses for good is said, and not tried again.
+func TestLoadParallelRefused(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	source.Exec("CREATE TABLE good AS SELECT i FROM generate_series(1, 1000) i",
+		"CREATE FUNCTION picky(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RETURN n / (current_database() = '"+source.Name+"')::int; END$$",
+		"CREATE TABLE bad AS SELECT i FROM generate_series(1, 1000) i", "CREATE INDEX refused ON bad (picky(i))")
+	e := pgtest.NewEnv(t, source, target)
+	errors := t.TempDir() + "/errors"
+	out := e.Bash(`scripts/load-parallel "$1" 2 2> "$2" || echo "status $?"`, source.Name, errors)
+	said, err := os.ReadFile(errors)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(said), "ERROR: division by zero"); !strings.Contains(out, "status 1") || n < 1 || n > 2 || !strings.Contains(string(said), "All rows are there") {
+		t.Errorf("%s, and %d refusals:\n%s", out, n, said)
+	}
+	pgtest.Equal(t, source, target)
+}
+
 // Servers before 14 have no scans of ranges of pages; their tables are cut by ranges of the primary key.
 func TestKeyRanges(t *testing.T) {
 	old := pgtest.Start(t, 13)
