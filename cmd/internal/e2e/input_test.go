@@ -7,6 +7,7 @@ import (
 	"image/jpeg"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -210,4 +211,56 @@ func TestNoPlace(t *testing.T) {
 			pgtest.Equal(t, source, target)
 		})
 	}
+}
+
+// Told to stop, pgapply does not wait for an input that does not come, neither before a stream nor in the middle of one.
+func TestStopped(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t)
+	env := pgtest.NewEnv(t, source, target)
+	source.Exec("CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t SELECT generate_series(1, 1000)")
+	load := env.Must(nil, "pgextract", "--slot", source.Name)
+	for _, n := range []int{0, len(load) / 2} {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := env.Start(r, nil, "pgapply")
+		_ = r.Close()
+		if _, err := w.Write(load[:n]); err != nil {
+			t.Fatal(err)
+		}
+		pgtest.Wait(t, time.Minute, "it waits", func() bool {
+			if n == 0 {
+				var caught uint64
+				status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Process.Pid))
+				_, mask, _ := strings.Cut(string(status), "SigCgt:\t")
+				_, _ = fmt.Sscanf(mask, "%x", &caught)
+				return caught&(1<<(syscall.SIGTERM-1)) != 0
+			}
+			return target.Query("SELECT to_regclass('public.t') IS NOT NULL") == "t"
+		})
+		if err := p.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if s := p.Wait(time.Minute); s != 143 {
+			t.Errorf("after %d bytes: exit status %d\n%s", n, s, p.Errors())
+		}
+		_ = w.Close()
+	}
+	env.Must(load, "pgapply")
+	pgtest.Equal(t, source, target)
+}
+
+func TestUnreadableInput(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t)
+	env := pgtest.NewEnv(t, source, target)
+	dir, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	p := env.Start(dir, nil, "pgapply")
+	refused(t, p.Wait(time.Minute), 1, p.Errors(), "could not read the input", "directory")
 }

@@ -53,10 +53,10 @@ var errGiveUp = errors.New("the input did not end in time")
 
 // Do applies all streams of in. It returns nil if each came to its end.
 func (r *Run) Do(ctx context.Context, in io.Reader) error {
-	r.in = newInput(in)
+	r.giveUp = make(chan struct{})
+	r.in = newInput(in, r.giveUp)
 	r.reader = format.NewReader(r.in)
 	r.report = &reporter{out: r.Lines}
-	r.giveUp = make(chan struct{})
 	go func() {
 		select {
 		case <-r.Stop:

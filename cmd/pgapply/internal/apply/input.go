@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/ready"
 )
 
@@ -15,6 +16,7 @@ type input struct {
 	err    error // why blocks was closed
 	block  []byte
 	rest   []byte
+	giveUp <-chan struct{}
 	// next waits for a block. It may do other things meanwhile.
 	next func() (block []byte, ok bool, err error)
 }
@@ -25,8 +27,9 @@ const (
 	blocks    = 3
 )
 
-func newInput(r io.Reader) *input {
-	in := &input{blocks: make(chan []byte, blocks), free: make(chan []byte, blocks)}
+// newInput reads ahead. When giveUp is closed, and nothing more is there, reading ends with errGiveUp.
+func newInput(r io.Reader, giveUp <-chan struct{}) *input {
+	in := &input{giveUp: giveUp, blocks: make(chan []byte, blocks), free: make(chan []byte, blocks)}
 	in.next = in.plain
 	for range blocks {
 		in.free <- nil
@@ -50,8 +53,12 @@ func newInput(r io.Reader) *input {
 			} else if err == nil {
 				in.free <- b
 			}
-			if err != nil {
+			if err == io.EOF {
 				in.err = err
+				return
+			}
+			if err != nil {
+				in.err = fault.New(fault.Failed, "could not read the input: %w", err).WithHint("Start the same commands again: they go on from there.")
 				return
 			}
 		}
@@ -60,8 +67,17 @@ func newInput(r io.Reader) *input {
 }
 
 func (in *input) plain() ([]byte, bool, error) {
-	b, ok := <-in.blocks
-	return b, ok, nil
+	select {
+	case b, ok := <-in.blocks:
+		return b, ok, nil
+	default:
+	}
+	select {
+	case b, ok := <-in.blocks:
+		return b, ok, nil
+	case <-in.giveUp:
+		return nil, false, errGiveUp
+	}
 }
 
 // Read returns what there is, or waits for more.
