@@ -555,7 +555,13 @@ func TestCheck(t *testing.T) {
 		"ALTER SYSTEM SET wal_level = logical")
 	server.Stop()
 	server.Restart(t)
-	find(check(78), "error", "extensions that the target does not have: plnowhere", "azure.extensions")
+	// The package of 10 that the tests use has control files of extensions that it cannot read.
+	lists := target.Major > 10
+	if lists {
+		find(check(78), "error", "extensions that the target does not have: plnowhere", "azure.extensions")
+	} else {
+		find(check(0), "warning", "the target cannot list its extensions", "plnowhere")
+	}
 	source.Exec("UPDATE pg_extension SET extname = 'plpgsql' WHERE extname = 'plnowhere'", "DROP TABLE keyless", "SELECT lo_unlink(oid) FROM pg_largeobject_metadata")
 	target.Exec("DROP TABLE there_already")
 	out = check(0)
@@ -563,7 +569,9 @@ func TestCheck(t *testing.T) {
 	find(out, "ok", "1 free", "")
 	find(out, "ok", "2 tables to be migrated", "")
 	find(out, "ok", "the target is empty", "")
-	find(out, "ok", "the target has all", "")
+	if lists {
+		find(out, "ok", "the target has all", "")
+	}
 	// What stands in the way of a slot does not once there is one; but it must be the right one.
 	source.Exec("SELECT pg_create_logical_replication_slot('mig', 'pgoutput')")
 	out = check(0)
