@@ -106,12 +106,12 @@ func (d *decoding) look(f func()) {
 func (d *decoding) wait(what string, cond func() bool) {
 	d.t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		ok := false
+		ok, over := false, !d.Running() && d.drained()
 		d.look(func() { ok = cond() })
 		if ok {
 			return
 		}
-		if time.Now().After(deadline) || !d.Running() && d.drained() {
+		if over || time.Now().After(deadline) {
 			d.t.Fatalf("did not come: %s; at %v, %d rows, last record %s, error %v; standard error:\n%s", what, d.at, len(d.rows), d.last, d.err, d.Errors())
 		}
 	}
