@@ -185,7 +185,10 @@ func (p *Process) Wait(timeout time.Duration) int {
 	select {
 	case <-p.done:
 	case <-time.After(timeout):
-		_ = p.Process.Signal(syscall.SIGQUIT) // a Go program prints its stacks
+		// A script waits for what it has started: which of it is still there?
+		started, _ := exec.Command("sh", "-c", "ps -eo pid,ppid,pgid,etime,wchan:20,args --sort=start_time | grep -v ' postgres: ' | tail -n 40").CombinedOutput()
+		p.t.Logf("%s is process %d:\n%s", p.name, p.Process.Pid, started)
+		_ = syscall.Kill(-p.Process.Pid, syscall.SIGQUIT) // a Go program prints its stacks
 		select {
 		case <-p.done:
 		case <-time.After(5 * time.Second):
