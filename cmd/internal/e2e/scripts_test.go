@@ -23,7 +23,8 @@ func TestSyncStatuses(t *testing.T) {
 		want             int    // −1: started again
 	}{
 		{"0", "0", 0},
-		{"78", "0", 0}, // the cutover has ended the stream; what pgdecode makes of that does not matter
+		{"143", "0", -1}, // told to stop, pgdecode has ended the stream in order
+		{"78", "0", 0},   // the cutover has ended the stream; what pgdecode makes of that does not matter
 		{"0", "1", 1},
 		{"0", "65", 65},
 		{"69", "65", 69},
@@ -152,6 +153,22 @@ func TestSyncRestarts(t *testing.T) {
 		}
 		if status := p.Wait(30 * time.Second); status != 143 {
 			t.Errorf("status %d: %s", status, p.Errors())
+		}
+	}
+	// A supervisor or a terminal tells the whole group; sync still ends last.
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGHUP, syscall.SIGINT} {
+		for i := range 4 {
+			p = e.Start(nil, nil, "bash", script("sync"), slot)
+			if i > 0 {
+				change()
+				follow(t, source, target)
+			}
+			if err := syscall.Kill(-p.Process.Pid, signal); err != nil {
+				t.Fatal(err)
+			}
+			if status := p.Wait(30 * time.Second); status != 143 && (i > 0 || status != 128+int(signal)) || i > 0 && p.Errors() != "" {
+				t.Errorf("%v to all: status %d: %s", signal, status, p.Errors())
+			}
 		}
 	}
 	// What trying again does not change ends it.
