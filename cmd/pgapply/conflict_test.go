@@ -32,7 +32,8 @@ const recorded = `SELECT operation, action, key, tuple->>'name' FROM pgsluice.co
 func TestConflictStops(t *testing.T) {
 	_, target, env, changes := conflicting(t)
 	status, _, errs := env.Run(changes, "pgapply")
-	if status != 1 || !strings.Contains(errs, `insert to relation "public.goods"`) || !strings.Contains(errs, "(id)=(21)") || !strings.Contains(errs, "--on-conflict skip") {
+	if status != 1 || !strings.Contains(errs, `insert to relation "public.goods"`) || !strings.Contains(errs, "(id)=(21) is there already") ||
+		!strings.Contains(errs, `SELECT * FROM "public"."goods" WHERE "id" = '21'. To go on without correcting it: pgapply --on-conflict skip (or overwrite)`) {
 		t.Errorf("status %d: %s", status, errs)
 	}
 	if got := target.Query("SELECT price FROM goods WHERE id IN (1, 2) ORDER BY id"); got != "1.5\n2" {
@@ -71,7 +72,8 @@ func TestConflictOverwrite(t *testing.T) {
 	source, target, env, changes := conflicting(t)
 	// The row that has another's name cannot be overwritten by key: that stops it all the same.
 	status, _, errs := env.Run(changes, "pgapply", "--on-conflict", "overwrite")
-	if status != 1 || !strings.Contains(errs, "goods_name_key") || !strings.Contains(errs, "--on-conflict skip, or without") {
+	if status != 1 || !strings.Contains(errs, "row with (id)=(22): another row of the target") || !strings.Contains(errs, "goods_name_key") ||
+		!strings.Contains(errs, "Key (name)=(name 22) already exists") || !strings.Contains(errs, "--on-conflict skip, or without") {
 		t.Fatalf("status %d: %s", status, errs)
 	}
 	target.Exec("DELETE FROM goods WHERE id = 100")
@@ -113,6 +115,31 @@ func TestConflictWithoutKey(t *testing.T) {
 	if got := target.Query("SELECT string_agg(a || b, ' ' ORDER BY a) FROM k"); got != "3z 4x 5x" {
 		t.Errorf("the target has %s", got)
 	}
+}
+
+// What overwriting cannot do is said, and what to do instead.
+func TestConflictHints(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	env := pgtest.NewEnv(t, source, target)
+	slot := "h_" + source.Name
+	const tables = "CREATE TABLE big (id int PRIMARY KEY, a int, b text); ALTER TABLE big ALTER b SET STORAGE EXTERNAL; INSERT INTO big VALUES (1, 1, repeat('b', 10000)); CREATE TABLE wide (id int PRIMARY KEY)"
+	for _, d := range []*pgtest.DB{source, target} {
+		d.Exec(tables)
+	}
+	source.Exec("ALTER TABLE wide ALTER id TYPE bigint", "CREATE PUBLICATION "+slot+" FOR ALL TABLES", "SELECT pg_create_logical_replication_slot('"+slot+"', 'pgoutput')")
+	target.Exec("DELETE FROM big")
+	source.Exec("UPDATE big SET a = 2", "INSERT INTO wide VALUES (10000000000)")
+	changes := env.Must(nil, "pgdecode", "--slot", slot, "--until", "now")
+	for _, says := range []string{`It cannot be overwritten: the source has not sent the whole row`, `ALTER TABLE "public"."wide" ALTER COLUMN`} {
+		status, _, errs := env.Run(changes, "pgapply", "--on-conflict", "overwrite")
+		if status != 1 || !strings.Contains(errs, says) {
+			t.Errorf("status %d: %s", status, errs)
+		}
+		target.Exec("INSERT INTO big VALUES (1, 1, repeat('b', 10000)) ON CONFLICT DO NOTHING")
+	}
+	target.Exec("ALTER TABLE wide ALTER COLUMN id TYPE bigint")
+	env.Must(changes, "pgapply")
+	pgtest.Equal(t, source, target)
 }
 
 func TestSkipLSN(t *testing.T) {

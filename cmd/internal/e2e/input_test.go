@@ -189,7 +189,7 @@ func TestNoPlace(t *testing.T) {
 	}{
 		{"table", `ALTER TABLE "Lost" RENAME TO found`, `ALTER TABLE found RENAME TO "Lost"`, []string{`table "public.Lost" does not exist on the target`, `pg_dump -s -t '"public"."Lost"'`}},
 		{"column", `ALTER TABLE "Lost" RENAME "The Value" TO v`, `ALTER TABLE "Lost" RENAME v TO "The Value"`,
-			[]string{`column "The Value" of table "public.Lost" does not exist on the target`, `ALTER TABLE "public"."Lost" ADD COLUMN "The Value" numeric`}},
+			[]string{`column "The Value" of table "public.Lost" does not exist on the target`, `ALTER TABLE "public"."Lost" RENAME COLUMN "v" TO "The Value"; if it is new: ALTER TABLE "public"."Lost" ADD COLUMN "The Value" numeric, with the DEFAULT`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			target.Exec(c.take)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -270,35 +271,77 @@ func (l *lane) conflict(ctx context.Context, g *plan.Group, i int32, cause error
 		find = op.New
 	}
 	key := l.describeKey(g, t, find)
+	const who = "The target was written to by somebody else, or changes are missing."
 	var pg *pgconn.PgError
-	if errors.As(cause, &pg) && pg.Code == "22012" {
-		n := l.meets(ctx, g, t, find)
-		switch {
+	if !errors.As(cause, &pg) {
+		pg = new(pgconn.PgError)
+	}
+	switch {
+	case pg.Code == "22012":
+		switch n := l.meets(ctx, g, t, find); {
 		case n == 0:
 			e.Err = fmt.Errorf("%w: there is no row with %s", e.Err, key)
 		default:
 			e.Err = fmt.Errorf("%w: there are %d rows with %s", e.Err, n, key)
 		}
-		return e.WithHint("The target was written to by somebody else, or changes are missing. Compare the row on both sides: pgcutover verify. %s", l.goOn(g, i))
-	}
-	if errors.As(cause, &pg) && pg.Code == "23505" {
-		e.Err = fmt.Errorf("%w: the row with %s is there already: %w", e.Err, key, cause)
-		return withServer(e, cause).WithHint("The target was written to by somebody else. Compare the row on both sides: pgcutover verify. %s", l.goOn(g, i))
+		return e.WithHint("%s %s%s", who, l.lookAt(g, t, find), l.goOn(g, i, true))
+	case pg.Code == "23505" && (op.Kind == plan.OpInsert || op.Old >= 0) && l.meets(ctx, g, t, op.New) > 0:
+		e.Err = fmt.Errorf("%w: the row with %s is there already: %w", e.Err, l.describeKey(g, t, op.New), cause)
+		return withServer(e, cause).WithHint("%s %s%s", who, l.lookAt(g, t, op.New), l.goOn(g, i, true))
+	case pg.Code == "23505":
+		e.Err = fmt.Errorf("%w, row with %s: another row of the target has what is unique: %w", e.Err, key, cause)
+		return withServer(e, cause).WithHint("%s Correct or delete that other row on the target, and start again. %s", who, l.goOn(g, i, false))
 	}
 	e.Err = fmt.Errorf("%w, row with %s: %w", e.Err, key, cause)
-	return withServer(e, cause)
+	if withServer(e, cause); e.Hint == "" && strings.HasPrefix(pg.Code, "22") {
+		e.Hint = fmt.Sprintf("Is a type another one on the source by now? Change it on the target likewise (ALTER TABLE %s ALTER COLUMN … TYPE …, or ALTER TYPE …), and start again.", t.QualifiedName())
+	}
+	return e
+}
+
+// lookAt says how to see the row that a tuple finds, "" if that would be too long.
+func (l *lane) lookAt(g *plan.Group, t *plan.Table, tuple int32) string {
+	var where []string
+	long := 0
+	for _, i := range t.FindColumns() {
+		name := plan.QuoteIdent(t.Columns[i].Name)
+		switch kind, v := g.Value(tuple, i); kind {
+		case format.Null:
+			where = append(where, name+" IS NULL")
+		case format.Text:
+			where = append(where, name+" = "+strings.TrimSpace(progress.Literal(string(v))))
+			long += len(v)
+		default:
+			return ""
+		}
+	}
+	if long > 200 || len(where) == 0 || len(where) > 8 {
+		return ""
+	}
+	source := ""
+	if t.Schema != t.Relation.Schema || t.Name != t.Relation.Name {
+		source = fmt.Sprintf(" (%s.%s on the source)", plan.QuoteIdent(t.Relation.Schema), plan.QuoteIdent(t.Relation.Name))
+	}
+	return fmt.Sprintf("Compare both sides: SELECT * FROM %s WHERE %s%s. ", t.QualifiedName(), strings.Join(where, " AND "), source)
 }
 
 // goOn says how to go on in spite of a conflict: by another policy than the one that has not helped, if one may.
-func (l *lane) goOn(g *plan.Group, i int32) string {
-	policy := "pgapply --on-conflict skip, or "
+func (l *lane) goOn(g *plan.Group, i int32, byKey bool) string {
+	policy, why := "pgapply --on-conflict skip, or ", ""
 	switch {
 	case l.onConflict == Skip:
 		policy = "pgapply "
-	case l.onConflict != Overwrite && canOverwrite(g, i):
+	case l.onConflict == Overwrite && byKey && !canOverwrite(g, i):
+		_, t := g.Op(i)
+		why = "It cannot be overwritten: no key finds the row. "
+		if t.Key != nil {
+			why = fmt.Sprintf("It cannot be overwritten: the source has not sent the whole row, but left out large values that did not change. To load the table again while nothing is applied: pgextract --slot … --table '%s.%s' --reload | pgapply. ",
+				plan.QuoteIdent(t.Relation.Schema), plan.QuoteIdent(t.Relation.Name))
+		}
+	case l.onConflict != Overwrite && byKey && canOverwrite(g, i):
 		policy = "pgapply --on-conflict skip (or overwrite), or "
 	}
-	return fmt.Sprintf("To go on without correcting it: %swithout the whole transaction: --skip-lsn %v.", policy, g.CommitLSN(i))
+	return fmt.Sprintf("%sTo go on without correcting it: %swithout the whole transaction: --skip-lsn %v.", why, policy, g.CommitLSN(i))
 }
 
 // transaction names a transaction by its commit LSN, which is 0 while it is in progress.

@@ -76,12 +76,7 @@ func (m *Mapper) columns(t *plan.Table, c *catalog.Relation) error {
 	for i, col := range t.Relation.Columns {
 		n := slices.IndexFunc(c.Columns, func(x catalog.Column) bool { return x.Name == col.Name })
 		if n < 0 {
-			typ := col.Type
-			if typ == "" {
-				typ = "…"
-			}
-			return fault.New(fault.Config, "column %q of table %q does not exist on the target", col.Name, t.String()).
-				WithHint("On the target: ALTER TABLE %s ADD COLUMN %s %s; then start again.", t.QualifiedName(), plan.QuoteIdent(col.Name), typ)
+			return fault.New(fault.Config, "column %q of table %q does not exist on the target", col.Name, t.String()).WithHint("%s", newColumn(t, c, &col))
 		}
 		x := c.Columns[n]
 		t.Columns[i] = plan.Column{Name: x.Name, Type: x.Type, OID: x.OID, Ignore: x.Generated, Always: x.Identity == "a", NoEqual: !x.Equal}
@@ -94,6 +89,24 @@ func (m *Mapper) columns(t *plan.Table, c *catalog.Relation) error {
 	}
 	t.NoBulk = t.NoBulk || inserted == 0
 	return nil
+}
+
+// newColumn says what to do about a column that the target does not have: what the source did is not known, but it matters for the rows that are there.
+func newColumn(t *plan.Table, c *catalog.Relation, col *format.Column) string {
+	typ := col.Type
+	if typ == "" {
+		typ = "…"
+	}
+	table, name := t.QualifiedName(), plan.QuoteIdent(col.Name)
+	add := fmt.Sprintf("ALTER TABLE %s ADD COLUMN %s %s", table, name, typ)
+	what := "with the DEFAULT and NOT NULL that it has on the source, from which the rows that are there get their values"
+	for _, x := range c.Columns {
+		known := slices.ContainsFunc(t.Relation.Columns, func(r format.Column) bool { return r.Name == x.Name })
+		if !known && !x.Generated && x.Type == col.Type {
+			return fmt.Sprintf("If it was renamed on the source, on the target: ALTER TABLE %s RENAME COLUMN %s TO %s; if it is new: %s, %s. Then start again.", table, plan.QuoteIdent(x.Name), name, add, what)
+		}
+	}
+	return fmt.Sprintf("On the target: %s, %s; then start again.", add, what)
 }
 
 // key chooses what finds a row: the columns of a unique index of the target that the old tuples have.

@@ -204,7 +204,7 @@ func (m *Migration) Text(s *Status) error {
 		fmt.Fprintf(w, "schema\t%s could not be created: SELECT type, name, error FROM pgsluice.deferred WHERE state = 'failed'\n", count.Of(s.Failed, "object"))
 	}
 	if s.Conflicts > 0 {
-		fmt.Fprintf(w, "conflicts\t%s skipped or forced, the sides differ: SELECT * FROM pgsluice.conflicts\n", count.Of(s.Conflicts, "change"))
+		fmt.Fprintf(w, "conflicts\t%s skipped or forced; where they were skipped, the sides differ: SELECT * FROM pgsluice.conflicts\n", count.Of(s.Conflicts, "change"))
 	}
 	if len(s.missing) > 0 {
 		text, remedy := m.missingText(s.missing)
