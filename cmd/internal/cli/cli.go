@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 	"golang.org/x/term"
@@ -33,12 +34,19 @@ type Env struct {
 	Stderr io.Writer
 	Log    *slog.Logger // to Stderr
 
-	// Stop is closed by the first SIGINT or SIGTERM: come to an orderly end. The second one ends the context.
+	// Stop is closed by the first SIGINT or SIGTERM: come to an orderly end. The second one ends the context, and then the process itself.
 	Stop <-chan struct{}
 
 	signal func() os.Signal
 	mu     sync.Mutex // guards Stderr
 }
+
+const (
+	// together is how soon after the first signal another one is the same wish.
+	together = time.Second
+	// patience is how long a program may take to end when its context has.
+	patience = 5 * time.Second
+)
 
 // Main runs a program and returns its exit status. It is called by func main only.
 func Main(name string, run func(context.Context, *Env) error) int {
@@ -52,16 +60,22 @@ func Main(name string, run func(context.Context, *Env) error) int {
 	var first os.Signal
 	var mu sync.Mutex
 	go func() {
+		var at time.Time
 		for n := 0; ; n++ {
 			s := <-signals
-			switch n {
-			case 0:
+			switch {
+			case n == 0:
+				at = time.Now()
 				mu.Lock()
 				first = s
 				mu.Unlock()
 				close(stop)
-			case 1:
+			case n == 1 && time.Since(at) < together:
+				n-- // a supervisor or a terminal has told our whole group, and whoever started us passes it on
+			case n == 1:
 				cancel()
+				// What writes into a pipe that nobody reads knows no context.
+				time.AfterFunc(patience, func() { os.Exit(int(signalStatus(s))) })
 			default:
 				os.Exit(int(signalStatus(s)))
 			}

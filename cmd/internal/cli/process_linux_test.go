@@ -124,6 +124,7 @@ func TestSignals(t *testing.T) {
 		{"slow", []syscall.Signal{term, intr}, 143, ""},
 		{"slow", []syscall.Signal{intr, intr}, 130, ""},
 		{"deaf", []syscall.Signal{intr, intr, term}, 143, ""},
+		{"deaf", []syscall.Signal{intr, term}, 143, ""}, // in the end its patience is over
 	} {
 		cmd, errs := program(c.program)
 		out, err := cmd.StdoutPipe()
@@ -134,9 +135,16 @@ func TestSignals(t *testing.T) {
 			t.Fatal(err)
 		}
 		lines := bufio.NewScanner(out)
-		for _, s := range c.signals {
+		for i, s := range c.signals {
 			if !lines.Scan() { // it says when it is ready for the next one
 				break
+			}
+			if i == 1 {
+				// One that comes at once is the same as the first one.
+				if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(1100 * time.Millisecond)
 			}
 			if err := cmd.Process.Signal(s); err != nil {
 				t.Fatal(err)

@@ -46,10 +46,14 @@ type Run struct {
 	giveUp  chan struct{} // closed some time after Stop
 }
 
-// grace is how long the program that writes our input may take to end it, when both have been told to stop.
+// grace is how long the program that writes our input may take to end it, when both have been told to stop; and then, once more, how long the target may take
+// to answer.
 const grace = 5 * time.Second
 
-var errGiveUp = errors.New("the input did not end in time")
+var (
+	errGiveUp = errors.New("the input did not end in time")
+	errSilent = errors.New("the target did not answer in time")
+)
 
 // Do applies all streams of in. It returns nil if each came to its end.
 func (r *Run) Do(ctx context.Context, in io.Reader) error {
@@ -57,17 +61,25 @@ func (r *Run) Do(ctx context.Context, in io.Reader) error {
 	r.in = newInput(in, r.giveUp)
 	r.reader = format.NewReader(r.in)
 	r.report = &reporter{out: r.Lines}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	go func() {
 		select {
 		case <-r.Stop:
 			time.Sleep(grace)
 			close(r.giveUp)
+			time.Sleep(grace)
+			cancel(errSilent)
 		case <-ctx.Done():
 		}
 	}()
 	err := r.streams(ctx)
 	if r.control != nil {
 		_ = r.control.Close(context.WithoutCancel(ctx))
+	}
+	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
+		r.Log.Warn(fmt.Sprintf("stopped without an answer of the target, which was waited for for %v; what it has not committed will be applied again", 2*grace))
+		return cli.ErrStopped
 	}
 	return r.explain(err)
 }

@@ -331,13 +331,14 @@ type session struct {
 	written atomic.Uint64 // the position, for the goroutine that tells the server
 	ask     chan bool     // a status is to be sent at once; true: it asks for an answer
 
-	skipping bool       // the open transaction was written in an earlier session
-	blocks   int        // transactions in progress of which blocks have been written
-	synced   time.Time  // when the Keeper was last asked to make durable what it has
-	serverAt format.LSN // newest WAL position that the server has told; everything before it has been sent
-	serverT  format.Time
-	told     time.Time // of the last progress record
-	unsent   time.Time // since when the beginning of a transaction has been held back; zero if none is
+	skipping  bool       // the open transaction was written in an earlier session
+	blocks    int        // transactions in progress of which blocks have been written
+	synced    time.Time  // when the Keeper was last asked to make durable what it has
+	serverAt  format.LSN // newest WAL position that the server has told; everything before it has been sent
+	serverT   format.Time
+	told      time.Time // of the last progress record
+	stoppedAt time.Time // when it was seen that we are to stop
+	unsent    time.Time // since when the beginning of a transaction has been held back; zero if none is
 }
 
 func (s *session) run(ctx context.Context) error {
@@ -413,18 +414,29 @@ func (s *session) idle() (done bool, err error) {
 	return false, s.keep()
 }
 
-// boundary ends the stream if that is wanted and no transaction is open.
+// boundary ends the stream if that is wanted and no transaction is open. If there is nobody any more for whom to wait, or it has been waited for
+// long enough, an open one is taken back.
 func (s *session) boundary() (done bool, err error) {
-	if s.w.InTransaction() || s.skipping {
-		return false, nil
-	}
-	select {
-	case <-s.Stop:
-		return true, s.finish(format.Stopped)
-	default:
-	}
 	if s.Ended != nil && s.Ended() {
 		return true, nil
+	}
+	stopped := false
+	select {
+	case <-s.Stop:
+		stopped = true
+		if s.stoppedAt.IsZero() {
+			s.stoppedAt = time.Now()
+		}
+	default:
+	}
+	if s.w.InTransaction() || s.skipping {
+		if stopped && time.Since(s.stoppedAt) > boundaryTimeout {
+			return true, s.end(s.w, format.Stopped)
+		}
+		return false, nil
+	}
+	if stopped {
+		return true, s.finish(format.Stopped)
 	}
 	if s.Until != 0 && s.position >= s.Until {
 		return true, s.finish(format.Complete)
@@ -448,6 +460,10 @@ func (s *session) finish(reason string) error {
 	}
 	return err
 }
+
+// boundaryTimeout is how long after the wish to stop the end of an open transaction is waited for: it may be large, or its server silent. pgapply, told
+// to stop at the same time, waits longer.
+const boundaryTimeout = 3 * time.Second
 
 // confirmTimeout bounds the wait for the last confirmation. Nothing is lost without it: the slot stays a little behind.
 const confirmTimeout = 5 * time.Second
