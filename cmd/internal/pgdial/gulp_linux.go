@@ -116,6 +116,15 @@ func (g *Gulp) shrink() {
 	}
 }
 
+// deadAfter is how long a peer may leave unacknowledged what is sent to it. Linux would wait for a quarter of an hour.
+const deadAfter = time.Minute
+
+// expectAnswers has the kernel give the connection up when the other side has not acknowledged anything for so long: when its machine, or the way there, is gone. It
+// is for sessions that send little: one that has filled the other side's window would be given up, too.
+func (g *Gulp) expectAnswers() {
+	_ = unix.SetsockoptInt(g.fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(deadAfter.Milliseconds()))
+}
+
 func newGulp(c net.Conn) (*Gulp, error) {
 	f, ok := c.(interface{ File() (*os.File, error) })
 	if !ok {

@@ -133,7 +133,9 @@ func (s Server) ConnectRaw(ctx context.Context, replication bool) (*pgconn.PgCon
 		if err != nil {
 			return nil, err
 		}
-		gulp, err = newGulp(conn)
+		if gulp, err = newGulp(conn); err == nil && replication {
+			gulp.expectAnswers()
+		}
 		return gulp, err
 	}
 	conn, err := pgconn.ConnectConfig(ctx, &c.Config)
