@@ -438,6 +438,21 @@ func TestFence(t *testing.T) {
 	m.cut(0, "fence")
 	_, errs = m.cut(78, "drain")
 	says(t, errs, "nobody reads slot", "scripts/sync "+m.slot)
+	// Nor if what is read is only kept.
+	keeper := m.Start(nil, nil, "pgdecode", "--slot", m.slot, "--output", filepath.Join(t.TempDir(), "kept"))
+	pgtest.Wait(t, 20*time.Second, "the slot is read", func() bool {
+		return source.Query("SELECT active FROM pg_replication_slots WHERE slot_name = '"+m.slot+"'") == "t"
+	})
+	_, errs = m.cut(78, "drain")
+	says(t, errs, "nobody applies what is read", "scripts/sync "+m.slot)
+	m.cut(0, "unfence")
+	if s := m.status(); s.State != "stopped" {
+		t.Errorf("%+v", s)
+	}
+	out, _ := m.cut(0, "status")
+	says(t, out, "being read, but nobody applies")
+	m.cut(0, "fence")
+	keeper.Kill()
 	_, errs = m.cut(75, "drain", "--timeout", "300ms")
 	says(t, errs, "did not reach LSN")
 	if s := m.status(); s.State != "fenced" {

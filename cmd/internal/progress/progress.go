@@ -185,6 +185,14 @@ func Holder(ctx context.Context, c *pgx.Conn, stream int32) (string, error) {
 	return strings.Join(holders, ", "), err
 }
 
+// IsApplied reports whether a session applies the changes of a stream.
+func IsApplied(ctx context.Context, c *pgx.Conn, stream int32) (applied bool, err error) {
+	err = c.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted AND objsubid = 2
+		AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+		AND classid::pg_catalog.int8 = $1 AND objid::pg_catalog.int8 = $2)`, int64(lockClass), int64(stream)).Scan(&applied)
+	return applied, err
+}
+
 // LockTimeout is how long a session of a process that was killed may take to notice.
 const LockTimeout = 15 * time.Second
 

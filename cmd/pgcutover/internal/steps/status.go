@@ -31,6 +31,7 @@ type Status struct {
 	LagBytes     *int64               `json:"lag_bytes"`
 	LagSeconds   *float64             `json:"lag_seconds"`
 	Slots        *SlotStatus          `json:"source_slot"`
+	Applying     bool                 `json:"applying"` // a session on the target applies changes
 	Transactions int64                `json:"transactions"`
 	Changes      int64                `json:"changes"`
 	Tables       []progress.TableInfo `json:"tables"`
@@ -81,6 +82,9 @@ func (m *Migration) Status(ctx context.Context) (*Status, error) {
 	if s.Cutover, err = progress.Steps(ctx, t, stream.ID); err != nil {
 		return nil, m.Target.Explain(err)
 	}
+	if s.Applying, err = progress.IsApplied(ctx, t, stream.ID); err != nil {
+		return nil, m.Target.Explain(err)
+	}
 	fenced := m.sourceStatus(ctx, t, s, stream)
 	switch {
 	case stream.Ended:
@@ -93,7 +97,7 @@ func (m *Migration) Status(ctx context.Context) (*Status, error) {
 		s.State = "loading"
 	case s.Slot == "" && stream.LoadStatus == "loaded":
 		s.State = "complete"
-	case s.Slots != nil && s.Slots.Active:
+	case s.Slots != nil && s.Slots.Active && s.Applying:
 		s.State = "syncing"
 	default:
 		s.State = "stopped"
@@ -195,7 +199,10 @@ func (m *Migration) Text(s *Status) error {
 	}
 	if s.Slots != nil {
 		active := "nobody reads it"
-		if s.Slots.Active {
+		switch {
+		case s.Slots.Active && !s.Applying && s.State == "stopped":
+			active = "being read, but nobody applies what is read"
+		case s.Slots.Active:
 			active = "being read"
 		}
 		fmt.Fprintf(w, "source slot\t%s; confirmed %v; it holds %s of WAL\n", active, s.Slots.Confirmed, humanize.Bytes(uint64(max(s.Slots.Retained, 0))))

@@ -73,7 +73,7 @@ func (m *Migration) waitCaughtUp(ctx context.Context, t *pgx.Conn, stream *progr
 		return m.Source.Explain(err)
 	}
 	behind, said := int64(-1), time.Now()
-	r := reader{migration: m, source: c, seen: said, patience: soon, later: idleLong}
+	r := reader{migration: m, source: c, target: t, stream: stream.ID, seen: said, patience: soon, later: idleLong}
 	done, err := poll(ctx, timeout, func() (bool, error) {
 		at, err := m.applied(ctx, t, stream.ID)
 		if err != nil {
@@ -91,11 +91,7 @@ func (m *Migration) waitCaughtUp(ctx context.Context, t *pgx.Conn, stream *progr
 		}
 		if time.Since(said) > idleAfter {
 			said = time.Now()
-			who := "the slot is being read"
-			if !r.seen.Equal(r.looked) {
-				who = "nobody reads the slot"
-			}
-			m.Log.Info(fmt.Sprintf("the target is at LSN %v, %s of WAL behind; %s", at, humanize.Bytes(uint64(max(behind, 0))), who))
+			m.Log.Info(fmt.Sprintf("the target is at LSN %v, %s of WAL behind; %s", at, humanize.Bytes(uint64(max(behind, 0))), r.who))
 		}
 		return false, nil
 	})
@@ -115,32 +111,48 @@ func (m *Migration) applied(ctx context.Context, t *pgx.Conn, stream int32) (for
 	return format.ParseLSN(s)
 }
 
-// A reader is whoever reads the slot, or nobody.
+// A reader is whoever reads the slot and applies what it gets, or nobody.
 type reader struct {
-	migration *Migration
-	source    *pgx.Conn
-	looked    time.Time // when we last looked, and
-	seen      time.Time // when somebody read it then
-	// patience is how long it may be that nobody reads it, and later the same from when somebody has been seen.
+	migration      *Migration
+	source, target *pgx.Conn
+	stream         int32
+	looked         time.Time // when we last looked, and
+	seen           time.Time // when somebody was at work then
+	who            string    // what was seen, in words
+	// patience is how long nobody may be at work, and later the same from when somebody has been seen.
 	patience, later time.Duration
 }
 
-// look looks once a second, and returns an error if nobody has read the slot for too long.
+// look looks once a second, and returns an error if nobody has been at work for too long.
 func (r *reader) look(ctx context.Context) error {
 	if time.Since(r.looked) < time.Second {
 		return nil
 	}
 	r.looked = time.Now()
 	info, err := slot.Get(ctx, r.source, r.migration.Slot)
-	switch {
-	case err != nil:
+	if err != nil {
 		return r.migration.Source.Explain(err)
-	case info == nil:
+	}
+	if info == nil {
 		return fault.New(fault.Unavailable, "slot %q does not exist on the source", r.migration.Slot)
+	}
+	applied, err := progress.IsApplied(ctx, r.target, r.stream)
+	if err != nil {
+		return r.migration.Target.Explain(err)
+	}
+	hint := fmt.Sprintf("Start continuous sync: scripts/sync %s", r.migration.Slot)
+	switch {
+	case info.Active && applied:
+		r.who, r.seen, r.patience = "the slot is being read", r.looked, r.later
+		return nil
 	case info.Active:
-		r.seen, r.patience = r.looked, r.later
-	case time.Since(r.seen) > r.patience:
-		return fault.New(fault.Config, "nobody reads slot %q, so the target cannot catch up", r.migration.Slot).WithHint("Start continuous sync: scripts/sync %s", r.migration.Slot)
+		r.who = fmt.Sprintf("slot %q is read, but nobody applies what is read", r.migration.Slot)
+		hint = "Apply it: pgapply <FILE if pgdecode --output keeps it. Otherwise stop that pgdecode first. " + hint
+	default:
+		r.who = fmt.Sprintf("nobody reads slot %q", r.migration.Slot)
+	}
+	if time.Since(r.seen) > r.patience {
+		return fault.New(fault.Config, "%s, so the target cannot catch up", r.who).WithHint("%s", hint)
 	}
 	return nil
 }
@@ -149,7 +161,7 @@ func (r *reader) look(ctx context.Context) error {
 func (m *Migration) await(ctx context.Context, c, t *pgx.Conn, stream int32, lsn format.LSN, timeout time.Duration) error {
 	var at format.LSN
 	said := time.Now()
-	r := reader{migration: m, source: c, seen: said, patience: idleAfter, later: idleAfter}
+	r := reader{migration: m, source: c, target: t, stream: stream, seen: said, patience: idleAfter, later: idleAfter}
 	done, err := poll(ctx, timeout, func() (done bool, err error) {
 		if at, err = m.applied(ctx, t, stream); err != nil || at >= lsn {
 			return err == nil, err
