@@ -168,7 +168,7 @@ func TestSteps(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	out, _ = m.cut(0, "status")
-	says(t, out, "slot ", ": syncing", "full load", "loaded: 6 of 6 tables", "lag ", "being read", "public.customer", "public.Order")
+	says(t, out, "slot ", ": syncing", "full load", "loaded: 6 of 6 tables", "lag ", "being read", "tables without replica identity", "public.log", "public.customer", "public.Order")
 	// A reader that goes away has seen what it wanted.
 	if got, out, errs := m.Run(nil, "bash", "-o", "pipefail", "-c", "pgcutover status --watch --every 10ms | head -n 1"); got != 0 || !strings.Contains(string(out), "syncing") || errs != "" {
 		t.Errorf("status %d: %s%s", got, out, errs)

@@ -35,7 +35,8 @@ type Status struct {
 	Transactions int64                `json:"transactions"`
 	Changes      int64                `json:"changes"`
 	Tables       []progress.TableInfo `json:"tables"`
-	Missing      []string             `json:"missing_tables"` // of the source, made after the load, which the target does not have
+	Missing      []string             `json:"missing_tables"`     // of the source, made after the load, which the target does not have
+	InsertOnly   []string             `json:"insert_only_tables"` // of the source, which have no replica identity: updates and deletes are not carried
 	Failed       int                  `json:"failed_objects"`
 	Conflicts    int64                `json:"conflicts"` // changes that pgapply has skipped or forced
 	Cutover      []progress.Step      `json:"cutover"`
@@ -64,7 +65,7 @@ func (m *Migration) Status(ctx context.Context) (*Status, error) {
 		return nil, err
 	}
 	s := &Status{At: time.Now().UTC(), Slot: stream.Key.Slot, Database: stream.Key.Database, Load: stream.LoadStatus, AppliedLSN: stream.Applied,
-		Transactions: stream.Transactions, Changes: stream.Changes, Missing: []string{}, Problems: []string{}}
+		Transactions: stream.Transactions, Changes: stream.Changes, Missing: []string{}, InsertOnly: []string{}, Problems: []string{}}
 	if stream.AppliedTime.Unix() > 0 {
 		s.AppliedTime = &stream.AppliedTime
 	}
@@ -166,6 +167,16 @@ func (m *Migration) askSource(ctx context.Context, c *pgx.Conn, s *Status, strea
 		return fenced, nil
 	}
 	s.Slots = &SlotStatus{Active: info.Active, Confirmed: info.Confirmed, Retained: info.Retained, WALStatus: info.WALStatus}
+	if following {
+		rows, err := c.Query(ctx, `SELECT schemaname || '.' || tablename FROM (SELECT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = $2
+			EXCEPT SELECT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = $1) t ORDER BY 1`, s.Slot, slot.InsertOnly(s.Slot))
+		if err == nil {
+			s.InsertOnly, err = pgx.AppendRows(s.InsertOnly, rows, pgx.RowTo[string])
+		}
+		if err != nil {
+			return fenced, err
+		}
+	}
 	if info.WALStatus == "lost" || info.WALStatus == "unreserved" {
 		s.Problems = append(s.Problems, fmt.Sprintf("the slot's WAL is %s on the source", info.WALStatus))
 	}
@@ -212,6 +223,9 @@ func (m *Migration) Text(s *Status) error {
 	}
 	if s.Conflicts > 0 {
 		fmt.Fprintf(w, "conflicts\t%s skipped or forced; where they were skipped, the sides differ: SELECT * FROM pgsluice.conflicts\n", count.Of(s.Conflicts, "change"))
+	}
+	if len(s.InsertOnly) > 0 {
+		fmt.Fprintf(w, "insert only\t%s without replica identity, whose updates and deletes do not reach the target: %s\n", count.Of(len(s.InsertOnly), "table"), some(s.InsertOnly))
 	}
 	if len(s.missing) > 0 {
 		text, remedy := m.missingText(s.missing)
