@@ -80,14 +80,13 @@ func (r *relay) pass(to, from net.Conn, budget *atomic.Int64) {
 				}
 			}
 		}
-		r.frozen.RLock()
-		r.frozen.RUnlock() //nolint:staticcheck // only to wait
+		r.frozen.RLock() // which waits while nothing passes
+		done := err != nil
+		r.frozen.RUnlock()
 		if n > 0 {
-			if _, err := to.Write(buf[:n]); err != nil {
-				break
-			}
+			_, err = to.Write(buf[:n])
 		}
-		if err != nil {
+		if done || err != nil {
 			break
 		}
 	}
