@@ -83,6 +83,30 @@ func TestServerStops(t *testing.T) {
 	d.complete(1001)
 }
 
+// Nor has a server to wait for ever that shuts down while the target confirms nothing.
+func TestServerStopsWithoutConfirmation(t *testing.T) {
+	server := pgtest.Start(t, 0)
+	source := database(t, server)
+	applied := filepath.Join(t.TempDir(), "applied")
+	if err := os.WriteFile(applied, []byte("applied\t"+source.Query("SELECT pg_current_wal_lsn()")+"\t\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d := decode(t, source, "--confirm-from", applied)
+	insert(source, 1, 1000)
+	d.waitRows(1000)
+	stopped := make(chan struct{})
+	go func() { server.Stop(); close(stopped) }()
+	select {
+	case <-stopped:
+	case <-time.After(patience):
+		t.Fatal("the server waits for a confirmation")
+	}
+	server.Restart(t)
+	insert(source, 1001, 1001)
+	d.waitRows(1001)
+	d.complete(1001)
+}
+
 // A walsender that ends, as an administrator may want it, is no more than a reconnect.
 func TestTerminatedWalsender(t *testing.T) {
 	source := database(t, pgtest.Source(t))

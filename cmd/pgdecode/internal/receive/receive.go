@@ -331,14 +331,16 @@ type session struct {
 	written atomic.Uint64 // the position, for the goroutine that tells the server
 	ask     chan bool     // a status is to be sent at once; true: it asks for an answer
 
-	skipping  bool       // the open transaction was written in an earlier session
-	blocks    int        // transactions in progress of which blocks have been written
-	synced    time.Time  // when the Keeper was last asked to make durable what it has
-	serverAt  format.LSN // newest WAL position that the server has told; everything before it has been sent
-	serverT   format.Time
-	told      time.Time // of the last progress record
-	stoppedAt time.Time // when it was seen that we are to stop
-	unsent    time.Time // since when the beginning of a transaction has been held back; zero if none is
+	skipping              bool       // the open transaction was written in an earlier session
+	blocks                int        // transactions in progress of which blocks have been written
+	synced                time.Time  // when the Keeper was last asked to make durable what it has
+	serverAt              format.LSN // newest WAL position that the server has told; everything before it has been sent
+	serverT               format.Time
+	told                  time.Time // of the last progress record
+	stoppedAt             time.Time // when it was seen that we are to stop
+	askedFirst, askedLast time.Time // when the server has asked for an answer, without a pause between
+
+	unsent time.Time // since when the beginning of a transaction has been held back; zero if none is
 }
 
 func (s *session) run(ctx context.Context) error {
@@ -500,6 +502,9 @@ func (s *session) handle(msg []byte) (done bool, err error) {
 			case s.ask <- false:
 			default:
 			}
+			if err := s.letGo(time.Now()); err != nil {
+				return false, err
+			}
 		}
 		return s.boundary()
 	case len(msg) > 25 && msg[0] == 'w':
@@ -510,6 +515,23 @@ func (s *session) handle(msg []byte) (done bool, err error) {
 		return s.record(rec, msg)
 	}
 	return false, fmt.Errorf("unexpected replication message %q of %d bytes", msg[0], len(msg))
+}
+
+// letGoAfter is how long a server that shuts down may wait for us.
+const letGoAfter = 10 * time.Second
+
+// letGo returns an error if the server has asked for an answer over and over for too long. We answer more often than it needs, so that it asks only when it shuts
+// down, until what it has sent is confirmed; if the target is in no state to do so, it would wait for ever. Nothing is lost: the next session goes on where this
+// one ended.
+func (s *session) letGo(now time.Time) error {
+	if now.Sub(s.askedLast) > time.Second {
+		s.askedFirst = now
+	}
+	s.askedLast = now
+	if now.Sub(s.askedFirst) < letGoAfter {
+		return nil
+	}
+	return fault.New(fault.TryAgain, "the source shuts down, and the target has not confirmed all that was sent")
 }
 
 // record writes one record, unless its transaction was written in an earlier session.
