@@ -166,7 +166,7 @@ func TestSyncStopsAtItsEnd(t *testing.T) {
 		if said := strings.TrimSpace(sync.Errors()); status != 0 && status != 143 || said != "" && said != "pgapply: the cutover has ended the stream; there is nothing more to apply" {
 			t.Errorf("status %d: %s", status, said)
 		}
-		if left := running(slot); left != "" {
+		if left := running("PGSLUICE_TARGET=" + env.Target); left != "" {
 			t.Errorf("left running:\n%s", left)
 		}
 		target.Exec("UPDATE pgsluice.streams SET ended_at = NULL")
