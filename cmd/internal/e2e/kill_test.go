@@ -128,6 +128,7 @@ func TestSync(t *testing.T) {
 	p.Kill()
 	p = env.Start(nil, nil, script("sync"), source.Name)
 	moves(p)
+	pgtest.Wait(t, 30*time.Second, "enough is going on", func() bool { return business.writes.Load() >= 100 && business.reads.Load() >= 100 })
 	// The end of a shift.
 	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
