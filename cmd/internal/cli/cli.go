@@ -41,10 +41,11 @@ type Env struct {
 	mu     sync.Mutex // guards Stderr
 }
 
-const (
-	// together is how soon after the first signal another one is the same wish.
+var (
+	// together is how soon after the first signal another one is the same wish: a supervisor or a terminal tells our whole group, and whoever started us
+	// passes it on.
 	together = time.Second
-	// patience is how long a program may take to end when its context has.
+	// patience is how long a program may take to end when its context has: what writes into a pipe that nobody reads knows no context.
 	patience = 5 * time.Second
 )
 
@@ -71,10 +72,9 @@ func Main(name string, run func(context.Context, *Env) error) int {
 				mu.Unlock()
 				close(stop)
 			case n == 1 && time.Since(at) < together:
-				n-- // a supervisor or a terminal has told our whole group, and whoever started us passes it on
+				n--
 			case n == 1:
 				cancel()
-				// What writes into a pipe that nobody reads knows no context.
 				time.AfterFunc(patience, func() { os.Exit(int(signalStatus(s))) })
 			default:
 				os.Exit(int(signalStatus(s)))

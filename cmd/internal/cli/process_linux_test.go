@@ -22,10 +22,40 @@ import (
 
 // The test binary is the programs whose signals and streams are tested as well.
 func TestMain(m *testing.M) {
-	if f := programs[os.Getenv("CLI_TEST_PROGRAM")]; f != nil {
+	name := os.Getenv("CLI_TEST_PROGRAM")
+	if f := programs[name]; f != nil {
+		switch name {
+		case "told at once":
+			cli.SetTimes(time.Hour, time.Hour)
+		case "deaf and mute":
+			cli.SetTimes(0, 0)
+		default:
+			cli.SetTimes(0, time.Hour)
+		}
 		os.Exit(cli.Main("prog", f))
 	}
 	pgtest.Main(m)
+}
+
+func unhurried(ctx context.Context, env *cli.Env) error {
+	fmt.Fprintln(env.Stdout, "ready")
+	<-env.Stop
+	fmt.Fprintln(env.Stdout, "stopping")
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(3 * time.Second):
+		return nil
+	}
+}
+
+func deaf(ctx context.Context, env *cli.Env) error {
+	fmt.Fprintln(env.Stdout, "ready")
+	<-env.Stop
+	fmt.Fprintln(env.Stdout, "stopping")
+	<-ctx.Done()
+	fmt.Fprintln(env.Stdout, "cancelled")
+	select {}
 }
 
 var programs = map[string]func(context.Context, *cli.Env) error{
@@ -55,15 +85,14 @@ var programs = map[string]func(context.Context, *cli.Env) error{
 		<-ctx.Done()
 		return ctx.Err()
 	},
+	// unhurried comes to its end if nobody interrupts that.
+	"unhurried": unhurried,
+	// told at once is the same for a process for which all signals are one wish.
+	"told at once": unhurried,
 	// deaf hears nothing.
-	"deaf": func(ctx context.Context, env *cli.Env) error {
-		fmt.Fprintln(env.Stdout, "ready")
-		<-env.Stop
-		fmt.Fprintln(env.Stdout, "stopping")
-		<-ctx.Done()
-		fmt.Fprintln(env.Stdout, "cancelled")
-		select {}
-	},
+	"deaf": deaf,
+	// deaf and mute is the same when there is no patience with it.
+	"deaf and mute": deaf,
 	"writer": func(_ context.Context, env *cli.Env) error {
 		w, err := env.Output(false)
 		for err == nil {
@@ -124,7 +153,9 @@ func TestSignals(t *testing.T) {
 		{"slow", []syscall.Signal{term, intr}, 143, ""},
 		{"slow", []syscall.Signal{intr, intr}, 130, ""},
 		{"deaf", []syscall.Signal{intr, intr, term}, 143, ""},
-		{"deaf", []syscall.Signal{intr, term}, 143, ""}, // in the end its patience is over
+		{"deaf and mute", []syscall.Signal{intr, term}, 143, ""}, // our patience is over
+		{"unhurried", []syscall.Signal{intr, intr}, 130, ""},     // as it should be, if nobody tells us twice at once
+		{"told at once", []syscall.Signal{intr, intr}, 0, ""},
 	} {
 		cmd, errs := program(c.program)
 		out, err := cmd.StdoutPipe()
@@ -135,16 +166,9 @@ func TestSignals(t *testing.T) {
 			t.Fatal(err)
 		}
 		lines := bufio.NewScanner(out)
-		for i, s := range c.signals {
+		for _, s := range c.signals {
 			if !lines.Scan() { // it says when it is ready for the next one
 				break
-			}
-			if i == 1 {
-				// One that comes at once is the same as the first one.
-				if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
-					t.Fatal(err)
-				}
-				time.Sleep(1100 * time.Millisecond)
 			}
 			if err := cmd.Process.Signal(s); err != nil {
 				t.Fatal(err)

@@ -285,6 +285,7 @@ func (l *lane) conflict(ctx context.Context, g *plan.Group, i int32, cause error
 			e.Err = fmt.Errorf("%w: there are %d rows with %s", e.Err, n, key)
 		}
 		return e.WithHint("%s %s%s", who, l.lookAt(g, t, find), l.goOn(g, i, true))
+	// Of an update that leaves the key alone, it is another key that stands in the way.
 	case pg.Code == "23505" && (op.Kind == plan.OpInsert || op.Old >= 0) && l.meets(ctx, g, t, op.New) > 0:
 		e.Err = fmt.Errorf("%w: the row with %s is there already: %w", e.Err, l.describeKey(g, t, op.New), cause)
 		return withServer(e, cause).WithHint("%s %s%s", who, l.lookAt(g, t, op.New), l.goOn(g, i, true))
@@ -293,7 +294,8 @@ func (l *lane) conflict(ctx context.Context, g *plan.Group, i int32, cause error
 		return withServer(e, cause).WithHint("%s Correct or delete that other row on the target, and start again. %s", who, l.goOn(g, i, false))
 	}
 	e.Err = fmt.Errorf("%w, row with %s: %w", e.Err, key, cause)
-	if withServer(e, cause); e.Hint == "" && strings.HasPrefix(pg.Code, "22") {
+	e = withServer(e, cause)
+	if e.Hint == "" && strings.HasPrefix(pg.Code, "22") {
 		e.Hint = fmt.Sprintf("Is a type another one on the source by now? Change it on the target likewise (ALTER TABLE %s ALTER COLUMN … TYPE …, or ALTER TYPE …), and start again.", t.QualifiedName())
 	}
 	return e
@@ -309,6 +311,9 @@ func (l *lane) lookAt(g *plan.Group, t *plan.Table, tuple int32) string {
 		case format.Null:
 			where = append(where, name+" IS NULL")
 		case format.Text:
+			if t.Columns[i].NoEqual {
+				name += "::text"
+			}
 			where = append(where, name+" = "+strings.TrimSpace(progress.Literal(string(v))))
 			long += len(v)
 		default:
@@ -325,7 +330,8 @@ func (l *lane) lookAt(g *plan.Group, t *plan.Table, tuple int32) string {
 	return fmt.Sprintf("Compare both sides: SELECT * FROM %s WHERE %s%s. ", t.QualifiedName(), strings.Join(where, " AND "), source)
 }
 
-// goOn says how to go on in spite of a conflict: by another policy than the one that has not helped, if one may.
+// goOn says how to go on in spite of a conflict: by another policy than the one that has not helped, if one may. byKey is false if what stands in the way is
+// not the row with the change's key, which is all that Overwrite replaces.
 func (l *lane) goOn(g *plan.Group, i int32, byKey bool) string {
 	policy, why := "pgapply --on-conflict skip, or ", ""
 	switch {
