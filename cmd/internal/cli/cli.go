@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"reflect"
 	"regexp"
 	"runtime/debug"
 	"strings"
@@ -23,6 +24,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
 // An Env is what a program sees of the world. Tests run programs in-process with an Env of their own.
@@ -143,7 +145,7 @@ func (env *Env) Report(err error) {
 // SetLogFormat chooses how Log writes: "text" or "json".
 func (env *Env) SetLogFormat(format string) {
 	if format == "json" {
-		env.Log = slog.New(slog.NewJSONHandler(&lockedWriter{env}, nil)).With("program", env.Name)
+		env.Log = slog.New(slog.NewJSONHandler(text.JSONWriter(&lockedWriter{env}), nil)).With("program", env.Name)
 		return
 	}
 	env.Log = slog.New(&textHandler{env: env})
@@ -158,7 +160,8 @@ func (w *lockedWriter) Write(b []byte) (int, error) {
 	return w.env.Stderr.Write(b)
 }
 
-// textHandler writes "program: message", and each attribute on a line of its own if it is a detail or hint, else behind the message.
+// textHandler writes "program: message", and each attribute on a line of its own if it is a detail or hint, else behind the message. Whatever names, values
+// and servers have brought into them, a terminal obeys nothing of it, and no line but ours begins at the left.
 type textHandler struct {
 	env   *Env
 	attrs []slog.Attr
@@ -177,12 +180,12 @@ func (h *textHandler) Handle(_ context.Context, r slog.Record) error {
 	if r.Level == slog.LevelWarn {
 		b.WriteString("warning: ")
 	}
-	b.WriteString(r.Message)
+	b.WriteString(text.Escape(r.Message))
 	add := func(a slog.Attr) bool {
 		if a.Key == "detail" || a.Key == "hint" {
-			fmt.Fprintf(&more, "%s: %s: %s\n", h.env.Name, a.Key, a.Value)
+			fmt.Fprintf(&more, "%s: %s: %s\n", h.env.Name, a.Key, text.Lines(a.Value.String()))
 		} else {
-			fmt.Fprintf(&b, " %s=%s", a.Key, a.Value)
+			fmt.Fprintf(&b, " %s=%s", a.Key, text.Escape(a.Value.String()))
 		}
 		return true
 	}
@@ -220,7 +223,27 @@ func (env *Env) Parse(flags any, description string, options ...kong.Option) (*k
 	if err != nil {
 		return nil, fault.New(fault.Usage, "%s", withoutPasswords(err.Error())).WithHint("Type %s --help.", env.Name)
 	}
+	for _, p := range k.Path {
+		if p.Flag != nil && empty(p.Flag.Target) {
+			return nil, fault.New(fault.Usage, "--%s is given, and is empty", p.Flag.Name).WithHint("Is a variable of the shell not set? Where nothing is meant, leave --%s out.", p.Flag.Name)
+		}
+	}
 	return k, nil
+}
+
+// empty reports whether a flag's value is, or has among its values, the empty string: which says nothing, where something was meant.
+func empty(v reflect.Value) bool {
+	switch v.Kind() {
+	case reflect.String:
+		return v.Len() == 0
+	case reflect.Slice:
+		for i := range v.Len() {
+			if empty(v.Index(i)) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 var passwords = regexp.MustCompile(`(://)\S*@|(password\s*=\s*)\S+`)

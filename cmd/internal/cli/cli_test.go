@@ -93,6 +93,43 @@ func TestLog(t *testing.T) {
 	}
 }
 
+// What others control begins no line, and a terminal obeys nothing of it; JSON has it as it is, in escapes.
+func TestControlCharacters_P11(t *testing.T) {
+	const s = "x\nprog: hint: \x1b[31m\u009b\u202e\xff\ty"
+	f := func(_ context.Context, env *cli.Env) error {
+		env.Log.Info("table "+s, "name", s)
+		env.Log.Warn(s, "hint", "Look:\n"+s)
+		return fault.New(fault.Failed, "table %s: %w", s, errors.New(s)).WithDetail("%s", s).WithHint("%s", s)
+	}
+	const one, more = `x\nprog: hint: \x1b[31m\u009b\u202e\xff\ty`, "x\n    prog: hint: \\x1b[31m\\u009b\\u202e\\xff    y"
+	_, _, errs := run(f)
+	if want := "prog: table " + one + " name=" + one + "\nprog: warning: " + one + "\nprog: hint: Look:\n    " + more +
+		"\nprog: table " + one + ": " + one + "\nprog: detail: " + more + "\nprog: hint: " + more + "\n"; errs != want {
+		t.Errorf("got  %q\nwant %q", errs, want)
+	}
+	_, _, errs = run(func(ctx context.Context, env *cli.Env) error { env.SetLogFormat("json"); return f(ctx, env) })
+	for _, line := range strings.SplitAfter(errs, "\n") {
+		var got struct{ Msg, Name string }
+		if line == "" {
+			continue
+		}
+		if err := json.Unmarshal([]byte(line), &got); err != nil || !strings.Contains(got.Msg, strings.Replace(s, "\xff", "\ufffd", 1)) {
+			t.Errorf("%q: %v, %v", line, got, err)
+		}
+		if strings.ContainsAny(strings.TrimSuffix(line, "\n"), "\n\x1b\u009b\u202e") {
+			t.Errorf("%q", line)
+		}
+	}
+	// Usage errors repeat what was typed.
+	_, _, errs = run(func(_ context.Context, env *cli.Env) error {
+		_, err := env.Parse(new(struct{}), "Does it.")
+		return err
+	}, "--"+s)
+	if strings.ContainsAny(errs, "\x1b\u009b\u202e\xff") || strings.Count(errs, "\n") != 2 {
+		t.Errorf("%q", errs)
+	}
+}
+
 type flags struct {
 	Target  string           `placeholder:"URI" help:"The target."`
 	Need    string           `required:"" help:"Something."`

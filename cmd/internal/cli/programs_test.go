@@ -129,6 +129,16 @@ func TestUsage(t *testing.T) {
 		{"pgcutover wait loaded --timeout=5", "--timeout"},
 		{"pgcutover cleanup", "--slot"},
 		{"pgcutover status --slot=Mig", `"Mig"`},
+		// An empty value is a variable that is not set.
+		{"pgextract --slot=", "--slot is given, and is empty"},
+		{"pgextract --slot=mig --table=", "--table"},
+		{"pgextract --slot=mig --target=", "--target"},
+		{"pgdecode --slot=", "--slot"},
+		{"pgdecode --slot=mig --until=", "--until"},
+		{"pgapply --target=", "--target"},
+		{"pgcutover check --slot=", "--slot"},
+		{"pgcutover cleanup --slot=", "--slot"},
+		{"pgcutover verify --ready=", "--ready"},
 	} {
 		args := strings.Fields(c.command)
 		e := &pgtest.Env{T: t, Dir: pgtest.Programs(t, true), Source: nowhere, Target: nowhere}

@@ -20,7 +20,7 @@ import (
 
 var validName = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
 
-// CheckName checks a slot's name by PostgreSQL's own rule, so that it needs no quoting in replication commands.
+// CheckName checks a slot's name by PostgreSQL's own rule.
 func CheckName(name string) error {
 	if !validName.MatchString(name) {
 		return fault.New(fault.Usage, "invalid slot name %q", name).WithHint("Use lower-case letters, digits and underscores, at most 63.")
@@ -212,6 +212,9 @@ func contains(list []string, s string) bool {
 // QuoteLiteral quotes a string for a replication command.
 func QuoteLiteral(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 
+// quoteName quotes the name of a slot, which may begin with a digit or be a keyword, for a replication command.
+func quoteName(name string) string { return pgx.Identifier{name}.Sanitize() }
+
 // StartCommand returns the command that starts streaming from lsn on, with everything that the server's version can do: transactions in
 // progress in blocks (14), logical messages (14).
 func StartCommand(version int, name string, lsn format.LSN, publications []string) string {
@@ -232,7 +235,7 @@ func StartCommand(version int, name string, lsn format.LSN, publications []strin
 		more = ", messages 'true', streaming 'on'"
 	}
 	return fmt.Sprintf("START_REPLICATION SLOT %s LOGICAL %v (proto_version '%d', publication_names %s%s)",
-		name, lsn, proto, QuoteLiteral(strings.Join(quoted, ",")), more)
+		quoteName(name), lsn, proto, QuoteLiteral(strings.Join(quoted, ",")), more)
 }
 
 // MessagePrefix is the prefix of the logical messages that pgsluice itself writes into the source's WAL.
@@ -325,7 +328,7 @@ func Export(ctx context.Context, server pgdial.Server, name string, temporary bo
 			return s, altered, nil
 		}
 		s.Release(ctx)
-		if e := pglogrepl.DropReplicationSlot(ctx, repl, name, pglogrepl.DropReplicationSlotOptions{}); err == nil {
+		if e := pglogrepl.DropReplicationSlot(ctx, repl, quoteName(name), pglogrepl.DropReplicationSlotOptions{}); err == nil {
 			err = e
 		}
 		if err != nil {
@@ -338,7 +341,7 @@ func Export(ctx context.Context, server pgdial.Server, name string, temporary bo
 const attempts = 5
 
 func export(ctx context.Context, server pgdial.Server, repl *pgconn.PgConn, name string, temporary bool) (*Snapshot, error) {
-	r, err := pglogrepl.CreateReplicationSlot(ctx, repl, name, "pgoutput", pglogrepl.CreateReplicationSlotOptions{Temporary: temporary,
+	r, err := pglogrepl.CreateReplicationSlot(ctx, repl, quoteName(name), "pgoutput", pglogrepl.CreateReplicationSlotOptions{Temporary: temporary,
 		SnapshotAction: "EXPORT_SNAPSHOT", Mode: pglogrepl.LogicalReplication})
 	if err != nil {
 		return nil, explainCreate(server, name, err)
@@ -373,7 +376,7 @@ func EnableFailover(ctx context.Context, server pgdial.Server, name string) erro
 		return err
 	}
 	defer repl.Close(context.WithoutCancel(ctx))
-	if _, err = repl.Exec(ctx, "ALTER_REPLICATION_SLOT "+name+" (FAILOVER true)").ReadAll(); err != nil {
+	if _, err = repl.Exec(ctx, "ALTER_REPLICATION_SLOT "+quoteName(name)+" (FAILOVER true)").ReadAll(); err != nil {
 		return server.Explain(fmt.Errorf("could not make slot %q survive a failover: %w", name, err))
 	}
 	return nil

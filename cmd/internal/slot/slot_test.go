@@ -426,7 +426,7 @@ func TestStartCommand(t *testing.T) {
 	d.Exec(fmt.Sprintf("SELECT pg_terminate_backend(%d)", info.ActivePID))
 	<-done
 	for version, want := range map[int]string{100000: "'1'", 130000: "'1'", 140000: "'2'", 150000: "'3'", 160000: "'4'", 180000: "'4'"} {
-		if sql := slot.StartCommand(version, "s", 0x16B374D848, []string{"p"}); !strings.HasPrefix(sql, "START_REPLICATION SLOT s LOGICAL 16/B374D848 (proto_version "+want+",") ||
+		if sql := slot.StartCommand(version, "s", 0x16B374D848, []string{"p"}); !strings.HasPrefix(sql, "START_REPLICATION SLOT \"s\" LOGICAL 16/B374D848 (proto_version "+want+",") ||
 			strings.Contains(sql, "streaming") != (version >= 140000) {
 			t.Errorf("%d: %s", version, sql)
 		}
