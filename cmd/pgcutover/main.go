@@ -83,6 +83,7 @@ func run(ctx context.Context, env *cli.Env) error {
 		}
 	}()
 	m := &steps.Migration{Source: pgdial.Source(f.Source, "pgcutover"), Target: pgdial.Target(f.Target, "pgcutover"), Slot: f.Slot, Out: env.Stdout, Log: env.Log}
+	m.Reports = command == "check" || command == "status"
 	err = f.do(ctx, m, command)
 	if err != nil {
 		select {

@@ -46,3 +46,14 @@ func sorted(lines []string) string {
 	lines = slices.Sorted(slices.Values(lines))
 	return strings.Join(lines, "\n") + "\n"
 }
+
+// unasked returns what programs have written to standard error, without the lines that name source and target.
+func unasked(errs string) string {
+	var b strings.Builder
+	for line := range strings.Lines(errs) {
+		if _, text, _ := strings.Cut(line, ": "); !strings.HasPrefix(text, "source  ") && !strings.HasPrefix(text, "target  ") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}

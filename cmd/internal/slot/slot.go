@@ -155,6 +155,9 @@ func (i *Info) Usable(name, database string) error {
 	case i == nil:
 		return fault.New(fault.Unavailable, "slot %q does not exist on the source", name).
 			WithHint("pgextract --slot %s creates it, together with the full load.", name)
+	case i.Plugin == "":
+		return fault.New(fault.Config, "slot %q is a physical one, which a standby or a backup may need", name).
+			WithHint("Choose another slot name; pgextract creates the slot.")
 	case i.Plugin != "pgoutput":
 		return fault.New(fault.Config, "slot %q uses the output plugin %q, not pgoutput", name, i.Plugin).
 			WithHint("Choose another slot name; pgextract creates the slot with the right plugin.")

@@ -14,6 +14,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/cli"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/identity"
 	"github.com/pgsluice/pgsluice/cmd/internal/meter"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
@@ -117,6 +118,7 @@ func (r *Run) connect(ctx context.Context) (err error) {
 	if r.control, err = r.Server.Connect(ctx); err != nil {
 		return err
 	}
+	r.Log.Info(identity.Line("target", r.control))
 	// The names of types that it tells are used in other sessions.
 	if _, err := r.control.Exec(ctx, catalog.NoPath); err != nil {
 		return r.Server.Explain(err)

@@ -78,6 +78,9 @@ func (m *Migration) Check(ctx context.Context) error {
 			return m.Target.Explain(err)
 		}
 	}
+	for _, side := range []string{m.Source.Side, m.Target.Side} {
+		fmt.Fprintln(m.Out, m.ends[side])
+	}
 	bad := 0
 	for _, f := range c.list {
 		fmt.Fprintf(m.Out, "%s\t%s\n", f.level, f.text)
@@ -314,7 +317,13 @@ func (c *checker) slotState() error {
 		return err
 	}
 	if err := info.Usable(c.m.Slot, database); err != nil {
-		c.fail("Drop the slot (SELECT pg_drop_replication_slot('"+c.m.Slot+"')), or use another name.", "%v", err)
+		// What to do depends on whose slot it is: another's is not to be dropped.
+		remedy := "Use another name."
+		var f *fault.Error
+		if errors.As(err, &f) && f.Hint != "" {
+			remedy = f.Hint
+		}
+		c.fail(remedy, "%v", err)
 		return nil
 	}
 	c.ok("slot %s exists, confirmed up to %v", c.m.Slot, info.Confirmed)

@@ -44,6 +44,9 @@ func (m *Migration) Cleanup(ctx context.Context, force bool) error {
 	if err != nil {
 		return m.Source.Explain(err)
 	}
+	if err := m.ours(ctx, c, info); err != nil {
+		return err
+	}
 	found := info != nil || len(publications)+len(streams) > 0
 	if !found {
 		if err := m.noOthers(ctx, c, t); err != nil {
@@ -88,6 +91,34 @@ func (m *Migration) Cleanup(ctx context.Context, force bool) error {
 	}
 	m.Log.Info(fmt.Sprintf("cleanup: slot and publications %q are gone from the source, its state from the target", m.Slot))
 	return nil
+}
+
+// ours refuses a slot that no migration of the source's database can have made. A slot's name is the
+// server's: it may be another database's migration, or keep WAL for a standby.
+func (m *Migration) ours(ctx context.Context, c *pgx.Conn, info *slot.Info) error {
+	if info == nil {
+		return nil
+	}
+	var database string
+	if err := c.QueryRow(ctx, "SELECT pg_catalog.current_database()").Scan(&database); err != nil {
+		return m.Source.Explain(err)
+	}
+	what := ""
+	switch {
+	case info.Database == "":
+		what = "is a physical one, which a standby or a backup may need"
+	case info.Database != database:
+		what = fmt.Sprintf("belongs to database %q, and the connection is to %q", info.Database, database)
+	case info.Plugin != "pgoutput":
+		what = fmt.Sprintf("uses the output plugin %q, and those of migrations use pgoutput", info.Plugin)
+	default:
+		return nil
+	}
+	e := fault.New(fault.Config, "slot %q %s: it is not dropped", m.Slot, what)
+	if info.Database != "" && info.Database != database {
+		return e.WithHint("If that migration is meant, connect to database %q, in --source or PGSLUICE_SOURCE.", info.Database)
+	}
+	return e.WithHint("Name the slot of the migration: pgcutover status says which there is.")
 }
 
 // noOthers fails if there are migrations between the two servers: one of them may be meant where a name is not known.

@@ -21,6 +21,8 @@ import (
 // A Status is what is known of a migration at one moment. Fields that could not be found out are null, and Problems says why.
 type Status struct {
 	At           time.Time            `json:"at"`
+	Source       string               `json:"source"` // role, host, port, database, version; empty if it cannot be reached
+	Target       string               `json:"target"`
 	Slot         string               `json:"slot"`
 	Database     string               `json:"database"`
 	State        string               `json:"state"` // loading, syncing, stopped, fenced, drained, complete
@@ -87,6 +89,7 @@ func (m *Migration) Status(ctx context.Context) (*Status, error) {
 		return nil, m.Target.Explain(err)
 	}
 	fenced := m.sourceStatus(ctx, t, s, stream)
+	s.Source, s.Target = m.end(m.Source), m.end(m.Target)
 	switch {
 	case stream.Ended:
 		s.State = "complete"
@@ -194,6 +197,11 @@ func (m *Migration) JSON(s *Status) error {
 func (m *Migration) Text(s *Status) error {
 	w := tabwriter.NewWriter(m.Out, 0, 8, 2, ' ', 0)
 	fmt.Fprintf(w, "slot\t%s of database %s: %s\n", s.Slot, s.Database, s.State)
+	for _, x := range [][2]string{{"source", s.Source}, {"target", s.Target}} {
+		if x[1] != "" {
+			fmt.Fprintf(w, "%s\t%s\n", x[0], x[1])
+		}
+	}
 	fmt.Fprintf(w, "full load\t%s\n", loadText(s))
 	fmt.Fprintf(w, "changes\t%s in %s\n", humanize.Comma(s.Changes), count.Of(s.Transactions, "transaction"))
 	at := ""

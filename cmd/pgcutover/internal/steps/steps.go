@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/identity"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
@@ -23,13 +24,42 @@ type Migration struct {
 	Source pgdial.Server
 	Target pgdial.Server
 	Slot   string
-	Out    io.Writer // reports
-	Log    *slog.Logger
+	// Reports says that the command's report on Out names both ends.
+	Reports bool
+
+	Out io.Writer // reports
+	Log *slog.Logger
+
+	ends map[string]string // by side, what was connected to, as identity.Line prints it
 }
 
 // source and target open sessions.
-func (m *Migration) source(ctx context.Context) (*pgx.Conn, error) { return m.Source.Connect(ctx) }
-func (m *Migration) target(ctx context.Context) (*pgx.Conn, error) { return m.Target.Connect(ctx) }
+func (m *Migration) source(ctx context.Context) (*pgx.Conn, error) { return m.connect(ctx, m.Source) }
+func (m *Migration) target(ctx context.Context) (*pgx.Conn, error) { return m.connect(ctx, m.Target) }
+
+// connect opens a session. The first one of each side says where it is: on standard error, unless
+// the command's report has it.
+func (m *Migration) connect(ctx context.Context, s pgdial.Server) (*pgx.Conn, error) {
+	c, err := s.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if m.ends == nil {
+		m.ends = make(map[string]string)
+	}
+	if m.ends[s.Side] == "" {
+		m.ends[s.Side] = identity.Line(s.Side, c)
+		if !m.Reports {
+			m.Log.Info(m.ends[s.Side])
+		}
+	}
+	return c, nil
+}
+
+// end returns what the line that names a side says of it, empty if it has not been reached.
+func (m *Migration) end(s pgdial.Server) string {
+	return strings.TrimSpace(strings.TrimPrefix(m.ends[s.Side], s.Side))
+}
 
 // stream finds the migration's state on the target.
 func (m *Migration) stream(ctx context.Context, t *pgx.Conn) (*progress.Stream, error) {

@@ -18,6 +18,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/cli"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/identity"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
@@ -173,6 +174,9 @@ func (r *Receiver) inspect(ctx context.Context) (map[uint32]string, error) {
 		return nil, err
 	}
 	defer c.Close(ctx)
+	if r.header == nil {
+		r.Log.Info(identity.Line("source", c))
+	}
 	id, err := slot.Identify(ctx, c)
 	if err != nil {
 		return nil, r.Server.Explain(err)

@@ -19,6 +19,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/cli"
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/identity"
 	"github.com/pgsluice/pgsluice/cmd/internal/meter"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
@@ -227,26 +228,29 @@ func (l *Load) begin(ctx context.Context) (c *pgx.Conn, id *slot.Identity, snaps
 			_ = conn.Close(context.WithoutCancel(ctx))
 		}
 	}()
+	if !l.again {
+		l.Log.Info(identity.Line("source", conn))
+	}
 	if l.chosen, err = l.choose(ctx, conn); err != nil {
 		return nil, nil, nil, err
 	}
-	identity, err := slot.Identify(ctx, conn)
+	source, err := slot.Identify(ctx, conn)
 	if err != nil {
 		return nil, nil, nil, l.Server.Explain(err)
 	}
 	if l.again && !l.DataOnly {
 		// Before the snapshot: what is changed all the time must be read as soon as there is one.
-		if l.ddl, err = l.schema(ctx, conn, "", identity.Version); err != nil {
+		if l.ddl, err = l.schema(ctx, conn, "", source.Version); err != nil {
 			return nil, nil, nil, err
 		}
 	}
-	if snapshot, err = l.snapshot(ctx, conn, &identity); err != nil {
+	if snapshot, err = l.snapshot(ctx, conn, &source); err != nil {
 		return nil, nil, nil, err
 	}
 	if l.token == nil {
 		l.token = &token{name: snapshot.Name, lsn: snapshot.At}
 	}
-	return conn, &identity, snapshot, nil
+	return conn, &source, snapshot, nil
 }
 
 func (l *Load) header(id *slot.Identity, snapshot *slot.Snapshot, tables []*catalog.Table, parts []*copyout.Part, began time.Time) *format.Header {

@@ -1,0 +1,87 @@
+// Package identity answers which server and database a connection is on, and whether two
+// connections are on one and the same. It does not know what is done there.
+package identity
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"strings"
+	"unicode"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Line names one end for people: its side, and the role, host, port and database of the
+// connection, without its password, and the server's version. Control characters, which any of
+// them may have, are escaped.
+func Line(side string, c *pgx.Conn) string {
+	version, _, _ := strings.Cut(c.PgConn().ParameterStatus("server_version"), " ")
+	o := c.Config()
+	host := fmt.Sprintf("%s:%d", o.Host, o.Port)
+	for _, f := range o.Fallbacks {
+		if f.Host != o.Host || f.Port != o.Port { // of several it is the one that has answered
+			host = c.PgConn().Conn().RemoteAddr().String()
+		}
+	}
+	return fmt.Sprintf("%-6s  %s", side, printable(fmt.Sprintf("%s@%s/%s (PostgreSQL %s)", o.User, host, o.Database, version)))
+}
+
+// printable escapes what moves a terminal's cursor, or looks like the end of a line.
+func printable(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		if unicode.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			fmt.Fprintf(&b, "\\u%04x", r)
+		}
+	}
+	return b.String()
+}
+
+// A Probe is a random number that a session holds an advisory lock of. Whoever sees that lock in
+// pg_locks is connected to the same database, whatever it is called there and wherever it seems to
+// be. It needs no rights, and no name or identifier that a copy of the database would have, too.
+type Probe uint64
+
+// Hold takes the lock of a new probe, until the session ends.
+func Hold(ctx context.Context, c *pgx.Conn) (Probe, error) {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	p := Probe(binary.BigEndian.Uint64(b[:])>>1 | 1)
+	_, err := c.Exec(ctx, "SELECT pg_catalog.pg_advisory_lock($1)", int64(p))
+	return p, err
+}
+
+// Seen reports whether a session of the connection's database holds a probe.
+func (p Probe) Seen(ctx context.Context, c *pgx.Conn) (seen bool, err error) {
+	if p == 0 {
+		return false, nil
+	}
+	err = c.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
+		AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+		AND classid::pg_catalog.int8 = $1 AND objid::pg_catalog.int8 = $2)`, int64(p>>32), int64(p&0xffffffff)).Scan(&seen)
+	return seen, err
+}
+
+// Same reports whether two sessions are on one and the same database.
+func Same(ctx context.Context, a, b *pgx.Conn) (bool, error) {
+	p, err := Hold(ctx, a)
+	if err != nil {
+		return false, err
+	}
+	same, err := p.Seen(ctx, b)
+	if err == nil {
+		_, err = a.Exec(ctx, "SELECT pg_catalog.pg_advisory_unlock($1)", int64(p))
+	}
+	return same, err
+}
+
+// SystemID asks an ordinary session for the server's system identifier. It is empty where the role
+// may not ask for it, as on some managed services.
+func SystemID(ctx context.Context, c *pgx.Conn) (id string) {
+	_ = c.QueryRow(ctx, "SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system()").Scan(&id)
+	return id
+}

@@ -1,0 +1,73 @@
+package identity
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// Two sessions tell by themselves whether they are on one database; any role may ask.
+func TestSame(t *testing.T) {
+	ctx := pgtest.Context(t)
+	a := pgtest.Source(t).Database(t, "")
+	b := pgtest.Source(t).Database(t, "")
+	other := pgtest.Target(t).Database(t, "")
+	role := "nobody_" + a.Name
+	a.Exec("CREATE ROLE " + role + " LOGIN")
+	t.Cleanup(func() { _, _ = b.Try("DROP ROLE " + role) })
+	connect := func(uri string) *pgx.Conn {
+		c, err := pgx.Connect(context.Background(), uri)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close(context.Background()) })
+		return c
+	}
+	first := a.Connect()
+	for _, c := range []struct {
+		with *pgx.Conn
+		same bool
+	}{{a.Connect(), true}, {connect(a.As(role, "")), true}, {b.Connect(), false}, {other.Connect(), false}} {
+		for _, pair := range [][2]*pgx.Conn{{first, c.with}, {c.with, first}} {
+			if same, err := Same(ctx, pair[0], pair[1]); err != nil || same != c.same {
+				t.Errorf("%v, %v instead of %v", same, err, c.same)
+			}
+		}
+	}
+	// A probe lives as long as the session that holds it.
+	p, err := Hold(ctx, first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := a.Connect()
+	if seen, err := p.Seen(ctx, second); err != nil || !seen {
+		t.Errorf("%v, %v", seen, err)
+	}
+	_ = first.Close(ctx)
+	for {
+		seen, err := p.Seen(ctx, second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !seen {
+			break
+		}
+	}
+}
+
+func TestLine_I9(t *testing.T) {
+	d := pgtest.Source(t).Database(t, "")
+	line := Line("source", d.Connect())
+	if !strings.HasPrefix(line, "source  postgres@127.0.0.1:") || !strings.Contains(line, "/"+d.Name+" (PostgreSQL ") {
+		t.Error(line)
+	}
+	if got := printable("a\x1b[2J\nb\u202eä \x7f"); got != `a\u001b[2J\u000ab\u202eä \u007f` {
+		t.Error(got)
+	}
+}
