@@ -14,7 +14,9 @@ func TestCleanupForeignSlot_I5(t *testing.T) {
 	m := begin(t, source, target)
 	physical, theirs := "standby_"+source.Name, "theirs_"+source.Name
 	source.Exec("SELECT pg_create_physical_replication_slot('" + physical + "')")
-	t.Cleanup(func() { _, _ = pgtest.Source(t).Database(t, "").Try("SELECT pg_drop_replication_slot('" + physical + "')") })
+	t.Cleanup(func() {
+		_, _ = pgtest.Source(t).Database(t, "").Try("SELECT pg_drop_replication_slot('" + physical + "')")
+	})
 	other.Exec("SELECT pg_create_logical_replication_slot('" + theirs + "', 'pgoutput')")
 	source.Exec("SELECT pg_create_logical_replication_slot('plain_" + source.Name + "', 'test_decoding')")
 	for _, slot := range []string{physical, theirs, "plain_" + source.Name} {
