@@ -3,26 +3,40 @@ package format
 // Bodies of the frequent records: arrays, written and read by hand.
 
 // appendTuple appends a tuple. Unchanged values are refused where there is no old row to take them from.
-func appendTuple(b []byte, t Tuple, unchanged bool) ([]byte, error) {
+func appendTuple(b []byte, t Tuple, unchanged bool, c *cuts) ([]byte, error) {
 	b = appendArrayLen(b, len(t)) // no relation is wider than maxElems
 	for i := range t {
 		v := &t[i]
 		switch {
-		case v.Kind == Text:
+		case v.Kind == Text && len(v.Data) < minCut: // almost all
 			b = append(appendStrLen(b, len(v.Data)), v.Data...)
 		case v.Kind == Null:
 			b = append(b, 0xc0)
-		case v.Kind == Binary:
-			b = append(appendBinLen(b, len(v.Data)), v.Data...)
 		case v.Kind == Unchanged && unchanged:
 			b = append(b, 0xd4, extUnchanged, 0)
-		case v.Kind == RawText:
-			b = append(appendExtLen(b, extRawText, len(v.Data)), v.Data...)
 		default:
-			return b, errValue
+			var err error
+			if b, err = appendValue(b, v, c); err != nil {
+				return b, err
+			}
 		}
 	}
 	return b, nil
+}
+
+// appendValue appends a value that has data, which c may take.
+func appendValue(b []byte, v *Value, c *cuts) ([]byte, error) {
+	switch v.Kind {
+	case Text:
+		b = appendStrLen(b, len(v.Data))
+	case Binary:
+		b = appendBinLen(b, len(v.Data))
+	case RawText:
+		b = appendExtLen(b, extRawText, len(v.Data))
+	default:
+		return b, errValue
+	}
+	return c.append(b, v.Data)
 }
 
 func (c *cursor) tuple(t Tuple, unchanged bool) Tuple {
@@ -69,9 +83,11 @@ func appendXID(b []byte, xid uint32) []byte {
 	return b
 }
 
-func (r *Insert) appendBody(b []byte) ([]byte, error) {
+func (r *Insert) appendBody(b []byte) ([]byte, error) { return r.appendCut(b, nil) }
+
+func (r *Insert) appendCut(b []byte, c *cuts) ([]byte, error) {
 	b = appendUint(appendChange(b, 2, r.XID), uint64(r.Relation))
-	b, err := appendTuple(b, r.New, false)
+	b, err := appendTuple(b, r.New, false, c)
 	return appendXID(b, r.XID), err
 }
 
@@ -84,14 +100,16 @@ func (r *Insert) decodeBody(body []byte) error {
 	return c.rest(more)
 }
 
-func (r *Update) appendBody(b []byte) (_ []byte, err error) {
+func (r *Update) appendBody(b []byte) ([]byte, error) { return r.appendCut(b, nil) }
+
+func (r *Update) appendCut(b []byte, c *cuts) (_ []byte, err error) {
 	b = appendUint(appendChange(b, 3, r.XID), uint64(r.Relation))
 	if r.Old == nil {
 		b = append(b, 0xc0)
-	} else if b, err = appendTuple(b, r.Old, false); err != nil {
+	} else if b, err = appendTuple(b, r.Old, false, c); err != nil {
 		return b, err
 	}
-	b, err = appendTuple(b, r.New, true)
+	b, err = appendTuple(b, r.New, true, c)
 	return appendXID(b, r.XID), err
 }
 
@@ -109,9 +127,11 @@ func (r *Update) decodeBody(body []byte) error {
 	return c.rest(more)
 }
 
-func (r *Delete) appendBody(b []byte) ([]byte, error) {
+func (r *Delete) appendBody(b []byte) ([]byte, error) { return r.appendCut(b, nil) }
+
+func (r *Delete) appendCut(b []byte, c *cuts) ([]byte, error) {
 	b = appendUint(appendChange(b, 2, r.XID), uint64(r.Relation))
-	b, err := appendTuple(b, r.Old, false)
+	b, err := appendTuple(b, r.Old, false, c)
 	return appendXID(b, r.XID), err
 }
 
@@ -158,12 +178,16 @@ func (r *Truncate) decodeBody(body []byte) error {
 	return c.rest(more)
 }
 
-func (r *Message) appendBody(b []byte) ([]byte, error) {
+func (r *Message) appendBody(b []byte) ([]byte, error) { return r.appendCut(b, nil) }
+
+func (r *Message) appendCut(b []byte, c *cuts) (_ []byte, err error) {
 	b = appendBool(appendChange(b, 4, r.XID), r.Transactional)
 	b = appendUint(b, uint64(r.LSN))
-	b = append(appendStrLen(b, len(r.Prefix)), r.Prefix...)
-	b = append(appendBinLen(b, len(r.Content)), r.Content...)
-	return appendXID(b, r.XID), nil
+	if b, err = c.append(appendStrLen(b, len(r.Prefix)), r.Prefix); err != nil {
+		return b, err
+	}
+	b, err = c.bin(b, r.Content)
+	return appendXID(b, r.XID), err
 }
 
 func (r *Message) decodeBody(body []byte) error {
@@ -300,8 +324,11 @@ func (r *CopyData) appendHead(b []byte) []byte {
 	return appendBinLen(appendUint(b, r.Rows), len(r.Data))
 }
 
-func (r *CopyData) appendBody(b []byte) ([]byte, error) {
-	return append(r.appendHead(b), r.Data...), nil
+func (r *CopyData) appendBody(b []byte) ([]byte, error) { return r.appendCut(b, nil) }
+
+func (r *CopyData) appendCut(b []byte, c *cuts) ([]byte, error) {
+	b = appendUint(append(b, 0x93), uint64(r.Part))
+	return c.bin(appendUint(b, r.Rows), r.Data)
 }
 
 func (r *CopyData) decodeBody(body []byte) error {
@@ -323,9 +350,11 @@ func (r *CopyEnd) decodeBody(body []byte) error {
 	return c.rest(more)
 }
 
-func (r *LargeObject) appendBody(b []byte) ([]byte, error) {
+func (r *LargeObject) appendBody(b []byte) ([]byte, error) { return r.appendCut(b, nil) }
+
+func (r *LargeObject) appendCut(b []byte, c *cuts) ([]byte, error) {
 	b = appendUint(appendUint(append(b, 0x93), uint64(r.OID)), r.Offset)
-	return append(appendBinLen(b, len(r.Data)), r.Data...), nil
+	return c.bin(b, r.Data)
 }
 
 func (r *LargeObject) decodeBody(body []byte) error {
@@ -335,7 +364,9 @@ func (r *LargeObject) decodeBody(body []byte) error {
 	return c.rest(more)
 }
 
-func (u *Unknown) appendBody(b []byte) ([]byte, error) { return append(b, u.Body...), nil }
+func (u *Unknown) appendBody(b []byte) ([]byte, error) { return u.appendCut(b, nil) }
+
+func (u *Unknown) appendCut(b []byte, c *cuts) ([]byte, error) { return c.append(b, u.Body) }
 
 func (u *Unknown) decodeBody(body []byte) error {
 	u.Body = body

@@ -22,7 +22,7 @@ const (
 //
 // Next returns records that have been checked: their checksum, their values, their order, and at the end record that no frame
 // is missing. After an error every call returns the same error. Memory is bounded by a small multiple of the largest record that is there plus a
-// fixed buffer, whatever the input claims. A Reader is not safe for concurrent use.
+// fixed buffer, whatever the input claims; LongRecords makes that once the record. A Reader is not safe for concurrent use.
 type Reader struct {
 	r     io.Reader
 	buf   []byte
@@ -33,9 +33,18 @@ type Reader struct {
 	order order
 	torn  bool
 	err   error
-	long  []byte // pieces of a long record
-	limit int    // of a record's body
-	tears bool   // within frames are accepted
+	limit int  // of a record's body
+	tears bool // within frames are accepted
+
+	// For long records; see gather.go.
+	long         []byte // its pieces so far
+	kept         []byte // memory of an earlier one
+	lent         []byte // long is in there
+	alloc        func(int) []byte
+	free         func([]byte)
+	dropMessages bool
+	drop         int // how much of its content is to be dropped, and has been
+	dropped      int
 
 	// The records that Next returns pointers to.
 	insert      Insert
@@ -74,6 +83,7 @@ func (r *Reader) Next() (Record, error) {
 	}
 	rec, err := r.next()
 	if err != nil {
+		r.release()
 		r.err = r.wrap(err)
 		return nil, r.err
 	}
@@ -88,7 +98,9 @@ func (r *Reader) wrap(err error) error {
 }
 
 func (r *Reader) next() (Record, error) {
-	r.long = nil // the record that it held is no longer valid
+	if r.long != nil {
+		r.release() // the record that it held is no longer valid
+	}
 	for {
 		h, body, err := r.frame()
 		torn := err != nil
@@ -99,13 +111,12 @@ func (r *Reader) next() (Record, error) {
 		}
 		if h.kind == KindHeader { // it may stand between the pieces of a record that was torn
 			torn = torn || !r.outside()
-			r.long = nil
+			r.release()
 		}
 		if h.kind == KindContinued || r.long != nil {
-			if len(r.long)+len(body) > r.limit {
-				return nil, ErrTooLarge
+			if err := r.gather(body); err != nil {
+				return nil, err
 			}
-			r.long = append(r.long, body...)
 			body = r.long
 		}
 		if h.kind == KindContinued {
@@ -114,6 +125,9 @@ func (r *Reader) next() (Record, error) {
 			}
 			r.advance(h)
 			continue
+		}
+		if r.drop > 0 {
+			return nil, corrupt(&OrderError{Kind: h.kind, Reason: errShort.Error()})
 		}
 		rec, err := r.decode(h.kind, body)
 		if err != nil {
@@ -268,8 +282,10 @@ func (r *Reader) resync(cause error) (frameHead, []byte, error) {
 // Without this a length that was damaged would look like a tear when another stream follows.
 func (r *Reader) isTorn(b []byte) bool {
 	h, err := parseHead(b)
-	if err == nil {
-		c := cursor{b: append(r.long[:len(r.long):len(r.long)], b[h.size:]...)}
+	if err == nil && r.drop > len(b)-h.size {
+		err = errShort
+	} else if err == nil {
+		c := cursor{b: append(r.long, b[h.size+r.drop:]...)} // behind what r.long has nobody looks
 		c.skip()
 		err = c.err
 	}
@@ -405,6 +421,9 @@ func (r *Reader) decode(k Kind, body []byte) (Record, error) {
 	}
 	if err := rec.decodeBody(body); err != nil {
 		return nil, corrupt(&OrderError{Kind: k, Reason: err.Error()})
+	}
+	if r.dropped > 0 {
+		forgetContent(rec)
 	}
 	switch k { // what has grown is kept
 	case KindInsert:

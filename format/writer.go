@@ -22,6 +22,8 @@ type Writer struct {
 	order order
 	err   error
 	n     int64
+	torn  bool   // within a record, which only a header may follow
+	piece []byte // a frame of what WriteFrom reads
 }
 
 // NewWriter returns a Writer on w. The caller closes w.
@@ -29,7 +31,7 @@ func NewWriter(w io.Writer) *Writer {
 	return &Writer{w: w, buf: make([]byte, 0, writeBuffer)}
 }
 
-// Write writes a record. It keeps no reference to it.
+// Write writes a record. It keeps no reference to it, and does not copy the large values of one that is longer than a frame.
 func (w *Writer) Write(rec Record) error {
 	if w.err != nil {
 		return w.err
@@ -55,12 +57,15 @@ func (w *Writer) write(rec Record) error {
 			return &OrderError{Kind: r.K, Reason: "only ignorable records that are not known can be forwarded unread"}
 		}
 	}
-	if err := w.order.step(rec); err != nil {
+	if err := w.enter(rec); err != nil {
 		return err
 	}
 	// The body is written behind the place of a short head, which is almost always the right one.
 	start := len(w.buf)
 	b, err := rec.appendBody(append(w.buf, make([]byte, headMin)...))
+	if err == errInPieces {
+		return w.writeLong(rec.(longRecord), new(cuts))
+	}
 	if err != nil {
 		return fmt.Errorf("encode %v record: %w", rec.Kind(), err)
 	}
@@ -73,7 +78,11 @@ func (w *Writer) write(rec Record) error {
 	case n > maxRecord:
 		return fmt.Errorf("%v record of %d bytes: %w", k, n, ErrTooLarge)
 	case n > maxFrame:
-		return w.writeLong(k, body)
+		if err := w.flush(); err != nil {
+			return err
+		}
+		w.buf = make([]byte, 0, writeBuffer) // the body stands in the old one
+		return w.writePieces(k, body, new(cuts))
 	case n > 255: // the head is longer, move the body
 		b = append(b, 0, 0, 0)
 		size := headMin + 1
@@ -93,9 +102,18 @@ func (w *Writer) write(rec Record) error {
 	return nil
 }
 
+// enter checks that rec may come next.
+func (w *Writer) enter(rec Record) error {
+	if w.torn && rec.Kind() != KindHeader {
+		return &OrderError{Kind: rec.Kind(), Reason: "the record before it is torn"}
+	}
+	w.torn = false
+	return w.order.step(rec)
+}
+
 // writeCopyData writes a large chunk without copying its data.
 func (w *Writer) writeCopyData(r *CopyData) error {
-	if err := w.order.step(r); err != nil {
+	if err := w.enter(r); err != nil {
 		return err
 	}
 	start := len(w.buf) // the data is so long that the head has its full size
@@ -109,30 +127,6 @@ func (w *Writer) writeCopyData(r *CopyData) error {
 		return err
 	}
 	return w.put(r.Data)
-}
-
-// writeLong writes a record in pieces. The body stands in the buffer's spare room; it is large, so the buffer is not kept.
-func (w *Writer) writeLong(k Kind, body []byte) error {
-	if err := w.flush(); err != nil {
-		return err
-	}
-	w.buf = make([]byte, 0, writeBuffer)
-	for len(body) > 0 {
-		piece, kind := body, k
-		if len(piece) > maxFrame {
-			piece, kind = piece[:maxFrame], KindContinued
-		}
-		body = body[len(piece):]
-		head := appendFrameHead(w.buf, kind, frameCRC(kind, piece), len(piece))
-		if err := w.put(head); err != nil {
-			return err
-		}
-		if err := w.put(piece); err != nil {
-			return err
-		}
-		w.order.end.Frames++
-	}
-	return nil
 }
 
 func (w *Writer) prepareHeader(h *Header) error {
@@ -192,8 +186,10 @@ func (w *Writer) Buffered() int { return len(w.buf) }
 // N returns the number of bytes written, without the buffered ones.
 func (w *Writer) N() int64 { return w.n }
 
-// InTransaction reports whether a transaction or block is open.
-func (w *Writer) InTransaction() bool { return w.order.state == inTx || w.order.state == inBlock }
+// InTransaction reports whether a transaction or block is open, or a record torn: then the stream cannot end here.
+func (w *Writer) InTransaction() bool {
+	return w.order.state == inTx || w.order.state == inBlock || w.torn
+}
 
 // Close flushes. It is an error to close a Writer whose stream has no end.
 func (w *Writer) Close() error {
