@@ -85,7 +85,7 @@ func TestAnalyzeFails(t *testing.T) {
 			{ pgdecode --slot "$1" | pgapply >/dev/null || true; } & pgcutover drain --slot "$1"; pgcutover finish --slot "$1"`, "cut", source.Name)
 		return status, errs
 	}
-	if status, errs := cut(); status != 1 || !strings.Contains(errs, "1 materialized views could not be refreshed: inverted: ERROR: division by zero") {
+	if status, errs := cut(); status != 1 || !strings.Contains(errs, "1 materialized views could not be refreshed: public.inverted: ERROR: division by zero") {
 		t.Errorf("status %d: %s", status, errs)
 	}
 	target.Exec("DROP MATERIALIZED VIEW inverted")

@@ -21,8 +21,15 @@ func MatchSchemas(ctx context.Context, c *pgx.Conn, re string) ([]string, error)
 }
 
 // MatchTables adds to found the tables, views and sequences that match regular expressions for schema and name, with their partitions. Without one
-// for the schema it finds what the session's search path finds. It returns how many there were.
+// for the schema it finds what the search path of the user's own sessions finds. It returns how many there were.
 func MatchTables(ctx context.Context, c *pgx.Conn, schema, name string, found map[uint32]Name) (int, error) {
+	var path []string
+	if schema == "" {
+		var err error
+		if path, err = DefaultPath(ctx, c); err != nil {
+			return 0, err
+		}
+	}
 	partition := "false"
 	if pgdial.Version(c.PgConn()) >= 100000 {
 		partition = "p.relispartition"
@@ -30,10 +37,13 @@ func MatchTables(ctx context.Context, c *pgx.Conn, schema, name string, found ma
 	rows, err := c.Query(ctx, `WITH RECURSIVE m(oid) AS (
 			SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 			WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND `+migrated+` AND c.relname ~ $2
-			AND CASE WHEN $1 = '' THEN pg_catalog.pg_table_is_visible(c.oid) ELSE n.nspname ~ $1 END
+			AND CASE WHEN $1 = '' THEN n.oid = (SELECT x.oid
+				FROM pg_catalog.unnest($3::pg_catalog.text[]) WITH ORDINALITY AS v(schema, place) JOIN pg_catalog.pg_namespace x ON x.nspname = v.schema
+				JOIN pg_catalog.pg_class r ON r.relnamespace = x.oid AND r.relname = c.relname
+				WHERE pg_catalog.has_schema_privilege(x.oid, 'USAGE') ORDER BY v.place LIMIT 1) ELSE n.nspname ~ $1 END
 			UNION SELECT i.inhrelid FROM m JOIN pg_catalog.pg_inherits i ON i.inhparent = m.oid JOIN pg_catalog.pg_class p ON p.oid = i.inhrelid WHERE `+partition+`)
 		SELECT c.oid, n.nspname, c.relname FROM m JOIN pg_catalog.pg_class c ON c.oid = m.oid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-		WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')`, schema, name)
+		WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')`, schema, name, path)
 	if err != nil {
 		return 0, err
 	}

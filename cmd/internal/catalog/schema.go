@@ -20,9 +20,6 @@ type KeyIndex struct {
 
 // KeyIndexes returns those constraints that can be made of an index: of ordinary tables, with nothing but columns in their keys.
 func KeyIndexes(ctx context.Context, c *pgx.Conn) ([]KeyIndex, error) {
-	if _, err := c.Exec(ctx, NoPath); err != nil {
-		return nil, err
-	}
 	period := ""
 	if pgdial.Version(c.PgConn()) >= 180000 {
 		period = "AND NOT k.conperiod"

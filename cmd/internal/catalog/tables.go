@@ -33,9 +33,6 @@ const migrated = `n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toas
 // Tables returns the tables whose rows are to be migrated, largest first, and the partitioned tables above them with Kind p.
 func Tables(ctx context.Context, c *pgx.Conn) ([]*Table, error) {
 	v := pgdial.Version(c.PgConn())
-	if _, err := c.Exec(ctx, NoPath); err != nil {
-		return nil, err
-	}
 	partition := "false"
 	if v >= 100000 {
 		partition = "c.relispartition"

@@ -7,14 +7,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// NoPath makes the server print every name that is not in pg_catalog with its schema.
-const NoPath = "SELECT pg_catalog.set_config('search_path', '', false)"
-
 // TypeNames returns the names of all types by OID, as format_type prints them without modifiers: "numeric", "public.mood", `"char"`, "bpchar".
 func TypeNames(ctx context.Context, c *pgx.Conn) (map[uint32]string, error) {
-	if _, err := c.Exec(ctx, NoPath); err != nil {
-		return nil, err
-	}
 	rows, err := c.Query(ctx, "SELECT oid, pg_catalog.format_type(oid, -1) FROM pg_catalog.pg_type")
 	if err != nil {
 		return nil, err

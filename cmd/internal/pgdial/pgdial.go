@@ -72,16 +72,9 @@ func (s Server) config() (*pgx.ConnConfig, error) {
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = connectTimeout
 	}
-	p := c.RuntimeParams
-	if p["application_name"] == "" {
-		p["application_name"] = s.App
-	}
-	// What the stream promises about text values (SPEC.md 7.1), and no server-side limit that would cut a long job short.
-	for k, v := range map[string]string{
-		"datestyle": "ISO, MDY", "intervalstyle": "postgres", "extra_float_digits": "3", "bytea_output": "hex",
-		"timezone": "UTC", "lc_monetary": "C", "statement_timeout": "0", "lock_timeout": "0",
-	} {
-		p[k] = v
+	pin(c.RuntimeParams)
+	if c.RuntimeParams["application_name"] == "" {
+		c.RuntimeParams["application_name"] = s.App
 	}
 	return c, nil
 }
@@ -108,7 +101,7 @@ func (s Server) Connect(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, s.Explain(err)
 	}
-	if err := s.prepare(ctx, conn.PgConn()); err != nil {
+	if err := s.prepare(ctx, conn.PgConn(), &c.Config); err != nil {
 		_ = conn.Close(ctx)
 		return nil, err
 	}
@@ -124,7 +117,6 @@ func (s Server) ConnectRaw(ctx context.Context, replication bool) (*pgconn.PgCon
 	}
 	if replication {
 		c.RuntimeParams["replication"] = "database"
-		c.RuntimeParams["search_path"] = "pg_catalog" // values of regclass and its like come with their schema
 	}
 	var gulp *Gulp
 	dial := c.DialFunc
@@ -142,7 +134,7 @@ func (s Server) ConnectRaw(ctx context.Context, replication bool) (*pgconn.PgCon
 	if err != nil {
 		return nil, nil, mayReplicate(replication, s.Explain(err))
 	}
-	if err := s.prepare(ctx, conn); err != nil {
+	if err := s.prepare(ctx, conn, &c.Config); err != nil {
 		_ = conn.Close(ctx)
 		return nil, nil, err
 	}
@@ -157,35 +149,6 @@ func mayReplicate(replication bool, err error) error {
 		return f.WithHint("The role needs the REPLICATION attribute: ALTER ROLE … REPLICATION. On RDS and Aurora: GRANT rds_replication TO …")
 	}
 	return err
-}
-
-// prepare sets what depends on the server: its version and its encoding.
-func (s Server) prepare(ctx context.Context, c *pgconn.PgConn) error {
-	v := Version(c)
-	encoding := s.Encoding
-	if encoding == "" {
-		encoding = ClientEncoding(c)
-	}
-	set := []string{"SET client_encoding = '" + strings.ReplaceAll(encoding, "'", "''") + "'"}
-	if v >= 90600 {
-		set = append(set, "SET idle_in_transaction_session_timeout = 0")
-	}
-	if v >= 140000 {
-		set = append(set, "SET idle_session_timeout = 0")
-	}
-	if v >= 170000 {
-		set = append(set, "SET transaction_timeout = 0")
-	}
-	if s.Side == "target" {
-		// It may be kept from being written to by others, and for the role that is the default.
-		set = append(set, "SET default_transaction_read_only = off", "SET default_transaction_isolation = 'read committed'")
-	}
-	// A policy must make a read fail, not return fewer rows.
-	set = append(set, "SET row_security = off")
-	if _, err := c.Exec(ctx, strings.Join(set, "; ")).ReadAll(); err != nil {
-		return s.Explain(err)
-	}
-	return nil
 }
 
 // ClientEncoding returns the encoding that text crosses the connection in: UTF8, unless the database does not know what its text is.
@@ -228,6 +191,9 @@ func (s Server) Explain(err error) error {
 			e.Err = fmt.Errorf("could not connect to the %s: %w", s.Side, pg)
 			if e.Status == fault.Permission && e.Hint == "" {
 				e.Hint = "Check the user, and the password in PGPASSFILE or the environment; pg_hba.conf of the server decides who may connect."
+			}
+			if refusedByPooler(pg) {
+				e.Status, e.Hint = fault.Config, poolerHint
 			}
 			if pg.Code == "53300" && e.Hint == "" {
 				e.Hint = "Raise max_connections, or CONNECTION LIMIT of the role or the database; or use fewer connections: --jobs 1."

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -97,6 +98,124 @@ func TestSession(t *testing.T) {
 		t.Errorf("client_encoding is %s for a database in SQL_ASCII", got)
 	}
 	_ = c.Close(pgtest.Context(t))
+}
+
+// Every session begins with an empty search path, reads statements as they are meant, and is who it has logged in as: whatever the owner of the database has
+// preset, no function of his is called.
+func TestSearchPath_P5(t *testing.T) {
+	d := pgtest.Source(t).Database(t, "")
+	owner := "owner_" + d.Name
+	d.Exec("CREATE ROLE "+owner+" LOGIN SUPERUSER REPLICATION", "CREATE ROLE other_"+owner)
+	defer d.Exec("DROP OWNED BY "+owner, "DROP ROLE "+owner, "DROP ROLE other_"+owner)
+	d.Exec("CREATE SCHEMA evil", "CREATE TABLE evil.calls (what text)",
+		"CREATE FUNCTION evil.set_config(text, text, boolean) RETURNS text LANGUAGE sql AS $$INSERT INTO evil.calls VALUES ('set_config') RETURNING 'x'$$",
+		"CREATE FUNCTION evil.pg_is_in_recovery() RETURNS boolean LANGUAGE sql AS $$INSERT INTO evil.calls VALUES ('pg_is_in_recovery') RETURNING false$$")
+	for _, preset := range []string{"search_path = evil, pg_catalog", "standard_conforming_strings = off", "array_nulls = off", "transform_null_equals = on", "xmloption = document",
+		"quote_all_identifiers = on", "client_min_messages = debug1"} {
+		name, _, _ := strings.Cut(preset, " = ")
+		if _, err := d.Try("ALTER DATABASE " + d.Name + " SET " + preset); err != nil && name != "standard_conforming_strings" { // fixed from 19 on
+			t.Fatal(err)
+		}
+		if _, err := d.Try("ALTER ROLE " + owner + " IN DATABASE " + d.Name + " SET " + preset); err != nil && name != "standard_conforming_strings" {
+			t.Fatal(err)
+		}
+	}
+	d.Exec("ALTER ROLE " + owner + " SET role = other_" + owner)
+	want := map[string]string{"search_path": "", "standard_conforming_strings": "on", "array_nulls": "on", "transform_null_equals": "off", "xmloption": "content",
+		"quote_all_identifiers": "off", "client_min_messages": "error", "role": "none"}
+	for name, connect := range ways {
+		for _, dsn := range []string{d.As(owner, ""), d.As(owner, "") + "&target_session_attrs=primary&search_path=evil", d.As(owner, "") + "&Search_Path=evil",
+			d.As(owner, "") + "&options=-c%20search_path%3Devil%20-c%20array_nulls%3Doff"} {
+			c, err := connect(pgtest.Context(t), source(dsn))
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			for k, v := range want {
+				if got := ask(t, c, "SHOW "+k); got != v {
+					t.Errorf("%s, %s: %s is %q, not %q", name, dsn, k, got, v)
+				}
+			}
+			_ = c.Close(pgtest.Context(t))
+		}
+		// Who asks for a role in the connection string gets it.
+		for _, role := range []string{"&role=other_" + owner, "&options=-c%20role%3Dother_" + owner} {
+			c, err := connect(pgtest.Context(t), source(d.As(owner, "")+role))
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if got := ask(t, c, "SHOW role"); got != "other_"+owner {
+				t.Errorf("%s: role is %s", name, got)
+			}
+			_ = c.Close(pgtest.Context(t))
+		}
+	}
+	if got := d.Query("SELECT count(*) FROM evil.calls"); got != "0" {
+		t.Errorf("%s functions of the database's owner were called", got)
+	}
+	// A superuser who logs in is no other role, even if the database makes it one.
+	if _, err := d.Try("ALTER DATABASE " + d.Name + " SET session_authorization = " + owner); err == nil {
+		for name, connect := range ways {
+			if c, err := connect(pgtest.Context(t), source(d.URI)); err == nil {
+				if got := ask(t, c, "SHOW session_authorization"); got != "postgres" {
+					t.Errorf("%s: the session belongs to %s", name, got)
+				}
+				_ = c.Close(pgtest.Context(t))
+			} else if fault.StatusOf(err) != fault.Config {
+				t.Errorf("%s: status %d, %v", name, fault.StatusOf(err), err)
+			}
+		}
+		d.Exec("ALTER DATABASE " + d.Name + " RESET ALL")
+	}
+}
+
+// A pooler either does not know our settings or leaves them out. Both are found out at once, and for good.
+func TestPooler_P5(t *testing.T) {
+	program, err := exec.LookPath("/usr/sbin/pgbouncer")
+	if err != nil {
+		t.Skip("there is no PgBouncer")
+	}
+	d := pgtest.Source(t).Database(t, "")
+	for _, ignore := range []string{"", "search_path, array_nulls, transform_null_equals, xmloption, quote_all_identifiers, intervalstyle, extra_float_digits, bytea_output, lc_monetary, statement_timeout, lock_timeout, client_min_messages, role"} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		_ = l.Close()
+		dir := t.TempDir()
+		if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		ini := filepath.Join(dir, "bouncer.ini")
+		text := fmt.Sprintf("[databases]\n%s = host=127.0.0.1 port=%d dbname=%[1]s user=postgres\n[pgbouncer]\nlisten_addr=127.0.0.1\nlisten_port=%[3]s\nunix_socket_dir=\nauth_type=any\npool_mode=transaction\nignore_startup_parameters=%[4]s\n",
+			d.Name, d.Port, port, ignore)
+		if err := os.WriteFile(ini, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(program, "-q", "-u", "nobody", ini)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		dsn := "postgres://postgres@127.0.0.1:" + port + "/" + d.Name + "?sslmode=disable"
+		pgtest.Wait(t, 10*time.Second, "PgBouncer takes connections", func() bool {
+			c, err := net.Dial("tcp", "127.0.0.1:"+port)
+			if err == nil {
+				_ = c.Close()
+			}
+			return err == nil
+		})
+		for _, name := range []string{"Connect", "ConnectRaw"} {
+			c, err := ways[name](pgtest.Context(t), source(dsn))
+			if err == nil {
+				_ = c.Close(pgtest.Context(t))
+			}
+			if fault.StatusOf(err) != fault.Config {
+				t.Errorf("%s, ignoring %q: status %d, %v", name, ignore, fault.StatusOf(err), err)
+			}
+		}
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}
 }
 
 // Where to connect to: the flag, then our own variables, then libpq's.

@@ -119,10 +119,6 @@ func (r *Run) connect(ctx context.Context) (err error) {
 		return err
 	}
 	r.Log.Info(identity.Line("target", r.control))
-	// The names of types that it tells are used in other sessions.
-	if _, err := r.control.Exec(ctx, catalog.NoPath); err != nil {
-		return r.Server.Explain(err)
-	}
 	return r.Server.Explain(progress.Ensure(ctx, r.control))
 }
 

@@ -26,9 +26,6 @@ func (l *Loader) takeOff(tables []*loadTable) error {
 		}
 	}
 	return l.Server.Explain(pgx.BeginFunc(l.ctx, l.Control, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(l.ctx, "SELECT pg_catalog.set_config('search_path', '', true)"); err != nil {
-			return err
-		}
 		keys, err := catalog.ForeignKeys(l.ctx, tx.Conn(), all)
 		if err != nil {
 			return err

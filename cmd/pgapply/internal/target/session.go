@@ -27,8 +27,7 @@ type session struct {
 
 // sessionSettings make a session write what it is told, and nothing else. Positions are only reported once the server has flushed them, so
 // commits need not wait.
-const sessionSettings = `SET synchronous_commit = off; SET search_path = ''; SET client_min_messages = error; SET default_transaction_read_only = off;
-	SET default_transaction_isolation = 'read committed'; SET xmloption = content; SET check_function_bodies = off; SET standard_conforming_strings = on`
+const sessionSettings = "SET synchronous_commit = off; SET check_function_bodies = off"
 
 // applySettings are for sessions that apply changes. Their statements find rows by index: the plans are made once, maybe while a table is still
 // empty, and a sequential scan or hash join that was right then would be ruinous later. JIT compilation pays for none of them.

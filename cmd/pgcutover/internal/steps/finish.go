@@ -140,7 +140,7 @@ func (m *Migration) deferred(ctx context.Context, t *pgx.Conn, stream int32, pha
 	if err != nil {
 		return 0, nil, m.Target.Explain(err)
 	}
-	if _, err := t.Exec(ctx, catalog.NoPath+"; SET check_function_bodies = off; SET synchronous_commit = off"); err != nil {
+	if _, err := t.Exec(ctx, "SET check_function_bodies = off; SET synchronous_commit = off"); err != nil {
 		return 0, nil, m.Target.Explain(err)
 	}
 	for _, o := range list {

@@ -196,7 +196,7 @@ type comparison struct {
 func (m *Migration) comparison(ctx context.Context, a, b *pgx.Conn) (how comparison, err error) {
 	if oldFloats(a, b) {
 		// Numbers within other values, as in arrays: rounded to 15 digits both versions print them alike.
-		how.settings = "SET extra_float_digits = 0; "
+		how.settings = "; SET extra_float_digits = 0"
 	}
 	how.text = "r"
 	if a.PgConn().ParameterStatus("server_encoding") != b.PgConn().ParameterStatus("server_encoding") {
@@ -291,7 +291,7 @@ func openSnapshot(ctx context.Context, server pgdial.Server, snapshot, settings 
 	if err != nil {
 		return nil, err
 	}
-	_, err = c.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+slot.QuoteLiteral(snapshot)+"; "+settings+catalog.NoPath)
+	_, err = c.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+slot.QuoteLiteral(snapshot)+settings)
 	if err != nil {
 		_ = c.Close(ctx)
 		return nil, server.Explain(err)

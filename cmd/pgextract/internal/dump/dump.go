@@ -3,6 +3,7 @@ package dump
 import (
 	"bytes"
 	"context"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 type Options struct {
 	DSN      string // as given by the user; a password in it is passed on in the environment
 	Password string
+	Settings string // command-line options of the server for pg_dump's session (pgdial.Server.Options)
 	Version  int    // of the source, as server_version_num
 	Snapshot string // to be read with
 	Args     []string
@@ -33,9 +35,7 @@ func Schema(ctx context.Context, o Options) ([]Entry, error) {
 	if o.Snapshot != "" {
 		args = append(args, "--snapshot="+o.Snapshot)
 	}
-	if o.DSN != "" {
-		args = append(args, "--dbname="+withoutPassword(o.DSN))
-	}
+	args = append(args, "--dbname="+withOptions(withoutPassword(o.DSN), o.Settings))
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = os.Environ()
 	if o.Password != "" {
@@ -125,6 +125,19 @@ func withoutPassword(dsn string) string {
 		authority = user + authority[at:]
 	}
 	return scheme + "://" + uriPassword.ReplaceAllString(authority+path, "$1")
+}
+
+// withOptions returns a connection string that asks for these command-line options of the server, and no others: neither its own nor those of the
+// environment or of a service file.
+func withOptions(dsn, options string) string {
+	if scheme, rest, uri := strings.Cut(dsn, "://"); uri && (scheme == "postgres" || scheme == "postgresql") {
+		sep := "?"
+		if strings.Contains(rest, "?") {
+			sep = "&"
+		}
+		return dsn + sep + "options=" + strings.ReplaceAll(url.QueryEscape(options), "+", "%20")
+	}
+	return strings.TrimSpace(dsn + " options='" + strings.NewReplacer(`\`, `\\`, "'", `\'`).Replace(options) + "'")
 }
 
 var (

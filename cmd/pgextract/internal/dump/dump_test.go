@@ -3,12 +3,14 @@ package dump
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
@@ -77,6 +79,50 @@ func TestSchema(t *testing.T) {
 		if !errors.As(err, &f) || f.Status != fault.Failed || !strings.Contains(err.Error(), "pg_dump failed: ") || !strings.Contains(f.Hint, "--data-only") {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// pg_dump's session has the settings that it is given, and neither those of the database nor the user's own.
+func TestDumpSettings_P5(t *testing.T) {
+	d := pgtest.Source(t).Database(t, "")
+	d.Exec("CREATE SCHEMA evil", "CREATE TABLE evil.calls (what text)",
+		"CREATE FUNCTION evil.set_config(text, text, boolean) RETURNS text LANGUAGE sql AS $$INSERT INTO evil.calls VALUES ('set_config') RETURNING 'x'$$",
+		`SET standard_conforming_strings = on; CREATE TABLE t (a text DEFAULT 'a\b')`, "ALTER DATABASE "+d.Name+" SET standard_conforming_strings = off", "ALTER DATABASE "+d.Name+" SET search_path = evil, pg_catalog",
+		"ALTER DATABASE "+d.Name+" SET quote_all_identifiers = on")
+	t.Setenv("PGOPTIONS", "-c standard_conforming_strings=off")
+	service := filepath.Join(t.TempDir(), "services")
+	if err := os.WriteFile(service, fmt.Appendf(nil, "[mine]\nhost=127.0.0.1\nport=%d\nuser=postgres\ndbname=%s\noptions=-c search_path=evil\n", d.Port, d.Name), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PGSERVICEFILE", service)
+	for k, v := range map[string]string{"PGHOST": "127.0.0.1", "PGPORT": fmt.Sprint(d.Port), "PGUSER": "postgres", "PGDATABASE": d.Name} {
+		t.Setenv(k, v)
+	}
+	for _, dsn := range []string{"", d.URI, d.URI + "&options=-c%20search_path%3Devil%2Cpg_catalog", "service=mine", fmt.Sprintf("host=127.0.0.1 options='-c search_path=evil' port=%d", d.Port)} {
+		server := pgdial.Server{Side: "source", DSN: dsn, App: "test"}
+		settings, err := server.Options()
+		if err != nil {
+			t.Fatal(err)
+		}
+		entries, err := Schema(context.Background(), Options{DSN: dsn, Settings: settings, Version: d.Major * 10000})
+		if err != nil {
+			t.Fatalf("%q: %v", dsn, err)
+		}
+		found := false
+		for _, e := range entries {
+			if e.Desc == "TABLE" && e.Tag == "t" {
+				found = true
+				if !strings.Contains(e.SQL, `DEFAULT 'a\b'`) || strings.Contains(e.SQL, `"t"`) {
+					t.Errorf("%q: %s", dsn, e.SQL)
+				}
+			}
+		}
+		if !found {
+			t.Errorf("%q: the table is not there: %+v", dsn, entries)
+		}
+	}
+	if got := d.Query("SET search_path = ''; SELECT count(*) FROM evil.calls"); got != "0" {
+		t.Errorf("%s functions of the database's owner were called", got)
 	}
 }
 

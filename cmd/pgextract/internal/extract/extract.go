@@ -557,7 +557,11 @@ func (l *Load) schema(ctx context.Context, c *pgx.Conn, snapshot string, version
 	if l.Publication != "" {
 		x.Without = []string{l.Publication, slot.InsertOnly(l.Publication)}
 	}
-	o := dump.Options{DSN: l.Server.DSN, Password: c.Config().Password, Version: version, Snapshot: snapshot,
+	settings, err := l.Server.Options()
+	if err != nil {
+		return nil, err
+	}
+	o := dump.Options{DSN: l.Server.DSN, Password: c.Config().Password, Settings: settings, Version: version, Snapshot: snapshot,
 		Args: []string{"--exclude-schema=pgsluice", "--no-subscriptions", "--encoding=" + pgdial.ClientEncoding(c.PgConn())}}
 	if l.NoACL {
 		o.Args = append(o.Args, "--no-privileges")

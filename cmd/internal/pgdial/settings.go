@@ -1,0 +1,141 @@
+package pgdial
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+)
+
+// A setting is one that every session has, whatever the database, the role and the environment preset.
+type setting struct{ name, value string }
+
+// pinned are part of the request for a connection, so that they hold before anything is looked up by name: the owner of a database may preset
+// any setting that a user may set.
+var pinned = []setting{
+	// No function, operator or type is found by name but PostgreSQL's own; names in answers come with their schema.
+	{"search_path", ""},
+	// How the server reads statements and constants.
+	{"standard_conforming_strings", "on"}, {"array_nulls", "on"}, {"transform_null_equals", "off"}, {"xmloption", "content"},
+	// How it prints names and values (SPEC.md 7.1).
+	{"quote_all_identifiers", "off"}, {"datestyle", "ISO, MDY"}, {"intervalstyle", "postgres"}, {"extra_float_digits", "3"}, {"bytea_output", "hex"},
+	{"timezone", "UTC"}, {"lc_monetary", "C"},
+	// Nothing cuts a long job short.
+	{"statement_timeout", "0"}, {"lock_timeout", "0"},
+	{"client_min_messages", "error"},
+}
+
+// roleOption matches the name of the setting "role" in command-line options.
+var roleOption = regexp.MustCompile(`(?:^|[\s=])(?:-c\s*|--)role\s*=`)
+
+// pin puts what is pinned into the parameters of a request for a connection.
+func pin(params map[string]string) {
+	for k, v := range params {
+		if lower := strings.ToLower(k); lower != k { // to the server they are the same
+			delete(params, k)
+			params[lower] = v
+		}
+	}
+	for _, s := range pinned {
+		params[s.name] = s.value
+	}
+	// A session is who it has logged in as, unless the connection string asks for another role.
+	if params["role"] == "" && !roleOption.MatchString(params["options"]) {
+		params["role"] = "none"
+	}
+}
+
+// Options returns command-line options of the server that pin the same settings for a program that uses libpq: those that the user has asked for,
+// and ours, which win.
+func (s Server) Options() (string, error) {
+	c, err := s.config()
+	if err != nil {
+		return "", err
+	}
+	options := []string{c.RuntimeParams["options"]}
+	for _, x := range inForce(c.RuntimeParams) {
+		options = append(options, "-c "+x.name+"="+escapeOption.Replace(x.value))
+	}
+	return strings.TrimSpace(strings.Join(options, " ")), nil
+}
+
+// inForce returns what must be in force in a session that was asked for with these parameters.
+func inForce(params map[string]string) []setting {
+	if role := params["role"]; role != "" {
+		return append(pinned[:len(pinned):len(pinned)], setting{"role", role})
+	}
+	return pinned
+}
+
+// escapeOption keeps blanks in the value of an option.
+var escapeOption = strings.NewReplacer(`\`, `\\`, " ", `\ `)
+
+// prepare sets what depends on the server, its version and its encoding, and proves in the same round trip that everything is in force: a pooler may have swallowed it.
+func (s Server) prepare(ctx context.Context, c *pgconn.PgConn, asked *pgconn.Config) error {
+	v := Version(c)
+	encoding := s.Encoding
+	if encoding == "" {
+		encoding = ClientEncoding(c)
+	}
+	set := []setting{{"client_encoding", encoding}}
+	if v >= 90600 {
+		set = append(set, setting{"idle_in_transaction_session_timeout", "0"})
+	}
+	if v >= 140000 {
+		set = append(set, setting{"idle_session_timeout", "0"})
+	}
+	if v >= 170000 {
+		set = append(set, setting{"transaction_timeout", "0"})
+	}
+	if s.Side == "target" {
+		// It may be kept from being written to by others, and for the role that is the default.
+		set = append(set, setting{"default_transaction_read_only", "off"}, setting{"default_transaction_isolation", "read committed"})
+	}
+	// A policy must make a read fail, not return fewer rows.
+	set = append(set, setting{"row_security", "off"})
+	var b strings.Builder
+	for _, x := range set {
+		b.WriteString("SET " + x.name + " = '" + strings.ReplaceAll(x.value, "'", "''") + "'; ")
+	}
+	// SHOW looks nothing up by name either.
+	must := inForce(asked.RuntimeParams)
+	for _, x := range must {
+		b.WriteString("SHOW " + x.name + "; ")
+	}
+	results, err := c.Exec(ctx, b.String()).ReadAll()
+	if err != nil {
+		return s.Explain(err)
+	}
+	for i, x := range must {
+		r := results[len(set)+i]
+		if len(r.Rows) != 1 {
+			return fmt.Errorf("the %s does not answer SHOW %s", s.Side, x.name)
+		}
+		if got := string(r.Rows[0][0]); got != x.value {
+			return s.notInForce(x, got)
+		}
+	}
+	// Some services take a user's name with the server's behind it.
+	if user := c.ParameterStatus("session_authorization"); user != "" && user != asked.User && !strings.HasPrefix(asked.User, user+"@") {
+		return s.notInForce(setting{"session_authorization", asked.User}, user)
+	}
+	return nil
+}
+
+// notInForce is the error for a setting that the session was to begin with and does not have.
+func (s Server) notInForce(x setting, got string) error {
+	return fault.New(fault.Config, "the session on the %s has %s = %q and not %q, with which it was to begin", s.Side, x.name, got, x.value).
+		WithDetail("Something between this program and the server, such as a connection pooler, does not pass settings on.").
+		WithHint("%s", poolerHint)
+}
+
+const poolerHint = "Connect to the server itself: a pooler is not supported, in transaction mode least of all."
+
+// refusedByPooler reports whether a pooler, and not a server, has refused a connection because it does not know a setting.
+func refusedByPooler(e *pgconn.PgError) bool {
+	return e.Code == "08P01" && strings.Contains(e.Message, "unsupported startup parameter")
+}
