@@ -11,10 +11,17 @@ type order struct {
 	lastID    uint32 // the relation of the last change and the number of its columns, to spare the map
 	lastCols  int
 	parts     map[uint32]*CopyEnd // open parts and their totals so far
+	cuts      map[uint32]*cut     // how tables are cut into parts, by relation
 	streamed  map[uint32]bool     // transactions in progress that have been sent in part
 	xid       uint32              // of the open transaction
 	commit    LSN                 // of the open transaction
 	end       End                 // totals so far; Frames counts all frames before the next one
+}
+
+// A cut is how a table is cut into parts, and which of them have begun.
+type cut struct {
+	of   uint64
+	seen map[uint64]bool
 }
 
 type orderState uint8
@@ -63,6 +70,9 @@ func (o *order) step(rec Record) error {
 		if o.state != between {
 			return o.refuse(k, "not outside of a transaction")
 		}
+		if o.header.StreamKind == Repair && r.CommitLSN != 0 {
+			return o.refuse(k, "has an LSN in a stream of kind repair")
+		}
 		o.state, o.xid, o.commit = inTx, r.XID, r.CommitLSN
 	case *Commit:
 		if o.state != inTx {
@@ -71,7 +81,7 @@ func (o *order) step(rec Record) error {
 		if r.CommitLSN != o.commit {
 			return o.refuse(k, "commit LSN %v, its begin had %v", r.CommitLSN, o.commit)
 		}
-		return o.committed(k, r.EndLSN)
+		return o.committed(k, r.CommitLSN, r.EndLSN)
 	case *CopyData:
 		p := o.parts[r.Part]
 		if p == nil {
@@ -159,7 +169,7 @@ func (o *order) step(rec Record) error {
 		if err := o.finished(k, r.XID); err != nil {
 			return err
 		}
-		return o.committed(k, r.EndLSN)
+		return o.committed(k, r.CommitLSN, r.EndLSN)
 	case *StreamAbort:
 		if r.XID != r.SubXID {
 			if o.state != between || !o.streamed[r.XID] {
@@ -169,23 +179,17 @@ func (o *order) step(rec Record) error {
 		}
 		return o.finished(k, r.XID)
 	case *Prepare:
-		if o.state == inTx {
-			if r.XID != o.xid {
-				return o.refuse(k, "of transaction %d, %d is open", r.XID, o.xid)
-			}
-			o.state = between
-			return nil
-		}
-		return o.finished(k, r.XID)
+		return o.prepared(k, r)
 	case *CommitPrepared:
 		if o.state != between {
 			return o.refuse(k, "not outside of a transaction")
 		}
-		return o.committed(k, r.EndLSN)
+		return o.committed(k, r.CommitLSN, r.EndLSN)
 	case *RollbackPrepared:
 		if o.state != between {
 			return o.refuse(k, "not outside of a transaction")
 		}
+		return o.lsns(k, r.PrepareEndLSN, r.EndLSN)
 	case *Progress:
 		if o.state != between {
 			return o.refuse(k, "not outside of a transaction")
@@ -241,7 +245,21 @@ func (o *order) change(k Kind, id uint32, cols, old int, xid uint32) error {
 	return nil
 }
 
-func (o *order) committed(k Kind, end LSN) error {
+// lsns checks that what ends a transaction is a piece of WAL: it ends behind where it begins. A repair has no positions.
+func (o *order) lsns(k Kind, begin, end LSN) error {
+	switch {
+	case o.header.StreamKind == Repair && (begin != 0 || end != 0):
+		return o.refuse(k, "has an LSN in a stream of kind repair")
+	case o.header.StreamKind == Changes && end <= begin:
+		return o.refuse(k, "end LSN %v is not after %v, where it begins", end, begin)
+	}
+	return nil
+}
+
+func (o *order) committed(k Kind, commit, end LSN) error {
+	if err := o.lsns(k, commit, end); err != nil {
+		return err
+	}
 	if end < o.end.LSN || end == o.end.LSN && o.header.StreamKind == Changes {
 		return o.refuse(k, "end LSN %v is not after %v", end, o.end.LSN)
 	}
@@ -249,6 +267,21 @@ func (o *order) committed(k Kind, end LSN) error {
 	o.end.Transactions++
 	o.state = between
 	return nil
+}
+
+func (o *order) prepared(k Kind, r *Prepare) error {
+	switch {
+	case o.state != inTx:
+		if err := o.finished(k, r.XID); err != nil {
+			return err
+		}
+	case r.XID != o.xid:
+		return o.refuse(k, "of transaction %d, %d is open", r.XID, o.xid)
+	case r.PrepareLSN != o.commit:
+		return o.refuse(k, "prepare LSN %v, its begin had %v", r.PrepareLSN, o.commit)
+	}
+	o.state = between
+	return o.lsns(k, r.PrepareLSN, r.EndLSN)
 }
 
 // finished checks that a transaction was sent in blocks, and forgets it.
@@ -270,10 +303,33 @@ func (o *order) copyBegin(k Kind, r *CopyBegin) error {
 	if o.parts[r.Part] != nil {
 		return o.refuse(k, "part %d is open already", r.Part)
 	}
+	if err := o.cut(k, r); err != nil {
+		return err
+	}
 	if o.parts == nil {
 		o.parts = make(map[uint32]*CopyEnd)
 	}
 	o.parts[r.Part] = &CopyEnd{Part: r.Part}
+	return nil
+}
+
+// cut checks that a table's parts agree about how many they are, and that none comes twice.
+func (o *order) cut(k Kind, r *CopyBegin) error {
+	c := o.cuts[r.Relation]
+	if c == nil {
+		if o.cuts == nil {
+			o.cuts = make(map[uint32]*cut)
+		}
+		c = &cut{of: r.Of, seen: make(map[uint64]bool)}
+		o.cuts[r.Relation] = c
+	}
+	switch {
+	case c.of != r.Of:
+		return o.refuse(k, "relation %d is cut into %d parts, and into %d", r.Relation, c.of, r.Of)
+	case c.seen[r.Index]:
+		return o.refuse(k, "part %d of %d of relation %d comes twice", r.Index, r.Of, r.Relation)
+	}
+	c.seen[r.Index] = true
 	return nil
 }
 

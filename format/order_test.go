@@ -27,7 +27,7 @@ func loadHeader() *format.Header  { return &format.Header{StreamKind: format.Loa
 func relation0() *format.Relation { return &format.Relation{ID: 2, Schema: "public", Name: "nothing"} }
 
 func copyBegin(part uint32) *format.CopyBegin {
-	return &format.CopyBegin{Part: part, Relation: 1, Columns: []string{"a", "b"}, Format: format.CopyText, Index: 1, Of: 1}
+	return &format.CopyBegin{Part: part, Relation: 1, Columns: []string{"a", "b"}, Format: format.CopyText, Index: uint64(part) + 1, Of: 1 << 20}
 }
 
 func pre(section string) *format.DDL { return &format.DDL{Section: section, SQL: "x"} }
@@ -50,6 +50,8 @@ func TestOrderOfKinds(t *testing.T) {
 		{copyBegin(2), "load part"},
 		{copyBegin(1), "load"},
 		{&format.CopyBegin{Part: 3, Relation: 99, Format: format.CopyText, Index: 1, Of: 1}, ""},
+		{&format.CopyBegin{Part: 3, Relation: 1, Format: format.CopyText, Index: 2, Of: 1 << 20}, "load"}, // the one that is open
+		{&format.CopyBegin{Part: 3, Relation: 1, Format: format.CopyText, Index: 1, Of: 2}, "load"},       // and another cut
 		{&format.CopyData{Part: 1, Rows: 1, Data: []byte("x\n")}, "part"},
 		{&format.CopyData{Part: 1, Data: make([]byte, 64<<10)}, "part"}, // written in another way
 		{&format.CopyEnd{Part: 1}, "part"},
@@ -57,10 +59,13 @@ func TestOrderOfKinds(t *testing.T) {
 		{&format.CopyEnd{Part: 1, Bytes: 1}, ""},
 		{&format.Sequence{Schema: "s", Name: "s"}, "load part"},
 		{&format.LargeObject{OID: 1}, "load part"},
-		{&format.Begin{XID: 9, CommitLSN: 300}, "changes repair blocks"},
+		{&format.Begin{XID: 9, CommitLSN: 300}, "changes blocks"},
+		{&format.Begin{XID: 9}, "changes repair blocks"},
 		{&format.Commit{CommitLSN: 200, EndLSN: 300}, "tx"},
 		{&format.Commit{CommitLSN: 200, EndLSN: 100}, ""}, // not after start_lsn
 		{&format.Commit{}, ""},
+		{&format.Commit{CommitLSN: 200, EndLSN: 200}, ""}, // not after its commit LSN
+		{&format.Commit{CommitLSN: 200, EndLSN: 199}, ""},
 		{&format.Insert{Relation: 1, New: two}, "tx"},
 		{&format.Insert{Relation: 1, New: two, XID: 8}, "block"},
 		{&format.Insert{Relation: 2}, "tx"},
@@ -95,16 +100,23 @@ func TestOrderOfKinds(t *testing.T) {
 		{&format.StreamStop{}, "block"},
 		{&format.StreamCommit{XID: 7, CommitLSN: 200, EndLSN: 300}, "blocks"},
 		{&format.StreamCommit{XID: 7, CommitLSN: 200, EndLSN: 100}, ""},
+		{&format.StreamCommit{XID: 7, CommitLSN: 200, EndLSN: 200}, ""},
 		{&format.StreamCommit{XID: 8, CommitLSN: 200, EndLSN: 300}, ""},
 		{&format.StreamAbort{XID: 7, SubXID: 7}, "blocks"},
 		{&format.StreamAbort{XID: 7, SubXID: 8}, "blocks"},
 		{&format.StreamAbort{XID: 8, SubXID: 8}, ""},
 		{&format.StreamAbort{XID: 8, SubXID: 9}, ""},
-		{&format.Prepare{GID: []byte("g"), XID: 7, EndLSN: 300}, "tx blocks"},
+		{&format.Prepare{GID: []byte("g"), XID: 7, PrepareLSN: 200, EndLSN: 300}, "tx blocks"},
+		{&format.Prepare{GID: []byte("g"), XID: 7, PrepareLSN: 201, EndLSN: 300}, "blocks"},
+		{&format.Prepare{GID: []byte("g"), XID: 7, PrepareLSN: 200, EndLSN: 200}, ""},
 		{&format.Prepare{GID: []byte("g"), XID: 8, EndLSN: 300}, ""},
-		{&format.CommitPrepared{GID: []byte("g"), XID: 7, EndLSN: 300}, "changes repair blocks"},
-		{&format.CommitPrepared{GID: []byte("g"), XID: 7, EndLSN: 100}, "repair"},
-		{&format.RollbackPrepared{GID: []byte("g"), XID: 7, EndLSN: 300}, "changes repair blocks"},
+		{&format.CommitPrepared{GID: []byte("g"), XID: 7, EndLSN: 300}, "changes blocks"},
+		{&format.CommitPrepared{GID: []byte("g"), XID: 7}, "repair"},
+		{&format.CommitPrepared{GID: []byte("g"), XID: 7, EndLSN: 100}, ""},
+		{&format.CommitPrepared{GID: []byte("g"), XID: 7, CommitLSN: 300, EndLSN: 300}, ""},
+		{&format.RollbackPrepared{GID: []byte("g"), XID: 7, EndLSN: 300}, "changes blocks"},
+		{&format.RollbackPrepared{GID: []byte("g"), XID: 7}, "repair"},
+		{&format.RollbackPrepared{GID: []byte("g"), XID: 7, PrepareEndLSN: 300, EndLSN: 300}, ""},
 		{&format.Progress{LSN: 300}, "changes repair blocks"},
 		{&format.Unknown{K: 90, Body: []byte{0xc0}}, "load part changes repair tx block blocks"},
 	}
@@ -146,6 +158,9 @@ func TestOrderOfSequences(t *testing.T) {
 		{"end after a part", "part", []format.Record{data, done, end(6)}, true},
 		{"two parts", "part", []format.Record{copyBegin(2), data, &format.CopyEnd{Part: 2}, done}, true},
 		{"another part's data", "part", []format.Record{copyBegin(2), &format.CopyData{Part: 2, Rows: 2, Data: []byte("1\n2\n")}, done}, false},
+		{"a part of a table twice", "part", []format.Record{data, done, copyBegin(1)}, false},
+		{"a part of a table again, in a continued stream", "part", []format.Record{data, done, loadHeader(), relationT(), copyBegin(1)}, true},
+		{"an LSN in repair", "repair", []format.Record{begin(0), &format.Commit{EndLSN: 1}}, false},
 		{"a part twice", "part", []format.Record{copyBegin(1)}, false},
 		{"a part closed twice", "part", []format.Record{data, done, done}, false},
 		{"data after the end of a part", "part", []format.Record{data, done, data}, false},
@@ -157,7 +172,8 @@ func TestOrderOfSequences(t *testing.T) {
 		{"equal end LSNs", "tx", []format.Record{finish(210), begin(209), commit(210)}, false},
 		{"descending end LSNs", "tx", []format.Record{finish(210), begin(208), commit(209)}, false},
 		{"end LSN equals start LSN", "tx", []format.Record{finish(100)}, false},
-		{"end LSN just after start LSN", "tx", []format.Record{finish(101)}, true},
+		{"end LSN just after start LSN", "changes", []format.Record{begin(100), commit(101)}, true},
+		{"end LSN equals commit LSN", "tx", []format.Record{finish(200)}, false},
 		{"end LSN equals progress", "changes", []format.Record{&format.Progress{LSN: 210}, begin(209), commit(210)}, false},
 		{"end LSN just after progress", "changes", []format.Record{&format.Progress{LSN: 210}, begin(210), commit(211)}, true},
 		{"progress goes back", "changes", []format.Record{&format.Progress{LSN: 210}, &format.Progress{LSN: 205}}, true},
@@ -181,8 +197,8 @@ func TestOrderOfSequences(t *testing.T) {
 		{"an ordinary commit in a block", "block", []format.Record{commit(300)}, false},
 		{"a transaction between blocks", "block", []format.Record{stop, begin(209), insert(2), commit(210), again}, true},
 		{"a change between blocks", "block", []format.Record{stop, &format.Insert{Relation: 1, New: make(format.Tuple, 2), XID: 7}}, false},
-		{"a prepared streamed transaction again", "blocks", []format.Record{&format.Prepare{XID: 7}, again}, false},
-		{"changes after prepare", "tx", []format.Record{&format.Prepare{XID: 7}, insert(2)}, false},
+		{"a prepared streamed transaction again", "blocks", []format.Record{&format.Prepare{XID: 7, EndLSN: 8}, again}, false},
+		{"changes after prepare", "tx", []format.Record{&format.Prepare{XID: 7, PrepareLSN: 200, EndLSN: 300}, insert(2)}, false},
 		{"a second stream", "changes", []format.Record{end(3), changeHeader(), relationT(), begin(209), insert(2), commit(210), end(5)}, true},
 		{"a second stream knows no relation", "changes", []format.Record{end(3), changeHeader(), begin(209), insert(2)}, false},
 		{"a second stream counts anew", "changes", []format.Record{end(3), changeHeader(), end(4)}, false},
