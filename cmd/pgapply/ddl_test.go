@@ -66,6 +66,15 @@ func (s *scribe) commit(xid uint32) {
 	s.write(&format.StreamCommit{XID: xid, CommitLSN: s.lsn, EndLSN: s.lsn + 8})
 }
 
+// flush returns what has been written so far.
+func (s *scribe) flush() []byte {
+	s.t.Helper()
+	if err := s.w.Flush(); err != nil {
+		s.t.Fatal(err)
+	}
+	return bytes.Clone(s.buf.Bytes())
+}
+
 func (s *scribe) end() []byte {
 	s.t.Helper()
 	if _, err := s.w.End(format.Complete, s.lsn+8); err != nil {

@@ -277,11 +277,11 @@ func SetWhole(ctx context.Context, c *pgx.Conn, stream int32) error {
 	return err
 }
 
-// Unfinished returns the tables of a stream whose rows are all there, but not what belongs to them, and how many have not all of their rows.
-func Unfinished(ctx context.Context, c *pgx.Conn, stream int32) (copied []LoadTable, missing int, err error) {
+// Unfinished returns the tables of a stream whose rows are all there, but not what belongs to them, and those that have not all of their rows.
+func Unfinished(ctx context.Context, c *pgx.Conn, stream int32) (copied, missing []LoadTable, err error) {
 	rows, err := c.Query(ctx, "SELECT schema_name, table_name, source_schema, source_table, status FROM pgsluice.tables WHERE stream_id = $1 AND status <> 'loaded' ORDER BY 1, 2", stream)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
 	}
 	var t LoadTable
 	var s TableState
@@ -289,11 +289,25 @@ func Unfinished(ctx context.Context, c *pgx.Conn, stream int32) (copied []LoadTa
 		if s.Complete() {
 			copied = append(copied, t)
 		} else {
-			missing++
+			missing = append(missing, t)
 		}
 		return nil
 	})
 	return copied, missing, err
+}
+
+// Unbuilt returns the tables of a stream that count as loaded, and have objects that nobody has tried to create.
+func Unbuilt(ctx context.Context, c *pgx.Conn, stream int32) ([]LoadTable, error) {
+	rows, err := c.Query(ctx, `SELECT schema_name, table_name, source_schema, source_table FROM pgsluice.tables t WHERE stream_id = $1 AND status = 'loaded' AND EXISTS (
+		SELECT FROM pgsluice.deferred d WHERE d.stream_id = t.stream_id AND d.phase = 'table' AND d.state = 'deferred'
+		AND d.schema_name = t.schema_name AND d.table_name = t.table_name) ORDER BY 1, 2`, stream)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (t LoadTable, err error) {
+		err = row.Scan(&t.Schema, &t.Name, &t.SourceSchema, &t.SourceName)
+		return t, err
+	})
 }
 
 // FinishLoad marks the load of a stream complete and lets changes begin where its first snapshot was taken, unless some have been applied.

@@ -45,6 +45,7 @@ type Run struct {
 	reader  *format.Reader
 	report  *reporter
 	giveUp  chan struct{} // closed some time after Stop
+	lacking incomplete
 }
 
 // grace is how long the program that writes our input may take to end it, when both have been told to stop; and then, once more, how long the target may take
@@ -62,6 +63,7 @@ func (r *Run) Do(ctx context.Context, in io.Reader) error {
 	r.in = newInput(in, r.giveUp)
 	r.reader = format.NewReader(r.in)
 	r.report = &reporter{out: r.Lines}
+	r.lacking = make(incomplete)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
@@ -109,7 +111,7 @@ func (r *Run) streams(ctx context.Context) error {
 		}
 	}
 	if err == io.EOF {
-		return nil
+		return r.lacking.check()
 	}
 	return err
 }

@@ -32,7 +32,9 @@ type follower struct {
 	position format.LSN    // of what has been taken in
 	tables   map[uint32]*plan.Table
 
-	skipping  bool   // the open transaction has been applied already
+	within    bool   // a transaction is open, outside of blocks
+	xid       uint32 // its id
+	skipping  bool   // it has been applied already
 	flushing  bool   // the open transaction has been written in part
 	altered   bool   // it has changed the schema
 	alteredBy uint32 // its XID, if it is written ahead of its commit
@@ -116,7 +118,7 @@ func (f *follower) begin(ctx context.Context, h *format.Header) error {
 // drop forgets the transactions that are not complete. They will come again.
 func (f *follower) drop(ctx context.Context) error {
 	f.cur.Rollback()
-	f.skipping, f.altered, f.alteredBy = false, false, 0
+	f.within, f.skipping, f.altered, f.alteredBy = false, false, false, 0
 	written, err := f.progress.drop(ctx)
 	if err != nil || !written && !f.flushing {
 		return err
@@ -286,6 +288,7 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 	case *format.Insert:
 		t, err := f.table(ctx, r.Relation)
 		if t == nil {
+			f.progress.keep(rec)
 			return err
 		}
 		f.cur.Insert(t, r.New)
@@ -293,6 +296,7 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 	case *format.Update:
 		t, err := f.table(ctx, r.Relation)
 		if t == nil {
+			f.progress.keep(rec)
 			return err
 		}
 		f.cur.Update(t, r.Old, r.New)
@@ -300,18 +304,24 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 	case *format.Delete:
 		t, err := f.table(ctx, r.Relation)
 		if t == nil {
+			f.progress.keep(rec)
 			return err
 		}
 		f.cur.Delete(t, r.Old)
 		return f.room()
 	case *format.Begin:
-		f.commit = r.CommitLSN
+		f.commit, f.within, f.xid = r.CommitLSN, true, r.XID
+		f.progress.twoPhase.clear()
 		if f.skipping = r.CommitLSN < f.position; !f.skipping {
 			return f.open(r.CommitLSN)
 		}
 	case *format.Commit:
 		f.progress.seen = r.EndLSN
+		f.within = false
 		if f.skipping {
+			if r.EndLSN > f.position {
+				return f.refuse(ctx, fault.New(fault.Data, "the transaction with commit LSN %v and end LSN %v is neither before LSN %v, where the target is, nor after it", r.CommitLSN, r.EndLSN, f.position))
+			}
 			f.skipping = false
 			return nil
 		}
@@ -320,7 +330,7 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 		return f.truncate(ctx, r)
 	case *format.Relation:
 		return f.relation(ctx, r)
-	case *format.StreamStart, *format.StreamCommit, *format.StreamAbort:
+	case *format.StreamStart, *format.StreamCommit, *format.StreamAbort, *format.Prepare, *format.CommitPrepared, *format.RollbackPrepared:
 		return f.progress.record(ctx, rec)
 	case *format.Progress:
 		f.progress.seen = max(f.progress.seen, r.LSN)
@@ -333,6 +343,7 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 		if !f.skipping {
 			return f.alter(r)
 		}
+		f.progress.keep(rec)
 	case *format.Message, *format.Unknown:
 	default:
 		return fault.New(fault.Data, "cannot apply a %v record", rec.Kind())
@@ -427,6 +438,9 @@ func (f *follower) lookup(ctx context.Context, schema, table string) (*catalog.R
 }
 
 func (f *follower) relation(ctx context.Context, r *format.Relation) error {
+	if err := target.Writable(r.Kind(), r.Schema, r.Name); err != nil {
+		return f.refuse(ctx, err)
+	}
 	// Rows are told apart by the keys that were chosen when a table was looked up.
 	if err := f.await(); err != nil {
 		return err
@@ -456,15 +470,20 @@ func (f *follower) table(ctx context.Context, id uint32) (*plan.Table, error) {
 	return t, nil
 }
 
-// stuck makes the error for a change that has no place on the target, after everything before its transaction was applied.
+// stuck makes the error for a change that has no place on the target.
 func (f *follower) stuck(ctx context.Context, t *plan.Table) error {
+	return f.refuse(ctx, target.Describe(t, f.commit))
+}
+
+// refuse returns an error when everything before the open transaction has been applied.
+func (f *follower) refuse(ctx context.Context, err error) error {
 	if err := f.drop(ctx); err != nil {
 		return err
 	}
 	if err := f.drain(); err != nil {
 		return err
 	}
-	return target.Describe(t, f.commit)
+	return err
 }
 
 // expired reports whether the time is over that a stopping process gives its input.
@@ -486,6 +505,7 @@ func (f *follower) room() error {
 
 func (f *follower) truncate(ctx context.Context, r *format.Truncate) error {
 	op := &plan.TruncateOp{RestartIdentity: r.RestartIdentity}
+	var left []uint32
 	for _, id := range r.Relations {
 		t, err := f.table(ctx, id)
 		if err != nil {
@@ -493,7 +513,12 @@ func (f *follower) truncate(ctx context.Context, r *format.Truncate) error {
 		}
 		if t != nil {
 			op.Tables = append(op.Tables, t)
+		} else {
+			left = append(left, id)
 		}
+	}
+	if len(left) > 0 {
+		f.progress.keep(&format.Truncate{Relations: left, RestartIdentity: r.RestartIdentity})
 	}
 	if len(op.Tables) > 0 {
 		f.cur.AddTruncate(op)

@@ -21,6 +21,7 @@ import (
 // a table on the target, and read back when it commits.
 type inProgress struct {
 	*follower
+	twoPhase
 	live   map[uint32]*transaction
 	block  *transaction // the one whose block is open
 	size   int          // bytes in the logs of all
@@ -42,8 +43,15 @@ type transaction struct {
 	spilled bool
 	subs    map[uint32]bool // subtransactions that have a savepoint
 	aborted map[uint32]bool // subtransactions
-	ddl     bool            // it changes the schema
+	ddl     bool            // it changes the schema, in a record that names the whole transaction
 	unsure  bool            // and a subtransaction was rolled back after that, maybe the one that did
+
+	// What is known of one that is prepared.
+	gid      string
+	prepared format.LSN
+	lost     bool // it was to be skipped, and has not been kept
+	skip     bool // it is to be recorded, not applied
+	altered  bool // what is on the target ahead of its commit has changed the schema
 }
 
 // errHold says that a piece cannot be written ahead.
@@ -91,6 +99,9 @@ func (p *inProgress) record(ctx context.Context, rec format.Record) error {
 		p.early[r.ID] = true
 		return p.relation(ctx, r)
 	case *format.StreamStart:
+		if t := p.live[r.XID]; t != nil && t.gid != "" {
+			return p.refuse(ctx, fault.New(fault.Data, "transaction %d has a block after it was prepared", r.XID))
+		}
 		if p.live[r.XID] == nil {
 			p.live[r.XID] = &transaction{xid: r.XID}
 		}
@@ -104,8 +115,14 @@ func (p *inProgress) record(ctx context.Context, rec format.Record) error {
 	case *format.DDL:
 		before := p.block.log.Size()
 		p.block.log.DDL(r.XID, r)
-		p.block.ddl = true
+		p.block.ddl = p.block.ddl || r.XID == p.block.xid
 		return p.logged(ctx, before)
+	case *format.Prepare:
+		return p.prepare(ctx, r)
+	case *format.CommitPrepared:
+		return p.commitPrepared(ctx, r)
+	case *format.RollbackPrepared:
+		return p.rollbackPrepared(ctx, r)
 	case *format.Message, *format.Unknown:
 	default:
 		return fault.New(fault.Data, "cannot apply a %v record", rec.Kind())
@@ -211,10 +228,14 @@ func (p *inProgress) savepoints(t *transaction, g *plan.Group) *plan.Replay {
 func (p *inProgress) commit(ctx context.Context, r *format.StreamCommit) error {
 	t := p.live[r.XID]
 	p.seen = r.EndLSN
-	if r.CommitLSN < p.position { // it has been applied already
+	if r.EndLSN <= p.position { // it has been applied already
 		return p.forget(ctx, t)
 	}
 	p.follower.commit = r.CommitLSN
+	if t.ahead && t.gid != "" && slices.Contains(p.SkipLSN, r.CommitLSN) {
+		return p.refuse(ctx, fault.New(fault.Failed, "the prepared transaction with commit LSN %v cannot be skipped by that: it is on the target already, ahead of its commit", r.CommitLSN).
+			WithHint("Name where it was prepared: pgapply --skip-lsn %v.", t.prepared))
+	}
 	if t.unsure && !slices.Contains(p.SkipLSN, r.CommitLSN) {
 		if err := p.follower.drop(ctx); err != nil {
 			return err
@@ -316,6 +337,7 @@ func (p *inProgress) commitAhead(ctx context.Context, t *transaction, r *format.
 	t.ahead = false
 	p.ahead--
 	p.position = r.EndLSN
+	p.altered = p.altered || t.altered
 	at := target.Position{LSN: r.EndLSN, Time: r.Time}
 	if err := p.do(func(ctx context.Context, _ *plan.Group) error {
 		return p.applier.CommitAhead(ctx, t.xid, r.CommitLSN, at)
@@ -406,6 +428,8 @@ func (p *inProgress) drop(ctx context.Context) (written bool, err error) {
 	}
 	written = p.ahead > 0
 	p.live, p.block, p.size, p.ahead = make(map[uint32]*transaction), nil, 0, 0
+	clear(p.gids)
+	p.twoPhase.clear()
 	if spilled {
 		err = p.clear(ctx)
 	}

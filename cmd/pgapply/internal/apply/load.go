@@ -31,7 +31,7 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 	}
 	l := &target.Loader{Server: r.Server, Control: r.control, Stream: stream, Mapper: &target.Mapper{Lookup: r.lookup, Rename: r.Rename}, Jobs: r.Jobs, Log: r.Log}
 	l.Meter = r.Meter
-	l.Snapshot = fmt.Sprintf("%v %d", h.StartLSN, h.Created)
+	l.Snapshot, l.SnapshotLSN = fmt.Sprintf("%v %d", h.StartLSN, h.Created), h.StartLSN
 	if h.Load != nil {
 		l.Reload, l.ByHand, l.RebuildIndexes = h.Load.Reload, h.Load.DataOnly, r.RebuildIndexes
 		l.Whole = h.Load.Scope == format.ScopeAll
@@ -98,6 +98,7 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 			if err := r.loaded(ctx, l, stream, complete, time.Since(began)); err != nil {
 				return nil, err
 			}
+			r.lacking.ended(h, complete, l.Missing())
 			return r.reader.Next()
 		default:
 			err = fault.New(fault.Data, "cannot apply a %v record", rec.Kind())

@@ -25,6 +25,50 @@ func (l *Log) Take() []byte {
 	return b
 }
 
+// Len returns how many bytes are logged.
+func (l *Log) Len() int { return len(l.buf) }
+
+// Clear empties the log and keeps its memory.
+func (l *Log) Clear() { l.buf = l.buf[:0] }
+
+// Append adds what another log has.
+func (l *Log) Append(other *Log) { l.buf = append(l.buf, other.buf...) }
+
+// Open logs the changes of a group's open transaction that have not been folded.
+func (l *Log) Open(sub uint32, g *Group) {
+	var tuples [2]format.Tuple
+	values := func(n int, t *Table, at int32) format.Tuple {
+		if at == noTuple {
+			return nil
+		}
+		tuple := tuples[n][:0]
+		if tuple == nil {
+			tuple = format.Tuple{}
+		}
+		for i := range t.Relation.Columns {
+			kind, data := g.Value(at, i)
+			tuple = append(tuple, format.Value{Kind: kind, Data: data})
+		}
+		tuples[n] = tuple
+		return tuple
+	}
+	for i := g.folded; i < len(g.ops); i++ {
+		op, t := g.Op(int32(i))
+		switch op.Kind {
+		case OpInsert:
+			l.Insert(sub, t, values(0, t, op.New))
+		case OpUpdate:
+			l.Update(sub, t, values(0, t, op.Old), values(1, t, op.New))
+		case OpDelete:
+			l.Delete(sub, t, values(0, t, op.Old))
+		case OpTruncate:
+			l.Truncate(sub, g.Truncate(op))
+		case OpDDL:
+			l.DDL(sub, g.DDL(op))
+		}
+	}
+}
+
 // What a logged change of a row is; a truncate and DDL have their own arguments.
 const (
 	logInsert = iota

@@ -58,14 +58,25 @@ func (a *Applier) aheadLane(ctx context.Context, xid uint32) (*lane, error) {
 			return nil, err
 		}
 		l = &lane{s: s, skipLocked: true, onConflict: a.onConflict, stream: a.stream.ID, conflicts: a.conflicts}
-		if err := s.exec(ctx, "SET lock_timeout = '"+aheadLockTimeout+"'"); err != nil {
-			s.close()
-			return nil, err
-		}
+	}
+	if err := l.s.exec(ctx, "SET lock_timeout = '"+aheadLockTimeout+"'"); err != nil {
+		l.s.close()
+		return nil, err
 	}
 	a.ahead[xid] = l
 	a.skipLocked = true
 	return l, nil
+}
+
+// SetAside makes the open transaction, which Flush has written in part, one that is ahead of its commit: it was prepared. Its session goes with it,
+// and keeps the stream's lock.
+func (a *Applier) SetAside(ctx context.Context, xid uint32) error {
+	l, err := a.aheadLane(ctx, xid)
+	if err != nil {
+		return err
+	}
+	a.ahead[xid], a.lane = a.lane, l
+	return nil
 }
 
 // put takes a lane out of use.

@@ -30,6 +30,8 @@ type builder struct {
 	wake  chan struct{}
 	done  bool
 	mine  map[progress.LoadTable]bool // tables that this process has built, or is building
+
+	missing []progress.LoadTable // tables that have not all of their rows when everything else is done
 }
 
 func newBuilder(ctx context.Context, l *Loader) (*builder, error) {
@@ -334,8 +336,18 @@ func (b *builder) finish() (complete bool, err error) {
 		if err != nil {
 			return false, b.l.Server.Explain(err)
 		}
-		if len(copied) == 0 && missing > 0 {
+		if len(copied) == 0 && len(missing) > 0 {
+			b.missing = missing
 			return false, nil
+		}
+		if len(copied) == 0 {
+			// Those whose objects have come after their rows.
+			b.mu.Lock()
+			copied, err = progress.Unbuilt(b.ctx, b.ask, b.l.Stream.ID)
+			b.mu.Unlock()
+			if err != nil {
+				return false, b.l.Server.Explain(err)
+			}
 		}
 		if len(copied) == 0 {
 			break

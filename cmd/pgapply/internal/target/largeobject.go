@@ -17,7 +17,8 @@ type largeObjects struct {
 	l       *Loader
 	records chan *format.LargeObject
 	done    bool
-	ended   bool // all of them have come
+	ended   bool            // all of them have come
+	empty   map[uint32]bool // those that were created, and have no bytes yet
 }
 
 // lobTable is the table that they stand for.
@@ -106,17 +107,24 @@ func (o *largeObjects) write(s *session) error {
 		b.Reset()
 		var pg *pgconn.PgError
 		if errors.As(err, &pg) && pg.Code == "23505" {
-			return fault.New(fault.Config, "the target has large objects already: %w", err).WithHint("Remove them (SELECT lo_unlink(oid) FROM pg_largeobject_metadata), or use an empty database.")
+			return fault.New(fault.Config, "a large object of this load exists on the target already: %w", err).
+				WithHint("Use a database without large objects. These are there: SELECT oid, lomowner::regrole FROM pg_largeobject_metadata;")
 		}
 		return err
 	}
+	o.empty = make(map[uint32]bool)
 	for r := range o.records {
-		if r.Offset == 0 {
+		if r.Offset == 0 && !o.empty[r.OID] {
 			// Where nothing was written before, creating and filling are one.
 			fmt.Fprintf(&b, "SELECT pg_catalog.lo_from_bytea(%d::oid, '\\x%x');\n", r.OID, r.Data)
 			count++
 		} else {
 			fmt.Fprintf(&b, "SELECT pg_catalog.lo_put(%d::oid, %d, '\\x%x');\n", r.OID, r.Offset, r.Data)
+		}
+		if len(r.Data) == 0 {
+			o.empty[r.OID] = true
+		} else {
+			delete(o.empty, r.OID)
 		}
 		bytes += len(r.Data)
 		if b.Len() > 1<<20 {

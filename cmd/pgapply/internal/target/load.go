@@ -33,8 +33,9 @@ type Loader struct {
 	Jobs    int
 	Log     *slog.Logger
 	Meter   *meter.Meter
-	// Snapshot identifies what the rows of this load were read with.
-	Snapshot string
+	// Snapshot identifies what the rows of this load were read with, and SnapshotLSN is where that was, unless a part says otherwise.
+	Snapshot    string
+	SnapshotLSN format.LSN
 	// Reload empties the tables of this load that have been loaded before.
 	Reload bool
 	// Whole says that the stream describes all tables of the source that are wanted, and Objects, that it brings the large objects if there are any.
@@ -58,7 +59,9 @@ type Loader struct {
 	queued       []progress.LoadTable
 	states       map[[2]string]*progress.TableState
 	tables       map[uint32]*loadTable
-	fresh        []*loadTable // not yet looked up
+	targets      map[[2]string]uint32 // which relation goes to a table of the target
+	fresh        []*loadTable         // not yet looked up
+	sequences    []*format.Sequence   // not yet there
 	parts        map[uint32]*part
 	lobs         *largeObjects
 	builder      *builder
@@ -99,7 +102,7 @@ func (l *Loader) Start(ctx context.Context) (err error) {
 	l.chunks = make(chan []byte, 4*queuedChunks)
 	l.ended = make(chan struct{}, 4)
 	l.tablespaces = make(map[string]bool)
-	l.tables, l.parts = make(map[uint32]*loadTable), make(map[uint32]*part)
+	l.tables, l.parts, l.targets = make(map[uint32]*loadTable), make(map[uint32]*part), make(map[[2]string]uint32)
 	if l.guard, err = l.newSession(); err != nil {
 		return err
 	}
@@ -165,6 +168,9 @@ func (l *Loader) Close() {
 func (l *Loader) Relation(rel *format.Relation) error {
 	t := &loadTable{rel: rel}
 	t.schema, t.name = l.Mapper.Target(rel.Schema, rel.Name)
+	if err := l.place(t); err != nil {
+		return err
+	}
 	l.tables[rel.ID] = t
 	l.fresh = append(l.fresh, t)
 	if t.state = l.states[[2]string{t.schema, t.name}]; t.state == nil {
@@ -172,6 +178,25 @@ func (l *Loader) Relation(rel *format.Relation) error {
 		l.states[[2]string{t.schema, t.name}] = t.state
 		l.queued = append(l.queued, progress.LoadTable{Schema: t.schema, Name: t.name, SourceSchema: rel.Schema, SourceName: rel.Name})
 	}
+	return nil
+}
+
+// place checks that a table may go where it goes, and that no other does.
+func (l *Loader) place(t *loadTable) error {
+	if err := Writable(t.rel.Kind(), t.rel.Schema, t.rel.Name); err != nil {
+		return err
+	}
+	if reserved(t.schema) {
+		return fault.New(fault.Config, "table %s.%s of the source cannot go to schema %s of the target", t.rel.Schema, t.rel.Name, t.schema).WithHint("Correct --rename.")
+	}
+	key := [2]string{t.schema, t.name}
+	if other, ok := l.targets[key]; ok && other != t.rel.ID {
+		if len(l.Mapper.Rename) > 0 {
+			return fault.New(fault.Config, "two tables of the source go to %q on the target", t.String()).WithHint("Correct --rename.")
+		}
+		return fault.New(fault.Data, "the stream describes table %q twice, as relation %d and as %d", t.String(), other, t.rel.ID)
+	}
+	l.targets[key] = t.rel.ID
 	return nil
 }
 
@@ -197,6 +222,11 @@ func (l *Loader) inspect() error {
 	fresh := l.fresh
 	l.fresh = nil
 	if !l.ByHand {
+		for _, t := range fresh {
+			if t.target == nil { // the statement that creates it may come later
+				l.fresh = append(l.fresh, t)
+			}
+		}
 		return nil
 	}
 	if !l.schemaLocked {
@@ -228,12 +258,19 @@ func (t *loadTable) fits(p *part, byHand bool) error {
 				WithHint("On the target: ALTER TABLE %s ADD COLUMN %s …; then start again.", t.qualified(), plan.QuoteIdent(name))
 		case t.target.Columns[i].Generated:
 			return fault.New(fault.Config, "column %q of table %q is generated on the target, but not on the source", name, t.String())
-		case p.Format == format.CopyBinary && j >= 0 && t.rel.Columns[j].OID != t.target.Columns[i].OID:
+		case p.Format == format.CopyBinary && j >= 0 && otherType(t.rel.Columns[j].OID, t.target.Columns[i].OID):
 			return fault.New(fault.Config, "column %q of table %q is of type %s on the target and %s on the source: binary data does not fit", name, t.String(),
 				t.target.Columns[i].Type, t.rel.Columns[j].Type).WithHint("Extract with --format text.")
 		}
 	}
 	return nil
+}
+
+// otherType reports whether binary data of a type of the source cannot be of the target's. A user's type has another OID there; whether it
+// fits, the server finds out.
+func otherType(source, target uint32) bool {
+	const firstUser = 16384
+	return source != 0 && source != target && (source < firstUser || target < firstUser)
 }
 
 // A part is a part of a table that is being copied, by a goroutine of its own.
@@ -258,6 +295,16 @@ func (l *Loader) CopyBegin(r *format.CopyBegin) error {
 		return err
 	}
 	t := l.tables[r.Relation]
+	if r.SnapshotLSN == 0 {
+		r.SnapshotLSN = l.SnapshotLSN
+	}
+	if len(r.Columns) == 0 {
+		for _, c := range t.rel.Columns {
+			if !c.Generated {
+				r.Columns = append(r.Columns, c.Name)
+			}
+		}
+	}
 	p := &part{CopyBegin: r, table: t, chunks: make(chan []byte, queuedChunks)}
 	l.parts[r.Part] = p
 	s := t.state
@@ -434,7 +481,7 @@ func (l *Loader) copyPart(p *part) (err error) {
 		return l.Server.Explain(err)
 	}
 	if uint64(n) != p.end.Rows {
-		return fmt.Errorf("the target took %d rows of %d", n, p.end.Rows)
+		return fault.New(fault.Data, "the stream says that part %d of %d has %d rows, the target found %d in it", p.Index, p.Of, p.end.Rows, n)
 	}
 	copied, err := l.finishPart(s, p)
 	if err != nil {
@@ -556,6 +603,20 @@ func (l *Loader) Sequence(r *format.Sequence) error {
 	if err := l.flush(); err != nil {
 		return err
 	}
+	if err := Writable(r.Kind(), r.Schema, r.Name); err != nil {
+		return err
+	}
+	err := l.setSequence(r)
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && (pg.Code == "42P01" || pg.Code == "3F000") { // the statement that creates it may come later
+		later := *r
+		l.sequences = append(l.sequences, &later)
+		return nil
+	}
+	return err
+}
+
+func (l *Loader) setSequence(r *format.Sequence) error {
 	schema, name := l.Mapper.Target(r.Schema, r.Name)
 	return SetSequence(l.ctx, l.Control, l.Server, schema, name, r.LastValue, r.IsCalled)
 }
@@ -587,6 +648,11 @@ func (l *Loader) Finish() (complete bool, err error) {
 	l.copying.Wait()
 	if err := l.failure(); err != nil {
 		return false, err
+	}
+	for _, r := range l.sequences {
+		if err := l.setSequence(r); err != nil {
+			return false, err
+		}
 	}
 	if err := l.forget(); err != nil {
 		return false, err
@@ -625,6 +691,16 @@ func (l *Loader) forget() error {
 		}
 	}
 	return nil
+}
+
+// Missing returns the tables that the stream describes, and that have not all of their rows when Finish says that the load is not complete.
+func (l *Loader) Missing() (names []string) {
+	for _, t := range l.builder.missing {
+		if _, ok := l.targets[[2]string{t.Schema, t.Name}]; ok {
+			names = append(names, t.Schema+"."+t.Name)
+		}
+	}
+	return names
 }
 
 // Loaded returns how many rows and bytes were copied.

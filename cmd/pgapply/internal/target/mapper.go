@@ -37,6 +37,10 @@ func (m *Mapper) Target(schema, table string) (string, string) {
 func (m *Mapper) Map(ctx context.Context, rel *format.Relation) (*plan.Table, error) {
 	t := &plan.Table{Relation: rel, Full: rel.ReplicaIdentity == "f"}
 	t.Schema, t.Name = m.Target(rel.Schema, rel.Name)
+	if reserved(t.Schema) {
+		t.Problem = fault.New(fault.Config, "table %s.%s of the source cannot go to schema %s of the target", rel.Schema, rel.Name, t.Schema).WithHint("Correct --rename.")
+		return t, nil
+	}
 	if m.Snapshot != nil {
 		t.Snapshot = m.Snapshot(t.Schema, t.Name)
 	}

@@ -66,6 +66,12 @@ type deferredObject struct {
 // DDL takes an object of the schema. If there are names to be changed in it, it is kept until all have come: nothing is to be written if
 // the names in one of them cannot be.
 func (l *Loader) DDL(d *format.DDL) error {
+	if err := writable(d); err != nil {
+		return err
+	}
+	if d.Attach == "" {
+		d.Index = "" // there is nothing to be done after it: the whole is one
+	}
 	if len(l.Mapper.Rename) > 0 {
 		c := *d
 		c.After = append([]uint64(nil), d.After...)

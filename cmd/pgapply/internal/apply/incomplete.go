@@ -1,0 +1,58 @@
+package apply
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// incomplete has the loads whose streams have come to their end, and that lack rows on the target all the same.
+type incomplete map[progress.Key]*lacking
+
+type lacking struct {
+	slot   string
+	parts  uint64          // streams that the load has
+	seen   map[uint64]bool // those of them that were in this input
+	tables []string        // described in the newest stream, and not complete
+}
+
+// ended notes what a stream of a load has left to be done: the tables that it describes and that have not all of their rows.
+func (i incomplete) ended(h *format.Header, complete bool, tables []string) {
+	key := progress.KeyOf(h)
+	if complete {
+		delete(i, key)
+		return
+	}
+	part, parts := uint64(1), uint64(1)
+	if h.Load != nil && h.Load.Parts > 0 {
+		part, parts = h.Load.Part, h.Load.Parts
+	}
+	l := i[key]
+	if l == nil || l.parts != parts {
+		l = &lacking{parts: parts, seen: make(map[uint64]bool)}
+		i[key] = l
+	}
+	l.slot, l.tables, l.seen[part] = h.Slot, tables, true
+}
+
+// check returns an error if a load should be complete and is not: no other stream was announced that could have the rest.
+func (i incomplete) check() error {
+	for _, l := range i {
+		if uint64(len(l.seen)) < l.parts || len(l.tables) == 0 {
+			continue
+		}
+		slices.Sort(l.tables)
+		resume := "pgextract --resume | pgapply"
+		if l.slot != "" {
+			resume = "pgextract --slot " + l.slot + " --resume | pgapply"
+		}
+		return fault.New(fault.Data, "the load came to its end, and parts of %s were not in it: %s", count.Of(len(l.tables), "table"), strings.Join(l.tables, ", ")).
+			WithDetail("What was in it has been applied.").
+			WithHint("Load what is missing: %s. A filter that drops a table must drop its relation record, too.", resume)
+	}
+	return nil
+}

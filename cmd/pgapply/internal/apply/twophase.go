@@ -1,0 +1,147 @@
+package apply
+
+import (
+	"context"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// A prepared transaction is one in progress from its prepare on, however it was sent, until commit-prepared or rollback-prepared. One between
+// begin and prepare looks like an ordinary transaction until then, so what such a transaction has that would be skipped is kept until its
+// end is there: what was prepared before the position, or before a table's snapshot, may be committed after it.
+type twoPhase struct {
+	gids map[string]*transaction
+	kept plan.Log // what was left out of the open transaction
+	lost bool     // and some of that, because it was too much
+}
+
+// maxKept bounds what is kept.
+const maxKept = 4 << 20
+
+// keep keeps a change that is to be skipped.
+func (p *inProgress) keep(rec format.Record) {
+	k := &p.twoPhase
+	if k.kept.Len() > maxKept {
+		k.lost = true
+		k.kept.Clear()
+	}
+	if k.lost {
+		return
+	}
+	switch r := rec.(type) {
+	case *format.Insert:
+		k.kept.Insert(p.xid, p.tables[r.Relation], r.New)
+	case *format.Update:
+		k.kept.Update(p.xid, p.tables[r.Relation], r.Old, r.New)
+	case *format.Delete:
+		k.kept.Delete(p.xid, p.tables[r.Relation], r.Old)
+	case *format.Truncate:
+		op := &plan.TruncateOp{RestartIdentity: r.RestartIdentity}
+		for _, id := range r.Relations {
+			op.Tables = append(op.Tables, p.tables[id])
+		}
+		k.kept.Truncate(p.xid, op)
+	case *format.DDL:
+		k.kept.DDL(p.xid, r)
+	}
+}
+
+func (k *twoPhase) clear() {
+	k.kept.Clear()
+	k.lost = false
+}
+
+// prepare takes the end of a transaction that another record will commit.
+func (p *inProgress) prepare(ctx context.Context, r *format.Prepare) error {
+	if p.gids == nil {
+		p.gids = make(map[string]*transaction)
+	}
+	gid := string(r.GID)
+	if p.gids[gid] != nil {
+		return p.refuse(ctx, fault.New(fault.Data, "transaction %q is prepared twice", gid))
+	}
+	t := p.live[r.XID]
+	if p.within {
+		if t != nil {
+			return p.refuse(ctx, fault.New(fault.Data, "transaction %d is prepared, and in progress", r.XID))
+		}
+		t = &transaction{xid: r.XID}
+		p.live[r.XID] = t
+		if err := p.setAside(ctx, t); err != nil {
+			return err
+		}
+	}
+	t.gid, t.prepared = gid, r.PrepareLSN
+	p.gids[gid] = t
+	return nil
+}
+
+// setAside makes the open transaction one in progress.
+func (p *inProgress) setAside(ctx context.Context, t *transaction) error {
+	f := p.follower
+	t.lost = p.lost
+	if !p.lost {
+		t.log.Append(&p.kept)
+	}
+	p.twoPhase.clear()
+	t.skip = f.cur.Skip
+	switch {
+	case f.skipping:
+	case f.flushing: // in part, it is on the target
+		if err := p.settle(); err != nil {
+			return err
+		}
+		if err := f.handOver(true); err != nil {
+			return err
+		}
+		if err := p.do(func(ctx context.Context, _ *plan.Group) error { return p.applier.SetAside(ctx, t.xid) }); err != nil {
+			return err
+		}
+		if err := p.await(); err != nil {
+			return err
+		}
+		t.ahead, t.altered = true, f.altered
+		p.ahead++
+	default:
+		t.log.Open(t.xid, f.cur)
+	}
+	f.cur.Begin(0)
+	f.cur.Rollback()
+	f.cur.Skip = false
+	f.within, f.skipping, f.flushing, f.altered = false, false, false, false
+	p.size += t.log.Size()
+	p.block = t
+	defer func() { p.block = nil }()
+	return p.logged(ctx, t.log.Size())
+}
+
+// commitPrepared commits a prepared transaction.
+func (p *inProgress) commitPrepared(ctx context.Context, r *format.CommitPrepared) error {
+	t := p.gids[string(r.GID)]
+	delete(p.gids, string(r.GID))
+	switch {
+	case t == nil && r.EndLSN <= p.position:
+		p.seen = r.EndLSN
+		return nil
+	case t == nil:
+		return p.refuse(ctx, fault.New(fault.Data, "transaction %q is committed, and was not prepared in this stream", r.GID))
+	case t.lost && r.EndLSN > p.position:
+		return p.refuse(ctx, fault.New(fault.Failed, "the prepared transaction %q cannot be applied: it was prepared before LSN %v, where the target is, and committed after it, and is too large to be kept", r.GID, p.position).
+			WithHint("Have the program that writes the stream send it in blocks (stream-start), or as an ordinary transaction when it is committed."))
+	case t.skip && t.ahead: // its changes are in pgsluice.conflicts already
+	case t.skip:
+		p.SkipLSN = append(p.SkipLSN, r.CommitLSN)
+	}
+	return p.commit(ctx, &format.StreamCommit{XID: t.xid, CommitLSN: r.CommitLSN, EndLSN: r.EndLSN, Time: r.Time})
+}
+
+func (p *inProgress) rollbackPrepared(ctx context.Context, r *format.RollbackPrepared) error {
+	t := p.gids[string(r.GID)]
+	delete(p.gids, string(r.GID))
+	if t == nil { // it was taken back before it came into this stream
+		return nil
+	}
+	return p.forget(ctx, t)
+}
