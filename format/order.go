@@ -10,16 +10,16 @@ type order struct {
 	relations map[uint32]int
 	lastID    uint32 // the relation of the last change and the number of its columns, to spare the map
 	lastCols  int
-	parts     map[uint32]*CopyEnd // open parts and their totals so far
-	cuts      map[uint32]*cut     // how tables are cut into parts, by relation
-	streamed  map[uint32]bool     // transactions in progress that have been sent in part
-	xid       uint32              // of the open transaction
-	commit    LSN                 // of the open transaction
-	end       End                 // totals so far; Frames counts all frames before the next one
+	parts     map[uint32]*CopyEnd    // open parts and their totals so far
+	cuts      map[uint32]*tableParts // how tables are cut into parts, by relation
+	streamed  map[uint32]bool        // transactions in progress that have been sent in part
+	xid       uint32                 // of the open transaction
+	commit    LSN                    // of the open transaction
+	end       End                    // totals so far; Frames counts all frames before the next one
 }
 
-// A cut is how a table is cut into parts, and which of them have begun.
-type cut struct {
+// tableParts is how a table is cut into parts, and which of them have begun.
+type tableParts struct {
 	of   uint64
 	seen map[uint64]bool
 }
@@ -318,9 +318,9 @@ func (o *order) cut(k Kind, r *CopyBegin) error {
 	c := o.cuts[r.Relation]
 	if c == nil {
 		if o.cuts == nil {
-			o.cuts = make(map[uint32]*cut)
+			o.cuts = make(map[uint32]*tableParts)
 		}
-		c = &cut{of: r.Of, seen: make(map[uint64]bool)}
+		c = &tableParts{of: r.Of, seen: make(map[uint64]bool)}
 		o.cuts[r.Relation] = c
 	}
 	switch {
