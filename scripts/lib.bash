@@ -1,16 +1,34 @@
 # lib.bash - what the scripts share; sourced, never run
 # shellcheck shell=bash
 
+# shown sets shown to a text in which "?" stands for every control character (C0, C1, DEL, and what
+# separates lines or turns the order of text around): it may hold what somebody else has written.
+shown() {
+	local LC_ALL=C
+	shown=${1//[$'\001'-$'\037'$'\177']/?}
+	shown=${shown//$'\302'[$'\200'-$'\237']/?}
+	shown=${shown//$'\342\200'[$'\216\217\250'-$'\256']/?}
+	shown=${shown//$'\342\201'[$'\246'-$'\251']/?}
+	shown=${shown//$'\330\234'/?}
+}
+
+# message TEXT prints a message of the script.
+message() {
+	local shown
+	shown "$1"
+	printf '%s: %s\n' "${0##*/}" "$shown" >&2
+}
+
 # die MESSAGE [HINT [STATUS]] says what failed and what to do about it.
 die() {
-	printf '%s: %s\n' "${0##*/}" "$1" >&2
-	if [[ ${2:-} ]]; then printf '%s: hint: %s\n' "${0##*/}" "$2" >&2; fi
+	message "$1"
+	if [[ ${2:-} ]]; then message "hint: $2"; fi
 	exit "${3:-1}"
 }
 
 # usage_error MESSAGE prints the head of the script, which is its manual, after the message.
 usage_error() {
-	printf '%s: %s\n' "${0##*/}" "$1" >&2
+	message "$1"
 	usage >&2
 	exit 64
 }

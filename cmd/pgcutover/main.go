@@ -27,7 +27,8 @@ type flags struct {
 
 	Check  struct{} `cmd:"" help:"Look at source, target and the pair: every finding with its remedy."`
 	Status struct {
-		JSON  bool          `name:"json" help:"For programs."`
+		JSON  bool          `name:"json" help:"For programs: all that is known, as JSON."`
+		Get   string        `placeholder:"FIELD" help:"For scripts: print one field of what --json has, like state or source_slot.active, and nothing else: a word as it is, anything else as JSON; LIST.count is how many a list has. Fails if it cannot be known. The source is asked only for what the target does not know."`
 		Watch bool          `help:"Again and again, until interrupted."`
 		Every time.Duration `default:"2s" placeholder:"TIME" help:"How often --watch looks (2s)."`
 	} `cmd:"" help:"Say how the migration stands."`
@@ -44,9 +45,10 @@ type flags struct {
 	Open   struct{} `cmd:"" help:"Make the target fit for writing: sequences, foreign keys, triggers; nothing more is applied."`
 	Finish struct{} `cmd:"" help:"Open, then validate foreign keys, refresh materialized views and analyze."`
 	Verify struct {
-		Jobs  int    `default:"2" placeholder:"N" help:"How many tables are compared at the same time (2)."`
-		Ready string `placeholder:"FILE" help:"Create this file when the snapshots are taken: from then on the target may be written to."`
-	} `cmd:"" help:"Compare every row of every table, as of the moment when the source was drained."`
+		Jobs          int    `default:"2" placeholder:"N" help:"How many tables are compared at the same time (2)."`
+		Ready         string `placeholder:"FILE" help:"Create this file when the snapshots are taken: from then on the target may be written to."`
+		OnlyDifferent bool   `help:"Print no line for a table that is equal."`
+	} `cmd:"" help:"Compare every row of every table, as of the moment when the source was drained. Exits with 0 if all are equal, with 1 if they differ, and with another status if that could not be found out."`
 	DDL struct {
 		Install   struct{} `cmd:"" help:"Have each statement that changes the source's schema written into the stream, to be executed on the target. Needs a superuser."`
 		Uninstall struct{} `cmd:"" help:"Undo that."`
@@ -118,7 +120,7 @@ func (f *flags) do(ctx context.Context, m *steps.Migration, command string) erro
 	case "finish":
 		return m.Finish(ctx)
 	case "verify":
-		return m.Verify(ctx, max(f.Verify.Jobs, 1), f.ready)
+		return m.Verify(ctx, max(f.Verify.Jobs, 1), f.Verify.OnlyDifferent, f.ready)
 	case "ddl install":
 		return m.DDLInstall(ctx)
 	case "ddl uninstall":
@@ -131,8 +133,14 @@ func (f *flags) do(ctx context.Context, m *steps.Migration, command string) erro
 	return fmt.Errorf("unknown command %q", command)
 }
 
-// status prints the status, once or again and again.
+// status prints the status, once or again and again, or one field of it.
 func (f *flags) status(ctx context.Context, m *steps.Migration) error {
+	if f.Status.Get != "" {
+		if f.Status.JSON || f.Status.Watch {
+			return fault.New(fault.Usage, "--get prints one field, once").WithHint("Leave out --json and --watch.")
+		}
+		return m.Get(ctx, f.Status.Get)
+	}
 	for {
 		s, err := m.Status(ctx)
 		if err != nil {

@@ -29,7 +29,7 @@ type flags struct {
 	Resume           bool             `help:"Leave out what the target has already, which is asked for it."`
 	Target           string           `placeholder:"URI" help:"The target database, for --resume. Default: PGSLUICE_TARGET."`
 	Reload           bool             `help:"Have the tables, which must be named by --table, emptied on the target and loaded again. Sync must be stopped for that long."`
-	Hold             bool             `help:"Make slot and snapshot, print both, and hold the snapshot until interrupted, for others that read it by --snapshot."`
+	Hold             bool             `help:"Make slot and snapshot, print both (a line each: what it is, a tab, the value), and hold the snapshot until interrupted, for others that read it by --snapshot."`
 	Snapshot         string           `placeholder:"ID" help:"Read the snapshot that another pgextract holds."`
 	Part             string           `placeholder:"I/N" help:"Read only the i-th of n parts of the snapshot, which n processes read together."`
 	DataOnly         bool             `help:"Leave out the schema: it has been created on the target beforehand."`

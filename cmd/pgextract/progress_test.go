@@ -91,9 +91,22 @@ func terminal(t *testing.T) (tty *os.File, written func() string) {
 }
 
 // On a terminal there are bars, and the last words stand below them.
-func TestProgressBars(t *testing.T) {
+func TestProgressBars(t *testing.T) { progressBars(t, "big") }
+
+// The terminal obeys nothing of a table's name.
+func TestProgressBars_P11(t *testing.T) {
+	written := progressBars(t, "big\x1b[31m\u009b\u202e\npgapply: forged")
+	if !strings.Contains(written, `public.big\x1b[31m\u009b\u202e\npgapply: forged`) || strings.ContainsAny(written, "\u009b\u202e") || strings.Contains(written, "\x1b[31m") {
+		t.Errorf("%q", written)
+	}
+}
+
+// progressBars loads a table on a terminal, and returns what was written there.
+func progressBars(t *testing.T, name string) string {
+	t.Helper()
 	source, target := pgtest.Pair(t)
 	splitTable(source, "big")
+	source.Exec(`ALTER TABLE big RENAME TO "` + name + `"`)
 	e := pgtest.NewEnv(t, source, target)
 	file := e.Must(nil, "pgextract")
 	tty, written := terminal(t)
@@ -124,4 +137,5 @@ func TestProgressBars(t *testing.T) {
 	}
 	pgtest.Wait(t, timeout, "the last line", func() bool { return strings.Contains(written(), "pgapply: loaded 26,000 rows") })
 	pgtest.Equal(t, source, target)
+	return written()
 }

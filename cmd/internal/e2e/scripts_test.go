@@ -293,6 +293,51 @@ func TestCutoverRemembersDifferences(t *testing.T) {
 	}
 }
 
+// What verify has come to is its exit status: a cutover takes nothing that could not be compared for a difference, and no word of a report for another. The programs
+// are replaced by one that ends as it is told.
+func TestCutoverVerifyStatuses_F13(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		verify, ends string // --verify; how pgcutover verify ends
+		want         int
+		says, verbs  string
+	}{
+		{"first", "exit 0", 0, "all tables are equal", "wait fence drain verify open finish"},
+		{"first", "exit 1", 1, "THE TARGET DIFFERS", "wait fence drain verify unfence"},
+		{"first", "exit 78", 78, "could not be verified", "wait fence drain verify unfence"},
+		{"first", "kill -KILL $$", 137, "could not be verified", "wait fence drain verify unfence"},
+		{"behind", "exit 0", 0, "all tables are equal", "wait fence drain verify open finish"},
+		{"behind", "exit 1", 1, "THE TARGET DIFFERS", "wait fence drain verify open finish"},
+		{"behind", "exit 75", 75, "could not be verified", "wait fence drain verify open finish"},
+		{"no", "exit 1", 0, "the target is open", "wait fence drain open finish"},
+	} {
+		t.Run(fmt.Sprintf("%s,%d", c.verify, c.want), func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			text := `#!/bin/bash
+case "$*" in
+*'--get target_open') echo false ;;
+*'--get missing_tables.count') echo 0 ;;
+verify*) echo verify >>` + dir + `/verbs; echo "different	equal: THE TARGET DIFFERS	5"; : >"${@: -1}"; sleep 0.2; ` + c.ends + ` ;;
+*) echo "$1" >>` + dir + `/verbs ;;
+esac
+`
+			if err := os.WriteFile(filepath.Join(dir, "pgcutover"), []byte(text), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			e := &pgtest.Env{T: t, Dir: dir}
+			status, _, errs := e.Run(nil, "bash", script("cutover"), "mig", "--yes", "--verify", c.verify)
+			verbs, err := os.ReadFile(filepath.Join(dir, "verbs"))
+			if got := strings.Join(strings.Fields(string(verbs)), " "); err != nil || status != c.want || !strings.Contains(errs, "cutover: "+c.says) && !strings.Contains(errs, c.says) || got != c.verbs {
+				t.Errorf("status %d, verbs %q, %s", status, got, errs)
+			}
+			if c.want != 1 && strings.Contains(errs, "cutover: THE TARGET DIFFERS") {
+				t.Errorf("it takes that for a difference: %s", errs)
+			}
+		})
+	}
+}
+
 // migrate does everything in order, and what is left when it is started again.
 func TestMigrateScript(t *testing.T) {
 	t.Parallel()

@@ -13,6 +13,7 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
 // every is how often a line is logged: often enough to see that something happens, and few lines for a load of hours.
@@ -122,7 +123,7 @@ func (m *Meter) Part(table string, estimate uint64) *Part {
 	p := &Part{m: m, estimate: estimate}
 	if m.bars != nil {
 		p.bar = m.bars.AddBar(int64(max(estimate, 1)), mpb.BarRemoveOnComplete(),
-			mpb.PrependDecorators(decor.Name(table, decor.WCSyncSpaceR)), mpb.AppendDecorators(decor.Percentage()))
+			mpb.PrependDecorators(decor.Name(text.Escape(table), decor.WCSyncSpaceR)), mpb.AppendDecorators(decor.Percentage()))
 	}
 	m.mu.Lock()
 	m.open[p] = true

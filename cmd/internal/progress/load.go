@@ -324,16 +324,21 @@ func FinishLoad(ctx context.Context, c *pgx.Conn, stream int32) (complete bool, 
 // StepBegins records that a step of the cutover begins (again).
 func StepBegins(ctx context.Context, c *pgx.Conn, stream int32, step string) error {
 	_, err := c.Exec(ctx, `INSERT INTO pgsluice.cutover (stream_id, step) VALUES ($1, $2)
-		ON CONFLICT (stream_id, step) DO UPDATE SET started_at = clock_timestamp(), finished_at = NULL, detail = NULL`, stream, step)
+		ON CONFLICT (stream_id, step) DO UPDATE SET started_at = clock_timestamp(), finished_at = NULL, detail = NULL, result = NULL`, stream, step)
 	return err
 }
 
 // StepEnds records that a step has ended. It waits for the target's WAL to be flushed, and with it for everything that was committed before.
 func StepEnds(ctx context.Context, c *pgx.Conn, stream int32, step, detail string) error {
+	return StepEndsWith(ctx, c, stream, step, detail, "")
+}
+
+// StepEndsWith is like StepEnds for a step that has a result.
+func StepEndsWith(ctx context.Context, c *pgx.Conn, stream int32, step, detail, result string) error {
 	if _, err := c.Exec(ctx, "SET synchronous_commit = on"); err != nil {
 		return err
 	}
-	_, err := c.Exec(ctx, "UPDATE pgsluice.cutover SET finished_at = clock_timestamp(), detail = $3 WHERE stream_id = $1 AND step = $2", stream, step, detail)
+	_, err := c.Exec(ctx, "UPDATE pgsluice.cutover SET finished_at = clock_timestamp(), detail = $3, result = nullif($4, '') WHERE stream_id = $1 AND step = $2", stream, step, detail, result)
 	return err
 }
 
@@ -342,17 +347,18 @@ type Step struct {
 	Name     string     `json:"step"`
 	Started  time.Time  `json:"started_at"`
 	Finished *time.Time `json:"finished_at"`
-	Detail   string     `json:"detail,omitempty"`
+	Detail   string     `json:"detail,omitempty"` // for people
+	Result   string     `json:"result,omitempty"` // of verify: equal, differs
 }
 
 // Steps returns the steps of a cutover in the order in which they were begun.
 func Steps(ctx context.Context, c *pgx.Conn, stream int32) ([]Step, error) {
-	rows, err := c.Query(ctx, "SELECT step, started_at, finished_at, coalesce(detail, '') FROM pgsluice.cutover WHERE stream_id = $1 ORDER BY started_at", stream)
+	rows, err := c.Query(ctx, "SELECT step, started_at, finished_at, coalesce(detail, ''), coalesce(result, '') FROM pgsluice.cutover WHERE stream_id = $1 ORDER BY started_at", stream)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Step, err error) {
-		err = row.Scan(&s.Name, &s.Started, &s.Finished, &s.Detail)
+		err = row.Scan(&s.Name, &s.Started, &s.Finished, &s.Detail, &s.Result)
 		return s, err
 	})
 }

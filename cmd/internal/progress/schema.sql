@@ -104,9 +104,12 @@ CREATE TABLE IF NOT EXISTS pgsluice.cutover (
     started_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     finished_at   timestamptz,
     detail        text,
+    result        text CHECK (result IN ('equal', 'differs')),
     PRIMARY KEY (stream_id, step)
 );
 COMMENT ON TABLE pgsluice.cutover IS 'the steps of the cutover and their times';
+COMMENT ON COLUMN pgsluice.cutover.detail IS 'what has come of it, for people';
+COMMENT ON COLUMN pgsluice.cutover.result IS 'what the step verify has found';
 
 CREATE TABLE IF NOT EXISTS pgsluice.conflicts (
     conflict_id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

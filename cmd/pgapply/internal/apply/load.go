@@ -130,13 +130,13 @@ func (r *Run) loaded(ctx context.Context, l *target.Loader, stream *progress.Str
 		return r.Server.Explain(err)
 	}
 	if len(failed) > 0 {
-		text, serious := target.Failures(failed)
-		msg := fmt.Sprintf("%s could not be created on the target:\n%s", count.Of(len(failed), "object"), text)
+		each, serious := target.Failures(failed)
+		msg := count.Of(len(failed), "object") + " could not be created on the target"
 		hint := "All rows are there. Create these objects by hand where you need them; they are listed in pgsluice.deferred, with their definitions."
 		if serious {
-			return fault.New(fault.Failed, "%s", msg).WithHint("%s", hint)
+			return fault.New(fault.Failed, "%s", msg).WithDetail("%s", each).WithHint("%s", hint)
 		}
-		r.Log.Warn(msg, "hint", hint)
+		r.Log.Warn(msg, "detail", each, "hint", hint)
 	}
 	if !complete {
 		r.Log.Info("other parts of this load are not complete yet")

@@ -7,12 +7,13 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
-	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -296,7 +297,7 @@ func (l *lane) conflict(ctx context.Context, g *plan.Group, i int32, cause error
 	e.Err = fmt.Errorf("%w, row with %s: %w", e.Err, key, cause)
 	e = withServer(e, cause)
 	if e.Hint == "" && strings.HasPrefix(pg.Code, "22") {
-		e.Hint = fmt.Sprintf("Is a type another one on the source by now? Change it on the target likewise (ALTER TABLE %s ALTER COLUMN … TYPE …, or ALTER TYPE …), and start again.", t.QualifiedName())
+		e.Hint = fmt.Sprintf("Is a type another one on the source by now? Change it on the target likewise (ALTER TABLE %s ALTER COLUMN … TYPE …, or ALTER TYPE …), and start again.", text.Ident(t.Schema, t.Name))
 	}
 	return e
 }
@@ -306,7 +307,7 @@ func (l *lane) lookAt(g *plan.Group, t *plan.Table, tuple int32) string {
 	var where []string
 	long := 0
 	for _, i := range t.FindColumns() {
-		name := plan.QuoteIdent(t.Columns[i].Name)
+		name := text.Ident(t.Columns[i].Name)
 		switch kind, v := g.Value(tuple, i); kind {
 		case format.Null:
 			where = append(where, name+" IS NULL")
@@ -314,7 +315,7 @@ func (l *lane) lookAt(g *plan.Group, t *plan.Table, tuple int32) string {
 			if t.Columns[i].NoEqual {
 				name += "::text"
 			}
-			where = append(where, name+" = "+strings.TrimSpace(progress.Literal(string(v))))
+			where = append(where, name+" = "+text.Literal(string(v)))
 			long += len(v)
 		default:
 			return ""
@@ -325,9 +326,9 @@ func (l *lane) lookAt(g *plan.Group, t *plan.Table, tuple int32) string {
 	}
 	source := ""
 	if t.Schema != t.Relation.Schema || t.Name != t.Relation.Name {
-		source = fmt.Sprintf(" (%s.%s on the source)", plan.QuoteIdent(t.Relation.Schema), plan.QuoteIdent(t.Relation.Name))
+		source = fmt.Sprintf(" (%s on the source)", text.Ident(t.Relation.Schema, t.Relation.Name))
 	}
-	return fmt.Sprintf("Compare both sides: SELECT * FROM %s WHERE %s%s. ", t.QualifiedName(), strings.Join(where, " AND "), source)
+	return fmt.Sprintf("Compare both sides: SELECT * FROM %s WHERE %s%s. ", text.Ident(t.Schema, t.Name), strings.Join(where, " AND "), source)
 }
 
 // goOn says how to go on in spite of a conflict: by another policy than the one that has not helped, if one may. byKey is false if what stands in the way is
@@ -341,8 +342,8 @@ func (l *lane) goOn(g *plan.Group, i int32, byKey bool) string {
 		_, t := g.Op(i)
 		why = "It cannot be overwritten: no key finds the row. "
 		if t.Key != nil {
-			why = fmt.Sprintf("It cannot be overwritten: the source has not sent the whole row, but left out large values that did not change. To load the table again while nothing is applied: pgextract --slot … --table '%s.%s' --reload | pgapply. ",
-				plan.QuoteIdent(t.Relation.Schema), plan.QuoteIdent(t.Relation.Name))
+			why = fmt.Sprintf("It cannot be overwritten: the source has not sent the whole row, but left out large values that did not change. To load the table again while nothing is applied: pgextract --slot … --table %s --reload | pgapply. ",
+				shellPattern(t.Relation))
 		}
 	case l.onConflict != Overwrite && byKey && canOverwrite(g, i):
 		policy = "pgapply --on-conflict skip (or overwrite), or "
@@ -397,7 +398,11 @@ func (l *lane) describeKey(g *plan.Group, t *plan.Table, tuple int32) string {
 		case kind == format.Binary:
 			values = append(values, fmt.Sprintf("\\x%x", v[:min(len(v), 40)]))
 		case len(v) > 80:
-			values = append(values, string(v[:80])+"…")
+			n := 80
+			for n > 0 && !utf8.RuneStart(v[n]) {
+				n--
+			}
+			values = append(values, string(v[:n])+"…")
 		default:
 			values = append(values, string(v))
 		}

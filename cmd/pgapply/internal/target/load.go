@@ -19,6 +19,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -246,8 +247,7 @@ func (t *loadTable) fits(p *part, byHand bool) error {
 			WithHint("Create the schema on the target first: pg_dump -s of the source, piped into psql; or load without --data-only.")
 	default:
 		return fault.New(fault.Config, "table %q does not exist on the target any more, where a load has created it", t.String()).
-			WithHint("Create it again: pg_dump -s -t '%s' of the source, piped into psql on the target. Then start again.",
-				plan.QuoteIdent(t.rel.Schema)+"."+plan.QuoteIdent(t.rel.Name))
+			WithHint("Create it again: pg_dump -s -t %s of the source, piped into psql on the target. Then start again.", shellPattern(t.rel))
 	}
 	for _, name := range p.Columns {
 		i := slices.IndexFunc(t.target.Columns, func(c catalog.Column) bool { return c.Name == name })
@@ -255,7 +255,7 @@ func (t *loadTable) fits(p *part, byHand bool) error {
 		switch {
 		case i < 0:
 			return fault.New(fault.Config, "column %q of table %q does not exist on the target", name, t.String()).
-				WithHint("On the target: ALTER TABLE %s ADD COLUMN %s …; then start again.", t.qualified(), plan.QuoteIdent(name))
+				WithHint("On the target: ALTER TABLE %s ADD COLUMN %s …; then start again.", text.Ident(t.schema, t.name), text.Ident(name))
 		case t.target.Columns[i].Generated:
 			return fault.New(fault.Config, "column %q of table %q is generated on the target, but not on the source", name, t.String())
 		case p.Format == format.CopyBinary && j >= 0 && otherType(t.rel.Columns[j].OID, t.target.Columns[i].OID):
@@ -501,7 +501,7 @@ func checked(t *loadTable, err error) error {
 	var pg *pgconn.PgError
 	if errors.As(err, &f) && errors.As(err, &pg) && pg.Code == "23514" && f.Hint == "" {
 		return f.WithHint("If it looks at other tables, their rows may be there the next time: pgextract --resume | pgapply. If not, on the target: ALTER TABLE %s DROP CONSTRAINT %s; "+
-			"then the same command, and the constraint again when all is loaded.", t.qualified(), plan.QuoteIdent(pg.ConstraintName))
+			"then the same command, and the constraint again when all is loaded.", text.Ident(t.schema, t.name), text.Ident(pg.ConstraintName))
 	}
 	return err
 }
@@ -576,7 +576,7 @@ func (l *Loader) prepare(s *session, p *part) error {
 		}
 		if row[0] == "t" {
 			return fault.New(fault.Config, "table %q on the target has rows already", t.String()).
-				WithHint("Empty it (TRUNCATE %s on the target), or leave it out.", t.qualified())
+				WithHint("Empty it (TRUNCATE %s on the target), or leave it out.", text.Ident(t.schema, t.name))
 		}
 	}
 	t.freeze = p.Of == 1 && p.Bytes >= freezeMin && t.target.Kind == "r" && t.target.Condition == "" && !t.target.Referenced
@@ -684,7 +684,7 @@ func (l *Loader) forget() error {
 		}
 		if k != lobTable {
 			l.Log.Warn(fmt.Sprintf("table %s.%s, of an earlier run, is no longer on the source, or no longer wanted; it is left out", k[0], k[1]),
-				"hint", "On the target: DROP TABLE "+plan.QuoteIdent(k[0])+"."+plan.QuoteIdent(k[1]))
+				"hint", "On the target: DROP TABLE "+text.Ident(k[0], k[1]))
 		}
 		if err := progress.Forget(l.ctx, l.Control, l.Stream.ID, k[0], k[1]); err != nil {
 			return l.Server.Explain(err)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/rename"
 	"github.com/pgsluice/pgsluice/format"
@@ -58,8 +59,8 @@ func (m *Mapper) Map(ctx context.Context, rel *format.Relation) (*plan.Table, er
 	}
 	if c == nil {
 		t.Problem = fault.New(fault.Config, "table %q does not exist on the target", t.String()).
-			WithHint("Create it on the target (pg_dump -s -t '%s' of the source, piped into psql) and, while sync is stopped, load the rows that it has on the source: pgextract --slot … --table '%[1]s' --reload | pgapply. Then start again.",
-				plan.QuoteIdent(rel.Schema)+"."+plan.QuoteIdent(rel.Name))
+			WithHint("Create it on the target (pg_dump -s -t %s of the source, piped into psql) and, while sync is stopped, load the rows that it has on the source: pgextract --slot … --table %[1]s --reload | pgapply. Then start again.",
+				shellPattern(rel))
 		return t, nil
 	}
 	t.OID = c.OID
@@ -95,19 +96,24 @@ func (m *Mapper) columns(t *plan.Table, c *catalog.Relation) error {
 	return nil
 }
 
+// shellPattern returns the pattern, for pg_dump and for us, that only this table of the source matches, quoted for a shell.
+func shellPattern(rel *format.Relation) string {
+	return text.Shell(plan.QuoteIdent(rel.Schema) + "." + plan.QuoteIdent(rel.Name))
+}
+
 // newColumn says what to do about a column that the target does not have: what the source did is not known, but it matters for the rows that are there.
 func newColumn(t *plan.Table, c *catalog.Relation, col *format.Column) string {
-	typ := col.Type
+	typ := text.Escape(col.Type)
 	if typ == "" {
 		typ = "…"
 	}
-	table, name := t.QualifiedName(), plan.QuoteIdent(col.Name)
+	table, name := text.Ident(t.Schema, t.Name), text.Ident(col.Name)
 	add := fmt.Sprintf("ALTER TABLE %s ADD COLUMN %s %s", table, name, typ)
 	what := "with the DEFAULT and NOT NULL that it has on the source, from which the rows that are there get their values"
 	for _, x := range c.Columns {
 		known := slices.ContainsFunc(t.Relation.Columns, func(r format.Column) bool { return r.Name == x.Name })
 		if !known && !x.Generated && x.Type == col.Type {
-			return fmt.Sprintf("If it was renamed on the source, on the target: ALTER TABLE %s RENAME COLUMN %s TO %s; if it is new: %s, %s. Then start again.", table, plan.QuoteIdent(x.Name), name, add, what)
+			return fmt.Sprintf("If it was renamed on the source, on the target: ALTER TABLE %s RENAME COLUMN %s TO %s; if it is new: %s, %s. Then start again.", table, text.Ident(x.Name), name, add, what)
 		}
 	}
 	return fmt.Sprintf("On the target: %s, %s; then start again.", add, what)

@@ -12,6 +12,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/rename"
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -91,7 +92,7 @@ func (l *Loader) rename() error {
 		for _, sql := range []*string{&d.SQL, &d.Index, &d.Attach} {
 			s, err := rules.SQL(d.Type, *sql)
 			if err != nil {
-				cannot = append(cannot, fmt.Sprintf("%s: %v", name, err))
+				cannot = append(cannot, text.Sprintf("%s: %v", name, err))
 				break
 			}
 			*sql = s
@@ -325,10 +326,10 @@ func (l *Loader) flush() error {
 
 // Failures describes the objects that could not be created, and tells whether any of them failed for another reason than that the target's
 // role may not, or the target cannot, have it.
-func Failures(list []progress.Object) (text string, serious bool) {
+func Failures(list []progress.Object) (each string, serious bool) {
 	var lines []string
 	for _, o := range list {
-		lines = append(lines, fmt.Sprintf("%v: %s", &o, o.Error))
+		lines = append(lines, text.Sprintf("%v: %s", &o, o.Error))
 		serious = serious || !excusable(o.Error)
 	}
 	return strings.Join(lines, "\n"), serious

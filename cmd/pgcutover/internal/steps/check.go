@@ -15,6 +15,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
 // A finding is one thing that Check has looked at.
@@ -79,13 +80,13 @@ func (m *Migration) Check(ctx context.Context) error {
 		}
 	}
 	for _, side := range []string{m.Source.Side, m.Target.Side} {
-		fmt.Fprintln(m.Out, m.ends[side])
+		text.Fprintf(m.Out, "%s\n", m.ends[side])
 	}
 	bad := 0
 	for _, f := range c.list {
-		fmt.Fprintf(m.Out, "%s\t%s\n", f.level, f.text)
+		text.Fprintf(m.Out, "%s\t%s\n", f.level, f.text)
 		if f.remedy != "" {
-			fmt.Fprintf(m.Out, "\t%s\n", f.remedy)
+			text.Fprintf(m.Out, "\t%s\n", f.remedy)
 		}
 		if f.level == "error" {
 			bad++
@@ -480,8 +481,8 @@ func (c *checker) missing(stream *progress.Stream) error {
 	}
 	list, err := m.missing(c.ctx, c.s, c.t, stream, tables)
 	if err == nil && len(list) > 0 {
-		text, remedy := m.missingText(list)
-		c.warn(remedy, "%s", text)
+		says, remedy := m.missingText(list)
+		c.warn(remedy, "%s", says)
 	}
 	return err
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
 // Open makes the target fit for the application's writes: sequences stand where the source's stand, foreign keys and triggers that were deferred
@@ -100,7 +101,7 @@ func (m *Migration) sequences(ctx context.Context, c, t *pgx.Conn, stream int32)
 	for _, s := range list {
 		if !s.Known {
 			return 0, fault.New(fault.Permission, "could not read the state of sequence %s.%s on the source", s.Schema, s.Name).
-				WithHint("GRANT SELECT ON ALL SEQUENCES IN SCHEMA %s TO …", s.Schema)
+				WithHint("GRANT SELECT ON ALL SEQUENCES IN SCHEMA %s TO …", text.Ident(s.Schema))
 		}
 		if to, ok := schemas[s.Schema]; ok {
 			s.Schema = to
@@ -113,7 +114,7 @@ func (m *Migration) sequences(ctx context.Context, c, t *pgx.Conn, stream int32)
 			switch {
 			case errors.As(err, &pg) && pg.Code == "22003":
 				return fault.New(fault.Failed, "sequence %s.%s of the target cannot take the source's value %d: %w", s.Schema, s.Name, s.LastValue, err).
-					WithHint("ALTER SEQUENCE %s AS bigint (and the column that it feeds), or MAXVALUE …, on the target; then run open again.", name)
+					WithHint("ALTER SEQUENCE %s AS bigint (and the column that it feeds), or MAXVALUE …, on the target; then run open again.", text.Ident(s.Schema, s.Name))
 			case err != nil:
 				return fmt.Errorf("set sequence %s.%s: %w", s.Schema, s.Name, err)
 			case set:

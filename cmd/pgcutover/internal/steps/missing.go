@@ -11,6 +11,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
 // wanted returns the tables of the source that belong to a migration, and those of them that the target knows. Of one that began with a selection, only what is published
@@ -34,7 +35,7 @@ func (m *Migration) wanted(ctx context.Context, c *pgx.Conn, stream *progress.St
 
 // missing returns the tables that were made on the source after the load and are not on the target, or never get rows there because they are in no
 // publication. It asks little of the source, and of the target only if there may be some.
-func (m *Migration) missing(ctx context.Context, c, t *pgx.Conn, stream *progress.Stream, tables []progress.TableInfo) ([]catalog.Name, error) {
+func (m *Migration) missing(ctx context.Context, c, t *pgx.Conn, stream *progress.Stream, tables []progress.TableInfo) ([]TableName, error) {
 	if stream.LoadStatus != "loaded" || stream.Ended || stream.Key.Slot == "" {
 		return nil, nil
 	}
@@ -69,39 +70,36 @@ func (m *Migration) missing(ctx context.Context, c, t *pgx.Conn, stream *progres
 	if err != nil {
 		return nil, m.Target.Explain(err)
 	}
-	var missing []catalog.Name
+	var missing []TableName
 	for _, x := range fresh {
 		if absent[onTarget(x.Name)] || !x.Published {
-			missing = append(missing, x.Name)
+			missing = append(missing, TableName{x.Schema, x.Name.Name})
 		}
 	}
 	return missing, nil
 }
 
 // missingText says which tables the target lacks, and what to do about it.
-func (m *Migration) missingText(list []catalog.Name) (text, remedy string) {
+func (m *Migration) missingText(list []TableName) (says, remedy string) {
 	const most = 20
-	names, options := make([]string, len(list)), make([]string, 0, most)
-	for i, n := range list {
-		names[i] = n.Schema + "." + n.Name
-		if i < most {
-			options = append(options, "--table "+tablePattern(n))
-		}
+	options := make([]string, 0, most)
+	for _, n := range list[:min(len(list), most)] {
+		options = append(options, "--table "+tablePattern(n))
 	}
-	text = "the target does not have " + count.Of(len(list), "table") + " of the source: " + some(names)
+	says = "the target does not have " + count.Of(len(list), "table") + " of the source: " + some(namesOf(list))
 	remedy = "While sync is stopped: pgextract --slot " + m.Slot + " " + strings.Join(options, " ") + " --reload | pgapply"
 	if len(list) > most {
 		remedy += ", and so on"
 	}
-	return text, remedy
+	return says, remedy
 }
 
 var plainName = regexp.MustCompile("^[a-z_][a-z0-9_]*$")
 
 // tablePattern returns the pattern, quoted for the shell, that only this table matches.
-func tablePattern(n catalog.Name) string {
-	if plainName.MatchString(n.Schema) && plainName.MatchString(n.Name) {
-		return n.Schema + "." + n.Name
+func tablePattern(n TableName) string {
+	if plainName.MatchString(n.Schema) && plainName.MatchString(n.Table) {
+		return n.String()
 	}
-	return "'" + strings.ReplaceAll(pgx.Identifier{n.Schema, n.Name}.Sanitize(), "'", `'\''`) + "'"
+	return text.Shell(pgx.Identifier{n.Schema, n.Table}.Sanitize())
 }

@@ -4,48 +4,58 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5"
 
-	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A Status is what is known of a migration at one moment. Fields that could not be found out are null, and Problems says why.
+// A Status is what is known of a migration at one moment. Fields that could not be found out are null, and Problems says why. Those with the tag "ask" are
+// known to the source only; the target knows all others.
 type Status struct {
 	At           time.Time            `json:"at"`
-	Source       string               `json:"source"` // role, host, port, database, version; empty if it cannot be reached
+	Source       *string              `json:"source" ask:"source"` // role, host, port, database, version
 	Target       string               `json:"target"`
 	Slot         string               `json:"slot"`
 	Database     string               `json:"database"`
-	State        string               `json:"state"` // loading, syncing, stopped, fenced, drained, complete
-	Load         string               `json:"load"`  // none, loading, loaded
+	State        *string              `json:"state" ask:"source"` // loading, syncing, stopped, fenced, drained, complete
+	Load         string               `json:"load"`               // none, loading, loaded
 	AppliedLSN   format.LSN           `json:"applied_lsn"`
 	AppliedTime  *time.Time           `json:"applied_time"`
-	SourceLSN    *format.LSN          `json:"source_lsn"`
-	LagBytes     *int64               `json:"lag_bytes"`
-	LagSeconds   *float64             `json:"lag_seconds"`
-	Slots        *SlotStatus          `json:"source_slot"`
+	SourceLSN    *format.LSN          `json:"source_lsn" ask:"source"`
+	LagBytes     *int64               `json:"lag_bytes" ask:"source"`
+	LagSeconds   *float64             `json:"lag_seconds" ask:"source"`
+	Slots        *SlotStatus          `json:"source_slot" ask:"source"`
 	Applying     bool                 `json:"applying"` // a session on the target applies changes
 	Transactions int64                `json:"transactions"`
 	Changes      int64                `json:"changes"`
 	Tables       []progress.TableInfo `json:"tables"`
-	Missing      []string             `json:"missing_tables"`     // of the source, made after the load, which the target does not have
-	InsertOnly   []string             `json:"insert_only_tables"` // of the source, which have no replica identity: updates and deletes are not carried
+	Missing      []TableName          `json:"missing_tables" ask:"source"`     // of the source, made after the load, which the target does not have
+	InsertOnly   []TableName          `json:"insert_only_tables" ask:"source"` // of the source, which have no replica identity: updates and deletes are not carried
 	Failed       int                  `json:"failed_objects"`
 	Conflicts    int64                `json:"conflicts"` // changes that pgapply has skipped or forced
 	Cutover      []progress.Step      `json:"cutover"`
+	Verified     string               `json:"verified"`    // what the last verification has found: equal, differs; none if there was none
+	Open         bool                 `json:"target_open"` // nothing more is applied: the target is the primary
 	Problems     []string             `json:"problems"`
 
-	missing []catalog.Name
+	asked error // why the source could not be asked, or not for all
 }
+
+// A TableName is the name of a table of the source.
+type TableName struct {
+	Schema string `json:"schema"`
+	Table  string `json:"table"`
+}
+
+func (n TableName) String() string { return n.Schema + "." + n.Table }
 
 // SlotStatus is the slot on the source.
 type SlotStatus struct {
@@ -55,77 +65,94 @@ type SlotStatus struct {
 	WALStatus string     `json:"wal_status"`
 }
 
-// Status finds out how a migration stands.
+// Status finds out how a migration stands. A source that cannot be reached is a problem to report, not a reason to report nothing.
 func (m *Migration) Status(ctx context.Context) (*Status, error) {
 	t, err := m.target(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer t.Close(ctx)
-	stream, err := m.stream(ctx, t)
+	s, stream, err := m.targetStatus(ctx, t)
 	if err != nil {
 		return nil, err
 	}
+	m.sourceStatus(ctx, t, s, stream)
+	return s, nil
+}
+
+// targetStatus finds out what the target knows, without the source.
+func (m *Migration) targetStatus(ctx context.Context, t *pgx.Conn) (*Status, *progress.Stream, error) {
+	stream, err := m.stream(ctx, t)
+	if err != nil {
+		return nil, nil, err
+	}
 	s := &Status{At: time.Now().UTC(), Slot: stream.Key.Slot, Database: stream.Key.Database, Load: stream.LoadStatus, AppliedLSN: stream.Applied,
-		Transactions: stream.Transactions, Changes: stream.Changes, Missing: []string{}, InsertOnly: []string{}, Problems: []string{}}
+		Target: m.end(m.Target), Transactions: stream.Transactions, Changes: stream.Changes, Open: stream.Ended, Verified: "none", Problems: []string{}}
 	if stream.AppliedTime.Unix() > 0 {
 		s.AppliedTime = &stream.AppliedTime
 	}
 	if s.Tables, err = progress.Tables(ctx, t, stream.ID); err != nil {
-		return nil, m.Target.Explain(err)
+		return nil, nil, m.Target.Explain(err)
 	}
 	failed, err := progress.Failed(ctx, t, stream.ID)
 	if err != nil {
-		return nil, m.Target.Explain(err)
+		return nil, nil, m.Target.Explain(err)
 	}
 	s.Failed = len(failed)
 	if s.Conflicts, err = progress.Conflicts(ctx, t, stream.ID); err != nil {
-		return nil, m.Target.Explain(err)
+		return nil, nil, m.Target.Explain(err)
 	}
 	if s.Cutover, err = progress.Steps(ctx, t, stream.ID); err != nil {
-		return nil, m.Target.Explain(err)
+		return nil, nil, m.Target.Explain(err)
+	}
+	for _, step := range s.Cutover {
+		if step.Name == "verify" && step.Finished != nil {
+			s.Verified = step.Result
+		}
 	}
 	if s.Applying, err = progress.IsApplied(ctx, t, stream.ID); err != nil {
-		return nil, m.Target.Explain(err)
+		return nil, nil, m.Target.Explain(err)
 	}
-	fenced := m.sourceStatus(ctx, t, s, stream)
-	s.Source, s.Target = m.end(m.Source), m.end(m.Target)
-	switch {
-	case stream.Ended:
-		s.State = "complete"
-	case fenced && finished(s.Cutover, "drain"):
-		s.State = "drained"
-	case fenced:
-		s.State = "fenced"
-	case stream.LoadStatus == "loading":
-		s.State = "loading"
-	case s.Slot == "" && stream.LoadStatus == "loaded":
-		s.State = "complete"
-	case s.Slots != nil && s.Slots.Active && s.Applying:
-		s.State = "syncing"
-	default:
-		s.State = "stopped"
+	if stream.Ended || s.Slot == "" && stream.LoadStatus == "loaded" {
+		s.is("complete")
 	}
-	return s, nil
+	return s, stream, nil
 }
 
-// sourceStatus adds what the source knows. A source that cannot be reached is a problem to report, not a reason to report nothing.
-func (m *Migration) sourceStatus(ctx context.Context, t *pgx.Conn, s *Status, stream *progress.Stream) (fenced bool) {
+func (s *Status) is(state string) { s.State = &state }
+
+// sourceStatus adds what the source knows.
+func (m *Migration) sourceStatus(ctx context.Context, t *pgx.Conn, s *Status, stream *progress.Stream) {
 	c, err := m.source(ctx)
 	if err == nil {
 		defer c.Close(ctx)
+		end := m.end(m.Source)
+		s.Source = &end
+		var fenced bool
 		fenced, err = m.askSource(ctx, c, s, stream)
-	}
-	if err == nil {
-		s.missing, err = m.missing(ctx, c, t, stream, s.Tables)
-		for _, n := range s.missing {
-			s.Missing = append(s.Missing, n.Schema+"."+n.Name)
+		switch {
+		case stream.Ended:
+		case fenced && finished(s.Cutover, "drain"):
+			s.is("drained")
+		case fenced:
+			s.is("fenced")
+		case err != nil, s.State != nil:
+		case stream.LoadStatus == "loading":
+			s.is("loading")
+		case s.Slots != nil && s.Slots.Active && s.Applying:
+			s.is("syncing")
+		default:
+			s.is("stopped")
 		}
 	}
-	if err != nil {
-		s.Problems = append(s.Problems, m.Source.Explain(err).Error())
+	if err == nil {
+		if s.Missing, err = m.missing(ctx, c, t, stream, s.Tables); err == nil && s.Missing == nil {
+			s.Missing = []TableName{}
+		}
 	}
-	return fenced
+	if s.asked = m.Source.Explain(err); err != nil {
+		s.Problems = append(s.Problems, s.asked.Error())
+	}
 }
 
 func (m *Migration) askSource(ctx context.Context, c *pgx.Conn, s *Status, stream *progress.Stream) (fenced bool, err error) {
@@ -142,6 +169,9 @@ func (m *Migration) askSource(ctx context.Context, c *pgx.Conn, s *Status, strea
 	s.SourceLSN = &now
 	lag := max(int64(now)-int64(s.AppliedLSN), 0)
 	following := !stream.Ended // once the target is open, it does not follow any more
+	if !following || s.Slot == "" {
+		s.InsertOnly = []TableName{} // nothing has to reach the target
+	}
 	if s.AppliedLSN != 0 && following {
 		s.LagBytes = &lag
 	}
@@ -171,10 +201,10 @@ func (m *Migration) askSource(ctx context.Context, c *pgx.Conn, s *Status, strea
 	}
 	s.Slots = &SlotStatus{Active: info.Active, Confirmed: info.Confirmed, Retained: info.Retained, WALStatus: info.WALStatus}
 	if following {
-		rows, err := c.Query(ctx, `SELECT schemaname || '.' || tablename FROM (SELECT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = $2
-			EXCEPT SELECT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = $1) t ORDER BY 1`, s.Slot, slot.InsertOnly(s.Slot))
+		rows, err := c.Query(ctx, `SELECT schemaname, tablename FROM (SELECT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = $2
+			EXCEPT SELECT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = $1) t ORDER BY 1, 2`, s.Slot, slot.InsertOnly(s.Slot))
 		if err == nil {
-			s.InsertOnly, err = pgx.AppendRows(s.InsertOnly, rows, pgx.RowTo[string])
+			s.InsertOnly, err = pgx.AppendRows([]TableName{}, rows, pgx.RowToStructByPos[TableName])
 		}
 		if err != nil {
 			return fenced, err
@@ -188,7 +218,7 @@ func (m *Migration) askSource(ctx context.Context, c *pgx.Conn, s *Status, strea
 
 // JSON prints a status for programs.
 func (m *Migration) JSON(s *Status) error {
-	e := json.NewEncoder(m.Out)
+	e := json.NewEncoder(text.JSONWriter(m.Out))
 	e.SetIndent("", "  ")
 	return e.Encode(s)
 }
@@ -196,70 +226,86 @@ func (m *Migration) JSON(s *Status) error {
 // Text prints a status for people.
 func (m *Migration) Text(s *Status) error {
 	w := tabwriter.NewWriter(m.Out, 0, 8, 2, ' ', 0)
-	fmt.Fprintf(w, "slot\t%s of database %s: %s\n", s.Slot, s.Database, s.State)
-	for _, x := range [][2]string{{"source", s.Source}, {"target", s.Target}} {
-		if x[1] != "" {
-			fmt.Fprintf(w, "%s\t%s\n", x[0], x[1])
+	line := func(format string, args ...any) { text.Fprintf(w, format+"\n", args...) }
+	state := "how it stands is not known"
+	if s.State != nil {
+		state = *s.State
+	}
+	line("slot\t%s of database %s: %s", s.Slot, s.Database, state)
+	for _, x := range []struct {
+		side string
+		end  *string
+	}{{"source", s.Source}, {"target", &s.Target}} {
+		if x.end != nil {
+			line("%s\t%s", x.side, *x.end)
 		}
 	}
-	fmt.Fprintf(w, "full load\t%s\n", loadText(s))
-	fmt.Fprintf(w, "changes\t%s in %s\n", humanize.Comma(s.Changes), count.Of(s.Transactions, "transaction"))
+	line("full load\t%s", loadText(s))
+	line("changes\t%s in %s", humanize.Comma(s.Changes), count.Of(s.Transactions, "transaction"))
 	at := ""
 	if s.AppliedTime != nil {
 		at = ", committed there at " + s.AppliedTime.UTC().Format(time.RFC3339)
 	}
-	fmt.Fprintf(w, "applied\tsource LSN %v%s\n", s.AppliedLSN, at)
+	line("applied\tsource LSN %v%s", s.AppliedLSN, at)
 	if s.LagBytes != nil {
-		text := fmt.Sprintf("%s of WAL behind LSN %v", humanize.Bytes(uint64(*s.LagBytes)), *s.SourceLSN)
+		lag := fmt.Sprintf("%s of WAL behind LSN %v", humanize.Bytes(uint64(*s.LagBytes)), *s.SourceLSN)
 		if s.LagSeconds != nil {
-			text += fmt.Sprintf(", %.1f s", *s.LagSeconds)
+			lag += fmt.Sprintf(", %.1f s", *s.LagSeconds)
 		}
-		fmt.Fprintf(w, "lag\t%s\n", text)
+		line("lag\t%s", lag)
 	}
 	if s.Slots != nil {
 		active := "nobody reads it"
 		switch {
-		case s.Slots.Active && !s.Applying && s.State == "stopped":
+		case s.Slots.Active && !s.Applying && state == "stopped":
 			active = "being read, but nobody applies what is read"
 		case s.Slots.Active:
 			active = "being read"
 		}
-		fmt.Fprintf(w, "source slot\t%s; confirmed %v; it holds %s of WAL\n", active, s.Slots.Confirmed, humanize.Bytes(uint64(max(s.Slots.Retained, 0))))
+		line("source slot\t%s; confirmed %v; it holds %s of WAL", active, s.Slots.Confirmed, humanize.Bytes(uint64(max(s.Slots.Retained, 0))))
 	}
 	if s.Failed > 0 {
-		fmt.Fprintf(w, "schema\t%s could not be created: SELECT type, name, error FROM pgsluice.deferred WHERE state = 'failed'\n", count.Of(s.Failed, "object"))
+		line("schema\t%s could not be created: SELECT type, name, error FROM pgsluice.deferred WHERE state = 'failed'", count.Of(s.Failed, "object"))
 	}
 	if s.Conflicts > 0 {
-		fmt.Fprintf(w, "conflicts\t%s skipped or forced; where they were skipped, the sides differ: SELECT * FROM pgsluice.conflicts\n", count.Of(s.Conflicts, "change"))
+		line("conflicts\t%s skipped or forced; where they were skipped, the sides differ: SELECT * FROM pgsluice.conflicts", count.Of(s.Conflicts, "change"))
 	}
 	if len(s.InsertOnly) > 0 {
-		fmt.Fprintf(w, "insert only\t%s without replica identity, whose updates and deletes do not reach the target: %s\n", count.Of(len(s.InsertOnly), "table"), some(s.InsertOnly))
+		line("insert only\t%s without replica identity, whose updates and deletes do not reach the target: %s", count.Of(len(s.InsertOnly), "table"), some(namesOf(s.InsertOnly)))
 	}
-	if len(s.missing) > 0 {
-		text, remedy := m.missingText(s.missing)
-		fmt.Fprintf(w, "missing\t%s. %s\n", text, remedy)
+	if len(s.Missing) > 0 {
+		says, remedy := m.missingText(s.Missing)
+		line("missing\t%s. %s", says, remedy)
 	}
 	for _, step := range s.Cutover {
-		text := "under way"
+		what := "under way"
 		if step.Finished != nil {
-			text = fmt.Sprintf("%s (%v)", step.Detail, step.Finished.Sub(step.Started).Round(time.Millisecond))
+			what = fmt.Sprintf("%s (%v)", step.Detail, step.Finished.Sub(step.Started).Round(time.Millisecond))
 		}
-		fmt.Fprintf(w, "cutover: %s\t%s\n", step.Name, text)
+		line("cutover: %s\t%s", step.Name, what)
 	}
 	for _, p := range s.Problems {
-		fmt.Fprintf(w, "problem\t%s\n", strings.ReplaceAll(p, "\n", " "))
+		line("problem\t%s", p)
 	}
 	if len(s.Tables) > 0 {
-		fmt.Fprintf(w, "\ntable\tstatus\trows loaded\tbytes\tinserts\tupdates\tdeletes\ttruncates\n")
+		line("\ntable\tstatus\trows loaded\tbytes\tinserts\tupdates\tdeletes\ttruncates")
 		for _, t := range s.Tables {
 			status := t.Status
 			if t.Parts > 1 && status == "loading" {
 				status = fmt.Sprintf("loading %d/%d", t.PartsDone, t.Parts)
 			}
-			fmt.Fprintf(w, "%s.%s\t%s\t%d\t%s\t%d\t%d\t%d\t%d\n", t.Schema, t.Table, status, t.Rows, humanize.Bytes(uint64(t.Bytes)), t.Inserts, t.Updates, t.Deletes, t.Truncates)
+			line("%s.%s\t%s\t%d\t%s\t%d\t%d\t%d\t%d", t.Schema, t.Table, status, t.Rows, humanize.Bytes(uint64(t.Bytes)), t.Inserts, t.Updates, t.Deletes, t.Truncates)
 		}
 	}
 	return w.Flush()
+}
+
+func namesOf(list []TableName) []string {
+	names := make([]string, len(list))
+	for i, n := range list {
+		names[i] = n.String()
+	}
+	return names
 }
 
 func loadText(s *Status) string {

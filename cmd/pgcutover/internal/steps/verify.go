@@ -2,6 +2,7 @@ package steps
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sort"
@@ -18,6 +19,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
 // A pair is a table on both sides.
@@ -45,61 +47,76 @@ func (p *pair) equal() bool {
 
 // Verify compares every row of every table of the source, and large objects, with the target's, as of one snapshot on either side, which Verify takes at its beginning
 // and announces by calling ready. The source must be fenced and drained, or the two snapshots would not be of the same state. It
-// writes a line for each table, and fails if one differs.
-func (m *Migration) Verify(ctx context.Context, jobs int, ready func()) error {
+// writes a line for each table, or only for those that differ, and fails if one does: only then with status Failed, so that nobody takes what could not be
+// compared for a difference.
+func (m *Migration) Verify(ctx context.Context, jobs int, onlyDifferent bool, ready func()) error {
+	equal, err := m.verify(ctx, jobs, onlyDifferent, ready)
+	if err != nil && equal && fault.StatusOf(err) == fault.Failed {
+		e := &fault.Error{Status: fault.Config, Err: fmt.Errorf("could not verify: %w", err)}
+		var f *fault.Error
+		if errors.As(err, &f) {
+			e.Detail, e.Hint = f.Detail, f.Hint
+		}
+		return e
+	}
+	return err
+}
+
+// verify reports equal unless it has found a difference, also where it fails before it can tell.
+func (m *Migration) verify(ctx context.Context, jobs int, onlyDifferent bool, ready func()) (equal bool, err error) {
 	began := time.Now()
 	t, err := m.target(ctx)
 	if err != nil {
-		return err
+		return true, err
 	}
 	defer t.Close(context.WithoutCancel(ctx))
 	stream, err := m.stream(ctx, t)
 	if err != nil {
-		return err
+		return true, err
 	}
 	steps, err := progress.Steps(ctx, t, stream.ID)
 	if err != nil {
-		return m.Target.Explain(err)
+		return true, m.Target.Explain(err)
 	}
 	a, err := slot.Hold(ctx, m.Source)
 	if err != nil {
-		return err
+		return true, err
 	}
 	defer a.Release(context.WithoutCancel(ctx))
 	b, err := slot.Hold(ctx, m.Target)
 	if err != nil {
-		return err
+		return true, err
 	}
 	defer b.Release(context.WithoutCancel(ctx))
 	if err := m.checkSource(ctx, a.Keep, stream); err != nil {
-		return err
+		return true, err
 	}
 	if stream.Ended {
 		m.Log.Warn("the target was opened: what has been written to it since then differs from the source")
 	}
 	fenced, err := isFenced(ctx, a.Keep)
 	if err != nil {
-		return m.Source.Explain(err)
+		return true, m.Source.Explain(err)
 	}
 	if !fenced || !finished(steps, "drain") {
-		return fault.New(fault.Config, "the source is not fenced and drained: what differs now may just not have arrived yet").
+		return true, fault.New(fault.Config, "the source is not fenced and drained: what differs now may just not have arrived yet").
 			WithHint("First: pgcutover fence --slot %s, and pgcutover drain --slot %s", m.Slot, m.Slot)
 	}
 	pairs, err := m.pairs(ctx, a.Keep, b.Keep, t, stream)
 	if err != nil {
-		return err
+		return true, err
 	}
 	how, err := m.comparison(ctx, a.Keep, b.Keep)
 	if err != nil {
-		return err
+		return true, err
 	}
 	if ready != nil {
 		ready()
 	}
 	if err := m.sumAll(ctx, pairs, how, jobs, a.Name, b.Name); err != nil {
-		return err
+		return true, err
 	}
-	return m.report(ctx, t, stream.ID, pairs, how, a.Name, b.Name, began)
+	return m.report(ctx, t, stream.ID, pairs, how, a.Name, b.Name, onlyDifferent, began)
 }
 
 // pairs finds the tables to compare: all that the source has to migrate, or those that were selected.
@@ -299,31 +316,33 @@ func openSnapshot(ctx context.Context, server pgdial.Server, snapshot, settings 
 	return c, nil
 }
 
-// report writes a line for each table, and what differs in those that do.
-func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs []*pair, how comparison, snapshotA, snapshotB string, began time.Time) error {
+// report writes a line for each table, or only for those that differ, and what differs in them.
+func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs []*pair, how comparison, snapshotA, snapshotB string, onlyDifferent bool, began time.Time) (equal bool, err error) {
 	var rows int64
 	var different []string
 	for _, p := range pairs {
 		name := p.schema + "." + p.name
 		rows += p.source.rows
 		if p.equal() {
-			fmt.Fprintf(m.Out, "equal\t%s\t%d\n", name, p.source.rows)
+			if !onlyDifferent {
+				text.Fprintf(m.Out, "equal\t%s\t%d\n", name, p.source.rows)
+			}
 			continue
 		}
 		different = append(different, name)
 		if p.problem != "" {
-			fmt.Fprintf(m.Out, "different\t%s\t%s\n", name, p.problem)
+			text.Fprintf(m.Out, "different\t%s\t%s\n", name, p.problem)
 			continue
 		}
-		fmt.Fprintf(m.Out, "different\t%s\t%d rows on the source, %d on the target\n", name, p.source.rows, p.target.rows)
+		text.Fprintf(m.Out, "different\t%s\t%d rows on the source, %d on the target\n", name, p.source.rows, p.target.rows)
 		if err := m.differences(ctx, p, how, snapshotA, snapshotB); err != nil {
-			return err
+			return false, err
 		}
 	}
 	tables := len(different)
-	equal, err := m.largeObjects(ctx, t, stream, snapshotA, snapshotB)
+	equal, err = m.largeObjects(ctx, t, stream, snapshotA, snapshotB, onlyDifferent)
 	if err != nil {
-		return err
+		return tables == 0, err
 	}
 	took := time.Since(began).Round(time.Millisecond)
 	detail := fmt.Sprintf("%s, %s: all equal", count.Of(len(pairs), "table"), count.Of(rows, "row"))
@@ -337,19 +356,24 @@ func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs
 	default:
 		detail = "large objects differ"
 	}
+	equal = equal && tables == 0
+	result := "equal"
+	if !equal {
+		result = "differs"
+	}
 	// A difference is recorded too: whoever looks later must not take the migration for a good one.
 	if err := progress.StepBegins(ctx, t, stream, "verify"); err != nil {
-		return m.Target.Explain(err)
+		return equal, m.Target.Explain(err)
 	}
-	if err := progress.StepEnds(ctx, t, stream, "verify", detail); err != nil {
-		return m.Target.Explain(err)
+	if err := progress.StepEndsWith(ctx, t, stream, "verify", detail, result); err != nil {
+		return equal, m.Target.Explain(err)
 	}
-	if tables > 0 || !equal {
-		return fault.New(fault.Failed, "%s", detail).
+	if !equal {
+		return false, fault.New(fault.Failed, "%s", detail).
 			WithHint("Do not let the application use the target. pgcutover unfence --slot %s gives the source back to it.", m.Slot)
 	}
 	m.Log.Info(fmt.Sprintf("verify: %s (%v)", detail, took))
-	return nil
+	return true, nil
 }
 
 // showDifferences is how many differing rows of a table are shown.
@@ -389,23 +413,23 @@ func (m *Migration) differences(ctx context.Context, p *pair, how comparison, sn
 	}
 	left, right := cursorOf(x), cursorOf(y)
 	for shown := 0; (left.ok || right.ok) && shown < showDifferences; {
-		id, text := left.id, ""
+		id, how := left.id, ""
 		switch {
 		case !right.ok || left.ok && left.id < right.id:
-			text = "missing on the target"
+			how = "missing on the target"
 			left.next()
 		case !left.ok || right.id < left.id:
-			id, text = right.id, "only on the target"
+			id, how = right.id, "only on the target"
 			right.next()
 		default:
 			if left.sum != right.sum {
-				text = "different"
+				how = "different"
 			}
 			left.next()
 			right.next()
 		}
-		if text != "" {
-			fmt.Fprintf(m.Out, "row\t%s.%s\t%s\t%s\n", p.schema, p.name, id, text)
+		if how != "" {
+			text.Fprintf(m.Out, "row\t%s.%s\t%s\t%s\n", p.schema, p.name, id, how)
 			shown++
 		}
 	}

@@ -17,7 +17,7 @@ const lobChunk = 1 << 20
 
 // largeObjects compares the large objects of both sides, if they were loaded, as verify compares tables. PostgreSQL decodes no changes of them: what has become of
 // them since the load is a difference. It writes a line, and one for each of the first that differ, and reports whether there are none.
-func (m *Migration) largeObjects(ctx context.Context, t *pgx.Conn, stream int32, snapshotA, snapshotB string) (equal bool, err error) {
+func (m *Migration) largeObjects(ctx context.Context, t *pgx.Conn, stream int32, snapshotA, snapshotB string, onlyDifferent bool) (equal bool, err error) {
 	states, err := progress.TableStates(ctx, t, stream)
 	if err != nil {
 		return false, m.Target.Explain(err)
@@ -73,7 +73,9 @@ func (m *Migration) largeObjects(ctx context.Context, t *pgx.Conn, stream int32,
 		}
 	}
 	if equal {
-		fmt.Fprintf(m.Out, "equal\tlarge objects\t%d\n", onSource)
+		if !onlyDifferent {
+			fmt.Fprintf(m.Out, "equal\tlarge objects\t%d\n", onSource)
+		}
 		return true, nil
 	}
 	fmt.Fprintf(m.Out, "different\tlarge objects\t%d on the source, %d on the target\n", onSource, onTarget)

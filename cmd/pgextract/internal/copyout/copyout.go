@@ -17,6 +17,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -265,7 +266,7 @@ func (c *copier) flush(end *format.CopyEnd) error {
 func mayRead(t *catalog.Table, err error) error {
 	var f *fault.Error
 	if errors.As(err, &f) && f.Status == fault.Permission && f.Hint == "" {
-		return f.WithHint("On the source: GRANT SELECT ON %s TO the role; a table with row security also wants ALTER ROLE … BYPASSRLS.", pgx.Identifier{t.Schema, t.Name}.Sanitize())
+		return f.WithHint("On the source: GRANT SELECT ON %s TO the role; a table with row security also wants ALTER ROLE … BYPASSRLS.", text.Ident(t.Schema, t.Name))
 	}
 	return err
 }

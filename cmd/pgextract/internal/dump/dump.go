@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
 // Options say what to dump.
@@ -59,7 +60,7 @@ func Schema(ctx context.Context, o Options) ([]Entry, error) {
 				WithHint("The source's role must be able to read all tables (PostgreSQL 14 and newer: GRANT pg_read_all_data TO …), or own them.")
 		}
 		return nil, fault.New(fault.Failed, "pg_dump failed: %s", reason).
-			WithHint("Run it by hand to see all it says: %s --schema-only. With --data-only the schema is left to you.", program)
+			WithHint("Run it by hand to see all it says: %s --schema-only. With --data-only the schema is left to you.", text.Shell(program))
 	}
 	return entries, tocErr
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
 	"github.com/pgsluice/pgsluice/cmd/pgextract/internal/copyout"
 	"github.com/pgsluice/pgsluice/cmd/pgextract/internal/dump"
 	"github.com/pgsluice/pgsluice/format"
@@ -592,7 +593,7 @@ func (l *Load) sequences(ctx context.Context, c *pgx.Conn, list []catalog.Sequen
 		s.Schema, s.Name = list[i].Schema, list[i].Name
 		if !s.Known {
 			return fault.New(fault.Permission, "could not read the state of sequence %s.%s on the source", s.Schema, s.Name).
-				WithHint("GRANT SELECT ON ALL SEQUENCES IN SCHEMA %s TO …", s.Schema)
+				WithHint("GRANT SELECT ON ALL SEQUENCES IN SCHEMA %s TO …", text.Ident(s.Schema))
 		}
 		if err := writeError(w.Write(&s.Sequence)); err != nil {
 			return err
