@@ -24,6 +24,7 @@ func appendMap(b []byte, r mapRecord) ([]byte, error) {
 	var buf bytes.Buffer
 	enc := msgpack.NewEncoder(&buf)
 	enc.UseCompactInts(true)
+	enc.SetSortMapKeys(true)
 	if err := enc.Encode(r); err != nil {
 		return b, err
 	}
@@ -93,10 +94,24 @@ func (c *cursor) field(v reflect.Value) {
 		v.Set(reflect.New(v.Type().Elem()))
 		c.object(v.Elem())
 	case reflect.Struct:
-		if col, ok := v.Addr().Interface().(*Column); ok {
-			col.TypeMod = -1 // what a missing key means
+		switch x := v.Addr().Interface().(type) {
+		case *Object:
+			c.address(x)
+			return
+		case *Column:
+			x.TypeMod = -1 // what a missing key means
 		}
 		c.object(v)
+	case reflect.Map:
+		m := make(map[string]string)
+		for n := c.mapLen(); n > 0 && c.err == nil; n-- {
+			key := string(c.str())
+			if _, ok := m[key]; ok {
+				c.fail(errTwice)
+			}
+			m[key] = string(c.str())
+		}
+		v.Set(reflect.ValueOf(m))
 	case reflect.Slice:
 		for n := c.arrayLen(); n > 0 && c.err == nil; n-- {
 			v.Grow(1)
@@ -106,6 +121,35 @@ func (c *cursor) field(v reflect.Value) {
 	default:
 		panic("format: no encoding for " + v.Type().String())
 	}
+}
+
+// address takes an Object. Elements that a later version adds are skipped.
+func (c *cursor) address(o *Object) {
+	n := c.arrayLen()
+	if n < 3 {
+		c.fail(errType)
+	}
+	o.Type = string(c.str())
+	for _, list := range []*[]string{&o.Names, &o.Args} {
+		for i := c.arrayLen(); i > 0 && c.err == nil; i-- {
+			*list = append(*list, string(c.str()))
+		}
+	}
+	for n -= 3; n > 0 && c.err == nil; n-- {
+		c.skip()
+	}
+}
+
+// EncodeMsgpack makes an Object an array.
+func (o Object) EncodeMsgpack(enc *msgpack.Encoder) error {
+	err := errors.Join(enc.EncodeArrayLen(3), enc.EncodeString(o.Type))
+	for _, list := range [][]string{o.Names, o.Args} {
+		err = errors.Join(err, enc.EncodeArrayLen(len(list)))
+		for _, s := range list {
+			err = errors.Join(err, enc.EncodeString(s))
+		}
+	}
+	return err
 }
 
 var errField = errors.New("missing or invalid field")
@@ -189,6 +233,9 @@ func (r *DDL) validate() error {
 	}
 	if len(r.After) > maxElems {
 		return fieldError("after")
+	}
+	if len(r.Objects) > maxElems {
+		return fieldError("objects")
 	}
 	return nil
 }

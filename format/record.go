@@ -145,6 +145,17 @@ type DDL struct {
 	After      []uint64 `msgpack:"after,omitempty"`
 	SearchPath string   `msgpack:"search_path,omitempty"`
 	XID        uint32   `msgpack:"xid,omitempty"`
+
+	// Of a statement in section Change: the settings that it was read with, and what it has created, altered or (DROP …) dropped.
+	Settings map[string]string `msgpack:"settings,omitempty"`
+	Objects  []Object          `msgpack:"objects,omitempty"`
+}
+
+// An Object of a schema, as pg_identify_object_as_address prints it. In the stream it is an array of the three.
+type Object struct {
+	Type  string
+	Names []string
+	Args  []string
 }
 
 // Sections of DDL.

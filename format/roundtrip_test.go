@@ -81,6 +81,8 @@ func roundTrips() map[string][]format.Record {
 			SQL: long, Index: "i", Attach: "a", After: []uint64{0, 1, math.MaxUint64}}),
 		"ddl in a transaction": after(tx, &format.DDL{Section: format.Change, SQL: "x", SearchPath: `"$user", public`}),
 		"ddl in a block":       after(block, &format.DDL{Section: format.Change, SQL: "x", XID: maxXID}),
+		"ddl, recorded": after(tx, &format.DDL{Section: format.Change, Type: "CREATE TABLE", Owner: "o", SQL: "x", Settings: map[string]string{"b": "", "a": "on"},
+			Objects: []format.Object{{Type: "table", Names: []string{"s", "t"}}, {Type: "function", Names: []string{"f"}, Args: []string{"int4", ""}}}}),
 		"copy-begin, max": after(load, &format.CopyBegin{Part: math.MaxUint32, Relation: 2, Columns: []string{"", "b"}, Format: format.CopyBinary,
 			Index: math.MaxUint64, Of: math.MaxUint64, SnapshotLSN: maxLSN, Rows: math.MaxUint64, Bytes: math.MaxUint64}),
 		"copy-begin, zero": after(load, &format.CopyBegin{Relation: 2, Format: format.CopyText, Index: 1, Of: 1}),

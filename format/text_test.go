@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -52,6 +54,12 @@ func formatValue(v reflect.Value) string {
 	switch v.Kind() {
 	case reflect.Pointer:
 		return formatValue(v.Elem())
+	case reflect.Map:
+		var all []string
+		for _, k := range slices.SortedFunc(maps.Keys(v.Interface().(map[string]string)), strings.Compare) {
+			all = append(all, formatString([]byte(k))+":"+formatString([]byte(v.Interface().(map[string]string)[k])))
+		}
+		return "{" + strings.Join(all, ",") + "}"
 	case reflect.Slice:
 		var all []string
 		for i := range v.Len() {
@@ -233,6 +241,14 @@ func parseInto(v reflect.Value, x any) error {
 			}
 		}
 	case map[string]any:
+		if v.Kind() == reflect.Map {
+			m := make(map[string]string)
+			for k, value := range x {
+				m[k], _ = value.(string)
+			}
+			v.Set(reflect.ValueOf(m))
+			return nil
+		}
 		if v.Kind() == reflect.Pointer {
 			v.Set(reflect.New(v.Type().Elem()))
 			v = v.Elem()

@@ -118,6 +118,11 @@ func TestDDL(t *testing.T) {
 		t.Errorf("published: %s", s)
 	}
 
+	// What a slot has not confirmed would be lost: afterwards nobody could tell who has written it.
+	if status, _, errs := env.Run(nil, "pgcutover", "ddl", "uninstall"); status != 78 || !strings.Contains(errs, "hint: ") {
+		t.Errorf("uninstall while the slot has not read all: status %d, %s", status, errs)
+	}
+	source.Exec("SELECT pg_drop_replication_slot('" + source.Name + "')")
 	env.Must(nil, "pgcutover", "ddl", "uninstall")
 	env.Must(nil, "pgcutover", "ddl", "uninstall")
 	if n := source.Query("SELECT (SELECT count(*) FROM pg_event_trigger) + (SELECT count(*) FROM pg_namespace WHERE nspname = 'pgsluice')"); n != "0" {

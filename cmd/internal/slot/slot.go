@@ -520,6 +520,9 @@ func EnsurePublications(ctx context.Context, c *pgx.Conn, name string, tables []
 			return nil, nil, err
 		}
 	}
+	if err := ensureRecorded(ctx, c, name); err != nil {
+		return nil, nil, err
+	}
 	names, err = Publications(ctx, c, []string{name})
 	return names, insertOnly, err
 }

@@ -61,9 +61,9 @@ func (m *Migration) Cleanup(ctx context.Context, force bool) error {
 			return m.Source.Explain(err)
 		}
 	}
-	if installed, err := ddlInstalled(ctx, c); err != nil {
+	if unused, err := ddlUnused(ctx, c); err != nil {
 		return m.Source.Explain(err)
-	} else if installed {
+	} else if unused {
 		if err := m.DDLUninstall(ctx); err != nil {
 			return err
 		}

@@ -4,11 +4,15 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/format"
 )
 
 //go:embed ddl.sql
@@ -16,25 +20,42 @@ var ddlSQL string
 
 // uninstallSQL leaves the schema, which may be that of a target, if there is anything else in it.
 const uninstallSQL = `DROP EVENT TRIGGER IF EXISTS pgsluice_record;
+	DROP EVENT TRIGGER IF EXISTS pgsluice_note;
 	DROP EVENT TRIGGER IF EXISTS pgsluice_dropped;
-	DROP FUNCTION IF EXISTS pgsluice.record(), pgsluice.dropped(), pgsluice.publish(oid);
+	DROP EVENT TRIGGER IF EXISTS pgsluice_start;
+	DROP FUNCTION IF EXISTS pgsluice.start(), pgsluice.note(), pgsluice.record(), pgsluice.dropped(), pgsluice.publish(pg_catalog.oid);
+	DROP TABLE IF EXISTS pgsluice.ddl;
 	DO $$ BEGIN
-		IF to_regnamespace('pgsluice') IS NOT NULL THEN
-			REVOKE USAGE ON SCHEMA pgsluice FROM PUBLIC;
+		IF pg_catalog.to_regnamespace('pgsluice') IS NOT NULL THEN
 			DROP SCHEMA pgsluice;
 		END IF;
-	EXCEPTION WHEN dependent_objects_still_exist THEN
-		REVOKE USAGE ON SCHEMA pgsluice FROM PUBLIC; -- once more: that was rolled back, too
+	EXCEPTION WHEN dependent_objects_still_exist THEN NULL;
 	END $$`
 
-// DDLInstall makes the source write each statement that changes its schema into its WAL, so that the stream has it at its exact place.
+// DDLInstall makes the source write each statement that changes its schema into a table, so that the stream has it at its exact place.
 func (m *Migration) DDLInstall(ctx context.Context) error {
 	return m.onSource(ctx, func(c *pgx.Conn) error {
 		if v := pgdial.Version(c.PgConn()); v < 140000 {
 			return fault.New(fault.Config, "the source is PostgreSQL %s; statements can be decoded from version 14 on", printVersion(v)).
 				WithHint("Make each change of the schema on the target first, then on the source.")
 		}
-		if err := readWrite(ctx, c, ddlSQL); err != nil {
+		err := pgx.BeginTxFunc(ctx, c, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
+			if err := installable(ctx, tx); err != nil {
+				return err
+			}
+			if _, err := tx.Exec(ctx, ddlSQL); err != nil {
+				return err
+			}
+			r, err := slot.GetRecorder(ctx, tx.Conn())
+			if err == nil {
+				err = r.Err()
+			}
+			if err != nil {
+				return err
+			}
+			return carry(ctx, tx, r)
+		})
+		if err != nil {
 			return denied(m.Source.Explain(err), "Event triggers need a superuser, or on a managed service its administrator's role. "+
 				"Without them, make each change of the schema on the target first, then on the source.")
 		}
@@ -43,38 +64,169 @@ func (m *Migration) DDLInstall(ctx context.Context) error {
 	})
 }
 
-// DDLUninstall removes what DDLInstall made.
+// installable refuses a schema, or a table, that somebody else has made beforehand: its owner could write what the target executes.
+func installable(ctx context.Context, tx pgx.Tx) error {
+	rows, err := tx.Query(ctx, `SELECT x.what, r.rolname FROM (
+			SELECT 'schema pgsluice' AS what, nspowner AS owner FROM pg_catalog.pg_namespace WHERE nspname = 'pgsluice'
+			UNION ALL SELECT 'table pgsluice.ddl', relowner FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass('pgsluice.ddl')
+			UNION ALL SELECT 'function pgsluice.' || p.proname, p.proowner FROM pg_catalog.pg_proc p WHERE p.pronamespace = pg_catalog.to_regnamespace('pgsluice')
+				AND p.proname IN ('start', 'dropped', 'note', 'record', 'publish')) x
+		JOIN pg_catalog.pg_roles r ON r.oid = x.owner WHERE NOT r.rolsuper AND r.rolname <> CURRENT_USER`)
+	if err != nil {
+		return err
+	}
+	var what, owner string
+	var list []string
+	if _, err := pgx.ForEachRow(rows, []any{&what, &owner}, func() error {
+		list = append(list, fmt.Sprintf("%s belongs to %s", what, pgx.Identifier{owner}.Sanitize()))
+		return nil
+	}); err != nil || len(list) == 0 {
+		return err
+	}
+	return fault.New(fault.Permission, "cannot record changes of the schema: %s", strings.Join(list, ", ")).
+		WithDetail("Whoever owns any of these could have anything executed on the target.").
+		WithHint("See what is in it: psql -c '\\dt pgsluice.*'. If it is not needed, drop it (DROP SCHEMA pgsluice CASCADE), and start again.")
+}
+
+// carry puts the table into the publications that have a slot of their name.
+func carry(ctx context.Context, tx pgx.Tx, r *slot.Recorder) error {
+	rows, err := tx.Query(ctx, `SELECT p.pubname FROM pg_catalog.pg_publication p JOIN pg_catalog.pg_replication_slots s
+		ON s.slot_name = p.pubname AND s.database = pg_catalog.current_database() WHERE NOT p.pubname = ANY ($1)`, r.Carried)
+	if err != nil {
+		return err
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	for i := 0; err == nil && i < len(names); i++ {
+		_, err = tx.Exec(ctx, "ALTER PUBLICATION "+pgx.Identifier{names[i]}.Sanitize()+" ADD TABLE pgsluice.ddl")
+	}
+	return err
+}
+
+// DDLUninstall removes what DDLInstall made, once every slot has read what was recorded: afterwards nobody could tell whether to believe it.
 func (m *Migration) DDLUninstall(ctx context.Context) error {
 	return m.onSource(ctx, func(c *pgx.Conn) error {
-		if err := readWrite(ctx, c, uninstallSQL); err != nil {
-			return denied(m.Source.Explain(err), "It has to be done by the role that installed it, or a superuser.")
+		for deadline := time.Now().Add(uninstallTimeout); ; {
+			last, end, err := recorded(ctx, c)
+			if err != nil {
+				return denied(m.Source.Explain(err), "It has to be done by the role that installed it, or a superuser.")
+			}
+			for last != 0 {
+				slow, active, err := behind(ctx, c, end)
+				if err != nil {
+					return m.Source.Explain(err)
+				}
+				if slow == "" {
+					break
+				}
+				if !active || time.Now().After(deadline) {
+					return fault.New(fault.Config, "slot %q may not have read the last change of the schema", slow).
+						WithHint("Let continuous sync run until it has caught up, and uninstall while it runs: scripts/sync %s. To give the migration up: pgcutover cleanup --slot %[1]s --force", slow)
+				}
+				select {
+				case <-ctx.Done():
+					return ctx.Err()
+				case <-time.After(100 * time.Millisecond):
+				}
+			}
+			done, err := m.uninstall(ctx, c, last)
+			if err != nil {
+				return denied(m.Source.Explain(err), "It has to be done by the role that installed it, or a superuser.")
+			}
+			if done {
+				m.Log.Info("changes of the source's schema are not recorded any more")
+				return nil
+			}
 		}
-		m.Log.Info("changes of the source's schema are not recorded any more")
-		return nil
 	})
+}
+
+// uninstallTimeout is how long slots may take to read what was recorded last, while they are read.
+const uninstallTimeout = 10 * time.Second
+
+// recorded returns the number of the last row that was recorded, 0 if none was, and a position that its transaction's end is before.
+func recorded(ctx context.Context, c *pgx.Conn) (last int64, end format.LSN, err error) {
+	var there bool
+	if err := c.QueryRow(ctx, "SELECT pg_catalog.to_regclass('pgsluice.ddl_id_seq') IS NOT NULL").Scan(&there); err != nil || !there {
+		return 0, 0, err
+	}
+	err = pgx.BeginTxFunc(ctx, c, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
+		// Transactions that have recorded something, and not ended, hold a lock.
+		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '10s'; LOCK TABLE pgsluice.ddl IN SHARE MODE"); err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM pgsluice.ddl_id_seq").Scan(&last)
+	})
+	if err != nil || last == 0 {
+		return last, 0, err
+	}
+	end, err = slot.Mark(ctx, c, "ddl uninstall")
+	return last, end, err
+}
+
+// behind returns a slot of this database that has not confirmed everything up to a position, and whether it is being read.
+func behind(ctx context.Context, c *pgx.Conn, end format.LSN) (name string, active bool, err error) {
+	err = c.QueryRow(ctx, `SELECT slot_name, active FROM pg_catalog.pg_replication_slots WHERE database = pg_catalog.current_database() AND plugin = 'pgoutput'
+		AND NOT temporary AND confirmed_flush_lsn < $1::pg_catalog.text::pg_catalog.pg_lsn AND slot_name IN (SELECT p.pubname FROM pg_catalog.pg_publication p
+		WHERE p.puballtables OR EXISTS (SELECT FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = pg_catalog.to_regclass('pgsluice.ddl')))
+		ORDER BY active LIMIT 1`, end.String()).Scan(&name, &active)
+	if err == pgx.ErrNoRows {
+		err = nil
+	}
+	return name, active, err
+}
+
+// uninstall removes everything unless more was recorded than the row of that number.
+func (m *Migration) uninstall(ctx context.Context, c *pgx.Conn, last int64) (done bool, err error) {
+	err = pgx.BeginTxFunc(ctx, c, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
+		var there bool
+		if err := tx.QueryRow(ctx, "SELECT pg_catalog.to_regclass('pgsluice.ddl_id_seq') IS NOT NULL").Scan(&there); err != nil {
+			return err
+		}
+		now := last
+		if there {
+			if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '10s'; LOCK TABLE pgsluice.ddl IN ACCESS EXCLUSIVE MODE"); err != nil {
+				return err
+			}
+			if err := tx.QueryRow(ctx, "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM pgsluice.ddl_id_seq").Scan(&now); err != nil {
+				return err
+			}
+		}
+		if done = now == last; !done {
+			return nil
+		}
+		_, err := tx.Exec(ctx, uninstallSQL)
+		return err
+	})
+	return done, err
 }
 
 // DDLCheck reports whether changes of the source's schema are recorded, and fails if they are not.
 func (m *Migration) DDLCheck(ctx context.Context) error {
 	return m.onSource(ctx, func(c *pgx.Conn) error {
-		installed, err := ddlInstalled(ctx, c)
+		r, err := slot.GetRecorder(ctx, c)
 		if err != nil {
 			return m.Source.Explain(err)
 		}
-		if !installed {
+		if !r.Installed {
 			return fault.New(fault.Config, "changes of the source's schema are not recorded").WithHint("To have them in the stream: pgcutover ddl install")
+		}
+		if err := r.Err(); err != nil {
+			return err
 		}
 		_, err = fmt.Fprintln(m.Out, "ok\tchanges of the source's schema are recorded")
 		return err
 	})
 }
 
-// ddlInstalled reports whether the event triggers are there and enabled.
-func ddlInstalled(ctx context.Context, c *pgx.Conn) (bool, error) {
-	var n int
-	err := c.QueryRow(ctx, `SELECT count(*) FROM pg_event_trigger t JOIN pg_proc p ON p.oid = t.evtfoid WHERE t.evtenabled IN ('O', 'A')
-		AND (t.evtname, p.proname) IN (('pgsluice_record', 'record'), ('pgsluice_dropped', 'dropped')) AND p.pronamespace = to_regnamespace('pgsluice')`).Scan(&n)
-	return n == 2, err
+// ddlUnused reports whether changes of the schema are recorded for nobody.
+func ddlUnused(ctx context.Context, c *pgx.Conn) (bool, error) {
+	r, err := slot.GetRecorder(ctx, c)
+	if err != nil || !r.Installed {
+		return false, err
+	}
+	var used bool
+	err = c.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE database = pg_catalog.current_database() AND slot_name = ANY ($1))`, r.Carried).Scan(&used)
+	return !used, err
 }
 
 func (m *Migration) onSource(ctx context.Context, do func(*pgx.Conn) error) error {

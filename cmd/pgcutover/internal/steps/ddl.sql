@@ -1,121 +1,204 @@
--- What pgcutover ddl install makes on the source. Everything that one of these functions calls is named with its schema, or in pg_catalog, which is searched
--- first: the event triggers' functions run with the rights, and the search path, of whoever executes a statement.
+-- What pgcutover ddl install makes on the source. All of it belongs to who installs it, and nobody else has any right in it: an event
+-- trigger's function needs none of whoever executes a statement.
+SET LOCAL search_path = pg_catalog, pg_temp;
+DROP EVENT TRIGGER IF EXISTS pgsluice_start;
 DROP EVENT TRIGGER IF EXISTS pgsluice_dropped;
+DROP EVENT TRIGGER IF EXISTS pgsluice_note;
 DROP EVENT TRIGGER IF EXISTS pgsluice_record;
 CREATE SCHEMA IF NOT EXISTS pgsluice;
-GRANT USAGE ON SCHEMA pgsluice TO PUBLIC;
+REVOKE ALL ON SCHEMA pgsluice FROM PUBLIC;
+-- Never replaced: that would leave them to whom they belong.
+DROP FUNCTION IF EXISTS pgsluice.start(), pgsluice.dropped(), pgsluice.note(), pgsluice.record(), pgsluice.publish(oid);
 
--- publish puts a table that was created, or that has got a key, into the publications where it belongs: those that have a slot of their name. It does so with its
--- owner's rights, who owns the publications.
-CREATE OR REPLACE FUNCTION pgsluice.publish(relation pg_catalog.oid) RETURNS pg_catalog.void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+-- A row is inserted and deleted again by the transaction whose statement it has: it exists in the WAL only. The primary key makes the
+-- delete legal in every publication.
+CREATE TABLE IF NOT EXISTS pgsluice.ddl (id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY, query text, statement text NOT NULL);
+DO $do$
 DECLARE
-	name text;
-	keyed bool;
-	p record;
+	r record;
 BEGIN
-	SELECT format('%I.%I', n.nspname, c.relname), c.relreplident = 'f' OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid
-		AND (i.indisprimary AND c.relreplident = 'd' OR i.indisreplident AND c.relreplident = 'i'))
-	INTO name, keyed FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-	WHERE c.oid = relation AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice');
-	IF NOT FOUND THEN
-		RETURN;
-	END IF;
-	FOR p IN
-		SELECT main.pubname AS main, main.pubname || '_insert_only' AS inserts,
-			EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = main.oid AND r.prrelid IN (SELECT pg_partition_ancestors(relation) UNION SELECT relation)) AS whole,
-			EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = inserts.oid AND r.prrelid IN (SELECT pg_partition_ancestors(relation) UNION SELECT relation)) AS partly,
-			EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = inserts.oid AND r.prrelid = relation) AS listed
-		FROM pg_publication main JOIN pg_replication_slots s ON s.slot_name = main.pubname AND s.database = current_database()
-		LEFT JOIN pg_publication inserts ON inserts.pubname = main.pubname || '_insert_only' WHERE NOT main.puballtables
-	LOOP
-		IF keyed AND NOT p.whole THEN
-			EXECUTE format('ALTER PUBLICATION %I ADD TABLE %s', p.main, name);
-			IF p.listed THEN
-				EXECUTE format('ALTER PUBLICATION %I DROP TABLE %s', p.inserts, name);
-			END IF;
-		ELSIF NOT keyed AND NOT p.whole AND NOT p.partly THEN
-			EXECUTE format('ALTER PUBLICATION %I ADD TABLE %s', p.inserts, name);
-		END IF;
+	-- Default privileges may have given rights away, and pg_write_all_data has some without having been given them.
+	FOR r IN SELECT DISTINCT c.oid::regclass AS name, c.relkind, g.grantee FROM pg_class c, aclexplode(c.relacl) g
+		WHERE c.oid IN (to_regclass('pgsluice.ddl'), to_regclass('pgsluice.ddl_id_seq')) AND g.grantee <> c.relowner LOOP
+		EXECUTE format('REVOKE ALL ON %s %s FROM %s CASCADE', CASE r.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, r.name,
+			CASE r.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(r.grantee)) END);
 	END LOOP;
+	ALTER TABLE pgsluice.ddl DROP CONSTRAINT IF EXISTS written_by_trigger;
+	EXECUTE format('ALTER TABLE pgsluice.ddl ADD CONSTRAINT written_by_trigger CHECK (CURRENT_USER = %L)',
+		(SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = 'pgsluice.ddl'::regclass));
+END
+$do$;
+
+-- start forgets what an earlier statement may have left, and notes that the statements which follow are an extension's script.
+CREATE FUNCTION pgsluice.start() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	PERFORM set_config('pgsluice.dropped', '', true);
+	IF tg_tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
+		PERFORM set_config('pgsluice.script', 'on', true);
+	END IF;
 END
 $function$;
 
--- dropped notes whether a statement has dropped anything that a target has: only here can that be asked.
-CREATE OR REPLACE FUNCTION pgsluice.dropped() RETURNS event_trigger LANGUAGE plpgsql AS $function$
+-- dropped notes what a statement has dropped that a target has: only here can that be asked.
+CREATE FUNCTION pgsluice.dropped() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
-	IF tg_tag NOT LIKE 'DROP %' OR tg_tag IN ('DROP PUBLICATION', 'DROP SUBSCRIPTION') THEN
-		RETURN;
-	END IF;
-	PERFORM pg_catalog.set_config('pgsluice.dropped', pg_catalog.bool_or(d.original AND NOT d.is_temporary AND d.schema_name IS DISTINCT FROM 'pgsluice'
-		AND NOT (d.object_type = 'schema' AND d.object_name = 'pgsluice'))::pg_catalog.text, true)
-	FROM pg_catalog.pg_event_trigger_dropped_objects() d;
-END
-$function$;
-
--- record writes the statement that has just been executed into the WAL, as a message of its transaction. Should it fail to, the statement is executed all the same: pgapply
--- will stop before the first row that it cannot place.
-CREATE OR REPLACE FUNCTION pgsluice.record() RETURNS event_trigger LANGUAGE plpgsql AS $function$
-DECLARE
-	query pg_catalog.text := pg_catalog.current_query();
-	context pg_catalog.text;
-	level pg_catalog.text := 'outer';
-	key pg_catalog.text;
-	nth pg_catalog.int4;
-	wanted pg_catalog.bool;
-	scripted pg_catalog.bool;
-	relation pg_catalog.oid;
-BEGIN
-	IF tg_tag ~ '^(CREATE|ALTER|DROP) (PUBLICATION|SUBSCRIPTION)$' THEN
-		RETURN;
-	ELSIF tg_tag LIKE 'DROP %' THEN
-		IF query ~* '\mextension\M' AND query !~* '\mdrop\M' THEN
-			RETURN; -- by the extension's own script
-		END IF;
-		wanted := pg_catalog.current_setting('pgsluice.dropped', true) = 'true';
-		PERFORM pg_catalog.set_config('pgsluice.dropped', '', true);
-	ELSE
-		SELECT pg_catalog.bool_and(c.in_extension), pg_catalog.bool_or(NOT c.in_extension AND coalesce(c.schema_name, '') NOT IN ('pg_temp', 'pgsluice')
-			AND NOT (c.object_type = 'schema' AND c.object_identity = 'pgsluice'))
-		INTO scripted, wanted FROM pg_catalog.pg_event_trigger_ddl_commands() c;
-		IF scripted THEN
-			RETURN;
-		END IF;
-	END IF;
-	-- Our own line comes first. If there are more, the statement is a function's.
-	GET DIAGNOSTICS context = PG_CONTEXT;
-	IF context LIKE E'%\n%' THEN
-		query := pg_catalog.substring(context, E'^[^\n]*\nSQL statement "(.*?)"\nPL/pgSQL function ');
-		level := 'inner';
-	END IF;
-	-- Of a query of several statements we are not told which one this is.
-	key := pg_catalog.format('%s %s', pg_catalog.date_part('epoch', pg_catalog.statement_timestamp()), pg_catalog.md5(query));
-	nth := 1;
-	IF pg_catalog.split_part(pg_catalog.current_setting('pgsluice.' || level, true), '/', 1) = key THEN
-		nth := pg_catalog.split_part(pg_catalog.current_setting('pgsluice.' || level), '/', 2)::pg_catalog.int4 + 1;
-	END IF;
-	PERFORM pg_catalog.set_config('pgsluice.' || level, pg_catalog.format('%s/%s', key, nth), true);
-
-	IF wanted AND tg_tag NOT IN ('REFRESH MATERIALIZED VIEW', 'REINDEX') THEN
-		PERFORM pg_catalog.pg_logical_emit_message(true, 'pgsluice.ddl', pg_catalog.convert_to(pg_catalog.json_build_object('query', coalesce(query, ''), 'nth', nth, 'tag', tg_tag,
-			'search_path', (SELECT pg_catalog.string_agg(pg_catalog.quote_ident(s), ', ') FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) s WHERE s NOT LIKE 'pg\_temp\_%'),
-			'role', current_user)::pg_catalog.text, 'UTF8'));
-		-- The server orders a message by where it ends, and a change by where it begins. Without something between the two they are in one place, and the change may come first if
-		-- they are of different subtransactions.
-		PERFORM pg_catalog.pg_logical_emit_message(true, 'pgsluice', '');
-	END IF;
-	IF tg_tag IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'CREATE SCHEMA') THEN
-		BEGIN
-			FOR relation IN SELECT DISTINCT c.objid FROM pg_catalog.pg_event_trigger_ddl_commands() c WHERE c.object_type = 'table' AND NOT c.in_extension LOOP
-				PERFORM pgsluice.publish(relation);
-			END LOOP;
-		EXCEPTION WHEN OTHERS THEN
-			RAISE WARNING 'pgsluice could not publish the rows of this table: %', sqlerrm USING HINT = 'As the owner of the publication: ALTER PUBLICATION … ADD TABLE …';
-		END;
+	IF tg_tag LIKE 'DROP %' THEN
+		PERFORM set_config('pgsluice.dropped', coalesce(json_agg(json_build_array(d.object_type, d.address_names, d.address_args))::text, ''), true)
+		FROM pg_event_trigger_dropped_objects() d WHERE d.original AND NOT d.is_temporary AND d.schema_name IS DISTINCT FROM 'pgsluice'
+			AND NOT (d.object_type = 'schema' AND d.object_name = 'pgsluice')
+			AND d.object_type NOT IN ('publication', 'publication relation', 'publication namespace', 'subscription', 'event trigger');
 	END IF;
 EXCEPTION WHEN OTHERS THEN
-	RAISE WARNING 'pgsluice could not record this change of the schema for the target: %', sqlerrm USING HINT = 'Make the same change on the target by hand.';
+	RAISE WARNING 'pgsluice could not see what this statement drops (SQLSTATE %)', sqlstate USING HINT = 'Make the same change on the target by hand.';
 END
 $function$;
 
+-- note writes down what only who executes the statement can see: as whom, and with which search path and settings. It runs with his
+-- rights and his search path, so it names every function with its schema and uses no operator without one. Between it and record,
+-- which comes next in the order of names, no code of his runs.
+CREATE FUNCTION pgsluice.note() RETURNS event_trigger LANGUAGE plpgsql AS $function$
+BEGIN
+	PERFORM pg_catalog.set_config('pgsluice.invoker', '', true);
+	BEGIN
+		PERFORM pg_catalog.set_config('pgsluice.invoker', pg_catalog.json_build_object('role', CURRENT_USER, 'path', pg_catalog.current_schemas(false),
+			'fixed', NOT EXISTS (SELECT FROM pg_catalog.pg_settings s WHERE s.name OPERATOR(pg_catalog.=) 'standard_conforming_strings'
+				AND s.source OPERATOR(pg_catalog.=) 'session'),
+			'settings', (SELECT pg_catalog.json_object_agg(s.name, pg_catalog.current_setting(s.name, true)) FROM pg_catalog.unnest(ARRAY['standard_conforming_strings',
+				'backslash_quote', 'array_nulls', 'transform_null_equals', 'DateStyle', 'IntervalStyle', 'TimeZone', 'xmloption', 'bytea_output', 'extra_float_digits',
+				'default_toast_compression', 'default_tablespace', 'default_table_access_method']) s(name)))::pg_catalog.text, true);
+	EXCEPTION WHEN OTHERS THEN
+		RAISE WARNING 'pgsluice could not see who executes this statement (SQLSTATE %)', sqlstate USING HINT = 'Make the same change on the target by hand.';
+	END;
+END
+$function$;
+
+-- record writes the statement that has just been executed into the table, and with that into the WAL. Should it fail to, the statement
+-- is executed all the same: pgapply will stop before the first row that it cannot place. Messages have no text of others: a query may
+-- hold passwords.
+CREATE FUNCTION pgsluice.record() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
+	SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on SET transform_null_equals = off AS $function$
+DECLARE
+	invoker json;
+	query text := current_query();
+	context text;
+	level text := 'outer';
+	counted text;
+	nth int4 := 1;
+	wanted bool;
+	scripted bool;
+	objects json;
+	written int8;
+	target record;
+BEGIN
+	-- Whatever happens below, what was noted does not serve again.
+	counted := current_setting('pgsluice.invoker', true);
+	PERFORM set_config('pgsluice.invoker', '', true);
+	BEGIN
+		invoker := nullif(counted, '')::json;
+		IF tg_tag IN ('CREATE PUBLICATION', 'ALTER PUBLICATION') AND current_setting('pgsluice.join', true) = 'on' THEN
+			-- pgextract wants the table in its publication, and does not own it. Whoever owns a publication may have that: to read what it
+			-- publishes takes REPLICATION, which reads everything anyhow.
+			FOR target IN SELECT DISTINCT p.pubname FROM pg_event_trigger_ddl_commands() c JOIN pg_publication p ON p.oid = c.objid
+				WHERE c.object_type = 'publication' AND NOT p.puballtables AND pg_has_role((invoker->>'role')::name, p.pubowner, 'USAGE')
+				AND NOT EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = 'pgsluice.ddl'::regclass)
+			LOOP
+				EXECUTE format('ALTER PUBLICATION %I ADD TABLE pgsluice.ddl', target.pubname);
+			END LOOP;
+		END IF;
+		IF tg_tag ~ '^(CREATE|ALTER|DROP) (PUBLICATION|SUBSCRIPTION)$' OR tg_tag = 'REINDEX' THEN
+			RETURN;
+		END IF;
+		IF tg_tag IN ('CREATE EXTENSION', 'ALTER EXTENSION') THEN
+			PERFORM set_config('pgsluice.script', '', true);
+		ELSIF tg_tag LIKE 'DROP %' AND current_setting('pgsluice.script', true) = 'on' THEN
+			RETURN;
+		END IF;
+		IF tg_tag LIKE 'DROP %' THEN
+			objects := nullif(current_setting('pgsluice.dropped', true), '')::json;
+			wanted := objects IS NOT NULL;
+		ELSE
+			SELECT bool_and(c.in_extension), bool_or(c.mine) INTO scripted, wanted FROM (SELECT in_extension, NOT in_extension
+				AND coalesce(schema_name, '') NOT IN ('pg_temp', 'pgsluice') AND NOT (object_type = 'schema' AND object_identity = 'pgsluice')
+				AND object_type NOT IN ('publication', 'publication relation', 'publication namespace', 'subscription', 'event trigger') AS mine
+				FROM pg_event_trigger_ddl_commands()) c;
+			IF scripted THEN
+				RETURN;
+			END IF;
+			SELECT json_agg(json_build_array(o.type, o.object_names, o.object_args)) INTO objects FROM (SELECT DISTINCT a.type, a.object_names, a.object_args
+				FROM pg_event_trigger_ddl_commands() c, pg_identify_object_as_address(c.classid, c.objid, c.objsubid) a
+				WHERE c.objid <> 0 AND NOT c.in_extension AND coalesce(c.schema_name, '') NOT IN ('pg_temp', 'pgsluice') AND a.object_names IS NOT NULL) o;
+		END IF;
+		-- Our own line comes first. If there are more, the statement is a function's.
+		GET DIAGNOSTICS context = PG_CONTEXT;
+		IF strpos(context, E'\n') > 0 THEN
+			level := 'inner';
+			context := substr(context, strpos(context, E'\n') + 1);
+			query := CASE WHEN starts_with(context, 'SQL statement "') AND strpos(context, E'"\nPL/pgSQL function ') > 0
+				THEN substr(context, 16, strpos(context, E'"\nPL/pgSQL function ') - 16) END;
+		END IF;
+		-- Of a query of several statements we are not told which one this is. The count outlives a commit within the query.
+		counted := format('%s %s', date_part('epoch', statement_timestamp()), md5(query));
+		IF split_part(current_setting('pgsluice.' || level, true), '/', 1) = counted THEN
+			nth := split_part(current_setting('pgsluice.' || level), '/', 2)::int4 + 1;
+		END IF;
+		PERFORM set_config('pgsluice.' || level, format('%s/%s', counted, nth), false);
+	EXCEPTION WHEN OTHERS THEN
+		RAISE WARNING 'pgsluice could not record this change of the schema for the target (SQLSTATE %)', sqlstate USING HINT = 'Make the same change on the target by hand.';
+		RETURN;
+	END;
+	IF wanted AND tg_tag <> 'REFRESH MATERIALIZED VIEW' THEN
+		BEGIN
+			IF invoker IS NULL THEN
+				RAISE 'it is not known who executes it';
+			END IF;
+			INSERT INTO pgsluice.ddl (query, statement) VALUES (query, json_build_object('level', level, 'nth', nth, 'tag', tg_tag, 'role', invoker->'role',
+				'path', invoker->'path', 'fixed', invoker->'fixed', 'settings', invoker->'settings', 'objects', objects)::text) RETURNING id INTO written;
+			DELETE FROM pgsluice.ddl WHERE id = written;
+		EXCEPTION WHEN OTHERS THEN
+			RAISE WARNING 'pgsluice could not record this change of the schema for the target (SQLSTATE %)', sqlstate USING HINT = 'Make the same change on the target by hand.';
+		END;
+	END IF;
+	IF tg_tag NOT IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'CREATE SCHEMA') THEN
+		RETURN;
+	END IF;
+	-- A table that was created, or that has got a key, is put into the publications where it belongs: those that have a slot of their name.
+	BEGIN
+		FOR target IN
+			SELECT t.name, t.keyed, main.pubname AS main, main.pubname || '_insert_only' AS inserts,
+				EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = main.oid AND r.prrelid IN (SELECT pg_partition_ancestors(t.oid) UNION SELECT t.oid)) AS whole,
+				EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = inserts.oid AND r.prrelid IN (SELECT pg_partition_ancestors(t.oid) UNION SELECT t.oid)) AS partly,
+				EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = inserts.oid AND r.prrelid = t.oid) AS listed
+			FROM (SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name, c.relreplident = 'f' OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid
+				AND (i.indisprimary AND c.relreplident = 'd' OR i.indisreplident AND c.relreplident = 'i')) AS keyed
+				FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+				WHERE c.oid IN (SELECT objid FROM pg_event_trigger_ddl_commands() WHERE object_type = 'table' AND NOT in_extension)
+				AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice')) t,
+			pg_publication main JOIN pg_replication_slots s ON s.slot_name = main.pubname AND s.database = current_database()
+			LEFT JOIN pg_publication inserts ON inserts.pubname = main.pubname || '_insert_only' WHERE NOT main.puballtables
+		LOOP
+			IF target.keyed AND NOT target.whole THEN
+				EXECUTE format('ALTER PUBLICATION %I ADD TABLE %s', target.main, target.name);
+				IF target.listed THEN
+					EXECUTE format('ALTER PUBLICATION %I DROP TABLE %s', target.inserts, target.name);
+				END IF;
+			ELSIF NOT target.keyed AND NOT target.whole AND NOT target.partly THEN
+				EXECUTE format('ALTER PUBLICATION %I ADD TABLE %s', target.inserts, target.name);
+			END IF;
+		END LOOP;
+	EXCEPTION WHEN OTHERS THEN
+		RAISE WARNING 'pgsluice could not publish the rows of this table (SQLSTATE %)', sqlstate USING HINT = 'As the owner of the publication: ALTER PUBLICATION … ADD TABLE …';
+	END;
+END
+$function$;
+
+REVOKE ALL ON FUNCTION pgsluice.start(), pgsluice.dropped(), pgsluice.note(), pgsluice.record() FROM PUBLIC;
+DO $do$ BEGIN
+	-- For the text of a statement in a function, which the server gives in its own language. Not every administrator may.
+	ALTER FUNCTION pgsluice.record() SET lc_messages = 'C';
+EXCEPTION WHEN insufficient_privilege THEN NULL;
+END $do$;
+
+CREATE EVENT TRIGGER pgsluice_start ON ddl_command_start EXECUTE FUNCTION pgsluice.start();
 CREATE EVENT TRIGGER pgsluice_dropped ON sql_drop EXECUTE FUNCTION pgsluice.dropped();
+CREATE EVENT TRIGGER pgsluice_note ON ddl_command_end EXECUTE FUNCTION pgsluice.note();
 CREATE EVENT TRIGGER pgsluice_record ON ddl_command_end EXECUTE FUNCTION pgsluice.record();

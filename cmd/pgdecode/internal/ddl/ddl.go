@@ -1,244 +1,195 @@
-// Package ddl turns what the event trigger of pgcutover ddl install has written into the WAL into a statement that can be executed elsewhere. It is
-// pure.
+// Package ddl turns what the event triggers of pgcutover ddl install have written into table pgsluice.ddl into a statement that can
+// be executed elsewhere. It is pure.
 package ddl
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
-	"slices"
+	"regexp"
 	"strings"
+	"unicode/utf8"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/sqltext"
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// Prefix is that of the logical messages that the event trigger writes.
-const Prefix = "pgsluice.ddl"
-
-// A message is a logical message's content. The server does not tell the trigger which part of a query of several statements runs, only which query
-// it is; so the trigger counts.
-type message struct {
-	Query      string `json:"query"` // empty: the trigger could not see the statement, because a function in another language than PL/pgSQL executes it
-	Nth        int    `json:"nth"`   // of the query's statements that are DDL, from 1; a query that is executed again goes on counting
-	Tag        string `json:"tag"`   // of the command
-	SearchPath string `json:"search_path"`
-	Role       string `json:"role"`
+// What the triggers record beside the query. The server does not tell a trigger which part of a query of several statements runs,
+// only which query it is; so the triggers count.
+type recorded struct {
+	Level    string             `json:"level"` // outer: the query is a client's; inner: it is executed by a PL/pgSQL function
+	Nth      int                `json:"nth"`   // of the query's statements that fire, from 1; one that a function executes again goes on counting
+	Tag      string             `json:"tag"`   // of the command
+	Path     []string           `json:"path"`  // the schemas of the search path
+	Role     string             `json:"role"`
+	Fixed    bool               `json:"fixed"` // the session has not set standard_conforming_strings itself
+	Settings map[string]*string `json:"settings"`
+	Objects  []address          `json:"objects"`
 }
 
-// Decode returns the record for a message. A statement that cannot be told from its query, or not be seen at all, becomes one that fails where it is
-// executed and says why: it must not be left out.
-func Decode(content []byte) (*format.DDL, error) {
-	var m message
-	if err := json.Unmarshal(content, &m); err != nil {
-		return nil, fmt.Errorf("message %s: %w", Prefix, err)
-	}
-	d := &format.DDL{Section: format.Change, Type: m.Tag, Owner: m.Role, SearchPath: m.SearchPath}
-	sql, ok := statement(m.Query, m.Tag, m.Nth)
-	if !ok {
-		sql = fmt.Sprintf("DO $pgsluice$BEGIN RAISE EXCEPTION %s USING DETAIL = %s, HINT = %s; END$pgsluice$",
-			literal("the source has executed a statement that cannot be repeated by itself: "+m.Tag), literal("It ran as part of: "+m.Query),
-			literal("Make the same change on the target by hand."))
-	}
-	d.SQL = sql + ";"
-	return d, nil
+// An address is an object, as an array of its type, names and arguments.
+type address format.Object
+
+func (a *address) UnmarshalJSON(b []byte) error {
+	var parts [3]json.RawMessage
+	return errors.Join(json.Unmarshal(b, &parts), json.Unmarshal(parts[0], &a.Type), json.Unmarshal(parts[1], &a.Names), json.Unmarshal(parts[2], &a.Args))
 }
 
-// literal quotes a string for PL/pgSQL's RAISE, within a body that is quoted by $pgsluice$.
+// Decode returns the record for a row of the table: the query, empty if the trigger could not see it because a function in another
+// language than PL/pgSQL executes the statement, and what was recorded with it. It returns nil for a statement that is not a
+// target's business. Only the statement's own text goes into the record: others beside it may have passwords. One that cannot be told
+// from its query becomes a statement that fails where it is executed and says why: it must not be left out.
+func Decode(query, row []byte) *format.DDL {
+	var m recorded
+	d := &format.DDL{Section: format.Change}
+	ok := utf8.Valid(row)
+	if err := json.Unmarshal(row, &m); err != nil {
+		m, ok = recorded{}, false
+	}
+	d.Type, d.Owner = m.Tag, m.Role
+	path := make([]string, 0, len(m.Path))
+	for _, s := range m.Path {
+		if !strings.HasPrefix(s, "pg_temp_") {
+			path = append(path, quote(s))
+		}
+	}
+	d.SearchPath = strings.Join(path, ", ")
+	for name, value := range m.Settings {
+		if value != nil {
+			if d.Settings == nil {
+				d.Settings = make(map[string]string)
+			}
+			d.Settings[name] = *value
+		}
+	}
+	for _, o := range m.Objects {
+		d.Objects = append(d.Objects, format.Object(o))
+	}
+	var s sqltext.Statement
+	if ok {
+		s, ok = m.statement(string(query), sqltext.RulesOf(d.Settings))
+	}
+	switch {
+	case !ok:
+		d.SQL = failing(d)
+	case ours(s):
+		return nil
+	default:
+		d.SQL = s.Text + ";"
+	}
+	return d
+}
+
+var plain = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
+
+// quote quotes a schema's name for a search path, where keywords need none.
+func quote(name string) string {
+	if plain.MatchString(name) {
+		return name
+	}
+	return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
+}
+
+// failing is a statement that says that one cannot be repeated, without its text: what ran beside it is nobody's business.
+func failing(d *format.DDL) string {
+	what := "The objects that it has changed are not known."
+	if len(d.Objects) > 0 {
+		what = "It concerns"
+		for i, o := range d.Objects {
+			if i == 10 {
+				what += " and others"
+				break
+			}
+			what += fmt.Sprintf(" %s %s,", o.Type, strings.Join(append(o.Names[:len(o.Names):len(o.Names)], o.Args...), "."))
+		}
+		what = strings.TrimSuffix(what, ",") + "."
+	}
+	return fmt.Sprintf("DO $pgsluice$BEGIN RAISE EXCEPTION %s USING DETAIL = %s, HINT = %s; END$pgsluice$;",
+		literal("the source has executed a statement that cannot be repeated by itself: "+d.Type), literal(what), literal("Make the same change on the target by hand."))
+}
+
+// literal quotes a string for PL/pgSQL's RAISE, within a body that is quoted by $pgsluice$. A backslash would mean something in some
+// sessions only.
 func literal(s string) string {
-	s = strings.NewReplacer("'", "''", "%", "%%", "$pgsluice$", "$ pgsluice $").Replace(s)
+	s = strings.NewReplacer("'", "''", "%", "%%", "$pgsluice$", "$ pgsluice $", `\`, "/").Replace(s)
 	return "'" + s + "'"
 }
 
-// statement picks the nth statement of a query that an event trigger fires for.
-func statement(query, tag string, nth int) (string, bool) {
-	all := split(query)
-	var fire []parsed
-	control := false
+// statement picks the statement of the query that was recorded. It returns false where it would have to guess.
+func (m *recorded) statement(query string, rules sqltext.Rules) (s sqltext.Statement, ok bool) {
+	all := rules.Split(query)
+	if len(all) > 1 && !m.Fixed {
+		// The query was read as a whole before the first of its statements ran, which may have changed by which rules.
+		other := sqltext.Rules{Backslash: !rules.Backslash}
+		if !sameTexts(all, other.Split(query)) {
+			return s, false
+		}
+	}
+	var fire []sqltext.Statement
+	undone := false // something between two statements that fire has made the triggers forget how many there were
 	for _, s := range all {
-		if s.fires() {
+		if s.Unsure() && len(all) > 1 || len(all) > 1 && disarms(s) {
+			return s, false
+		}
+		if s.Fires() {
+			if undone {
+				return s, false
+			}
 			fire = append(fire, s)
 		}
-		control = control || s.controls()
+		undone = undone || len(fire) > 0 && forgets(s)
 	}
-	// After a commit or rollback within the query, the trigger has begun to count anew.
-	if len(fire) == 0 || nth < 1 || len(fire) > 1 && control {
-		return "", false
+	if len(fire) == 0 || m.Nth < 1 || m.Level != "inner" && m.Nth > len(fire) {
+		return s, false
 	}
-	s := fire[(nth-1)%len(fire)]
-	if first, _, _ := strings.Cut(tag, " "); s.words[0] != first {
-		return "", false
-	}
-	return s.text, true
+	s = fire[(m.Nth-1)%len(fire)]
+	return s, s.Tag() == m.Tag
 }
 
-// A parsed statement is its text without CONCURRENTLY, which cannot be in a transaction, and its words outside of quotes and parentheses, in upper case.
-type parsed struct {
-	text  string
-	words []string
+func sameTexts(a, b []sqltext.Statement) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i].Text != b[i].Text {
+			return false
+		}
+	}
+	return true
 }
 
-// fires reports whether our event trigger counts the statement: none fires for what concerns the whole server, and ours leaves out publications.
-func (p parsed) fires() bool {
-	word := func(i int) string {
-		if i < len(p.words) {
-			return p.words[i]
-		}
-		return ""
-	}
-	switch word(0) {
-	case "CREATE", "ALTER", "DROP", "COMMENT":
-		kind := word(1)
-		if word(0) == "COMMENT" {
-			kind = word(2)
-		}
-		switch kind {
-		case "DATABASE", "ROLE", "GROUP", "TABLESPACE", "SYSTEM", "PUBLICATION", "SUBSCRIPTION":
-			return word(0) == "COMMENT" && kind != "DATABASE" && kind != "ROLE" && kind != "TABLESPACE"
-		case "USER":
-			return word(2) == "MAPPING"
-		case "EVENT":
-			return word(0) == "COMMENT"
-		}
+// forgets reports whether a statement takes back what the triggers have counted: they count in a setting of the session, which a
+// rollback restores. A commit does not.
+func forgets(s sqltext.Statement) bool {
+	switch s.Word(0) {
+	case "ROLLBACK", "ABORT":
 		return true
-	case "GRANT", "REVOKE", "SECURITY", "REFRESH", "REINDEX", "IMPORT":
-		return true
-	case "SELECT":
-		return slices.Contains(p.words, "INTO")
+	case "RESET", "DISCARD":
+		return s.Word(1) == "ALL"
 	}
 	return false
 }
 
-// controls reports whether the statement ends or begins a transaction.
-func (p parsed) controls() bool {
-	switch p.words[0] {
-	case "BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE", "PREPARE":
-		return true
+// disarms reports whether statements after this one may run without the triggers, or by other rules than were recorded.
+func disarms(s sqltext.Statement) bool {
+	t := strings.ToLower(s.Text)
+	for _, setting := range []string{"session_replication_role", "event_triggers", "standard_conforming_strings"} {
+		if strings.Contains(t, setting) {
+			return true
+		}
+	}
+	return strings.HasSuffix(s.Tag(), " EVENT TRIGGER")
+}
+
+// ours reports whether a statement grants or revokes rights of schema pgsluice, of which the triggers see no objects.
+func ours(s sqltext.Statement) bool {
+	if s.Word(0) != "GRANT" && s.Word(0) != "REVOKE" {
+		return false
+	}
+	for i, w := range s.Words {
+		if w == "SCHEMA" && s.Word(i+1) == "PGSLUICE" && (s.Word(i+2) == "TO" || s.Word(i+2) == "FROM") {
+			return true
+		}
 	}
 	return false
-}
-
-// split cuts a query at the semicolons between its statements: those outside of quotes, comments, parentheses, and bodies of SQL functions.
-func split(q string) []parsed {
-	var all []parsed
-	var text strings.Builder
-	var words []string
-	depth, body := 0, 0
-	finish := func() {
-		if len(words) > 0 {
-			all = append(all, parsed{strings.TrimSpace(text.String()), words})
-		}
-		text.Reset()
-		words, depth, body = nil, 0, 0
-	}
-	for len(q) > 0 {
-		n := token(q)
-		t := q[:n]
-		q = q[n:]
-		switch c := t[0]; {
-		case c == ';' && depth == 0 && body == 0:
-			finish()
-			continue
-		case c == '(' || c == '[':
-			depth++
-		case c == ')' || c == ']':
-			depth--
-		case letter(c):
-			w := strings.ToUpper(t)
-			if depth > 0 {
-				break
-			}
-			// CREATE FUNCTION … BEGIN ATOMIC …; END has semicolons, and CASE … END in them.
-			switch {
-			case w == "ATOMIC" && len(words) > 0 && words[len(words)-1] == "BEGIN" && words[0] == "CREATE", w == "CASE" && body > 0:
-				body++
-			case w == "END" && body > 0:
-				body--
-			}
-			words = append(words, w)
-			if w == "CONCURRENTLY" && (len(words) <= 4 || words[0] == "ALTER" && slices.Contains(words, "DETACH")) {
-				continue
-			}
-		}
-		text.WriteString(t)
-	}
-	finish()
-	return all
-}
-
-func letter(c byte) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_' || c >= 0x80
-}
-
-func wordByte(c byte) bool { return letter(c) || c >= '0' && c <= '9' || c == '$' }
-
-// token returns the length of the first token of q: a word, something quoted, a comment, or one byte.
-func token(q string) int {
-	switch c := q[0]; {
-	case letter(c):
-		n := 1
-		for n < len(q) && wordByte(q[n]) {
-			n++
-		}
-		if n == 1 && (c == 'e' || c == 'E') && len(q) > 1 && q[1] == '\'' {
-			return 1 + quoted(q[1:], true)
-		}
-		return n
-	case c >= '0' && c <= '9': // also keeps the rest of a parameter's number from being a word
-		n := 1
-		for n < len(q) && wordByte(q[n]) {
-			n++
-		}
-		return n
-	case c == '\'' || c == '"':
-		return quoted(q, false)
-	case c == '$':
-		n := 1
-		for n < len(q) && wordByte(q[n]) && q[n] != '$' {
-			n++
-		}
-		if n == len(q) || q[n] != '$' || n > 1 && q[1] >= '0' && q[1] <= '9' {
-			return 1
-		}
-		if i := strings.Index(q[n+1:], q[:n+1]); i >= 0 {
-			return n + 1 + i + n + 1
-		}
-		return len(q)
-	case strings.HasPrefix(q, "--"):
-		if i := strings.IndexByte(q, '\n'); i >= 0 {
-			return i + 1
-		}
-		return len(q)
-	case strings.HasPrefix(q, "/*"):
-		depth := 0
-		for i := 0; i+1 < len(q); i++ {
-			switch q[i : i+2] {
-			case "/*":
-				depth++
-				i++
-			case "*/":
-				if depth--; depth == 0 {
-					return i + 2
-				}
-				i++
-			}
-		}
-		return len(q)
-	}
-	return 1
-}
-
-// quoted returns the length of a quoted string or name. A doubled quote is one in it, for escapes also one after a backslash.
-func quoted(q string, escapes bool) int {
-	for i := 1; i < len(q); i++ {
-		switch {
-		case escapes && q[i] == '\\':
-			i++
-		case q[i] == q[0]:
-			if i+1 < len(q) && q[i+1] == q[0] {
-				i++
-				continue
-			}
-			return i + 1
-		}
-	}
-	return len(q)
 }

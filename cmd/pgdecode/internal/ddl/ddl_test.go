@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/sqltext"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -18,11 +19,22 @@ func TestStatement(t *testing.T) {
 		{" -- why\n ALTER TABLE t ADD a int ; \n", "ALTER TABLE", 1, "-- why\n ALTER TABLE t ADD a int"},
 		{"ALTER TABLE t ADD a int; INSERT INTO t VALUES (1); CREATE INDEX ON t (a)", "CREATE INDEX", 2, "CREATE INDEX ON t (a)"},
 		{"ALTER TABLE t ADD a int; INSERT INTO t VALUES (1); CREATE INDEX ON t (a)", "ALTER TABLE", 1, "ALTER TABLE t ADD a int"},
-		{"create table a (); drop table a", "CREATE TABLE", 3, "create table a ()"}, // executed again in a loop
+		{"create table a (); drop table a", "CREATE TABLE", 3, ""}, // no client's query has so many
 		{"CREATE ROLE x; CREATE TABLE t (a text DEFAULT ';''')", "CREATE TABLE", 1, "CREATE TABLE t (a text DEFAULT ';''')"},
 		{"SELECT 1; SELECT * INTO u FROM t", "SELECT INTO", 1, "SELECT * INTO u FROM t"},
 		{"BEGIN; ALTER TABLE t ADD a int; COMMIT", "ALTER TABLE", 1, "ALTER TABLE t ADD a int"},
-		{"ALTER TABLE t ADD a int; COMMIT; ALTER TABLE t ADD b int", "ALTER TABLE", 1, ""},
+		{"ALTER TABLE t ADD a int; COMMIT; ALTER TABLE t ADD b int", "ALTER TABLE", 1, "ALTER TABLE t ADD a int"}, // the count outlives a commit
+		{"ALTER TABLE t ADD a int; COMMIT; ALTER TABLE t ADD b int", "ALTER TABLE", 2, "ALTER TABLE t ADD b int"},
+		{"ALTER TABLE t ADD a int; ROLLBACK; ALTER TABLE t ADD b int", "ALTER TABLE", 1, ""}, // and no rollback
+		{"BEGIN; ROLLBACK; ALTER TABLE t ADD a int; COMMIT; ALTER TABLE t ADD b int; ROLLBACK", "ALTER TABLE", 2, "ALTER TABLE t ADD b int"},
+		{"ALTER TABLE t ADD a int; RESET ALL; ALTER TABLE t ADD b int", "ALTER TABLE", 1, ""},
+		{"SET session_replication_role = replica; DROP TABLE a; RESET session_replication_role; DROP TABLE b", "DROP TABLE", 1, ""},
+		{"SET standard_conforming_strings = off; CREATE TABLE a (b text DEFAULT 'x')", "CREATE TABLE", 1, ""},
+		{"GRANT a TO b; GRANT SELECT ON database TO b; GRANT CREATE ON DATABASE d TO b; GRANT SELECT ON t TO b", "GRANT", 2, "GRANT SELECT ON t TO b"},
+		{"COMMENT ON EVENT TRIGGER e IS ''; COMMENT ON TABLE t IS ''", "COMMENT", 1, "COMMENT ON TABLE t IS ''"},
+		{"REINDEX TABLE t; CREATE INDEX ON t (a)", "CREATE INDEX", 1, "CREATE INDEX ON t (a)"},
+		{"WITH x AS (SELECT 1) SELECT * INTO u FROM x; CREATE TABLE t AS TABLE u", "CREATE TABLE AS", 2, "CREATE TABLE t AS TABLE u"},
+		{"(SELECT 1 AS a INTO u); CREATE TABLE t ()", "CREATE TABLE", 1, ""},
 		{"SELECT f()", "ALTER TABLE", 1, ""},
 		{"", "ALTER TABLE", 1, ""},
 		{"DROP TABLE x; ALTER TABLE t ADD a int", "DROP TABLE", 2, ""},
@@ -38,56 +50,82 @@ func TestStatement(t *testing.T) {
 		{"ALTER TABLE p DETACH PARTITION c CONCURRENTLY", "ALTER TABLE", 1, "ALTER TABLE p DETACH PARTITION c"},
 		{`CREATE TABLE "concurrently" (concurrently int)`, "CREATE TABLE", 1, `CREATE TABLE "concurrently" (concurrently int)`},
 		{"ALTER TABLE t ADD a int DEFAULT $1", "ALTER TABLE", 1, "ALTER TABLE t ADD a int DEFAULT $1"},
-		{"CREATE TABLE t (a int); 'never ended", "CREATE TABLE", 1, "CREATE TABLE t (a int)"},
+		{"CREATE TABLE t (a int); SELECT 'never ended", "CREATE TABLE", 1, "CREATE TABLE t (a int)"},
 		{"CREATE USER u; CREATE USER MAPPING FOR u SERVER s", "CREATE USER MAPPING", 1, "CREATE USER MAPPING FOR u SERVER s"},
 	} {
-		got, ok := statement(c.query, c.tag, c.nth)
+		m := recorded{Tag: c.tag, Nth: c.nth, Fixed: true}
+		s, ok := m.statement(c.query, sqltext.Rules{})
+		got := s.Text
 		if ok != (c.want != "") || ok && got != c.want {
 			t.Errorf("%s, %s %d:\ngot  %q, %v\nwant %q", c.query, c.tag, c.nth, got, ok, c.want)
 		}
 	}
 }
 
-func TestDecode(t *testing.T) {
-	b, err := json.Marshal(message{Query: "DROP TABLE a; DROP TABLE b", Nth: 2, Tag: "DROP TABLE", SearchPath: `"S", public`, Role: "me"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	d, err := Decode(b)
-	if err != nil || d.SQL != "DROP TABLE b;" || d.SearchPath != `"S", public` || d.Owner != "me" || d.Type != "DROP TABLE" || d.Section != format.Change {
-		t.Errorf("%+v, %v", d, err)
-	}
-	b, err = json.Marshal(message{Query: "SELECT f('100%')", Nth: 1, Tag: "DROP TABLE"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d, err = Decode(b); err != nil || !strings.HasPrefix(d.SQL, "DO $pgsluice$BEGIN RAISE EXCEPTION 'the source") || !strings.Contains(d.SQL, "''100%%''") {
-		t.Errorf("%+v, %v", d, err)
-	}
-	if _, err := Decode([]byte("{")); err == nil {
-		t.Error("nonsense was decoded")
+// A statement that a function executes in a loop goes on being counted.
+func TestInner(t *testing.T) {
+	m := recorded{Level: "inner", Tag: "CREATE TABLE", Nth: 3}
+	if s, ok := m.statement("create table a (); drop table a", sqltext.Rules{}); !ok || s.Text != "create table a ()" {
+		t.Errorf("%q, %v", s.Text, ok)
 	}
 }
 
-// Whatever a query is, its statements are parts of it, in order, and cutting it ends.
-func FuzzSplit(f *testing.F) {
-	for _, s := range []string{"a;b", "'", "$x$ ; $x$ ; y", "/* /* */", "E'\\'' ; x", "( ; )", "CREATE x BEGIN ATOMIC ; END ; y", "a CONCURRENTLY ;", "é;ü"} {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, q string) {
-		rest := q
-		for _, s := range split(q) {
-			if len(s.words) == 0 {
-				t.Fatal("a statement without words")
-			}
-			if strings.Contains(strings.ToUpper(s.text+q), "CONCURRENTLY") {
-				continue
-			}
-			i := strings.Index(rest, s.text)
-			if i < 0 {
-				t.Fatalf("%q is not in what is left of %q", s.text, q)
-			}
-			rest = rest[i+len(s.text):]
+// A query whose statements end elsewhere by the other rules is only cut if nothing has changed the rules.
+func TestBackslash_P4(t *testing.T) {
+	const query = `select '\'; create table a as select 1; --'; create table b (c int)`
+	for _, c := range []struct {
+		backslash, fixed bool
+		tag, want        string
+	}{
+		{true, true, "CREATE TABLE", "create table b (c int)"},
+		{true, false, "CREATE TABLE", ""},
+		{false, true, "CREATE TABLE AS", "create table a as select 1"},
+		{false, true, "CREATE TABLE", ""}, // not what the trigger saw
+		{false, false, "CREATE TABLE AS", ""},
+	} {
+		m := recorded{Tag: c.tag, Nth: 1, Fixed: c.fixed}
+		if s, ok := m.statement(query, sqltext.Rules{Backslash: c.backslash}); ok != (c.want != "") || ok && s.Text != c.want {
+			t.Errorf("%+v: %q, %v", c, s.Text, ok)
 		}
-	})
+	}
+}
+
+func row(t *testing.T, m map[string]any) []byte {
+	t.Helper()
+	b, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestDecode(t *testing.T) {
+	d := Decode([]byte("DROP TABLE a; DROP TABLE b"), row(t, map[string]any{"nth": 2, "tag": "DROP TABLE", "path": []string{"S", "public", "pg_temp_3"}, "role": "me",
+		"settings": map[string]any{"standard_conforming_strings": "on", "unknown": nil}, "objects": []any{[]any{"table", []string{"public", "b"}, []string{}}}}))
+	if d.SQL != "DROP TABLE b;" || d.SearchPath != `"S", public` || d.Owner != "me" || d.Type != "DROP TABLE" || d.Section != format.Change ||
+		len(d.Settings) != 1 || d.Settings["standard_conforming_strings"] != "on" || len(d.Objects) != 1 || d.Objects[0].Type != "table" || d.Objects[0].Names[1] != "b" {
+		t.Errorf("%+v", d)
+	}
+	if d := Decode([]byte("GRANT USAGE ON SCHEMA pgsluice TO x"), row(t, map[string]any{"nth": 1, "tag": "GRANT"})); d != nil {
+		t.Errorf("%+v", d)
+	}
+}
+
+// What cannot be told fails by tag and object, and the record has nothing of what ran beside it.
+func TestDecodeFails_P9(t *testing.T) {
+	for _, c := range []struct {
+		query string
+		row   []byte
+		want  string
+	}{
+		{"SELECT f('secret')", row(t, map[string]any{"nth": 1, "tag": "DROP TABLE", "objects": []any{[]any{"table", []string{"public", "100%'s"}, nil}}}), "public.100%%''s"},
+		{"CREATE USER x PASSWORD 'secret'; (SELECT 1); DROP TABLE a", row(t, map[string]any{"nth": 1, "tag": "DROP TABLE"}), "DROP TABLE"},
+		{"DROP TABLE secret", []byte("{"), "not known"},
+		{"DROP TABLE secret", []byte(`{"nth":1,"tag":"DROP TABLE","role":"` + "\xff" + `"}`), "DROP TABLE"},
+	} {
+		d := Decode([]byte(c.query), c.row)
+		if !strings.HasPrefix(d.SQL, "DO $pgsluice$BEGIN RAISE EXCEPTION 'the source") || !strings.Contains(d.SQL, c.want) || strings.Contains(d.SQL, "secret") {
+			t.Errorf("%s: %+v", c.query, d)
+		}
+	}
 }

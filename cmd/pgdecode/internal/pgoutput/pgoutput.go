@@ -21,6 +21,9 @@ type Decoder struct {
 	CheckText bool
 	// Skip tells which schemas' relations are left out, with all their changes.
 	Skip func(schema string) bool
+	// Recorded tells whether a table of the name pgsluice.ddl, which is asked for by its OID, has what the event triggers of pgcutover
+	// ddl install record. Nothing else becomes a ddl record. nil: none has.
+	Recorded func(oid uint32) (bool, error)
 
 	relations map[uint32]*relation
 	block     bool // between stream-start and stream-stop
@@ -45,7 +48,11 @@ type relation struct {
 	record  *format.Relation
 	columns int
 	skip    bool
+	ddl     *recorded // it has statements
 }
+
+// recorded is where the columns of table pgsluice.ddl are.
+type recorded struct{ query, statement int }
 
 // Relations returns the records of all relations that have been described, in the order of their OIDs: what a new stream begins with if it goes on in
 // the middle of a session. They must not be changed after the next call of Decode.
@@ -125,16 +132,19 @@ func (d *Decoder) decode(kind byte, c *cursor) (format.Record, error) {
 func (d *Decoder) inTransaction(kind byte, xid uint32, c *cursor) (format.Record, error) {
 	switch kind {
 	case 'I':
-		r, err := d.relation(c)
-		if r == nil {
+		r, err := d.any(c)
+		if err != nil || r.skip && r.ddl == nil {
 			c.skip()
 			return nil, err
 		}
-		d.insert.XID = xid
-		d.insert.Relation = r.id
 		if t := c.byte(); t != 'N' {
 			return nil, fmt.Errorf("tuple %q", t)
 		}
+		if r.ddl != nil {
+			return d.statement(r, xid, c)
+		}
+		d.insert.XID = xid
+		d.insert.Relation = r.id
 		d.newTuple = d.tuple(c, d.newTuple, r.columns)
 		d.insert.New = d.newTuple
 		return &d.insert, nil
@@ -196,13 +206,6 @@ func (d *Decoder) inTransaction(kind byte, xid uint32, c *cursor) (format.Record
 		d.message.Content = c.bytes(c.uint32())
 		if !d.message.Transactional {
 			d.message.XID = 0
-		} else if string(d.message.Prefix) == ddl.Prefix {
-			r, err := ddl.Decode(d.message.Content)
-			if err != nil {
-				return nil, err
-			}
-			r.XID = xid
-			return r, nil
 		}
 		return &d.message, nil
 	case 'R':
@@ -214,6 +217,15 @@ func (d *Decoder) inTransaction(kind byte, xid uint32, c *cursor) (format.Record
 
 // relation takes a relation's OID. It returns nil if the relation is to be skipped.
 func (d *Decoder) relation(c *cursor) (*relation, error) {
+	r, err := d.any(c)
+	if err != nil || r.skip {
+		return nil, err
+	}
+	return r, nil
+}
+
+// any is relation for one that may be to be skipped.
+func (d *Decoder) any(c *cursor) (*relation, error) {
 	id := c.uint32()
 	r := d.relations[id]
 	switch {
@@ -221,10 +233,22 @@ func (d *Decoder) relation(c *cursor) (*relation, error) {
 		return nil, c.err
 	case r == nil:
 		return nil, fmt.Errorf("relation with OID %d was not described", id)
-	case r.skip:
-		return nil, nil
 	}
 	return r, nil
+}
+
+// statement takes a row of table pgsluice.ddl.
+func (d *Decoder) statement(r *relation, xid uint32, c *cursor) (format.Record, error) {
+	d.newTuple = d.tuple(c, d.newTuple, r.columns)
+	if c.err != nil {
+		return nil, c.err
+	}
+	rec := ddl.Decode(d.newTuple[r.ddl.query].Data, d.newTuple[r.ddl.statement].Data)
+	if rec == nil {
+		return nil, nil
+	}
+	rec.XID = xid
+	return rec, nil
 }
 
 func (d *Decoder) describe(c *cursor) (format.Record, error) {
@@ -247,7 +271,20 @@ func (d *Decoder) describe(c *cursor) (format.Record, error) {
 		d.relations = make(map[uint32]*relation)
 	}
 	skip := d.Skip != nil && d.Skip(r.Schema)
-	d.relations[r.ID] = &relation{id: r.ID, raw: slices.Clone(raw), record: r, columns: len(r.Columns), skip: skip}
+	rel := &relation{id: r.ID, raw: slices.Clone(raw), record: r, columns: len(r.Columns), skip: skip}
+	if skip && r.Schema == "pgsluice" && r.Name == "ddl" && d.Recorded != nil {
+		ours, err := d.Recorded(r.ID)
+		if err != nil {
+			return nil, err
+		}
+		column := func(name string) int {
+			return slices.IndexFunc(r.Columns, func(c format.Column) bool { return c.Name == name })
+		}
+		if at := (recorded{column("query"), column("statement")}); ours && at.query >= 0 && at.statement >= 0 {
+			rel.ddl = &at
+		}
+	}
+	d.relations[r.ID] = rel
 	if skip {
 		return nil, nil
 	}

@@ -155,6 +155,7 @@ func (r *Receiver) session(ctx context.Context, w *format.Writer, connected func
 	s := &session{Receiver: r, conn: conn, gulp: gulp, w: w, types: types, ask: make(chan bool, 1)}
 	s.decoder.CheckText = r.identity.Encoding == "SQL_ASCII"
 	s.decoder.Skip = func(schema string) bool { return schema == "pgsluice" }
+	s.decoder.Recorded = func(oid uint32) (bool, error) { return r.recorded(ctx, oid) }
 	s.written.Store(uint64(r.position))
 	status, stopStatus := context.WithCancel(ctx)
 	done := make(chan struct{})
@@ -202,8 +203,26 @@ func (r *Receiver) inspect(ctx context.Context) (map[uint32]string, error) {
 		return nil, r.Server.Explain(err)
 	}
 	r.Publications = publications // only now: the next session asks for them again if this one breaks
+	if err := slot.RequireRecorded(ctx, c, publications); err != nil {
+		return nil, r.Server.Explain(err)
+	}
 	types, err := catalog.TypeNames(ctx, c)
 	return types, r.Server.Explain(err)
+}
+
+// recorded reports whether a table has what event triggers record, and nothing else. It is asked when the table is met: the triggers may
+// have been made while we are at work.
+func (r *Receiver) recorded(ctx context.Context, oid uint32) (bool, error) {
+	c, err := r.Server.Connect(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer c.Close(ctx)
+	recorder, err := slot.GetRecorder(ctx, c)
+	if err != nil {
+		return false, r.Server.Explain(err)
+	}
+	return recorder.Trusted() && recorder.OID == oid, recorder.Err()
 }
 
 func (r *Receiver) startReplication(ctx context.Context, conn *pgwire.Conn) error {
@@ -513,6 +532,9 @@ func (s *session) handle(msg []byte) (done bool, err error) {
 		return s.boundary()
 	case len(msg) > 25 && msg[0] == 'w':
 		rec, err := s.decoder.Decode(msg[25:])
+		if f := (*fault.Error)(nil); errors.As(err, &f) {
+			return false, err // of the source, and not of the message
+		}
 		if err != nil {
 			return false, fault.New(fault.Failed, "could not decode a change near LSN %v: %w", format.LSN(binary.BigEndian.Uint64(msg[1:])), err)
 		}
