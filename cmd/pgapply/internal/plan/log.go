@@ -145,8 +145,32 @@ func (l *Log) Truncate(sub uint32, op *TruncateOp) {
 func (l *Log) DDL(sub uint32, d *format.DDL) {
 	l.head(logDDL, sub, len(d.SQL))
 	l.buf = append(l.buf, d.SQL...)
-	l.buf = binary.AppendUvarint(l.buf, uint64(len(d.SearchPath)))
-	l.buf = append(l.buf, d.SearchPath...)
+	for _, s := range []string{d.SearchPath, d.Owner, d.Type} {
+		l.string(s)
+	}
+	l.buf = binary.AppendUvarint(l.buf, uint64(len(d.Settings)))
+	for name, value := range d.Settings {
+		l.string(name)
+		l.string(value)
+	}
+	l.buf = binary.AppendUvarint(l.buf, uint64(len(d.Objects)))
+	for _, o := range d.Objects {
+		l.string(o.Type)
+		l.strings(o.Names)
+		l.strings(o.Args)
+	}
+}
+
+func (l *Log) string(s string) {
+	l.buf = binary.AppendUvarint(l.buf, uint64(len(s)))
+	l.buf = append(l.buf, s...)
+}
+
+func (l *Log) strings(list []string) {
+	l.buf = binary.AppendUvarint(l.buf, uint64(len(list)))
+	for _, s := range list {
+		l.string(s)
+	}
 }
 
 // A Replay reads pieces of logs into a group.
@@ -194,14 +218,13 @@ func (r *Replay) Add(g *Group, piece []byte) error {
 			}
 			continue
 		case logDDL:
-			sql := c.bytes(n)
-			path := c.bytes(int(c.uvarint()))
+			d := c.ddl(n)
 			if c.bad {
 				return errLog
 			}
 			if wanted {
 				var err error
-				if g, err = r.DDL(&format.DDL{SQL: string(sql), SearchPath: string(path)}); err != nil {
+				if g, err = r.DDL(d); err != nil {
 					return err
 				}
 			}
@@ -261,6 +284,31 @@ func (c *logCursor) uvarint() uint64 {
 	}
 	c.b = c.b[n:]
 	return v
+}
+
+// ddl reads a statement of n bytes, and what belongs to it.
+func (c *logCursor) ddl(n int) *format.DDL {
+	d := &format.DDL{Section: format.Change, SQL: string(c.bytes(n)), SearchPath: c.string(), Owner: c.string(), Type: c.string()}
+	for n := c.uvarint(); n > 0 && !c.bad; n-- {
+		if d.Settings == nil {
+			d.Settings = make(map[string]string)
+		}
+		name := c.string()
+		d.Settings[name] = c.string()
+	}
+	for n := c.uvarint(); n > 0 && !c.bad; n-- {
+		d.Objects = append(d.Objects, format.Object{Type: c.string(), Names: c.strings(), Args: c.strings()})
+	}
+	return d
+}
+
+func (c *logCursor) string() string { return string(c.bytes(int(c.uvarint()))) }
+
+func (c *logCursor) strings() (list []string) {
+	for n := c.uvarint(); n > 0 && !c.bad; n-- {
+		list = append(list, c.string())
+	}
+	return list
 }
 
 func (c *logCursor) byte() byte {
