@@ -104,7 +104,6 @@ func TestDDLRights_P1_P7(t *testing.T) {
 		"UPDATE pgsluice.ddl SET query = ''; SELECT pgsluice.record()",
 		"SELECT pgsluice.note()", "SELECT pgsluice.publish('t'::regclass)",
 		"CREATE TRIGGER x BEFORE INSERT ON pgsluice.ddl FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
-		"SELECT setval('pgsluice.ddl_id_seq', 1, false) FROM (SELECT 1/(1 - has_sequence_privilege('pgsluice.ddl_id_seq', 'UPDATE')::int)) x",
 	} {
 		if _, err := as(source, app, sql); err == nil {
 			t.Errorf("%s: it is allowed", sql)
@@ -196,7 +195,7 @@ func TestDDLInstalledBefore_P7(t *testing.T) {
 	}
 	// Publications that nobody has asked it for stay as they are, and those of others, too.
 	source.Exec("CREATE PUBLICATION other", "CREATE PUBLICATION another")
-	if _, err := as(source, app, "SET pgsluice.join = on; ALTER PUBLICATION other OWNER TO postgres"); err != nil {
+	if _, err := as(source, app, "SET pgsluice.carry = on; ALTER PUBLICATION other OWNER TO postgres"); err != nil {
 		t.Log(err) // newer servers refuse it
 	}
 	if got := source.Query("SELECT string_agg(pubname, ',') FROM pg_publication_tables WHERE schemaname = 'pgsluice'"); got != source.Name {

@@ -89,7 +89,7 @@ func ensureRecorded(ctx context.Context, c *pgx.Conn, publication string) error 
 	} else {
 		// The event trigger does it, for who owns the publication: this statement changes nothing, and tells it.
 		err = pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, "SET LOCAL pgsluice.join = on; ALTER PUBLICATION "+id+" OWNER TO "+pgx.Identifier{owner}.Sanitize())
+			_, err := tx.Exec(ctx, "SET LOCAL pgsluice.carry = on; ALTER PUBLICATION "+id+" OWNER TO "+pgx.Identifier{owner}.Sanitize())
 			return err
 		})
 	}

@@ -95,7 +95,7 @@ BEGIN
 	PERFORM set_config('pgsluice.invoker', '', true);
 	BEGIN
 		invoker := nullif(counted, '')::json;
-		IF tg_tag IN ('CREATE PUBLICATION', 'ALTER PUBLICATION') AND current_setting('pgsluice.join', true) = 'on' THEN
+		IF tg_tag IN ('CREATE PUBLICATION', 'ALTER PUBLICATION') AND current_setting('pgsluice.carry', true) = 'on' THEN
 			-- pgextract wants the table in its publication, and does not own it. Whoever owns a publication may have that: to read what it
 			-- publishes takes REPLICATION, which reads everything anyhow.
 			FOR target IN SELECT DISTINCT p.pubname FROM pg_event_trigger_ddl_commands() c JOIN pg_publication p ON p.oid = c.objid
