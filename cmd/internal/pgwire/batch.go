@@ -35,7 +35,7 @@ type Batch struct {
 
 // Batch begins a batch, which Run must end. There is one at a time. When ctx ends, so does the connection.
 func (c *Conn) Batch(ctx context.Context) *Batch {
-	c.result = Result{Counts: c.result.Counts[:0], Row: c.result.Row[:0]}
+	c.result = Result{Counts: c.result.Counts[:0], Row: c.result.Row[:0], Tag: c.result.Tag[:0]}
 	b := &c.batch
 	*b = Batch{c: c, buf: b.buf[:0], stop: c.watch(ctx), ctx: ctx}
 	return b
@@ -193,6 +193,7 @@ func (b *Batch) CopyDone() {
 type Result struct {
 	Counts []int64  // rows that each statement affected, for those that were executed
 	Row    []string // the values of the last row that any statement returned; NULL is ""
+	Tag    []byte   // the server's answer to the last one
 	Err    error    // of the statement after the last one in Counts
 }
 
@@ -234,6 +235,7 @@ func (c *Conn) answers() error {
 		switch t {
 		case 'C':
 			r.Counts = append(r.Counts, tagCount(body))
+			r.Tag = append(r.Tag[:0], bytes.TrimRight(body, "\x00")...)
 		case 'I':
 			r.Counts = append(r.Counts, 0)
 		case 'D':

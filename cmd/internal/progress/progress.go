@@ -136,6 +136,8 @@ const (
 	Loading  Use = iota
 	Applying     // the session that applies changes
 	Ahead        // sessions beside it that apply transactions in progress
+	// ApplyingAgain is Applying for a session that replaces one of the same process.
+	ApplyingAgain
 )
 
 // LockStatement returns the query, of one boolean column, that tries to take a stream's lock for the session that runs it.
@@ -146,6 +148,9 @@ func LockStatement(stream int32, use Use) string {
 		return fmt.Sprintf("SELECT %s_shared(%d, %d)", try, lockClass, stream)
 	case Ahead:
 		return fmt.Sprintf("SELECT %s_shared(%d, %d)", try, lockClass+1, stream)
+	}
+	if use == ApplyingAgain { // the second one is held by sessions of our own
+		return fmt.Sprintf("SELECT %s(%d, %d)", try, lockClass, stream)
 	}
 	// The second lock is only waited for: it is those of a predecessor's sessions.
 	return fmt.Sprintf("SELECT CASE WHEN %s(%[2]d, %[4]d) THEN CASE WHEN %[1]s(%[3]d, %[4]d) THEN pg_catalog.pg_advisory_unlock(%[3]d, %[4]d) ELSE pg_catalog.pg_advisory_unlock(%[2]d, %[4]d) AND false END ELSE false END",

@@ -81,6 +81,9 @@ func (a *Applier) SetAside(ctx context.Context, xid uint32) error {
 
 // put takes a lane out of use.
 func (a *Applier) put(ctx context.Context, xid uint32) error {
+	if err := a.renew(ctx, a.ahead[xid]); err != nil {
+		return err
+	}
 	a.spare = append(a.spare, a.ahead[xid])
 	delete(a.ahead, xid)
 	if len(a.ahead) > 0 {
@@ -116,7 +119,35 @@ func (a *Applier) Abort(ctx context.Context) error {
 			return err
 		}
 	}
-	return a.rollback(ctx)
+	if err := a.rollback(ctx); err != nil {
+		return err
+	}
+	return a.renew(ctx, a.lane)
+}
+
+// renew replaces a session in which code of others has run. Should another process take the stream in between, it keeps it.
+func (a *Applier) renew(ctx context.Context, l *lane) error {
+	if !l.tainted {
+		return nil
+	}
+	// The lock is free at once, and not when the server has noticed that the session is gone.
+	if err := l.s.exec(ctx, "SELECT pg_catalog.pg_advisory_unlock_all()"); err != nil {
+		return err
+	}
+	l.s.close()
+	use := l.s.use
+	if use == progress.Applying {
+		use = progress.ApplyingAgain
+	}
+	s, err := newSession(ctx, a.s.server, nil, a.stream, use)
+	if err != nil {
+		return err
+	}
+	l.s, l.tainted = s, false
+	if len(a.ahead) > 0 {
+		return s.exec(ctx, "SET lock_timeout = '"+aheadLockTimeout+"'")
+	}
+	return nil
 }
 
 // Flush writes a piece of a transaction that is complete on the source, but too large to be written in one go.

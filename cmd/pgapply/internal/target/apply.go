@@ -109,7 +109,10 @@ func (a *Applier) Apply(ctx context.Context, g *plan.Group) error {
 		if err := a.Flush(ctx, g); err != nil {
 			return err
 		}
-		return a.finish(ctx, a.lane, g.Transactions[len(g.Transactions)-1].CommitLSN, e)
+		if err := a.finish(ctx, a.lane, g.Transactions[len(g.Transactions)-1].CommitLSN, e); err != nil {
+			return err
+		}
+		return a.renew(ctx, a.lane)
 	}
 	var refused error
 	for _, how := range a.ways(g) {

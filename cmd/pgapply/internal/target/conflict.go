@@ -187,7 +187,7 @@ func (l *lane) writeRecord(b *pgwire.Batch, g *plan.Group, i int32, action, reas
 	case t == nil && op.Kind == plan.OpTruncate:
 		tuple, schema, name = -1, g.Truncate(op).Tables[0].Schema, g.Truncate(op).Tables[0].Name
 	case t == nil:
-		tuple, reason = -1, reason+": "+g.DDL(op).SQL
+		tuple, reason = -1, reason+": "+shown(g.DDL(op))
 	default:
 		schema, name, key = t.Schema, t.Name, t.FindColumns()
 	}
@@ -251,8 +251,14 @@ func (l *lane) writeSkipped(b *pgwire.Batch, g *plan.Group) {
 func (l *lane) conflict(ctx context.Context, g *plan.Group, i int32, cause error) error {
 	op, t := g.Op(i)
 	if op.Kind == plan.OpDDL {
-		return withServer(fault.New(fault.Failed, "could not apply a change of the schema of %s: %w", transaction(g.CommitLSN(i)), cause), cause).
-			WithDetail("The statement: %s", g.DDL(op).SQL).
+		e := fault.New(fault.Failed, "could not apply a change of the schema of %s: %w", transaction(g.CommitLSN(i)), cause)
+		if f := (*fault.Error)(nil); errors.As(cause, &f) {
+			e.Status = f.Status
+			if f.Hint != "" {
+				return e.WithDetail("The statement: %s", shown(g.DDL(op))).WithHint("%s", f.Hint)
+			}
+		}
+		return withServer(e, cause).WithDetail("The statement: %s", shown(g.DDL(op))).
 			WithHint("Make the target such that it can be executed, and start again; or bring the target where the whole transaction would, and leave it out: pgapply --skip-lsn %v.", g.CommitLSN(i))
 	}
 	if op.Kind == plan.OpSavepoint {

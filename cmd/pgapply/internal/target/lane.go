@@ -29,6 +29,8 @@ type lane struct {
 	counts  map[*plan.Table]*plan.Counts
 	whole   map[*plan.Table]bool // has deferrable unique keys that are to be checked when the transaction is complete
 	subs    []uint32             // subtransactions whose savepoints are set, in order
+
+	tainted bool // code of others has run in the session: it is renewed when the transaction has ended
 }
 
 // savepoint names the savepoint of a subtransaction.
@@ -42,15 +44,24 @@ func (l *lane) ways(g *plan.Group) []func(*pgwire.Batch, *plan.Group) {
 	return []func(*pgwire.Batch, *plan.Group){l.writeFolded, l.writeSingly}
 }
 
+// begin opens a transaction if none is open.
+func (l *lane) begin(ctx context.Context) error {
+	if l.open {
+		return nil
+	}
+	if err := l.s.exec(ctx, "BEGIN"); err != nil {
+		return err
+	}
+	l.open = true
+	l.counts, l.whole = make(map[*plan.Table]*plan.Counts), make(map[*plan.Table]bool)
+	return nil
+}
+
 // piece writes what has been folded of a transaction that goes on, without committing it. If the target refuses that, the transaction is as it was
 // before.
 func (l *lane) piece(ctx context.Context, g *plan.Group) (refused, err error) {
-	if !l.open {
-		if err := l.s.exec(ctx, "BEGIN"); err != nil {
-			return nil, err
-		}
-		l.open = true
-		l.counts, l.whole = make(map[*plan.Table]*plan.Counts), make(map[*plan.Table]bool)
+	if err := l.begin(ctx); err != nil {
+		return nil, err
 	}
 	if g.Len() == 0 {
 		return nil, nil
@@ -88,6 +99,9 @@ func (l *lane) piece(ctx context.Context, g *plan.Group) (refused, err error) {
 
 // flush is piece for a transaction that has committed on the source: a refusal is the error, which names the change. The transaction has then failed.
 func (l *lane) flush(ctx context.Context, g *plan.Group) error {
+	if recorded(g) {
+		return l.alter(ctx, g)
+	}
 	refused, err := l.piece(ctx, g)
 	if err != nil || refused == nil {
 		return err

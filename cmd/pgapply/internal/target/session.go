@@ -23,6 +23,8 @@ type session struct {
 	version  int
 	prepared map[string]string // statement → its name on this connection
 	replica  bool              // triggers and foreign keys are off
+	set      string            // the statements that have made its settings
+	use      progress.Use
 }
 
 // sessionSettings make a session write what it is told, and nothing else. Positions are only reported once the server has flushed them, so
@@ -39,7 +41,7 @@ func newSession(ctx context.Context, server pgdial.Server, control *pgx.Conn, st
 	if err != nil {
 		return nil, err
 	}
-	s = &session{server: server, version: pgdial.Version(pg), prepared: make(map[string]string)}
+	s = &session{server: server, version: pgdial.Version(pg), prepared: make(map[string]string), use: use}
 	if s.conn, err = pgwire.Hijack(pg); err != nil {
 		return nil, err
 	}
@@ -63,6 +65,7 @@ func newSession(ctx context.Context, server pgdial.Server, control *pgx.Conn, st
 			set += "; SET plan_cache_mode = force_generic_plan"
 		}
 	}
+	s.set = set
 	if err = s.exec(ctx, set); err != nil {
 		return s, err
 	}

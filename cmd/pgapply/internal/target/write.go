@@ -3,12 +3,12 @@ package target
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
-	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -219,11 +219,7 @@ func (l *lane) writeOp(b *pgwire.Batch, g *plan.Group, i int32) {
 	case plan.OpTruncate:
 		b.Do(truncate(g.Truncate(op)))
 	case plan.OpDDL:
-		// Whatever it is, in one statement of ours.
-		d := g.DDL(op)
-		b.Do("SELECT pg_catalog.set_config('search_path', " + progress.Literal(d.SearchPath) + ", true)")
-		b.Do("DO " + progress.Literal("BEGIN EXECUTE "+progress.Literal(d.SQL)+"; END"))
-		b.Do("SET LOCAL search_path = ''")
+		l.bad = errors.New("a recorded statement stands beside other changes") // a mistake of the caller's: see flush
 	case plan.OpSavepoint:
 		b.Do("SAVEPOINT " + savepoint(uint32(op.New)))
 	case plan.OpInsert:
