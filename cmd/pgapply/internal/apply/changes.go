@@ -341,6 +341,9 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 		}
 	case *format.DDL:
 		if !f.skipping {
+			if err := f.renamed(r); err != nil && !f.cur.Skip {
+				return f.refuse(ctx, err)
+			}
 			return f.alter(r)
 		}
 		f.progress.keep(rec)

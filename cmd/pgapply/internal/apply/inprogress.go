@@ -267,7 +267,11 @@ func (p *inProgress) commit(ctx context.Context, r *format.StreamCommit) error {
 		}
 		return tab, tab.Problem
 	}
+	var foreign error
 	p.replay.DDL = func(d *format.DDL) (*plan.Group, error) {
+		if foreign = p.renamed(d); foreign != nil && !p.cur.Skip {
+			return nil, foreign
+		}
 		clear(p.again)
 		err := p.alter(d)
 		return p.cur, err
@@ -289,6 +293,8 @@ func (p *inProgress) commit(ctx context.Context, r *format.StreamCommit) error {
 	switch {
 	case problem != nil:
 		return p.stuck(ctx, problem)
+	case err != nil && err == foreign:
+		return p.refuse(ctx, err)
 	case err != nil:
 		return err
 	}
@@ -314,6 +320,9 @@ func (p *inProgress) commitAhead(ctx context.Context, t *transaction, r *format.
 		return p.await()
 	}
 	p.replay.DDL = func(d *format.DDL) (*plan.Group, error) {
+		if err := p.renamed(d); err != nil {
+			return nil, err
+		}
 		if err := flush(); err != nil {
 			return nil, err
 		}

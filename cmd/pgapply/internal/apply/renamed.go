@@ -1,0 +1,34 @@
+package apply
+
+import (
+	"strings"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/rename"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// renamed returns an error for a recorded statement that concerns what --rename gives another name on the target: its text has the
+// source's names, in places that only the server could tell.
+func (f *follower) renamed(d *format.DDL) error {
+	rules := rename.Rules(f.Rename)
+	if len(rules) == 0 {
+		return nil
+	}
+	for _, o := range d.Objects {
+		if len(o.Names) == 0 {
+			continue
+		}
+		schema, name := o.Names[0], ""
+		if len(o.Names) > 1 {
+			name = o.Names[1]
+		}
+		if s, n := rules.Table(schema, name); s != schema || n != name {
+			return fault.New(fault.Config, "a change of the schema of %s %s cannot be applied under another name", o.Type, text.Ident(o.Names...)).
+				WithDetail("The source has executed %s, and --rename has %s elsewhere.", d.Type, strings.Join(o.Names, ".")).
+				WithHint("Make the same change on the target by hand, and leave its transaction out: pgapply --skip-lsn …")
+		}
+	}
+	return nil
+}
