@@ -98,6 +98,12 @@ func (c *cursor) field(v reflect.Value) {
 		case *Object:
 			c.address(x)
 			return
+		case *TimelineEnd:
+			if n := c.arrayLen(); n != 2 && c.err == nil {
+				c.fail(errTimelineEnd)
+			}
+			x.Timeline, x.End = c.uint(), LSN(c.uint())
+			return
 		case *Column:
 			x.TypeMod = -1 // what a missing key means
 		}
@@ -151,6 +157,8 @@ func (o Object) EncodeMsgpack(enc *msgpack.Encoder) error {
 	}
 	return err
 }
+
+var errTimelineEnd = errors.New("not a pair of a timeline and the LSN of its end")
 
 var errField = errors.New("missing or invalid field")
 
@@ -271,6 +279,17 @@ func (r *Sequence) validate() error {
 		return fieldError("name")
 	}
 	return nil
+}
+
+// EncodeMsgpack makes a TimelineEnd an array of two numbers.
+func (t TimelineEnd) EncodeMsgpack(enc *msgpack.Encoder) error {
+	if err := enc.EncodeArrayLen(2); err != nil {
+		return err
+	}
+	if err := enc.EncodeUint(t.Timeline); err != nil {
+		return err
+	}
+	return enc.EncodeUint(uint64(t.End))
 }
 
 // EncodeMsgpack makes an LSN in a map a number. Without it the msgpack library would take its text form.

@@ -45,10 +45,10 @@ type Tuple []Value
 
 // Header opens a stream. Time-stamped facts about the source that are unknown may be left zero.
 type Header struct {
-	Magic         string    `msgpack:"magic"`   // set by Writer
-	Version       uint64    `msgpack:"version"` // set by Writer
-	Minor         uint64    `msgpack:"minor,omitempty"`
-	StreamKind    string    `msgpack:"kind"` // Load, Changes or Repair
+	Magic         string    `msgpack:"magic"`           // set by Writer
+	Version       uint64    `msgpack:"version"`         // set by Writer
+	Minor         uint64    `msgpack:"minor,omitempty"` // the newest addition that the stream uses; Writer raises it for those of the header
+	StreamKind    string    `msgpack:"kind"`            // Load, Changes or Repair
 	Producer      string    `msgpack:"producer,omitempty"`
 	Created       Time      `msgpack:"created,omitempty"`
 	SystemID      string    `msgpack:"system_id,omitempty"`
@@ -60,6 +60,28 @@ type Header struct {
 	Publications  []string  `msgpack:"publications,omitempty"`
 	StartLSN      LSN       `msgpack:"start_lsn,omitempty"`
 	Load          *LoadInfo `msgpack:"load,omitempty"`
+
+	// What tells this source, and its history, apart from others that look alike. These keys are of minor version 1.
+
+	Token     string        `msgpack:"token,omitempty"`      // made together with the slot
+	History   []TimelineEnd `msgpack:"history,omitempty"`    // of the source: the timelines before Timeline, oldest first
+	SourceLSN LSN           `msgpack:"source_lsn,omitempty"` // up to where the source's WAL was durable when its clock said Created
+}
+
+// A TimelineEnd says up to where a timeline belongs to a source's history.
+type TimelineEnd struct {
+	Timeline uint64
+	End      LSN
+}
+
+// EndOf returns up to where a timeline belongs to the source's history; ok is false if it is none of the timelines before the source's own.
+func (h *Header) EndOf(timeline uint64) (end LSN, ok bool) {
+	for _, t := range h.History {
+		if t.Timeline == timeline {
+			end, ok = t.End, true
+		}
+	}
+	return end, ok
 }
 
 // Kinds of streams, for Header.StreamKind.
@@ -80,6 +102,7 @@ type LoadInfo struct {
 	Resumed  bool   `msgpack:"resumed,omitempty"`
 	Reload   bool   `msgpack:"reload,omitempty"` // tables that have been loaded before are to be emptied
 	Scope    string `msgpack:"scope,omitempty"`  // ScopeAll or ScopeTables
+	Probe    uint64 `msgpack:"probe,omitempty"`  // the source's database holds an advisory lock of this key while the stream is written
 }
 
 // Scopes of a full load.

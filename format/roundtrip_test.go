@@ -2,6 +2,7 @@ package format_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -273,6 +274,26 @@ func TestTextValue(t *testing.T) {
 		"\xff": format.RawText, "ok\xc3": format.RawText, "\xed\xa0\x80": format.RawText} {
 		if v := format.TextValue([]byte(s)); v.Kind != want || string(v.Data) != s {
 			t.Errorf("%q is %v", s, v)
+		}
+	}
+}
+
+// What tells a source's history apart survives, and a history of another shape is refused.
+func TestHistory_I4(t *testing.T) {
+	h := &format.Header{StreamKind: format.Changes, SystemID: "7301", Database: "shop", Slot: "mig", Timeline: 3, Token: "a1b2", SourceLSN: 0x16_b374d878,
+		History: []format.TimelineEnd{{1, 0x300}, {2, 0x16_b374d848}}}
+	got, _ := readAll(t, write(t, h))
+	same(t, got, []format.Record{h})
+	read := got[0].(*format.Header)
+	if end, ok := read.EndOf(2); !ok || end != 0x16_b374d848 {
+		t.Errorf("timeline 2 ends at %v, %v", end, ok)
+	}
+	if end, ok := read.EndOf(4); ok {
+		t.Errorf("timeline 4 ends at %v", end)
+	}
+	for _, history := range [][]any{{1, 2}, {[]any{1}}, {[]any{1, 2, 3}}, {[]any{"1", 2}}, {map[string]any{"timeline": 1}}} {
+		if _, err := readBytes(join(header("changes", "history", history))); !errors.Is(err, format.ErrCorrupt) {
+			t.Errorf("%v: %v", history, err)
 		}
 	}
 }

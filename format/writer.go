@@ -130,7 +130,10 @@ func (w *Writer) writeCopyData(r *CopyData) error {
 }
 
 func (w *Writer) prepareHeader(h *Header) error {
-	h.Magic, h.Version, h.Minor = magic, Version, Minor
+	h.Magic, h.Version, h.Minor = magic, Version, min(h.Minor, Minor)
+	if h.Token != "" || len(h.History) > 0 || h.SourceLSN != 0 || h.Load != nil && h.Load.Probe != 0 {
+		h.Minor = max(h.Minor, 1)
+	}
 	if err := h.validate(); err != nil {
 		return fmt.Errorf("header: %w", err)
 	}

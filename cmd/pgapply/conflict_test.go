@@ -31,7 +31,7 @@ const recorded = `SELECT operation, action, key, tuple->>'name' FROM pgsluice.co
 
 func TestConflictStops(t *testing.T) {
 	_, target, env, changes := conflicting(t)
-	status, _, errs := env.Run(changes, "pgapply")
+	status, _, errs := env.Run(changes, "pgapply", "--adopt")
 	if status != 1 || !strings.Contains(errs, `insert to relation "public.goods"`) || !strings.Contains(errs, "(id)=(21) is there already") ||
 		!strings.Contains(errs, `SELECT * FROM "public"."goods" WHERE "id" = '21'. To go on without correcting it: pgapply --on-conflict skip (or overwrite)`) {
 		t.Errorf("status %d: %s", status, errs)
@@ -43,7 +43,7 @@ func TestConflictStops(t *testing.T) {
 
 func TestConflictSkip(t *testing.T) {
 	_, target, env, changes := conflicting(t)
-	_, _, errs := env.Run(changes, "pgapply", "--on-conflict", "skip")
+	_, _, errs := env.Run(changes, "pgapply", "--adopt", "--on-conflict", "skip")
 	if !strings.Contains(errs, "5 changes did not fit") {
 		t.Errorf("standard error: %s", errs)
 	}
@@ -62,7 +62,7 @@ update	skipped	{"id": "5"}	name 5`)
 	if got := string(env.Must(nil, "pgcutover", "status")); !strings.Contains(got, "5 changes skipped or forced") {
 		t.Errorf("status:\n%s", got)
 	}
-	env.Must(changes, "pgapply", "--on-conflict", "skip") // a second time changes nothing, and finds nothing
+	env.Must(changes, "pgapply", "--adopt", "--on-conflict", "skip") // a second time changes nothing, and finds nothing
 	if got := target.Query(recorded); got != want {
 		t.Errorf("recorded by a second run:\n%s", got)
 	}
@@ -71,13 +71,13 @@ update	skipped	{"id": "5"}	name 5`)
 func TestConflictOverwrite(t *testing.T) {
 	source, target, env, changes := conflicting(t)
 	// The row that has another's name cannot be overwritten by key: that stops it all the same.
-	status, _, errs := env.Run(changes, "pgapply", "--on-conflict", "overwrite")
+	status, _, errs := env.Run(changes, "pgapply", "--adopt", "--on-conflict", "overwrite")
 	if status != 1 || !strings.Contains(errs, "row with (id)=(22): another row of the target") || !strings.Contains(errs, "goods_name_key") ||
 		!strings.Contains(errs, "Key (name)=(name 22) already exists") || !strings.Contains(errs, "--on-conflict skip, or without") {
 		t.Fatalf("status %d: %s", status, errs)
 	}
 	target.Exec("DELETE FROM goods WHERE id = 100")
-	env.Must(changes, "pgapply", "--on-conflict", "overwrite")
+	env.Must(changes, "pgapply", "--adopt", "--on-conflict", "overwrite")
 	want := strings.TrimSpace(`
 insert	overwritten	{"id": "21"}	name 21
 update	overwritten	{"id": "3"}	name 3
@@ -103,12 +103,12 @@ func TestConflictWithoutKey(t *testing.T) {
 	source.Exec("UPDATE k SET b = 'y' WHERE a = 1; DELETE FROM k WHERE a = 2; UPDATE k SET b = 'z' WHERE a = 3")
 	changes := env.Must(nil, "pgdecode", "--slot", slot, "--until", "now")
 	for _, policy := range []string{"error", "overwrite"} {
-		status, _, errs := env.Run(changes, "pgapply", "--on-conflict", policy)
+		status, _, errs := env.Run(changes, "pgapply", "--adopt", "--on-conflict", policy)
 		if status != 1 || !strings.Contains(errs, "there is no row with (a, b)=(1, x)") || !strings.Contains(errs, "--on-conflict skip, or without") {
 			t.Errorf("%s: status %d: %s", policy, status, errs)
 		}
 	}
-	env.Must(changes, "pgapply", "--on-conflict", "skip")
+	env.Must(changes, "pgapply", "--adopt", "--on-conflict", "skip")
 	if got := target.Query(recorded); got != "update\tskipped\t{\"a\": \"1\", \"b\": \"x\"}\tNULL\ndelete\tskipped\t{\"a\": \"2\", \"b\": \"x\"}\tNULL" {
 		t.Errorf("recorded:\n%s", got)
 	}
@@ -131,14 +131,14 @@ func TestConflictHints(t *testing.T) {
 	source.Exec("UPDATE big SET a = 2", "INSERT INTO wide VALUES (10000000000)")
 	changes := env.Must(nil, "pgdecode", "--slot", slot, "--until", "now")
 	for _, says := range []string{`It cannot be overwritten: the source has not sent the whole row`, `ALTER TABLE "public"."wide" ALTER COLUMN`} {
-		status, _, errs := env.Run(changes, "pgapply", "--on-conflict", "overwrite")
+		status, _, errs := env.Run(changes, "pgapply", "--adopt", "--on-conflict", "overwrite")
 		if status != 1 || !strings.Contains(errs, says) {
 			t.Errorf("status %d: %s", status, errs)
 		}
 		target.Exec("INSERT INTO big VALUES (1, 1, repeat('b', 10000)) ON CONFLICT DO NOTHING")
 	}
 	target.Exec("ALTER TABLE wide ALTER COLUMN id TYPE bigint")
-	env.Must(changes, "pgapply")
+	env.Must(changes, "pgapply", "--adopt")
 	pgtest.Equal(t, source, target)
 }
 
@@ -146,14 +146,14 @@ func TestSkipLSN(t *testing.T) {
 	_, target, env, changes := conflicting(t)
 	var args []string
 	for range 2 {
-		status, _, errs := env.Run(changes, "pgapply", args...)
+		status, _, errs := env.Run(changes, "pgapply", append(args, "--adopt")...)
 		m := regexp.MustCompile(`--skip-lsn ([0-9A-F]+/[0-9A-F]+)`).FindStringSubmatch(errs)
 		if status != 1 || m == nil {
 			t.Fatalf("status %d: %s", status, errs)
 		}
 		args = append(args, "--skip-lsn", m[1])
 	}
-	env.Must(changes, "pgapply", args...)
+	env.Must(changes, "pgapply", append(args, "--adopt")...)
 	if got := target.Query("SELECT id, price FROM goods WHERE id IN (1, 2, 21, 23) ORDER BY id"); got != "1\t1.5\n2\t2\n21\t0\n23\t23" {
 		t.Errorf("the target has:\n%s", got)
 	}
@@ -171,7 +171,7 @@ func TestConflictInLargeTransaction(t *testing.T) {
 	source.Exec("BEGIN; INSERT INTO a SELECT i, 0, repeat('x', 200) FROM generate_series(1, 60000) i; UPDATE a SET v = 1 WHERE id % 100 = 0; COMMIT")
 	target.Exec("INSERT INTO a VALUES (59999, 0, 'x')")
 	changes := env.Must(nil, "pgdecode", "--slot", "s", "--until", "now")
-	env.Must(changes, "pgapply", "--on-conflict", "overwrite")
+	env.Must(changes, "pgapply", "--adopt", "--on-conflict", "overwrite")
 	if got := target.Query(`SELECT key FROM pgsluice.conflicts`); got != `{"id": "59999"}` {
 		t.Errorf("recorded: %s", got)
 	}

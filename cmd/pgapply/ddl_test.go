@@ -121,7 +121,7 @@ func TestDDL(t *testing.T) {
 	want := "1\tNULL\n2\tNULL\n3\tNULL\n4\tmore\n5\tmore\n6\tmore"
 	// Cut anywhere, a transaction is there as a whole or not at all.
 	for i := 0; i < len(stream); i += 101 {
-		if status, _, errs := env.Run(stream[:i], "pgapply"); status != 65 {
+		if status, _, errs := env.Run(stream[:i], "pgapply", "--adopt"); status != 65 {
 			t.Fatalf("cut at %d: status %d: %s", i, status, errs)
 		}
 		if got := target.Query("SELECT count(*) FROM t"); strings.Contains("34", got) {
@@ -129,7 +129,7 @@ func TestDDL(t *testing.T) {
 		}
 	}
 	for range 2 {
-		env.Must(stream, "pgapply")
+		env.Must(stream, "pgapply", "--adopt")
 		if got := target.Query("SELECT * FROM t ORDER BY a"); got != want {
 			t.Fatalf("the target has\n%s", got)
 		}
@@ -160,7 +160,7 @@ func TestDDLInProgress(t *testing.T) {
 	s.block(8, false, append([]format.Record{ddl("ALTER TABLE t DROP b"), relation("a", "c"), insert("6", "six")}, many(30000, "c")...)...)
 	s.commit(8)
 	s.transaction(insert("7", "seven"))
-	env.Must(s.end(), "pgapply")
+	env.Must(s.end(), "pgapply", "--adopt")
 	got := target.Query("SELECT count(*), count(c), max(c) FROM t")
 	if got != "9007\t6002\tsix" && got != "9007\t6002\tseven" {
 		t.Errorf("the target has %s", got)
@@ -177,14 +177,14 @@ func TestDDLRefused(t *testing.T) {
 	s.transaction(insert("2"), ddl("ALTER TABLE other ADD b text"))
 	s.transaction(insert("3"))
 	stream := s.end()
-	status, _, errs := env.Run(stream, "pgapply")
+	status, _, errs := env.Run(stream, "pgapply", "--adopt")
 	if status != 1 || !strings.Contains(errs, "ALTER TABLE other ADD b text") || !strings.Contains(errs, "0/1200") || !strings.Contains(errs, "--skip-lsn 0/1200") {
 		t.Fatalf("status %d: %s", status, errs)
 	}
 	if got := target.Query("SELECT * FROM t ORDER BY a"); got != "1" {
 		t.Fatalf("the target has %q", got)
 	}
-	env.Must(stream, "pgapply", "--skip-lsn", "0/1200")
+	env.Must(stream, "pgapply", "--adopt", "--skip-lsn", "0/1200")
 	if got := target.Query("SELECT * FROM t ORDER BY a"); got != "1\n3" {
 		t.Fatalf("the target has %q", got)
 	}
@@ -205,14 +205,14 @@ func TestDDLMaybeRolledBack(t *testing.T) {
 	s.write(&format.StreamAbort{XID: 7, SubXID: 8})
 	s.commit(7)
 	stream := s.end()
-	status, _, errs := env.Run(stream, "pgapply")
+	status, _, errs := env.Run(stream, "pgapply", "--adopt")
 	if status != 1 || !strings.Contains(errs, "--skip-lsn 0/1200") {
 		t.Fatalf("status %d: %s", status, errs)
 	}
 	if got := target.Query("SELECT * FROM t"); got != "1" {
 		t.Fatalf("the target has %q", got)
 	}
-	env.Must(stream, "pgapply", "--skip-lsn", "0/1200")
+	env.Must(stream, "pgapply", "--adopt", "--skip-lsn", "0/1200")
 	if got := target.Query("SELECT * FROM t"); got != "1" {
 		t.Fatalf("the target has %q", got)
 	}

@@ -79,13 +79,13 @@ func TestInProgress(t *testing.T) {
 	if n := source.Query("SELECT stream_txns > 0 FROM pg_stat_replication_slots WHERE slot_name = 's'"); n != "t" {
 		t.Error("nothing was sent in blocks: this test tests nothing")
 	}
-	env.Must(changes, "pgapply")
+	env.Must(changes, "pgapply", "--adopt")
 	pgtest.Equal(t, source, target)
 	if n := target.Query("SELECT count(*) FROM pgsluice.spill"); n != "0" {
 		t.Errorf("%s pieces are left in pgsluice.spill", n)
 	}
 	before := target.Query("SELECT sum(hashtext(xmin::text || ctid::text)::bigint) FROM a")
-	env.Must(changes, "pgapply")
+	env.Must(changes, "pgapply", "--adopt")
 	if after := target.Query("SELECT sum(hashtext(xmin::text || ctid::text)::bigint) FROM a"); after != before {
 		t.Error("applied a second time, the stream has written rows")
 	}
@@ -94,11 +94,11 @@ func TestInProgress(t *testing.T) {
 	again.Exec(accounts)
 	env.Target = again.URI
 	for i := 1; i < 8; i++ {
-		if status, _, errs := env.Run(changes[:len(changes)*i/8], "pgapply"); status != 65 {
+		if status, _, errs := env.Run(changes[:len(changes)*i/8], "pgapply", "--adopt"); status != 65 {
 			t.Fatalf("status %d for a stream that was cut: %s", status, errs)
 		}
 	}
-	env.Must(changes, "pgapply")
+	env.Must(changes, "pgapply", "--adopt")
 	pgtest.Equal(t, source, again)
 }
 
@@ -132,7 +132,7 @@ func TestInProgressAndLoad(t *testing.T) {
 	exec(t, open[2], "COMMIT")
 	source.Exec("UPDATE a SET v = v + 1")
 	changes := env.Must(nil, "pgdecode", "--slot", "s", "--until", "now")
-	env.Must(append(load.Bytes(), changes...), "pgapply")
+	env.Must(append(load.Bytes(), changes...), "pgapply", "--adopt")
 	pgtest.Equal(t, source, target)
 }
 
@@ -142,12 +142,12 @@ func TestAheadRefused(t *testing.T) {
 	target.Exec("INSERT INTO a VALUES (4000, 1, 'in the way')")
 	source.Exec("INSERT INTO a SELECT i, 0, repeat('x', 500) FROM generate_series(1, 5000) i")
 	changes := env.Must(nil, "pgdecode", "--slot", "s", "--until", "now")
-	status, _, errs := env.Run(changes, "pgapply")
+	status, _, errs := env.Run(changes, "pgapply", "--adopt")
 	if status != 1 || !strings.Contains(errs, "(id)=(4000)") || !strings.Contains(errs, "commit LSN") {
 		t.Fatalf("status %d: %s", status, errs)
 	}
 	target.Exec("DELETE FROM a")
-	env.Must(changes, "pgapply")
+	env.Must(changes, "pgapply", "--adopt")
 	pgtest.Equal(t, source, target)
 }
 
@@ -159,7 +159,7 @@ func TestAheadBlocked(t *testing.T) {
 	exec(t, big, "BEGIN")
 	exec(t, big, "INSERT INTO a SELECT i, 0, repeat('x', 500) FROM generate_series(1, 8000) i")
 	source.Exec("INSERT INTO log VALUES (2, 'x')")
-	out, in := strings.Builder{}, env.Start(nil, nil, "bash", "-c", "set -o pipefail; pgdecode --slot s | pgapply")
+	out, in := strings.Builder{}, env.Start(nil, nil, "bash", "-c", "set -o pipefail; pgdecode --slot s | pgapply --adopt")
 	defer func() { t.Log(out.String(), in.Errors()) }()
 	pgtest.Wait(t, 30*time.Second, "the transaction is written ahead", func() bool {
 		return target.Query("SELECT count(*) > 0 FROM pg_locks WHERE relation = 'a'::regclass AND mode = 'RowExclusiveLock'") == "t"
@@ -181,7 +181,7 @@ func TestAheadBlocked(t *testing.T) {
 		t.Fatal(err)
 	}
 	exec(t, big, "COMMIT")
-	env.Bash("pgdecode --slot s --until now | pgapply")
+	env.Bash("pgdecode --slot s --until now | pgapply --adopt")
 	target.Exec("ALTER TABLE a DROP COLUMN more")
 	pgtest.Equal(t, source, target)
 }

@@ -26,6 +26,7 @@ type flags struct {
 	RebuildIndexes bool             `help:"If the schema was created by hand (pgextract --data-only): drop its indexes first, and build them when the rows are there."`
 	Encoding       string           `placeholder:"NAME" help:"What the text of an SQL_ASCII source is encoded in. The target converts it."`
 	OnConflict     string           `enum:"error,skip,overwrite" default:"error" placeholder:"POLICY" help:"What to do about a change that does not fit the target's rows: error (stop, the default), skip (leave them as they are) or overwrite (make them what the source has). What is skipped or overwritten is recorded in pgsluice.conflicts."`
+	Adopt          bool             `help:"Apply changes also to a target that pgapply has not loaded: it already has the rows as of the stream's start, copied by other means."`
 	SkipLSN        []string         `name:"skip-lsn" placeholder:"LSN" help:"Do not apply the transaction with this commit LSN; its changes are recorded in pgsluice.conflicts."`
 	LogFormat      string           `enum:"text,json" default:"text" placeholder:"FORMAT" help:"How messages are written to standard error: text or json."`
 	Version        kong.VersionFlag `help:"Print the version."`
@@ -48,7 +49,7 @@ func run(ctx context.Context, env *cli.Env) error {
 	if err != nil {
 		return err
 	}
-	r := &apply.Run{Server: pgdial.Target(f.Target, "pgapply"), Jobs: 4, ApplyJobs: 1, OnConflict: f.OnConflict, Stop: env.Stop, Log: env.Log, Rename: make(map[string]string)}
+	r := &apply.Run{Server: pgdial.Target(f.Target, "pgapply"), Jobs: 4, ApplyJobs: 1, OnConflict: f.OnConflict, Adopt: f.Adopt, Stop: env.Stop, Log: env.Log, Rename: make(map[string]string)}
 	// Before the program at the other end of the pipe begins anything.
 	if err := r.Server.Given(); err != nil {
 		return err

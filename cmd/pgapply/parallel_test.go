@@ -56,7 +56,7 @@ func TestParallel(t *testing.T) {
 		}
 	}
 	changes := env.Must(nil, "pgdecode", "--slot", slot, "--until", "now")
-	apply := env.Start(bytes.NewReader(changes), nil, "pgapply", "--jobs", "4")
+	apply := env.Start(bytes.NewReader(changes), nil, "pgapply", "--adopt", "--jobs", "4")
 	together := 0
 	c := target.Connect()
 	for deadline := time.Now().Add(2 * time.Minute); apply.Running() && time.Now().Before(deadline); {
@@ -79,6 +79,6 @@ func TestParallel(t *testing.T) {
 		t.Errorf("at most %d sessions have written at the same time", together)
 	}
 	pgtest.Equal(t, source, target)
-	env.Must(changes, "pgapply", "--jobs", "4")
+	env.Must(changes, "pgapply", "--adopt", "--jobs", "4")
 	pgtest.Equal(t, source, target)
 }

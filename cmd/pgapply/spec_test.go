@@ -30,7 +30,7 @@ func newBench(t *testing.T) *bench {
 // apply has pgapply apply a stream, and checks its exit status. It returns what it said.
 func (b *bench) apply(stream []byte, status int, args ...string) string {
 	b.t.Helper()
-	got, out, errs := b.Run(stream, "pgapply", args...)
+	got, out, errs := b.Run(stream, "pgapply", append(args, "--adopt")...)
 	if got != status {
 		b.t.Fatalf("pgapply %s: exit status %d, not %d\n%s%s", strings.Join(args, " "), got, status, out, errs)
 	}

@@ -88,3 +88,45 @@ func TestEndsAreNamed_I9(t *testing.T) {
 	_, errs = m.cut(0, "cleanup", "--force")
 	both("cleanup", errs)
 }
+
+// A migration that cannot go on says how it is begun again, and to the letter that is the way.
+func TestWayBack_I8(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	m := begin(t, source, target)
+	m.Bash("pgextract --slot " + m.slot + " | pgapply")
+	source.Exec("SELECT pg_drop_replication_slot('" + m.slot + "')")
+	said := func(text string) {
+		t.Helper()
+		says(t, text, "pgcutover cleanup --slot "+m.slot+" --force", "pgextract --slot "+m.slot+" | pgapply")
+	}
+	_, errs := m.cut(69, "wait", "caught-up")
+	said(errs)
+	report, _ := m.cut(0, "status")
+	said(report)
+	status, _, errs := m.Run(nil, "pgdecode", "--slot", m.slot)
+	if status != 69 {
+		t.Errorf("pgdecode: %d", status)
+	}
+	said(errs)
+	// What a new slot brings does not get onto the old rows.
+	stream := m.Must(nil, "pgextract", "--slot", m.slot)
+	status, _, errs = m.Run(stream, "pgapply")
+	if status != 78 {
+		t.Errorf("pgapply: %d", status)
+	}
+	said(errs)
+
+	statements, _ := m.cut(0, "cleanup", "--force")
+	if status, _, errs = m.Run(nil, "bash", "-o", "pipefail", "-c", "pgextract --slot "+m.slot+" | pgapply"); status == 0 || !strings.Contains(errs, strings.Split(statements, ";")[0]) {
+		t.Errorf("onto the old rows: status %d: %s", status, errs)
+	}
+	m.cut(0, "cleanup", "--force")
+	admin := target.Server.Database(t, "")
+	for line := range strings.Lines(statements) {
+		admin.Exec(line)
+	}
+	m.load()
+	source.Exec("INSERT INTO log VALUES ('after')")
+	m.cut(0, "wait", "caught-up", "--lag", "0")
+	pgtest.Equal(t, source, target)
+}

@@ -7,24 +7,22 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"sync/atomic"
+	"strings"
 	"time"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/pgdecode/internal/receive"
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A confirmation follows the lines that pgapply prints in a file that grows or in a FIFO: "applied<TAB>LSN<TAB>time", of which it remembers the newest
-// LSN, which the target has made durable; and "ended", after which nothing is applied any more.
+// A confirmation follows the lines that pgapply prints in a file that grows or in a FIFO: "applied<TAB>LSN<TAB>time<TAB>ID" of what the target has made
+// durable, and "ended<TAB>ID", after which nothing is applied any more. ID is the migration's token and the target's identifier, with a dot between.
 type confirmation struct {
-	lsn   atomic.Uint64
-	ended atomic.Bool
+	take func(receive.Line)
 }
 
 // poll is how often a file is looked at for new lines. A FIFO wakes us by itself.
 const poll = 100 * time.Millisecond
-
-func (c *confirmation) LSN() format.LSN { return format.LSN(c.lsn.Load()) }
 
 // follow reads path until ctx ends.
 func (c *confirmation) follow(ctx context.Context, path string) error {
@@ -107,20 +105,20 @@ func (c *confirmation) read(r io.Reader) (n int64) {
 }
 
 func (c *confirmation) line(b []byte) {
-	f := bytes.Split(b, []byte{'\t'})
-	if string(f[0]) == "ended" {
-		c.ended.Store(true)
-	}
-	if len(f) < 2 || string(f[0]) != "applied" {
-		return
-	}
-	lsn, err := format.ParseLSN(string(f[1]))
-	if err != nil {
-		return
-	}
-	for old := c.lsn.Load(); uint64(lsn) > old; old = c.lsn.Load() {
-		if c.lsn.CompareAndSwap(old, uint64(lsn)) {
+	f := strings.Split(string(b), "\t")
+	var l receive.Line
+	switch {
+	case f[0] == "ended" && len(f) == 2:
+		l.Ended = true
+	case f[0] == "applied" && len(f) == 4:
+		lsn, err := format.ParseLSN(f[1])
+		if err != nil {
 			return
 		}
+		l.LSN = lsn
+	default:
+		return
 	}
+	l.Token, l.Target, _ = strings.Cut(f[len(f)-1], ".")
+	c.take(l)
 }

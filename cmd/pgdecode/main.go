@@ -26,7 +26,7 @@ type flags struct {
 	Source        string           `placeholder:"URI" help:"The source database: a URI or keywords. Default: PGSLUICE_SOURCE, else libpq's environment."`
 	Slot          string           `required:"" placeholder:"NAME" help:"The replication slot to read."`
 	Publication   []string         `placeholder:"NAME" help:"The publications to decode. Default: the one with the slot's name."`
-	ConfirmFrom   string           `placeholder:"FILE" help:"Acknowledge to the slot what pgapply has printed into this file or FIFO. Without it nothing is acknowledged, and the source keeps its WAL."`
+	ConfirmFrom   string           `placeholder:"FILE" help:"Acknowledge to the slot what pgapply prints into this file or FIFO. Without it nothing is acknowledged, and the source keeps its WAL. A slot is acknowledged for one target only."`
 	Output        string           `placeholder:"FILE" help:"Keep the stream in this file instead, and acknowledge what has reached the disk. It goes on where the file ends, also after a crash."`
 	Rotate        string           `placeholder:"SIZE" help:"With --output: begin a new file whenever one has this size (1GB). Their names, FILE and the LSN they begin at, sort in order: cat FILE.* | pgapply."`
 	Until         string           `placeholder:"LSN|now" help:"End at the first transaction boundary at or after this LSN. Default: never."`
@@ -59,11 +59,11 @@ func run(ctx context.Context, env *cli.Env) error {
 	if f.ConfirmFrom != "" {
 		following, stop := context.WithCancel(ctx)
 		defer stop()
-		var c confirmation
+		c := confirmation{take: func(l receive.Line) { r.Confirm(following, l) }}
 		if err := c.follow(following, f.ConfirmFrom); err != nil {
 			return err
 		}
-		r.Confirmed, r.Ended = c.LSN, c.ended.Load
+		r.Confirms = true
 	} else if f.Output == "" {
 		env.Log.Info("nothing is acknowledged without --confirm-from: the source keeps the WAL of slot " + f.Slot)
 	}
@@ -102,6 +102,7 @@ func (f *flags) output(env *cli.Env, r *receive.Receiver) (io.Writer, error) {
 		return nil, err
 	}
 	r.Keeper, r.Resume = file, file.Position()
+	r.Last, r.Timeline = file.Last()
 	if r.Resume != 0 {
 		env.Log.Info(fmt.Sprintf("%s goes on after LSN %v", f.Output, r.Resume))
 	}

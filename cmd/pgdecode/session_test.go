@@ -237,14 +237,19 @@ func TestSlotMoved(t *testing.T) {
 func TestTargetAhead(t *testing.T) {
 	source := database(t, pgtest.Source(t))
 	path := filepath.Join(t.TempDir(), "applied")
-	if err := os.WriteFile(path, []byte("applied\tFF/0\t2024-01-01T00:00:00.000000Z\n"), 0o600); err != nil {
+	f, err := os.Create(path)
+	if err != nil {
 		t.Fatal(err)
 	}
+	defer f.Close()
 	began := confirmed(source)
 	d := decode(t, source, "--confirm-from", path)
 	for n := 10; n <= 30; n += 10 {
 		insert(source, n-9, n)
 		d.waitRows(n)
+		var at format.LSN
+		d.look(func() { at = d.at })
+		_, _ = f.WriteString(claim(0xff_0000_0000, ".one") + claim(at, ".one"))
 		pgtest.Wait(t, patience, "the slot is acknowledged", func() bool { return confirmed(source) > began })
 		if at := confirmed(source); at > format.LSN(1)<<39 {
 			t.Fatalf("the slot is at LSN %v", at)
@@ -337,10 +342,10 @@ func TestConfirmFrom(t *testing.T) {
 			if now := confirmed(source); now != began {
 				t.Errorf("half a line moved the slot from %v to %v", began, now)
 			}
-			print("\t2026-01-01T00:00:00Z\n")
+			print("\t2026-01-01T00:00:00Z\t.one\n")
 			pgtest.Wait(t, patience, "the slot is acknowledged", func() bool { return confirmed(source) == at })
 			// It never goes back.
-			print("applied\t0/1\t2026-01-01T00:00:00Z\n")
+			print("applied\t0/1\t2026-01-01T00:00:00Z\t.one\n")
 			if kind == "file" { // as pgapply's redirection does when it is started again
 				if err := f.Truncate(0); err != nil {
 					t.Fatal(err)
@@ -349,10 +354,10 @@ func TestConfirmFrom(t *testing.T) {
 			insert(source, 3, 3)
 			d.waitRows(3)
 			d.look(func() { at = d.at })
-			print(fmt.Sprintf("applied\t%v\t2026-01-01T00:00:00Z\n", at))
+			print(fmt.Sprintf("applied\t%v\t2026-01-01T00:00:00Z\t.one\n", at))
 			pgtest.Wait(t, patience, "the slot is acknowledged again", func() bool { return confirmed(source) == at })
 			// The cutover has ended the stream on the target.
-			print("ended\n")
+			print("ended\t.one\n")
 			d.ended(format.Complete, 0)
 		})
 	}

@@ -19,7 +19,7 @@ func TestValues(t *testing.T) {
 	target.Exec(schema)
 	source.Exec(`INSERT INTO public.v VALUES (1, 's.other', 'pg_catalog.now', '2020-02-03 04:05:06.789', '-1 year 2 days -03:04', 0.1::float8 + 0.2, '\x00ff5c27', 12.5, '01/02/2020')`,
 		"UPDATE public.v SET id = 2, f = 1/3::float8")
-	env.Must(env.Must(nil, "pgdecode", "--slot", slot, "--until", "now"), "pgapply")
+	env.Must(env.Must(nil, "pgdecode", "--slot", slot, "--until", "now"), "pgapply", "--adopt")
 	query := "SET search_path = ''; SET timezone = UTC; SET datestyle = ISO; SET intervalstyle = postgres; SET bytea_output = hex; SET extra_float_digits = 3; SELECT * FROM public.v"
 	if a, b := source.Query(query), target.Query(query); a != b {
 		t.Errorf("source: %s\ntarget: %s", a, b)

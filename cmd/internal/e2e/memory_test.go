@@ -46,7 +46,7 @@ func TestHugeTransaction(t *testing.T) {
 			}
 			began := time.Now()
 			decode := env.Start(nil, w, "pgdecode", "--slot", slots[n], "--until", "now")
-			apply := env.Start(r, nil, "pgapply")
+			apply := env.Start(r, nil, "pgapply", "--adopt")
 			_, _ = r.Close(), w.Close()
 			modest(t, decode, apply)
 			t.Logf("%v\n%s", time.Since(began).Round(time.Millisecond), decode.Errors())
@@ -73,7 +73,7 @@ func TestManyTransactionsInProgress(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			apply := env.Start(r, nil, "pgapply")
+			apply := env.Start(r, nil, "pgapply", "--adopt")
 			_ = r.Close()
 			done := make(chan error, 1)
 			go func() {

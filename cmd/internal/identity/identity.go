@@ -8,9 +8,10 @@ import (
 	"encoding/binary"
 	"fmt"
 	"strings"
-	"unicode"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
 // Line names one end for people: its side, and the role, host, port and database of the
@@ -25,20 +26,7 @@ func Line(side string, c *pgx.Conn) string {
 			host = c.PgConn().Conn().RemoteAddr().String()
 		}
 	}
-	return fmt.Sprintf("%-6s  %s", side, printable(fmt.Sprintf("%s@%s/%s (PostgreSQL %s)", o.User, host, o.Database, version)))
-}
-
-// printable escapes what moves a terminal's cursor, or looks like the end of a line.
-func printable(s string) string {
-	var b strings.Builder
-	for _, r := range s {
-		if unicode.IsPrint(r) {
-			b.WriteRune(r)
-		} else {
-			fmt.Fprintf(&b, "\\u%04x", r)
-		}
-	}
-	return b.String()
+	return fmt.Sprintf("%-6s  %s", side, text.Escape(fmt.Sprintf("%s@%s/%s (PostgreSQL %s)", o.User, host, o.Database, version)))
 }
 
 // A Probe is a random number that a session holds an advisory lock of. Whoever sees that lock in
@@ -79,9 +67,12 @@ func Same(ctx context.Context, a, b *pgx.Conn) (bool, error) {
 	return same, err
 }
 
-// SystemID asks an ordinary session for the server's system identifier. It is empty where the role
-// may not ask for it, as on some managed services.
-func SystemID(ctx context.Context, c *pgx.Conn) (id string) {
-	_ = c.QueryRow(ctx, "SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system()").Scan(&id)
-	return id
+// Name is what Line says of a connection, as a part of a sentence.
+func Name(c *pgx.Conn) string { return strings.TrimSpace(Line("", c)) }
+
+// Fenced reports whether a database is read-only for new sessions, as a cutover makes its source.
+func Fenced(ctx context.Context, c *pgx.Conn) (fenced bool, err error) {
+	err = c.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) x WHERE s.setrole = 0
+		AND s.setdatabase = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) AND x = 'default_transaction_read_only=on')`).Scan(&fenced)
+	return fenced, err
 }

@@ -4,9 +4,11 @@ package progress
 
 import (
 	"context"
+	"crypto/rand"
 	_ "embed"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,13 +31,10 @@ const lockClass = 0x7067736c
 // Ensure creates the schema and its tables where they are missing. Several processes may do so at once.
 func Ensure(ctx context.Context, c *pgx.Conn) error {
 	var there bool
-	err := c.QueryRow(ctx, "SELECT pg_catalog.to_regclass('pgsluice.conflicts') IS NOT NULL").Scan(&there)
-	if isDenied(err) {
-		return fault.New(fault.Permission, "could not read the state of migrations on the target: %w", err).
-			WithHint("Connect as the role that has begun the migration and owns schema pgsluice, or as a member of it.")
-	}
+	err := c.QueryRow(ctx, `SELECT pg_catalog.to_regclass('pgsluice.conflicts') IS NOT NULL AND EXISTS (SELECT FROM pg_catalog.pg_attribute
+		WHERE attrelid = pg_catalog.to_regclass('pgsluice.streams') AND attname = 'last_commit_time')`).Scan(&there)
 	if err != nil || there {
-		return err
+		return notOurs(err)
 	}
 	return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "SELECT pg_catalog.pg_advisory_xact_lock($1, 0)", lockClass); err != nil {
@@ -48,6 +47,15 @@ func Ensure(ctx context.Context, c *pgx.Conn) error {
 		}
 		return err
 	})
+}
+
+// notOurs says what to do about state that the role may not read.
+func notOurs(err error) error {
+	if !isDenied(err) {
+		return err
+	}
+	return fault.New(fault.Permission, "could not read the state of migrations on the target: %w", err).
+		WithHint("Connect as the role that has begun the migration and owns schema pgsluice, or as a member of it.")
 }
 
 func isDenied(err error) bool {
@@ -82,43 +90,115 @@ type Stream struct {
 	Ended        bool
 	Ahead        bool // transactions in progress are applied ahead of their commit
 	Whole        bool // all tables of the source were to be loaded, not a selection
+	Source       Source
+	TargetID     string // made at random, of this stream on this target
+	Last         Transaction
+}
+
+// Source is what is remembered of a stream's source besides its key.
+type Source struct {
+	Token    string
+	Timeline uint64
+	History  []format.TimelineEnd
+}
+
+// A Transaction is one of the source's, told apart from any that another history has in its place.
+type Transaction struct {
+	XID       uint32
+	CommitLSN format.LSN
+	EndLSN    format.LSN
+	Time      format.Time // of the commit
+}
+
+func (t Transaction) String() string {
+	return fmt.Sprintf("transaction %d with commit LSN %v, committed at %s", t.XID, t.CommitLSN, t.Time.Time().Format("2006-01-02 15:04:05.000000Z"))
 }
 
 const selectStream = `SELECT stream_id, system_id, database, slot, applied_lsn::text, coalesce(applied_time, 'epoch'), coalesce(start_lsn, '0/0')::text,
-	transactions, changes, load_status, ended_at IS NOT NULL, ahead, whole FROM pgsluice.streams `
+	transactions, changes, load_status, ended_at IS NOT NULL, ahead, whole, coalesce(timeline, 0), history, token, target_id,
+	coalesce(last_xid, 0), coalesce(last_commit_lsn, '0/0')::text, coalesce(last_end_lsn, '0/0')::text, last_commit_time FROM pgsluice.streams `
 
 func scanStream(row pgx.CollectableRow) (*Stream, error) {
 	var s Stream
-	var applied, start string
-	err := row.Scan(&s.ID, &s.Key.SystemID, &s.Key.Database, &s.Key.Slot, &applied, &s.AppliedTime, &start, &s.Transactions, &s.Changes, &s.LoadStatus, &s.Ended, &s.Ahead, &s.Whole)
+	var applied, start, history, commit, end string
+	var timeline, xid int64
+	var at *time.Time
+	err := row.Scan(&s.ID, &s.Key.SystemID, &s.Key.Database, &s.Key.Slot, &applied, &s.AppliedTime, &start, &s.Transactions, &s.Changes, &s.LoadStatus, &s.Ended, &s.Ahead, &s.Whole,
+		&timeline, &history, &s.Source.Token, &s.TargetID, &xid, &commit, &end, &at)
 	if err != nil {
 		return nil, err
 	}
-	if s.Applied, err = format.ParseLSN(applied); err != nil {
-		return nil, err
+	for _, p := range []struct {
+		text string
+		lsn  *format.LSN
+	}{{applied, &s.Applied}, {start, &s.Start}, {commit, &s.Last.CommitLSN}, {end, &s.Last.EndLSN}} {
+		if *p.lsn, err = format.ParseLSN(p.text); err != nil {
+			return nil, err
+		}
 	}
-	s.Start, err = format.ParseLSN(start)
+	s.Last.XID, s.Source.Timeline = uint32(xid), uint64(timeline)
+	if at != nil {
+		s.Last.Time = format.TimeOf(*at)
+	}
+	s.Source.History, err = parseHistory(history)
 	return &s, err
+}
+
+// The history of timelines is kept as text: "1@0/3000000 2@0/5000000".
+
+func historyText(list []format.TimelineEnd) string {
+	var b strings.Builder
+	for _, t := range list {
+		fmt.Fprintf(&b, "%d@%v ", t.Timeline, t.End)
+	}
+	return strings.TrimSpace(b.String())
+}
+
+func parseHistory(s string) (list []format.TimelineEnd, err error) {
+	for f := range strings.FieldsSeq(s) {
+		timeline, end, _ := strings.Cut(f, "@")
+		var t format.TimelineEnd
+		if t.Timeline, err = strconv.ParseUint(timeline, 10, 64); err != nil {
+			return nil, err
+		}
+		if t.End, err = format.ParseLSN(end); err != nil {
+			return nil, err
+		}
+		list = append(list, t)
+	}
+	return list, nil
+}
+
+// SetSource remembers what the stream's source is.
+func SetSource(ctx context.Context, c *pgx.Conn, stream int32, s Source) error {
+	_, err := c.Exec(ctx, "UPDATE pgsluice.streams SET token = $2, timeline = nullif($3::pg_catalog.int8, 0), history = $4 WHERE stream_id = $1",
+		stream, s.Token, int64(s.Timeline), historyText(s.History))
+	return err
 }
 
 // Open returns the stream of that key, which it creates if there is none.
 func Open(ctx context.Context, c *pgx.Conn, k Key) (*Stream, error) {
-	if _, err := c.Exec(ctx, "INSERT INTO pgsluice.streams (system_id, database, slot) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-		k.SystemID, k.Database, k.Slot); err != nil {
+	if _, err := c.Exec(ctx, "INSERT INTO pgsluice.streams (system_id, database, slot, target_id) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+		k.SystemID, k.Database, k.Slot, rand.Text()); err != nil {
 		return nil, err
 	}
 	rows, err := c.Query(ctx, selectStream+"WHERE system_id = $1 AND database = $2 AND slot = $3", k.SystemID, k.Database, k.Slot)
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectExactlyOneRow(rows, scanStream)
+	s, err := pgx.CollectExactlyOneRow(rows, scanStream)
+	if err == nil && s.TargetID == "" { // state from before targets had one
+		s.TargetID = rand.Text()
+		_, err = c.Exec(ctx, "UPDATE pgsluice.streams SET target_id = $2 WHERE stream_id = $1", s.ID, s.TargetID)
+	}
+	return s, err
 }
 
 // Streams returns the streams of a slot, or all if slot is empty. It returns none if the schema does not exist.
 func Streams(ctx context.Context, c *pgx.Conn, slot string) ([]*Stream, error) {
 	var there bool
 	if err := c.QueryRow(ctx, "SELECT pg_catalog.to_regclass('pgsluice.streams') IS NOT NULL").Scan(&there); err != nil || !there {
-		return nil, err
+		return nil, notOurs(err)
 	}
 	rows, err := c.Query(ctx, selectStream+"WHERE $1 = '' OR slot = $1 ORDER BY stream_id", slot)
 	if err != nil {
@@ -213,10 +293,12 @@ func Locked(k Key, use Use, holder string) error {
 }
 
 // Advance is the statement that moves a stream's position. Its parameters are the new LSN, its time (or NULL), the numbers of transactions and of
-// changes, the stream's id, and the LSN that it has now. If it has another one, somebody else has applied; if it was ended by a cutover, nothing may
+// changes, the stream's id, the LSN that it has now, and of the last transaction XID, commit LSN, end LSN and time (or NULL, if there is none to be remembered). If it has another one, somebody else has applied; if it was ended by a cutover, nothing may
 // be applied any more: then the statement fails with division by zero.
 const Advance = `WITH w AS (UPDATE pgsluice.streams SET applied_lsn = $1::pg_catalog.pg_lsn, applied_time = coalesce($2::pg_catalog.timestamptz, applied_time),
-	transactions = transactions + $3::pg_catalog.int8, changes = changes + $4::pg_catalog.int8, updated_at = pg_catalog.clock_timestamp()
+	transactions = transactions + $3::pg_catalog.int8, changes = changes + $4::pg_catalog.int8, updated_at = pg_catalog.clock_timestamp(),
+	last_xid = coalesce($7::pg_catalog.int8, last_xid), last_commit_lsn = coalesce($8::pg_catalog.pg_lsn, last_commit_lsn), last_end_lsn = coalesce($9::pg_catalog.pg_lsn, last_end_lsn),
+	last_commit_time = CASE WHEN $7 IS NULL THEN last_commit_time ELSE $10::pg_catalog.timestamptz END
 	WHERE stream_id = $5::pg_catalog.int4 AND applied_lsn = $6::pg_catalog.pg_lsn AND ended_at IS NULL RETURNING 1)
 	SELECT 1/pg_catalog.count(*) FROM w`
 

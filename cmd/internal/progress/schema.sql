@@ -16,6 +16,14 @@ CREATE TABLE IF NOT EXISTS pgsluice.streams (
     ended_at      timestamptz,
     ahead         boolean NOT NULL DEFAULT true,
     whole         boolean NOT NULL DEFAULT false,
+    timeline      bigint,
+    history       text NOT NULL DEFAULT '',
+    token         text NOT NULL DEFAULT '',
+    target_id     text NOT NULL DEFAULT '',
+    last_xid      bigint,
+    last_commit_lsn pg_lsn,
+    last_end_lsn  pg_lsn,
+    last_commit_time timestamptz,
     UNIQUE (system_id, database, slot)
 );
 COMMENT ON TABLE pgsluice.streams IS 'one row for each slot whose stream is applied here';
@@ -24,6 +32,16 @@ COMMENT ON COLUMN pgsluice.streams.applied_time IS 'when the source committed it
 COMMENT ON COLUMN pgsluice.streams.start_lsn IS 'LSN of the first full load''s snapshot, or where the first change stream began';
 COMMENT ON COLUMN pgsluice.streams.ended_at IS 'when the cutover finished; nothing is applied any more';
 COMMENT ON COLUMN pgsluice.streams.whole IS 'all of the source''s tables were to be loaded, not a selection of them';
+-- For a schema that was made before these were needed.
+ALTER TABLE pgsluice.streams ADD COLUMN IF NOT EXISTS timeline bigint, ADD COLUMN IF NOT EXISTS history text NOT NULL DEFAULT '',
+    ADD COLUMN IF NOT EXISTS token text NOT NULL DEFAULT '', ADD COLUMN IF NOT EXISTS target_id text NOT NULL DEFAULT '',
+    ADD COLUMN IF NOT EXISTS last_xid bigint, ADD COLUMN IF NOT EXISTS last_commit_lsn pg_lsn,
+    ADD COLUMN IF NOT EXISTS last_end_lsn pg_lsn, ADD COLUMN IF NOT EXISTS last_commit_time timestamptz;
+COMMENT ON COLUMN pgsluice.streams.timeline IS 'the source''s timeline when its stream was last applied';
+COMMENT ON COLUMN pgsluice.streams.history IS 'the timelines before it, and the LSN where each ended: 1@0/3000000 2@0/5000000';
+COMMENT ON COLUMN pgsluice.streams.token IS 'of the migration, as pgextract made it with the slot; empty if the slot was made otherwise';
+COMMENT ON COLUMN pgsluice.streams.target_id IS 'made at random here; a slot is acknowledged for one target only';
+COMMENT ON COLUMN pgsluice.streams.last_end_lsn IS 'the last transaction that was applied; a stream that begins before its end has to have it again, exactly';
 COMMENT ON COLUMN pgsluice.streams.ahead IS 'large transactions in progress are applied ahead of their commit; false once that has failed';
 
 CREATE UNLOGGED TABLE IF NOT EXISTS pgsluice.spill (

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pglogrepl"
@@ -36,6 +37,10 @@ type Identity struct {
 	Version  int
 	Encoding string // of the text that the server sends us
 	Recovery bool   // a standby
+
+	// What a replication session adds: the timelines before Timeline, and up to where the WAL was durable then.
+	History []format.TimelineEnd
+	At      format.LSN
 }
 
 // Identify asks an ordinary session who the server is, as far as any role may know. The system identifier is not among that everywhere: a
@@ -59,13 +64,40 @@ func (id *Identity) IdentifySystem(ctx context.Context, repl *pgconn.PgConn) err
 	if err != nil {
 		return err
 	}
-	id.SystemID, id.Timeline, id.Database = sys.SystemID, uint64(sys.Timeline), sys.DBName
+	id.SystemID, id.Timeline, id.Database, id.At = sys.SystemID, uint64(sys.Timeline), sys.DBName, format.LSN(sys.XLogPos)
+	id.History = nil
+	if id.Timeline > 1 { // the first one has no history
+		h, err := pglogrepl.TimelineHistory(ctx, repl, sys.Timeline)
+		var pg *pgconn.PgError
+		switch {
+		case err == nil:
+			id.History = timelines(h.Content)
+		case !errors.As(err, &pg): // where the file is not there, nobody knows
+			return err
+		}
+	}
 	return nil
+}
+
+// timelines reads a timeline's history file: lines of a timeline, the LSN where it ended, and why.
+func timelines(file []byte) (list []format.TimelineEnd) {
+	for line := range strings.Lines(string(file)) {
+		f := strings.Fields(line)
+		if len(f) < 2 || strings.HasPrefix(f[0], "#") {
+			continue
+		}
+		timeline, err := strconv.ParseUint(f[0], 10, 32)
+		end, err2 := format.ParseLSN(f[1])
+		if err == nil && err2 == nil {
+			list = append(list, format.TimelineEnd{Timeline: timeline, End: end})
+		}
+	}
+	return list
 }
 
 // Header returns a header with what is known of the source.
 func (id Identity) Header(kind string) *format.Header {
-	return &format.Header{StreamKind: kind, SystemID: id.SystemID, Timeline: id.Timeline, Database: id.Database,
+	return &format.Header{StreamKind: kind, SystemID: id.SystemID, Timeline: id.Timeline, History: id.History, Database: id.Database,
 		ServerVersion: uint64(id.Version), Encoding: id.Encoding}
 }
 
@@ -154,7 +186,7 @@ func (i *Info) Usable(name, database string) error {
 	switch {
 	case i == nil:
 		return fault.New(fault.Unavailable, "slot %q does not exist on the source", name).
-			WithHint("pgextract --slot %s creates it, together with the full load.", name)
+			WithHint("pgextract --slot %s creates it, together with the full load. If it was there and is gone, the target needs a new full load. %s", name, Anew(name))
 	case i.Plugin == "":
 		return fault.New(fault.Config, "slot %q is a physical one, which a standby or a backup may need", name).
 			WithHint("Choose another slot name; pgextract creates the slot.")
@@ -167,7 +199,7 @@ func (i *Info) Usable(name, database string) error {
 	case i.WALStatus == "lost":
 		return fault.New(fault.Unavailable, "slot %q is lost: the source has removed WAL that it needed", name).
 			WithDetail("max_slot_wal_keep_size was exceeded.").
-			WithHint("Drop the slot, raise max_slot_wal_keep_size, and start over with pgextract.")
+			WithHint("Raise max_slot_wal_keep_size. The target needs a new full load. %s", Anew(name))
 	}
 	return nil
 }
@@ -197,7 +229,7 @@ func RequirePublications(ctx context.Context, c *pgx.Conn, names []string) ([]st
 	for _, n := range names {
 		if !contains(have, n) {
 			return nil, fault.New(fault.Unavailable, "publication %q does not exist on the source", n).
-				WithHint("pgextract creates it together with the slot. A publication that is made after its slot cannot serve it: drop the slot and start over.")
+				WithHint("pgextract creates it together with the slot, and one that is made after its slot cannot serve it: the target needs a new full load. %s", Anew(n))
 		}
 	}
 	return have, nil

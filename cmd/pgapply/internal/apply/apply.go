@@ -36,6 +36,7 @@ type Run struct {
 	Constraints string
 	OnConflict  string       // target.StopOnConflict, Skip or Overwrite
 	SkipLSN     []format.LSN // commit LSNs of transactions that are not to be applied
+	Adopt       bool         // a target that nothing was loaded into has the rows all the same
 	Lines       io.Writer    // where positions are printed; nil: nowhere
 	Stop        <-chan struct{}
 	Log         *slog.Logger
@@ -101,6 +102,9 @@ func (r *Run) streams(ctx context.Context) error {
 				return err
 			}
 		}
+		if err := r.admit(ctx, h); err != nil {
+			return err
+		}
 		switch h.StreamKind {
 		case format.Load:
 			rec, err = r.load(ctx, h)
@@ -121,7 +125,7 @@ func (r *Run) connect(ctx context.Context) (err error) {
 		return err
 	}
 	r.Log.Info(identity.Line("target", r.control))
-	return r.Server.Explain(progress.Ensure(ctx, r.control))
+	return nil
 }
 
 // lookup reads a table of the target.
@@ -148,7 +152,9 @@ func (r *Run) changes(ctx context.Context, h *format.Header) (rec format.Record,
 		if err == nil {
 			switch x := rec.(type) {
 			case *format.End:
-				err = f.drain()
+				if err = f.meetPosition(x.LSN); err == nil {
+					err = f.drain()
+				}
 			case *format.Header:
 				if progress.KeyOf(x) != f.stream.Key || x.StreamKind != format.Changes {
 					return rec, f.drain()

@@ -10,6 +10,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/target"
 	"github.com/pgsluice/pgsluice/format"
@@ -40,6 +41,9 @@ type follower struct {
 	alteredBy uint32 // its XID, if it is written ahead of its commit
 	commit    format.LSN
 
+	last, must progress.Transaction // the newest that was taken in, and, if it has to come again, that one
+	limit      format.LSN           // transactions behind it are of a history that the source does not have; 0: none are
+
 	progress   inProgress
 	processors int // that were in use before
 }
@@ -60,6 +64,7 @@ func (r *Run) follow(ctx context.Context, h *format.Header) (*follower, error) {
 		return nil, r.Server.Explain(err)
 	}
 	f.stream = stream
+	r.report.of(stream)
 	if stream.Ended {
 		f.applier.Close()
 		return nil, target.ErrEnded
@@ -70,7 +75,7 @@ func (r *Run) follow(ctx context.Context, h *format.Header) (*follower, error) {
 			WithHint("Complete it first: pgextract --slot %s --resume | pgapply.", stream.Key.Slot)
 	}
 	f.applier.SetApplied(stream.Applied)
-	f.position = stream.Applied
+	f.position, f.last = stream.Applied, stream.Last
 	snapshots, err := progress.Snapshots(ctx, r.control, stream.ID)
 	if err != nil {
 		f.applier.Close()
@@ -105,12 +110,15 @@ func (f *follower) begin(ctx context.Context, h *format.Header) error {
 		f.Log.Info(fmt.Sprintf("%v has not been applied here before: starting at LSN %v", f.stream.Key, h.StartLSN))
 		f.position = h.StartLSN
 		f.cur.Progress(h.StartLSN, h.Created)
-		return nil
+		return f.remember(ctx, f.stream, h)
+	}
+	if err := f.sameHistory(ctx, h); err != nil {
+		return err
 	}
 	if h.StartLSN > f.position {
 		return fault.New(fault.Failed, "changes are missing: the stream begins at LSN %v, the target is at %v", h.StartLSN, f.position).
 			WithDetail("The slot was moved without this target.").
-			WithHint("If there is a file with the changes between the two, apply it first. Otherwise a new full load is needed.")
+			WithHint("If there is a file with the changes between the two, apply it first. Otherwise the target needs a new full load. %s", slot.Anew(f.stream.Key.Slot))
 	}
 	return nil
 }
@@ -311,11 +319,17 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 		return f.room()
 	case *format.Begin:
 		f.commit, f.within, f.xid = r.CommitLSN, true, r.XID
+		if err := f.meetBegin(r); err != nil {
+			return err
+		}
 		f.progress.twoPhase.clear()
 		if f.skipping = r.CommitLSN < f.position; !f.skipping {
 			return f.open(r.CommitLSN)
 		}
 	case *format.Commit:
+		if err := f.meet(progress.Transaction{XID: f.xid, CommitLSN: r.CommitLSN, EndLSN: r.EndLSN, Time: r.Time}); err != nil {
+			return err
+		}
 		f.progress.seen = r.EndLSN
 		f.within = false
 		if f.skipping {
@@ -325,7 +339,7 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 			f.skipping = false
 			return nil
 		}
-		return f.committed(ctx, r.CommitLSN, r.EndLSN, r.Time)
+		return f.committed(ctx, f.xid, r.CommitLSN, r.EndLSN, r.Time)
 	case *format.Truncate:
 		return f.truncate(ctx, r)
 	case *format.Relation:
@@ -333,6 +347,9 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 	case *format.StreamStart, *format.StreamCommit, *format.StreamAbort, *format.Prepare, *format.CommitPrepared, *format.RollbackPrepared:
 		return f.progress.record(ctx, rec)
 	case *format.Progress:
+		if err := f.meetPosition(r.LSN); err != nil {
+			return err
+		}
 		f.progress.seen = max(f.progress.seen, r.LSN)
 		if r.LSN >= f.position {
 			f.position = r.LSN
@@ -368,8 +385,8 @@ func (f *follower) open(commit format.LSN) error {
 }
 
 // committed makes the open transaction complete.
-func (f *follower) committed(ctx context.Context, commit, end format.LSN, at format.Time) error {
-	f.cur.Commit(commit, end, at)
+func (f *follower) committed(ctx context.Context, xid uint32, commit, end format.LSN, at format.Time) error {
+	f.cur.Commit(xid, commit, end, at)
 	if f.cur.Skip || f.altered {
 		f.flushing = false
 		f.position = end

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/target"
 	"github.com/pgsluice/pgsluice/format"
@@ -227,6 +228,9 @@ func (p *inProgress) savepoints(t *transaction, g *plan.Group) *plan.Replay {
 
 func (p *inProgress) commit(ctx context.Context, r *format.StreamCommit) error {
 	t := p.live[r.XID]
+	if err := p.meet(progress.Transaction{XID: r.XID, CommitLSN: r.CommitLSN, EndLSN: r.EndLSN, Time: r.Time}); err != nil {
+		return err
+	}
 	p.seen = r.EndLSN
 	if r.EndLSN <= p.position { // it has been applied already
 		return p.forget(ctx, t)
@@ -301,7 +305,7 @@ func (p *inProgress) commit(ctx context.Context, r *format.StreamCommit) error {
 	if err := p.forget(ctx, t); err != nil || p.position == r.EndLSN {
 		return err
 	}
-	return p.committed(ctx, r.CommitLSN, r.EndLSN, r.Time)
+	return p.committed(ctx, r.XID, r.CommitLSN, r.EndLSN, r.Time)
 }
 
 // commitAhead writes what is left of a transaction that was written ahead, and commits it.
@@ -347,9 +351,9 @@ func (p *inProgress) commitAhead(ctx context.Context, t *transaction, r *format.
 	p.ahead--
 	p.position = r.EndLSN
 	p.altered = p.altered || t.altered
-	at := target.Position{LSN: r.EndLSN, Time: r.Time}
+	whole := plan.Transaction{XID: t.xid, CommitLSN: r.CommitLSN, EndLSN: r.EndLSN, Time: r.Time}
 	if err := p.do(func(ctx context.Context, _ *plan.Group) error {
-		return p.applier.CommitAhead(ctx, t.xid, r.CommitLSN, at)
+		return p.applier.CommitAhead(ctx, whole)
 	}); err != nil {
 		return err
 	}

@@ -29,6 +29,20 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 	if err := r.representable(h); err != nil {
 		return nil, err
 	}
+	snapshots, err := progress.Snapshots(ctx, r.control, stream.ID)
+	if err != nil {
+		return nil, r.Server.Explain(err)
+	}
+	reach := stream.Applied
+	for _, lsn := range snapshots {
+		reach = max(reach, lsn)
+	}
+	if _, err := timeline(stream, h, reach); err != nil {
+		return nil, err
+	}
+	if err := r.remember(ctx, stream, h); err != nil {
+		return nil, err
+	}
 	l := &target.Loader{Server: r.Server, Control: r.control, Stream: stream, Mapper: &target.Mapper{Lookup: r.lookup, Rename: r.Rename}, Jobs: r.Jobs, Log: r.Log}
 	l.Meter = r.Meter
 	l.Snapshot, l.SnapshotLSN = fmt.Sprintf("%v %d", h.StartLSN, h.Created), h.StartLSN

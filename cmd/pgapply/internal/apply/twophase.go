@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -124,7 +125,7 @@ func (p *inProgress) commitPrepared(ctx context.Context, r *format.CommitPrepare
 	switch {
 	case t == nil && r.EndLSN <= p.position:
 		p.seen = r.EndLSN
-		return nil
+		return p.meet(progress.Transaction{XID: r.XID, CommitLSN: r.CommitLSN, EndLSN: r.EndLSN, Time: r.Time})
 	case t == nil:
 		return p.refuse(ctx, fault.New(fault.Data, "transaction %q is committed, and was not prepared in this stream", r.GID))
 	case t.lost && r.EndLSN > p.position:

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/target"
 )
@@ -183,6 +184,7 @@ func (w *writer) poll(ctx context.Context, now time.Time) (err error) {
 // A reporter prints a line on standard output for each position that has become durable, ten times a second at most.
 type reporter struct {
 	out     io.Writer // nil: nothing is printed
+	id      string    // whose positions these are: the migration's token and the target's identifier
 	pending target.Position
 	printed time.Time
 }
@@ -201,14 +203,17 @@ func (r *reporter) flush() {
 	if r.out == nil || r.pending.LSN == 0 {
 		return
 	}
-	_, _ = fmt.Fprintf(r.out, "applied\t%v\t%s\n", r.pending.LSN, r.pending.Time.Time().Format("2006-01-02T15:04:05.000000Z"))
+	_, _ = fmt.Fprintf(r.out, "applied\t%v\t%s\t%s\n", r.pending.LSN, r.pending.Time.Time().Format("2006-01-02T15:04:05.000000Z"), r.id)
 	r.pending = target.Position{}
 	r.printed = time.Now()
 }
 
+// of tells whose positions are printed from now on.
+func (r *reporter) of(s *progress.Stream) { r.id = s.Source.Token + "." + s.TargetID }
+
 // ended tells whoever reads the positions that nothing is applied any more.
 func (r *reporter) ended() {
 	if r.out != nil {
-		_, _ = fmt.Fprintln(r.out, "ended")
+		_, _ = fmt.Fprintf(r.out, "ended\t%s\n", r.id)
 	}
 }

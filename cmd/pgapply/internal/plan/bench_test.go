@@ -54,7 +54,7 @@ func BenchmarkFold(b *testing.B) {
 						g.Update(c.table, nil, c.new)
 					}
 				}
-				g.Commit(lsn, lsn+1, 0)
+				g.Commit(7, lsn, lsn+1, 0)
 				if len(g.Transactions) == size {
 					g.Reset()
 				}

@@ -154,7 +154,7 @@ func TestFold(t *testing.T) {
 		g := new(plan.Group)
 		g.Begin(1)
 		play(g, test.table, test.changes)
-		g.Commit(1, 2, 0)
+		g.Commit(7, 1, 2, 0)
 		if got := steps(g); got != test.want {
 			t.Errorf("%s\n got %s\nwant %s", test.changes, got, test.want)
 		}
@@ -170,7 +170,7 @@ func TestFoldTables(t *testing.T) {
 	play(g, b, "+ 1 x; 1 null > 2 x")
 	play(g, a, "+ 2 x")
 	play(g, b, "+ 1 y")
-	g.Commit(1, 2, 0)
+	g.Commit(7, 1, 2, 0)
 	if got, want := steps(g), "+ 1 x; + 2 x; + 1 x; one by one 2; + 1 y"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
@@ -180,7 +180,7 @@ func TestFoldTables(t *testing.T) {
 	play(g, a, "+ 3 x")
 	play(g, b, "+ 3 x")
 	play(g, c, "+ 3 x")
-	g.Commit(3, 4, 0)
+	g.Commit(7, 3, 4, 0)
 	if got, want := steps(g), "+ 1 x; + 2 x; + 3 x; + 1 x; one by one 2; + 1 y; one by one 5; + 3 x; + 3 x"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
@@ -188,7 +188,7 @@ func TestFoldTables(t *testing.T) {
 	g.Begin(5)
 	g.AddDDL(&format.DDL{SQL: "ALTER"})
 	play(g, a, "+ 4 x")
-	g.Commit(5, 6, 0)
+	g.Commit(7, 5, 6, 0)
 	if got, want := steps(g), "+ 1 x; + 2 x; + 3 x; + 1 x; one by one 2; + 1 y; one by one 5; + 3 x; + 3 x; one by one 9; + 4 x"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
@@ -205,7 +205,7 @@ func TestTuplesAreCopied(t *testing.T) {
 		copy(row[i].Data, bytes.Repeat([]byte("x"), 9))
 	}
 	row[0] = format.Value{}
-	g.Commit(1, 2, 0)
+	g.Commit(7, 1, 2, 0)
 	if got := steps(g); got != "+ 1 value" {
 		t.Error(got)
 	}
@@ -216,7 +216,7 @@ func TestRawText(t *testing.T) {
 	table := spec("t", "id* a", nil).Table
 	g := new(plan.Group)
 	g.Insert(table, format.Tuple{{Kind: format.Text, Data: []byte("1")}, {Kind: format.RawText, Data: []byte("\xe9")}})
-	g.Commit(1, 2, 0)
+	g.Commit(7, 1, 2, 0)
 	if got := steps(g); got != "+ 1 \xe9" {
 		t.Errorf("%q", got)
 	}
@@ -231,7 +231,7 @@ func TestResetGivesMemoryBack(t *testing.T) {
 	for i := range 300_000 {
 		g.Insert(table, tuple(fmt.Sprint("k", i), "a"))
 	}
-	g.Commit(1, 2, 0)
+	g.Commit(7, 1, 2, 0)
 	g.Reset()
 	if n := g.Retained(); n > 16<<20 {
 		t.Errorf("the group keeps %d bytes", n)
@@ -244,7 +244,7 @@ func TestResetGivesMemoryBack(t *testing.T) {
 		for i := range n {
 			play(g, table, fmt.Sprintf("x%d null > y%d a; + z%d b", i, i, i))
 		}
-		g.Commit(1, 2, 0)
+		g.Commit(7, 1, 2, 0)
 		g.Reset()
 	}
 	if n := g.Retained(); n > 32<<20 {

@@ -86,6 +86,7 @@ type Group struct {
 
 // A Transaction is a complete source transaction in a group.
 type Transaction struct {
+	XID       uint32
 	CommitLSN format.LSN
 	EndLSN    format.LSN
 	Time      format.Time
@@ -310,9 +311,9 @@ func (g *Group) AddSavepoint(sub uint32) {
 func (g *Group) Begin(commit format.LSN) { g.OpenLSN = commit }
 
 // Commit makes the open transaction complete.
-func (g *Group) Commit(commit, end format.LSN, at format.Time) {
+func (g *Group) Commit(xid uint32, commit, end format.LSN, at format.Time) {
 	g.Fold()
-	g.Transactions = append(g.Transactions, Transaction{commit, end, at, len(g.ops)})
+	g.Transactions = append(g.Transactions, Transaction{xid, commit, end, at, len(g.ops)})
 	g.OpenLSN = 0
 	g.Progress(end, at)
 }

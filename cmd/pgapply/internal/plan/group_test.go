@@ -171,7 +171,7 @@ func (r *run) rollback() {
 
 func (r *run) commit() {
 	end := r.lsn + 8
-	r.cur.Commit(r.lsn, end, format.Time(r.lsn))
+	r.cur.Commit(7, r.lsn, end, format.Time(r.lsn))
 	r.want.add(r.open)
 	r.open = expectation{}
 	r.committed = r.source.db.clone()

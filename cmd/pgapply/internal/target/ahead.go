@@ -10,7 +10,6 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
-	"github.com/pgsluice/pgsluice/format"
 )
 
 // MaxAhead is how many transactions in progress are written ahead of their commit at the same time, each on a session of its own.
@@ -94,11 +93,11 @@ func (a *Applier) put(ctx context.Context, xid uint32) error {
 }
 
 // CommitAhead commits a transaction that Ahead has begun.
-func (a *Applier) CommitAhead(ctx context.Context, xid uint32, commit format.LSN, p Position) error {
-	if err := a.finish(ctx, a.ahead[xid], commit, end{p, 1, 0}); err != nil {
+func (a *Applier) CommitAhead(ctx context.Context, t plan.Transaction) error {
+	if err := a.finish(ctx, a.ahead[t.XID], t.CommitLSN, end{Position: Position{t.EndLSN, t.Time}, transactions: 1, last: t}); err != nil {
 		return err
 	}
-	return a.put(ctx, xid)
+	return a.put(ctx, t.XID)
 }
 
 // AbortAhead rolls a transaction that Ahead has begun back, or only one of its subtransactions.

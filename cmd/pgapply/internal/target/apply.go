@@ -104,7 +104,7 @@ func (a *Applier) Ended() bool { return a.ended.Load() }
 
 // Apply writes a group of whole transactions and commits it. A large transaction that Flush has begun is committed with it.
 func (a *Applier) Apply(ctx context.Context, g *plan.Group) error {
-	e := end{Position{g.EndLSN, g.Time}, len(g.Transactions), uint64(g.Len())}
+	e := endOf(g)
 	if a.open {
 		if err := a.Flush(ctx, g); err != nil {
 			return err
@@ -206,7 +206,7 @@ func (a *Applier) carefully(ctx context.Context, g *plan.Group, i, j int) error 
 	}
 	last := g.Transactions[j-1]
 	next := int32(last.Ops)
-	e := end{Position{last.EndLSN, last.Time}, j - i, uint64(next - first)}
+	e := end{Position{last.EndLSN, last.Time}, j - i, uint64(next - first), last}
 	refused, err := a.commit(ctx, a.lane, func(b *pgwire.Batch) {
 		b.Do("BEGIN")
 		a.writeRange(b, g, first, next)
@@ -243,6 +243,16 @@ type end struct {
 	Position
 	transactions int
 	changes      uint64
+	last         plan.Transaction // zero: the position moves without a transaction
+}
+
+// endOf returns what moves with a whole group.
+func endOf(g *plan.Group) end {
+	e := end{Position: Position{g.EndLSN, g.Time}, transactions: len(g.Transactions), changes: uint64(g.Len())}
+	if n := len(g.Transactions); n > 0 {
+		e.last = g.Transactions[n-1]
+	}
+	return e
 }
 
 // commit sends what begin writes, then the position and the commit, in one round trip.
@@ -257,17 +267,24 @@ func (a *Applier) commit(ctx context.Context, l *lane, begin func(*pgwire.Batch)
 	if counted {
 		a.writeCounts(b, l.s)
 	}
-	b.Bind(l.s.name(b, progress.Advance), 6, nil)
+	b.Bind(l.s.name(b, progress.Advance), 10, nil)
 	b.String(e.LSN.String())
-	if e.Time == 0 {
-		b.Null()
-	} else {
-		b.String(e.Time.Time().Format("2006-01-02 15:04:05.999999Z07:00"))
-	}
+	bindTime(b, e.Time)
 	b.String(strconv.Itoa(e.transactions))
 	b.String(strconv.FormatUint(e.changes, 10))
 	b.String(strconv.Itoa(int(a.stream.ID)))
 	b.String(a.applied.String())
+	if t := &e.last; t.EndLSN == 0 {
+		b.Null()
+		b.Null()
+		b.Null()
+		b.Null()
+	} else {
+		b.String(strconv.FormatUint(uint64(t.XID), 10))
+		b.String(t.CommitLSN.String())
+		b.String(t.EndLSN.String())
+		bindTime(b, t.Time)
+	}
 	b.Execute()
 	b.Do("COMMIT")
 	r, err := l.run(b)
@@ -284,6 +301,15 @@ func (a *Applier) commit(ctx context.Context, l *lane, begin func(*pgwire.Batch)
 	a.applied = e.LSN
 	a.committed(e.Position)
 	return nil, nil
+}
+
+// bindTime binds a time, or NULL where the stream has none.
+func bindTime(b *pgwire.Batch, t format.Time) {
+	if t == 0 {
+		b.Null()
+	} else {
+		b.String(t.Time().Format("2006-01-02 15:04:05.999999Z07:00"))
+	}
 }
 
 // countEvery is how often the counters of tables are written. They are for people; a crash loses what has been counted since.

@@ -59,7 +59,7 @@ func (a *Applier) Commit(ctx context.Context, d *Draft) (bool, error) {
 	}
 	g := d.Group
 	a.count(g, 1)
-	refused, err := a.commit(ctx, d.lane, func(*pgwire.Batch) {}, end{Position{g.EndLSN, g.Time}, len(g.Transactions), uint64(g.Len())})
+	refused, err := a.commit(ctx, d.lane, func(*pgwire.Batch) {}, endOf(g))
 	if err != nil {
 		return false, err
 	}

@@ -565,7 +565,7 @@ func (l *Loader) prepare(s *session, p *part) error {
 		return s.exec(l.ctx, "ROLLBACK") // the rest of what was begun
 	case status.Complete() && (snapshot == l.Snapshot || !l.Reload):
 		return l.loadedMeanwhile(t)
-	case done != "0" || l.Reload: // there are parts from another snapshot: they do not fit together
+	case done != "0" || l.Reload && status.Complete(): // there are parts from another snapshot: they do not fit together
 		if err := l.empty(s, t); err != nil {
 			return err
 		}
@@ -575,8 +575,11 @@ func (l *Loader) prepare(s *session, p *part) error {
 			return err
 		}
 		if row[0] == "t" {
-			return fault.New(fault.Config, "table %q on the target has rows already", t.String()).
-				WithHint("Empty it (TRUNCATE %s on the target), or leave it out.", text.Ident(t.schema, t.name))
+			e := fault.New(fault.Config, "table %q on the target has rows already", t.String())
+			if l.Reload {
+				e.Detail = "They were not loaded from this source, so that they are not emptied either."
+			}
+			return e.WithHint("Empty it (TRUNCATE %s on the target), or leave it out.", text.Ident(t.schema, t.name))
 		}
 	}
 	t.freeze = p.Of == 1 && p.Bytes >= freezeMin && t.target.Kind == "r" && t.target.Condition == "" && !t.target.Referenced
@@ -597,47 +600,6 @@ func (l *Loader) empty(s *session, t *loadTable) error {
 
 // freezeMin is from which size on freezing rows is worth a truncate.
 const freezeMin = 1 << 20
-
-// Sequence sets a sequence's state.
-func (l *Loader) Sequence(r *format.Sequence) error {
-	if err := l.flush(); err != nil {
-		return err
-	}
-	if err := Writable(r.Kind(), r.Schema, r.Name); err != nil {
-		return err
-	}
-	err := l.setSequence(r)
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) && (pg.Code == "42P01" || pg.Code == "3F000") { // the statement that creates it may come later
-		later := *r
-		l.sequences = append(l.sequences, &later)
-		return nil
-	}
-	return err
-}
-
-func (l *Loader) setSequence(r *format.Sequence) error {
-	schema, name := l.Mapper.Target(r.Schema, r.Name)
-	return SetSequence(l.ctx, l.Control, l.Server, schema, name, r.LastValue, r.IsCalled)
-}
-
-// SetSequence sets the state of a sequence of the target.
-func SetSequence(ctx context.Context, c *pgx.Conn, server pgdial.Server, schema, name string, last int64, called bool) error {
-	_, err := c.Exec(ctx, "SELECT pg_catalog.setval($1::text::regclass, $2, $3)", plan.QuoteIdent(schema)+"."+plan.QuoteIdent(name), last, called)
-	if err == nil {
-		return nil
-	}
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) && pg.Code == "22003" {
-		return fault.New(fault.Failed, "sequence %s.%s cannot take the source's value %d: %w", schema, name, last, err).
-			WithHint("The sequence of the target is of a smaller type or range: ALTER SEQUENCE … AS bigint, or MAXVALUE …")
-	}
-	err = fmt.Errorf("set sequence %s.%s: %w", schema, name, err)
-	if errors.As(err, &pg) && pg.Code == "42P01" {
-		return fault.New(fault.Config, "%w", err).WithHint("Create it on the target as it is on the source; then start again, with pgextract --resume.")
-	}
-	return server.Explain(err)
-}
 
 // Finish waits for everything that is under way, creates what belongs to no table, and marks the load complete. It reports whether it is.
 func (l *Loader) Finish() (complete bool, err error) {

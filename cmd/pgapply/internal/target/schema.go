@@ -10,6 +10,7 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/identity"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
@@ -264,7 +265,7 @@ func (l *Loader) refusedObject(o *progress.Object, err error) error {
 	if needed[o.Type] {
 		e := fault.New(fault.Failed, "could not create %v on the target: %w", o, err)
 		if isThere(o, err) {
-			return e.WithHint("The target is not empty. Use an empty database, or create the whole schema by hand and load with pgextract --data-only.")
+			return e.WithHint("The target is not empty. Use an empty database, or create the whole schema by hand and load with pgextract --data-only. %s", identity.Empty(l.ctx, l.Control))
 		}
 		return withServer(e, err)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/identity"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
@@ -69,7 +70,7 @@ func (m *Migration) Check(ctx context.Context) error {
 	}
 	defer c.t.Close(ctx)
 	c.sv, c.tv = pgdial.Version(c.s.PgConn()), pgdial.Version(c.t.PgConn())
-	for _, look := range []func() error{c.versions, c.slotState, c.wal, c.sourceRole, c.tables, c.transactions} {
+	for _, look := range []func() error{c.apart, c.versions, c.slotState, c.wal, c.sourceRole, c.tables, c.transactions} {
 		if err := look(); err != nil {
 			return m.Source.Explain(err)
 		}
@@ -106,6 +107,28 @@ func (c *checker) ask(conn *pgx.Conn, sql string, args ...any) (string, error) {
 		return "", err
 	}
 	return *s, nil
+}
+
+// apart looks whether source and target are two databases.
+func (c *checker) apart() error {
+	same, err := identity.Same(c.ctx, c.s, c.t)
+	if err != nil {
+		return err
+	}
+	if same {
+		c.fail("Look at --source and --target, or PGSLUICE_SOURCE and PGSLUICE_TARGET.", "source and target are the same database")
+		return nil
+	}
+	streams, err := progress.Streams(c.ctx, c.s, "")
+	if err != nil { // of a schema that is another's
+		return nil
+	}
+	for _, s := range streams {
+		if !s.Ended && s.Key.Slot != "" && (c.m.Slot == "" || s.Key.Slot == c.m.Slot) {
+			c.fail("Look at --source and PGSLUICE_SOURCE: are the two swapped? If not, use another slot name.", "the source is the target of a migration: %v", s.Key)
+		}
+	}
+	return nil
 }
 
 func (c *checker) versions() error {
@@ -476,7 +499,7 @@ func (c *checker) missing(stream *progress.Stream) error {
 	}
 	m := *c.m
 	m.Slot = stream.Key.Slot
-	if m.checkSource(c.ctx, c.s, stream) != nil {
+	if m.checkSource(c.ctx, c.s, c.t, stream) != nil {
 		return nil // another source's
 	}
 	list, err := m.missing(c.ctx, c.s, c.t, stream, tables)

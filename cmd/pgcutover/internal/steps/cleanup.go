@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/identity"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 )
@@ -36,6 +37,14 @@ func (m *Migration) Cleanup(ctx context.Context, force bool) error {
 		return err
 	}
 	defer c.Close(ctx)
+	if err := m.apart(ctx, c, t); err != nil {
+		return err
+	}
+	// Of a schema that is another's it need not be known whether it is a target's.
+	if into, err := progress.Streams(ctx, c, m.Slot); err == nil && len(into) > 0 && len(streams) == 0 {
+		return fault.New(fault.Config, "the source is the target of the migration of %v, and the target knows nothing of it", into[0].Key).
+			WithHint("Are the two swapped? Look at --source and --target, or PGSLUICE_SOURCE and PGSLUICE_TARGET.")
+	}
 	publications, err := slot.Publications(ctx, c, []string{m.Slot})
 	if err != nil {
 		return m.Source.Explain(err)
@@ -77,7 +86,11 @@ func (m *Migration) Cleanup(ctx context.Context, force bool) error {
 	if err != nil {
 		return m.Target.Explain(err)
 	}
-	if len(left) == 0 {
+	var state bool // or the schema is that of a source, with what ddl install has made
+	if err := t.QueryRow(ctx, "SELECT pg_catalog.to_regclass('pgsluice.streams') IS NOT NULL").Scan(&state); err != nil {
+		return m.Target.Explain(err)
+	}
+	if state && len(left) == 0 {
 		if _, err := t.Exec(ctx, "DROP SCHEMA IF EXISTS pgsluice CASCADE"); err != nil {
 			return m.Target.Explain(err)
 		}
@@ -90,6 +103,9 @@ func (m *Migration) Cleanup(ctx context.Context, force bool) error {
 		return nil
 	}
 	m.Log.Info(fmt.Sprintf("cleanup: slot and publications %q are gone from the source, its state from the target", m.Slot))
+	if force {
+		return m.wayBack(ctx, t)
+	}
 	return nil
 }
 
@@ -121,13 +137,25 @@ func (m *Migration) ours(ctx context.Context, c *pgx.Conn, info *slot.Info) erro
 	return e.WithHint("Name the slot of the migration: pgcutover status says which there is.")
 }
 
+// wayBack says how a migration that was given up is begun again: what was loaded stands in its way. The
+// statements go to standard output, so that they can be piped into psql.
+func (m *Migration) wayBack(ctx context.Context, t *pgx.Conn) error {
+	list, err := identity.Emptying(ctx, t)
+	if err != nil {
+		return m.Target.Explain(err)
+	}
+	m.Log.Info(fmt.Sprintf("cleanup: to begin again, empty the target by these statements, connected to another database of its server; then: pgextract --slot %s | pgapply", m.Slot))
+	for _, s := range list {
+		if _, err := fmt.Fprintf(m.Out, "%s;\n", s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // noOthers fails if there are migrations between the two servers: one of them may be meant where a name is not known.
 func (m *Migration) noOthers(ctx context.Context, c, t *pgx.Conn) error {
-	rows, err := c.Query(ctx, `SELECT slot_name FROM pg_replication_slots WHERE database = current_database() AND slot_name IN (SELECT pubname FROM pg_publication)`)
-	if err != nil {
-		return m.Source.Explain(err)
-	}
-	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	names, err := slot.Migrations(ctx, c)
 	if err != nil {
 		return m.Source.Explain(err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/identity"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 )
@@ -34,7 +35,7 @@ func (m *Migration) Fence(ctx context.Context) error {
 		return err
 	}
 	defer c.Close(ctx)
-	if err := m.checkSource(ctx, c, stream); err != nil {
+	if err := m.checkSource(ctx, c, t, stream); err != nil {
 		return err
 	}
 	if err := m.checkFence(ctx, c); err != nil {
@@ -242,9 +243,7 @@ func (m *Migration) begun(ctx context.Context, t *pgx.Conn, stream *progress.Str
 
 // isFenced reports whether new sessions of the source's database are read-only.
 func isFenced(ctx context.Context, c *pgx.Conn) (fenced bool, err error) {
-	err = c.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_db_role_setting s, unnest(s.setconfig) x WHERE s.setrole = 0
-		AND s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()) AND x = 'default_transaction_read_only=on')`).Scan(&fenced)
-	return fenced, err
+	return identity.Fenced(ctx, c)
 }
 
 // Drain writes a mark into the source's WAL and waits until the target has applied everything before it: then nothing is pending. It needs the
@@ -268,7 +267,7 @@ func (m *Migration) Drain(ctx context.Context, timeout time.Duration) error {
 		m.Log.Info("drain: the target is open, and has had everything since")
 		return nil
 	}
-	if err := m.checkSource(ctx, c, stream); err != nil {
+	if err := m.checkSource(ctx, c, t, stream); err != nil {
 		return err
 	}
 	fenced, err := isFenced(ctx, c)

@@ -38,7 +38,7 @@ func (m *Migration) Open(ctx context.Context) error {
 		return err
 	}
 	defer c.Close(ctx)
-	if err := m.checkSource(ctx, c, stream); err != nil {
+	if err := m.checkSource(ctx, c, t, stream); err != nil {
 		return err
 	}
 	fenced, err := isFenced(ctx, c)

@@ -129,7 +129,7 @@ func (m *Migration) sourceStatus(ctx context.Context, t *pgx.Conn, s *Status, st
 		end := m.end(m.Source)
 		s.Source = &end
 		var fenced bool
-		fenced, err = m.askSource(ctx, c, s, stream)
+		fenced, err = m.askSource(ctx, c, t, s, stream)
 		switch {
 		case stream.Ended:
 		case fenced && finished(s.Cutover, "drain"):
@@ -155,8 +155,8 @@ func (m *Migration) sourceStatus(ctx context.Context, t *pgx.Conn, s *Status, st
 	}
 }
 
-func (m *Migration) askSource(ctx context.Context, c *pgx.Conn, s *Status, stream *progress.Stream) (fenced bool, err error) {
-	if err := m.checkSource(ctx, c, stream); err != nil {
+func (m *Migration) askSource(ctx context.Context, c, t *pgx.Conn, s *Status, stream *progress.Stream) (fenced bool, err error) {
+	if err := m.checkSource(ctx, c, t, stream); err != nil {
 		return false, err
 	}
 	if fenced, err = isFenced(ctx, c); err != nil {
@@ -195,7 +195,7 @@ func (m *Migration) askSource(ctx context.Context, c *pgx.Conn, s *Status, strea
 	}
 	if info == nil {
 		if s.Load != "none" {
-			s.Problems = append(s.Problems, fmt.Sprintf("slot %q does not exist on the source", s.Slot))
+			s.Problems = append(s.Problems, fmt.Sprintf("slot %q does not exist on the source: the target needs a new full load. %s", s.Slot, slot.Anew(s.Slot)))
 		}
 		return fenced, nil
 	}

@@ -87,7 +87,10 @@ func (m *Migration) stream(ctx context.Context, t *pgx.Conn) (*progress.Stream, 
 }
 
 // checkSource makes sure that the source is the one that the target was loaded from: positions of another mean nothing to it.
-func (m *Migration) checkSource(ctx context.Context, c *pgx.Conn, stream *progress.Stream) error {
+func (m *Migration) checkSource(ctx context.Context, c, t *pgx.Conn, stream *progress.Stream) error {
+	if err := m.apart(ctx, c, t); err != nil {
+		return err
+	}
 	id, err := slot.Identify(ctx, c)
 	if err != nil {
 		return m.Source.Explain(err)
@@ -98,6 +101,19 @@ func (m *Migration) checkSource(ctx context.Context, c *pgx.Conn, stream *progre
 		return fault.New(fault.Config, "the source is not the one that the target was loaded from").
 			WithDetail("The target knows database %q of system %s, the source is database %q of system %s.", stream.Key.Database, stream.Key.SystemID, id.Database, id.SystemID).
 			WithHint("Look at --source and PGSLUICE_SOURCE.")
+	}
+	return nil
+}
+
+// apart makes sure that source and target are two databases.
+func (m *Migration) apart(ctx context.Context, c, t *pgx.Conn) error {
+	same, err := identity.Same(ctx, c, t)
+	if err != nil {
+		return m.Source.Explain(err)
+	}
+	if same {
+		return fault.New(fault.Config, "source and target are the same database: %s", identity.Name(c)).
+			WithHint("Look at --source and --target, or PGSLUICE_SOURCE and PGSLUICE_TARGET.")
 	}
 	return nil
 }

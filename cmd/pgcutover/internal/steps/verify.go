@@ -88,7 +88,7 @@ func (m *Migration) verify(ctx context.Context, jobs int, onlyDifferent bool, re
 		return true, err
 	}
 	defer b.Release(context.WithoutCancel(ctx))
-	if err := m.checkSource(ctx, a.Keep, stream); err != nil {
+	if err := m.checkSource(ctx, a.Keep, t, stream); err != nil {
 		return true, err
 	}
 	if stream.Ended {

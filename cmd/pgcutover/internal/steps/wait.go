@@ -62,7 +62,7 @@ func (m *Migration) waitCaughtUp(ctx context.Context, t *pgx.Conn, stream *progr
 		return err
 	}
 	defer c.Close(ctx)
-	if err := m.checkSource(ctx, c, stream); err != nil {
+	if err := m.checkSource(ctx, c, t, stream); err != nil {
 		return err
 	}
 	first, err := m.applied(ctx, t, stream.ID)
@@ -134,7 +134,8 @@ func (r *reader) look(ctx context.Context) error {
 		return r.migration.Source.Explain(err)
 	}
 	if info == nil {
-		return fault.New(fault.Unavailable, "slot %q does not exist on the source", r.migration.Slot)
+		return fault.New(fault.Unavailable, "slot %q does not exist on the source", r.migration.Slot).
+			WithHint("Is it the right source? If so, the target needs a new full load. %s", slot.Anew(r.migration.Slot))
 	}
 	applied, err := progress.IsApplied(ctx, r.target, r.stream)
 	if err != nil {

@@ -20,12 +20,13 @@ type File struct {
 	path   string
 	rotate int64
 
-	f      *os.File       // nil: a new one is to be made
-	size   int64          // before Begin, up to the last boundary
-	begun  bool           // f is ready to be written to
-	header *format.Header // of the newest stream that is there, nil if none is
-	lsn    format.LSN     // everything up to here was there when the file was opened
-	torn   int64          // how many bytes were behind that
+	f      *os.File            // nil: a new one is to be made
+	size   int64               // before Begin, up to the last boundary
+	begun  bool                // f is ready to be written to
+	header *format.Header      // of the newest stream that is there, nil if none is
+	lsn    format.LSN          // everything up to here was there when the file was opened
+	last   format.StreamCommit // the newest transaction that was there then
+	torn   int64               // how many bytes were behind that
 }
 
 // Open opens path, or, if rotate is not 0, the newest of the files path.LSN, of which a new one is to be begun when it has that many bytes. None needs to
@@ -118,6 +119,7 @@ func (f *File) open(name string, create int) error {
 // machine went down, whatever the disk had of it. Should that have been more, then the slot will not go back far enough, and say so.
 func (f *File) scan() error {
 	r := format.NewReader(f.f)
+	var xid uint32 // of the open transaction
 	for {
 		rec, err := r.Next()
 		if err != nil {
@@ -143,7 +145,16 @@ func (f *File) scan() error {
 			}
 			f.header = x
 			f.lsn = max(f.lsn, x.StartLSN)
-		case *format.Commit, *format.StreamCommit, *format.Progress:
+		case *format.Begin:
+			xid = x.XID
+			continue
+		case *format.Commit:
+			f.last = format.StreamCommit{XID: xid, CommitLSN: x.CommitLSN, EndLSN: x.EndLSN, Time: x.Time}
+			f.lsn = max(f.lsn, r.Position())
+		case *format.StreamCommit:
+			f.last = *x
+			f.lsn = max(f.lsn, r.Position())
+		case *format.Progress:
 			f.lsn = max(f.lsn, r.Position())
 		case *format.End:
 			f.lsn = max(f.lsn, x.LSN)
@@ -164,6 +175,14 @@ func begins(f *os.File) bool {
 
 // Position returns the LSN up to which the files have everything, 0 if there is nothing in them.
 func (f *File) Position() format.LSN { return f.lsn }
+
+// Last returns the newest whole transaction in the newest file, and the timeline of the source that the file is of; zero if there is none.
+func (f *File) Last() (last format.StreamCommit, timeline uint64) {
+	if f.header != nil {
+		timeline = f.header.Timeline
+	}
+	return f.last, timeline
+}
 
 // Torn returns how many bytes the first Begin cuts off.
 func (f *File) Torn() int64 { return f.torn }

@@ -30,7 +30,7 @@ func (s *session) keep() error {
 	if s.blocks == 0 && s.Keeper.Full() {
 		return s.rotate()
 	}
-	if s.position == s.Confirmed() || time.Since(s.synced) < syncEvery {
+	if s.position == s.durable() || time.Since(s.synced) < syncEvery {
 		return nil
 	}
 	return s.sync()

@@ -31,19 +31,25 @@ type Receiver struct {
 	Server       pgdial.Server
 	Slot         string
 	Publications []string
-	Until        format.LSN        // end at the first transaction boundary at or after it; 0: never
-	Confirmed    func() format.LSN // what may be acknowledged; 0: nothing yet
-	Ended        func() bool       // nothing is applied any more: come to an end; nil: never
-	Stop         <-chan struct{}   // come to an end at the next transaction boundary
-	Keeper       Keeper            // if the stream is kept rather than passed on; then Confirmed is not used
-	Resume       format.LSN        // what an earlier run has written up to here is not to be written again; 0: go on where the slot is
+	Until        format.LSN          // end at the first transaction boundary at or after it; 0: never
+	Confirms     bool                // Confirm is called with what the target has; without it nothing is acknowledged
+	Stop         <-chan struct{}     // come to an end at the next transaction boundary
+	Keeper       Keeper              // if the stream is kept rather than passed on; then Confirmed is not used
+	Resume       format.LSN          // what an earlier run has written up to here is not to be written again; 0: go on where the slot is
+	Last         format.StreamCommit // the newest transaction that was written, whichever way it was sent; zero: none was
+	Timeline     uint64              // of the source, that it was written of; 0 if that is not known
 	Log          *slog.Logger
 
 	identity slot.Identity
+	clock    time.Time // of the source, before it was asked where its WAL is; zero when a header has told
+	bound    bound
+	token    string         // of the migration, that the slot was made with
 	start    format.LSN     // of the slot
 	position format.LSN     // everything up to here has been written
 	header   *format.Header // the newest one that was written, nil: none was
 	keptUpTo atomic.Uint64  // everything up to here is durable with the Keeper
+	unproved atomic.Bool    // a transaction has to come again first
+	written  atomic.Uint64  // the position, for other goroutines
 }
 
 const (
@@ -64,9 +70,6 @@ func (r *Receiver) Run(ctx context.Context, w *format.Writer) error {
 	const firstDelay, lastDelay = 200 * time.Millisecond, 30 * time.Second
 	delay := firstDelay
 	r.position = r.Resume
-	if r.Keeper != nil {
-		r.Confirmed = func() format.LSN { return format.LSN(r.keptUpTo.Load()) }
-	}
 	var down time.Time // since when there has been no session
 	for {
 		began := r.position
@@ -76,7 +79,10 @@ func (r *Receiver) Run(ctx context.Context, w *format.Writer) error {
 				down = time.Time{}
 			}
 		})
-		if r.Ended != nil && r.Ended() {
+		if foreign := r.bound.foreign.Load(); foreign != nil {
+			return foreign
+		}
+		if r.bound.ended.Load() {
 			// The reader may have gone already, and does not care for the end record.
 			_ = r.end(w, format.Complete)
 			return nil
@@ -144,7 +150,8 @@ func (r *Receiver) session(ctx context.Context, w *format.Writer, connected func
 		return err
 	}
 	defer conn.Close()
-	if err := r.startReplication(ctx, conn); err != nil {
+	from, must := r.resume()
+	if err := r.startReplication(ctx, conn, from); err != nil {
 		return err
 	}
 	connected()
@@ -152,11 +159,12 @@ func (r *Receiver) session(ctx context.Context, w *format.Writer, connected func
 		return err
 	}
 
-	s := &session{Receiver: r, conn: conn, gulp: gulp, w: w, types: types, ask: make(chan bool, 1)}
+	s := &session{Receiver: r, conn: conn, gulp: gulp, w: w, types: types, ask: make(chan bool, 1), must: must}
 	s.decoder.CheckText = r.identity.Encoding == "SQL_ASCII"
 	s.decoder.Skip = func(schema string) bool { return schema == "pgsluice" }
 	s.decoder.Recorded = func(oid uint32) (bool, error) { return r.recorded(ctx, oid) }
-	s.written.Store(uint64(r.position))
+	r.written.Store(uint64(r.position))
+	r.unproved.Store(must.EndLSN != 0)
 	status, stopStatus := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
@@ -178,6 +186,9 @@ func (r *Receiver) inspect(ctx context.Context) (map[uint32]string, error) {
 	if r.header == nil {
 		r.Log.Info(identity.Line("source", c))
 	}
+	if err := c.QueryRow(ctx, "SELECT pg_catalog.clock_timestamp()").Scan(&r.clock); err != nil {
+		return nil, r.Server.Explain(err)
+	}
 	id, err := slot.Identify(ctx, c)
 	if err != nil {
 		return nil, r.Server.Explain(err)
@@ -195,7 +206,8 @@ func (r *Receiver) inspect(ctx context.Context) (map[uint32]string, error) {
 	if r.position != 0 && info.Confirmed > r.position {
 		// A slot that was moved past what we have written: something is missing, and only a gap in the header would tell.
 		return nil, fault.New(fault.Unavailable, "slot %q was moved to LSN %v, past %v up to where changes were read", r.Slot, info.Confirmed, r.position).
-			WithHint("Somebody else used the slot. The changes between are lost to this stream; a new full load is needed.")
+			WithDetail("Somebody else used the slot, and the changes between are lost to this stream.").
+			WithHint("The target needs a new full load. %s", slot.Anew(r.Slot))
 	}
 	r.start = info.Confirmed
 	publications, err := slot.RequirePublications(ctx, c, r.Publications)
@@ -206,6 +218,12 @@ func (r *Receiver) inspect(ctx context.Context) (map[uint32]string, error) {
 	if err := slot.RequireRecorded(ctx, c, publications); err != nil {
 		return nil, r.Server.Explain(err)
 	}
+	binding, err := slot.GetBinding(ctx, c, r.Slot, publications)
+	if err != nil {
+		return nil, r.Server.Explain(err)
+	}
+	r.token = binding.Token
+	r.bound.know(binding)
 	types, err := catalog.TypeNames(ctx, c)
 	return types, r.Server.Explain(err)
 }
@@ -225,8 +243,8 @@ func (r *Receiver) recorded(ctx context.Context, oid uint32) (bool, error) {
 	return recorder.Trusted() && recorder.OID == oid, recorder.Err()
 }
 
-func (r *Receiver) startReplication(ctx context.Context, conn *pgwire.Conn) error {
-	sql := slot.StartCommand(r.identity.Version, r.Slot, r.position, r.Publications)
+func (r *Receiver) startReplication(ctx context.Context, conn *pgwire.Conn, from format.LSN) error {
+	sql := slot.StartCommand(r.identity.Version, r.Slot, from, r.Publications)
 	began := time.Now()
 	var reader *slot.Reader
 	for {
@@ -310,7 +328,12 @@ func (r *Receiver) begin(w *format.Writer, start format.LSN) error {
 	h := r.identity.Header(format.Changes)
 	h.Producer = "pgdecode " + cli.Version()
 	h.Created = format.TimeOf(time.Now())
+	if !r.clock.IsZero() {
+		h.Created, h.SourceLSN = format.TimeOf(r.clock), r.identity.At
+		r.clock = time.Time{}
+	}
 	h.Slot, h.Publications, h.StartLSN = r.Slot, r.Publications, start
+	h.Token, h.Minor = r.token, format.Minor // of which statements that change the schema make use
 	if r.Keeper != nil {
 		if err := r.Keeper.Begin(h); err != nil {
 			return err
@@ -319,7 +342,7 @@ func (r *Receiver) begin(w *format.Writer, start format.LSN) error {
 	if err := write(w, h); err != nil {
 		return err
 	}
-	r.header, r.position = h, start
+	r.header, r.position, r.Timeline = h, start, r.identity.Timeline
 	return nil
 }
 
@@ -327,8 +350,10 @@ func (r *Receiver) begin(w *format.Writer, start format.LSN) error {
 func (r *Receiver) end(w *format.Writer, reason string) error {
 	if r.header != nil {
 		if w.InTransaction() {
-			// The session broke in a transaction; a header takes that back.
-			if err := write(w, r.header); err != nil {
+			// The session broke in a transaction; a header takes that back. What was before the transaction is not in this stream any more.
+			h := *r.header
+			h.StartLSN, h.SourceLSN = r.position, 0
+			if err := write(w, &h); err != nil {
 				return err
 			}
 		}
@@ -351,13 +376,15 @@ type session struct {
 	types   map[uint32]string
 	decoder pgoutput.Decoder
 
-	written atomic.Uint64 // the position, for the goroutine that tells the server
-	ask     chan bool     // a status is to be sent at once; true: it asks for an answer
+	ask chan bool // a status is to be sent at once; true: it asks for an answer
 
-	skipping              bool       // the open transaction was written in an earlier session
-	blocks                int        // transactions in progress of which blocks have been written
-	synced                time.Time  // when the Keeper was last asked to make durable what it has
-	serverAt              format.LSN // newest WAL position that the server has told; everything before it has been sent
+	must                  format.StreamCommit // the transaction that has to come again first; zero: none
+	xid                   uint32              // of the open transaction
+	hiding                bool                // the open block is of the transaction that comes again
+	skipping              bool                // the open transaction was written in an earlier session
+	blocks                int                 // transactions in progress of which blocks have been written
+	synced                time.Time           // when the Keeper was last asked to make durable what it has
+	serverAt              format.LSN          // newest WAL position that the server has told; everything before it has been sent
 	serverT               format.Time
 	told                  time.Time // of the last progress record
 	stoppedAt             time.Time // when it was seen that we are to stop
@@ -413,7 +440,7 @@ func (s *session) refused(err error) error {
 	}
 	return fault.New(fault.Unavailable, "the source cannot decode slot %q after LSN %v: %w", s.Slot, s.position, pg).
 		WithDetail("This is a defect of PostgreSQL: a slot that is made while tables are truncated or rewritten may miss that.").
-		WithHint("Drop the slot, and start over with pgextract while no table is truncated or rewritten.")
+		WithHint("The target needs a new full load, begun while no table is truncated or rewritten. %s", slot.Anew(s.Slot))
 }
 
 // idle is called when the server has sent nothing more for the moment: what was decoded must not wait in our buffer.
@@ -442,7 +469,10 @@ func (s *session) idle() (done bool, err error) {
 // boundary ends the stream if that is wanted and no transaction is open. If there is nobody any more for whom to wait, or it has been waited for
 // long enough, an open one is taken back.
 func (s *session) boundary() (done bool, err error) {
-	if s.Ended != nil && s.Ended() {
+	if foreign := s.bound.foreign.Load(); foreign != nil {
+		return true, foreign
+	}
+	if s.bound.ended.Load() {
 		return true, nil
 	}
 	stopped := false
@@ -472,7 +502,7 @@ func (s *session) boundary() (done bool, err error) {
 // finish writes the end record and gives the target a moment to make durable what it has, so that the slot learns of it.
 func (s *session) finish(reason string) error {
 	err := s.end(s.w, reason)
-	if err != nil && !errors.Is(err, cli.ErrStopped) || s.Confirmed == nil {
+	if err != nil && !errors.Is(err, cli.ErrStopped) || !s.Confirms && s.Keeper == nil {
 		return err
 	}
 	if s.Keeper != nil {
@@ -480,7 +510,7 @@ func (s *session) finish(reason string) error {
 			return e
 		}
 	}
-	for deadline := time.Now().Add(confirmTimeout); time.Now().Before(deadline) && s.Confirmed() < s.position; {
+	for deadline := time.Now().Add(confirmTimeout); time.Now().Before(deadline) && s.durable() < s.position && s.bound.foreign.Load() == nil; {
 		time.Sleep(tick / 10)
 	}
 	return err
@@ -505,6 +535,9 @@ func (s *session) progress(now bool) error {
 		case s.ask <- true:
 		default:
 		}
+	}
+	if err := s.meetPosition(s.serverAt); err != nil {
+		return err
 	}
 	s.moveTo(max(s.position, s.serverAt))
 	s.told = time.Now()
@@ -567,24 +600,43 @@ func (s *session) record(rec format.Record, msg []byte) (done bool, err error) {
 		return false, nil
 	case *format.Begin:
 		s.gulp.SetBehind(serverTime(msg[17:]).Time().Sub(r.Time.Time()) > behindBy)
+		s.xid = r.XID
+		if err := s.meetBegin(r); err != nil {
+			return false, err
+		}
 		if s.skipping = r.CommitLSN < s.position; s.skipping {
 			return false, nil
 		}
 	case *format.Commit:
+		t := format.StreamCommit{XID: s.xid, CommitLSN: r.CommitLSN, EndLSN: r.EndLSN, Time: r.Time}
+		if _, err := s.meet(t); err != nil {
+			return false, err
+		}
 		if s.skipping {
 			s.skipping = false
 			return false, nil
 		}
+		s.Last = t
 		return s.committed(rec, r.EndLSN)
 	case *format.StreamCommit:
+		if again, err := s.meet(*r); again || err != nil {
+			return false, err
+		}
 		s.blocks--
+		s.Last = *r
 		return s.committed(rec, r.EndLSN)
 	case *format.StreamAbort:
+		if s.hides(r.XID) {
+			return false, nil
+		}
 		if r.SubXID == r.XID {
 			s.blocks--
 		}
 	case *format.StreamStart:
 		s.gulp.SetBehind(true)
+		if s.hiding = s.hides(r.XID); s.hiding {
+			return false, nil
+		}
 		if r.First {
 			s.blocks++
 		}
@@ -593,6 +645,11 @@ func (s *session) record(rec format.Record, msg []byte) (done bool, err error) {
 			r.Columns[i].Type = s.types[r.Columns[i].OID]
 		}
 		return false, write(s.w, rec)
+	}
+	if s.hiding {
+		_, stop := rec.(*format.StreamStop)
+		s.hiding = !stop
+		return false, nil
 	}
 	if s.skipping {
 		return false, nil
@@ -621,46 +678,6 @@ func serverTime(b []byte) format.Time {
 	return format.Time(int64(binary.BigEndian.Uint64(b)) + 946684800*1000000)
 }
 
-// sendStatus tells the server what has been written and what is durable, often enough for it not to give us up. It never waits for the
-// stream's reader: a full pipe must not cost the connection. A source that crashed may have forgotten what it was told, and send again what the target has long had: the slot
-// must not get ahead of the stream then, or it would look as if somebody else had moved it.
-func (s *session) sendStatus(ctx context.Context) {
-	ticker := time.NewTicker(tick)
-	defer ticker.Stop()
-	for stopping := false; !stopping; {
-		reply := false
-		select {
-		case <-ctx.Done():
-			stopping = true
-		case reply = <-s.ask:
-		case <-ticker.C:
-		}
-		var durable format.LSN
-		if s.Confirmed != nil {
-			durable = s.Confirmed()
-		}
-		written := format.LSN(s.written.Load())
-		if s.conn.SendCopyData(status(written, min(durable, written), reply)) != nil {
-			return // Receive meets the same error, and reports it
-		}
-	}
-}
-
-// status makes a standby status update. All three positions are always set: of a flush position of zero the server only learns that
-// nothing is durable, which is true.
-func status(written, durable format.LSN, reply bool) []byte {
-	b := make([]byte, 0, 34)
-	b = append(b, 'r')
-	b = binary.BigEndian.AppendUint64(b, uint64(written))
-	b = binary.BigEndian.AppendUint64(b, uint64(durable))
-	b = binary.BigEndian.AppendUint64(b, uint64(durable))
-	b = binary.BigEndian.AppendUint64(b, uint64(time.Now().UnixMicro()-946684800*1000000))
-	if reply {
-		return append(b, 1)
-	}
-	return append(b, 0)
-}
-
 func slotInUse(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.Code == "55006"
@@ -674,6 +691,9 @@ func (r *Receiver) identify(ctx context.Context, pg *pgconn.PgConn) error {
 	}
 	if r.header != nil && id.SystemID != r.identity.SystemID {
 		return fault.New(fault.Unavailable, "the source has become another server: its system identifier was %s and is now %s", r.identity.SystemID, id.SystemID)
+	}
+	if err := r.sameHistory(&id); err != nil {
+		return err
 	}
 	r.identity = id
 	return nil

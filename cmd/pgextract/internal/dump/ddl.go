@@ -74,6 +74,9 @@ func (b *builder) ours(e *Entry) bool {
 		if e.Desc == "PUBLICATION" && e.Tag == name || strings.HasPrefix(e.Desc, "PUBLICATION TABLE") && strings.HasPrefix(e.Tag, name+" ") {
 			return true
 		}
+		if e.Desc == "COMMENT" && (e.Tag == "PUBLICATION "+name || e.Tag == "PUBLICATION "+quote(name)) {
+			return true // whose the slot is
+		}
 	}
 	return false
 }

@@ -50,6 +50,8 @@ type Load struct {
 	Meter       *meter.Meter
 	Log         *slog.Logger
 
+	probe  identity.Probe // held on the source while the stream is written
+	ours   string         // the token of the slot, empty if it has none
 	chosen *chosen
 	token  *token
 	have   loaded
@@ -231,6 +233,13 @@ func (l *Load) begin(ctx context.Context) (c *pgx.Conn, id *slot.Identity, snaps
 	}()
 	if !l.again {
 		l.Log.Info(identity.Line("source", conn))
+		if err := l.apart(ctx, conn); err != nil {
+			return nil, nil, nil, err
+		}
+	}
+	// As long as this session lives: it is asked last, for the sequences.
+	if l.probe, err = identity.Hold(ctx, conn); err != nil {
+		return nil, nil, nil, l.Server.Explain(err)
 	}
 	if l.chosen, err = l.choose(ctx, conn); err != nil {
 		return nil, nil, nil, err
@@ -248,6 +257,12 @@ func (l *Load) begin(ctx context.Context) (c *pgx.Conn, id *slot.Identity, snaps
 	if snapshot, err = l.snapshot(ctx, conn, &source); err != nil {
 		return nil, nil, nil, err
 	}
+	if l.Slot != "" {
+		if l.ours, err = slot.Token(ctx, conn, l.Slot, []string{l.Publication}); err != nil {
+			snapshot.Release(context.WithoutCancel(ctx))
+			return nil, nil, nil, l.Server.Explain(err)
+		}
+	}
 	if l.token == nil {
 		l.token = &token{name: snapshot.Name, lsn: snapshot.At}
 	}
@@ -260,7 +275,8 @@ func (l *Load) header(id *slot.Identity, snapshot *slot.Snapshot, tables []*cata
 	h.Created = format.TimeOf(began)
 	h.Slot, h.StartLSN = l.Slot, snapshot.LSN
 	h.Load = &format.LoadInfo{Snapshot: l.token.id(), Part: uint64(l.Part), Parts: uint64(l.Parts), DataOnly: l.DataOnly, Tables: uint64(len(tables)),
-		Resumed: l.Resume || l.again, Reload: l.Reload, Scope: format.ScopeAll}
+		Resumed: l.Resume || l.again, Reload: l.Reload, Scope: format.ScopeAll, Probe: uint64(l.probe)}
+	h.Token = l.ours
 	if !l.Select.all() || len(l.Select.ExcludeData) > 0 {
 		h.Load.Scope = format.ScopeTables
 	}
@@ -395,6 +411,14 @@ func (l *Load) snapshot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*s
 	}
 	if info == nil {
 		l.made = fmt.Sprintf("publication %q has been made", l.Publication)
+		// In place of the one of an earlier slot of that name, if there was one.
+		set, err := slot.SetBinding(ctx, c, l.Slot, []string{l.Publication}, slot.Binding{Token: slot.NewToken()})
+		if err != nil {
+			return nil, l.Server.Explain(err)
+		}
+		if !set {
+			l.Log.Info(fmt.Sprintf("publication %q is another role's, so that its comment cannot say whose slot %s is", l.Publication, l.Slot))
+		}
 	}
 	name, temporary := l.Slot, info != nil
 	if temporary {

@@ -6,7 +6,6 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
-	"github.com/pgsluice/pgsluice/cmd/internal/identity"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgextract/internal/copyout"
@@ -22,7 +21,6 @@ func (l *Load) loaded(ctx context.Context, id *slot.Identity) (loaded, error) {
 		return nil, err
 	}
 	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
-	l.Log.Info(identity.Line("target", c))
 	streams, err := progress.Streams(ctx, c, l.Slot)
 	if err != nil {
 		return nil, l.Target.Explain(err)

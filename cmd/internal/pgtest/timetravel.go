@@ -1,0 +1,58 @@
+package pgtest
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// Copy stops the server, copies its files as a snapshot of its disk would, and starts it again. It returns what Restore takes.
+func (s *Server) Copy(t testing.TB) (copied string) {
+	t.Helper()
+	s.Stop()
+	var err error
+	if copied, err = os.MkdirTemp(filepath.Dir(s.data), "copy-"); err != nil {
+		t.Fatal(err)
+	}
+	if err := chown(copied); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := s.command("cp", "-a", s.data, filepath.Join(copied, "data")).CombinedOutput(); err != nil {
+		t.Fatalf("cp: %v: %s", err, out)
+	}
+	s.Restart(t)
+	return copied
+}
+
+// Restore stops the server and starts it as it was when it was copied: on the same timeline, or as after a recovery, on a new one (12 and newer).
+func (s *Server) Restore(t testing.TB, copied string, newTimeline bool) {
+	t.Helper()
+	s.Stop()
+	if err := os.RemoveAll(s.data); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := s.command("cp", "-a", filepath.Join(copied, "data"), s.data).CombinedOutput(); err != nil {
+		t.Fatalf("cp: %v: %s", err, out)
+	}
+	if newTimeline {
+		signal := filepath.Join(s.data, "recovery.signal")
+		if err := os.WriteFile(signal, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := chown(signal); err != nil {
+			t.Fatal(err)
+		}
+		conf := filepath.Join(s.data, "postgresql.auto.conf")
+		f, err := os.OpenFile(conf, os.O_APPEND|os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteString("restore_command = 'false'\n"); err != nil {
+			t.Fatal(err)
+		}
+		_ = f.Close()
+	}
+	s.Restart(t)
+	d := &DB{Server: s, Name: "postgres", URI: s.URI("postgres"), t: t}
+	Wait(t, startTimeout, "the server takes writes", func() bool { return d.Query("SELECT pg_is_in_recovery()") == "f" })
+}

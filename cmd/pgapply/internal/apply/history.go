@@ -1,0 +1,144 @@
+package apply
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// A source that goes back in time (a restored backup, a standby that was behind when it was promoted)
+// writes other transactions at positions that the target has passed. They must not be taken for those
+// that were applied already. Three things tell: the source's history of timelines; up to where its WAL
+// was when its clock said what; and the last transaction that was applied, which a stream that begins
+// before its end has to have again, exactly.
+
+// clockSlack is how much later than the target's position a header has to be for its WAL position to
+// prove anything: a commit takes a moment from its time stamp until it is durable.
+const clockSlack = time.Second
+
+// sameHistory checks a header against what is remembered of the source.
+func (f *follower) sameHistory(ctx context.Context, h *format.Header) error {
+	var err error
+	if f.limit, err = timeline(f.stream, h, max(f.position, f.progress.snapshot)); err != nil {
+		return err
+	}
+	if applied := f.stream.AppliedTime; h.SourceLSN != 0 && h.SourceLSN < f.stream.Applied && applied.Unix() > 0 && h.Created.Time().Sub(applied) > clockSlack {
+		return parted(f.stream, fmt.Sprintf("at %s the source's WAL ended at LSN %v, and the target had what was at LSN %v before that, at %s",
+			clock(h.Created.Time()), h.SourceLSN, f.stream.Applied, clock(applied)))
+	}
+	if f.must = (progress.Transaction{}); h.StartLSN < f.last.EndLSN {
+		f.must = f.last
+	}
+	return f.remember(ctx, f.stream, h)
+}
+
+func clock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.000Z") }
+
+// timeline compares the source's timelines. Reach is how far the target has followed the remembered one. If the stream is of an earlier one, limit is where
+// that ended.
+func timeline(stream *progress.Stream, h *format.Header, reach format.LSN) (limit format.LSN, err error) {
+	was := stream.Source
+	if h.Timeline == was.Timeline || h.Timeline == 0 || was.Timeline == 0 {
+		return 0, nil
+	}
+	if end, ok := h.EndOf(was.Timeline); ok {
+		if reach > end {
+			return 0, parted(stream, fmt.Sprintf("it is on timeline %d now, and its timeline %d ended at LSN %v, while the target is at LSN %v of that one", h.Timeline, was.Timeline, end, reach))
+		}
+		return 0, nil
+	}
+	before := format.Header{History: was.History}
+	if end, ok := before.EndOf(h.Timeline); ok { // a stream from before
+		return end, nil
+	}
+	if len(h.History) > 0 || h.Timeline < was.Timeline {
+		return 0, parted(stream, fmt.Sprintf("it is on timeline %d, which does not descend from timeline %d, whose changes the target has up to LSN %v", h.Timeline, was.Timeline, reach))
+	}
+	return 0, nil // nobody could tell
+}
+
+// remember notes what a header tells of the source.
+func (r *Run) remember(ctx context.Context, stream *progress.Stream, h *format.Header) error {
+	was, now := stream.Source, stream.Source
+	if h.Timeline > was.Timeline {
+		now.Timeline, now.History = h.Timeline, h.History
+	}
+	if h.Token != "" {
+		now.Token = h.Token
+	}
+	if now.Token == was.Token && now.Timeline == was.Timeline && slices.Equal(now.History, was.History) {
+		return nil
+	}
+	stream.Source = now
+	r.report.of(stream)
+	return r.Server.Explain(progress.SetSource(ctx, r.control, stream.ID, now))
+}
+
+// parted is the error for a source that does not have what the target has.
+func parted(stream *progress.Stream, why string) error {
+	return fault.New(fault.Unavailable, "source and target have parted: the source has gone back in time").
+		WithDetail("%s", "Seen in the stream: "+why+".").
+		WithHint("Nothing was applied. If the right source is connected, the target needs a new full load. %s", slot.Anew(stream.Key.Slot))
+}
+
+// meetBegin is meet as far as a transaction's begin tells, so that nothing of one that is wrong is written.
+func (f *follower) meetBegin(b *format.Begin) error {
+	if f.limit != 0 && b.CommitLSN >= f.limit && b.CommitLSN >= f.position {
+		return f.behindLimit(b.CommitLSN)
+	}
+	if f.must.EndLSN == 0 || b.CommitLSN < f.must.CommitLSN || b.CommitLSN == f.must.CommitLSN && b.XID == f.must.XID && b.Time == f.must.Time {
+		return nil
+	}
+	return f.notMet(fmt.Sprintf("transaction %d with commit LSN %v, committed at %s", b.XID, b.CommitLSN, clock(b.Time.Time())))
+}
+
+// meet takes a transaction that has come to its end, before it is applied.
+func (f *follower) meet(t progress.Transaction) error {
+	if f.limit != 0 && t.EndLSN > f.limit && t.CommitLSN >= f.position {
+		return f.behindLimit(t.CommitLSN)
+	}
+	switch {
+	case f.must.EndLSN != 0 && t == f.must:
+		f.must = progress.Transaction{}
+	case f.must.EndLSN != 0 && t.EndLSN >= f.must.EndLSN:
+		return f.notMet(t.String())
+	case f.must.EndLSN == 0:
+		if err := f.meetSkipped(t); err != nil {
+			return err
+		}
+	}
+	if t.EndLSN > f.position { // else it has been applied, or a load has brought it
+		f.last = t
+	}
+	return nil
+}
+
+// meetSkipped refuses a transaction behind the last one, and before the position: there was none.
+func (f *follower) meetSkipped(t progress.Transaction) error {
+	if f.last.EndLSN != 0 && t.CommitLSN >= f.last.EndLSN && t.CommitLSN < f.position {
+		return parted(f.stream, fmt.Sprintf("%v, where there was none", t))
+	}
+	return nil
+}
+
+// meetPosition takes a position up to which everything was in the stream.
+func (f *follower) meetPosition(lsn format.LSN) error {
+	if f.must.EndLSN == 0 || lsn < f.must.EndLSN {
+		return nil
+	}
+	return f.notMet(fmt.Sprintf("nothing more up to LSN %v", lsn))
+}
+
+func (f *follower) notMet(instead string) error {
+	return parted(f.stream, fmt.Sprintf("%s, where the target has %v", instead, f.must))
+}
+
+func (f *follower) behindLimit(commit format.LSN) error {
+	return parted(f.stream, fmt.Sprintf("a transaction with commit LSN %v, of a timeline that the source has left at LSN %v", commit, f.limit))
+}
