@@ -14,15 +14,21 @@ const flushAt = 256 << 10
 // direction, and a server that cannot write does not read.
 const fits = 16 << 10
 
+// notCopied is from which length on a value is sent from where it is.
+const notCopied = 64 << 10
+
 // keepAtMost is how large a buffer may be to be kept for the next batch.
 const keepAtMost = 16 << 20
 
 // A Batch is a sequence of statements that is sent without waiting for answers: the extended protocol in pipeline mode. The first
 // error makes the server skip everything up to the end of the batch. Statements are Bind and Execute, or Do; BEGIN and COMMIT are
-// statements too. Between Bind and Execute, Null, Bytes and Array give the parameters in order.
+// statements too. Between Bind and Execute, Null, Bytes and Array give the parameters in order. Large values are not copied: they must not change before Run has
+// returned.
 type Batch struct {
 	c     *Conn
 	buf   []byte
+	cuts  []cut
+	taken int // bytes of the values in cuts
 	open  int // where the open message's length stands
 	param int // where the open parameter's length stands
 	elems int // of the open array
@@ -33,37 +39,84 @@ type Batch struct {
 	stop  func()
 }
 
+// A cut is a value that is to be sent before the byte at of the buffer.
+type cut struct {
+	at    int
+	value []byte
+}
+
 // Batch begins a batch, which Run must end. There is one at a time. When ctx ends, so does the connection.
 func (c *Conn) Batch(ctx context.Context) *Batch {
 	c.result = Result{Counts: c.result.Counts[:0], Row: c.result.Row[:0], Tag: c.result.Tag[:0]}
 	b := &c.batch
-	*b = Batch{c: c, buf: b.buf[:0], stop: c.watch(ctx), ctx: ctx}
+	*b = Batch{c: c, buf: b.buf[:0], cuts: b.cuts[:0], stop: c.watch(ctx), ctx: ctx}
 	return b
 }
 
 func (b *Batch) message(t byte) {
 	b.buf = append(b.buf, t)
-	b.open = len(b.buf)
-	b.buf = append(b.buf, 0, 0, 0, 0)
+	b.open = b.mark()
+}
+
+// mark makes room for a length, and returns its place. As long as it is open, it has minus the bytes that cuts had taken before.
+func (b *Batch) mark() int {
+	at := len(b.buf)
+	b.buf = binary.BigEndian.AppendUint32(b.buf, uint32(-b.taken))
+	return at
+}
+
+// length sets a length, of what has been appended or cut since from.
+func (b *Batch) length(at, from int) {
+	n := uint32(len(b.buf)-from+b.taken) + binary.BigEndian.Uint32(b.buf[at:])
+	binary.BigEndian.PutUint32(b.buf[at:], n)
 }
 
 func (b *Batch) close() {
-	binary.BigEndian.PutUint32(b.buf[b.open:], uint32(len(b.buf)-b.open))
-	if len(b.buf) >= flushAt {
+	b.length(b.open, b.open)
+	if len(b.buf)+b.taken >= flushAt {
 		b.flush()
 	}
 }
 
 func (b *Batch) flush() {
 	if b.err == nil {
-		if b.read == nil && len(b.buf) > fits {
+		if b.read == nil && len(b.buf)+b.taken > fits {
 			c, read := b.c, make(chan error, 1)
 			b.read = read
 			go func() { read <- c.answers() }()
 		}
-		_, b.err = b.c.nc.Write(b.buf)
+		b.err = b.send()
 	}
-	b.buf = b.buf[:0]
+	b.buf, b.taken = b.buf[:0], 0
+	clear(b.cuts) // they hold memory
+	b.cuts = b.cuts[:0]
+}
+
+// send writes the buffer, and the values that are cut from it, in order.
+func (b *Batch) send() error {
+	from := 0
+	for _, cut := range b.cuts {
+		if _, err := b.c.nc.Write(b.buf[from:cut.at]); err != nil {
+			return err
+		}
+		from = cut.at
+		if _, err := b.c.nc.Write(cut.value); err != nil {
+			return err
+		}
+	}
+	_, err := b.c.nc.Write(b.buf[from:])
+	return err
+}
+
+// value appends a length and a value.
+func (b *Batch) value(v []byte) {
+	b.buf = binary.BigEndian.AppendUint32(b.buf, uint32(len(v)))
+	if len(v) < notCopied {
+		b.buf = append(b.buf, v...)
+		return
+	}
+	b.cuts = append(b.cuts, cut{len(b.buf), v})
+	b.taken += len(v)
 }
 
 func (b *Batch) cstring(s string) { b.buf = append(append(b.buf, s...), 0) }
@@ -98,10 +151,7 @@ func (b *Batch) Bind(name string, n int, isBinary func(int) bool) {
 func (b *Batch) Null() { b.buf = append(b.buf, 0xff, 0xff, 0xff, 0xff) }
 
 // Bytes gives a parameter in whichever format Bind has announced.
-func (b *Batch) Bytes(v []byte) {
-	b.buf = binary.BigEndian.AppendUint32(b.buf, uint32(len(v)))
-	b.buf = append(b.buf, v...)
-}
+func (b *Batch) Bytes(v []byte) { b.value(v) }
 
 // String is Bytes for a string.
 func (b *Batch) String(v string) {
@@ -111,8 +161,7 @@ func (b *Batch) String(v string) {
 
 // Array begins a parameter that is an array of one dimension, in binary format; Elem, NullElem and IntElem follow, then CloseArray.
 func (b *Batch) Array(elemOID uint32) {
-	b.param = len(b.buf)
-	b.buf = append(b.buf, 0, 0, 0, 0) // length
+	b.param = b.mark()
 	b.dims = len(b.buf)
 	b.buf = append(b.buf, 0, 0, 0, 1, 0, 0, 0, 0)
 	b.buf = binary.BigEndian.AppendUint32(b.buf, elemOID)
@@ -122,8 +171,7 @@ func (b *Batch) Array(elemOID uint32) {
 
 // Elem appends an element to the open array.
 func (b *Batch) Elem(v []byte) {
-	b.buf = binary.BigEndian.AppendUint32(b.buf, uint32(len(v)))
-	b.buf = append(b.buf, v...)
+	b.value(v)
 	b.elems++
 }
 
@@ -151,7 +199,7 @@ func (b *Batch) IntElem(v int64, size int) {
 // CloseArray ends the open array.
 func (b *Batch) CloseArray() {
 	binary.BigEndian.PutUint32(b.buf[b.dims+12:], uint32(b.elems))
-	binary.BigEndian.PutUint32(b.buf[b.param:], uint32(len(b.buf)-b.dims))
+	b.length(b.param, b.dims)
 }
 
 // Execute ends what Bind has begun.

@@ -35,7 +35,42 @@ func (c *Conn) StartCopyIn(ctx context.Context, sql string) error {
 func (c *Conn) WriteCopy(ctx context.Context, chunk []byte) error {
 	stop := c.watch(ctx)
 	defer stop()
-	// The server says nothing while all is well, but for a notice.
+	if err := c.refused(ctx); err != nil {
+		return err
+	}
+	chunk[0] = 'd'
+	binary.BigEndian.PutUint32(chunk[1:], uint32(len(chunk)-1))
+	if _, err := c.nc.Write(chunk); err != nil {
+		return c.lost(ctx, err)
+	}
+	return nil
+}
+
+// copyPiece is how large the messages of WriteCopyPieces are.
+const copyPiece = 1 << 20
+
+// WriteCopyPieces is WriteCopy for data that has no room in front and is too large to be copied.
+func (c *Conn) WriteCopyPieces(ctx context.Context, data []byte) error {
+	stop := c.watch(ctx)
+	defer stop()
+	for len(data) > 0 {
+		if err := c.refused(ctx); err != nil {
+			return err
+		}
+		piece := data[:min(len(data), copyPiece)]
+		data = data[len(piece):]
+		head := binary.BigEndian.AppendUint32([]byte{'d'}, uint32(len(piece)+4))
+		for _, b := range [][]byte{head, piece} {
+			if _, err := c.nc.Write(b); err != nil {
+				return c.lost(ctx, err)
+			}
+		}
+	}
+	return nil
+}
+
+// refused returns the error if the server has refused what was sent before. The COPY is then over. The server says nothing while all is well, but for a notice.
+func (c *Conn) refused(ctx context.Context) error {
 	for !c.Waiting() || c.readable() {
 		// What has come may be a part of a message, or something of TLS that is none.
 		if err := c.nc.SetReadDeadline(time.Now().Add(glance)); err != nil {
@@ -58,11 +93,6 @@ func (c *Conn) WriteCopy(ctx context.Context, chunk []byte) error {
 			}
 			return err
 		}
-	}
-	chunk[0] = 'd'
-	binary.BigEndian.PutUint32(chunk[1:], uint32(len(chunk)-1))
-	if _, err := c.nc.Write(chunk); err != nil {
-		return c.lost(ctx, err)
 	}
 	return nil
 }

@@ -16,6 +16,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/huge"
 )
 
 const (
@@ -35,6 +37,12 @@ type Conn struct {
 	batch  Batch
 	result Result
 	fatal  error // the server's last word
+
+	// Of a large message; see large.go.
+	begun []byte // its beginning, in buf
+	rest  int    // how much of it has not been read
+	whole []byte // where it is put together
+	got   int    // how much of whole is there
 }
 
 // syncTimeout bounds the round trip that Hijack may make.
@@ -58,6 +66,8 @@ func Hijack(pg *pgconn.PgConn) (*Conn, error) {
 
 // Close ends the session.
 func (c *Conn) Close() error {
+	huge.Free(c.whole)
+	c.whole = nil
 	_ = c.nc.SetWriteDeadline(time.Now().Add(time.Second))
 	_, _ = c.nc.Write([]byte{'X', 0, 0, 0, 4})
 	return c.nc.Close()
@@ -83,15 +93,29 @@ func (c *Conn) query(sql string) error {
 
 // message returns the next message's type and body, which is valid until the next call.
 func (c *Conn) message() (byte, []byte, error) {
+	n, err := c.head()
+	if err != nil {
+		return 0, nil, err
+	}
+	return c.take(n)
+}
+
+// head makes the next message's head available, and returns the message's size.
+func (c *Conn) head() (n int, err error) {
 	if c.end-c.pos < 5 {
 		if err := c.fill(5); err != nil {
-			return 0, nil, err
+			return 0, err
 		}
 	}
-	n := int(binary.BigEndian.Uint32(c.buf[c.pos+1:])) + 1
+	n = int(binary.BigEndian.Uint32(c.buf[c.pos+1:])) + 1
 	if n < 5 || n > maxMessage {
-		return 0, nil, fmt.Errorf("invalid message of %d bytes from the server", n)
+		return 0, fmt.Errorf("invalid message of %d bytes from the server", n)
 	}
+	return n, nil
+}
+
+// take takes the next message, of n bytes.
+func (c *Conn) take(n int) (byte, []byte, error) {
 	if c.end-c.pos < n {
 		if err := c.fill(n); err != nil {
 			return 0, nil, err
@@ -156,8 +180,8 @@ func (c *Conn) Exec(ctx context.Context, sql string) error {
 }
 
 // CopyOut runs a COPY TO STDOUT and calls row with each CopyData message, which is one row (in binary format the first has the header
-// before its row, and a trailer is the last one). The bytes are valid until row returns. An error of row ends the session; an error of
-// the server leaves it usable. It returns the number of rows that the server counted.
+// before its row, and a trailer is the last one). The bytes are valid until row returns. Of a large message row gets the beginning; it is for row to
+// pass the rest on, by Rest and Read. An error of row ends the session; an error of the server leaves it usable. It returns the number of rows that the server counted.
 func (c *Conn) CopyOut(ctx context.Context, sql string, row func([]byte) error) (rows uint64, err error) {
 	stop := c.watch(ctx)
 	defer stop()
@@ -166,7 +190,7 @@ func (c *Conn) CopyOut(ctx context.Context, sql string, row func([]byte) error) 
 	}
 	var failed error
 	for {
-		t, body, err := c.message()
+		t, body, err := c.messageOrBegin()
 		if err != nil {
 			return rows, c.lost(ctx, err)
 		}
@@ -178,6 +202,9 @@ func (c *Conn) CopyOut(ctx context.Context, sql string, row func([]byte) error) 
 			if failed == nil {
 				if err := row(body); err != nil {
 					_ = c.nc.Close()
+					if ctx.Err() != nil {
+						err = ctx.Err() // which has ended what row was reading
+					}
 					return rows, err
 				}
 			}
@@ -246,11 +273,11 @@ func (c *Conn) startCopy(ctx context.Context, sql string, begins byte, otherwise
 // ErrEnded is returned by Receive when the server has ended the replication in good order, as it does when it shuts down.
 var ErrEnded = errors.New("the server ended the replication")
 
-// Receive returns the next CopyData message's payload, valid until the next call. A deadline may be set with SetReadDeadline; an error that
-// it causes leaves the connection usable.
+// Receive returns the next CopyData message's payload, valid until the next call; of a large one the beginning, and Rest says how much follows. A deadline
+// may be set with SetReadDeadline; an error that it causes leaves the connection usable.
 func (c *Conn) Receive() ([]byte, error) {
 	for {
-		t, body, err := c.message()
+		t, body, err := c.messageOrBegin()
 		if err != nil {
 			return nil, err
 		}

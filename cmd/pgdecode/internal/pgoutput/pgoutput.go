@@ -92,11 +92,7 @@ func (d *Decoder) Decode(msg []byte) (format.Record, error) {
 func (d *Decoder) decode(kind byte, c *cursor) (format.Record, error) {
 	switch kind {
 	case 'I', 'U', 'D', 'T', 'R', 'M', 'Y':
-		var xid uint32
-		if d.block {
-			xid = c.uint32()
-		}
-		return d.inTransaction(kind, xid, c)
+		return d.inTransaction(kind, d.xid(c), c)
 	case 'B':
 		d.begin.CommitLSN, d.begin.Time, d.begin.XID = c.lsn(), c.time(), c.uint32()
 		return &d.begin, nil
@@ -127,6 +123,14 @@ func (d *Decoder) decode(kind byte, c *cursor) (format.Record, error) {
 		return r, nil
 	}
 	return nil, errors.New("unknown kind of message")
+}
+
+// xid takes the (sub)transaction that a change in a block begins with.
+func (d *Decoder) xid(c *cursor) uint32 {
+	if d.block {
+		return c.uint32()
+	}
+	return 0
 }
 
 func (d *Decoder) inTransaction(kind byte, xid uint32, c *cursor) (format.Record, error) {
@@ -201,18 +205,24 @@ func (d *Decoder) inTransaction(kind byte, xid uint32, c *cursor) (format.Record
 		}
 		return &d.truncate, nil
 	case 'M':
-		flags := c.byte()
-		d.message = format.Message{Transactional: flags&1 != 0, LSN: c.lsn(), Prefix: c.cstring(), XID: xid}
-		d.message.Content = c.bytes(c.uint32())
-		if !d.message.Transactional {
-			d.message.XID = 0
-		}
-		return &d.message, nil
+		m := d.messageHead(xid, c)
+		m.Content = c.bytes(c.uint32())
+		return m, nil
 	case 'R':
 		return d.describe(c)
 	}
 	c.skip()
 	return nil, nil // 'Y', type names: the catalog is asked for them
+}
+
+// messageHead takes a logical message up to its content's length.
+func (d *Decoder) messageHead(xid uint32, c *cursor) *format.Message {
+	flags := c.byte()
+	d.message = format.Message{Transactional: flags&1 != 0, LSN: c.lsn(), Prefix: c.cstring(), XID: xid}
+	if !d.message.Transactional {
+		d.message.XID = 0
+	}
+	return &d.message
 }
 
 // relation takes a relation's OID. It returns nil if the relation is to be skipped.

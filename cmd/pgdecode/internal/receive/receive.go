@@ -424,7 +424,12 @@ func (s *session) run(ctx context.Context) error {
 		case err != nil:
 			return s.refused(err)
 		}
-		done, err := s.handle(msg)
+		var done bool
+		if s.conn.Rest() > 0 {
+			done, err = s.large(ctx, msg)
+		} else {
+			done, err = s.handle(msg)
+		}
 		if done || err != nil {
 			return err
 		}
@@ -475,15 +480,7 @@ func (s *session) boundary() (done bool, err error) {
 	if s.bound.ended.Load() {
 		return true, nil
 	}
-	stopped := false
-	select {
-	case <-s.Stop:
-		stopped = true
-		if s.stoppedAt.IsZero() {
-			s.stoppedAt = time.Now()
-		}
-	default:
-	}
+	stopped := s.stopped()
 	if s.w.InTransaction() || s.skipping {
 		if stopped && time.Since(s.stoppedAt) > boundaryTimeout {
 			return true, s.end(s.w, format.Stopped)
@@ -497,6 +494,19 @@ func (s *session) boundary() (done bool, err error) {
 		return true, s.finish(format.Complete)
 	}
 	return false, nil
+}
+
+// stopped reports whether it is wished that we stop.
+func (s *session) stopped() bool {
+	select {
+	case <-s.Stop:
+		if s.stoppedAt.IsZero() {
+			s.stoppedAt = time.Now()
+		}
+		return true
+	default:
+		return false
+	}
 }
 
 // finish writes the end record and gives the target a moment to make durable what it has, so that the slot learns of it.

@@ -2,9 +2,11 @@
 package copyout
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 
 	"github.com/jackc/pgx/v5"
@@ -26,8 +28,9 @@ const chunkSize = 256 << 10
 
 // Output is the stream, shared by the connections.
 type Output struct {
-	mu sync.Mutex
-	w  *format.Writer
+	mu   sync.Mutex
+	w    *format.Writer
+	torn error // why a record was not written to its end
 }
 
 // NewOutput returns an Output that writes to w.
@@ -37,12 +40,25 @@ func NewOutput(w *format.Writer) *Output { return &Output{w: w} }
 func (o *Output) Write(records ...format.Record) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.torn != nil {
+		return o.torn
+	}
 	for _, r := range records {
 		if err := o.w.Write(r); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// WriteFrom writes a record whose data is the next size bytes of r. Others wait meanwhile.
+func (o *Output) WriteFrom(rec format.Record, size int, r io.Reader) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.torn == nil {
+		o.torn = o.w.WriteFrom(rec, size, r)
+	}
+	return o.torn
 }
 
 // A Reader reads parts over several connections that see one snapshot.
@@ -176,7 +192,10 @@ func (c *copier) part(ctx context.Context, number uint32, p *Part) (there bool, 
 			c.rows++
 		}
 		first = false
-		if len(c.chunk) >= chunkSize {
+		switch {
+		case c.conn.Rest() > 0:
+			return c.passOn(&end, &failed)
+		case len(c.chunk) >= chunkSize:
 			failed = c.flush(&end)
 		}
 		return failed
@@ -243,6 +262,40 @@ func isBinaryRow(msg []byte, first bool) bool {
 		msg = msg[min(header, len(msg)):]
 	}
 	return len(msg) > 0 && !(len(msg) == 2 && msg[0] == 0xff && msg[1] == 0xff)
+}
+
+// passOn writes a row of which the chunk has the beginning, and the rest as it comes. If that cannot be written, failed is set to the reason.
+func (c *copier) passOn(end *format.CopyEnd, failed *error) error {
+	begin := c.chunk
+	size := len(begin) + c.conn.Rest()
+	c.data.Rows, c.data.Data = c.rows, nil
+	c.chunk, c.rows = c.chunk[:0], 0
+	rest := &rest{copier: c}
+	err := c.Out.WriteFrom(&c.data, size, io.MultiReader(bytes.NewReader(begin), rest))
+	if err != nil {
+		if rest.err == nil {
+			*failed = err
+		}
+		return err
+	}
+	c.meter.Add(c.data.Rows, uint64(size))
+	end.Rows += c.data.Rows
+	end.Bytes += uint64(size)
+	return nil
+}
+
+// A rest is what is still to come of a row. It tells the connection's errors from those of the stream.
+type rest struct {
+	*copier
+	err error
+}
+
+func (r *rest) Read(p []byte) (n int, err error) {
+	if n, err = r.conn.Read(p); err != nil && err != io.EOF {
+		err = r.Server.Explain(err)
+		r.err = err
+	}
+	return n, err
 }
 
 func (c *copier) flush(end *format.CopyEnd) error {

@@ -1,0 +1,91 @@
+package receive
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"time"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/cli"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// large handles a large message of which only the beginning has come. A row is put together once, and written from there. A logical message
+// may be of use to nobody: it passes in pieces. What is not wanted is left to the connection, which skips it.
+func (s *session) large(ctx context.Context, begin []byte) (done bool, err error) {
+	if len(begin) > 25 && begin[0] == 'w' {
+		if s.decoder.Unwanted(begin[25:], s.skipping) {
+			return false, nil
+		}
+		if m, n, size := s.decoder.BeginMessage(begin[25:]); m != nil && 25+n+size == len(begin)+s.conn.Rest() {
+			return s.passOn(ctx, m, begin[25+n:], size)
+		}
+	}
+	for {
+		msg, err := s.conn.Whole()
+		if err == nil {
+			return s.handle(msg)
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return false, s.refused(err)
+		}
+		if done, err := s.idle(); done || err != nil {
+			return done, err
+		}
+		if err := s.goOn(ctx); err != nil {
+			return false, err
+		}
+	}
+}
+
+// goOn sets the next deadline for a message that takes long to come.
+func (s *session) goOn(ctx context.Context) error {
+	_ = s.conn.SetReadDeadline(time.Now().Add(tick))
+	return ctx.Err()
+}
+
+// passOn writes a logical message of which the beginning of its content has come, and the rest as it comes.
+func (s *session) passOn(ctx context.Context, m *format.Message, begin []byte, size int) (done bool, err error) {
+	rest := &rest{session: s, ctx: ctx}
+	err = s.w.WriteFrom(m, size, io.MultiReader(bytes.NewReader(begin), rest))
+	switch {
+	case err == nil:
+		return false, nil
+	case rest.err == nil:
+		return false, writeError(err)
+	case errors.Is(err, cli.ErrStopped):
+		return true, s.end(s.w, format.Stopped)
+	case ctx.Err() != nil:
+		return false, ctx.Err()
+	}
+	return false, s.refused(err)
+}
+
+// A rest is what is still to come of a message.
+type rest struct {
+	*session
+	ctx context.Context
+	err error
+}
+
+func (r *rest) Read(p []byte) (n int, err error) {
+	for {
+		n, err = r.conn.Read(p)
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			break
+		}
+		if err = r.goOn(r.ctx); err != nil {
+			break
+		}
+		if r.stopped() && time.Since(r.stoppedAt) > boundaryTimeout || r.Ended != nil && r.Ended() {
+			err = cli.ErrStopped
+			break
+		}
+	}
+	if err != nil && err != io.EOF {
+		r.err = err
+	}
+	return n, err
+}
