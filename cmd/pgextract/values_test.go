@@ -176,8 +176,8 @@ func TestLimits(t *testing.T) {
 	if a, b := source.Query(sum), target.Query(sum); a != b {
 		t.Errorf("a value of 200 MB: %s on the source, %s on the target", a, b)
 	}
-	// A row is in memory a few times: as it was received, in its chunk, and in the frames.
-	const limit = 1200 << 10 // KiB
+	// A row is in memory once at most.
+	const limit = 260_000 // KiB
 	for name, p := range map[string]*pgtest.Process{"pgextract": x, "pgapply": a} {
 		if peak := maxRSS(p.ProcessState); peak > limit {
 			t.Errorf("%s took %d KiB for a row of 200 MB", name, peak)

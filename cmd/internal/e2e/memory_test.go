@@ -141,6 +141,12 @@ func manyInProgress(w *format.Writer, n uint32, length int) error {
 // modest waits for programs to succeed, and checks how much memory they have taken.
 func modest(t *testing.T, programs ...*pgtest.Process) {
 	t.Helper()
+	modestBelow(t, most, programs...)
+}
+
+// modestBelow is modest with a limit of its own, in kB.
+func modestBelow(t *testing.T, most int, programs ...*pgtest.Process) {
+	t.Helper()
 	peaks := make([]int, len(programs))
 	pgtest.Wait(t, time.Duration(often(3, 15))*time.Minute, "the programs have ended", func() bool {
 		running := false

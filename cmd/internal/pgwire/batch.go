@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"io"
 	"strconv"
 )
 
@@ -43,6 +44,8 @@ type Batch struct {
 type cut struct {
 	at    int
 	value []byte
+	write func(io.Writer) // writes size bytes, if it is not nil
+	size  int
 }
 
 // Batch begins a batch, which Run must end. There is one at a time. When ctx ends, so does the connection.
@@ -95,12 +98,13 @@ func (b *Batch) flush() {
 // send writes the buffer, and the values that are cut from it, in order.
 func (b *Batch) send() error {
 	from := 0
-	for _, cut := range b.cuts {
+	for i := range b.cuts {
+		cut := &b.cuts[i]
 		if _, err := b.c.nc.Write(b.buf[from:cut.at]); err != nil {
 			return err
 		}
 		from = cut.at
-		if _, err := b.c.nc.Write(cut.value); err != nil {
+		if err := b.sendCut(cut); err != nil {
 			return err
 		}
 	}
@@ -115,7 +119,7 @@ func (b *Batch) value(v []byte) {
 		b.buf = append(b.buf, v...)
 		return
 	}
-	b.cuts = append(b.cuts, cut{len(b.buf), v})
+	b.cuts = append(b.cuts, cut{at: len(b.buf), value: v})
 	b.taken += len(v)
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/cli"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/huge"
 	"github.com/pgsluice/pgsluice/cmd/internal/identity"
 	"github.com/pgsluice/pgsluice/cmd/internal/meter"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
@@ -63,6 +64,8 @@ func (r *Run) Do(ctx context.Context, in io.Reader) error {
 	r.giveUp = make(chan struct{})
 	r.in = newInput(in, r.giveUp)
 	r.reader = format.NewReader(r.in)
+	r.reader.LongRecords(huge.Alloc, huge.Free)
+	r.reader.DropMessages() // nothing is applied for them
 	r.report = &reporter{out: r.Lines}
 	r.lacking = make(incomplete)
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -148,7 +151,7 @@ func (r *Run) changes(ctx context.Context, h *format.Header) (rec format.Record,
 		return nil, err
 	}
 	for {
-		rec, err := r.reader.Next()
+		rec, err := f.nextRecord()
 		if err == nil {
 			switch x := rec.(type) {
 			case *format.End:

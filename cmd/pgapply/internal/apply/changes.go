@@ -37,6 +37,7 @@ type follower struct {
 	xid       uint32 // its id
 	skipping  bool   // it has been applied already
 	flushing  bool   // the open transaction has been written in part
+	huge      bool   // the record at hand is so large that its values are not copied
 	altered   bool   // it has changed the schema
 	alteredBy uint32 // its XID, if it is written ahead of its commit
 	commit    format.LSN
@@ -299,6 +300,9 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 			f.progress.keep(rec)
 			return err
 		}
+		if f.huge {
+			return f.alone(func(g *plan.Group) error { addChange(g, rec, t); return nil })
+		}
 		f.cur.Insert(t, r.New)
 		return f.room()
 	case *format.Update:
@@ -307,6 +311,9 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 			f.progress.keep(rec)
 			return err
 		}
+		if f.huge {
+			return f.alone(func(g *plan.Group) error { addChange(g, rec, t); return nil })
+		}
 		f.cur.Update(t, r.Old, r.New)
 		return f.room()
 	case *format.Delete:
@@ -314,6 +321,9 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 		if t == nil {
 			f.progress.keep(rec)
 			return err
+		}
+		if f.huge {
+			return f.alone(func(g *plan.Group) error { addChange(g, rec, t); return nil })
 		}
 		f.cur.Delete(t, r.Old)
 		return f.room()

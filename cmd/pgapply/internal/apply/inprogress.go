@@ -76,17 +76,12 @@ func (p *inProgress) start(ctx context.Context, f *follower, snapshots map[[2]st
 // record takes a record that is in a block, or is about transactions in progress.
 func (p *inProgress) record(ctx context.Context, rec format.Record) error {
 	switch r := rec.(type) {
-	case *format.Insert:
+	case *format.Insert, *format.Update, *format.Delete:
+		if p.huge {
+			return p.alone(ctx, rec)
+		}
 		before := p.block.log.Size()
-		p.block.log.Insert(r.XID, p.tables[r.Relation], r.New)
-		return p.logged(ctx, before)
-	case *format.Update:
-		before := p.block.log.Size()
-		p.block.log.Update(r.XID, p.tables[r.Relation], r.Old, r.New)
-		return p.logged(ctx, before)
-	case *format.Delete:
-		before := p.block.log.Size()
-		p.block.log.Delete(r.XID, p.tables[r.Relation], r.Old)
+		logChange(&p.block.log, rec, p.tables)
 		return p.logged(ctx, before)
 	case *format.Truncate:
 		op := &plan.TruncateOp{RestartIdentity: r.RestartIdentity}
@@ -287,7 +282,10 @@ func (p *inProgress) commit(ctx context.Context, r *format.StreamCommit) error {
 		if err := p.follower.open(r.CommitLSN); err != nil {
 			return err
 		}
-		err = p.pieces(ctx, t, func(piece []byte) error {
+		err = p.pieces(ctx, t, func(piece []byte, lent bool) error {
+			if lent {
+				return p.follower.alone(func(g *plan.Group) error { return p.replay.Add(g, piece) })
+			}
 			if err := p.replay.Add(p.cur, piece); err != nil {
 				return err
 			}
@@ -337,8 +335,11 @@ func (p *inProgress) commitAhead(ctx context.Context, t *transaction, r *format.
 		return p.cur, err
 	}
 	p.cur.Begin(r.CommitLSN)
-	if err := p.pieces(ctx, t, func(piece []byte) error {
-		if err := p.replay.Add(p.cur, piece); err != nil {
+	if err := p.pieces(ctx, t, func(piece []byte, lent bool) error {
+		p.cur.Lend = lent
+		err := p.replay.Add(p.cur, piece)
+		p.cur.Lend = false
+		if err != nil {
 			p.cur.Rollback()
 			return err
 		}
@@ -361,17 +362,17 @@ func (p *inProgress) commitAhead(ctx context.Context, t *transaction, r *format.
 }
 
 // pieces calls do with everything that is left of a transaction, in order: what was put away, and its log.
-func (p *inProgress) pieces(ctx context.Context, t *transaction, do func([]byte) error) error {
+func (p *inProgress) pieces(ctx context.Context, t *transaction, do func(piece []byte, lent bool) error) error {
 	if err := p.readBack(ctx, t, do); err != nil {
 		return err
 	}
 	if t.log.Size() == 0 {
 		return nil
 	}
-	return do(p.unlog(t))
+	return do(p.unlog(t), false)
 }
 
-func (p *inProgress) readBack(ctx context.Context, t *transaction, do func([]byte) error) error {
+func (p *inProgress) readBack(ctx context.Context, t *transaction, do func(piece []byte, lent bool) error) error {
 	if !t.ahead && !t.spilled { // the writer has nothing to do with it
 		return nil
 	}
@@ -384,8 +385,9 @@ func (p *inProgress) readBack(ctx context.Context, t *transaction, do func([]byt
 	}
 	var piece pgtype.DriverBytes
 	var failed error
+	j := &joiner{do: do}
 	_, err = pgx.ForEachRow(rows, []any{&piece}, func() error {
-		failed = do(piece)
+		failed = j.add(piece)
 		return failed
 	})
 	if failed != nil {

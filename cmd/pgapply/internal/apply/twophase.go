@@ -24,7 +24,7 @@ const maxKept = 4 << 20
 // keep keeps a change that is to be skipped.
 func (p *inProgress) keep(rec format.Record) {
 	k := &p.twoPhase
-	if k.kept.Len() > maxKept {
+	if k.kept.Len() > maxKept || p.huge {
 		k.lost = true
 		k.kept.Clear()
 	}

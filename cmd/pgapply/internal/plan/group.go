@@ -20,6 +20,9 @@ const (
 	refLen       = 1<<30 - 1
 )
 
+// lent in off says that the value is not in the arena, but the one of that number among those that are lent.
+const lent = 1 << 31
+
 // noTuple stands for a tuple that an operation does not have.
 const noTuple = -1
 
@@ -68,8 +71,10 @@ type Group struct {
 	OpenLSN      format.LSN    // commit LSN of the open transaction; 0 if it is not known yet
 	Counts       map[*Table]*Counts
 	Skip         bool // its changes are not wanted; only the position moves
+	Lend         bool // values that are added are not copied: they stay as they are until the group has been written
 
 	arena   []byte
+	lent    [][]byte
 	refs    []ref
 	ops     []Op
 	folded  int // ops[:folded] are of complete transactions
@@ -117,6 +122,7 @@ func (g *Group) Reset() {
 	if cap(g.ops) > keep/16 {
 		g.ops = nil
 	}
+	clear(g.lent)
 	for _, s := range g.steps {
 		if s.Fold != nil {
 			g.spare = append(g.spare, s.Fold)
@@ -131,13 +137,13 @@ func (g *Group) Reset() {
 		kept += n
 		return false
 	})
-	*g = Group{Transactions: g.Transactions[:0], arena: g.arena[:0], refs: g.refs[:0], ops: g.ops[:0], tables: g.tables[:0], folds: g.folds[:0], places: g.places,
+	*g = Group{Transactions: g.Transactions[:0], arena: g.arena[:0], lent: g.lent[:0], refs: g.refs[:0], ops: g.ops[:0], tables: g.tables[:0], folds: g.folds[:0], places: g.places,
 		steps: g.steps[:0], extras: g.extras[:0], masks: g.masks, spare: g.spare, scratch: g.scratch, keys: g.keys, Counts: g.Counts}
 	clear(g.places)
 	clear(g.Counts)
 }
 
-// Size returns about how many bytes of memory the group's content takes.
+// Size returns about how many bytes of memory the group's content takes, without what is lent to it.
 func (g *Group) Size() int { return len(g.arena) + 8*len(g.refs) + 32*len(g.ops) }
 
 // Len returns the number of changes of complete transactions, or of those that Fold has taken in.
@@ -186,9 +192,17 @@ func (g *Group) Value(tuple int32, i int) (format.ValueKind, []byte) {
 	case refUnchanged:
 		return format.Unchanged, nil
 	case refBinary:
-		return format.Binary, g.arena[r.off : r.off+r.n&refLen]
+		return format.Binary, g.data(r)
 	}
-	return format.Text, g.arena[r.off : r.off+r.n&refLen]
+	return format.Text, g.data(r)
+}
+
+// data returns the bytes of a value that has some.
+func (g *Group) data(r ref) []byte {
+	if r.off&lent != 0 {
+		return g.lent[r.off&^lent]
+	}
+	return g.arena[r.off : r.off+r.n&refLen]
 }
 
 // Mask returns which columns of a tuple are of the given kind.
@@ -230,6 +244,9 @@ func (g *Group) mask(refs []ref, want uint32) Mask {
 	return m
 }
 
+// minLent is from which length on it is worth not to copy a value.
+const minLent = 64
+
 // tuple copies a tuple, which may have no columns, into the group.
 func (g *Group) tuple(t format.Tuple) int32 {
 	at := len(g.refs)
@@ -243,6 +260,12 @@ func (g *Group) tuple(t format.Tuple) int32 {
 			r.n = refUnchanged
 		case format.Binary:
 			r.n |= refBinary
+		}
+		if g.Lend && len(v.Data) >= minLent {
+			r.off = lent | uint32(len(g.lent))
+			g.lent = append(g.lent, v.Data)
+			g.refs = append(g.refs, r)
+			continue
 		}
 		g.arena = append(g.arena, v.Data...)
 		g.refs = append(g.refs, r)
@@ -350,8 +373,9 @@ func (g *Group) copyTuple(from *Group, tuple int32, n int) int32 {
 	at := len(g.refs)
 	for _, r := range from.refs[tuple : int(tuple)+n] {
 		if r.n&refKind == refText || r.n&refKind == refBinary {
-			g.arena = append(g.arena, from.arena[r.off:r.off+r.n&refLen]...)
-			r.off = uint32(len(g.arena)) - r.n&refLen
+			data := from.data(r)
+			r.off = uint32(len(g.arena))
+			g.arena = append(g.arena, data...)
 		}
 		g.refs = append(g.refs, r)
 	}
@@ -447,7 +471,7 @@ func (g *Group) hash(t *Table, tuple int32) uint64 {
 	var h uint64
 	for _, k := range t.Key {
 		r := g.refs[int(tuple)+k]
-		h = h*0x9e3779b97f4a7c15 + maphash.Bytes(seed, g.arena[r.off:r.off+r.n&refLen])
+		h = h*0x9e3779b97f4a7c15 + maphash.Bytes(seed, g.data(r))
 	}
 	return h
 }
@@ -455,7 +479,7 @@ func (g *Group) hash(t *Table, tuple int32) uint64 {
 func (g *Group) equal(t *Table, a, b int32) bool {
 	for _, k := range t.Key {
 		x, y := g.refs[int(a)+k], g.refs[int(b)+k]
-		if x.n != y.n || !bytes.Equal(g.arena[x.off:x.off+x.n&refLen], g.arena[y.off:y.off+y.n&refLen]) {
+		if x.n != y.n || !bytes.Equal(g.data(x), g.data(y)) {
 			return false
 		}
 	}

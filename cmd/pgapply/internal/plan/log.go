@@ -13,7 +13,43 @@ import (
 //
 // A change is its kind, its subtransaction and its table, each as a uvarint, and its tuples. A tuple is, for each column, a uvarint: twice the length of
 // a text value, twice the length plus one of a binary one, both plus two, or 0 for NULL and 1 for an unchanged one.
-type Log struct{ buf []byte }
+type Log struct {
+	Lend bool // large values are not copied: they stay as they are until TakeLent's result has been used
+	buf  []byte
+	cuts []cut
+}
+
+// A cut is a value that belongs before the byte at of a log.
+type cut struct {
+	at    int
+	value []byte
+}
+
+// TakeLent returns what the log has, as slices that follow one another, and empties it. The first one is by itself: where pieces are read, it says
+// that the others are to be put together before they are added.
+func (l *Log) TakeLent() [][]byte {
+	size := len(l.buf)
+	pieces := [][]byte{nil}
+	from := 0
+	for _, c := range l.cuts {
+		size += len(c.value)
+		pieces = append(pieces, l.buf[from:c.at], c.value)
+		from = c.at
+	}
+	pieces = append(pieces, l.buf[from:])
+	var whole Log
+	whole.head(logLent, 0, size)
+	pieces[0] = whole.buf
+	l.buf, l.cuts = nil, nil
+	return pieces
+}
+
+// Lent reports whether a piece says that those that follow it are to be put together, and how many bytes that will be.
+func Lent(piece []byte) (size int, ok bool) {
+	c := logCursor{b: piece}
+	kind, _, n := c.uvarint(), c.uvarint(), c.uvarint()
+	return int(n), kind == logLent && !c.bad && len(c.b) == 0 && n <= maxLent
+}
 
 // Size returns how much memory the log takes, in bytes; 0 if it is empty.
 func (l *Log) Size() int { return cap(l.buf) }
@@ -77,7 +113,11 @@ const (
 	logDelete
 	logTruncate
 	logDDL
+	logLent // what a long change begins with
 )
+
+// maxLent bounds the size of a change: more than the longest record of a stream has.
+const maxLent = 1 << 31
 
 func (l *Log) head(kind uint64, sub uint32, index int) {
 	l.buf = binary.AppendUvarint(l.buf, kind)
@@ -100,6 +140,10 @@ func (l *Log) tuple(t format.Tuple) {
 			l.buf = binary.AppendUvarint(l.buf, 2*n+3)
 		default:
 			l.buf = binary.AppendUvarint(l.buf, 2*n+2)
+		}
+		if l.Lend && len(v.Data) >= minLent {
+			l.cuts = append(l.cuts, cut{len(l.buf), v.Data})
+			continue
 		}
 		l.buf = append(l.buf, v.Data...)
 	}

@@ -2,6 +2,7 @@ package target
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 
@@ -190,6 +191,29 @@ func (a *Applier) Spill(ctx context.Context, pieces ...Piece) error {
 		buf := b.OpenCopyData()
 		buf = fmt.Appendf(buf, "%d\t%d\t\\\\x%x\n", a.stream.ID, p.XID, p.Data)
 		b.CloseCopyData(buf)
+	}
+	b.CopyDone()
+	r, err := a.run(b)
+	if err == nil {
+		err = a.s.server.Explain(r.Err)
+	}
+	return err
+}
+
+// spilledAtOnce is how much of a change goes into one row.
+const spilledAtOnce = 256 << 10
+
+// SpillLent puts a change of a transaction in progress away, which comes in slices: each in as many rows as it needs.
+func (a *Applier) SpillLent(ctx context.Context, xid uint32, slices [][]byte) error {
+	b := a.s.conn.Batch(ctx)
+	b.Do("COPY pgsluice.spill (stream_id, xid, data) FROM STDIN")
+	for _, s := range slices {
+		for len(s) > 0 {
+			n := min(len(s), spilledAtOnce)
+			buf := fmt.Appendf(b.OpenCopyData(), "%d\t%d\t\\\\x", a.stream.ID, xid)
+			b.CloseCopyData(append(hex.AppendEncode(buf, s[:n]), '\n'))
+			s = s[n:]
+		}
 	}
 	b.CopyDone()
 	r, err := a.run(b)

@@ -2,9 +2,9 @@ package target
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -208,35 +208,14 @@ func (l *lane) writeRecord(b *pgwire.Batch, g *plan.Group, i int32, action, reas
 		b.Null()
 		b.Null()
 	} else {
-		b.Bytes(jsonRow(g, t, find, key))
+		b.Written(func(w io.Writer) { jsonRow(w, g, t, find, key) })
 		all := make([]int, len(t.Columns))
 		for n := range all {
 			all[n] = n
 		}
-		b.Bytes(jsonRow(g, t, tuple, all))
+		b.Written(func(w io.Writer) { jsonRow(w, g, t, tuple, all) })
 	}
 	b.Execute()
-}
-
-// jsonRow writes columns of a tuple as a JSON object of strings. Columns that were not sent are left out.
-func jsonRow(g *plan.Group, t *plan.Table, tuple int32, cols []int) []byte {
-	row := make(map[string]*string)
-	for _, i := range cols {
-		kind, v := g.Value(tuple, i)
-		s := string(v)
-		switch kind {
-		case format.Null:
-			row[t.Columns[i].Name] = nil
-			continue
-		case format.Unchanged:
-			continue
-		case format.Binary:
-			s = fmt.Sprintf("\\x%x", v)
-		}
-		row[t.Columns[i].Name] = &s
-	}
-	b, _ := json.Marshal(row) // maps of strings have no errors
-	return b
 }
 
 // writeSkipped writes none of a group's changes, but that they were skipped.

@@ -1,6 +1,7 @@
 package target
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -34,15 +35,23 @@ func (l *Loader) LargeObject(r *format.LargeObject) error {
 	if l.lobs.records == nil {
 		return nil
 	}
-	c := *r
-	c.Data = append([]byte(nil), r.Data...)
-	select {
-	case l.lobs.records <- &c:
-		return nil
-	case <-l.ctx.Done():
-		return l.failure()
+	for rest, more := *r, true; more; {
+		c := rest
+		c.Data = bytes.Clone(rest.Data[:min(len(rest.Data), lobPiece)])
+		rest.Data = rest.Data[len(c.Data):]
+		rest.Offset += uint64(len(c.Data))
+		more = len(rest.Data) > 0
+		select {
+		case l.lobs.records <- &c:
+		case <-l.ctx.Done():
+			return l.failure()
+		}
 	}
+	return nil
 }
+
+// lobPiece bounds how much of a large object is written by one statement: a record may have any size.
+const lobPiece = 1 << 20
 
 func (l *Loader) startLargeObjects() error {
 	l.lobs = &largeObjects{l: l}
@@ -101,7 +110,7 @@ func (o *largeObjects) write(s *session) error {
 	}
 	where := fmt.Sprintf("stream_id = %d AND schema_name = '%s' AND table_name = '%s'", l.Stream.ID, lobTable[0], lobTable[1])
 	var b strings.Builder
-	var count, bytes int
+	var count, size int
 	flush := func() error {
 		err := l.Server.Explain(s.conn.Exec(l.ctx, b.String()))
 		b.Reset()
@@ -126,7 +135,7 @@ func (o *largeObjects) write(s *session) error {
 		} else {
 			delete(o.empty, r.OID)
 		}
-		bytes += len(r.Data)
+		size += len(r.Data)
 		if b.Len() > 1<<20 {
 			if err := flush(); err != nil {
 				return err
@@ -137,6 +146,6 @@ func (o *largeObjects) write(s *session) error {
 		return errIncomplete
 	}
 	fmt.Fprintf(&b, `UPDATE pgsluice.tables SET status = 'loaded', snapshot = %s, rows = %d, bytes = %d, copied_at = clock_timestamp(), loaded_at = clock_timestamp() WHERE %s; COMMIT`,
-		progress.Literal(l.Snapshot), count, bytes, where)
+		progress.Literal(l.Snapshot), count, size, where)
 	return flush()
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
@@ -72,8 +73,9 @@ type Loader struct {
 	mu      sync.Mutex
 	idle    []*session
 	copying sync.WaitGroup
-	ended   chan struct{} // one for each part that has come to its end in the stream, but is not yet committed
-	chunks  chan []byte   // empty ones
+	ended   chan struct{}       // one for each part that has come to its end in the stream, but is not yet committed
+	chunks  chan []byte         // empty ones
+	room    *semaphore.Weighted // of maxQueued
 }
 
 // A loadTable is a table that the stream describes.
@@ -101,6 +103,7 @@ func (t *loadTable) qualified() string {
 func (l *Loader) Start(ctx context.Context) (err error) {
 	l.ctx, l.cancel = context.WithCancelCause(ctx)
 	l.chunks = make(chan []byte, 4*queuedChunks)
+	l.room = semaphore.NewWeighted(maxQueued)
 	l.ended = make(chan struct{}, 4)
 	l.tablespaces = make(map[string]bool)
 	l.tables, l.parts, l.targets = make(map[uint32]*loadTable), make(map[uint32]*part), make(map[[2]string]uint32)
@@ -278,8 +281,8 @@ type part struct {
 	*format.CopyBegin
 	table  *loadTable
 	meter  *meter.Part
-	skip   bool        // it is on the target already
-	chunks chan []byte // each with room for pgwire's head in front
+	skip   bool // it is on the target already
+	chunks chan chunk
 	end    *format.CopyEnd
 }
 
@@ -305,7 +308,7 @@ func (l *Loader) CopyBegin(r *format.CopyBegin) error {
 			}
 		}
 	}
-	p := &part{CopyBegin: r, table: t, chunks: make(chan []byte, queuedChunks)}
+	p := &part{CopyBegin: r, table: t, chunks: make(chan chunk, queuedChunks)}
 	l.parts[r.Part] = p
 	s := t.state
 	same := s.Snapshot == l.Snapshot
@@ -327,7 +330,8 @@ func (l *Loader) CopyBegin(r *format.CopyBegin) error {
 		}
 		if err != nil {
 			l.fail(err)
-			for range p.chunks { // whoever sends must not be blocked for ever
+			for c := range p.chunks { // whoever sends must not be blocked for ever
+				l.drop(c)
 			}
 		}
 		select {
@@ -354,6 +358,12 @@ func (l *Loader) CopyData(r *format.CopyData) error {
 		return nil
 	}
 	p.meter.Add(r.Rows, uint64(len(r.Data)))
+	if len(r.Data) >= lentChunk {
+		return l.lend(p, r.Data)
+	}
+	if err := l.room.Acquire(l.ctx, int64(len(r.Data))); err != nil {
+		return l.failure()
+	}
 	var b []byte
 	select {
 	case b = <-l.chunks:
@@ -361,11 +371,66 @@ func (l *Loader) CopyData(r *format.CopyData) error {
 	}
 	b = append(append(b[:0], make([]byte, pgwire.CopyHead)...), r.Data...)
 	select {
-	case p.chunks <- b:
+	case p.chunks <- chunk{b: b}:
 		return nil
 	case <-l.ctx.Done():
 		return l.failure()
 	}
+}
+
+// A chunk is on its way to a part's goroutine.
+type chunk struct {
+	b    []byte        // with room for pgwire's head in front, unless it is lent
+	lent chan struct{} // if it is not a copy: closed when it is not needed any more
+}
+
+const (
+	// lentChunk is from which size on a chunk, which is a huge row then, is not copied.
+	lentChunk = 4 << 20
+	// maxQueued bounds the chunks of all parts that wait for their sessions.
+	maxQueued = 16 << 20
+	// chunkKept is how large a chunk's memory may be to be used again.
+	chunkKept = 1 << 20
+)
+
+// lend hands a chunk over as it is, and waits until it is written. So there is one of them at a time.
+func (l *Loader) lend(p *part, data []byte) error {
+	c := chunk{b: data, lent: make(chan struct{})}
+	select {
+	case p.chunks <- c:
+		<-c.lent
+		return l.failure()
+	case <-l.ctx.Done():
+		return l.failure()
+	}
+}
+
+// write writes a chunk.
+func (l *Loader) write(s *session, c chunk) error {
+	if c.lent != nil {
+		defer close(c.lent)
+		return l.Server.Explain(s.conn.WriteCopyPieces(l.ctx, c.b))
+	}
+	defer l.room.Release(int64(len(c.b) - pgwire.CopyHead))
+	if err := s.conn.WriteCopy(l.ctx, c.b); err != nil {
+		return l.Server.Explain(err)
+	}
+	if cap(c.b) < chunkKept {
+		select {
+		case l.chunks <- c.b:
+		default:
+		}
+	}
+	return nil
+}
+
+// drop gives a chunk up that cannot be written any more.
+func (l *Loader) drop(c chunk) {
+	if c.lent != nil {
+		close(c.lent)
+		return
+	}
+	l.room.Release(int64(len(c.b) - pgwire.CopyHead))
 }
 
 // CopyEnd closes a part.
@@ -462,15 +527,9 @@ func (l *Loader) copyPart(p *part) (err error) {
 	if err := s.conn.StartCopyIn(l.ctx, begin+sql); err != nil {
 		return l.Server.Explain(err)
 	}
-	for b := range p.chunks {
-		if err := s.conn.WriteCopy(l.ctx, b); err != nil {
-			return l.Server.Explain(err)
-		}
-		if cap(b) < 4<<20 { // one huge row must not stay in memory
-			select {
-			case l.chunks <- b:
-			default:
-			}
+	for c := range p.chunks {
+		if err := l.write(s, c); err != nil {
+			return err
 		}
 	}
 	if p.end == nil {

@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/huge"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -119,6 +120,8 @@ func (f *File) open(name string, create int) error {
 // machine went down, whatever the disk had of it. Should that have been more, then the slot will not go back far enough, and say so.
 func (f *File) scan() error {
 	r := format.NewReader(f.f)
+	r.LongRecords(huge.Alloc, huge.Free)
+	r.DropMessages()
 	var xid uint32 // of the open transaction
 	for {
 		rec, err := r.Next()
