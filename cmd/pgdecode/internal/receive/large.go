@@ -55,6 +55,8 @@ func (s *session) passOn(ctx context.Context, m *format.Message, begin []byte, s
 		return false, nil
 	case rest.err == nil:
 		return false, writeError(err)
+	case s.bound.ended.Load():
+		return true, nil
 	case errors.Is(err, cli.ErrStopped):
 		return true, s.end(s.w, format.Stopped)
 	case ctx.Err() != nil:
@@ -79,7 +81,11 @@ func (r *rest) Read(p []byte) (n int, err error) {
 		if err = r.goOn(r.ctx); err != nil {
 			break
 		}
-		if r.stopped() && time.Since(r.stoppedAt) > boundaryTimeout || r.Ended != nil && r.Ended() {
+		if foreign := r.bound.foreign.Load(); foreign != nil {
+			err = foreign
+			break
+		}
+		if r.stopped() && time.Since(r.stoppedAt) > boundaryTimeout || r.bound.ended.Load() {
 			err = cli.ErrStopped
 			break
 		}
