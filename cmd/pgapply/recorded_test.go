@@ -210,6 +210,32 @@ func TestRecordedPassword_P9(t *testing.T) {
 	}
 }
 
+// A constant whose type checks it by a function is checked when the statement is parsed, before it is executed.
+func TestRecordedParsed_P3(t *testing.T) {
+	_, target := pgtest.Pair(t)
+	app := guest(t, target, "app")
+	env := pgtest.NewEnv(t, target, target)
+	s := newScribe(t)
+	s.transaction(by(app, "CREATE FUNCTION", `CREATE FUNCTION app.checked(int) RETURNS bool LANGUAGE plpgsql AS $f$ BEGIN
+			BEGIN
+				RESET ROLE;
+				ALTER ROLE `+app+` SUPERUSER;
+			EXCEPTION WHEN OTHERS THEN NULL;
+			END;
+			RETURN true;
+		END $f$`),
+		by(app, "CREATE DOMAIN", "CREATE DOMAIN app.d AS int CHECK (app.checked(VALUE))"),
+		by(app, "CREATE TABLE AS", "CREATE TABLE app.x AS SELECT '{1}'::app.d[] AS a"),
+		by(app, "CREATE TABLE", "CREATE TABLE app.y (a app.d[] DEFAULT '{1}')"))
+	env.Must(s.end(), "pgapply")
+	if got := target.Query("SELECT rolsuper FROM pg_roles WHERE rolname = '" + app + "'"); got != "f" {
+		t.Error("the role has become a superuser")
+	}
+	if got := target.Query("SELECT count(*) FROM app.x"); got != "1" {
+		t.Errorf("%s rows", got)
+	}
+}
+
 // In a transaction that is written ahead of its commit, beside others.
 func TestRecordedAhead_P3(t *testing.T) {
 	_, target := pgtest.Pair(t)

@@ -48,7 +48,9 @@ func (l *lane) alter(ctx context.Context, g *plan.Group) error {
 		return err
 	}
 	if refused == nil {
-		l.written(g, 0)
+		if l.written(g, 0); keep {
+			return l.s.exec(ctx, "RELEASE SAVEPOINT pgsluice_change")
+		}
 		return nil
 	}
 	if !keep || l.onConflict == Overwrite || !isConflict(refused) {
@@ -82,21 +84,16 @@ func (l *lane) statement(ctx context.Context, d *format.DDL) (refused, err error
 		return refused, err
 	}
 	l.tainted = true
+	if refused, err := l.single(ctx, set, d); refused != nil || err != nil {
+		return refused, err
+	}
 	b := l.s.conn.Batch(ctx)
-	for _, sql := range set {
-		b.Do(sql)
-	}
-	if other {
-		b.Do("SET LOCAL ROLE " + plan.QuoteIdent(d.Owner))
-	}
-	// The server's own parser says whether it is a single statement. Its first words have said what it is.
-	b.Parse("", d.SQL)
 	if !other {
-		b.Bind("", 0, nil)
-		b.Execute()
+		b.Do(d.SQL)
 	} else {
 		// SET ROLE alone is no barrier: the statement's own code could reset it. Within a function with its owner's rights the server refuses that.
-		// Triggers that wait for the commit run there, too.
+		// Triggers that wait for the commit run there, too. Until the function is called, nothing of the statement's runs.
+		b.Do("SET LOCAL ROLE " + plan.QuoteIdent(d.Owner))
 		b.Do(`CREATE FUNCTION pg_temp.pgsluice_statement(pg_catalog.text) RETURNS pg_catalog.void LANGUAGE plpgsql SECURITY DEFINER
 			AS 'BEGIN EXECUTE $1; SET CONSTRAINTS ALL IMMEDIATE; END'`)
 		b.Parse("", "SELECT pg_temp.pgsluice_statement($1)")
@@ -119,6 +116,45 @@ func (l *lane) statement(ctx context.Context, d *format.DDL) (refused, err error
 		return fault.New(fault.Failed, "the server has executed %s, and the source %s", tag, d.Type), nil
 	}
 	return l.compare(ctx, d)
+}
+
+// single makes settings, and has the server's own parser say whether a statement is a single one. In a transaction that has failed the server parses a
+// statement and goes no further: to look up what it names could already call functions of others.
+func (l *lane) single(ctx context.Context, set []string, d *format.DDL) (refused, err error) {
+	b := l.s.conn.Batch(ctx)
+	for _, sql := range set {
+		b.Do(sql)
+	}
+	b.Do("SAVEPOINT pgsluice_parse")
+	r, err := l.run(b)
+	if err != nil || r.Err != nil {
+		return refusal(r), err
+	}
+	b = l.s.conn.Batch(ctx)
+	b.Do("SELECT 1/0")
+	if _, err := l.run(b); err != nil {
+		return nil, err
+	}
+	b = l.s.conn.Batch(ctx)
+	b.Parse("", d.SQL)
+	if r, err = l.run(b); err != nil {
+		return nil, err
+	}
+	var pg *pgconn.PgError
+	if !errors.As(r.Err, &pg) || pg.Code != "25P02" {
+		if refused = r.Err; refused == nil {
+			refused = errors.New("the server has not parsed the statement as expected")
+		}
+		return refused, nil
+	}
+	return nil, l.undo(ctx, "ROLLBACK TO SAVEPOINT pgsluice_parse; RELEASE SAVEPOINT pgsluice_parse")
+}
+
+func refusal(r *pgwire.Result) error {
+	if r == nil {
+		return nil
+	}
+	return r.Err
 }
 
 // answers reports whether the server's answer belongs to a command: it counts rows where a query fills a table.
