@@ -60,8 +60,31 @@ func (m *Migration) DDLInstall(ctx context.Context) error {
 				"Without them, make each change of the schema on the target first, then on the source.")
 		}
 		m.Log.Info("changes of the source's schema are recorded from now on")
-		return nil
+		return m.warnUncarried(ctx, c)
 	})
+}
+
+// warnUncarried names the slots whose publications have other names, and may not carry the table: which ones they are read with only
+// pgdecode knows. It refuses to begin without.
+func (m *Migration) warnUncarried(ctx context.Context, c *pgx.Conn) error {
+	r, err := slot.GetRecorder(ctx, c)
+	if err != nil {
+		return m.Source.Explain(err)
+	}
+	rows, err := c.Query(ctx, `SELECT slot_name FROM pg_catalog.pg_replication_slots WHERE database = pg_catalog.current_database() AND plugin = 'pgoutput'
+		AND NOT temporary AND NOT slot_name = ANY ($1) ORDER BY 1`, r.Carried)
+	if err != nil {
+		return m.Source.Explain(err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return m.Source.Explain(err)
+	}
+	for _, n := range names {
+		m.Log.Warn(fmt.Sprintf("slot %s has no publication of its name, so its publication may not carry them", n),
+			"hint", "If pgdecode reads it: ALTER PUBLICATION … ADD TABLE pgsluice.ddl, for one of its publications.")
+	}
+	return nil
 }
 
 // installable refuses a schema, or a table, that somebody else has made beforehand: its owner could write what the target executes.
