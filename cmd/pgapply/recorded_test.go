@@ -32,7 +32,8 @@ func object(kind string, names ...string) format.Object {
 	return format.Object{Type: kind, Names: names}
 }
 
-// escape is a function that tries whatever could give it the rights of pgapply, or of what comes after it in the session.
+// escape is a function that tries whatever could give it the rights of pgapply, or of what comes
+// after it in the session.
 const escape = `CREATE FUNCTION app.escape() RETURNS text LANGUAGE plpgsql AS $f$
 DECLARE
 	s text;
@@ -59,8 +60,9 @@ BEGIN
 	%s;
 END $f$`
 
-// A recorded statement, and all that it calls, runs as the role that ran it: what it makes is that role's, and nothing of it reaches what pgapply does
-// before or after. Pgapply need not be a superuser.
+// A recorded statement, and all that it calls, runs as the role that ran it: what it makes is that
+// role's, and nothing of it reaches what pgapply does before or after. Pgapply need not be a
+// superuser.
 func TestRecordedAsOwner_P3(t *testing.T) {
 	for _, superuser := range []bool{true, false} {
 		t.Run(fmt.Sprintf("superuser=%v", superuser), func(t *testing.T) {
@@ -210,7 +212,8 @@ func TestRecordedPassword_P9(t *testing.T) {
 	}
 }
 
-// A constant whose type checks it by a function is checked when the statement is parsed, before it is executed.
+// A constant whose type checks it by a function is checked when the statement is parsed, before it
+// is executed.
 func TestRecordedParsed_P3(t *testing.T) {
 	_, target := pgtest.Pair(t)
 	app := guest(t, target, "app")

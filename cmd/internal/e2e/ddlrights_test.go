@@ -30,7 +30,8 @@ func statements(t *testing.T, stream []byte) (list []*format.DDL) {
 	}
 }
 
-// recordingSource makes a source with a slot whose changes of the schema are recorded, or skips the test on servers that cannot.
+// recordingSource makes a source with a slot whose changes of the schema are recorded, or skips the
+// test on servers that cannot.
 func recordingSource(t *testing.T) (*pgtest.DB, *pgtest.Env) {
 	t.Helper()
 	server := pgtest.Source(t)
@@ -63,7 +64,8 @@ func as(d *pgtest.DB, name, sql string) (string, error) {
 	return other.Try(sql)
 }
 
-// Whoever may connect may write logical messages. None of them becomes a statement, and none stops what is decoded.
+// Whoever may connect may write logical messages. None of them becomes a statement, and none stops
+// what is decoded.
 func TestForgedDDLMessage_P1_P2(t *testing.T) {
 	t.Parallel()
 	source, env := recordingSource(t)
@@ -88,8 +90,8 @@ func TestForgedDDLMessage_P1_P2(t *testing.T) {
 	}
 }
 
-// Nobody but the triggers writes the table, whatever rights the installer's defaults or a predefined role would give, and nobody calls
-// a function of ours.
+// Nobody but the triggers writes the table, whatever rights the installer's defaults or a
+// predefined role would give, and nobody calls a function of ours.
 func TestDDLRights_P1_P7(t *testing.T) {
 	t.Parallel()
 	source, env := recordingSource(t)
@@ -131,7 +133,8 @@ func TestDDLRights_P1_P7(t *testing.T) {
 	if d := list[1]; len(d.Objects) != 1 || d.Objects[0].Type != "table" || strings.Join(d.Objects[0].Names, ".") != "public.mine" || d.Type != "CREATE TABLE" {
 		t.Errorf("%+v", d)
 	}
-	// If somebody is given the right after all, nothing is believed, and nothing is left out in silence.
+	// If somebody is given the right after all, nothing is believed, and nothing is left out in
+	// silence.
 	source.Exec("GRANT INSERT ON pgsluice.ddl TO " + app)
 	if status, _, errs := env.Run(nil, "pgdecode", "--slot", source.Name, "--until", "now"); status != 78 || !strings.Contains(errs, "hint: ") {
 		t.Errorf("status %d: %s", status, errs)
@@ -143,7 +146,8 @@ func TestDDLRights_P1_P7(t *testing.T) {
 	env.Must(nil, "pgdecode", "--slot", source.Name, "--until", "now")
 }
 
-// A schema that somebody else has made beforehand is not used: its owner could replace what is in it.
+// A schema that somebody else has made beforehand is not used: its owner could replace what is in
+// it.
 func TestPreownedSchemaOnSource_P6(t *testing.T) {
 	t.Parallel()
 	source, env := recordingSource(t)

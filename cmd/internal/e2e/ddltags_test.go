@@ -8,8 +8,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/sqltext"
 )
 
-// For which statements the server's event triggers fire, and with which tag: what counts them here must know as much. A statement that a version does not have
-// is passed over.
+// For which statements the server's event triggers fire, and with which tag: what counts them here
+// must know as much. A statement that a version does not have is passed over.
 func TestEventTriggersFire_P4(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Source(t)

@@ -11,8 +11,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 )
 
-// A Recorder is what pgcutover ddl install makes on a source: event triggers that write statements into table pgsluice.ddl. What
-// stands in that table is executed on the target, so it is believed only while nobody but the triggers can write there.
+// A Recorder is what pgcutover ddl install makes on a source: event triggers that write statements
+// into table pgsluice.ddl. What stands in that table is executed on the target, so it is believed
+// only while nobody but the triggers can write there.
 type Recorder struct {
 	Installed bool     // there are event triggers of that name, or a part of them
 	OID       uint32   // of the table
@@ -23,7 +24,8 @@ type Recorder struct {
 // Trusted reports whether the table has what the event triggers have written, and nothing else.
 func (r *Recorder) Trusted() bool { return r.Installed && r.OID != 0 && len(r.Problems) == 0 }
 
-// Err is the error for event triggers that are there, and whose table cannot be believed; nil without any.
+// Err is the error for event triggers that are there, and whose table cannot be believed; nil
+// without any.
 func (r *Recorder) Err() error {
 	if !r.Installed || r.Trusted() {
 		return nil
@@ -68,7 +70,8 @@ func GetRecorder(ctx context.Context, c *pgx.Conn) (*Recorder, error) {
 	return r, err
 }
 
-// ensureRecorded puts the recorder's table into a publication, so that a slot which is made after that carries changes of the schema.
+// ensureRecorded puts the recorder's table into a publication, so that a slot which is made after
+// that carries changes of the schema.
 func ensureRecorded(ctx context.Context, c *pgx.Conn, publication string) error {
 	r, err := GetRecorder(ctx, c)
 	if err != nil || !r.Installed || contains(r.Carried, publication) {
@@ -87,7 +90,8 @@ func ensureRecorded(ctx context.Context, c *pgx.Conn, publication string) error 
 	if mine {
 		_, err = c.Exec(ctx, "ALTER PUBLICATION "+id+" ADD TABLE pgsluice.ddl")
 	} else {
-		// The event trigger does it, for who owns the publication: this statement changes nothing, and tells it.
+		// The event trigger does it, for who owns the publication: this statement changes nothing,
+		// and tells it.
 		err = pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
 			_, err := tx.Exec(ctx, "SET LOCAL pgsluice.carry = on; ALTER PUBLICATION "+id+" OWNER TO "+pgx.Identifier{owner}.Sanitize())
 			return err
@@ -106,8 +110,8 @@ func ensureRecorded(ctx context.Context, c *pgx.Conn, publication string) error 
 	return nil
 }
 
-// RequireRecorded fails if changes of the schema are recorded on the source where none of the publications carries them, or where
-// others can write.
+// RequireRecorded fails if changes of the schema are recorded on the source where none of the
+// publications carries them, or where others can write.
 func RequireRecorded(ctx context.Context, c *pgx.Conn, publications []string) error {
 	r, err := GetRecorder(ctx, c)
 	if err != nil || !r.Installed {

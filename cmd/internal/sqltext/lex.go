@@ -1,12 +1,13 @@
-// Package sqltext cuts SQL into statements as PostgreSQL's own lexer does, and tells the command tag of one. It is pure, and it
-// executes nothing: where it cannot tell, it says so.
+// Package sqltext cuts SQL into statements as PostgreSQL's own lexer does, and tells the command
+// tag of one. It is pure, and it executes nothing: where it cannot tell, it says so.
 package sqltext
 
 import "strings"
 
 // Rules are the settings that change where a string ends.
 type Rules struct {
-	// Backslash is standard_conforming_strings = off: a backslash escapes in every string, not only in E'…'.
+	// Backslash is standard_conforming_strings = off: a backslash escapes in every string, not only
+	// in E'…'.
 	Backslash bool
 }
 
@@ -19,7 +20,8 @@ func RulesOf(settings map[string]string) Rules {
 type Statement struct {
 	// Text is the statement without the word CONCURRENTLY, which cannot be in a transaction.
 	Text string
-	// Words are its words outside of parentheses, in upper case. What is in double quotes is the word `"`.
+	// Words are its words outside of parentheses, in upper case. What is in double quotes is the
+	// word `"`.
 	Words []string
 	// odd is true if it does not begin with a word.
 	odd bool
@@ -33,8 +35,8 @@ func (s *Statement) Word(i int) string {
 	return ""
 }
 
-// Split cuts a query at the semicolons between its statements: those outside of quotes, comments, parentheses and bodies of SQL
-// functions.
+// Split cuts a query at the semicolons between its statements: those outside of quotes, comments,
+// parentheses and bodies of SQL functions.
 func (r Rules) Split(q string) []Statement {
 	var all []Statement
 	var text strings.Builder
@@ -70,7 +72,8 @@ func (r Rules) Split(q string) []Statement {
 		case kind == word && depth == 0:
 			w := strings.ToUpper(t)
 			switch {
-			// Only at the beginning of a statement does END close the body; elsewhere it belongs to CASE, or is a name.
+			// Only at the beginning of a statement does END close the body; elsewhere it belongs to
+			// CASE, or is a name.
 			case body && begins && w == "END":
 				body = false
 			case w == "ATOMIC" && s.Word(len(s.Words)-1) == "BEGIN" && s.makesRoutine():
@@ -192,8 +195,8 @@ func blockComment(q string) int {
 	return len(q)
 }
 
-// text returns the length of a string that is opened at open. It goes on where nothing but white space with a newline in it, and
-// comments, stand before the next quote.
+// text returns the length of a string that is opened at open. It goes on where nothing but white
+// space with a newline in it, and comments, stand before the next quote.
 func text(q string, open int, escapes bool) int {
 	for n := open; ; {
 		n += quoted(q[n:], escapes)
@@ -226,8 +229,8 @@ func continued(q string) int {
 	return -1
 }
 
-// quoted returns the length of what stands between two quotes. A doubled quote is one in it, for escapes also one after a
-// backslash.
+// quoted returns the length of what stands between two quotes. A doubled quote is one in it, for
+// escapes also one after a backslash.
 func quoted(q string, escapes bool) int {
 	for i := 1; i < len(q); i++ {
 		switch {

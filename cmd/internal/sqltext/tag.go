@@ -19,7 +19,8 @@ var kinds = map[string][][]string{
 var before = map[string]bool{"OR": true, "REPLACE": true, "GLOBAL": true, "LOCAL": true, "TEMP": true, "TEMPORARY": true, "UNLOGGED": true,
 	"UNIQUE": true, "RECURSIVE": true, "CONSTRAINT": true, "TRUSTED": true, "PROCEDURAL": true}
 
-// kindAt returns the kind of object that is named from word i on, and where the words after it begin.
+// kindAt returns the kind of object that is named from word i on, and where the words after it
+// begin.
 func (s *Statement) kindAt(i int) (string, int) {
 	w := s.Word(i)
 	for _, more := range kinds[w] {
@@ -47,7 +48,8 @@ func (s *Statement) kind() string {
 	return k
 }
 
-// Tag returns the command tag that event triggers see of a statement, "" if it is none that they see, or if that cannot be told.
+// Tag returns the command tag that event triggers see of a statement, "" if it is none that they
+// see, or if that cannot be told.
 func (s *Statement) Tag() string {
 	if s.odd {
 		return ""
@@ -77,13 +79,13 @@ func (s *Statement) Tag() string {
 	return ""
 }
 
-// global are the kinds of objects that do not belong to a database: no event trigger fires for them. Those of event triggers
-// themselves are not theirs either.
+// global are the kinds of objects that do not belong to a database: no event trigger fires for
+// them. Those of event triggers themselves are not theirs either.
 var global = map[string]bool{"DATABASE": true, "ROLE": true, "USER": true, "GROUP": true, "TABLESPACE": true, "SYSTEM": true, "PARAMETER": true,
 	"EVENT TRIGGER": true}
 
-// Fires reports whether the event triggers of ddl install count a statement. They leave out publications and subscriptions, and
-// REINDEX, for which only new servers fire.
+// Fires reports whether the event triggers of ddl install count a statement. They leave out
+// publications and subscriptions, and REINDEX, for which only new servers fire.
 func (s *Statement) Fires() bool {
 	switch s.Word(0) {
 	case "CREATE", "ALTER", "DROP":

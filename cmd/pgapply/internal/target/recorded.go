@@ -19,8 +19,9 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// Statements that the source has recorded. They are other people's code, and so is what they call: whatever they do, they must not do it
-// with more rights than the role that ran them has here, and what they leave behind in the session must not meet what we do in it next.
+// Statements that the source has recorded. They are other people's code, and so is what they call:
+// whatever they do, they must not do it with more rights than the role that ran them has here, and
+// what they leave behind in the session must not meet what we do in it next.
 
 // recorded returns the group's statement if that is all that it has.
 func recorded(g *plan.Group) bool {
@@ -68,7 +69,8 @@ func (l *lane) alter(ctx context.Context, g *plan.Group) error {
 // undecided is how a statement begins that says itself why it cannot be repeated.
 const undecided = "DO $pgsluice$BEGIN RAISE EXCEPTION "
 
-// statement executes a recorded statement. The first error is why it was refused; the second one is the session's.
+// statement executes a recorded statement. The first error is why it was refused; the second one is
+// the session's.
 func (l *lane) statement(ctx context.Context, d *format.DDL) (refused, err error) {
 	if !strings.HasPrefix(d.SQL, undecided) {
 		if all := sqltext.RulesOf(d.Settings).Split(d.SQL); len(all) != 1 || d.Type != "" && all[0].Tag() != d.Type {
@@ -91,8 +93,9 @@ func (l *lane) statement(ctx context.Context, d *format.DDL) (refused, err error
 	if !other {
 		b.Do(d.SQL)
 	} else {
-		// SET ROLE alone is no barrier: the statement's own code could reset it. Within a function with its owner's rights the server refuses that.
-		// Triggers that wait for the commit run there, too. Until the function is called, nothing of the statement's runs.
+		// SET ROLE alone is no barrier: the statement's own code could reset it. Within a function
+		// with its owner's rights the server refuses that. Triggers that wait for the commit run
+		// there, too. Until the function is called, nothing of the statement's runs.
 		b.Do("SET LOCAL ROLE " + plan.QuoteIdent(d.Owner))
 		b.Do(`CREATE FUNCTION pg_temp.pgsluice_statement(pg_catalog.text) RETURNS pg_catalog.void LANGUAGE plpgsql SECURITY DEFINER
 			AS 'BEGIN EXECUTE $1; SET CONSTRAINTS ALL IMMEDIATE; END'`)
@@ -118,8 +121,9 @@ func (l *lane) statement(ctx context.Context, d *format.DDL) (refused, err error
 	return l.compare(ctx, d)
 }
 
-// single makes settings, and has the server's own parser say whether a statement is a single one. In a transaction that has failed the server parses a
-// statement and goes no further: to look up what it names could already call functions of others.
+// single makes settings, and has the server's own parser say whether a statement is a single one.
+// In a transaction that has failed the server parses a statement and goes no further: to look up
+// what it names could already call functions of others.
 func (l *lane) single(ctx context.Context, set []string, d *format.DDL) (refused, err error) {
 	b := l.s.conn.Batch(ctx)
 	for _, sql := range set {
@@ -157,7 +161,8 @@ func refusal(r *pgwire.Result) error {
 	return r.Err
 }
 
-// answers reports whether the server's answer belongs to a command: it counts rows where a query fills a table.
+// answers reports whether the server's answer belongs to a command: it counts rows where a query
+// fills a table.
 func answers(tag, command string) bool {
 	switch command {
 	case "CREATE TABLE AS", "SELECT INTO", "CREATE MATERIALIZED VIEW":
@@ -166,7 +171,8 @@ func answers(tag, command string) bool {
 	return tag == command
 }
 
-// role reports whether a statement is to be executed as another role than the session's, and how long the session waits for locks.
+// role reports whether a statement is to be executed as another role than the session's, and how
+// long the session waits for locks.
 func (l *lane) role(ctx context.Context, owner string) (other bool, timeout string, refused, err error) {
 	kind := "MEMBER"
 	if l.s.version >= 160000 {
@@ -202,7 +208,8 @@ func (l *lane) role(ctx context.Context, owner string) (other bool, timeout stri
 	return true, timeout, nil, nil
 }
 
-// denied adds what to do to an error of a role that may not have temporary objects: the function of alter is one.
+// denied adds what to do to an error of a role that may not have temporary objects: the function of
+// alter is one.
 func (l *lane) denied(cause error, d *format.DDL) error {
 	var pg *pgconn.PgError
 	if errors.As(cause, &pg) && pg.Code == "42501" && pg.Routine == "InitTempTableNamespace" {
@@ -212,8 +219,8 @@ func (l *lane) denied(cause error, d *format.DDL) error {
 	return cause
 }
 
-// meaning are the settings that change what a statement means. storage are those that choose how it is kept: a target may not have the
-// choice, and is none the worse for it.
+// meaning are the settings that change what a statement means. storage are those that choose how it
+// is kept: a target may not have the choice, and is none the worse for it.
 var (
 	meaning = []string{"standard_conforming_strings", "backslash_quote", "array_nulls", "transform_null_equals", "DateStyle", "IntervalStyle", "TimeZone", "xmloption",
 		"bytea_output", "extra_float_digits"}
@@ -224,7 +231,8 @@ var (
 	}
 )
 
-// settings returns the statements that make the server read a statement as the source has read it, until the end of the transaction.
+// settings returns the statements that make the server read a statement as the source has read it,
+// until the end of the transaction.
 func settings(d *format.DDL) ([]string, error) {
 	var list []string
 	for _, name := range slices.Sorted(maps.Keys(d.Settings)) {
@@ -255,8 +263,9 @@ func settings(d *format.DDL) ([]string, error) {
 	return append([]string{path}, list...), nil
 }
 
-// clean makes the session ours again after others' code has run in it: they may have changed settings, prepared other statements under the
-// names of ours, and made tables that are found before the server's own. Until the session is renewed, this has to do.
+// clean makes the session ours again after others' code has run in it: they may have changed
+// settings, prepared other statements under the names of ours, and made tables that are found
+// before the server's own. Until the session is renewed, this has to do.
 func (l *lane) clean(ctx context.Context, timeout string) error {
 	clear(l.s.prepared)
 	sql := "RESET ROLE; CLOSE ALL; DEALLOCATE ALL; RESET ALL; DISCARD TEMP; UNLISTEN *; " + l.s.set

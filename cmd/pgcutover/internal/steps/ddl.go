@@ -32,7 +32,8 @@ const uninstallSQL = `DROP EVENT TRIGGER IF EXISTS pgsluice_record;
 	EXCEPTION WHEN dependent_objects_still_exist THEN NULL;
 	END $$`
 
-// DDLInstall makes the source write each statement that changes its schema into a table, so that the stream has it at its exact place.
+// DDLInstall makes the source write each statement that changes its schema into a table, so that
+// the stream has it at its exact place.
 func (m *Migration) DDLInstall(ctx context.Context) error {
 	return m.onSource(ctx, func(c *pgx.Conn) error {
 		if v := pgdial.Version(c.PgConn()); v < 140000 {
@@ -64,8 +65,8 @@ func (m *Migration) DDLInstall(ctx context.Context) error {
 	})
 }
 
-// warnUncarried names the slots whose publications have other names, and may not carry the table: which ones they are read with only
-// pgdecode knows. It refuses to begin without.
+// warnUncarried names the slots whose publications have other names, and may not carry the table:
+// which ones they are read with only pgdecode knows. It refuses to begin without.
 func (m *Migration) warnUncarried(ctx context.Context, c *pgx.Conn) error {
 	r, err := slot.GetRecorder(ctx, c)
 	if err != nil {
@@ -87,7 +88,8 @@ func (m *Migration) warnUncarried(ctx context.Context, c *pgx.Conn) error {
 	return nil
 }
 
-// installable refuses a schema, or a table, that somebody else has made beforehand: its owner could write what the target executes.
+// installable refuses a schema, or a table, that somebody else has made beforehand: its owner could
+// write what the target executes.
 func installable(ctx context.Context, tx pgx.Tx) error {
 	rows, err := tx.Query(ctx, `SELECT x.what, r.rolname FROM (
 			SELECT 'schema pgsluice' AS what, nspowner AS owner FROM pg_catalog.pg_namespace WHERE nspname = 'pgsluice'
@@ -125,7 +127,8 @@ func carry(ctx context.Context, tx pgx.Tx, r *slot.Recorder) error {
 	return err
 }
 
-// DDLUninstall removes what DDLInstall made, once every slot has read what was recorded: afterwards nobody could tell whether to believe it.
+// DDLUninstall removes what DDLInstall made, once every slot has read what was recorded: afterwards
+// nobody could tell whether to believe it.
 func (m *Migration) DDLUninstall(ctx context.Context) error {
 	return m.onSource(ctx, func(c *pgx.Conn) error {
 		for deadline := time.Now().Add(uninstallTimeout); ; {
@@ -166,7 +169,8 @@ func (m *Migration) DDLUninstall(ctx context.Context) error {
 // uninstallTimeout is how long slots may take to read what was recorded last, while they are read.
 const uninstallTimeout = 10 * time.Second
 
-// recorded returns the number of the last row that was recorded, 0 if none was, and a position that its transaction's end is before.
+// recorded returns the number of the last row that was recorded, 0 if none was, and a position that
+// its transaction's end is before.
 func recorded(ctx context.Context, c *pgx.Conn) (last int64, end format.LSN, err error) {
 	var there bool
 	if err := c.QueryRow(ctx, "SELECT pg_catalog.to_regclass('pgsluice.ddl_id_seq') IS NOT NULL").Scan(&there); err != nil || !there {
@@ -186,7 +190,8 @@ func recorded(ctx context.Context, c *pgx.Conn) (last int64, end format.LSN, err
 	return last, end, err
 }
 
-// behind returns a slot of this database that has not confirmed everything up to a position, and whether it is being read.
+// behind returns a slot of this database that has not confirmed everything up to a position, and
+// whether it is being read.
 func behind(ctx context.Context, c *pgx.Conn, end format.LSN) (name string, active bool, err error) {
 	err = c.QueryRow(ctx, `SELECT slot_name, active FROM pg_catalog.pg_replication_slots WHERE database = pg_catalog.current_database() AND plugin = 'pgoutput'
 		AND NOT temporary AND confirmed_flush_lsn < $1::pg_catalog.text::pg_catalog.pg_lsn AND slot_name IN (SELECT p.pubname FROM pg_catalog.pg_publication p

@@ -1,5 +1,5 @@
--- What pgcutover ddl install makes on the source. All of it belongs to who installs it, and nobody else has any right in it: an event
--- trigger's function needs none of whoever executes a statement.
+-- What pgcutover ddl install makes on the source. All of it belongs to who installs it, and nobody
+-- else has any right in it: an event trigger's function needs none of whoever executes a statement.
 SET LOCAL search_path = pg_catalog, pg_temp;
 DROP EVENT TRIGGER IF EXISTS pgsluice_start;
 DROP EVENT TRIGGER IF EXISTS pgsluice_dropped;
@@ -10,14 +10,15 @@ REVOKE ALL ON SCHEMA pgsluice FROM PUBLIC;
 -- Never replaced: that would leave them to whom they belong.
 DROP FUNCTION IF EXISTS pgsluice.start(), pgsluice.dropped(), pgsluice.note(), pgsluice.record(), pgsluice.publish(oid);
 
--- A row is inserted and deleted again by the transaction whose statement it has: it exists in the WAL only. The primary key makes the
--- delete legal in every publication.
+-- A row is inserted and deleted again by the transaction whose statement it has: it exists in the
+-- WAL only. The primary key makes the delete legal in every publication.
 CREATE TABLE IF NOT EXISTS pgsluice.ddl (id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY, query text, statement text NOT NULL);
 DO $do$
 DECLARE
 	r record;
 BEGIN
-	-- Default privileges may have given rights away, and pg_write_all_data has some without having been given them.
+	-- Default privileges may have given rights away, and pg_write_all_data has some without having
+	-- been given them.
 	FOR r IN SELECT DISTINCT c.oid::regclass AS name, c.relkind, g.grantee FROM pg_class c, aclexplode(c.relacl) g
 		WHERE c.oid IN (to_regclass('pgsluice.ddl'), to_regclass('pgsluice.ddl_id_seq')) AND g.grantee <> c.relowner LOOP
 		EXECUTE format('REVOKE ALL ON %s %s FROM %s CASCADE', CASE r.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, r.name,
@@ -29,7 +30,8 @@ BEGIN
 END
 $do$;
 
--- start forgets what an earlier statement may have left, and notes that the statements which follow are an extension's script.
+-- start forgets what an earlier statement may have left, and notes that the statements which follow
+-- are an extension's script.
 CREATE FUNCTION pgsluice.start() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
 	PERFORM set_config('pgsluice.dropped', '', true);
@@ -53,9 +55,10 @@ EXCEPTION WHEN OTHERS THEN
 END
 $function$;
 
--- note writes down what only who executes the statement can see: as whom, and with which search path and settings. It runs with his
--- rights and his search path, so it names every function with its schema and uses no operator without one. Between it and record,
--- which comes next in the order of names, no code of his runs.
+-- note writes down what only who executes the statement can see: as whom, and with which search
+-- path and settings. It runs with his rights and his search path, so it names every function with
+-- its schema and uses no operator without one. Between it and record, which comes next in the order
+-- of names, no code of his runs.
 CREATE FUNCTION pgsluice.note() RETURNS event_trigger LANGUAGE plpgsql AS $function$
 BEGIN
 	PERFORM pg_catalog.set_config('pgsluice.invoker', '', true);
@@ -72,9 +75,9 @@ BEGIN
 END
 $function$;
 
--- record writes the statement that has just been executed into the table, and with that into the WAL. Should it fail to, the statement
--- is executed all the same: pgapply will stop before the first row that it cannot place. Messages have no text of others: a query may
--- hold passwords.
+-- record writes the statement that has just been executed into the table, and with that into the
+-- WAL. Should it fail to, the statement is executed all the same: pgapply will stop before the
+-- first row that it cannot place. Messages have no text of others: a query may hold passwords.
 CREATE FUNCTION pgsluice.record() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
 	SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on SET transform_null_equals = off AS $function$
 DECLARE
@@ -96,8 +99,9 @@ BEGIN
 	BEGIN
 		invoker := nullif(counted, '')::json;
 		IF tg_tag IN ('CREATE PUBLICATION', 'ALTER PUBLICATION') AND current_setting('pgsluice.carry', true) = 'on' THEN
-			-- pgextract wants the table in its publication, and does not own it. Whoever owns a publication may have that: to read what it
-			-- publishes takes REPLICATION, which reads everything anyhow.
+			-- pgextract wants the table in its publication, and does not own it. Whoever owns a
+			-- publication may have that: to read what it publishes takes REPLICATION, which reads
+			-- everything anyhow.
 			FOR target IN SELECT DISTINCT p.pubname FROM pg_event_trigger_ddl_commands() c JOIN pg_publication p ON p.oid = c.objid
 				WHERE c.object_type = 'publication' AND NOT p.puballtables AND pg_has_role((invoker->>'role')::name, p.pubowner, 'USAGE')
 				AND NOT EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = 'pgsluice.ddl'::regclass)
@@ -136,7 +140,8 @@ BEGIN
 			query := CASE WHEN starts_with(context, 'SQL statement "') AND strpos(context, E'"\nPL/pgSQL function ') > 0
 				THEN substr(context, 16, strpos(context, E'"\nPL/pgSQL function ') - 16) END;
 		END IF;
-		-- Of a query of several statements we are not told which one this is. The count outlives a commit within the query.
+		-- Of a query of several statements we are not told which one this is. The count outlives a
+		-- commit within the query.
 		counted := format('%s %s', date_part('epoch', statement_timestamp()), md5(query));
 		IF split_part(current_setting('pgsluice.' || level, true), '/', 1) = counted THEN
 			nth := split_part(current_setting('pgsluice.' || level), '/', 2)::int4 + 1;
@@ -161,7 +166,8 @@ BEGIN
 	IF tg_tag NOT IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'CREATE SCHEMA') THEN
 		RETURN;
 	END IF;
-	-- A table that was created, or that has got a key, is put into the publications where it belongs: those that have a slot of their name.
+	-- A table that was created, or that has got a key, is put into the publications where it
+	-- belongs: those that have a slot of their name.
 	BEGIN
 		FOR target IN
 			SELECT t.name, t.keyed, main.pubname AS main, main.pubname || '_insert_only' AS inserts,
@@ -193,7 +199,8 @@ $function$;
 
 REVOKE ALL ON FUNCTION pgsluice.start(), pgsluice.dropped(), pgsluice.note(), pgsluice.record() FROM PUBLIC;
 DO $do$ BEGIN
-	-- For the text of a statement in a function, which the server gives in its own language. Not every administrator may.
+	-- For the text of a statement in a function, which the server gives in its own language. Not
+	-- every administrator may.
 	ALTER FUNCTION pgsluice.record() SET lc_messages = 'C';
 EXCEPTION WHEN insufficient_privilege THEN NULL;
 END $do$;

@@ -1,5 +1,5 @@
-// Package ddl turns what the event triggers of pgcutover ddl install have written into table pgsluice.ddl into a statement that can
-// be executed elsewhere. It is pure.
+// Package ddl turns what the event triggers of pgcutover ddl install have written into table
+// pgsluice.ddl into a statement that can be executed elsewhere. It is pure.
 package ddl
 
 import (
@@ -14,8 +14,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// What the triggers record beside the query. The server does not tell a trigger which part of a query of several statements runs,
-// only which query it is; so the triggers count.
+// What the triggers record beside the query. The server does not tell a trigger which part of a
+// query of several statements runs, only which query it is; so the triggers count.
 type recorded struct {
 	Level    string             `json:"level"` // outer: the query is a client's; inner: it is executed by a PL/pgSQL function
 	Nth      int                `json:"nth"`   // of the query's statements that fire, from 1; one that a function executes again goes on counting
@@ -35,10 +35,12 @@ func (a *address) UnmarshalJSON(b []byte) error {
 	return errors.Join(json.Unmarshal(b, &parts), json.Unmarshal(parts[0], &a.Type), json.Unmarshal(parts[1], &a.Names), json.Unmarshal(parts[2], &a.Args))
 }
 
-// Decode returns the record for a row of the table: the query, empty if the trigger could not see it because a function in another
-// language than PL/pgSQL executes the statement, and what was recorded with it. It returns nil for a statement that is not a
-// target's business. Only the statement's own text goes into the record: others beside it may have passwords. One that cannot be told
-// from its query becomes a statement that fails where it is executed and says why: it must not be left out.
+// Decode returns the record for a row of the table: the query, empty if the trigger could not see
+// it because a function in another language than PL/pgSQL executes the statement, and what was
+// recorded with it. It returns nil for a statement that is not a target's business. Only the
+// statement's own text goes into the record: others beside it may have passwords. One that cannot
+// be told from its query becomes a statement that fails where it is executed and says why: it must
+// not be left out.
 func Decode(query, row []byte) *format.DDL {
 	var m recorded
 	d := &format.DDL{Section: format.Change}
@@ -90,7 +92,8 @@ func quote(name string) string {
 	return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
 }
 
-// failing is a statement that says that one cannot be repeated, without its text: what ran beside it is nobody's business.
+// failing is a statement that says that one cannot be repeated, without its text: what ran beside
+// it is nobody's business.
 func failing(d *format.DDL) string {
 	what := "The objects that it has changed are not known."
 	if len(d.Objects) > 0 {
@@ -108,18 +111,20 @@ func failing(d *format.DDL) string {
 		literal("the source has executed a statement that cannot be repeated by itself: "+d.Type), literal(what), literal("Make the same change on the target by hand."))
 }
 
-// literal quotes a string for PL/pgSQL's RAISE, within a body that is quoted by $pgsluice$. A backslash would mean something in some
-// sessions only.
+// literal quotes a string for PL/pgSQL's RAISE, within a body that is quoted by $pgsluice$. A
+// backslash would mean something in some sessions only.
 func literal(s string) string {
 	s = strings.NewReplacer("'", "''", "%", "%%", "$pgsluice$", "$ pgsluice $", `\`, "/").Replace(s)
 	return "'" + s + "'"
 }
 
-// statement picks the statement of the query that was recorded. It returns false where it would have to guess.
+// statement picks the statement of the query that was recorded. It returns false where it would
+// have to guess.
 func (m *recorded) statement(query string, rules sqltext.Rules) (s sqltext.Statement, ok bool) {
 	all := rules.Split(query)
 	if len(all) > 1 && !m.Fixed {
-		// The query was read as a whole before the first of its statements ran, which may have changed by which rules.
+		// The query was read as a whole before the first of its statements ran, which may have
+		// changed by which rules.
 		other := sqltext.Rules{Backslash: !rules.Backslash}
 		if !sameTexts(all, other.Split(query)) {
 			return s, false
@@ -158,8 +163,8 @@ func sameTexts(a, b []sqltext.Statement) bool {
 	return true
 }
 
-// forgets reports whether a statement takes back what the triggers have counted: they count in a setting of the session, which a
-// rollback restores. A commit does not.
+// forgets reports whether a statement takes back what the triggers have counted: they count in a
+// setting of the session, which a rollback restores. A commit does not.
 func forgets(s sqltext.Statement) bool {
 	switch s.Word(0) {
 	case "ROLLBACK", "ABORT":
@@ -170,7 +175,8 @@ func forgets(s sqltext.Statement) bool {
 	return false
 }
 
-// disarms reports whether statements after this one may run without the triggers, or by other rules than were recorded.
+// disarms reports whether statements after this one may run without the triggers, or by other rules
+// than were recorded.
 func disarms(s sqltext.Statement) bool {
 	t := strings.ToLower(s.Text)
 	for _, setting := range []string{"session_replication_role", "event_triggers", "standard_conforming_strings"} {
@@ -181,7 +187,8 @@ func disarms(s sqltext.Statement) bool {
 	return strings.HasSuffix(s.Tag(), " EVENT TRIGGER")
 }
 
-// ours reports whether a statement grants or revokes rights of schema pgsluice, of which the triggers see no objects.
+// ours reports whether a statement grants or revokes rights of schema pgsluice, of which the
+// triggers see no objects.
 func ours(s sqltext.Statement) bool {
 	if s.Word(0) != "GRANT" && s.Word(0) != "REVOKE" {
 		return false
