@@ -89,7 +89,7 @@ func TestRecordedAsOwner_P3(t *testing.T) {
 			stream := s.end()
 			if !superuser {
 				// Not before it may: then it says how to be allowed to.
-				status, _, errs := env.Run(stream, "pgapply")
+				status, _, errs := env.Run(stream, "pgapply", "--adopt")
 				if status != 77 || !strings.Contains(errs, "GRANT") {
 					t.Fatalf("status %d: %s", status, errs)
 				}
@@ -100,7 +100,7 @@ func TestRecordedAsOwner_P3(t *testing.T) {
 				target.Exec("GRANT " + app + " TO mig_" + target.Name + with)
 			}
 			for range 2 {
-				env.Must(stream, "pgapply")
+				env.Must(stream, "pgapply", "--adopt")
 			}
 			if got := target.Query("SELECT string_agg(a, ' ' ORDER BY a) FROM t"); got != `1 2 3 4'\ 5 6` {
 				t.Errorf("the target has %q", got)
@@ -148,7 +148,7 @@ func TestRecordedOther_P4(t *testing.T) {
 			s := newScribe(t)
 			s.write(relation("a"))
 			s.transaction(insert(name), c.ddl)
-			status, _, errs := env.Run(s.end(), "pgapply")
+			status, _, errs := env.Run(s.end(), "pgapply", "--adopt")
 			if status != c.status || !strings.Contains(errs, "hint: ") {
 				t.Errorf("status %d, want %d: %s", status, c.status, errs)
 			}
@@ -162,7 +162,7 @@ func TestRecordedOther_P4(t *testing.T) {
 	}
 	s := newScribe(t)
 	s.transaction(off)
-	env.Must(s.end(), "pgapply")
+	env.Must(s.end(), "pgapply", "--adopt")
 	if got := target.Query("SELECT string_agg(relname, ' ') FROM pg_class WHERE relnamespace = 'app'::regnamespace AND relkind = 'r'"); got != "old z" && got != "z old" {
 		t.Errorf("the target has %s", got)
 	}
@@ -181,7 +181,7 @@ func TestRecordedSettings_C19(t *testing.T) {
 		d.Settings["standard_conforming_strings"], d.Settings["array_nulls"], d.Settings["DateStyle"] = "off", "off", "ISO, DMY"
 		s.transaction(insert(fmt.Sprintf(`\%d'`, i)), d, insert(fmt.Sprintf(`%d\'`, i)))
 	}
-	env.Must(s.end(), "pgapply")
+	env.Must(s.end(), "pgapply", "--adopt")
 	for i := range 2 {
 		target.Exec(fmt.Sprintf("INSERT INTO app.s%d DEFAULT VALUES", i))
 		if got := target.Query(fmt.Sprintf("SELECT a, b[1] = 'NULL', c = '2020-04-03' FROM app.s%d", i)); got != "it's\tt\tt" {
@@ -202,11 +202,11 @@ func TestRecordedPassword_P9(t *testing.T) {
 	s.write(relation("a"))
 	s.transaction(insert("1"), by("", "CREATE USER MAPPING", "CREATE USER MAPPING FOR CURRENT_USER SERVER nothing OPTIONS (password 'hidden')"))
 	stream := s.end()
-	status, _, errs := env.Run(stream, "pgapply")
+	status, _, errs := env.Run(stream, "pgapply", "--adopt")
 	if status != 1 || strings.Contains(errs, "hidden") || !strings.Contains(errs, "CREATE USER MAPPING") {
 		t.Errorf("status %d: %s", status, errs)
 	}
-	env.Must(stream, "pgapply", "--skip-lsn", "0/1100")
+	env.Must(stream, "pgapply", "--adopt", "--skip-lsn", "0/1100")
 	if got := target.Query("SELECT count(*) FROM pgsluice.conflicts WHERE reason LIKE '%hidden%' OR tuple::text LIKE '%hidden%'"); got != "0" {
 		t.Error("it stands in pgsluice.conflicts")
 	}
@@ -230,7 +230,7 @@ func TestRecordedParsed_P3(t *testing.T) {
 		by(app, "CREATE DOMAIN", "CREATE DOMAIN app.d AS int CHECK (app.checked(VALUE))"),
 		by(app, "CREATE TABLE AS", "CREATE TABLE app.x AS SELECT '{1}'::app.d[] AS a"),
 		by(app, "CREATE TABLE", "CREATE TABLE app.y (a app.d[] DEFAULT '{1}')"))
-	env.Must(s.end(), "pgapply")
+	env.Must(s.end(), "pgapply", "--adopt")
 	if got := target.Query("SELECT rolsuper FROM pg_roles WHERE rolname = '" + app + "'"); got != "f" {
 		t.Error("the role has become a superuser")
 	}
@@ -263,7 +263,7 @@ func TestRecordedAhead_P3(t *testing.T) {
 	s.commit(8)
 	s.commit(9)
 	s.transaction(insert("4"))
-	env.Must(s.end(), "pgapply")
+	env.Must(s.end(), "pgapply", "--adopt")
 	if got := target.Query("SELECT count(*) FROM t"); got != "9004" {
 		t.Errorf("%s rows", got)
 	}
@@ -280,7 +280,7 @@ func TestRecordedRenamed(t *testing.T) {
 	target.Exec("CREATE SCHEMA other", "CREATE TABLE app.x (a int)")
 	s := newScribe(t)
 	s.transaction(by(app, "CREATE TABLE", "CREATE TABLE y (a int)", object("table", "app", "y")))
-	if status, _, errs := env.Run(s.end(), "pgapply", "--rename", "app=other"); status != 78 || !strings.Contains(errs, "hint: ") {
+	if status, _, errs := env.Run(s.end(), "pgapply", "--adopt", "--rename", "app=other"); status != 78 || !strings.Contains(errs, "hint: ") {
 		t.Errorf("status %d: %s", status, errs)
 	}
 	if got := target.Query("SELECT count(*) FROM pg_class WHERE relname = 'y'"); got != "0" {
