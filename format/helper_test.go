@@ -95,9 +95,13 @@ func write(tb testing.TB, recs ...format.Record) []byte {
 
 // read returns copies of all records of a stream, and the error that ended it, nil for io.EOF.
 func read(in io.Reader) ([]format.Record, error) {
-	var recs []format.Record
 	r := format.NewReader(in)
 	r.AcceptTorn()
+	return readFrom(r)
+}
+
+func readFrom(r *format.Reader) ([]format.Record, error) {
+	var recs []format.Record
 	for {
 		rec, err := r.Next()
 		if errors.Is(err, io.EOF) {

@@ -19,7 +19,7 @@ var update = flag.Bool("update", false, "write the streams of the vectors that s
 type vector struct {
 	name    string
 	comment string            // the lines that begin with #
-	fields  map[string]string // expect, where, rewrite
+	fields  map[string]string // expect, reader, where, rewrite
 	stream  []byte
 	records []format.Record
 }
@@ -76,7 +76,7 @@ func parseVector(text string) (*vector, error) {
 func (v *vector) String() string {
 	var b strings.Builder
 	b.WriteString(v.comment)
-	for _, name := range []string{"expect", "where", "rewrite"} {
+	for _, name := range []string{"expect", "reader", "where", "rewrite"} {
 		if v.fields[name] != "" {
 			fmt.Fprintf(&b, "%s: %s\n", name, v.fields[name])
 		}
@@ -133,6 +133,16 @@ func TestVectors(t *testing.T) {
 				t.Errorf("%v, expected %s", err, v.fields["where"])
 			}
 			same(t, got, v.records)
+			// A reader that was not told of tears must do the same, or stop, where the vector says so.
+			strictly, strict := readFrom(format.NewReader(bytes.NewReader(v.stream)))
+			switch {
+			case v.fields["reader"] == "torn":
+				if err != nil || !errors.Is(strict, format.ErrCorrupt) && !errors.Is(strict, format.ErrTruncated) && !errors.Is(strict, format.ErrNotStream) || !isPrefix(strictly, v.records) {
+					t.Errorf("a reader that accepts no tears within frames: %v", strict)
+				}
+			case expectation(strict) != v.fields["expect"]:
+				t.Errorf("a reader that accepts no tears within frames: %v, expected %s", strict, v.fields["expect"])
+			}
 			if err == nil && v.fields["rewrite"] == "" {
 				if b := write(t, v.records...); !bytes.Equal(b, v.stream) {
 					t.Errorf("the records are written as\n%s", annotate(b))

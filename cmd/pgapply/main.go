@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"io"
 	"os"
+	"os/signal"
 	"runtime/debug"
 	"strings"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/meter"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/apply"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/inspect"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -28,6 +31,8 @@ type flags struct {
 	OnConflict     string           `enum:"error,skip,overwrite" default:"error" placeholder:"POLICY" help:"What to do about a change that does not fit the target's rows: error (stop, the default), skip (leave them as they are) or overwrite (make them what the source has). What is skipped or overwritten is recorded in pgsluice.conflicts."`
 	Adopt          bool             `help:"Apply changes also to a target that pgapply has not loaded: it already has the rows as of the stream's start, copied by other means."`
 	SkipLSN        []string         `name:"skip-lsn" placeholder:"LSN" help:"Do not apply the transaction with this commit LSN; its changes are recorded in pgsluice.conflicts."`
+	Check          bool             `help:"Change nothing and need no target: check the streams to their end, and print a summary to standard error."`
+	To             string           `enum:",json" default:"" placeholder:"FORMAT" help:"Change nothing and need no target: print the records to standard output, one a line. The format is json."`
 	LogFormat      string           `enum:"text,json" default:"text" placeholder:"FORMAT" help:"How messages are written to standard error: text or json."`
 	Version        kong.VersionFlag `help:"Print the version."`
 }
@@ -48,6 +53,14 @@ func run(ctx context.Context, env *cli.Env) error {
 	in, err := env.Input()
 	if err != nil {
 		return err
+	}
+	switch {
+	case f.Check && f.To != "":
+		return fault.New(fault.Usage, "--check and --to cannot be used together").WithHint("--to json checks the same, but for what is missing at the end.")
+	case f.Check:
+		return check(env, in)
+	case f.To == "json":
+		return printJSON(env, in)
 	}
 	r := &apply.Run{Server: pgdial.Target(f.Target, "pgapply"), Jobs: 4, ApplyJobs: 1, OnConflict: f.OnConflict, Adopt: f.Adopt, Stop: env.Stop, Log: env.Log, Rename: make(map[string]string)}
 	// Before the program at the other end of the pipe begins anything.
@@ -84,4 +97,20 @@ func run(ctx context.Context, env *cli.Env) error {
 		r.SkipLSN = append(r.SkipLSN, lsn)
 	}
 	return r.Do(ctx, in)
+}
+
+// check reads streams, and says what is in them or wrong with them.
+func check(env *cli.Env, in io.Reader) error {
+	signal.Reset() // there is nothing to bring to an end
+	summary, err := inspect.Check(in, func(s string) { env.Log.Warn(s) })
+	if err == nil {
+		env.Log.Info(summary)
+	}
+	return err
+}
+
+// printJSON prints the records of streams.
+func printJSON(env *cli.Env, in io.Reader) error {
+	signal.Reset() // a reader that has seen enough ends us
+	return inspect.JSON(in, env.Stdout)
 }

@@ -3,6 +3,7 @@ package main_test
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"hash/crc32"
 	"os"
 	"path/filepath"
@@ -325,4 +326,35 @@ func TestCommitEndsBeforeItBegins_P12(t *testing.T) {
 	}
 	b.apply(bad, 65)
 	b.want("SELECT string_agg(a, '') FROM t", "1")
+}
+
+// The load in section 11 of SPEC.md, and after it the changes in section 8, are applied as they stand there.
+func TestSpecExamples_H10(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	spec, err := os.ReadFile(filepath.Join(pgtest.Root(), "format/SPEC.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	example := func(section string) []byte {
+		_, rest, _ := strings.Cut(string(spec), "\n## "+section+". ")
+		_, block, _ := strings.Cut(rest, "```\n")
+		block, _, _ = strings.Cut(block, "```\n")
+		var out []byte
+		for line := range strings.Lines(block) {
+			code, _, _ := strings.Cut(line, "#")
+			b, err := hex.DecodeString(strings.Join(strings.Fields(code), ""))
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, b...)
+		}
+		return out
+	}
+	b.apply(example("11"), 0)
+	b.want("SELECT a, b FROM public.t ORDER BY a", "1\tone\n2\tNULL")
+	other := newBench(t)
+	other.target.Exec("CREATE TABLE t (a text)")
+	other.apply(example("8"), 0)
+	other.want("SELECT a FROM t", "x")
 }

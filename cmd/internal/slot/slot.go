@@ -97,7 +97,7 @@ func timelines(file []byte) (list []format.TimelineEnd) {
 
 // Header returns a header with what is known of the source.
 func (id Identity) Header(kind string) *format.Header {
-	return &format.Header{StreamKind: kind, SystemID: id.SystemID, Timeline: id.Timeline, History: id.History, Database: id.Database,
+	return &format.Header{StreamKind: kind, Minor: format.Minor, SystemID: id.SystemID, Timeline: id.Timeline, History: id.History, Database: id.Database,
 		ServerVersion: uint64(id.Version), Encoding: id.Encoding}
 }
 

@@ -111,7 +111,7 @@ func (r *Run) streams(ctx context.Context) error {
 		switch h.StreamKind {
 		case format.Load:
 			rec, err = r.load(ctx, h)
-		case format.Changes:
+		case format.Changes, format.Repair:
 			rec, err = r.changes(ctx, h)
 		default:
 			return fault.New(fault.Data, "cannot apply a stream of kind %q", h.StreamKind)
@@ -159,11 +159,14 @@ func (r *Run) changes(ctx context.Context, h *format.Header) (rec format.Record,
 					err = f.drain()
 				}
 			case *format.Header:
-				if progress.KeyOf(x) != f.stream.Key || x.StreamKind != format.Changes {
+				if progress.KeyOf(x) != f.stream.Key || x.StreamKind != h.StreamKind {
 					return rec, f.drain()
 				}
 				err = f.begin(ctx, x)
 			default:
+				if f.repair != nil {
+					f.repair.number(rec)
+				}
 				err = f.record(ctx, rec)
 			}
 		}

@@ -45,6 +45,7 @@ type follower struct {
 	last, must progress.Transaction // the newest that was taken in, and, if it has to come again, that one
 	limit      format.LSN           // transactions behind it are of a history that the source does not have; 0: none are
 
+	repair     *repair // nil: the stream has positions
 	progress   inProgress
 	processors int // that were in use before
 }
@@ -68,6 +69,9 @@ func (r *Run) follow(ctx context.Context, h *format.Header) (*follower, error) {
 	r.report.of(stream)
 	if stream.Ended {
 		f.applier.Close()
+		if h.StreamKind == format.Repair {
+			return nil, fault.New(fault.Config, "the repair was not applied: a cutover has ended the stream of %v, and the target is written to by others", stream.Key)
+		}
 		return nil, target.ErrEnded
 	}
 	if stream.LoadStatus == "loading" {
@@ -77,8 +81,12 @@ func (r *Run) follow(ctx context.Context, h *format.Header) (*follower, error) {
 	}
 	f.applier.SetApplied(stream.Applied)
 	f.position, f.last = stream.Applied, stream.Last
-	snapshots, err := progress.Snapshots(ctx, r.control, stream.ID)
-	if err != nil {
+	report := r.report
+	var snapshots map[[2]string]format.LSN
+	if h.StreamKind == format.Repair {
+		f.repair, f.position, f.last, report = new(repair), 0, progress.Transaction{}, new(reporter)
+		f.applier.KeepPosition()
+	} else if snapshots, err = progress.Snapshots(ctx, r.control, stream.ID); err != nil {
 		f.applier.Close()
 		return nil, r.Server.Explain(err)
 	}
@@ -92,7 +100,7 @@ func (r *Run) follow(ctx context.Context, h *format.Header) (*follower, error) {
 	if f.processors = runtime.GOMAXPROCS(0); r.ApplyJobs == 1 {
 		runtime.GOMAXPROCS(1)
 	}
-	f.writer = newWriter(ctx, f.applier, r.report, r.ApplyJobs)
+	f.writer = newWriter(ctx, f.applier, report, r.ApplyJobs)
 	return f, nil
 }
 
@@ -105,6 +113,10 @@ func (f *follower) begin(ctx context.Context, h *format.Header) error {
 	clear(f.progress.early)
 	f.progress.replay.Tables = f.progress.replay.Tables[:0]
 	f.mapper.Reset()
+	if f.repair != nil {
+		f.progress.seen = f.position
+		return nil
+	}
 	f.progress.seen = h.StartLSN
 	if f.position == 0 {
 		// Nothing was loaded and nothing applied: the target is taken to be as the source was where the stream begins.

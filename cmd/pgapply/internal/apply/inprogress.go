@@ -44,8 +44,6 @@ type transaction struct {
 	spilled bool
 	subs    map[uint32]bool // subtransactions that have a savepoint
 	aborted map[uint32]bool // subtransactions
-	ddl     bool            // it changes the schema, in a record that names the whole transaction
-	unsure  bool            // and a subtransaction was rolled back after that, maybe the one that did
 
 	// What is known of one that is prepared.
 	gid      string
@@ -111,7 +109,6 @@ func (p *inProgress) record(ctx context.Context, rec format.Record) error {
 	case *format.DDL:
 		before := p.block.log.Size()
 		p.block.log.DDL(r.XID, r)
-		p.block.ddl = p.block.ddl || r.XID == p.block.xid
 		return p.logged(ctx, before)
 	case *format.Prepare:
 		return p.prepare(ctx, r)
@@ -234,17 +231,6 @@ func (p *inProgress) commit(ctx context.Context, r *format.StreamCommit) error {
 	if t.ahead && t.gid != "" && slices.Contains(p.SkipLSN, r.CommitLSN) {
 		return p.refuse(ctx, fault.New(fault.Failed, "the prepared transaction with commit LSN %v cannot be skipped by that: it is on the target already, ahead of its commit", r.CommitLSN).
 			WithHint("Name where it was prepared: pgapply --skip-lsn %v.", t.prepared))
-	}
-	if t.unsure && !slices.Contains(p.SkipLSN, r.CommitLSN) {
-		if err := p.follower.drop(ctx); err != nil {
-			return err
-		}
-		if err := p.drain(); err != nil {
-			return err
-		}
-		return fault.New(fault.Failed, "cannot apply the transaction with commit LSN %v: it changes the schema, and has rolled back to a savepoint after that", r.CommitLSN).
-			WithDetail("Whether the change was rolled back cannot be told from what the source sends of large transactions.").
-			WithHint("Bring the target where the transaction would, schema and rows, and leave it out: pgapply --skip-lsn %v.", r.CommitLSN)
 	}
 	var problem *plan.Table
 	clear(p.again)
@@ -405,8 +391,6 @@ func (p *inProgress) abort(ctx context.Context, r *format.StreamAbort) error {
 		t.aborted = make(map[uint32]bool)
 	}
 	t.aborted[r.SubXID] = true
-	// The message that carries a statement names the transaction, not the subtransaction.
-	t.unsure = t.unsure || t.ddl
 	if !t.subs[r.SubXID] {
 		return nil
 	}

@@ -34,6 +34,7 @@ type Applier struct {
 	*lane
 	stream  *progress.Stream
 	applied format.LSN // written to the target, not necessarily flushed
+	still   bool       // and there it stays
 
 	ahead      map[uint32]*lane // transactions in progress, by xid
 	spare      []*lane
@@ -72,6 +73,9 @@ func NewApplier(ctx context.Context, server pgdial.Server, control *pgx.Conn, st
 
 // SetApplied tells where the stream is, as read from the target after the lock was taken.
 func (a *Applier) SetApplied(lsn format.LSN) { a.applied = lsn }
+
+// KeepPosition has the position stay where it is: what is applied is not of the stream.
+func (a *Applier) KeepPosition() { a.still = true }
 
 // Applied returns where the stream is.
 func (a *Applier) Applied() format.LSN { return a.applied }
@@ -267,8 +271,12 @@ func (a *Applier) commit(ctx context.Context, l *lane, begin func(*pgwire.Batch)
 	if counted {
 		a.writeCounts(b, l.s)
 	}
+	lsn := e.LSN
+	if a.still {
+		lsn, e.Time, e.last = a.applied, 0, plan.Transaction{}
+	}
 	b.Bind(l.s.name(b, progress.Advance), 10, nil)
-	b.String(e.LSN.String())
+	b.String(lsn.String())
 	bindTime(b, e.Time)
 	b.String(strconv.Itoa(e.transactions))
 	b.String(strconv.FormatUint(e.changes, 10))
@@ -298,7 +306,7 @@ func (a *Applier) commit(ctx context.Context, l *lane, begin func(*pgwire.Batch)
 		clear(a.counting)
 		a.counted = time.Now()
 	}
-	a.applied = e.LSN
+	a.applied = lsn
 	a.committed(e.Position)
 	return nil, nil
 }

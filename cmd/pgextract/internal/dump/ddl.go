@@ -34,9 +34,15 @@ var skipped = map[string]bool{
 
 // DDL turns entries into records: pre-data objects and post-data objects, each in an order in which they can be created.
 func DDL(entries []Entry, x Extra) []*format.DDL {
-	b := &builder{Extra: x, byID: make(map[int]*Entry, len(entries)), records: make(map[int]uint64)}
+	b := &builder{Extra: x, byID: make(map[int]*Entry, len(entries)), records: make(map[int]uint64), sequences: make(map[int]relationName)}
 	for i := range entries {
-		b.byID[entries[i].ID] = &entries[i]
+		e := &entries[i]
+		b.byID[e.ID] = e
+		if e.Desc == "SEQUENCE OWNED BY" {
+			for _, id := range e.Deps {
+				b.sequences[id] = ownedBy(e.SQL)
+			}
+		}
 	}
 	for _, section := range []Section{SectionPreData, SectionPostData} {
 		for i := range entries {
@@ -64,6 +70,8 @@ type builder struct {
 	byID    map[int]*Entry
 	records map[int]uint64 // entry → record
 	list    []*format.DDL
+
+	sequences map[int]relationName // sequences that belong to a column
 }
 
 func (b *builder) ours(e *Entry) bool {
@@ -91,9 +99,11 @@ func (b *builder) add(e *Entry) {
 		return
 	}
 	d := &format.DDL{Section: format.PreData, Type: e.Desc, Schema: e.Schema, Name: e.Tag, Owner: e.Owner, SQL: inTablespace(e, e.SQL)}
+	if t := b.belongsTo(e); t.name != "" {
+		d.Schema, d.Table = t.schema, t.name
+	}
 	if e.Section != SectionPreData {
 		d.Section = format.PostData
-		d.Table = b.tableOf(e)
 		d.After = b.after(e.Deps...)
 		if c, ok := b.Constraints[e.OID]; ok && e.Desc == "CONSTRAINT" {
 			d.Index = inTablespace(e, c.Create+";")
@@ -112,7 +122,7 @@ func (b *builder) add(e *Entry) {
 		if d.Section == format.PostData {
 			after = []uint64{d.ID}
 		}
-		b.append(&format.DDL{Section: d.Section, Type: "OWNER", Schema: e.Schema, Name: e.Desc + " " + e.Tag, Owner: e.Owner, SQL: sql, After: after})
+		b.append(&format.DDL{Section: d.Section, Type: "OWNER", Schema: d.Schema, Table: d.Table, Name: e.Desc + " " + e.Tag, Owner: e.Owner, SQL: sql, After: after})
 	}
 }
 
@@ -129,26 +139,9 @@ func (b *builder) after(entries ...int) (ids []uint64) {
 // refresh adds the statement that fills a materialized view: a dump of the schema alone leaves it empty.
 func (b *builder) refresh(e *Entry) {
 	if e.Desc == "MATERIALIZED VIEW" && b.Populated[e.OID] {
-		b.append(&format.DDL{Section: format.PostData, Type: "MATERIALIZED VIEW DATA", Schema: e.Schema, Name: e.Tag,
+		b.append(&format.DDL{Section: format.PostData, Type: "MATERIALIZED VIEW DATA", Schema: e.Schema, Table: e.Tag, Name: e.Tag,
 			SQL: "REFRESH MATERIALIZED VIEW " + quote(e.Schema) + "." + quote(e.Tag) + ";", After: b.after(e.ID)})
 	}
-}
-
-// tableOf returns the name of the table that a post-data object belongs to.
-func (b *builder) tableOf(e *Entry) string {
-	switch e.Desc {
-	case "INDEX", "CONSTRAINT", "CHECK CONSTRAINT", "FK CONSTRAINT", "TRIGGER", "RULE", "POLICY", "ROW SECURITY", "STATISTICS":
-	default:
-		return ""
-	}
-	for _, id := range e.Deps {
-		// A foreign key depends on both of its tables: its own is the one that its tag begins with.
-		if t := b.byID[id]; t != nil && (t.Desc == "TABLE" || t.Desc == "MATERIALIZED VIEW" || t.Desc == "FOREIGN TABLE") &&
-			(e.Desc != "FK CONSTRAINT" || t.Schema == e.Schema && strings.HasPrefix(e.Tag, t.Tag+" ")) {
-			return t.Tag
-		}
-	}
-	return ""
 }
 
 // inTablespace has sql executed with the tablespace and the table access method that the object had.
