@@ -380,6 +380,9 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 		}
 	case *format.DDL:
 		if !f.skipping {
+			if err := target.Alterable(r); err != nil {
+				return f.refuse(ctx, err)
+			}
 			if err := f.renamed(r); err != nil && !f.cur.Skip {
 				return f.refuse(ctx, err)
 			}

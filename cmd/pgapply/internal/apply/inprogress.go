@@ -107,6 +107,9 @@ func (p *inProgress) record(ctx context.Context, rec format.Record) error {
 	case *format.StreamAbort:
 		return p.abort(ctx, r)
 	case *format.DDL:
+		if err := target.Alterable(r); err != nil {
+			return p.refuse(ctx, err)
+		}
 		before := p.block.log.Size()
 		p.block.log.DDL(r.XID, r)
 		return p.logged(ctx, before)

@@ -23,6 +23,27 @@ func Writable(kind format.Kind, schema, name string) error {
 		WithHint("Find out which program has written it: the header names it (pgapply --to json prints it), and a filter may have changed it.")
 }
 
+// Alterable is Writable for a statement of a transaction, as far as its record says what it changes. Temporary tables are the session's own.
+func Alterable(d *format.DDL) error {
+	schemas := []string{d.Schema}
+	if d.Type == "GRANT" || d.Type == "REVOKE" || d.Type == "COMMENT" || d.Type == "SECURITY LABEL" {
+		return nil
+	}
+	for _, o := range d.Objects {
+		if len(o.Names) > 0 && (len(o.Names) > 1 || o.Type == "schema") {
+			schemas = append(schemas, o.Names[0])
+		}
+	}
+	for _, s := range schemas {
+		if s != "" && !strings.HasPrefix(s, "pg_temp") {
+			if err := Writable(d.Kind(), s, d.Name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // writable is Writable for an object of the schema. What pg_dump brings of the server's own objects are their rights and comments.
 func writable(d *format.DDL) error {
 	schema := d.Schema

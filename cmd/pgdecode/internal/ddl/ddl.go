@@ -67,6 +67,7 @@ func Decode(query, row []byte) *format.DDL {
 	for _, o := range m.Objects {
 		d.Objects = append(d.Objects, format.Object(o))
 	}
+	named(d)
 	var s sqltext.Statement
 	if ok {
 		s, ok = m.statement(string(query), sqltext.RulesOf(d.Settings))

@@ -1,0 +1,35 @@
+package ddl
+
+import (
+	"strings"
+
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// named gives the record schema, name and table of the first object that the statement has changed, for filters that go by names. Of some
+// kinds of objects the address begins with the table; of an index it does not tell.
+func named(d *format.DDL) {
+	if len(d.Objects) == 0 {
+		return
+	}
+	o := d.Objects[0]
+	switch {
+	case len(o.Names) == 1:
+		d.Name = o.Names[0]
+	case len(o.Names) == 2:
+		d.Schema, d.Name = o.Names[0], o.Names[1]
+		switch o.Type {
+		case "table", "view", "materialized view", "foreign table":
+			d.Table = d.Name
+		}
+	case len(o.Names) == 3:
+		d.Schema, d.Name = o.Names[0], o.Names[2]
+		if strings.HasPrefix(o.Type, "operator ") { // its access method comes first
+			d.Schema = o.Names[1]
+		}
+		switch {
+		case strings.HasSuffix(o.Type, " column"), o.Type == "table constraint", o.Type == "trigger", o.Type == "rule", o.Type == "policy", o.Type == "default value":
+			d.Table = o.Names[1]
+		}
+	}
+}
