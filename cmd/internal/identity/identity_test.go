@@ -67,4 +67,21 @@ func TestLine_I9(t *testing.T) {
 	if !strings.HasPrefix(line, "source  postgres@127.0.0.1:") || !strings.Contains(line, "/"+d.Name+" (PostgreSQL ") {
 		t.Error(line)
 	}
+	// A name may have what moves a terminal's cursor, or looks like the end of a line.
+	const role = "a\x1b[2J\nb\u202eä \x7f"
+	d.Exec(`CREATE ROLE "` + role + `" LOGIN PASSWORD 'x'`)
+	t.Cleanup(func() { d.Exec(`DROP ROLE "` + role + `"`) })
+	config, err := pgx.ParseConfig(d.URI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.User, config.Password = role, "x"
+	c, err := pgx.ConnectConfig(pgtest.Context(t), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(pgtest.Context(t))
+	if got := Line("source", c); !strings.HasPrefix(got, `source  a\x1b[2J\nb\u202eä \x7f@127.0.0.1:`) {
+		t.Error(got)
+	}
 }
