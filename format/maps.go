@@ -181,6 +181,8 @@ func (r *Header) validate() error {
 		return fieldError("database")
 	case r.StreamKind == Changes && r.Slot == "":
 		return fieldError("slot")
+	case r.Encoding != "" && r.Encoding != "UTF8" && r.Encoding != "SQL_ASCII":
+		return fieldError("encoding")
 	case r.Load != nil && r.StreamKind != Load:
 		return fieldError("load")
 	case r.Load != nil && (r.Load.Part > r.Load.Parts || r.Load.Part == 0 && r.Load.Parts > 0):
