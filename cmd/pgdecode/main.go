@@ -13,6 +13,7 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/cli"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/identity"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgdecode/internal/outfile"
@@ -67,7 +68,7 @@ func run(ctx context.Context, env *cli.Env) error {
 	} else if f.Output == "" {
 		env.Log.Info("nothing is acknowledged without --confirm-from: the source keeps the WAL of slot " + f.Slot)
 	}
-	if r.Until, err = until(ctx, r.Server, f.Until); err != nil {
+	if r.Until, err = until(ctx, env, r, f.Until); err != nil {
 		return err
 	}
 	err = r.Run(ctx, format.NewWriter(out))
@@ -114,7 +115,7 @@ func (f *flags) output(env *cli.Env, r *receive.Receiver) (io.Writer, error) {
 
 // until understands --until. "now" is a position that is written to the WAL, so that everything that was committed before, also
 // asynchronously, is before it.
-func until(ctx context.Context, source pgdial.Server, s string) (format.LSN, error) {
+func until(ctx context.Context, env *cli.Env, r *receive.Receiver, s string) (format.LSN, error) {
 	if s == "" {
 		return 0, nil
 	}
@@ -125,11 +126,13 @@ func until(ctx context.Context, source pgdial.Server, s string) (format.LSN, err
 		}
 		return lsn, nil
 	}
-	c, err := source.Connect(ctx)
+	c, err := r.Server.Connect(ctx)
 	if err != nil {
 		return 0, err
 	}
 	defer c.Close(ctx)
+	env.Log.Info(identity.Line("source", c))
+	r.Named = true
 	lsn, err := slot.Now(ctx, c)
-	return lsn, source.Explain(err)
+	return lsn, r.Server.Explain(err)
 }

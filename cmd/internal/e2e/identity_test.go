@@ -251,3 +251,36 @@ func TestForeignStream_I3(t *testing.T) {
 		t.Errorf("the target has %s", got)
 	}
 }
+
+// A physical copy of the source has its system identifier. It is no copy of the slot's: rid of what it has brought along, it can be adopted.
+func TestPhysicalCopyAsTarget_I2(t *testing.T) {
+	t.Parallel()
+	major := pgtest.Source(t).Major
+	server := pgtest.Start(t, major)
+	source := server.Database(t, "")
+	source.Exec("CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (1)")
+	slot := "s_" + source.Name
+	e := &pgtest.Env{T: t, Dir: pgtest.Programs(t, false), Source: source.URI}
+	e.Must(nil, "pgextract", "--slot", slot, "--data-only")
+	copied := server.Clone(t)
+	target := *source
+	target.Server, target.URI = copied, copied.URI(source.Name)
+	e.Target = target.URI
+	source.Exec("INSERT INTO t VALUES (2)")
+	changes := e.Must(nil, "pgdecode", "--slot", slot, "--until", "now")
+	adopt := func(want int) {
+		t.Helper()
+		if status, _, errs := e.Run(changes, "pgapply", "--adopt"); status != want {
+			t.Fatalf("status %d: %s", status, errs)
+		}
+	}
+	adopt(78)
+	target.Exec("SELECT pg_drop_replication_slot('" + slot + "')")
+	adopt(78)
+	target.Exec("DROP PUBLICATION " + slot)
+	adopt(0)
+	pgtest.Equal(t, source, &target)
+	if status, out, errs := e.Run(nil, "pgcutover", "check", "--slot", slot); strings.Contains(string(out), "same database") {
+		t.Errorf("check: %d %s%s", status, out, errs)
+	}
+}

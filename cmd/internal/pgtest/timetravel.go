@@ -1,6 +1,7 @@
 package pgtest
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -55,4 +56,28 @@ func (s *Server) Restore(t testing.TB, copied string, newTimeline bool) {
 	s.Restart(t)
 	d := &DB{Server: s, Name: "postgres", URI: s.URI("postgres"), t: t}
 	Wait(t, startTimeout, "the server takes writes", func() bool { return d.Query("SELECT pg_is_in_recovery()") == "f" })
+}
+
+// Clone stops the server, starts another one from a copy of its files, and the server again.
+func (s *Server) Clone(t testing.TB) *Server {
+	t.Helper()
+	copied := s.Copy(t)
+	port, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &Server{bin: s.bin, Major: s.Major, Port: port, data: filepath.Join(copied, "data"), log: filepath.Join(copied, "log")}
+	f, err := os.OpenFile(filepath.Join(c.data, "postgresql.auto.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Fprintf(f, "port = %d\n", port); err != nil {
+		t.Fatal(err)
+	}
+	_ = f.Close()
+	if err := c.launch(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.remove)
+	return c
 }

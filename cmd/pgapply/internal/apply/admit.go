@@ -2,7 +2,10 @@ package apply
 
 import (
 	"context"
+	"errors"
 	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/identity"
@@ -14,10 +17,16 @@ import (
 // admit refuses a stream that is not this target's to take, before anything is changed there, and
 // makes sure of schema pgsluice for one that is.
 func (r *Run) admit(ctx context.Context, h *format.Header) error {
-	if err := r.notTheSource(ctx, h); err != nil {
+	if err := r.seesProbe(ctx, h); err != nil {
 		return err
 	}
 	streams, err := progress.Streams(ctx, r.control, "")
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "42703" { // state of an earlier version, which Ensure adds columns to
+		if err = progress.Ensure(ctx, r.control); err == nil {
+			streams, err = progress.Streams(ctx, r.control, "")
+		}
+	}
 	if err != nil {
 		return r.Server.Explain(err)
 	}
@@ -37,6 +46,9 @@ func (r *Run) admit(ctx context.Context, h *format.Header) error {
 		}
 	}
 	if known == nil {
+		if err := r.notTheSource(ctx, h); err != nil {
+			return err
+		}
 		if err := r.mayBegin(ctx, h); err != nil {
 			return err
 		}
@@ -47,23 +59,33 @@ func (r *Run) admit(ctx context.Context, h *format.Header) error {
 	return r.Server.Explain(progress.Ensure(ctx, r.control))
 }
 
-// notTheSource refuses a target that is the database which the stream comes from. A server's system
-// identifier alone proves nothing: a physical copy of the source has the same, and may well become
-// its target. What proves it is the lock that pgextract holds while it writes, whatever else is known;
-// or, of a database that may be the same by identifier and name, that it has the stream's slot, or the
-// publication with its token. A copy that has brought those along is not told apart from the source,
-// and has to be rid of them first.
-func (r *Run) notTheSource(ctx context.Context, h *format.Header) error {
-	look := fmt.Sprintf("Look at --target and PGSLUICE_TARGET; this is %s.", identity.Name(r.control))
-	if h.Load != nil {
-		seen, err := identity.Probe(h.Load.Probe).Seen(ctx, r.control)
-		if err != nil {
-			return r.Server.Explain(err)
-		}
-		if seen {
-			return fault.New(fault.Config, "source and target are the same database").WithHint("%s", look)
-		}
+// seesProbe refuses a target on which the lock stands that pgextract holds on the source while it writes:
+// that is the same database, whatever else is known.
+func (r *Run) seesProbe(ctx context.Context, h *format.Header) error {
+	if h.Load == nil {
+		return nil
 	}
+	seen, err := identity.Probe(h.Load.Probe).Seen(ctx, r.control)
+	if err != nil {
+		return r.Server.Explain(err)
+	}
+	if seen {
+		return fault.New(fault.Config, "source and target are the same database").WithHint("%s", r.lookAtTarget())
+	}
+	return nil
+}
+
+func (r *Run) lookAtTarget() string {
+	return fmt.Sprintf("Look at --target and PGSLUICE_TARGET; this is %s.", identity.Name(r.control))
+}
+
+// notTheSource refuses a target that seems to be the database which the stream comes from, when there is no
+// probe. A server's system identifier alone proves nothing: a physical copy of the source has the same,
+// and may well become its target. What decides about a database that may be the same by identifier and
+// name is whether it has the stream's slot, or the publication with its token. A copy that has brought
+// those along is not told apart from the source, and has to be rid of them before it is adopted.
+func (r *Run) notTheSource(ctx context.Context, h *format.Header) error {
+	look := r.lookAtTarget()
 	id, err := slot.Identify(ctx, r.control)
 	if err != nil {
 		return r.Server.Explain(err)

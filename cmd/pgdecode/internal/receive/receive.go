@@ -34,10 +34,11 @@ type Receiver struct {
 	Until        format.LSN          // end at the first transaction boundary at or after it; 0: never
 	Confirms     bool                // Confirm is called with what the target has; without it nothing is acknowledged
 	Stop         <-chan struct{}     // come to an end at the next transaction boundary
-	Keeper       Keeper              // if the stream is kept rather than passed on; then Confirmed is not used
+	Keeper       Keeper              // if the stream is kept rather than passed on; then Confirm is not called
 	Resume       format.LSN          // what an earlier run has written up to here is not to be written again; 0: go on where the slot is
 	Last         format.StreamCommit // the newest transaction that was written, whichever way it was sent; zero: none was
 	Timeline     uint64              // of the source, that it was written of; 0 if that is not known
+	Named        bool                // the source has been named on standard error
 	Log          *slog.Logger
 
 	identity slot.Identity
@@ -183,8 +184,9 @@ func (r *Receiver) inspect(ctx context.Context) (map[uint32]string, error) {
 		return nil, err
 	}
 	defer c.Close(ctx)
-	if r.header == nil {
+	if !r.Named {
 		r.Log.Info(identity.Line("source", c))
+		r.Named = true
 	}
 	if err := c.QueryRow(ctx, "SELECT pg_catalog.clock_timestamp()").Scan(&r.clock); err != nil {
 		return nil, r.Server.Explain(err)
@@ -273,40 +275,6 @@ func (r *Receiver) startReplication(ctx context.Context, conn *pgwire.Conn, from
 		}
 	}
 }
-
-// reader returns the session that reads the slot, nil if it is not known.
-func (r *Receiver) reader(ctx context.Context) *slot.Reader {
-	c, err := r.Server.Connect(ctx)
-	if err != nil {
-		return nil
-	}
-	defer c.Close(ctx)
-	reader, err := slot.GetReader(ctx, c, r.Slot)
-	if err != nil {
-		return nil
-	}
-	return reader
-}
-
-// inUse is the error for a slot that is not given free. Its reader may be a session whose process is gone, which the server will notice: that is worth
-// trying again. One that is at work is not.
-func (r *Receiver) inUse(ctx context.Context, before *slot.Reader, err error) error {
-	now := r.reader(ctx)
-	if !before.Lives(now) {
-		e := fault.New(fault.TryAgain, "slot %q is in use by another session: %w", r.Slot, err).
-			WithHint("Is another pgdecode running? On the source: SELECT * FROM pg_replication_slots WHERE slot_name = '%s'", r.Slot)
-		if now != nil {
-			e.Detail = "It is " + now.Text + "."
-		}
-		return e
-	}
-	return fault.New(fault.Config, "slot %q is being read already, by a process that is at work: %w", r.Slot, err).
-		WithDetail("It is %s.", now.Text).
-		WithHint("One scripts/sync, or pgdecode, at a time reads a slot. Leave that one at work, or stop it first; on its host, pgrep -af 'pgdecode.*%s' finds it.", r.Slot)
-}
-
-// releaseTimeout is how long the server may take to notice that the process which used the slot before is gone.
-const releaseTimeout = 2 * time.Second
 
 func write(w *format.Writer, rec format.Record) error {
 	if err := w.Write(rec); err != nil {
@@ -686,11 +654,6 @@ func (s *session) moveTo(lsn format.LSN) {
 // serverTime reads the server's clock from a replication message: microseconds since 2000.
 func serverTime(b []byte) format.Time {
 	return format.Time(int64(binary.BigEndian.Uint64(b)) + 946684800*1000000)
-}
-
-func slotInUse(err error) bool {
-	var pg *pgconn.PgError
-	return errors.As(err, &pg) && pg.Code == "55006"
 }
 
 // identify checks that a new session reaches the same source.
