@@ -61,7 +61,8 @@ type Header struct {
 	StartLSN      LSN       `msgpack:"start_lsn,omitempty"`
 	Load          *LoadInfo `msgpack:"load,omitempty"`
 
-	// What tells this source, and its history, apart from others that look alike. These keys are of minor version 1.
+	// What tells this source, and its history, apart from others that look alike. These keys are of
+	// minor version 1.
 
 	Token     string        `msgpack:"token,omitempty"`      // made together with the slot
 	History   []TimelineEnd `msgpack:"history,omitempty"`    // of the source: the timelines before Timeline, oldest first
@@ -74,7 +75,8 @@ type TimelineEnd struct {
 	End      LSN
 }
 
-// EndOf returns up to where a timeline belongs to the source's history; ok is false if it is none of the timelines before the source's own.
+// EndOf returns up to where a timeline belongs to the source's history; ok is false if it is none
+// of the timelines before the source's own.
 func (h *Header) EndOf(timeline uint64) (end LSN, ok bool) {
 	for _, t := range h.History {
 		if t.Timeline == timeline {
@@ -169,12 +171,14 @@ type DDL struct {
 	SearchPath string   `msgpack:"search_path,omitempty"`
 	XID        uint32   `msgpack:"xid,omitempty"`
 
-	// Of a statement in section Change: the settings that it was read with, and what it has created, altered or (DROP …) dropped.
+	// Of a statement in section Change: the settings that it was read with, and what it has
+	// created, altered or (DROP …) dropped.
 	Settings map[string]string `msgpack:"settings,omitempty"`
 	Objects  []Object          `msgpack:"objects,omitempty"`
 }
 
-// An Object of a schema, as pg_identify_object_as_address prints it. In the stream it is an array of the three.
+// An Object of a schema, as pg_identify_object_as_address prints it. In the stream it is an array
+// of the three.
 type Object struct {
 	Type  string
 	Names []string

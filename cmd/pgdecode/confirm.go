@@ -15,8 +15,10 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A confirmation follows the lines that pgapply prints in a file that grows or in a FIFO: "applied<TAB>LSN<TAB>time<TAB>ID" of what the target has made
-// durable, and "ended<TAB>ID", after which nothing is applied any more. ID is the migration's token and the target's identifier, with a dot between.
+// A confirmation follows the lines that pgapply prints in a file that grows or in a FIFO:
+// "applied<TAB>LSN<TAB>time<TAB>ID" of what the target has made durable, and "ended<TAB>ID", after
+// which nothing is applied any more. ID is the migration's token and the target's identifier, with
+// a dot between.
 type confirmation struct {
 	take func(receive.Line)
 }

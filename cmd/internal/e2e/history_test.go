@@ -38,7 +38,8 @@ func filler(d *pgtest.DB) {
 	d.Exec("CREATE TABLE filler AS SELECT g, repeat(md5(g::text), 8) r FROM generate_series(1, 20000) g", "DROP TABLE filler")
 }
 
-// mustPart fails the test if the target lacks new rows of the source although sync has ended with 0.
+// mustPart fails the test if the target lacks new rows of the source although sync has ended with
+// 0.
 func mustPart(t *testing.T, source, target *pgtest.DB, what string, status int, errs string) {
 	t.Helper()
 	if status != 69 || !strings.Contains(errs, ": hint: ") {
@@ -52,7 +53,8 @@ func mustPart(t *testing.T, source, target *pgtest.DB, what string, status int, 
 	}
 }
 
-// A source that goes back in time, on a new timeline or on the same, is noticed before a row of its new history is skipped.
+// A source that goes back in time, on a new timeline or on the same, is noticed before a row of its
+// new history is skipped.
 func TestSourceGoesBack_I4(t *testing.T) {
 	t.Parallel()
 	for _, newTimeline := range []bool{false, true} {
@@ -124,7 +126,8 @@ func TestSourceGoesBackMeanwhile_I4(t *testing.T) {
 	}
 }
 
-// What is no new history passes: restarts and crashes of the source, a recovery that lost nothing, and files that were applied before.
+// What is no new history passes: restarts and crashes of the source, a recovery that lost nothing,
+// and files that were applied before.
 func TestSameHistory_I4(t *testing.T) {
 	t.Parallel()
 	source, target, e := past(t)

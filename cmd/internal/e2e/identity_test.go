@@ -214,7 +214,8 @@ func TestReplayAfterCleanup_I3(t *testing.T) {
 	untouched(t, target)
 }
 
-// A stream of another server, another database, or another migration of the same slot name does not get into a target.
+// A stream of another server, another database, or another migration of the same slot name does not
+// get into a target.
 func TestForeignStream_I3(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
@@ -252,7 +253,8 @@ func TestForeignStream_I3(t *testing.T) {
 	}
 }
 
-// A physical copy of the source has its system identifier. It is no copy of the slot's: rid of what it has brought along, it can be adopted.
+// A physical copy of the source has its system identifier. It is no copy of the slot's: rid of what
+// it has brought along, it can be adopted.
 func TestPhysicalCopyAsTarget_I2(t *testing.T) {
 	t.Parallel()
 	major := pgtest.Source(t).Major

@@ -9,9 +9,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 )
 
-// Emptying returns the statements that make the connection's database anew, empty and otherwise as it
-// is: to be executed one by one, by its owner, from another database of the server. They are complete
-// except for what ALTER DATABASE … SET and GRANT ON DATABASE have said.
+// Emptying returns the statements that make the connection's database anew, empty and otherwise as
+// it is: to be executed one by one, by its owner, from another database of the server. They are
+// complete except for what ALTER DATABASE … SET and GRANT ON DATABASE have said.
 func Emptying(ctx context.Context, c *pgx.Conn) ([]string, error) {
 	provider := "''"
 	switch v := pgdial.Version(c.PgConn()); {

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// Copy stops the server, copies its files as a snapshot of its disk would, and starts it again. It returns what Restore takes.
+// Copy stops the server, copies its files as a snapshot of its disk would, and starts it again. It
+// returns what Restore takes.
 func (s *Server) Copy(t testing.TB) (copied string) {
 	t.Helper()
 	s.Stop()
@@ -25,7 +26,8 @@ func (s *Server) Copy(t testing.TB) (copied string) {
 	return copied
 }
 
-// Restore stops the server and starts it as it was when it was copied: on the same timeline, or as after a recovery, on a new one (12 and newer).
+// Restore stops the server and starts it as it was when it was copied: on the same timeline, or as
+// after a recovery, on a new one (12 and newer).
 func (s *Server) Restore(t testing.TB, copied string, newTimeline bool) {
 	t.Helper()
 	s.Stop()

@@ -13,9 +13,10 @@ import (
 )
 
 // A Binding says whose a slot is: its migration's token, which is made at random together with the
-// slot, and the one target that it is acknowledged for. A slot has no place for it, and a table would
-// need rights; so it stands in the comment of the slot's publication, where every role can read it and
-// the publication's owner write it, in a line for each slot below whatever else stands there:
+// slot, and the one target that it is acknowledged for. A slot has no place for it, and a table
+// would need rights; so it stands in the comment of the slot's publication, where every role can
+// read it and the publication's owner write it, in a line for each slot below whatever else stands
+// there:
 //
 //	pgsluice slot=mig token=XVBHQ6… target=4ZK2…
 type Binding struct {
@@ -106,10 +107,12 @@ func Token(ctx context.Context, c *pgx.Conn, slot string, publications []string)
 }
 
 // SetBinding writes a slot's binding to the first of its publications that the role may comment on,
-// also in a database that is fenced. It reports whether there is one: a publication may be another's.
+// also in a database that is fenced. It reports whether there is one: a publication may be
+// another's.
 func SetBinding(ctx context.Context, c *pgx.Conn, slot string, publications []string, b Binding) (set bool, err error) {
 	for _, p := range publications {
-		// Another slot's binding may be written to the same comment at the same time, and take ours with it.
+		// Another slot's binding may be written to the same comment at the same time, and take ours
+		// with it.
 		for range 5 {
 			set, err = comment(ctx, c, p, slot, b)
 			if err != nil || !set {
@@ -186,8 +189,8 @@ func Rebind(ctx context.Context, c *pgx.Conn, slot string, publications []string
 	return "", nil
 }
 
-// Migrations returns the slots of the connected database that have a publication of their name: those
-// of migrations from it.
+// Migrations returns the slots of the connected database that have a publication of their name:
+// those of migrations from it.
 func Migrations(ctx context.Context, c *pgx.Conn) ([]string, error) {
 	rows, err := c.Query(ctx, `SELECT slot_name::pg_catalog.text FROM pg_catalog.pg_replication_slots WHERE plugin = 'pgoutput' AND database = pg_catalog.current_database()
 		AND slot_name IN (SELECT pubname FROM pg_catalog.pg_publication)`)

@@ -59,8 +59,8 @@ func (r *Run) admit(ctx context.Context, h *format.Header) error {
 	return r.Server.Explain(progress.Ensure(ctx, r.control))
 }
 
-// seesProbe refuses a target on which the lock stands that pgextract holds on the source while it writes:
-// that is the same database, whatever else is known.
+// seesProbe refuses a target on which the lock stands that pgextract holds on the source while it
+// writes: that is the same database, whatever else is known.
 func (r *Run) seesProbe(ctx context.Context, h *format.Header) error {
 	if h.Load == nil {
 		return nil
@@ -79,11 +79,12 @@ func (r *Run) lookAtTarget() string {
 	return fmt.Sprintf("Look at --target and PGSLUICE_TARGET; this is %s.", identity.Name(r.control))
 }
 
-// notTheSource refuses a target that seems to be the database which the stream comes from, when there is no
-// probe. A server's system identifier alone proves nothing: a physical copy of the source has the same,
-// and may well become its target. What decides about a database that may be the same by identifier and
-// name is whether it has the stream's slot, or the publication with its token. A copy that has brought
-// those along is not told apart from the source, and has to be rid of them before it is adopted.
+// notTheSource refuses a target that seems to be the database which the stream comes from, when
+// there is no probe. A server's system identifier alone proves nothing: a physical copy of the
+// source has the same, and may well become its target. What decides about a database that may be
+// the same by identifier and name is whether it has the stream's slot, or the publication with its
+// token. A copy that has brought those along is not told apart from the source, and has to be rid
+// of them before it is adopted.
 func (r *Run) notTheSource(ctx context.Context, h *format.Header) error {
 	look := r.lookAtTarget()
 	id, err := slot.Identify(ctx, r.control)

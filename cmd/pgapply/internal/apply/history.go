@@ -12,14 +12,14 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A source that goes back in time (a restored backup, a standby that was behind when it was promoted)
-// writes other transactions at positions that the target has passed. They must not be taken for those
-// that were applied already. Three things tell: the source's history of timelines; up to where its WAL
-// was when its clock said what; and the last transaction that was applied, which a stream that begins
-// before its end has to have again, exactly.
+// A source that goes back in time (a restored backup, a standby that was behind when it was
+// promoted) writes other transactions at positions that the target has passed. They must not be
+// taken for those that were applied already. Three things tell: the source's history of timelines;
+// up to where its WAL was when its clock said what; and the last transaction that was applied,
+// which a stream that begins before its end has to have again, exactly.
 
-// clockSlack is how much later than the target's position a header has to be for its WAL position to
-// prove anything: a commit takes a moment from its time stamp until it is durable.
+// clockSlack is how much later than the target's position a header has to be for its WAL position
+// to prove anything: a commit takes a moment from its time stamp until it is durable.
 const clockSlack = time.Second
 
 // sameHistory checks a header against what is remembered of the source.
@@ -40,8 +40,8 @@ func (f *follower) sameHistory(ctx context.Context, h *format.Header) error {
 
 func clock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.000Z") }
 
-// timeline compares the source's timelines. Reach is how far the target has followed the remembered one. If the stream is of an earlier one, limit is where
-// that ended.
+// timeline compares the source's timelines. Reach is how far the target has followed the remembered
+// one. If the stream is of an earlier one, limit is where that ended.
 func timeline(stream *progress.Stream, h *format.Header, reach format.LSN) (limit format.LSN, err error) {
 	was := stream.Source
 	if h.Timeline == was.Timeline || h.Timeline == 0 || was.Timeline == 0 {
@@ -87,7 +87,8 @@ func parted(stream *progress.Stream, why string) error {
 		WithHint("Nothing was applied. If the right source is connected, the target needs a new full load. %s", slot.Anew(stream.Key.Slot))
 }
 
-// meetBegin is meet as far as a transaction's begin tells, so that nothing of one that is wrong is written.
+// meetBegin is meet as far as a transaction's begin tells, so that nothing of one that is wrong is
+// written.
 func (f *follower) meetBegin(b *format.Begin) error {
 	if f.limit != 0 && b.CommitLSN >= f.limit && b.CommitLSN >= f.position {
 		return f.behindLimit(b.CommitLSN)

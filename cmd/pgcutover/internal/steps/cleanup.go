@@ -109,8 +109,8 @@ func (m *Migration) Cleanup(ctx context.Context, force bool) error {
 	return nil
 }
 
-// ours refuses a slot that no migration of the source's database can have made. A slot's name is the
-// server's: it may be another database's migration, or keep WAL for a standby.
+// ours refuses a slot that no migration of the source's database can have made. A slot's name is
+// the server's: it may be another database's migration, or keep WAL for a standby.
 func (m *Migration) ours(ctx context.Context, c *pgx.Conn, info *slot.Info) error {
 	if info == nil {
 		return nil
@@ -137,8 +137,8 @@ func (m *Migration) ours(ctx context.Context, c *pgx.Conn, info *slot.Info) erro
 	return e.WithHint("Name the slot of the migration: pgcutover status says which there is.")
 }
 
-// wayBack says how a migration that was given up is begun again: what was loaded stands in its way. The
-// statements go to standard output, so that they can be piped into psql.
+// wayBack says how a migration that was given up is begun again: what was loaded stands in its way.
+// The statements go to standard output, so that they can be piped into psql.
 func (m *Migration) wayBack(ctx context.Context, t *pgx.Conn) error {
 	list, err := identity.Emptying(ctx, t)
 	if err != nil {
@@ -153,7 +153,8 @@ func (m *Migration) wayBack(ctx context.Context, t *pgx.Conn) error {
 	return nil
 }
 
-// noOthers fails if there are migrations between the two servers: one of them may be meant where a name is not known.
+// noOthers fails if there are migrations between the two servers: one of them may be meant where a
+// name is not known.
 func (m *Migration) noOthers(ctx context.Context, c, t *pgx.Conn) error {
 	names, err := slot.Migrations(ctx, c)
 	if err != nil {

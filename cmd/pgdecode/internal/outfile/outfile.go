@@ -179,7 +179,8 @@ func begins(f *os.File) bool {
 // Position returns the LSN up to which the files have everything, 0 if there is nothing in them.
 func (f *File) Position() format.LSN { return f.lsn }
 
-// Last returns the newest whole transaction in the newest file, and the timeline of the source that the file is of; zero if there is none.
+// Last returns the newest whole transaction in the newest file, and the timeline of the source that
+// the file is of; zero if there is none.
 func (f *File) Last() (last format.StreamCommit, timeline uint64) {
 	if f.header != nil {
 		timeline = f.header.Timeline

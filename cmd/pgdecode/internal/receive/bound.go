@@ -21,8 +21,8 @@ type Line struct {
 	Target string // which target that is; empty in lines of none
 }
 
-// bound decides which lines are believed, and remembers what they say. A slot is acknowledged for one
-// target: the first whose line is believed.
+// bound decides which lines are believed, and remembers what they say. A slot is acknowledged for
+// one target: the first whose line is believed.
 type bound struct {
 	confirmed atomic.Uint64
 	ended     atomic.Bool
@@ -44,8 +44,8 @@ func (b *bound) know(binding slot.Binding) {
 }
 
 // Confirm takes a line. What is there before the slot has been looked at was not printed because of
-// anything that this process has written; nor is a position that it has not written yet. Such lines are
-// of an earlier time, or of another stream. So are those of another migration.
+// anything that this process has written; nor is a position that it has not written yet. Such lines
+// are of an earlier time, or of another stream. So are those of another migration.
 func (r *Receiver) Confirm(ctx context.Context, l Line) {
 	b := &r.bound
 	b.mu.Lock()
@@ -72,10 +72,12 @@ func (r *Receiver) Confirm(ctx context.Context, l Line) {
 	}
 }
 
-// bind writes down the target that the slot belongs to, unless another process has done so meanwhile.
+// bind writes down the target that the slot belongs to, unless another process has done so
+// meanwhile.
 func (r *Receiver) bind(ctx context.Context, want slot.Binding) (slot.Binding, error) {
 	if want.Token == "" && !slices.Contains(r.Publications, r.Slot) {
-		// A slot that was made by hand, for a publication of many: nothing would take the line away when the slot goes.
+		// A slot that was made by hand, for a publication of many: nothing would take the line away
+		// when the slot goes.
 		return want, nil
 	}
 	c, err := r.Server.Connect(ctx)

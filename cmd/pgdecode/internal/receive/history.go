@@ -9,10 +9,11 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A source that goes back in time (a restored backup, a standby that was behind when it was promoted)
-// writes other transactions at positions that have been written to the stream. They must not be taken
-// for those. So a new session begins with the last transaction that was written, and drops it when it
-// comes again, exactly; and before that, the source's timelines and the end of its WAL are looked at.
+// A source that goes back in time (a restored backup, a standby that was behind when it was
+// promoted) writes other transactions at positions that have been written to the stream. They must
+// not be taken for those. So a new session begins with the last transaction that was written, and
+// drops it when it comes again, exactly; and before that, the source's timelines and the end of its
+// WAL are looked at.
 
 // sameHistory checks that the source has what was written.
 func (r *Receiver) sameHistory(id *slot.Identity) error {
@@ -40,7 +41,8 @@ func (r *Receiver) parted(why string) error {
 	return e.WithHint("Is it the right server? If so, the target needs a new full load. %s", slot.Anew(r.Slot))
 }
 
-// resume returns where a session begins, and the transaction that has to come first, if the slot goes back that far.
+// resume returns where a session begins, and the transaction that has to come first, if the slot
+// goes back that far.
 func (r *Receiver) resume() (from format.LSN, must format.StreamCommit) {
 	if r.Last.EndLSN == 0 || r.start >= r.Last.EndLSN {
 		return r.position, must
@@ -59,7 +61,8 @@ func (s *session) notMet(instead string) error {
 	return s.parted(instead)
 }
 
-// meetBegin is meet as far as a transaction's begin tells, so that nothing of one that is wrong is written.
+// meetBegin is meet as far as a transaction's begin tells, so that nothing of one that is wrong is
+// written.
 func (s *session) meetBegin(b *format.Begin) error {
 	if s.must.EndLSN != 0 {
 		if b.CommitLSN < s.must.CommitLSN || b.CommitLSN == s.must.CommitLSN && b.XID == s.must.XID && b.Time == s.must.Time {
@@ -70,7 +73,8 @@ func (s *session) meetBegin(b *format.Begin) error {
 	return s.meetSkipped(format.StreamCommit{XID: b.XID, CommitLSN: b.CommitLSN, Time: b.Time})
 }
 
-// meet takes a transaction that has come to its end, and reports whether it is the one that was to come again.
+// meet takes a transaction that has come to its end, and reports whether it is the one that was to
+// come again.
 func (s *session) meet(t format.StreamCommit) (again bool, err error) {
 	switch {
 	case s.must.EndLSN == 0:
@@ -85,7 +89,8 @@ func (s *session) meet(t format.StreamCommit) (again bool, err error) {
 	return false, nil
 }
 
-// meetSkipped refuses a transaction behind the last one that was written, and before the position: there was none.
+// meetSkipped refuses a transaction behind the last one that was written, and before the position:
+// there was none.
 func (s *session) meetSkipped(t format.StreamCommit) error {
 	if s.Last.EndLSN != 0 && t.CommitLSN >= s.Last.EndLSN && t.CommitLSN < s.position {
 		return s.notMet(describe(t.XID, t.CommitLSN, t.Time) + ", where there was none")
@@ -101,6 +106,6 @@ func (s *session) meetPosition(lsn format.LSN) error {
 	return s.notMet(fmt.Sprintf("nothing more up to LSN %v", lsn))
 }
 
-// hides reports whether blocks of a transaction are not to be written, because it is the one that comes again. Should it be another one with its number, then its end
-// will tell.
+// hides reports whether blocks of a transaction are not to be written, because it is the one that
+// comes again. Should it be another one with its number, then its end will tell.
 func (s *session) hides(xid uint32) bool { return s.must.EndLSN != 0 && xid == s.must.XID }
