@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
@@ -44,5 +46,51 @@ func TestFailoverSlot(t *testing.T) {
 	}
 	if status, _, errs := env.Run(nil, "pgextract", "--failover"); status != 64 {
 		t.Errorf("without a slot: status %d: %s", status, errs)
+	}
+}
+
+// A source that fails over to a standby with the slot synchronized goes on there, on a new timeline, as if nothing had been.
+func TestFailover_I4(t *testing.T) {
+	t.Parallel()
+	major := pgtest.Source(t).Major
+	if major < 17 {
+		major = 18
+	}
+	primary := pgtest.Start(t, major)
+	source := primary.Database(t, "")
+	target := pgtest.Target(t).Database(t, "")
+	e := pgtest.NewEnv(t, source, target)
+	for _, d := range []*pgtest.DB{source, target} {
+		d.Exec("CREATE TABLE t (id int PRIMARY KEY, v text)")
+	}
+	source.Exec("SELECT pg_create_physical_replication_slot('standby', true)")
+	standby := primary.Standby(t, "primary_slot_name=standby", "sync_replication_slots=on", "hot_standby_feedback=on")
+	promoted := *source
+	promoted.Server, promoted.URI = standby, standby.URI(source.Name)
+	// The schema needs a pg_dump of that version.
+	e.Bash(`pgextract --slot "$1" --failover --data-only | pgapply`, source.Name)
+	applied := filepath.Join(t.TempDir(), "applied")
+	once := func() {
+		t.Helper()
+		e.Bash(`pgdecode --slot "$1" --until now --confirm-from "$2" | pgapply >"$2"`, source.Name, applied)
+	}
+	rows(source, "old", 1, 3)
+	once()
+	pgtest.Wait(t, time.Minute, "the slot is on the standby", func() bool {
+		return promoted.Query("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '"+source.Name+"' AND synced AND NOT temporary") == "1"
+	})
+	rows(source, "old", 4, 6)
+	once()
+	rows(source, "old", 7, 9)
+	at := source.Query("SELECT pg_current_wal_flush_lsn()")
+	pgtest.Wait(t, time.Minute, "the standby has it", func() bool { return promoted.Query("SELECT pg_last_wal_replay_lsn() >= '"+at+"'") == "t" })
+	primary.Stop()
+	promoted.Exec("SELECT pg_promote()")
+	e.Source = promoted.URI
+	rows(&promoted, "new", 11, 13)
+	once()
+	pgtest.Equal(t, &promoted, target)
+	if got := target.Query("SELECT timeline FROM pgsluice.streams"); got != "2" {
+		t.Errorf("the timeline is %s", got)
 	}
 }

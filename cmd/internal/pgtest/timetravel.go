@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -63,6 +64,17 @@ func (s *Server) Restore(t testing.TB, copied string, newTimeline bool) {
 // Clone stops the server, starts another one from a copy of its files, and the server again.
 func (s *Server) Clone(t testing.TB) *Server {
 	t.Helper()
+	return s.clone(t, false)
+}
+
+// Standby is like Clone, and the other one follows the server, with these settings.
+func (s *Server) Standby(t testing.TB, settings ...string) *Server {
+	t.Helper()
+	return s.clone(t, true, append(settings, fmt.Sprintf("primary_conninfo=host=127.0.0.1 port=%d user=postgres dbname=postgres", s.Port))...)
+}
+
+func (s *Server) clone(t testing.TB, standby bool, settings ...string) *Server {
+	t.Helper()
 	copied := s.Copy(t)
 	port, err := freePort()
 	if err != nil {
@@ -73,10 +85,22 @@ func (s *Server) Clone(t testing.TB) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := fmt.Fprintf(f, "port = %d\n", port); err != nil {
-		t.Fatal(err)
+	for _, set := range append(settings, fmt.Sprintf("port=%d", port)) {
+		name, value, _ := strings.Cut(set, "=")
+		if _, err := fmt.Fprintf(f, "%s = '%s'\n", name, value); err != nil {
+			t.Fatal(err)
+		}
 	}
 	_ = f.Close()
+	if standby {
+		signal := filepath.Join(c.data, "standby.signal")
+		if err := os.WriteFile(signal, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := chown(signal); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := c.launch(); err != nil {
 		t.Fatal(err)
 	}

@@ -133,7 +133,7 @@ func SetBinding(ctx context.Context, c *pgx.Conn, slot string, publications []st
 	return false, nil
 }
 
-// comment writes a slot's binding to a publication's comment; it returns false if the role may not.
+// comment writes a slot's binding to a publication's comment; it returns false if that cannot be.
 func comment(ctx context.Context, c *pgx.Conn, publication, slot string, b Binding) (bool, error) {
 	err := pgx.BeginTxFunc(ctx, c, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
 		old, err := comments(ctx, c, []string{publication})
@@ -153,8 +153,9 @@ func comment(ctx context.Context, c *pgx.Conn, publication, slot string, b Bindi
 	})
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
-		switch pg.Code {
-		case "42501", "25006", "0A000": // another's; or a standby
+		switch pg.Code[:2] {
+		case "08", "40", "53", "55", "57": // it may work in a moment
+		default: // it is another's, the server a standby, or an event trigger has something against it
 			return false, nil
 		}
 	}

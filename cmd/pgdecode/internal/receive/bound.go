@@ -91,7 +91,7 @@ func (r *Receiver) bind(ctx context.Context, want slot.Binding) (slot.Binding, e
 	}
 	set, err := slot.SetBinding(ctx, c, r.Slot, r.Publications, want)
 	if err == nil && !set {
-		r.Log.Info(fmt.Sprintf("the role may not comment on the publications of slot %s, so that it cannot be written down which target it belongs to", r.Slot))
+		r.Log.Info(fmt.Sprintf("the comments of the publications of slot %s cannot be written, so that nothing says which target it belongs to", r.Slot))
 	}
 	return want, err
 }

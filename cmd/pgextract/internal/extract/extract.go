@@ -417,7 +417,7 @@ func (l *Load) snapshot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*s
 			return nil, l.Server.Explain(err)
 		}
 		if !set {
-			l.Log.Info(fmt.Sprintf("publication %q is another role's, so that its comment cannot say whose slot %s is", l.Publication, l.Slot))
+			l.Log.Info(fmt.Sprintf("the comment of publication %q cannot be written, so that nothing says whose slot %s is", l.Publication, l.Slot))
 		}
 	}
 	name, temporary := l.Slot, info != nil
