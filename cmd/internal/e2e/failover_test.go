@@ -76,7 +76,10 @@ func TestFailover_I4(t *testing.T) {
 	}
 	rows(source, "old", 1, 3)
 	once()
-	pgtest.Wait(t, time.Minute, "the slot is on the standby", func() bool {
+	pgtest.Wait(t, 2*time.Minute, "the slot is on the standby", func() bool {
+		// The standby keeps its copy only when the slot has come to where the standby's own WAL begins.
+		source.Exec("SELECT pg_log_standby_snapshot()")
+		once()
 		return promoted.Query("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '"+source.Name+"' AND synced AND NOT temporary") == "1"
 	})
 	rows(source, "old", 4, 6)
