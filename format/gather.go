@@ -7,8 +7,8 @@ const keepLong = 4 << 20
 
 // LongRecords has the Reader keep records of more than a few megabytes in memory from alloc, instead of the garbage collector's, which holds
 // several times as much as it needs to. alloc is asked for as many bytes as the longest possible record has (2^30, and a few more), of which only
-// the front is touched, by as much as has arrived: it is meant for memory that costs nothing before it is used, like that of mmap. free gets
-// it back when the record is not valid any more: at the next call of Next.
+// the front is touched, by as much as has arrived: it is meant for memory that costs nothing before it is used, like that of mmap, and returns nil if there
+// is none. free gets it back when the record is not valid any more: at the next call of Next.
 func (r *Reader) LongRecords(alloc func(n int) []byte, free func([]byte)) {
 	r.alloc, r.free = alloc, free
 }
@@ -34,8 +34,9 @@ func (r *Reader) gather(piece []byte) error {
 	r.dropped += n
 	piece = piece[n:]
 	if n := len(r.long) + len(piece); n > keepLong && r.lent == nil && r.alloc != nil {
-		r.lent = r.alloc(r.limit)
-		r.long = r.lent[:copy(r.lent, r.long)]
+		if r.lent = r.alloc(r.limit); r.lent != nil {
+			r.long = r.lent[:copy(r.lent, r.long)]
+		}
 	}
 	r.long = append(r.long, piece...)
 	return nil

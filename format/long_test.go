@@ -216,6 +216,14 @@ func TestLongRecordsInLentMemory_H11(t *testing.T) {
 	if l.freed != 4 {
 		t.Errorf("%d given back", l.freed)
 	}
+	// Where there is no such memory, any other does.
+	r = format.NewReader(bytes.NewReader(b))
+	r.LongRecords(func(int) []byte { return nil }, func([]byte) { t.Error("what was not lent is given back") })
+	for i := range recs {
+		rec, err := r.Next()
+		must(t, err)
+		same(t, []format.Record{rec}, recs[i:i+1])
+	}
 	// Nor does anything stay when a record breaks off.
 	l = &lender{t: t}
 	r = format.NewReader(bytes.NewReader(b[:len(b)-20]))

@@ -2,11 +2,11 @@ package huge
 
 import "golang.org/x/sys/unix"
 
-func alloc(n int) []byte {
+func reserve(n int) []byte {
 	// Without MAP_NORESERVE a small machine may refuse a size that will never be written to.
 	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE|unix.MAP_NORESERVE)
 	if err != nil {
-		return make([]byte, n)
+		return nil
 	}
 	return b
 }

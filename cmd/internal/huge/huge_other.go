@@ -2,6 +2,6 @@
 
 package huge
 
-func alloc(n int) []byte { return make([]byte, n) }
+func reserve(int) []byte { return nil }
 
 func free([]byte) {}

@@ -64,7 +64,7 @@ func (r *Run) Do(ctx context.Context, in io.Reader) error {
 	r.giveUp = make(chan struct{})
 	r.in = newInput(in, r.giveUp)
 	r.reader = format.NewReader(r.in)
-	r.reader.LongRecords(huge.Alloc, huge.Free)
+	r.reader.LongRecords(huge.Reserve, huge.Free)
 	r.reader.DropMessages() // nothing is applied for them
 	r.report = &reporter{out: r.Lines}
 	r.lacking = make(incomplete)

@@ -120,7 +120,7 @@ func (f *File) open(name string, create int) error {
 // machine went down, whatever the disk had of it. Should that have been more, then the slot will not go back far enough, and say so.
 func (f *File) scan() error {
 	r := format.NewReader(f.f)
-	r.LongRecords(huge.Alloc, huge.Free)
+	r.LongRecords(huge.Reserve, huge.Free)
 	r.DropMessages()
 	var xid uint32 // of the open transaction
 	for {
