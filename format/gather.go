@@ -1,21 +1,25 @@
 package format
 
-// A long record comes in pieces. They are gathered in one piece of memory, which is used again for the next one, or given back if it is large.
+// A long record comes in pieces. They are gathered in one piece of memory, which is used again for
+// the next one, or given back if it is large.
 
 // keepLong is how large a long record's memory may be to be kept for the next one.
 const keepLong = 4 << 20
 
-// LongRecords has the Reader keep records of more than a few megabytes in memory from alloc, instead of the garbage collector's, which holds
-// several times as much as it needs to. alloc is asked for as many bytes as the longest possible record has (2^30, and a few more), of which only
-// the front is touched, by as much as has arrived: it is meant for memory that costs nothing before it is used, like that of mmap, and returns nil if there
-// is none. free gets it back when the record is not valid any more: at the next call of Next.
+// LongRecords has the Reader keep records of more than a few megabytes in memory from alloc,
+// instead of the garbage collector's, which holds several times as much as it needs to. alloc is
+// asked for as many bytes as the longest possible record has (2^30, and a few more), of which only
+// the front is touched, by as much as has arrived: it is meant for memory that costs nothing before
+// it is used, like that of mmap, and returns nil if there is none. free gets it back when the
+// record is not valid any more: at the next call of Next.
 func (r *Reader) LongRecords(alloc func(n int) []byte, free func([]byte)) {
 	r.alloc, r.free = alloc, free
 }
 
-// DropMessages has the Reader drop the content of messages that come in several pieces, piece by piece: then Content is nil. It is for
-// readers that have no use for messages. What stands around the content is checked as ever. (An unknown record that begins like a message has a Body
-// of nil, too.)
+// DropMessages has the Reader drop the content of messages that come in several pieces, piece by
+// piece: then Content is nil. It is for readers that have no use for messages. What stands around
+// the content is checked as ever. (An unknown record that begins like a message has a Body of nil,
+// too.)
 func (r *Reader) DropMessages() { r.dropMessages = true }
 
 // gather adds a piece to a long record.
@@ -54,8 +58,9 @@ func (r *Reader) release() {
 	r.long, r.drop, r.dropped = nil, 0, 0
 }
 
-// openMessage takes the front of what may be a message whose content is to be dropped, and returns what follows. The kind is only known with the
-// last piece; but no other body that we know begins with a bool.
+// openMessage takes the front of what may be a message whose content is to be dropped, and returns
+// what follows. The kind is only known with the last piece; but no other body that we know begins
+// with a bool.
 func (r *Reader) openMessage(piece []byte) []byte {
 	if !r.dropMessages {
 		return piece
@@ -79,7 +84,8 @@ func (r *Reader) openMessage(piece []byte) []byte {
 	return c.b
 }
 
-// forgetContent marks a record whose content was dropped. An unknown one that begins like a message has lost its body as well.
+// forgetContent marks a record whose content was dropped. An unknown one that begins like a message
+// has lost its body as well.
 func forgetContent(rec Record) {
 	switch r := rec.(type) {
 	case *Message:

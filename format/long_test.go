@@ -20,7 +20,8 @@ func bigValue(n int) []byte {
 	return b
 }
 
-// What a Writer makes of a long record is the same bytes wherever the large values stand, and however large they are; and it copies none of it.
+// What a Writer makes of a long record is the same bytes wherever the large values stand, and
+// however large they are; and it copies none of it.
 func TestWriterDoesNotCopyLongRecords_H11(t *testing.T) {
 	const mib = 1 << 20
 	for _, sizes := range [][]int{{mib - 20, 1}, {mib, 0}, {mib + 1, 5000}, {4095, mib, 4096}, {3 * mib, 3 * mib}, {20 * mib, 1, 17, 2*mib - 1}, {5000, 5000, 8 * mib, 5000}} {
@@ -85,7 +86,8 @@ func without(rec format.Record) format.Record {
 	panic(rec.Kind())
 }
 
-// A record whose data comes from a reader is the same record, and takes no more memory than a frame.
+// A record whose data comes from a reader is the same record, and takes no more memory than a
+// frame.
 func TestWriteFrom_H11(t *testing.T) {
 	for _, n := range []int{0, 1, 4095, 70_000, 1<<20 - 6, 1 << 20, 3 << 20, 10<<20 + 1} {
 		data := bigValue(n)
@@ -121,7 +123,8 @@ func TestWriteFrom_H11(t *testing.T) {
 	}
 }
 
-// When the data of a record breaks off, a header is all that may follow, and a Reader takes the record for torn.
+// When the data of a record breaks off, a header is all that may follow, and a Reader takes the
+// record for torn.
 func TestWriteFromBreaksOff_H11(t *testing.T) {
 	for name, recs := range fromReader(nil) {
 		for _, n := range []int{0, 100, 1 << 20, 5 << 20} {
@@ -182,7 +185,8 @@ func (l *lender) free(b []byte) {
 	l.freed++
 }
 
-// Long records are kept in the memory that is lent for them, once, and only as long as they are valid.
+// Long records are kept in the memory that is lent for them, once, and only as long as they are
+// valid.
 func TestLongRecordsInLentMemory_H11(t *testing.T) {
 	const mib = 1 << 20
 	recs := []format.Record{changeHeader(), relationT(), &format.Begin{XID: 1, CommitLSN: 200}}
@@ -236,7 +240,8 @@ func TestLongRecordsInLentMemory_H11(t *testing.T) {
 	}
 }
 
-// The content of messages that nobody wants is dropped while it arrives, and what is around it is checked.
+// The content of messages that nobody wants is dropped while it arrives, and what is around it is
+// checked.
 func TestDropMessages_H11(t *testing.T) {
 	const mib = 1 << 20
 	small := &format.Message{LSN: 1, Prefix: []byte("p"), Content: []byte("kept")}
@@ -273,7 +278,8 @@ func TestDropMessages_H11(t *testing.T) {
 	if _, err := r.Next(); err != io.EOF {
 		t.Errorf("got %v", err)
 	}
-	// A content that ends too early, bytes behind the end, a transaction that is not open, and a header between the pieces.
+	// A content that ends too early, bytes behind the end, a transaction that is not open, and a
+	// header between the pieces.
 	content := pack(bigValue(200))
 	message := func(transactional bool, content []byte, more ...byte) []byte {
 		b := append([]byte{0x94}, pack(transactional, 7, "p")...)

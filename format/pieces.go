@@ -7,8 +7,8 @@ import (
 	"io"
 )
 
-// Long records, those whose body is larger than a frame. A Writer copies nothing of their large values: it cuts the body where a
-// frame is full, and writes each frame from where its bytes are.
+// Long records, those whose body is larger than a frame. A Writer copies nothing of their large
+// values: it cuts the body where a frame is full, and writes each frame from where its bytes are.
 
 // A longRecord can be encoded without its large values.
 type longRecord interface {
@@ -67,8 +67,9 @@ func (c *cuts) bin(b, data []byte) ([]byte, error) {
 	return b, nil
 }
 
-// WriteFrom writes a *CopyData, *Message or *LargeObject whose Data or Content, which must be empty, is the next size bytes of r. It never holds more
-// of it than a frame. If r fails, that is the error: then the record is torn, and only a Header may follow.
+// WriteFrom writes a *CopyData, *Message or *LargeObject whose Data or Content, which must be
+// empty, is the next size bytes of r. It never holds more of it than a frame. If r fails, that is
+// the error: then the record is torn, and only a Header may follow.
 func (w *Writer) WriteFrom(rec Record, size int, r io.Reader) error {
 	if w.err != nil {
 		return w.err

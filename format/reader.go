@@ -20,9 +20,11 @@ const (
 
 // A Reader reads one stream, or several that follow one another.
 //
-// Next returns records that have been checked: their checksum, their values, their order, and at the end record that no frame
-// is missing. After an error every call returns the same error. Memory is bounded by a small multiple of the largest record that is there plus a
-// fixed buffer, whatever the input claims; LongRecords makes that once the record. A Reader is not safe for concurrent use.
+// Next returns records that have been checked: their checksum, their values, their order, and at
+// the end record that no frame is missing. After an error every call returns the same error. Memory
+// is bounded by a small multiple of the largest record that is there plus a fixed buffer, whatever
+// the input claims; LongRecords makes that once the record. A Reader is not safe for concurrent
+// use.
 type Reader struct {
 	r     io.Reader
 	buf   []byte

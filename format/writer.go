@@ -31,7 +31,8 @@ func NewWriter(w io.Writer) *Writer {
 	return &Writer{w: w, buf: make([]byte, 0, writeBuffer)}
 }
 
-// Write writes a record. It keeps no reference to it, and does not copy the large values of one that is longer than a frame.
+// Write writes a record. It keeps no reference to it, and does not copy the large values of one
+// that is longer than a frame.
 func (w *Writer) Write(rec Record) error {
 	if w.err != nil {
 		return w.err
@@ -189,7 +190,8 @@ func (w *Writer) Buffered() int { return len(w.buf) }
 // N returns the number of bytes written, without the buffered ones.
 func (w *Writer) N() int64 { return w.n }
 
-// InTransaction reports whether a transaction or block is open, or a record torn: then the stream cannot end here.
+// InTransaction reports whether a transaction or block is open, or a record torn: then the stream
+// cannot end here.
 func (w *Writer) InTransaction() bool {
 	return w.order.state == inTx || w.order.state == inBlock || w.torn
 }

@@ -10,8 +10,9 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A message that passes in pieces may break off: because the source goes away, or because it falls silent while pgdecode is told to stop. What was
-// written of it is taken back by a header, and all of it comes again.
+// A message that passes in pieces may break off: because the source goes away, or because it falls
+// silent while pgdecode is told to stop. What was written of it is taken back by a header, and all
+// of it comes again.
 func TestMessageBreaksOff_H11(t *testing.T) {
 	for _, how := range []string{"killed", "silent"} {
 		t.Run(how, func(t *testing.T) {

@@ -84,7 +84,8 @@ func hugeShapes() []hugeShape {
 	}
 }
 
-// A value of 200 MB is not copied on its way: it takes each program at most 1.3 times its size, however it comes; and what nobody wants takes nothing.
+// A value of 200 MB is not copied on its way: it takes each program at most 1.3 times its size,
+// however it comes; and what nobody wants takes nothing.
 func TestHugeValue_H11(t *testing.T) {
 	t.Parallel()
 	for _, s := range hugeShapes() {

@@ -21,10 +21,11 @@ const notCopied = 64 << 10
 // keepAtMost is how large a buffer may be to be kept for the next batch.
 const keepAtMost = 16 << 20
 
-// A Batch is a sequence of statements that is sent without waiting for answers: the extended protocol in pipeline mode. The first
-// error makes the server skip everything up to the end of the batch. Statements are Bind and Execute, or Do; BEGIN and COMMIT are
-// statements too. Between Bind and Execute, Null, Bytes and Array give the parameters in order. Large values are not copied: they must not change before Run has
-// returned.
+// A Batch is a sequence of statements that is sent without waiting for answers: the extended
+// protocol in pipeline mode. The first error makes the server skip everything up to the end of the
+// batch. Statements are Bind and Execute, or Do; BEGIN and COMMIT are statements too. Between Bind
+// and Execute, Null, Bytes and Array give the parameters in order. Large values are not copied:
+// they must not change before Run has returned.
 type Batch struct {
 	c     *Conn
 	buf   []byte
@@ -61,7 +62,8 @@ func (b *Batch) message(t byte) {
 	b.open = b.mark()
 }
 
-// mark makes room for a length, and returns its place. As long as it is open, it has minus the bytes that cuts had taken before.
+// mark makes room for a length, and returns its place. As long as it is open, it has minus the
+// bytes that cuts had taken before.
 func (b *Batch) mark() int {
 	at := len(b.buf)
 	b.buf = binary.BigEndian.AppendUint32(b.buf, uint32(-b.taken))

@@ -69,7 +69,8 @@ func (c *Conn) WriteCopyPieces(ctx context.Context, data []byte) error {
 	return nil
 }
 
-// refused returns the error if the server has refused what was sent before. The COPY is then over. The server says nothing while all is well, but for a notice.
+// refused returns the error if the server has refused what was sent before. The COPY is then over.
+// The server says nothing while all is well, but for a notice.
 func (c *Conn) refused(ctx context.Context) error {
 	for !c.Waiting() || c.readable() {
 		// What has come may be a part of a message, or something of TLS that is none.

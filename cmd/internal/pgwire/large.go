@@ -6,8 +6,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/huge"
 )
 
-// Messages that are larger than largeMessage do not go through the buffer as a whole: whoever receives one gets its beginning, and then passes the rest
-// on in pieces, or has it put together in memory that is lent for it. Unread rest is skipped by whatever reads next.
+// Messages that are larger than largeMessage do not go through the buffer as a whole: whoever
+// receives one gets its beginning, and then passes the rest on in pieces, or has it put together in
+// memory that is lent for it. Unread rest is skipped by whatever reads next.
 
 const (
 	// largeMessage is from which size on a CopyData message is large.
@@ -42,8 +43,8 @@ func (c *Conn) messageOrBegin() (byte, []byte, error) {
 // Rest returns how many bytes of the message that Receive has begun are still to be read.
 func (c *Conn) Rest() int { return c.rest }
 
-// Read reads on in a message that Receive has begun. It returns io.EOF at the message's end, not the connection's. A deadline that passes leaves
-// the message where it is.
+// Read reads on in a message that Receive has begun. It returns io.EOF at the message's end, not
+// the connection's. A deadline that passes leaves the message where it is.
 func (c *Conn) Read(p []byte) (int, error) {
 	if c.rest == 0 {
 		return 0, io.EOF
@@ -68,8 +69,8 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return 0, err
 }
 
-// Whole reads a message that Receive has only begun (Rest is not 0) to its end, and returns all of it, valid until the next call of Receive. If a deadline passes meanwhile, the next
-// call goes on.
+// Whole reads a message that Receive has only begun (Rest is not 0) to its end, and returns all of
+// it, valid until the next call of Receive. If a deadline passes meanwhile, the next call goes on.
 func (c *Conn) Whole() ([]byte, error) {
 	if c.begun != nil {
 		n := len(c.begun) + c.rest

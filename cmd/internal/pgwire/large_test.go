@@ -15,7 +15,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
 )
 
-// patiently calls f again while a deadline passes, and sets another one, so short that a large message takes many.
+// patiently calls f again while a deadline passes, and sets another one, so short that a large
+// message takes many.
 func patiently[T any](t *testing.T, c *pgwire.Conn, f func() (T, error)) (T, error) {
 	for {
 		must(t, c.SetReadDeadline(time.Now().Add(5*time.Millisecond)))
@@ -26,7 +27,8 @@ func patiently[T any](t *testing.T, c *pgwire.Conn, f func() (T, error)) (T, err
 	}
 }
 
-// A large message can be read as a whole, in pieces, in part, or not at all, while deadlines pass; what follows it is not touched.
+// A large message can be read as a whole, in pieces, in part, or not at all, while deadlines pass;
+// what follows it is not touched.
 func TestLargeMessages_H11(t *testing.T) {
 	transports(t, func(t *testing.T, d *pgtest.DB) {
 		ctx, c := pgtest.Context(t), open(t, d.URI, true)
@@ -96,7 +98,8 @@ func TestLargeMessages_H11(t *testing.T) {
 	})
 }
 
-// Rows of any size come out of a COPY and go into another, and through parameters and arrays, without being copied.
+// Rows of any size come out of a COPY and go into another, and through parameters and arrays,
+// without being copied.
 func TestLargeRows_H11(t *testing.T) {
 	transports(t, func(t *testing.T, d *pgtest.DB) {
 		ctx, out, in := pgtest.Context(t), open(t, d.URI, false), open(t, d.URI, false)

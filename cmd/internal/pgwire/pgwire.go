@@ -179,9 +179,11 @@ func (c *Conn) Exec(ctx context.Context, sql string) error {
 	return err
 }
 
-// CopyOut runs a COPY TO STDOUT and calls row with each CopyData message, which is one row (in binary format the first has the header
-// before its row, and a trailer is the last one). The bytes are valid until row returns. Of a large message row gets the beginning; it is for row to
-// pass the rest on, by Rest and Read. An error of row ends the session; an error of the server leaves it usable. It returns the number of rows that the server counted.
+// CopyOut runs a COPY TO STDOUT and calls row with each CopyData message, which is one row (in
+// binary format the first has the header before its row, and a trailer is the last one). The bytes
+// are valid until row returns. Of a large message row gets the beginning; it is for row to pass the
+// rest on, by Rest and Read. An error of row ends the session; an error of the server leaves it
+// usable. It returns the number of rows that the server counted.
 func (c *Conn) CopyOut(ctx context.Context, sql string, row func([]byte) error) (rows uint64, err error) {
 	stop := c.watch(ctx)
 	defer stop()
@@ -273,8 +275,9 @@ func (c *Conn) startCopy(ctx context.Context, sql string, begins byte, otherwise
 // ErrEnded is returned by Receive when the server has ended the replication in good order, as it does when it shuts down.
 var ErrEnded = errors.New("the server ended the replication")
 
-// Receive returns the next CopyData message's payload, valid until the next call; of a large one the beginning, and Rest says how much follows. A deadline
-// may be set with SetReadDeadline; an error that it causes leaves the connection usable.
+// Receive returns the next CopyData message's payload, valid until the next call; of a large one
+// the beginning, and Rest says how much follows. A deadline may be set with SetReadDeadline; an
+// error that it causes leaves the connection usable.
 func (c *Conn) Receive() ([]byte, error) {
 	for {
 		t, body, err := c.messageOrBegin()

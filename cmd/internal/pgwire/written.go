@@ -6,8 +6,8 @@ import (
 	"io"
 )
 
-// Written gives a parameter, in text format, that write writes. It is called once to learn the length and once to have the bytes, at the latest by Run:
-// they must be the same, and are not held.
+// Written gives a parameter, in text format, that write writes. It is called once to learn the
+// length and once to have the bytes, at the latest by Run: they must be the same, and are not held.
 func (b *Batch) Written(write func(io.Writer)) {
 	var n counter
 	write(&n)

@@ -9,7 +9,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A change whose record is huge is written by itself, from the memory that the reader has put it together in: nothing else is done before that is free again.
+// A change whose record is huge is written by itself, from the memory that the reader has put it
+// together in: nothing else is done before that is free again.
 
 // hugeRecord is from which size on a record is huge: one that would fill a group.
 const hugeRecord = maxGroups / 2
@@ -22,7 +23,8 @@ func (f *follower) nextRecord() (format.Record, error) {
 	return rec, err
 }
 
-// alone writes a change of the open transaction by itself, after everything that came before it, and waits for it.
+// alone writes a change of the open transaction by itself, after everything that came before it,
+// and waits for it.
 func (f *follower) alone(add func(*plan.Group) error) error {
 	if err := f.settle(); err != nil {
 		return err
@@ -154,7 +156,8 @@ type joiner struct {
 	open bool
 }
 
-// add takes what was put away, in order, and passes it on piece by piece. One that is lent is valid only until do returns.
+// add takes what was put away, in order, and passes it on piece by piece. One that is lent is valid
+// only until do returns.
 func (j *joiner) add(piece []byte) error {
 	if !j.open {
 		size, ok := plan.Lent(piece)

@@ -20,7 +20,8 @@ const (
 	refLen       = 1<<30 - 1
 )
 
-// lent in off says that the value is not in the arena, but the one of that number among those that are lent.
+// lent in off says that the value is not in the arena, but the one of that number among those that
+// are lent.
 const lent = 1 << 31
 
 // noTuple stands for a tuple that an operation does not have.
@@ -143,7 +144,8 @@ func (g *Group) Reset() {
 	clear(g.Counts)
 }
 
-// Size returns about how many bytes of memory the group's content takes, without what is lent to it.
+// Size returns about how many bytes of memory the group's content takes, without what is lent to
+// it.
 func (g *Group) Size() int { return len(g.arena) + 8*len(g.refs) + 32*len(g.ops) }
 
 // Len returns the number of changes of complete transactions, or of those that Fold has taken in.

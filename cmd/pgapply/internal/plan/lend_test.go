@@ -12,7 +12,8 @@ import (
 // shares reports whether two slices are the same memory.
 func shares(a, b []byte) bool { return len(a) > 0 && len(b) > 0 && &a[0] == &b[0] }
 
-// Values that are lent to a group are where they were; folded, compared and moved they are what copies are.
+// Values that are lent to a group are where they were; folded, compared and moved they are what
+// copies are.
 func TestLentValues_H11(t *testing.T) {
 	tables := logTables()
 	long := func(s string) []byte { return bytes.Repeat([]byte(s), 1000) }

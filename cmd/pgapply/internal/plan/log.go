@@ -25,8 +25,9 @@ type cut struct {
 	value []byte
 }
 
-// TakeLent returns what the log has, as slices that follow one another, and empties it. The first one is by itself: where pieces are read, it says
-// that the others are to be put together before they are added.
+// TakeLent returns what the log has, as slices that follow one another, and empties it. The first
+// one is by itself: where pieces are read, it says that the others are to be put together before
+// they are added.
 func (l *Log) TakeLent() [][]byte {
 	size := len(l.buf)
 	pieces := [][]byte{nil}
@@ -44,7 +45,8 @@ func (l *Log) TakeLent() [][]byte {
 	return pieces
 }
 
-// Lent reports whether a piece says that those that follow it are to be put together, and how many bytes that will be.
+// Lent reports whether a piece says that those that follow it are to be put together, and how many
+// bytes that will be.
 func Lent(piece []byte) (size int, ok bool) {
 	c := logCursor{b: piece}
 	kind, _, n := c.uvarint(), c.uvarint(), c.uvarint()

@@ -203,7 +203,8 @@ func (a *Applier) Spill(ctx context.Context, pieces ...Piece) error {
 // spilledAtOnce is how much of a change goes into one row.
 const spilledAtOnce = 256 << 10
 
-// SpillLent puts a change of a transaction in progress away, which comes in slices: each in as many rows as it needs.
+// SpillLent puts a change of a transaction in progress away, which comes in slices: each in as many
+// rows as it needs.
 func (a *Applier) SpillLent(ctx context.Context, xid uint32, slices [][]byte) error {
 	b := a.s.conn.Batch(ctx)
 	b.Do("COPY pgsluice.spill (stream_id, xid, data) FROM STDIN")

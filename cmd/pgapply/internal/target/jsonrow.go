@@ -13,8 +13,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// jsonRow writes columns of a tuple as a JSON object of strings. Columns that were not sent are left out. Values are escaped piece by piece, for they may
-// be huge.
+// jsonRow writes columns of a tuple as a JSON object of strings. Columns that were not sent are
+// left out. Values are escaped piece by piece, for they may be huge.
 func jsonRow(out io.Writer, g *plan.Group, t *plan.Table, tuple int32, cols []int) {
 	w := bufio.NewWriterSize(out, 64<<10) // it keeps the first error, which is out's
 	cols = slices.SortedFunc(slices.Values(cols), func(i, j int) int { return strings.Compare(t.Columns[i].Name, t.Columns[j].Name) })

@@ -50,7 +50,8 @@ func (l *Loader) LargeObject(r *format.LargeObject) error {
 	return nil
 }
 
-// lobPiece bounds how much of a large object is written by one statement: a record may have any size.
+// lobPiece bounds how much of a large object is written by one statement: a record may have any
+// size.
 const lobPiece = 1 << 20
 
 func (l *Loader) startLargeObjects() error {

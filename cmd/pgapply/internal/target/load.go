@@ -393,7 +393,8 @@ const (
 	chunkKept = 1 << 20
 )
 
-// lend hands a chunk over as it is, and waits until it is written. So there is one of them at a time.
+// lend hands a chunk over as it is, and waits until it is written. So there is one of them at a
+// time.
 func (l *Loader) lend(p *part, data []byte) error {
 	c := chunk{b: data, lent: make(chan struct{})}
 	select {

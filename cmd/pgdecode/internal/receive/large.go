@@ -12,8 +12,9 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// large handles a large message of which only the beginning has come. A row is put together once, and written from there. A logical message
-// may be of use to nobody: it passes in pieces. What is not wanted is left to the connection, which skips it.
+// large handles a large message of which only the beginning has come. A row is put together once,
+// and written from there. A logical message may be of use to nobody: it passes in pieces. What is
+// not wanted is left to the connection, which skips it.
 func (s *session) large(ctx context.Context, begin []byte) (done bool, err error) {
 	if len(begin) > 25 && begin[0] == 'w' {
 		if s.decoder.Unwanted(begin[25:], s.skipping) {
@@ -46,7 +47,8 @@ func (s *session) goOn(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// passOn writes a logical message of which the beginning of its content has come, and the rest as it comes.
+// passOn writes a logical message of which the beginning of its content has come, and the rest as
+// it comes.
 func (s *session) passOn(ctx context.Context, m *format.Message, begin []byte, size int) (done bool, err error) {
 	rest := &rest{session: s, ctx: ctx}
 	err = s.w.WriteFrom(m, size, io.MultiReader(bytes.NewReader(begin), rest))

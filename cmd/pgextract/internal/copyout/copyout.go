@@ -264,7 +264,8 @@ func isBinaryRow(msg []byte, first bool) bool {
 	return len(msg) > 0 && !(len(msg) == 2 && msg[0] == 0xff && msg[1] == 0xff)
 }
 
-// passOn writes a row of which the chunk has the beginning, and the rest as it comes. If that cannot be written, failed is set to the reason.
+// passOn writes a row of which the chunk has the beginning, and the rest as it comes. If that
+// cannot be written, failed is set to the reason.
 func (c *copier) passOn(end *format.CopyEnd, failed *error) error {
 	begin := c.chunk
 	size := len(begin) + c.conn.Rest()
@@ -284,7 +285,8 @@ func (c *copier) passOn(end *format.CopyEnd, failed *error) error {
 	return nil
 }
 
-// A rest is what is still to come of a row. It tells the connection's errors from those of the stream.
+// A rest is what is still to come of a row. It tells the connection's errors from those of the
+// stream.
 type rest struct {
 	*copier
 	err error
