@@ -13,7 +13,7 @@ import (
 
 func newReader(in io.Reader) *format.Reader {
 	r := format.NewReader(in)
-	r.LongRecords(huge.Alloc, huge.Free)
+	r.LongRecords(huge.Reserve, huge.Free)
 	return r
 }
 
