@@ -5,63 +5,18 @@ package progress
 import (
 	"context"
 	"crypto/rand"
-	_ "embed"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/format"
 )
 
 // Schema is the name of the schema. No stage ever extracts, publishes or applies it.
 const Schema = "pgsluice"
-
-//go:embed schema.sql
-var schemaSQL string
-
-// lockClass sets our advisory locks apart from those of others: "pgsl".
-const lockClass = 0x7067736c
-
-// Ensure creates the schema and its tables where they are missing. Several processes may do so at once.
-func Ensure(ctx context.Context, c *pgx.Conn) error {
-	var there bool
-	err := c.QueryRow(ctx, `SELECT pg_catalog.to_regclass('pgsluice.conflicts') IS NOT NULL AND EXISTS (SELECT FROM pg_catalog.pg_attribute
-		WHERE attrelid = pg_catalog.to_regclass('pgsluice.streams') AND attname = 'last_commit_time')`).Scan(&there)
-	if err != nil || there {
-		return notOurs(err)
-	}
-	return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SELECT pg_catalog.pg_advisory_xact_lock($1, 0)", lockClass); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, schemaSQL)
-		if isDenied(err) {
-			return fault.New(fault.Permission, "could not create schema pgsluice on the target: %w", err).
-				WithHint("Connect as the database's owner, or: GRANT CREATE ON DATABASE … TO …")
-		}
-		return err
-	})
-}
-
-// notOurs says what to do about state that the role may not read.
-func notOurs(err error) error {
-	if !isDenied(err) {
-		return err
-	}
-	return fault.New(fault.Permission, "could not read the state of migrations on the target: %w", err).
-		WithHint("Connect as the role that has begun the migration and owns schema pgsluice, or as a member of it.")
-}
-
-func isDenied(err error) bool {
-	var pg *pgconn.PgError
-	return errors.As(err, &pg) && pg.Code == "42501"
-}
 
 // Key identifies a stream: the slot it comes from.
 type Key struct{ SystemID, Database, Slot string }
@@ -178,8 +133,8 @@ func SetSource(ctx context.Context, c *pgx.Conn, stream int32, s Source) error {
 
 // Open returns the stream of that key, which it creates if there is none.
 func Open(ctx context.Context, c *pgx.Conn, k Key) (*Stream, error) {
-	if _, err := c.Exec(ctx, "INSERT INTO pgsluice.streams (system_id, database, slot, target_id) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
-		k.SystemID, k.Database, k.Slot, rand.Text()); err != nil {
+	if _, err := c.Exec(ctx, "INSERT INTO pgsluice.streams (system_id, database, slot, target_id, lock_key) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+		k.SystemID, k.Database, k.Slot, rand.Text(), newSecret()); err != nil {
 		return nil, err
 	}
 	rows, err := c.Query(ctx, selectStream+"WHERE system_id = $1 AND database = $2 AND slot = $3", k.SystemID, k.Database, k.Slot)
@@ -196,100 +151,18 @@ func Open(ctx context.Context, c *pgx.Conn, k Key) (*Stream, error) {
 
 // Streams returns the streams of a slot, or all if slot is empty. It returns none if the schema does not exist.
 func Streams(ctx context.Context, c *pgx.Conn, slot string) ([]*Stream, error) {
-	var there bool
-	if err := c.QueryRow(ctx, "SELECT pg_catalog.to_regclass('pgsluice.streams') IS NOT NULL").Scan(&there); err != nil || !there {
-		return nil, notOurs(err)
+	p, err := look(ctx, c)
+	if err != nil || !p.tables {
+		return nil, err
+	}
+	if err := p.readable(); err != nil {
+		return nil, err
 	}
 	rows, err := c.Query(ctx, selectStream+"WHERE $1 = '' OR slot = $1 ORDER BY stream_id", slot)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, scanStream)
-}
-
-// A Use is what a session does with a stream, and decides how it takes the stream's lock: one session at a time applies changes, several load,
-// and the one excludes the other. So a process that was killed keeps its successor out as long as a session of its is still at work.
-type Use int
-
-// The uses of a stream.
-const (
-	Loading  Use = iota
-	Applying     // the session that applies changes
-	Ahead        // sessions beside it that apply transactions in progress
-	// ApplyingAgain is Applying for a session that replaces one of the same process.
-	ApplyingAgain
-)
-
-// LockStatement returns the query, of one boolean column, that tries to take a stream's lock for the session that runs it.
-func LockStatement(stream int32, use Use) string {
-	try := "pg_catalog.pg_try_advisory_lock"
-	switch use {
-	case Loading:
-		return fmt.Sprintf("SELECT %s_shared(%d, %d)", try, lockClass, stream)
-	case Ahead:
-		return fmt.Sprintf("SELECT %s_shared(%d, %d)", try, lockClass+1, stream)
-	}
-	if use == ApplyingAgain { // the second one is held by sessions of our own
-		return fmt.Sprintf("SELECT %s(%d, %d)", try, lockClass, stream)
-	}
-	// The second lock is only waited for: it is those of a predecessor's sessions.
-	return fmt.Sprintf("SELECT CASE WHEN %s(%[2]d, %[4]d) THEN CASE WHEN %[1]s(%[3]d, %[4]d) THEN pg_catalog.pg_advisory_unlock(%[3]d, %[4]d) ELSE pg_catalog.pg_advisory_unlock(%[2]d, %[4]d) AND false END ELSE false END",
-		try, lockClass, lockClass+1, stream)
-}
-
-// Loads that go on at the same time exclude each other for two things: creating the schema (and finishing the load), and building what belongs to a table.
-
-// SchemaLock returns the query that takes, or releases, the lock for the schema of a stream. Taking it waits.
-func SchemaLock(stream int32, take bool) string {
-	if take {
-		return fmt.Sprintf("SELECT pg_catalog.pg_advisory_lock(%d, %d)", lockClass+1, stream)
-	}
-	return fmt.Sprintf("SELECT pg_catalog.pg_advisory_unlock(%d, %d)", lockClass+1, stream)
-}
-
-// TableLock returns the query, of one boolean column, that tries to take, or releases, the lock for building what belongs to a table.
-func TableLock(stream int32, schema, table string, take bool) string {
-	f := "advisory_unlock"
-	if take {
-		f = "try_advisory_lock"
-	}
-	return fmt.Sprintf("SELECT pg_catalog.pg_%s(%d, pg_catalog.hashtext(%s))", f, lockClass+2, Literal(fmt.Sprintf("%d %s.%s", stream, schema, table)))
-}
-
-// Holder describes the sessions that hold a stream's lock, for an error message; "" if there is none.
-func Holder(ctx context.Context, c *pgx.Conn, stream int32) (string, error) {
-	rows, err := c.Query(ctx, `SELECT format('%s (process %s, connected from %s since %s)', coalesce(nullif(a.application_name, ''), 'a session'), l.pid,
-		coalesce(host(a.client_addr), 'this host'), to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS'))
-		FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a USING (pid)
-		WHERE l.locktype = 'advisory' AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-		AND l.classid::bigint IN ($1::bigint, $1::bigint + 1) AND l.objid::bigint = $2 AND l.objsubid = 2 AND l.granted`, int64(lockClass), int64(stream))
-	if err != nil {
-		return "", err
-	}
-	holders, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	return strings.Join(holders, ", "), err
-}
-
-// IsApplied reports whether a session applies the changes of a stream.
-func IsApplied(ctx context.Context, c *pgx.Conn, stream int32) (applied bool, err error) {
-	err = c.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted AND objsubid = 2
-		AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-		AND classid::pg_catalog.int8 = $1 AND objid::pg_catalog.int8 = $2)`, int64(lockClass), int64(stream)).Scan(&applied)
-	return applied, err
-}
-
-// LockTimeout is how long a session of a process that was killed may take to notice.
-const LockTimeout = 15 * time.Second
-
-// Locked is the error for a lock that others hold.
-func Locked(k Key, use Use, holder string) error {
-	what := "applying or loading"
-	if use == Loading {
-		what = "applying changes"
-	}
-	return fault.New(fault.TryAgain, "%v is being worked on by another session on the target", k).
-		WithDetail("It is %s: %s.", what, holder).
-		WithHint("A full load and continuous sync of one slot exclude each other, and only one process may sync. Wait for the other one, or stop it.")
 }
 
 // Advance is the statement that moves a stream's position. Its parameters are the new LSN, its time (or NULL), the numbers of transactions and of

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -113,22 +114,36 @@ func try(t *testing.T, ctx context.Context, c *pgx.Conn, sql string) bool {
 	return ok
 }
 
+// take takes a lock in a session, and returns it, or who holds it.
+func take(t *testing.T, ctx context.Context, c *pgx.Conn, stream int32, what progress.What) (progress.Lock, string) {
+	t.Helper()
+	lock, holder, err := progress.Try(ctx, progress.AskOf(c), stream, what, nil)
+	must(t, err)
+	return lock, holder
+}
+
+// free reports whether a session could take a lock, which it keeps.
+func free(t *testing.T, ctx context.Context, c *pgx.Conn, stream int32, what progress.What) bool {
+	t.Helper()
+	_, holder := take(t, ctx, c, stream, what)
+	return holder == ""
+}
+
 func TestLocks(t *testing.T) {
 	d, ctx, a, s := begin(t)
 	b := connect(t, d.URI)
-	exclusive, shared := progress.LockStatement(s.ID, progress.Applying), progress.LockStatement(s.ID, progress.Loading)
-	if holder, err := progress.Holder(ctx, a, s.ID); err != nil || holder != "" {
-		t.Errorf("%q, %v", holder, err)
-	}
-	if !try(t, ctx, a, exclusive) || try(t, ctx, b, exclusive) || try(t, ctx, b, shared) {
+	exclusive, shared := progress.WorkLock(progress.Applying), progress.WorkLock(progress.Loading)
+	if !free(t, ctx, a, s.ID, exclusive) || free(t, ctx, b, s.ID, exclusive) || free(t, ctx, b, s.ID, shared) {
 		t.Error("an exclusive lock does not exclude")
 	}
-	if !try(t, ctx, b, progress.LockStatement(s.ID+1, progress.Applying)) {
+	other, err := progress.Open(ctx, b, progress.Key{SystemID: "8", Database: "shop", Slot: "mig"})
+	must(t, err)
+	if !free(t, ctx, b, other.ID, exclusive) {
 		t.Error("streams exclude each other")
 	}
-	holder, err := progress.Holder(ctx, b, s.ID)
-	if err != nil || !strings.Contains(holder, "test") || !strings.Contains(holder, fmt.Sprint(a.PgConn().PID())) || !strings.Contains(holder, "127.0.0.1") {
-		t.Errorf("%q, %v", holder, err)
+	_, holder := take(t, ctx, b, s.ID, exclusive)
+	if !strings.Contains(holder, "test") || !strings.Contains(holder, fmt.Sprint(a.PgConn().PID())) || !strings.Contains(holder, "127.0.0.1") {
+		t.Errorf("%q", holder)
 	}
 	var f *fault.Error
 	if err := progress.Locked(key, progress.Loading, holder); !errors.As(err, &f) || f.Status != fault.TryAgain || !strings.Contains(f.Detail, holder) {
@@ -136,30 +151,111 @@ func TestLocks(t *testing.T) {
 	}
 	// A session's end frees it.
 	must(t, a.Close(ctx))
-	for !try(t, ctx, b, shared) {
+	for !free(t, ctx, b, s.ID, shared) {
 		must(t, ctx.Err())
 	}
-	c := connect(t, d.URI)
-	if !try(t, ctx, c, shared) || try(t, ctx, c, exclusive) {
+	c, e := connect(t, d.URI), connect(t, d.URI)
+	if !free(t, ctx, c, s.ID, shared) || free(t, ctx, c, s.ID, exclusive) {
 		t.Error("shared locks do not share, or let a writer in")
 	}
-	if holder, err := progress.Holder(ctx, b, s.ID); err != nil || strings.Count(holder, "process") != 2 {
-		t.Errorf("%q, %v", holder, err)
+	if _, holder := take(t, ctx, e, s.ID, exclusive); strings.Count(holder, "process") != 2 {
+		t.Errorf("%q", holder)
+	}
+	// Locks for one thing are given back.
+	for _, what := range []progress.What{progress.SchemaLock, progress.TableLock("a", "b")} {
+		lock, holder := take(t, ctx, b, s.ID, what)
+		if holder != "" || free(t, ctx, c, s.ID, what) || !free(t, ctx, c, s.ID, progress.TableLock("a", "c"+fmt.Sprint(len(lock.Unlock())))) {
+			t.Errorf("%v: %q", what, holder)
+		}
+		if !try(t, ctx, b, lock.Unlock()) || !free(t, ctx, c, s.ID, what) {
+			t.Errorf("%v is not given back", what)
+		}
 	}
 	// A predecessor's sessions that work ahead keep a successor out, which then does not keep out others.
 	d, ctx, a, s = begin(t)
 	b, c = connect(t, d.URI), connect(t, d.URI)
-	exclusive, ahead := progress.LockStatement(s.ID, progress.Applying), progress.LockStatement(s.ID, progress.Ahead)
-	if !try(t, ctx, a, ahead) || !try(t, ctx, c, ahead) || try(t, ctx, b, exclusive) {
+	ahead := progress.WorkLock(progress.Ahead)
+	if !free(t, ctx, a, s.ID, ahead) || !free(t, ctx, c, s.ID, ahead) || free(t, ctx, b, s.ID, exclusive) {
 		t.Error("a session that works ahead does not exclude a successor")
 	}
 	must(t, a.Close(ctx))
 	must(t, c.Close(ctx))
-	for !try(t, ctx, b, exclusive) {
+	for !free(t, ctx, b, s.ID, exclusive) {
 		must(t, ctx.Err())
 	}
-	if c = connect(t, d.URI); !try(t, ctx, c, ahead) || try(t, ctx, c, exclusive) {
+	if c = connect(t, d.URI); !free(t, ctx, c, s.ID, ahead) || free(t, ctx, c, s.ID, exclusive) {
 		t.Error("a session that works ahead excludes its own")
+	}
+}
+
+// Anybody may take any advisory lock. What others hold, or wait for, stands in nobody's way; what sessions of ours hold counts also when the keys have changed
+// meanwhile.
+func TestLocksOfOthers_P8(t *testing.T) {
+	d, ctx, a, s := begin(t)
+	role := "low_" + d.Name
+	d.Exec("CREATE ROLE " + role + " LOGIN")
+	t.Cleanup(func() { d.Exec("DROP ROLE " + role) })
+	low := connect(t, d.As(role, ""))
+	// grab takes all locks that are there, as everybody sees them, and keeps or waits for them.
+	grab := func() {
+		t.Helper()
+		for _, k := range strings.Fields(d.Query("SELECT coalesce(string_agg(DISTINCT (classid::bigint << 32 | objid::bigint)::text, ' '), '') FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND pid <> " + fmt.Sprint(low.PgConn().PID()))) {
+			waiting := connect(t, d.As(role, ""))
+			go func() { _, _ = waiting.Exec(ctx, "SELECT pg_advisory_lock("+k+")") }()
+			pgtest.Wait(t, 10*time.Second, "the lock is waited for", func() bool {
+				return d.Query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = "+fmt.Sprint(waiting.PgConn().PID())) == "1"
+			})
+		}
+	}
+	exclusive, shared := progress.WorkLock(progress.Applying), progress.WorkLock(progress.Loading)
+	var warned string
+	try := func(c *pgx.Conn, what progress.What) string {
+		t.Helper()
+		_, holder, err := progress.Try(ctx, progress.AskOf(c), s.ID, what, func(text string) { warned = text })
+		must(t, err)
+		return holder
+	}
+	if holder := try(a, exclusive); holder != "" {
+		t.Fatal(holder)
+	}
+	grab()
+	b := connect(t, d.URI)
+	if holder := try(b, exclusive); !strings.Contains(holder, fmt.Sprint(a.PgConn().PID())) || strings.Contains(holder, role) {
+		t.Errorf("held by %q", holder)
+	}
+	must(t, a.Close(ctx))
+	pgtest.Wait(t, 10*time.Second, "the other role has the lock", func() bool {
+		return d.Query("SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.granted AND a.usename = '"+role+"'") == "1"
+	})
+	if applied, err := progress.IsApplied(ctx, b, s.ID); err != nil || applied {
+		t.Errorf("another role's lock is taken for a session that applies: %v, %v", applied, err)
+	}
+	if holder := try(b, exclusive); holder != "" || !strings.Contains(warned, role) {
+		t.Errorf("held by %q; warned: %q", holder, warned)
+	}
+	if applied, err := progress.IsApplied(ctx, b, s.ID); err != nil || !applied {
+		t.Errorf("it is not seen that changes are applied: %v, %v", applied, err)
+	}
+	must(t, b.Close(ctx))
+	// Two loads, between which somebody queues for the lock that they share: the second has another key, and both keep an applier out.
+	first, second, applier := connect(t, d.URI), connect(t, d.URI), connect(t, d.URI)
+	for try(first, shared) != "" {
+		must(t, ctx.Err())
+	}
+	grab()
+	if holder := try(second, shared); holder != "" {
+		t.Errorf("held by %q", holder)
+	}
+	must(t, second.Close(ctx))
+	pgtest.Wait(t, 10*time.Second, "the second load is gone", func() bool {
+		return d.Query("SELECT count(*) FROM pg_stat_activity WHERE pid = "+fmt.Sprint(second.PgConn().PID())) == "0"
+	})
+	if holder := try(applier, exclusive); !strings.Contains(holder, fmt.Sprint(first.PgConn().PID())) {
+		t.Errorf("a load under an older key does not keep an applier out: %q", holder)
+	}
+	must(t, first.Close(ctx))
+	for try(applier, exclusive) != "" {
+		must(t, ctx.Err())
 	}
 }
 

@@ -57,7 +57,7 @@ func (r *Run) follow(ctx context.Context, h *format.Header) (*follower, error) {
 		return nil, r.Server.Explain(err)
 	}
 	f := &follower{Run: r, stream: stream, cur: new(plan.Group), maxGroup: maxGroups / (r.ApplyJobs + 1)}
-	if f.applier, err = target.NewApplier(ctx, r.Server, r.control, stream, r.OnConflict); err != nil {
+	if f.applier, err = target.NewApplier(ctx, r.Server, r.Log, stream, r.OnConflict); err != nil {
 		return nil, err
 	}
 	// Only now, with the lock, does the position not move any more.

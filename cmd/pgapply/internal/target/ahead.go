@@ -53,7 +53,7 @@ func (a *Applier) aheadLane(ctx context.Context, xid uint32) (*lane, error) {
 	if n := len(a.spare); n > 0 {
 		l, a.spare = a.spare[n-1], a.spare[:n-1]
 	} else {
-		s, err := newSession(ctx, a.s.server, nil, a.stream, progress.Ahead)
+		s, err := newSession(ctx, a.s.server, a.log, a.stream, progress.Ahead)
 		if err != nil {
 			return nil, err
 		}

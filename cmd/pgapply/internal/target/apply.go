@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
@@ -33,6 +33,7 @@ import (
 type Applier struct {
 	*lane
 	stream  *progress.Stream
+	log     *slog.Logger
 	applied format.LSN // written to the target, not necessarily flushed
 	still   bool       // and there it stays
 
@@ -63,12 +64,12 @@ type Position struct {
 }
 
 // NewApplier opens a session on the target that applies a stream, and takes the stream's lock. OnConflict is StopOnConflict, Skip or Overwrite.
-func NewApplier(ctx context.Context, server pgdial.Server, control *pgx.Conn, stream *progress.Stream, onConflict string) (*Applier, error) {
-	s, err := newSession(ctx, server, control, stream, progress.Applying)
+func NewApplier(ctx context.Context, server pgdial.Server, log *slog.Logger, stream *progress.Stream, onConflict string) (*Applier, error) {
+	s, err := newSession(ctx, server, log, stream, progress.Applying)
 	if err != nil {
 		return nil, err
 	}
-	return &Applier{lane: &lane{s: s, onConflict: onConflict, stream: stream.ID, conflicts: new(atomic.Int64)}, ahead: make(map[uint32]*lane), stream: stream, counting: make(map[*plan.Table]*plan.Counts), counted: time.Now()}, nil
+	return &Applier{lane: &lane{s: s, onConflict: onConflict, stream: stream.ID, conflicts: new(atomic.Int64)}, ahead: make(map[uint32]*lane), stream: stream, log: log, counting: make(map[*plan.Table]*plan.Counts), counted: time.Now()}, nil
 }
 
 // SetApplied tells where the stream is, as read from the target after the lock was taken.

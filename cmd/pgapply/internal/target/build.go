@@ -30,12 +30,13 @@ type builder struct {
 	wake  chan struct{}
 	done  bool
 	mine  map[progress.LoadTable]bool // tables that this process has built, or is building
+	locks map[progress.LoadTable]progress.Lock
 
 	missing []progress.LoadTable // tables that have not all of their rows when everything else is done
 }
 
 func newBuilder(ctx context.Context, l *Loader) (*builder, error) {
-	b := &builder{l: l, ctx: ctx, wake: make(chan struct{}, 1), tasks: make(chan func(*session) error), mine: make(map[progress.LoadTable]bool)}
+	b := &builder{l: l, ctx: ctx, wake: make(chan struct{}, 1), tasks: make(chan func(*session) error), mine: make(map[progress.LoadTable]bool), locks: make(map[progress.LoadTable]progress.Lock)}
 	var err error
 	if b.ask, err = l.Server.Connect(ctx); err != nil {
 		return nil, err
@@ -110,7 +111,7 @@ func (b *builder) work() {
 
 // session opens a session for building: with memory for sorting that the server can afford for all builders together.
 func (b *builder) session() (*session, error) {
-	s, err := newSession(b.ctx, b.l.Server, nil, b.l.Stream, progress.Loading)
+	s, err := newSession(b.ctx, b.l.Server, b.l.Log, b.l.Stream, progress.Loading)
 	if err != nil {
 		return nil, err
 	}
@@ -140,8 +141,17 @@ func (b *builder) pending(phase progress.Phase, schema, table string) ([]progres
 func (b *builder) lock(t progress.LoadTable, take bool) (ok bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	err = b.ask.QueryRow(b.ctx, progress.TableLock(b.l.Stream.ID, t.Schema, t.Name, take)).Scan(&ok)
-	return ok, b.l.Server.Explain(err)
+	if !take {
+		_, err = b.ask.Exec(b.ctx, b.locks[t].Unlock())
+		delete(b.locks, t)
+		return err == nil, b.l.Server.Explain(err)
+	}
+	lock, holder, err := progress.Try(b.ctx, progress.AskOf(b.ask), b.l.Stream.ID, progress.TableLock(t.Schema, t.Name), func(text string) { b.l.Log.Warn(text) })
+	if err != nil || holder != "" {
+		return false, b.l.Server.Explain(err)
+	}
+	b.locks[t] = lock
+	return true, nil
 }
 
 // small is below how many bytes of rows a table counts as small.
@@ -399,7 +409,8 @@ func (b *builder) waitTables() error {
 
 // last creates the objects that belong to no table, one after the other, in the order of the schema. Another process may be about to do the same.
 func (b *builder) last(s *session) error {
-	if _, err := s.ask(b.ctx, progress.SchemaLock(b.l.Stream.ID, true)); err != nil {
+	lock, err := s.await(b.ctx, b.l.Log, b.l.Stream, progress.SchemaLock, forever)
+	if err != nil {
 		return err
 	}
 	list := []progress.Phase{progress.PhaseLoad}
@@ -417,8 +428,7 @@ func (b *builder) last(s *session) error {
 			}
 		}
 	}
-	_, err := s.ask(b.ctx, progress.SchemaLock(b.l.Stream.ID, false))
-	return err
+	return s.exec(b.ctx, lock.Unlock())
 }
 
 func (b *builder) close() {

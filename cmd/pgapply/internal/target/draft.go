@@ -28,7 +28,7 @@ func (a *Applier) Draft(ctx context.Context, g *plan.Group) (*Draft, error) {
 	if n := len(a.drafting); n > 0 {
 		d.lane, a.drafting = a.drafting[n-1], a.drafting[:n-1]
 	} else {
-		s, err := newSession(ctx, a.s.server, nil, a.stream, progress.Ahead)
+		s, err := newSession(ctx, a.s.server, a.log, a.stream, progress.Ahead)
 		if err != nil {
 			return nil, err
 		}

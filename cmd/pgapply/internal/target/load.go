@@ -57,6 +57,7 @@ type Loader struct {
 	schema       []progress.Object // not yet executed
 	later        []deferredObject  // not yet recorded
 	schemaLocked bool
+	schemaLock   progress.Lock
 	tablespaces  map[string]bool // whether the target has them
 	queued       []progress.LoadTable
 	states       map[[2]string]*progress.TableState
@@ -138,7 +139,7 @@ func (l *Loader) Start(ctx context.Context) (err error) {
 }
 
 func (l *Loader) newSession() (*session, error) {
-	return newSession(l.ctx, l.Server, l.Control, l.Stream, progress.Loading)
+	return newSession(l.ctx, l.Server, l.Log, l.Stream, progress.Loading)
 }
 
 // fail stops everything that is under way.
@@ -462,7 +463,7 @@ func (l *Loader) acquire() (*session, error) {
 		return s, nil
 	}
 	l.mu.Unlock()
-	return newSession(l.ctx, l.Server, nil, l.Stream, progress.Loading)
+	return newSession(l.ctx, l.Server, l.Log, l.Stream, progress.Loading)
 }
 
 func (l *Loader) release(s *session) {

@@ -172,7 +172,7 @@ func (l *Loader) placed(sql string) (string, error) {
 
 // lockSchema makes sure that only one of several loads of a snapshot creates the schema. The others wait, and then find it there.
 func (l *Loader) lockSchema() (err error) {
-	if _, err := l.guard.ask(l.ctx, progress.SchemaLock(l.Stream.ID, true)); err != nil {
+	if l.schemaLock, err = l.guard.await(l.ctx, l.Log, l.Stream, progress.SchemaLock, forever); err != nil {
 		return err
 	}
 	l.schemaLocked = true
@@ -317,7 +317,7 @@ func (l *Loader) flush() error {
 		return err
 	}
 	if l.schemaLocked {
-		if _, err := l.guard.ask(l.ctx, progress.SchemaLock(l.Stream.ID, false)); err != nil {
+		if err := l.guard.exec(l.ctx, l.schemaLock.Unlock()); err != nil {
 			return err
 		}
 		l.schemaLocked = false

@@ -6,9 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
@@ -35,8 +35,8 @@ const sessionSettings = "SET synchronous_commit = off; SET check_function_bodies
 // empty, and a sequential scan or hash join that was right then would be ruinous later. JIT compilation pays for none of them.
 const applySettings = `SET work_mem = '32MB'; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off`
 
-// newSession opens a session and takes the stream's lock for it. Control, which may be nil, tells who holds the lock if it cannot be had.
-func newSession(ctx context.Context, server pgdial.Server, control *pgx.Conn, stream *progress.Stream, use progress.Use) (s *session, err error) {
+// newSession opens a session and takes the stream's lock for it.
+func newSession(ctx context.Context, server pgdial.Server, log *slog.Logger, stream *progress.Stream, use progress.Use) (s *session, err error) {
 	pg, _, err := server.ConnectRaw(ctx, false)
 	if err != nil {
 		return nil, err
@@ -75,7 +75,7 @@ func newSession(ctx context.Context, server pgdial.Server, control *pgx.Conn, st
 	} else if !isDenied(err) {
 		return s, server.Explain(err)
 	}
-	err = s.lock(ctx, control, stream, use)
+	err = s.lock(ctx, log, stream, use)
 	return s, err
 }
 
@@ -111,31 +111,39 @@ func (s *session) ask(ctx context.Context, statements ...string) ([]string, erro
 }
 
 // lock takes the stream's lock for this session. A predecessor that was killed gets a while to notice.
-func (s *session) lock(ctx context.Context, control *pgx.Conn, stream *progress.Stream, use progress.Use) error {
-	for deadline := time.Now().Add(progress.LockTimeout); ; {
-		row, err := s.ask(ctx, progress.LockStatement(stream.ID, use))
-		if err != nil {
-			return err
-		}
-		if len(row) == 1 && row[0] == "t" {
-			return nil
-		}
+func (s *session) lock(ctx context.Context, log *slog.Logger, stream *progress.Stream, use progress.Use) error {
+	deadline := time.Now().Add(progress.LockTimeout)
+	_, err := s.await(ctx, log, stream, progress.WorkLock(use), func(holder string) error {
 		if time.Now().After(deadline) {
-			holder := "another session"
-			if control != nil {
-				if holder, err = progress.Holder(ctx, control, stream.ID); err != nil {
-					return s.server.Explain(err)
-				}
-			}
 			return progress.Locked(stream.Key, use, holder)
+		}
+		return nil
+	})
+	return err
+}
+
+// await takes a lock of the stream as soon as no session of ours holds it. While one does, it asks giveUp.
+func (s *session) await(ctx context.Context, log *slog.Logger, stream *progress.Stream, what progress.What, giveUp func(holder string) error) (progress.Lock, error) {
+	for {
+		lock, holder, err := progress.Try(ctx, s.askOne, stream.ID, what, func(text string) { log.Warn(text) })
+		if err != nil || holder == "" {
+			return lock, err
+		}
+		if err := giveUp(holder); err != nil {
+			return lock, err
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return lock, ctx.Err()
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
 }
+
+func (s *session) askOne(ctx context.Context, sql string) ([]string, error) { return s.ask(ctx, sql) }
+
+// forever waits for another process of ours, however long it takes.
+func forever(string) error { return nil }
 
 // maxPrepared bounds the statements that are kept prepared. Tables without a key need one for each set of columns that is NULL.
 const maxPrepared = 2000

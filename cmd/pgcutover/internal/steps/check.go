@@ -65,7 +65,7 @@ func (m *Migration) Check(ctx context.Context) error {
 		return err
 	}
 	defer c.s.Close(ctx)
-	if c.t, err = m.target(ctx); err != nil {
+	if c.t, err = m.connect(ctx, m.Target); err != nil {
 		return err
 	}
 	defer c.t.Close(ctx)
@@ -359,8 +359,16 @@ func (c *checker) targetRole() error {
 	if err != nil {
 		return err
 	}
-	if can != "true" {
-		c.fail("GRANT CREATE ON DATABASE … TO …, or use the owner.", "the target's role may not create schemas")
+	made, err := c.ask(c.t, "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = 'pgsluice' AND pg_catalog.has_schema_privilege(n.oid, 'CREATE'))")
+	if err != nil {
+		return err
+	}
+	switch {
+	case can == "true":
+	case made == "true":
+		c.warn("If the load brings schemas: GRANT CREATE ON DATABASE … TO …, or use the owner.", "the target's role may not create schemas; pgsluice is there for it")
+	default:
+		c.fail("GRANT CREATE ON DATABASE … TO …, or use the owner. Or, if the schema is created by hand: CREATE SCHEMA pgsluice AUTHORIZATION …", "the target's role may not create schemas")
 	}
 	if _, err := c.t.Exec(c.ctx, "SET session_replication_role = replica"); err == nil {
 		c.ok("the target's role may switch off triggers and foreign keys (session_replication_role)")
@@ -465,6 +473,13 @@ func (c *checker) extensions() error {
 }
 
 func (c *checker) empty() error {
+	var f *fault.Error
+	if err := progress.Trust(c.ctx, c.t); errors.As(err, &f) {
+		c.fail(f.Hint, "%v", f)
+		return nil
+	} else if err != nil {
+		return err
+	}
 	streams, err := progress.Streams(c.ctx, c.t, c.m.Slot)
 	if err != nil {
 		return err

@@ -86,12 +86,8 @@ func (m *Migration) Cleanup(ctx context.Context, force bool) error {
 	if err != nil {
 		return m.Target.Explain(err)
 	}
-	var state bool // or the schema is that of a source, with what ddl install has made
-	if err := t.QueryRow(ctx, "SELECT pg_catalog.to_regclass('pgsluice.streams') IS NOT NULL").Scan(&state); err != nil {
-		return m.Target.Explain(err)
-	}
-	if state && len(left) == 0 {
-		if _, err := t.Exec(ctx, "DROP SCHEMA IF EXISTS pgsluice CASCADE"); err != nil {
+	if len(left) == 0 {
+		if err := progress.Remove(ctx, t); err != nil {
 			return m.Target.Explain(err)
 		}
 	}

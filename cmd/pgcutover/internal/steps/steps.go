@@ -33,9 +33,21 @@ type Migration struct {
 	ends map[string]string // by side, what was connected to, as identity.Line prints it
 }
 
-// source and target open sessions.
+// source opens a session on the source.
 func (m *Migration) source(ctx context.Context) (*pgx.Conn, error) { return m.connect(ctx, m.Source) }
-func (m *Migration) target(ctx context.Context) (*pgx.Conn, error) { return m.connect(ctx, m.Target) }
+
+// target opens a session on the target, and makes sure that its state of migrations is ours alone.
+func (m *Migration) target(ctx context.Context) (*pgx.Conn, error) {
+	c, err := m.connect(ctx, m.Target)
+	if err != nil {
+		return nil, err
+	}
+	if err := progress.Trust(ctx, c); err != nil {
+		_ = c.Close(ctx)
+		return nil, m.Target.Explain(err)
+	}
+	return c, nil
+}
 
 // connect opens a session. The first one of each side says where it is: on standard error, unless
 // the command's report has it.

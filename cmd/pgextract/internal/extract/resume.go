@@ -21,6 +21,9 @@ func (l *Load) loaded(ctx context.Context, id *slot.Identity) (loaded, error) {
 		return nil, err
 	}
 	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
+	if err := progress.Trust(ctx, c); err != nil {
+		return nil, l.Target.Explain(err)
+	}
 	streams, err := progress.Streams(ctx, c, l.Slot)
 	if err != nil {
 		return nil, l.Target.Explain(err)

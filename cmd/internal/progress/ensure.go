@@ -1,0 +1,196 @@
+package progress
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+)
+
+//go:embed schema.sql
+var schemaSQL string
+
+// layout is what the comment on pgsluice.streams ends with. It changes with every change of the
+// tables that an older or newer program would not understand.
+const layout = "; layout 2"
+
+// present is what there is of the schema: whether it is there and belongs to our role, whether its
+// tables are, and what their layout is.
+type present struct {
+	schema, owned, tables bool
+	comment               string
+}
+
+func look(ctx context.Context, c *pgx.Conn) (p present, err error) {
+	err = c.QueryRow(ctx, `SELECT n.oid IS NOT NULL, coalesce(pg_catalog.pg_get_userbyid(n.nspowner) = current_user, false), t.oid IS NOT NULL, coalesce(pg_catalog.obj_description(t.oid, 'pg_class'), '') FROM (VALUES ('pgsluice')) v(name)
+		LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = v.name LEFT JOIN pg_catalog.pg_class t ON t.relnamespace = n.oid AND t.relname = 'streams'`).Scan(&p.schema, &p.owned, &p.tables, &p.comment)
+	return p, err
+}
+
+// foreign finds what others than us could use to have something of theirs executed, or to change
+// our state: it belongs to them, hangs on our tables, or they may write there. We are the role that
+// speaks, and superusers may do what they like anyway. What our tables need of a server is its own,
+// on which dependencies are not recorded.
+const foreign = `WITH trusted AS (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolsuper OR r.rolname = current_user),
+	s AS (SELECT n.oid, n.nspowner, n.nspacl FROM pg_catalog.pg_namespace n WHERE n.nspname = 'pgsluice'),
+	rel AS (SELECT c.oid, c.relname, c.relkind, c.relowner, c.relacl, c.relrowsecurity FROM pg_catalog.pg_class c JOIN s ON c.relnamespace = s.oid),
+	mine AS (SELECT r.oid FROM rel r WHERE r.relname IN ('streams', 'spill', 'tables', 'parts', 'deferred', 'cutover', 'conflicts'))
+	SELECT what || CASE WHEN owner IS NULL THEN '' ELSE pg_catalog.format(', which belongs to role %I', pg_catalog.pg_get_userbyid(owner)) END FROM (
+	SELECT 1 AS o, 'schema pgsluice' AS what, s.nspowner AS owner FROM s
+	UNION ALL SELECT 2, pg_catalog.format('%s pgsluice.%I', CASE r.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' WHEN 'S' THEN 'sequence' ELSE 'relation' END, r.relname), r.relowner
+		FROM rel r WHERE r.relkind NOT IN ('i', 'I', 't')
+	UNION ALL SELECT 3, pg_catalog.format('function pgsluice.%I', p.proname), p.proowner FROM pg_catalog.pg_proc p JOIN s ON p.pronamespace = s.oid
+	UNION ALL SELECT 4, pg_catalog.format('type pgsluice.%I', y.typname), y.typowner FROM pg_catalog.pg_type y JOIN s ON y.typnamespace = s.oid
+	) x WHERE owner NOT IN (SELECT trusted.oid FROM trusted)
+	UNION ALL SELECT pg_catalog.format('trigger %I on %s', g.tgname, g.tgrelid::pg_catalog.regclass) FROM pg_catalog.pg_trigger g JOIN mine ON g.tgrelid = mine.oid WHERE NOT g.tgisinternal
+	UNION ALL SELECT pg_catalog.format('rule %I on %s', w.rulename, w.ev_class::pg_catalog.regclass) FROM pg_catalog.pg_rewrite w JOIN mine ON w.ev_class = mine.oid
+	UNION ALL SELECT pg_catalog.format('row security of pgsluice.%I', r.relname) FROM rel r JOIN mine ON r.oid = mine.oid WHERE r.relrowsecurity
+	UNION ALL SELECT pg_catalog.format('%s, on which %s depends', pg_catalog.pg_describe_object(d.refclassid, d.refobjid, 0), pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid))
+		FROM pg_catalog.pg_depend d WHERE d.refclassid IN ('pg_catalog.pg_proc'::pg_catalog.regclass, 'pg_catalog.pg_operator'::pg_catalog.regclass, 'pg_catalog.pg_type'::pg_catalog.regclass, 'pg_catalog.pg_opclass'::pg_catalog.regclass)
+		AND (d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND (d.objid IN (SELECT mine.oid FROM mine) OR d.objid IN (SELECT i.indexrelid FROM pg_catalog.pg_index i JOIN mine ON i.indrelid = mine.oid))
+			OR d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND d.objid IN (SELECT k.oid FROM pg_catalog.pg_constraint k JOIN mine ON k.conrelid = mine.oid)
+			OR d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid IN (SELECT f.oid FROM pg_catalog.pg_attrdef f JOIN mine ON f.adrelid = mine.oid))
+	UNION ALL SELECT pg_catalog.format('the right of %s to create in schema pgsluice', CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.format('role %I', pg_catalog.pg_get_userbyid(a.grantee)) END)
+		FROM s, pg_catalog.aclexplode(s.nspacl) a WHERE a.privilege_type = 'CREATE' AND a.grantee NOT IN (SELECT trusted.oid FROM trusted)
+	UNION ALL SELECT DISTINCT pg_catalog.format('the right of %s to write to pgsluice.%I', CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.format('role %I', pg_catalog.pg_get_userbyid(a.grantee)) END, x.relname)
+		FROM (SELECT r.relname, r.relacl AS acl FROM rel r JOIN mine ON r.oid = mine.oid
+			UNION ALL SELECT r.relname, t.attacl FROM rel r JOIN mine ON r.oid = mine.oid JOIN pg_catalog.pg_attribute t ON t.attrelid = r.oid WHERE t.attacl IS NOT NULL) x,
+		pg_catalog.aclexplode(x.acl) a WHERE a.privilege_type <> 'SELECT' AND a.grantee NOT IN (SELECT trusted.oid FROM trusted)`
+
+// Trust refuses a schema in which others than us, or superusers, have something to say: what is
+// there would be executed, or believed, with our rights. It accepts one that is not there.
+func Trust(ctx context.Context, c *pgx.Conn) error {
+	rows, err := c.Query(ctx, foreign)
+	if err != nil {
+		return err
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil || len(found) == 0 {
+		return err
+	}
+	const most = 5
+	text := strings.Join(found[:min(len(found), most)], "; ")
+	if n := len(found) - most; n > 0 {
+		text += fmt.Sprintf(" and %s", count.Of(n, "other"))
+	}
+	return fault.New(fault.Permission, "schema pgsluice on the target is not ours alone: %s", text).
+		WithDetail("What belongs to others there would be executed with the rights of role %q.", c.Config().User).
+		WithHint("If the migration was begun by that role, connect as it. Else have a look, and take away the rights, or as superuser: DROP SCHEMA pgsluice CASCADE")
+}
+
+// Ensure creates the schema and its tables where they are missing. Several processes may do so at
+// once. A schema that was made for us, by us or by a superuser, is used as it is.
+func Ensure(ctx context.Context, c *pgx.Conn) error {
+	for attempt := 1; ; attempt++ {
+		p, err := look(ctx, c)
+		if err != nil {
+			return err
+		}
+		if p.owned && !p.tables { // it was made for us just now
+			if err := withoutDefaults(ctx, c, true); err != nil {
+				return err
+			}
+		}
+		if err := Trust(ctx, c); err != nil {
+			return err
+		}
+		if p.tables {
+			return p.readable()
+		}
+		err = create(ctx, c, !p.schema)
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) && attempt < 10 {
+			switch pg.Code {
+			case "23505", "42P06", "42P07", "42710": // another process was faster
+				continue
+			}
+		}
+		return err
+	}
+}
+
+// readable refuses tables of another layout.
+func (p present) readable() error {
+	if strings.HasSuffix(p.comment, layout) {
+		return nil
+	}
+	return fault.New(fault.Config, "the state of migrations on the target was written by another version of pgsluice").
+		WithHint("Finish the migration with the version that began it; or give it up: on the target, DROP SCHEMA pgsluice CASCADE")
+}
+
+// create creates the tables, and before them the schema if it is missing.
+func create(ctx context.Context, c *pgx.Conn, schema bool) error {
+	return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
+		if schema {
+			if _, err := tx.Exec(ctx, `CREATE SCHEMA pgsluice; COMMENT ON SCHEMA pgsluice IS 'state of migrations into this database by pgsluice. Removed by: pgcutover cleanup'`); err != nil {
+				if isDenied(err) {
+					return fault.New(fault.Permission, "could not create schema pgsluice on the target: %w", err).
+						WithHint("Connect as the database's owner; or: GRANT CREATE ON DATABASE … TO …; or have it made: CREATE SCHEMA pgsluice AUTHORIZATION …")
+				}
+				return err
+			}
+		}
+		if _, err := tx.Exec(ctx, schemaSQL); err != nil {
+			if isDenied(err) {
+				return fault.New(fault.Permission, "could not create the tables of schema pgsluice on the target: %w", err).
+					WithHint("As the schema's owner: GRANT USAGE, CREATE ON SCHEMA pgsluice TO …")
+			}
+			return err
+		}
+		return withoutDefaults(ctx, tx, schema)
+	})
+}
+
+// withoutDefaults takes away what default privileges have given to others.
+func withoutDefaults(ctx context.Context, c interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}, schema bool,
+) error {
+	rows, err := c.Query(ctx, `SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END
+		FROM pg_catalog.pg_namespace n, LATERAL (SELECT n.nspacl AS acl, n.nspowner AS owner WHERE $1 UNION ALL SELECT c.relacl, c.relowner FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid) x,
+		pg_catalog.aclexplode(x.acl) a WHERE n.nspname = 'pgsluice' AND a.grantee <> x.owner AND a.privilege_type <> 'SELECT'`, schema)
+	if err != nil {
+		return err
+	}
+	grantees, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil || len(grantees) == 0 {
+		return err
+	}
+	from := " FROM " + strings.Join(grantees, ", ")
+	sql := "REVOKE ALL ON ALL TABLES IN SCHEMA pgsluice" + from + "; REVOKE ALL ON ALL SEQUENCES IN SCHEMA pgsluice" + from
+	if schema {
+		sql += "; REVOKE ALL ON SCHEMA pgsluice" + from
+	}
+	_, err = c.Exec(ctx, sql)
+	return err
+}
+
+// Remove removes our tables, and the schema if nothing else is in it and it is ours.
+func Remove(ctx context.Context, c *pgx.Conn) error {
+	var ours, empty bool
+	if _, err := c.Exec(ctx, "DROP TABLE IF EXISTS pgsluice.conflicts, pgsluice.cutover, pgsluice.deferred, pgsluice.parts, pgsluice.tables, pgsluice.spill, pgsluice.streams"); err != nil {
+		return err
+	}
+	err := c.QueryRow(ctx, `SELECT pg_catalog.pg_has_role(n.nspowner, 'USAGE'), NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+		WHERE d.refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND d.refobjid = n.oid) FROM pg_catalog.pg_namespace n WHERE n.nspname = 'pgsluice'`).Scan(&ours, &empty)
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && !(ours && empty) {
+		return nil
+	}
+	if err == nil {
+		_, err = c.Exec(ctx, "DROP SCHEMA pgsluice")
+	}
+	return err
+}
+
+func isDenied(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "42501"
+}
