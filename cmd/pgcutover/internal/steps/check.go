@@ -182,7 +182,11 @@ func (c *checker) wal() error {
 		}
 	}
 	plugins, err := c.ask(c.s, "SELECT current_setting('output_plugin_libraries', true)")
-	if err != nil {
+	var pg *pgconn.PgError
+	switch {
+	case errors.As(err, &pg) && pg.Code == "42501":
+		c.warn("GRANT pg_read_all_settings TO …, or have a superuser look: SHOW output_plugin_libraries", "the source's role may not see which output plugins are allowed; pgoutput is needed")
+	case err != nil:
 		return err
 	}
 	if plugins != "" && !strings.Contains(plugins, "pgoutput") {

@@ -107,6 +107,8 @@ func (l *Load) run(ctx context.Context, out io.Writer) (tables []*catalog.Table,
 	defer snapshot.Release(context.WithoutCancel(ctx))
 
 	// Everything that follows is read as of the snapshot.
+	quiet := copyout.SayBlockers(ctx, l.Server, l.Log, snapshot.Keep.PgConn().PID(), "a table")
+	defer quiet()
 	if tables, err = catalog.Tables(ctx, snapshot.Keep); err != nil {
 		return nil, nil, l.Server.Explain(err)
 	}
@@ -136,6 +138,7 @@ func (l *Load) run(ctx context.Context, out io.Writer) (tables []*catalog.Table,
 			return nil, nil, err
 		}
 	}
+	quiet()
 	for _, d := range l.ddl {
 		if err := write(d); err != nil {
 			return nil, nil, err
@@ -152,7 +155,7 @@ func (l *Load) run(ctx context.Context, out io.Writer) (tables []*catalog.Table,
 			return nil, nil, err
 		}
 	}
-	r := &copyout.Reader{Server: l.Server, Snapshot: snapshot.Name, LSN: snapshot.LSN, Jobs: l.Jobs, Out: copyout.NewOutput(w), Meter: l.Meter}
+	r := &copyout.Reader{Server: l.Server, Snapshot: snapshot.Name, LSN: snapshot.LSN, Jobs: l.Jobs, Out: copyout.NewOutput(w), Meter: l.Meter, Log: l.Log}
 	l.Meter.Start(header.Load.Tables, header.Load.Bytes)
 	defer l.Meter.Stop()
 	g, gctx := errgroup.WithContext(ctx)
@@ -241,6 +244,7 @@ func (l *Load) begin(ctx context.Context) (c *pgx.Conn, id *slot.Identity, snaps
 	if l.probe, err = identity.Hold(ctx, conn); err != nil {
 		return nil, nil, nil, l.Server.Explain(err)
 	}
+	defer copyout.SayBlockers(ctx, l.Server, l.Log, conn.PgConn().PID(), "a table")()
 	if l.chosen, err = l.choose(ctx, conn); err != nil {
 		return nil, nil, nil, err
 	}
