@@ -139,7 +139,7 @@ func (a *Applier) renew(ctx context.Context, l *lane) error {
 	if use == progress.Applying {
 		use = progress.ApplyingAgain
 	}
-	s, err := newSession(ctx, a.s.server, nil, a.stream, use)
+	s, err := newSession(ctx, a.s.server, a.log, a.stream, use)
 	if err != nil {
 		return err
 	}
