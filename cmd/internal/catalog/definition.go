@@ -25,7 +25,7 @@ type Definition struct {
 func (d *Definition) Relation() string { return pgx.Identifier{d.Schema, d.Table}.Sanitize() }
 
 // related are the given tables and those whose partitions they are, as a query of OIDs.
-const related = `(WITH RECURSIVE up(oid) AS (SELECT unnest($1::oid[]) UNION SELECT i.inhparent FROM up JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid
+const related = `(WITH RECURSIVE up(oid) AS (SELECT pg_catalog.unnest($1::pg_catalog.oid[]) UNION SELECT i.inhparent FROM up JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid
 	JOIN pg_catalog.pg_class p ON p.oid = i.inhparent AND p.relkind = 'p') SELECT oid FROM up)`
 
 // ForeignKeys returns the foreign keys from and to tables, or those that they are partitions of.
@@ -85,7 +85,7 @@ func Indexes(ctx context.Context, c *pgx.Conn, oids []uint32) ([]Definition, err
 			CASE WHEN k.condeferrable THEN ' DEFERRABLE' ELSE '' END || CASE WHEN k.condeferred THEN ' INITIALLY DEFERRED' ELSE '' END) || `+more+` WHEN k.oid IS NULL THEN pg_catalog.ltrim(`+more+`, E'\n') ELSE '' END, ''
 		FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid JOIN pg_catalog.pg_class t ON t.oid = i.indrelid
 		JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace LEFT JOIN pg_catalog.pg_constraint k ON k.conindid = x.oid AND k.conrelid = t.oid AND k.contype IN ('p', 'u', 'x')
-		WHERE t.oid = ANY ($1::oid[]) AND t.relkind = 'r' AND i.indisvalid AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhrelid = x.oid) ORDER BY x.oid`, oids)
+		WHERE t.oid = ANY ($1::pg_catalog.oid[]) AND t.relkind = 'r' AND i.indisvalid AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhrelid = x.oid) ORDER BY x.oid`, oids)
 }
 
 func definitions(ctx context.Context, c *pgx.Conn, sql string, oids []uint32) ([]Definition, error) {

@@ -27,7 +27,7 @@ type Right struct {
 func EachLargeObject(ctx context.Context, c *pgx.Conn, f func(*LargeObject) error) error {
 	rows, err := c.Query(ctx, `SELECT m.oid, pg_catalog.pg_get_userbyid(m.lomowner), coalesce(pg_catalog.obj_description(m.oid, 'pg_largeobject'), ''), m.lomacl IS NOT NULL,
 		ARRAY(SELECT ARRAY[pg_catalog.pg_get_userbyid(a.grantor), CASE a.grantee WHEN 0 THEN '' ELSE pg_catalog.pg_get_userbyid(a.grantee) END, a.privilege_type,
-			CASE WHEN a.is_grantable THEN 'grantable' ELSE '' END]::text[] FROM pg_catalog.aclexplode(m.lomacl) a ORDER BY a.grantor <> m.lomowner)
+			CASE WHEN a.is_grantable THEN 'grantable' ELSE '' END]::pg_catalog.text[] FROM pg_catalog.aclexplode(m.lomacl) a ORDER BY a.grantor <> m.lomowner)
 		FROM pg_catalog.pg_largeobject_metadata m ORDER BY m.oid`)
 	if err != nil {
 		return err

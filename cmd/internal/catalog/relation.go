@@ -66,13 +66,13 @@ func LookupStatement(version int) string {
 		generated = "a.attgenerated <> ''"
 	}
 	if version >= 100000 {
-		identity = "a.attidentity::text"
+		identity = "a.attidentity::pg_catalog.text"
 	}
 	attributes := func(what string) string {
-		return `(SELECT ` + what + ` FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n)
+		return `(SELECT ` + what + ` FROM pg_catalog.unnest(i.indkey::pg_catalog.int2[]) WITH ORDINALITY AS k(attnum, n)
 			JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum WHERE k.n <= i.` + keyColumns(version) + `)`
 	}
-	return `SELECT pg_catalog.json_build_object('OID', c.oid::bigint, 'Kind', c.relkind::text, 'RowSecurity', pg_catalog.row_security_active(c.oid), 'InsteadOrRule', c.relhasrules,
+	return `SELECT pg_catalog.json_build_object('OID', c.oid::bigint, 'Kind', c.relkind::pg_catalog.text, 'RowSecurity', pg_catalog.row_security_active(c.oid), 'InsteadOrRule', c.relhasrules,
 		'Columns', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('Number', a.attnum, 'Name', a.attname, 'OID', a.atttypid::bigint,
 			'Type', pg_catalog.format_type(a.atttypid, -1), 'TypeMod', a.atttypmod, 'NotNull', a.attnotnull, 'Generated', ` + generated + `,
 			'Identity', ` + identity + `, 'Default', a.atthasdef, 'Equal', ` + hasEquality("a.atttypid") + `) ORDER BY a.attnum)
@@ -80,9 +80,9 @@ func LookupStatement(version int) string {
 		'Unique', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('Name', x.relname, 'Primary', i.indisprimary, 'Deferrable', NOT i.indimmediate,
 			'Columns', ` + attributes("pg_catalog.json_agg(a.attname ORDER BY k.n)") + `, 'NotNull', ` + attributes("pg_catalog.bool_and(a.attnotnull)") + `) ORDER BY i.indisprimary DESC, x.relname)
 			FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
-			WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL))::text
+			WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL))::pg_catalog.text
 		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-		WHERE n.nspname = $1::text AND c.relname = $2::text AND c.relkind IN ('r', 'p', 'f', 'v', 'm')`
+		WHERE n.nspname = $1::pg_catalog.text AND c.relname = $2::pg_catalog.text AND c.relkind IN ('r', 'p', 'f', 'v', 'm')`
 }
 
 // ParseRelation reads the result of LookupStatement.
@@ -102,17 +102,17 @@ func LookupAll(ctx context.Context, c *pgx.Conn, names [][2]string) (map[[2]stri
 		generated = "a.attgenerated <> ''"
 	}
 	if v >= 100000 {
-		identity = "a.attidentity::text"
+		identity = "a.attidentity::pg_catalog.text"
 	}
 	schemas, tables := make([]string, len(names)), make([]string, len(names))
 	for i, n := range names {
 		schemas[i], tables[i] = n[0], n[1]
 	}
-	rows, err := c.Query(ctx, `SELECT n.nspname, c.relname, c.oid, c.relkind::text, coalesce(a.attnum, 0), coalesce(a.attname, ''), coalesce(a.atttypid, 0),
+	rows, err := c.Query(ctx, `SELECT n.nspname, c.relname, c.oid, c.relkind::pg_catalog.text, coalesce(a.attnum, 0), coalesce(a.attname, ''), coalesce(a.atttypid, 0),
 		coalesce(pg_catalog.format_type(a.atttypid, -1), ''), coalesce(`+generated+`, false), coalesce(`+identity+`, ''),
 		coalesce((SELECT x.extcondition[k.n] FROM pg_catalog.pg_extension x, pg_catalog.generate_subscripts(x.extconfig, 1) AS k(n) WHERE x.extconfig[k.n] = c.oid), ''),
 		EXISTS (SELECT FROM pg_catalog.pg_constraint f WHERE f.contype = 'f' AND f.confrelid = c.oid AND f.conrelid <> c.oid)
-		FROM unnest($1::text[], $2::text[]) AS v(s, t) JOIN pg_catalog.pg_namespace n ON n.nspname = v.s JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = v.t
+		FROM pg_catalog.unnest($1::pg_catalog.text[], $2::pg_catalog.text[]) AS v(s, t) JOIN pg_catalog.pg_namespace n ON n.nspname = v.s JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = v.t
 		LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 		WHERE c.relkind IN ('r', 'p', 'f', 'v') ORDER BY c.oid, a.attnum`, schemas, tables)
 	if err != nil {

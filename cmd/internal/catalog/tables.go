@@ -37,7 +37,7 @@ func Tables(ctx context.Context, c *pgx.Conn) ([]*Table, error) {
 	if v >= 100000 {
 		partition = "c.relispartition"
 	}
-	rows, err := c.Query(ctx, `SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relreplident::text, pg_catalog.pg_relation_size(c.oid), c.reltuples::bigint,
+	rows, err := c.Query(ctx, `SELECT c.oid, n.nspname, c.relname, c.relkind::pg_catalog.text, c.relreplident::pg_catalog.text, pg_catalog.pg_relation_size(c.oid), c.reltuples::bigint,
 		c.relpersistence = 'u', coalesce(e.condition, ''), pg_catalog.pg_get_userbyid(c.relowner),
 		CASE WHEN `+partition+` THEN (WITH RECURSIVE up(oid, depth) AS (SELECT i.inhparent, 1 FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid
 			UNION ALL SELECT i.inhparent, up.depth + 1 FROM up JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid)
@@ -94,7 +94,7 @@ func Absent(ctx context.Context, c *pgx.Conn, names []Name) (map[Name]bool, erro
 	for _, n := range names {
 		schemas, tables = append(schemas, n.Schema), append(tables, n.Name)
 	}
-	rows, err := c.Query(ctx, `SELECT v.s, v.t FROM unnest($1::text[], $2::text[]) v(s, t) WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c
+	rows, err := c.Query(ctx, `SELECT v.s, v.t FROM pg_catalog.unnest($1::pg_catalog.text[], $2::pg_catalog.text[]) v(s, t) WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c
 		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = v.s AND c.relname = v.t)`, schemas, tables)
 	if err != nil {
 		return nil, err
@@ -112,14 +112,14 @@ func columns(ctx context.Context, c *pgx.Conn, version int, tables map[uint32]*T
 		generated = "a.attgenerated <> ''"
 	}
 	if version >= 100000 {
-		identity = "a.attidentity::text"
+		identity = "a.attidentity::pg_catalog.text"
 	}
 	oids := make([]uint32, 0, len(tables))
 	for oid := range tables {
 		oids = append(oids, oid)
 	}
 	rows, err := c.Query(ctx, `SELECT a.attrelid, a.attname, pg_catalog.format_type(a.atttypid, -1), a.atttypid, a.atttypmod, `+generated+`, `+identity+`,
-		EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = a.attrelid AND a.attnum = ANY (i.indkey::int2[]) AND i.indisvalid
+		EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = a.attrelid AND a.attnum = ANY (i.indkey::pg_catalog.int2[]) AND i.indisvalid
 			AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END) OR c.relreplident = 'f'
 		FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
 		WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid, a.attnum`, oids)

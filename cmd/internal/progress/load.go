@@ -86,8 +86,8 @@ func AddObjects(ctx context.Context, c *pgx.Conn, stream int32, list []Object, s
 		}
 	}
 	_, err := c.Exec(ctx, `INSERT INTO pgsluice.deferred (stream_id, phase, type, schema_name, table_name, name, definition, index_sql, attach_sql, error, state, finished_at)
-		SELECT $1, p, t, s, tn, n, d, nullif(i, ''), nullif(a, ''), nullif(e, ''), $2, CASE WHEN $2 <> 'deferred' THEN now() END
-		FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::text[]) WITH ORDINALITY AS v(p, t, s, tn, n, d, i, a, e, o)
+		SELECT $1, p, t, s, tn, n, d, nullif(i, ''), nullif(a, ''), nullif(e, ''), $2, CASE WHEN $2 <> 'deferred' THEN pg_catalog.now() END
+		FROM pg_catalog.unnest($3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[], $6::pg_catalog.text[], $7::pg_catalog.text[], $8::pg_catalog.text[], $9::pg_catalog.text[], $10::pg_catalog.text[], $11::pg_catalog.text[]) WITH ORDINALITY AS v(p, t, s, tn, n, d, i, a, e, o)
 		ORDER BY o`, stream, state, cols[0], cols[1], cols[2], cols[3], cols[4], cols[5], cols[6], cols[7], cols[8])
 	return err
 }
@@ -259,14 +259,14 @@ func QueueTables(ctx context.Context, c *pgx.Conn, stream int32, list []LoadTabl
 		}
 	}
 	_, err := c.Exec(ctx, `INSERT INTO pgsluice.tables (stream_id, schema_name, table_name, source_schema, source_table, status)
-		SELECT $1, s, n, ss, sn, 'queued' FROM unnest($2::text[], $3::text[], $4::text[], $5::text[]) AS v(s, n, ss, sn) ON CONFLICT DO NOTHING`,
+		SELECT $1, s, n, ss, sn, 'queued' FROM pg_catalog.unnest($2::pg_catalog.text[], $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[]) AS v(s, n, ss, sn) ON CONFLICT DO NOTHING`,
 		stream, cols[0], cols[1], cols[2], cols[3])
 	return err
 }
 
 // SetLoadStatus records how far the load of a stream is. The first load's snapshot is where changes begin.
 func SetLoadStatus(ctx context.Context, c *pgx.Conn, stream int32, status string, snapshot format.LSN) error {
-	_, err := c.Exec(ctx, `UPDATE pgsluice.streams SET load_status = $2, start_lsn = coalesce(start_lsn, $3::text::pg_lsn), updated_at = now() WHERE stream_id = $1`,
+	_, err := c.Exec(ctx, `UPDATE pgsluice.streams SET load_status = $2, start_lsn = coalesce(start_lsn, $3::pg_catalog.text::pg_catalog.pg_lsn), updated_at = pg_catalog.now() WHERE stream_id = $1`,
 		stream, status, snapshot.String())
 	return err
 }
@@ -313,7 +313,7 @@ func Unbuilt(ctx context.Context, c *pgx.Conn, stream int32) ([]LoadTable, error
 // FinishLoad marks the load of a stream complete and lets changes begin where its first snapshot was taken, unless some have been applied.
 // It returns false if there are tables that are not complete.
 func FinishLoad(ctx context.Context, c *pgx.Conn, stream int32) (complete bool, err error) {
-	err = c.QueryRow(ctx, `UPDATE pgsluice.streams SET load_status = 'loaded', applied_lsn = greatest(applied_lsn, coalesce(start_lsn, '0/0')), updated_at = now()
+	err = c.QueryRow(ctx, `UPDATE pgsluice.streams SET load_status = 'loaded', applied_lsn = greatest(applied_lsn, coalesce(start_lsn, '0/0')), updated_at = pg_catalog.now()
 		WHERE stream_id = $1 AND NOT EXISTS (SELECT FROM pgsluice.tables WHERE stream_id = $1 AND status <> 'loaded') RETURNING true`, stream).Scan(&complete)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return false, nil
@@ -324,7 +324,7 @@ func FinishLoad(ctx context.Context, c *pgx.Conn, stream int32) (complete bool, 
 // StepBegins records that a step of the cutover begins (again).
 func StepBegins(ctx context.Context, c *pgx.Conn, stream int32, step string) error {
 	_, err := c.Exec(ctx, `INSERT INTO pgsluice.cutover (stream_id, step) VALUES ($1, $2)
-		ON CONFLICT (stream_id, step) DO UPDATE SET started_at = clock_timestamp(), finished_at = NULL, detail = NULL, result = NULL`, stream, step)
+		ON CONFLICT (stream_id, step) DO UPDATE SET started_at = pg_catalog.clock_timestamp(), finished_at = NULL, detail = NULL, result = NULL`, stream, step)
 	return err
 }
 
@@ -338,7 +338,7 @@ func StepEndsWith(ctx context.Context, c *pgx.Conn, stream int32, step, detail, 
 	if _, err := c.Exec(ctx, "SET synchronous_commit = on"); err != nil {
 		return err
 	}
-	_, err := c.Exec(ctx, "UPDATE pgsluice.cutover SET finished_at = clock_timestamp(), detail = $3, result = nullif($4, '') WHERE stream_id = $1 AND step = $2", stream, step, detail, result)
+	_, err := c.Exec(ctx, "UPDATE pgsluice.cutover SET finished_at = pg_catalog.clock_timestamp(), detail = $3, result = nullif($4, '') WHERE stream_id = $1 AND step = $2", stream, step, detail, result)
 	return err
 }
 
@@ -386,7 +386,7 @@ type TableInfo struct {
 // Tables returns what is known of a stream's tables.
 func Tables(ctx context.Context, c *pgx.Conn, stream int32) ([]TableInfo, error) {
 	rows, err := c.Query(ctx, `SELECT schema_name, table_name, source_schema, source_table, status, parts,
-		(SELECT count(*) FROM pgsluice.parts p WHERE p.stream_id = t.stream_id AND p.schema_name = t.schema_name AND p.table_name = t.table_name),
+		(SELECT pg_catalog.count(*) FROM pgsluice.parts p WHERE p.stream_id = t.stream_id AND p.schema_name = t.schema_name AND p.table_name = t.table_name),
 		rows, bytes, started_at, loaded_at, inserts, updates, deletes, truncates, coalesce(error, '')
 		FROM pgsluice.tables t WHERE stream_id = $1 ORDER BY 1, 2`, stream)
 	if err != nil {
@@ -401,8 +401,8 @@ func Tables(ctx context.Context, c *pgx.Conn, stream int32) ([]TableInfo, error)
 
 // RenamedSchemas returns the schemas of a stream's source whose tables are in another schema of the target, all in the same, with that one.
 func RenamedSchemas(ctx context.Context, c *pgx.Conn, stream int32) (map[string]string, error) {
-	rows, err := c.Query(ctx, `SELECT source_schema, min(schema_name) FROM pgsluice.tables WHERE stream_id = $1
-		GROUP BY source_schema HAVING count(DISTINCT schema_name) = 1 AND min(schema_name) <> source_schema`, stream)
+	rows, err := c.Query(ctx, `SELECT source_schema, pg_catalog.min(schema_name) FROM pgsluice.tables WHERE stream_id = $1
+		GROUP BY source_schema HAVING pg_catalog.count(DISTINCT schema_name) = 1 AND pg_catalog.min(schema_name) <> source_schema`, stream)
 	if err != nil {
 		return nil, err
 	}
@@ -414,12 +414,12 @@ func RenamedSchemas(ctx context.Context, c *pgx.Conn, stream int32) (map[string]
 
 // EndStream lets nothing more be applied: a cutover has made the target the primary.
 func EndStream(ctx context.Context, c *pgx.Conn, stream int32) error {
-	_, err := c.Exec(ctx, "UPDATE pgsluice.streams SET ended_at = coalesce(ended_at, clock_timestamp()) WHERE stream_id = $1", stream)
+	_, err := c.Exec(ctx, "UPDATE pgsluice.streams SET ended_at = coalesce(ended_at, pg_catalog.clock_timestamp()) WHERE stream_id = $1", stream)
 	return err
 }
 
 // SetObject records what has become of an object.
 func SetObject(ctx context.Context, c *pgx.Conn, id int64, state, reason string) error {
-	_, err := c.Exec(ctx, "UPDATE pgsluice.deferred SET state = $2, error = nullif($3, ''), finished_at = clock_timestamp() WHERE id = $1", id, state, reason)
+	_, err := c.Exec(ctx, "UPDATE pgsluice.deferred SET state = $2, error = nullif($3, ''), finished_at = pg_catalog.clock_timestamp() WHERE id = $1", id, state, reason)
 	return err
 }

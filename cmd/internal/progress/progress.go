@@ -69,9 +69,9 @@ func (t Transaction) String() string {
 	return fmt.Sprintf("transaction %d with commit LSN %v, committed at %s", t.XID, t.CommitLSN, t.Time.Time().Format("2006-01-02 15:04:05.000000Z"))
 }
 
-const selectStream = `SELECT stream_id, system_id, database, slot, applied_lsn::text, coalesce(applied_time, 'epoch'), coalesce(start_lsn, '0/0')::text,
+const selectStream = `SELECT stream_id, system_id, database, slot, applied_lsn::pg_catalog.text, coalesce(applied_time, 'epoch'), coalesce(start_lsn, '0/0')::pg_catalog.text,
 	transactions, changes, load_status, ended_at IS NOT NULL, ahead, whole, coalesce(timeline, 0), history, token, target_id,
-	coalesce(last_xid, 0), coalesce(last_commit_lsn, '0/0')::text, coalesce(last_end_lsn, '0/0')::text, last_commit_time FROM pgsluice.streams `
+	coalesce(last_xid, 0), coalesce(last_commit_lsn, '0/0')::pg_catalog.text, coalesce(last_end_lsn, '0/0')::pg_catalog.text, last_commit_time FROM pgsluice.streams `
 
 func scanStream(row pgx.CollectableRow) (*Stream, error) {
 	var s Stream
@@ -179,19 +179,19 @@ const Advance = `WITH w AS (UPDATE pgsluice.streams SET applied_lsn = $1::pg_cat
 // inserts, updates, deletes, truncates.
 const Count = `INSERT INTO pgsluice.tables AS t (stream_id, schema_name, table_name, source_schema, source_table, status, inserts, updates, deletes, truncates)
 	SELECT $1::pg_catalog.int4, s, n, ss, sn, 'loaded', i, u, d, tr
-	FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::int8[], $7::int8[], $8::int8[], $9::int8[]) AS v(s, n, ss, sn, i, u, d, tr)
+	FROM pg_catalog.unnest($2::pg_catalog.text[], $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[], $6::pg_catalog.int8[], $7::pg_catalog.int8[], $8::pg_catalog.int8[], $9::pg_catalog.int8[]) AS v(s, n, ss, sn, i, u, d, tr)
 	ON CONFLICT (stream_id, schema_name, table_name) DO UPDATE SET inserts = t.inserts + excluded.inserts, updates = t.updates + excluded.updates,
 	deletes = t.deletes + excluded.deletes, truncates = t.truncates + excluded.truncates`
 
 // Conflicts returns how many changes of a stream were skipped or forced.
 func Conflicts(ctx context.Context, c *pgx.Conn, stream int32) (n int64, err error) {
-	err = c.QueryRow(ctx, "SELECT count(*) FROM pgsluice.conflicts WHERE stream_id = $1", stream).Scan(&n)
+	err = c.QueryRow(ctx, "SELECT pg_catalog.count(*) FROM pgsluice.conflicts WHERE stream_id = $1", stream).Scan(&n)
 	return n, err
 }
 
 // Snapshots returns, by schema and table on the target, the LSNs of the snapshots that tables were loaded at.
 func Snapshots(ctx context.Context, c *pgx.Conn, stream int32) (map[[2]string]format.LSN, error) {
-	rows, err := c.Query(ctx, "SELECT schema_name, table_name, snapshot_lsn::text FROM pgsluice.tables WHERE stream_id = $1 AND snapshot_lsn IS NOT NULL", stream)
+	rows, err := c.Query(ctx, "SELECT schema_name, table_name, snapshot_lsn::pg_catalog.text FROM pgsluice.tables WHERE stream_id = $1 AND snapshot_lsn IS NOT NULL", stream)
 	if err != nil {
 		return nil, err
 	}

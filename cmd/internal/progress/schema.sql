@@ -8,7 +8,7 @@ CREATE TABLE pgsluice.streams (
     start_lsn     pg_lsn,
     transactions  bigint NOT NULL DEFAULT 0,
     changes       bigint NOT NULL DEFAULT 0,
-    updated_at    timestamptz NOT NULL DEFAULT now(),
+    updated_at    timestamptz NOT NULL DEFAULT pg_catalog.now(),
     load_status   text NOT NULL DEFAULT 'none' CHECK (load_status IN ('none', 'loading', 'loaded')),
     ended_at      timestamptz,
     ahead         boolean NOT NULL DEFAULT true,
@@ -85,7 +85,7 @@ CREATE TABLE pgsluice.parts (
     snapshot_lsn  pg_lsn NOT NULL,
     rows          bigint NOT NULL,
     bytes         bigint NOT NULL,
-    finished_at   timestamptz NOT NULL DEFAULT now(),
+    finished_at   timestamptz NOT NULL DEFAULT pg_catalog.now(),
     PRIMARY KEY (stream_id, schema_name, table_name, part),
     FOREIGN KEY (stream_id, schema_name, table_name) REFERENCES pgsluice.tables ON DELETE CASCADE
 );
@@ -114,7 +114,7 @@ COMMENT ON COLUMN pgsluice.deferred.phase IS 'when it is created: schema (before
 CREATE TABLE pgsluice.cutover (
     stream_id     integer NOT NULL REFERENCES pgsluice.streams ON DELETE CASCADE,
     step          text NOT NULL,
-    started_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    started_at    timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     finished_at   timestamptz,
     detail        text,
     result        text CHECK (result IN ('equal', 'differs')),
@@ -135,6 +135,6 @@ CREATE TABLE pgsluice.conflicts (
     action        text NOT NULL,
     key           jsonb,
     tuple         jsonb,
-    at            timestamptz NOT NULL DEFAULT clock_timestamp()
+    at            timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 COMMENT ON TABLE pgsluice.conflicts IS 'changes that did not fit the target and were skipped or forced, with the whole tuple';

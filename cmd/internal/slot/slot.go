@@ -47,13 +47,13 @@ type Identity struct {
 // replication session always tells it (IdentifySystem).
 func Identify(ctx context.Context, c *pgx.Conn) (Identity, error) {
 	id := Identity{Version: pgdial.Version(c.PgConn()), Encoding: pgdial.ClientEncoding(c.PgConn())}
-	err := c.QueryRow(ctx, "SELECT current_database(), pg_is_in_recovery()").Scan(&id.Database, &id.Recovery)
+	err := c.QueryRow(ctx, "SELECT pg_catalog.current_database(), pg_catalog.pg_is_in_recovery()").Scan(&id.Database, &id.Recovery)
 	if err != nil {
 		return id, err
 	}
 	if id.Version >= 90600 {
 		// Closed to ordinary roles on some managed services; then the identifier stays empty.
-		_ = c.QueryRow(ctx, "SELECT system_identifier::text FROM pg_control_system()").Scan(&id.SystemID)
+		_ = c.QueryRow(ctx, "SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system()").Scan(&id.SystemID)
 	}
 	return id, nil
 }
@@ -119,16 +119,16 @@ type Info struct {
 // Get reads a slot. It returns nil if there is none of that name.
 func Get(ctx context.Context, c *pgx.Conn, name string) (*Info, error) {
 	v := pgdial.Version(c.PgConn())
-	wal, current := "''", "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END"
+	wal, current := "''", "CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END"
 	if v >= 130000 {
 		wal = "coalesce(wal_status, '')"
 	}
 	var i Info
 	var confirmed, restart, now *string
 	err := c.QueryRow(ctx, `SELECT slot_name, coalesce(plugin, ''), coalesce(database, ''), active, coalesce(active_pid, 0),
-		confirmed_flush_lsn::text, restart_lsn::text, `+wal+`, temporary, `+current+`::text,
-		coalesce(pg_wal_lsn_diff(`+current+`, restart_lsn), 0)::bigint
-		FROM pg_replication_slots WHERE slot_name = $1`, name).
+		confirmed_flush_lsn::pg_catalog.text, restart_lsn::pg_catalog.text, `+wal+`, temporary, `+current+`::pg_catalog.text,
+		coalesce(pg_catalog.pg_wal_lsn_diff(`+current+`, restart_lsn), 0)::bigint
+		FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`, name).
 		Scan(&i.Name, &i.Plugin, &i.Database, &i.Active, &i.ActivePID, &confirmed, &restart, &i.WALStatus, &i.Temporary, &now, &i.Retained)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
@@ -160,12 +160,12 @@ type Reader struct {
 func GetReader(ctx context.Context, c *pgx.Conn, name string) (*Reader, error) {
 	replied := "''" // not every role may see it
 	if pgdial.Version(c.PgConn()) >= 120000 {
-		replied = "coalesce(r.reply_time::text, '')"
+		replied = "coalesce(r.reply_time::pg_catalog.text, '')"
 	}
 	var x Reader
-	err := c.QueryRow(ctx, `SELECT s.active_pid, format('%s, connected from %s since %s (process %s of the source)', coalesce(nullif(a.application_name, ''), 'a session'),
-		coalesce(host(a.client_addr), 'its own host'), to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS'), s.active_pid), concat(s.confirmed_flush_lsn, ' ', `+replied+`)
-		FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid LEFT JOIN pg_stat_replication r ON r.pid = s.active_pid
+	err := c.QueryRow(ctx, `SELECT s.active_pid, pg_catalog.format('%s, connected from %s since %s (process %s of the source)', coalesce(nullif(a.application_name, ''), 'a session'),
+		coalesce(pg_catalog.host(a.client_addr), 'its own host'), pg_catalog.to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS'), s.active_pid), pg_catalog.concat(s.confirmed_flush_lsn, ' ', `+replied+`)
+		FROM pg_catalog.pg_replication_slots s LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid LEFT JOIN pg_catalog.pg_stat_replication r ON r.pid = s.active_pid
 		WHERE s.slot_name = $1 AND s.active_pid IS NOT NULL`, name).Scan(&x.PID, &x.Text, &x.sign)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
@@ -213,7 +213,7 @@ func Publications(ctx context.Context, c *pgx.Conn, names []string) ([]string, e
 	for _, n := range names {
 		all = append(all, n, InsertOnly(n))
 	}
-	rows, err := c.Query(ctx, "SELECT pubname FROM pg_publication WHERE pubname = ANY($1) ORDER BY 1", all)
+	rows, err := c.Query(ctx, "SELECT pubname FROM pg_catalog.pg_publication WHERE pubname = ANY($1) ORDER BY 1", all)
 	if err != nil {
 		return nil, err
 	}
@@ -288,7 +288,7 @@ func Mark(ctx context.Context, c *pgx.Conn, content string) (format.LSN, error) 
 	if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on"); err != nil {
 		return 0, err
 	}
-	if _, err := tx.Exec(ctx, "SELECT pg_logical_emit_message(true, $1, $2::text)", MessagePrefix, content); err != nil {
+	if _, err := tx.Exec(ctx, "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2::pg_catalog.text)", MessagePrefix, content); err != nil {
 		return 0, err
 	}
 	if err := tx.Commit(ctx); err != nil {
@@ -300,7 +300,7 @@ func Mark(ctx context.Context, c *pgx.Conn, content string) (format.LSN, error) 
 // FlushLSN returns the position up to which the server's WAL is durable (replayed, on a standby).
 func FlushLSN(ctx context.Context, c *pgx.Conn) (format.LSN, error) {
 	var s string
-	err := c.QueryRow(ctx, "SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END)::text").Scan(&s)
+	err := c.QueryRow(ctx, "SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_flush_lsn() END)::pg_catalog.text").Scan(&s)
 	if err != nil {
 		return 0, err
 	}
@@ -310,7 +310,7 @@ func FlushLSN(ctx context.Context, c *pgx.Conn) (format.LSN, error) {
 // Now returns a position behind everything that has been committed on the server.
 func Now(ctx context.Context, c *pgx.Conn) (format.LSN, error) {
 	var standby bool
-	if err := c.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&standby); err != nil {
+	if err := c.QueryRow(ctx, "SELECT pg_catalog.pg_is_in_recovery()").Scan(&standby); err != nil {
 		return 0, err
 	}
 	if standby {
@@ -350,7 +350,7 @@ func Export(ctx context.Context, server pgdial.Server, name string, temporary bo
 	// The snapshot dies with this session, and with whatever it is asked next. So another one takes it over.
 	defer repl.Close(context.WithoutCancel(ctx))
 	for attempt := 1; ; attempt++ {
-		next, err := repl.Exec(ctx, "SELECT txid_snapshot_xmax(txid_current_snapshot()) % (1::bigint << 32)").ReadAll()
+		next, err := repl.Exec(ctx, "SELECT pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot()) % (1::bigint << 32)").ReadAll()
 		if err != nil {
 			return nil, nil, server.Explain(err)
 		}
@@ -394,9 +394,9 @@ func export(ctx context.Context, server pgdial.Server, repl *pgconn.PgConn, name
 
 // altered lists the tables whose definition, or file, the snapshot sees changed by a transaction that is not older than an XID.
 func (s *Snapshot) altered(ctx context.Context, xid string) ([]string, error) {
-	rows, err := s.Keep.Query(ctx, `SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+	rows, err := s.Keep.Query(ctx, `SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-		AND (age(c.xmin) BETWEEN 0 AND age($1::text::xid) OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND age(a.xmin) BETWEEN 0 AND age($1::text::xid)))
+		AND (pg_catalog.age(c.xmin) BETWEEN 0 AND pg_catalog.age($1::pg_catalog.text::pg_catalog.xid) OR EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND pg_catalog.age(a.xmin) BETWEEN 0 AND pg_catalog.age($1::pg_catalog.text::pg_catalog.xid)))
 		ORDER BY 1`, xid)
 	if err != nil {
 		return nil, err
@@ -472,7 +472,7 @@ const walHint = "Set wal_level = logical and restart the source. On RDS and Auro
 // RequireLogical checks that the source writes WAL that can be decoded.
 func RequireLogical(ctx context.Context, c *pgx.Conn) error {
 	var level string
-	if err := c.QueryRow(ctx, "SELECT current_setting('wal_level')").Scan(&level); err != nil {
+	if err := c.QueryRow(ctx, "SELECT pg_catalog.current_setting('wal_level')").Scan(&level); err != nil {
 		return err
 	}
 	if level != "logical" {
@@ -503,8 +503,8 @@ func explainCreate(server pgdial.Server, name string, err error) error {
 
 // Blockers describes the transactions that the creation of a slot waits for: those that have written, longest first.
 func Blockers(ctx context.Context, c *pgx.Conn) ([]string, error) {
-	rows, err := c.Query(ctx, `SELECT format('process %s, user %s, %s, open for %s', pid, usename, coalesce(nullif(application_name, ''), 'no application name'),
-		date_trunc('second', clock_timestamp() - xact_start)) FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() ORDER BY xact_start`)
+	rows, err := c.Query(ctx, `SELECT pg_catalog.format('process %s, user %s, %s, open for %s', pid, usename, coalesce(nullif(application_name, ''), 'no application name'),
+		pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - xact_start)) FROM pg_catalog.pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_catalog.pg_backend_pid() ORDER BY xact_start`)
 	if err != nil {
 		return nil, err
 	}
@@ -561,9 +561,9 @@ func EnsurePublications(ctx context.Context, c *pgx.Conn, name string, tables []
 
 // publishedIn returns the OIDs of the tables in a publication, partitioned tables and their partitions.
 func publishedIn(ctx context.Context, c *pgx.Conn, name string) (map[uint32]bool, error) {
-	rows, err := c.Query(ctx, `SELECT c.oid FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname JOIN pg_class c
+	rows, err := c.Query(ctx, `SELECT c.oid FROM pg_catalog.pg_publication_tables p JOIN pg_catalog.pg_namespace n ON n.nspname = p.schemaname JOIN pg_catalog.pg_class c
 		ON c.relnamespace = n.oid AND c.relname = p.tablename WHERE p.pubname = $1
-		UNION SELECT r.prrelid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = $1`, name)
+		UNION SELECT r.prrelid FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid WHERE p.pubname = $1`, name)
 	if err != nil {
 		return nil, err
 	}

@@ -125,8 +125,8 @@ func (b *builder) session() (*session, error) {
 // buildMemory returns the statement that sets maintenance_work_mem: a share of what the server counts on for its own and the system's caches, but
 // not less than is set, and not more than sorting makes use of.
 func buildMemory(jobs int) string {
-	return fmt.Sprintf(`SELECT set_config('maintenance_work_mem', greatest((SELECT setting::bigint FROM pg_settings WHERE name = 'maintenance_work_mem'),
-		least(1048576, (SELECT setting::bigint * 8 FROM pg_settings WHERE name = 'effective_cache_size') / %d))::text || 'kB', false)`, 8*max(jobs, 1))
+	return fmt.Sprintf(`SELECT pg_catalog.set_config('maintenance_work_mem', greatest((SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'maintenance_work_mem'),
+		least(1048576, (SELECT setting::bigint * 8 FROM pg_catalog.pg_settings WHERE name = 'effective_cache_size') / %d))::pg_catalog.text || 'kB', false)`, 8*max(jobs, 1))
 }
 
 // pending asks for objects that are to be created.
@@ -329,7 +329,7 @@ func (b *builder) create(s *session, o *progress.Object, sql string, half bool) 
 		return s.exec(b.ctx, fmt.Sprintf("UPDATE pgsluice.deferred SET %s WHERE id = %d", isDone, o.ID))
 	}
 	o.Error = err.Error()
-	return s.exec(b.ctx, fmt.Sprintf("UPDATE pgsluice.deferred SET state = 'failed', error = %s, finished_at = clock_timestamp() WHERE id = %d", progress.Literal(o.Error), o.ID))
+	return s.exec(b.ctx, fmt.Sprintf("UPDATE pgsluice.deferred SET state = 'failed', error = %s, finished_at = pg_catalog.clock_timestamp() WHERE id = %d", progress.Literal(o.Error), o.ID))
 }
 
 // finish waits for all tables, also for those that others build, then creates what belongs to none. It reports whether the load is complete:

@@ -298,7 +298,7 @@ func (l *lane) lookAt(g *plan.Group, t *plan.Table, tuple int32) string {
 			where = append(where, name+" IS NULL")
 		case format.Text:
 			if t.Columns[i].NoEqual {
-				name += "::text"
+				name += "::pg_catalog.text"
 			}
 			where = append(where, name+" = "+text.Literal(string(v)))
 			long += len(v)

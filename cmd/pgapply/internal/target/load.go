@@ -581,10 +581,10 @@ func (l *Loader) finishPart(s *session, p *part) (copied bool, err error) {
 	// Parts that end at the same time must see each other, or none would see that the table is complete.
 	b.Do("SELECT FROM pgsluice.tables WHERE " + where + " FOR UPDATE")
 	// Nobody may have begun the table anew, from another snapshot: then this divides by zero.
-	b.Do("SELECT 1 / count(*) FROM pgsluice.tables WHERE " + where + " AND snapshot = " + progress.Literal(l.Snapshot))
+	b.Do("SELECT 1 / pg_catalog.count(*) FROM pgsluice.tables WHERE " + where + " AND snapshot = " + progress.Literal(l.Snapshot))
 	b.Do(fmt.Sprintf(`UPDATE pgsluice.tables SET rows = rows + %d, bytes = bytes + %d,
-		status = CASE WHEN (SELECT count(*) FROM pgsluice.parts WHERE %s) = parts THEN 'copied' ELSE status END,
-		copied_at = CASE WHEN (SELECT count(*) FROM pgsluice.parts WHERE %s) = parts THEN clock_timestamp() END
+		status = CASE WHEN (SELECT pg_catalog.count(*) FROM pgsluice.parts WHERE %s) = parts THEN 'copied' ELSE status END,
+		copied_at = CASE WHEN (SELECT pg_catalog.count(*) FROM pgsluice.parts WHERE %s) = parts THEN pg_catalog.clock_timestamp() END
 		WHERE %s RETURNING status`, p.end.Rows, p.end.Bytes, where, where, where))
 	b.Do("COMMIT")
 	r, err := b.Run()
@@ -613,7 +613,7 @@ func (l *Loader) prepare(s *session, p *part) error {
 	}
 	// Other processes may load other parts of the table.
 	row, err := s.ask(l.ctx, "BEGIN", "SELECT FROM pgsluice.tables WHERE "+where+" FOR UPDATE",
-		"SELECT status, coalesce(snapshot, ''), parts, (SELECT count(*) FROM pgsluice.parts WHERE "+where+") FROM pgsluice.tables WHERE "+where)
+		"SELECT status, coalesce(snapshot, ''), parts, (SELECT pg_catalog.count(*) FROM pgsluice.parts WHERE "+where+") FROM pgsluice.tables WHERE "+where)
 	if err != nil {
 		return err
 	}
@@ -645,7 +645,7 @@ func (l *Loader) prepare(s *session, p *part) error {
 	}
 	t.freeze = p.Of == 1 && p.Bytes >= freezeMin && t.target.Kind == "r" && t.target.Condition == "" && !t.target.Referenced
 	return s.exec(l.ctx, fmt.Sprintf(`UPDATE pgsluice.tables SET status = 'loading', snapshot = %s, snapshot_lsn = '%v', parts = %d, rows = 0, bytes = 0,
-		started_at = clock_timestamp(), copied_at = NULL, loaded_at = NULL, error = NULL WHERE %s;
+		started_at = pg_catalog.clock_timestamp(), copied_at = NULL, loaded_at = NULL, error = NULL WHERE %s;
 		UPDATE pgsluice.streams SET load_status = 'loading' WHERE stream_id = %d AND load_status <> 'loading'; COMMIT`,
 		progress.Literal(l.Snapshot), p.SnapshotLSN, p.Of, where, l.Stream.ID))
 }

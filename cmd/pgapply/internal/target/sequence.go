@@ -39,7 +39,7 @@ func (l *Loader) setSequence(r *format.Sequence) error {
 
 // SetSequence sets the state of a sequence of the target.
 func SetSequence(ctx context.Context, c *pgx.Conn, server pgdial.Server, schema, name string, last int64, called bool) error {
-	_, err := c.Exec(ctx, "SELECT pg_catalog.setval($1::text::regclass, $2, $3)", plan.QuoteIdent(schema)+"."+plan.QuoteIdent(name), last, called)
+	_, err := c.Exec(ctx, "SELECT pg_catalog.setval($1::pg_catalog.text::pg_catalog.regclass, $2, $3)", plan.QuoteIdent(schema)+"."+plan.QuoteIdent(name), last, called)
 	if err == nil {
 		return nil
 	}

@@ -102,7 +102,7 @@ func (m *Migration) Check(ctx context.Context) error {
 // ask returns a query's single value as text, "" for NULL.
 func (c *checker) ask(conn *pgx.Conn, sql string, args ...any) (string, error) {
 	var s *string
-	err := conn.QueryRow(c.ctx, "SELECT ("+sql+")::text", args...).Scan(&s)
+	err := conn.QueryRow(c.ctx, "SELECT ("+sql+")::pg_catalog.text", args...).Scan(&s)
 	if err != nil || s == nil {
 		return "", err
 	}
@@ -157,7 +157,7 @@ func printVersion(v int) string {
 }
 
 func (c *checker) wal() error {
-	level, err := c.ask(c.s, "SELECT current_setting('wal_level')")
+	level, err := c.ask(c.s, "SELECT pg_catalog.current_setting('wal_level')")
 	if err != nil {
 		return err
 	}
@@ -168,10 +168,10 @@ func (c *checker) wal() error {
 		c.ok("wal_level is logical")
 	}
 	for _, x := range []struct{ setting, used string }{
-		{"max_replication_slots", "SELECT count(*) FROM pg_replication_slots"},
-		{"max_wal_senders", "SELECT count(*) FROM pg_stat_replication"},
+		{"max_replication_slots", "SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots"},
+		{"max_wal_senders", "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication"},
 	} {
-		free, err := c.ask(c.s, "SELECT current_setting('"+x.setting+"')::int - ("+x.used+")")
+		free, err := c.ask(c.s, "SELECT pg_catalog.current_setting('"+x.setting+"')::int - ("+x.used+")")
 		if err != nil {
 			return err
 		}
@@ -181,7 +181,7 @@ func (c *checker) wal() error {
 			c.ok("%s: %s free", x.setting, free)
 		}
 	}
-	plugins, err := c.ask(c.s, "SELECT current_setting('output_plugin_libraries', true)")
+	plugins, err := c.ask(c.s, "SELECT pg_catalog.current_setting('output_plugin_libraries', true)")
 	var pg *pgconn.PgError
 	switch {
 	case errors.As(err, &pg) && pg.Code == "42501":
@@ -193,7 +193,7 @@ func (c *checker) wal() error {
 		c.fail("ALTER SYSTEM SET output_plugin_libraries = 'pgoutput, …'", "the source's output_plugin_libraries does not allow pgoutput: %s", plugins)
 	}
 	if c.sv >= 130000 {
-		keep, err := c.ask(c.s, "SELECT current_setting('max_slot_wal_keep_size')")
+		keep, err := c.ask(c.s, "SELECT pg_catalog.current_setting('max_slot_wal_keep_size')")
 		if err != nil {
 			return err
 		}
@@ -202,7 +202,7 @@ func (c *checker) wal() error {
 		}
 	}
 	if c.sv >= 180000 {
-		idle, err := c.ask(c.s, "SELECT current_setting('idle_replication_slot_timeout')")
+		idle, err := c.ask(c.s, "SELECT pg_catalog.current_setting('idle_replication_slot_timeout')")
 		if err != nil {
 			return err
 		}
@@ -214,8 +214,8 @@ func (c *checker) wal() error {
 }
 
 func (c *checker) sourceRole() error {
-	can, err := c.ask(c.s, `SELECT rolsuper OR rolreplication OR EXISTS (SELECT FROM pg_roles g WHERE g.rolname = 'rds_replication' AND pg_has_role(current_user, g.oid, 'USAGE'))
-		FROM pg_roles WHERE rolname = current_user`)
+	can, err := c.ask(c.s, `SELECT rolsuper OR rolreplication OR EXISTS (SELECT FROM pg_catalog.pg_roles g WHERE g.rolname = 'rds_replication' AND pg_catalog.pg_has_role(current_user, g.oid, 'USAGE'))
+		FROM pg_catalog.pg_roles WHERE rolname = current_user`)
 	if err != nil {
 		return err
 	}
@@ -224,14 +224,14 @@ func (c *checker) sourceRole() error {
 	} else {
 		c.fail("ALTER ROLE … REPLICATION. RDS and Aurora: GRANT rds_replication TO …", "the source's role has no REPLICATION attribute")
 	}
-	can, err = c.ask(c.s, "SELECT has_database_privilege(current_database(), 'CREATE')")
+	can, err = c.ask(c.s, "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')")
 	if err != nil {
 		return err
 	}
 	if can != "true" {
 		c.fail("GRANT CREATE ON DATABASE … TO …", "the source's role may not create a publication in the database")
 	}
-	owner, err := c.ask(c.s, "SELECT pg_has_role(current_user, datdba, 'USAGE') FROM pg_database WHERE datname = current_database()")
+	owner, err := c.ask(c.s, "SELECT pg_catalog.pg_has_role(current_user, datdba, 'USAGE') FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()")
 	if err != nil {
 		return err
 	}
@@ -269,9 +269,9 @@ func (c *checker) tables() error {
 	if len(unlogged) > 0 {
 		c.warn("ALTER TABLE … SET LOGGED, or leave them alone during the migration.", "unlogged tables are loaded, but changes of them are not in the WAL: %s", some(unlogged))
 	}
-	notOurs, err := c.s.Query(c.ctx, `SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+	notOurs, err := c.s.Query(c.ctx, `SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice') AND n.nspname !~ '^pg_(temp|toast)'
-		AND NOT pg_has_role(current_user, c.relowner, 'USAGE') ORDER BY 1`)
+		AND NOT pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE') ORDER BY 1`)
 	if err != nil {
 		return err
 	}
@@ -282,7 +282,7 @@ func (c *checker) tables() error {
 		c.fail("GRANT the owners' roles to the source's role: only a table's owner may publish it.", "the source's role does not own %s: %s", count.Of(len(foreign), "table"), some(foreign))
 	}
 	var lobs int64
-	if err := c.s.QueryRow(c.ctx, "SELECT count(*) FROM pg_largeobject_metadata").Scan(&lobs); err != nil {
+	if err := c.s.QueryRow(c.ctx, "SELECT pg_catalog.count(*) FROM pg_catalog.pg_largeobject_metadata").Scan(&lobs); err != nil {
 		return err
 	}
 	if lobs > 0 {
@@ -313,7 +313,7 @@ func (c *checker) transactions() error {
 	if len(long) > 0 {
 		c.warn("End them, or wait: the creation of the slot waits for all transactions that have written.", "long transactions on the source: %s", some(long))
 	}
-	rows, err := c.s.Query(c.ctx, "SELECT gid FROM pg_prepared_xacts WHERE database = current_database()")
+	rows, err := c.s.Query(c.ctx, "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database()")
 	if err != nil {
 		return err
 	}
@@ -340,7 +340,7 @@ func (c *checker) slotState() error {
 		return nil
 	}
 	c.begun = true
-	database, err := c.ask(c.s, "SELECT current_database()")
+	database, err := c.ask(c.s, "SELECT pg_catalog.current_database()")
 	if err != nil {
 		return err
 	}
@@ -359,7 +359,7 @@ func (c *checker) slotState() error {
 }
 
 func (c *checker) targetRole() error {
-	can, err := c.ask(c.t, "SELECT has_database_privilege(current_database(), 'CREATE')")
+	can, err := c.ask(c.t, "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')")
 	if err != nil {
 		return err
 	}
@@ -400,7 +400,7 @@ func (c *checker) encoding() error {
 }
 
 func (c *checker) collation() error {
-	const locale = "SELECT datcollate || ', ' || datctype FROM pg_database WHERE datname = current_database()"
+	const locale = "SELECT datcollate || ', ' || datctype FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()"
 	s, err := c.ask(c.s, locale)
 	if err != nil {
 		return err
@@ -421,10 +421,10 @@ func (c *checker) collation() error {
 // roles looks for roles that the schema names and the target does not have.
 func (c *checker) roles() error {
 	rows, err := c.s.Query(c.ctx, `WITH o(owner, acl) AS (
-			SELECT c.relowner, c.relacl FROM pg_class c WHERE c.relnamespace NOT IN (SELECT oid FROM pg_namespace WHERE nspname IN ('information_schema', 'pgsluice') OR nspname ~ '^pg_')
-			UNION ALL SELECT p.proowner, p.proacl FROM pg_proc p WHERE p.pronamespace NOT IN (SELECT oid FROM pg_namespace WHERE nspname IN ('information_schema', 'pgsluice') OR nspname ~ '^pg_')
-			UNION ALL SELECT n.nspowner, n.nspacl FROM pg_namespace n WHERE n.nspname NOT IN ('information_schema', 'pgsluice') AND n.nspname !~ '^pg_')
-		SELECT DISTINCT r.rolname FROM pg_roles r WHERE r.rolname !~ '^pg_' AND r.oid IN (SELECT owner FROM o UNION SELECT a.grantee FROM o, aclexplode(o.acl) a) ORDER BY 1`)
+			SELECT c.relowner, c.relacl FROM pg_catalog.pg_class c WHERE c.relnamespace NOT IN (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname IN ('information_schema', 'pgsluice') OR nspname ~ '^pg_')
+			UNION ALL SELECT p.proowner, p.proacl FROM pg_catalog.pg_proc p WHERE p.pronamespace NOT IN (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname IN ('information_schema', 'pgsluice') OR nspname ~ '^pg_')
+			UNION ALL SELECT n.nspowner, n.nspacl FROM pg_catalog.pg_namespace n WHERE n.nspname NOT IN ('information_schema', 'pgsluice') AND n.nspname !~ '^pg_')
+		SELECT DISTINCT r.rolname FROM pg_catalog.pg_roles r WHERE r.rolname !~ '^pg_' AND r.oid IN (SELECT owner FROM o UNION SELECT a.grantee FROM o, pg_catalog.aclexplode(o.acl) a) ORDER BY 1`)
 	if err != nil {
 		return c.m.Source.Explain(err)
 	}
@@ -432,7 +432,7 @@ func (c *checker) roles() error {
 	if err != nil {
 		return c.m.Source.Explain(err)
 	}
-	if rows, err = c.t.Query(c.ctx, "SELECT n FROM unnest($1::text[]) n WHERE n NOT IN (SELECT rolname FROM pg_roles) ORDER BY 1", names); err != nil {
+	if rows, err = c.t.Query(c.ctx, "SELECT n FROM pg_catalog.unnest($1::pg_catalog.text[]) n WHERE n NOT IN (SELECT rolname FROM pg_catalog.pg_roles) ORDER BY 1", names); err != nil {
 		return err
 	}
 	missing, err := pgx.CollectRows(rows, pgx.RowTo[string])
@@ -448,7 +448,7 @@ func (c *checker) roles() error {
 }
 
 func (c *checker) extensions() error {
-	rows, err := c.s.Query(c.ctx, "SELECT extname FROM pg_extension ORDER BY 1")
+	rows, err := c.s.Query(c.ctx, "SELECT extname FROM pg_catalog.pg_extension ORDER BY 1")
 	if err != nil {
 		return err
 	}
@@ -456,7 +456,7 @@ func (c *checker) extensions() error {
 	if err != nil {
 		return err
 	}
-	if rows, err = c.t.Query(c.ctx, "SELECT n FROM unnest($1::text[]) n WHERE n NOT IN (SELECT name FROM pg_available_extensions) ORDER BY 1", names); err != nil {
+	if rows, err = c.t.Query(c.ctx, "SELECT n FROM pg_catalog.unnest($1::pg_catalog.text[]) n WHERE n NOT IN (SELECT name FROM pg_catalog.pg_available_extensions) ORDER BY 1", names); err != nil {
 		return err
 	}
 	missing, err := pgx.CollectRows(rows, pgx.RowTo[string])
@@ -496,9 +496,9 @@ func (c *checker) empty() error {
 		return nil
 	}
 	var n int64
-	err = c.t.QueryRow(c.ctx, `SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p')
+	err = c.t.QueryRow(c.ctx, `SELECT pg_catalog.count(*) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p')
 		AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice') AND n.nspname !~ '^pg_(temp|toast)'
-		AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')`).Scan(&n)
+		AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e')`).Scan(&n)
 	if err != nil {
 		return err
 	}

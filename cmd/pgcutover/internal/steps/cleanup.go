@@ -189,10 +189,10 @@ func (m *Migration) dropSlot(ctx context.Context, c *pgx.Conn) error {
 			return err == nil, m.Source.Explain(err)
 		}
 		if info.Active {
-			_, err := c.Exec(ctx, "SELECT pg_terminate_backend($1)", info.ActivePID)
+			_, err := c.Exec(ctx, "SELECT pg_catalog.pg_terminate_backend($1)", info.ActivePID)
 			return false, m.Source.Explain(err)
 		}
-		_, err = c.Exec(ctx, "SELECT pg_drop_replication_slot($1)", m.Slot)
+		_, err = c.Exec(ctx, "SELECT pg_catalog.pg_drop_replication_slot($1)", m.Slot)
 		return err == nil, m.Source.Explain(err)
 	})
 	if err == nil && !done {

@@ -72,9 +72,9 @@ func denied(err error, hint string) error {
 
 // checkFence refuses to begin if something would get past the fence: a role whose own setting allows it to write.
 func (m *Migration) checkFence(ctx context.Context, c *pgx.Conn) error {
-	rows, err := c.Query(ctx, `SELECT r.rolname FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole
-		WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
-		AND EXISTS (SELECT FROM unnest(s.setconfig) x WHERE x ~ '^default_transaction_read_only=(off|false|no|0)')`)
+	rows, err := c.Query(ctx, `SELECT r.rolname FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
+		WHERE s.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))
+		AND EXISTS (SELECT FROM pg_catalog.unnest(s.setconfig) x WHERE x ~ '^default_transaction_read_only=(off|false|no|0)')`)
 	if err != nil {
 		return m.Source.Explain(err)
 	}
@@ -91,7 +91,7 @@ func (m *Migration) checkFence(ctx context.Context, c *pgx.Conn) error {
 
 // checkPrepared refuses to go on if there are prepared transactions: they can be committed in a database that is read-only.
 func (m *Migration) checkPrepared(ctx context.Context, c *pgx.Conn) error {
-	rows, err := c.Query(ctx, "SELECT gid FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared")
+	rows, err := c.Query(ctx, "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database() ORDER BY prepared")
 	if err != nil {
 		return m.Source.Explain(err)
 	}
@@ -107,20 +107,20 @@ func (m *Migration) checkPrepared(ctx context.Context, c *pgx.Conn) error {
 }
 
 // others are the sessions that might write: clients of this database, except ourselves and those that only read the slot.
-const others = `FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type IN ('client backend', 'parallel worker')
+const others = `FROM pg_catalog.pg_stat_activity WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid() AND backend_type IN ('client backend', 'parallel worker')
 	AND backend_start < $1 AND application_name NOT IN ('pgcutover', 'pgdecode')`
 
 // endSessions ends the sessions that began before the database became read-only, and waits until they are gone.
 func (m *Migration) endSessions(ctx context.Context, c *pgx.Conn) (ended int, err error) {
 	var since time.Time
 	// New sessions are read-only from here on. The setting takes effect when its transaction is visible, which it is to us.
-	if err := c.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&since); err != nil {
+	if err := c.QueryRow(ctx, "SELECT pg_catalog.clock_timestamp()").Scan(&since); err != nil {
 		return 0, m.Source.Explain(err)
 	}
 	seen := make(map[int32]bool)
 	var left []string
 	done, err := poll(ctx, 10*time.Second, func() (bool, error) {
-		rows, err := c.Query(ctx, "SELECT pid, format('process %s, user %s, %s', pid, usename, coalesce(nullif(application_name, ''), 'no application name')) "+others, since)
+		rows, err := c.Query(ctx, "SELECT pid, pg_catalog.format('process %s, user %s, %s', pid, usename, coalesce(nullif(application_name, ''), 'no application name')) "+others, since)
 		if err != nil {
 			return false, m.Source.Explain(err)
 		}
@@ -139,7 +139,7 @@ func (m *Migration) endSessions(ctx context.Context, c *pgx.Conn) (ended int, er
 		}
 		for _, pid := range pids {
 			seen[pid] = true
-			if _, err := c.Exec(ctx, "SELECT pg_terminate_backend($1)", pid); err != nil {
+			if _, err := c.Exec(ctx, "SELECT pg_catalog.pg_terminate_backend($1)", pid); err != nil {
 				return false, denied(m.Source.Explain(err), "The role needs membership in pg_signal_backend; sessions of superusers only a superuser may end.")
 			}
 		}
@@ -184,7 +184,7 @@ func (m *Migration) Unfence(ctx context.Context) error {
 	}
 	defer c.Close(ctx)
 	var db string
-	if err := c.QueryRow(ctx, "SELECT current_database()").Scan(&db); err != nil {
+	if err := c.QueryRow(ctx, "SELECT pg_catalog.current_database()").Scan(&db); err != nil {
 		return m.Source.Explain(err)
 	}
 	fenced, err := isFenced(ctx, c)

@@ -204,7 +204,7 @@ func (m *Migration) notValid(ctx context.Context, t *pgx.Conn, o progress.Object
 func (m *Migration) leaves(ctx context.Context, t *pgx.Conn, o progress.Object) ([]string, error) {
 	var kind string
 	var oid uint32
-	err := t.QueryRow(ctx, "SELECT c.oid, c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2",
+	err := t.QueryRow(ctx, "SELECT c.oid, c.relkind::pg_catalog.text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2",
 		o.Schema, o.Table).Scan(&oid, &kind)
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && kind != "p" {
 		return nil, nil
@@ -212,8 +212,8 @@ func (m *Migration) leaves(ctx context.Context, t *pgx.Conn, o progress.Object) 
 	if err != nil {
 		return nil, err
 	}
-	rows, err := t.Query(ctx, `WITH RECURSIVE d(oid) AS (SELECT $1::oid UNION ALL SELECT i.inhrelid FROM d JOIN pg_inherits i ON i.inhparent = d.oid)
-		SELECT d.oid::regclass::text FROM d JOIN pg_class c ON c.oid = d.oid WHERE c.relkind = 'r' ORDER BY 1`, oid)
+	rows, err := t.Query(ctx, `WITH RECURSIVE d(oid) AS (SELECT $1::pg_catalog.oid UNION ALL SELECT i.inhrelid FROM d JOIN pg_catalog.pg_inherits i ON i.inhparent = d.oid)
+		SELECT d.oid::pg_catalog.regclass::pg_catalog.text FROM d JOIN pg_catalog.pg_class c ON c.oid = d.oid WHERE c.relkind = 'r' ORDER BY 1`, oid)
 	if err != nil {
 		return nil, err
 	}
@@ -278,9 +278,9 @@ func (m *Migration) Finish(ctx context.Context) error {
 // validate validates the foreign keys that are not, and then makes those of partitioned tables of their partitions'.
 func (m *Migration) validate(ctx context.Context, t *pgx.Conn, stream int32) (valid int, invalid []string, err error) {
 	// What was NOT VALID on the source has that in its definition, and stays so.
-	rows, err := t.Query(ctx, `SELECT k.conname, k.conrelid::regclass::text FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
+	rows, err := t.Query(ctx, `SELECT k.conname, k.conrelid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
 		WHERE k.contype = 'f' AND NOT k.convalidated AND EXISTS (SELECT FROM pgsluice.deferred d WHERE d.stream_id = $1 AND d.type = 'FK CONSTRAINT'
-			AND d.definition !~ 'NOT VALID' AND d.state IN ('done', 'running') AND right(d.name, length(k.conname) + 1) = ' ' || k.conname) ORDER BY 2, 1`, stream)
+			AND d.definition !~ 'NOT VALID' AND d.state IN ('done', 'running') AND right(d.name, pg_catalog.length(k.conname) + 1) = ' ' || k.conname) ORDER BY 2, 1`, stream)
 	if err != nil {
 		return 0, nil, m.Target.Explain(err)
 	}
@@ -326,10 +326,10 @@ func (m *Migration) validate(ctx context.Context, t *pgx.Conn, stream int32) (va
 // refresh refreshes the materialized views that have data, those that others are made of first. It returns how many, and those that could not be.
 func (m *Migration) refresh(ctx context.Context, t *pgx.Conn) (refreshed int, stale []string, err error) {
 	rows, err := t.Query(ctx, `WITH RECURSIVE d(oid, depth) AS (
-			SELECT oid, 1 FROM pg_class WHERE relkind = 'm' AND relispopulated
-			UNION ALL SELECT r.ev_class, d.depth + 1 FROM d JOIN pg_depend p ON p.refobjid = d.oid AND p.classid = 'pg_rewrite'::regclass AND p.refclassid = 'pg_class'::regclass
-			JOIN pg_rewrite r ON r.oid = p.objid WHERE r.ev_class <> d.oid AND d.depth < 100)
-		SELECT d.oid::regclass::text FROM d JOIN pg_class c ON c.oid = d.oid WHERE c.relkind = 'm' AND c.relispopulated GROUP BY d.oid ORDER BY max(d.depth), 1`)
+			SELECT oid, 1 FROM pg_catalog.pg_class WHERE relkind = 'm' AND relispopulated
+			UNION ALL SELECT r.ev_class, d.depth + 1 FROM d JOIN pg_catalog.pg_depend p ON p.refobjid = d.oid AND p.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND p.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+			JOIN pg_catalog.pg_rewrite r ON r.oid = p.objid WHERE r.ev_class <> d.oid AND d.depth < 100)
+		SELECT d.oid::pg_catalog.regclass::pg_catalog.text FROM d JOIN pg_catalog.pg_class c ON c.oid = d.oid WHERE c.relkind = 'm' AND c.relispopulated GROUP BY d.oid ORDER BY pg_catalog.max(d.depth), 1`)
 	if err != nil {
 		return 0, nil, m.Target.Explain(err)
 	}
@@ -355,7 +355,7 @@ func (m *Migration) refresh(ctx context.Context, t *pgx.Conn) (refreshed int, st
 // analyze analyzes all tables. One that cannot be is not worth a failed cutover: a partition may be a foreign table whose server is not within reach, or
 // an expression that statistics are kept of fails for some rows.
 func (m *Migration) analyze(ctx context.Context, t *pgx.Conn) error {
-	rows, err := t.Query(ctx, `SELECT c.oid::pg_catalog.regclass::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+	rows, err := t.Query(ctx, `SELECT c.oid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.relkind IN ('r', 'p', 'm') AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgsluice') ORDER BY 1`)
 	if err != nil {
 		return m.Target.Explain(err)

@@ -177,7 +177,7 @@ func (m *Migration) askSource(ctx context.Context, c, t *pgx.Conn, s *Status, st
 	}
 	if s.AppliedTime != nil && following {
 		var clock time.Time
-		if err := c.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&clock); err != nil {
+		if err := c.QueryRow(ctx, "SELECT pg_catalog.clock_timestamp()").Scan(&clock); err != nil {
 			return fenced, err
 		}
 		seconds := max(clock.Sub(*s.AppliedTime).Seconds(), 0)

@@ -219,12 +219,12 @@ func (m *Migration) comparison(ctx context.Context, a, b *pgx.Conn) (how compari
 	if a.PgConn().ParameterStatus("server_encoding") != b.PgConn().ParameterStatus("server_encoding") {
 		how.text = "pg_catalog.convert_to(r, 'UTF8')"
 	}
-	how.hash = `pg_catalog.sum(('x' || pg_catalog.substr(pg_catalog.md5(` + how.text + `), 1, 16))::bit(64)::bigint)::text || '/' ||
-		pg_catalog.sum(('x' || pg_catalog.substr(pg_catalog.md5(` + how.text + `), 17, 16))::bit(64)::bigint)::text`
+	how.hash = `pg_catalog.sum(('x' || pg_catalog.substr(pg_catalog.md5(` + how.text + `), 1, 16))::bit(64)::bigint)::pg_catalog.text || '/' ||
+		pg_catalog.sum(('x' || pg_catalog.substr(pg_catalog.md5(` + how.text + `), 17, 16))::bit(64)::bigint)::pg_catalog.text`
 	if how.text != "r" || pgdial.Version(a.PgConn()) < 110000 || pgdial.Version(b.PgConn()) < 110000 {
 		return how, nil
 	}
-	const fast = `pg_catalog.sum(pg_catalog.hashtextextended(r COLLATE "C", 0))::text || '/' || pg_catalog.sum(pg_catalog.hashtextextended(r COLLATE "C", 1))::text`
+	const fast = `pg_catalog.sum(pg_catalog.hashtextextended(r COLLATE "C", 0))::pg_catalog.text || '/' || pg_catalog.sum(pg_catalog.hashtextextended(r COLLATE "C", 1))::pg_catalog.text`
 	var x, y string
 	probe := "SELECT " + fast + " FROM (VALUES ('pgsluice'), ('')) v(r)"
 	if err := a.QueryRow(ctx, probe).Scan(&x); err != nil {
@@ -243,7 +243,7 @@ func (p *pair) rowText() string {
 	if len(p.columns) == 0 {
 		return "''"
 	}
-	return "ROW(" + strings.Join(p.columns, ", ") + ")::text"
+	return "ROW(" + strings.Join(p.columns, ", ") + ")::pg_catalog.text"
 }
 
 // from returns the table on one side, without those that inherit from it.
@@ -398,7 +398,7 @@ func (m *Migration) differences(ctx context.Context, p *pair, how comparison, sn
 		for i, k := range p.key {
 			parts[i] = pgx.Identifier{k}.Sanitize()
 		}
-		id = "ROW(" + strings.Join(parts, ", ") + ")::text"
+		id = "ROW(" + strings.Join(parts, ", ") + ")::pg_catalog.text"
 	}
 	query := func(target bool) string {
 		return `SELECT id COLLATE "C", pg_catalog.md5(` + how.text + `) FROM (SELECT ` + p.rowText() + ` AS r, ` + id + ` AS id FROM ` + p.from(target) + `) x ORDER BY 1, 2`

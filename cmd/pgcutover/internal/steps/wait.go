@@ -105,7 +105,7 @@ func (m *Migration) waitCaughtUp(ctx context.Context, t *pgx.Conn, stream *progr
 // applied returns the position of the target.
 func (m *Migration) applied(ctx context.Context, t *pgx.Conn, stream int32) (format.LSN, error) {
 	var s string
-	if err := t.QueryRow(ctx, "SELECT applied_lsn::text FROM pgsluice.streams WHERE stream_id = $1", stream).Scan(&s); err != nil {
+	if err := t.QueryRow(ctx, "SELECT applied_lsn::pg_catalog.text FROM pgsluice.streams WHERE stream_id = $1", stream).Scan(&s); err != nil {
 		return 0, m.Target.Explain(err)
 	}
 	return format.ParseLSN(s)

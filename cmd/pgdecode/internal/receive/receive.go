@@ -126,8 +126,8 @@ func (r *Receiver) retryable(err error) bool {
 // quietServer replaces a wal_sender_timeout of 0, never, by a very long one. A server without it looks for our answer, in vain, after
 // every message that it sends: measured with small transactions, that is a sixth of the processor time that decoding costs it.
 // Before 12 the setting is not a session's to make.
-const quietServer = "SELECT set_config('wal_sender_timeout', '1d', false) " +
-	"WHERE current_setting('wal_sender_timeout') = '0' AND current_setting('server_version_num')::int >= 120000"
+const quietServer = "SELECT pg_catalog.set_config('wal_sender_timeout', '1d', false) " +
+	"WHERE pg_catalog.current_setting('wal_sender_timeout') = '0' AND pg_catalog.current_setting('server_version_num')::int >= 120000"
 
 func (r *Receiver) session(ctx context.Context, w *format.Writer, connected func()) error {
 	types, err := r.inspect(ctx)

@@ -236,7 +236,7 @@ func (c *copier) lock(ctx context.Context, t *catalog.Table) (there bool, err er
 	name := pgx.Identifier{t.Schema, t.Name}.Sanitize()
 	b := c.conn.Batch(ctx)
 	b.Do("LOCK TABLE ONLY " + name + " IN ACCESS SHARE MODE")
-	b.Do(fmt.Sprintf("SELECT count(*) FROM pg_catalog.pg_class WHERE oid = %d AND relfilenode = pg_catalog.pg_relation_filenode(oid) AND oid = pg_catalog.to_regclass(%s)",
+	b.Do(fmt.Sprintf("SELECT pg_catalog.count(*) FROM pg_catalog.pg_class WHERE oid = %d AND relfilenode = pg_catalog.pg_relation_filenode(oid) AND oid = pg_catalog.to_regclass(%s)",
 		t.ID, progress.Literal(name)))
 	stop := SayBlockers(ctx, c.Server, c.Log, c.pid, name)
 	r, err := b.Run()
