@@ -112,7 +112,7 @@ func LookupAll(ctx context.Context, c *pgx.Conn, names [][2]string) (map[[2]stri
 		coalesce(pg_catalog.format_type(a.atttypid, -1), ''), coalesce(`+generated+`, false), coalesce(`+identity+`, ''),
 		coalesce((SELECT x.extcondition[k.n] FROM pg_catalog.pg_extension x, pg_catalog.generate_subscripts(x.extconfig, 1) AS k(n) WHERE x.extconfig[k.n] = c.oid), ''),
 		EXISTS (SELECT FROM pg_catalog.pg_constraint f WHERE f.contype = 'f' AND f.confrelid = c.oid AND f.conrelid <> c.oid)
-		FROM pg_catalog.unnest($1::pg_catalog.text[], $2::pg_catalog.text[]) AS v(s, t) JOIN pg_catalog.pg_namespace n ON n.nspname = v.s JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = v.t
+		FROM unnest($1::pg_catalog.text[], $2::pg_catalog.text[]) AS v(s, t) JOIN pg_catalog.pg_namespace n ON n.nspname = v.s JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = v.t
 		LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 		WHERE c.relkind IN ('r', 'p', 'f', 'v') ORDER BY c.oid, a.attnum`, schemas, tables)
 	if err != nil {

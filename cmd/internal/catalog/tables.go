@@ -94,7 +94,7 @@ func Absent(ctx context.Context, c *pgx.Conn, names []Name) (map[Name]bool, erro
 	for _, n := range names {
 		schemas, tables = append(schemas, n.Schema), append(tables, n.Name)
 	}
-	rows, err := c.Query(ctx, `SELECT v.s, v.t FROM pg_catalog.unnest($1::pg_catalog.text[], $2::pg_catalog.text[]) v(s, t) WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c
+	rows, err := c.Query(ctx, `SELECT v.s, v.t FROM unnest($1::pg_catalog.text[], $2::pg_catalog.text[]) v(s, t) WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c
 		JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = v.s AND c.relname = v.t)`, schemas, tables)
 	if err != nil {
 		return nil, err

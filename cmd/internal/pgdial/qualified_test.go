@@ -19,13 +19,15 @@ import (
 // and functions too.
 var (
 	relationName = regexp.MustCompile(`(?:\b(?:FROM|JOIN|INTO|UPDATE|TABLE)\s+(?:ONLY\s+)?|,\s*)(pg_[a-z_]+)\b(?:[ \n\t)"` + "`" + `]|$)`)
-	functionName = regexp.MustCompile(`\b(pg_[a-z0-9_]+|current_(?:database|setting|schemas)|(?:clock|statement)_timestamp|now|format|format_type|unnest|count|sum|min|max|bool_(?:and|or)|string_agg|array_agg|json_agg|json_build_object|` +
+	functionName = regexp.MustCompile(`\b(pg_[a-z0-9_]+|current_(?:database|setting|schemas)|(?:clock|statement)_timestamp|now|format|format_type|count|sum|min|max|bool_(?:and|or)|string_agg|array_agg|json_agg|json_build_object|` +
 		`array_to_string|array_length|to_char|host|date_trunc|set_config|has_[a-z_]+_privilege|aclexplode|age|concat|quote_(?:ident|literal)|to_reg[a-z]+|txid_[a-z_]+|hashtext|hashtextextended|substr|left|md5|` +
 		`length|lower|upper|ltrim|rtrim|btrim|setval|nextval|generate_(?:subscripts|series)|[a-z]+_description|row_security_active|convert_to|lo_[a-z]+)\(`)
 	typeName  = regexp.MustCompile(`::(text|oid|name|reg[a-z]+|xid|xid8|pg_lsn|timestamptz|int2|int4|int8|float4|float8|json|jsonb|bool|bytea|date|"char")\b`)
 	className = regexp.MustCompile(`'(pg_[a-z_]+)'::(?:pg_catalog\.)?regclass`)
 	isSQL     = regexp.MustCompile(`\b(?:SELECT|FROM|WHERE|JOIN|UPDATE|DELETE|INSERT INTO|VALUES|EXISTS|CASE WHEN|AND|coalesce|LANGUAGE)\b|::|\|\|`)
 )
+
+// (unnest of several arrays is grammar, and has no schema.)
 
 // unqualified returns the places in SQL text that a name without a schema stands at, and the names.
 func unqualified(sql string) (at []int) {

@@ -87,7 +87,7 @@ func AddObjects(ctx context.Context, c *pgx.Conn, stream int32, list []Object, s
 	}
 	_, err := c.Exec(ctx, `INSERT INTO pgsluice.deferred (stream_id, phase, type, schema_name, table_name, name, definition, index_sql, attach_sql, error, state, finished_at)
 		SELECT $1, p, t, s, tn, n, d, nullif(i, ''), nullif(a, ''), nullif(e, ''), $2, CASE WHEN $2 <> 'deferred' THEN pg_catalog.now() END
-		FROM pg_catalog.unnest($3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[], $6::pg_catalog.text[], $7::pg_catalog.text[], $8::pg_catalog.text[], $9::pg_catalog.text[], $10::pg_catalog.text[], $11::pg_catalog.text[]) WITH ORDINALITY AS v(p, t, s, tn, n, d, i, a, e, o)
+		FROM unnest($3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[], $6::pg_catalog.text[], $7::pg_catalog.text[], $8::pg_catalog.text[], $9::pg_catalog.text[], $10::pg_catalog.text[], $11::pg_catalog.text[]) WITH ORDINALITY AS v(p, t, s, tn, n, d, i, a, e, o)
 		ORDER BY o`, stream, state, cols[0], cols[1], cols[2], cols[3], cols[4], cols[5], cols[6], cols[7], cols[8])
 	return err
 }
@@ -259,7 +259,7 @@ func QueueTables(ctx context.Context, c *pgx.Conn, stream int32, list []LoadTabl
 		}
 	}
 	_, err := c.Exec(ctx, `INSERT INTO pgsluice.tables (stream_id, schema_name, table_name, source_schema, source_table, status)
-		SELECT $1, s, n, ss, sn, 'queued' FROM pg_catalog.unnest($2::pg_catalog.text[], $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[]) AS v(s, n, ss, sn) ON CONFLICT DO NOTHING`,
+		SELECT $1, s, n, ss, sn, 'queued' FROM unnest($2::pg_catalog.text[], $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[]) AS v(s, n, ss, sn) ON CONFLICT DO NOTHING`,
 		stream, cols[0], cols[1], cols[2], cols[3])
 	return err
 }

@@ -179,7 +179,7 @@ const Advance = `WITH w AS (UPDATE pgsluice.streams SET applied_lsn = $1::pg_cat
 // inserts, updates, deletes, truncates.
 const Count = `INSERT INTO pgsluice.tables AS t (stream_id, schema_name, table_name, source_schema, source_table, status, inserts, updates, deletes, truncates)
 	SELECT $1::pg_catalog.int4, s, n, ss, sn, 'loaded', i, u, d, tr
-	FROM pg_catalog.unnest($2::pg_catalog.text[], $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[], $6::pg_catalog.int8[], $7::pg_catalog.int8[], $8::pg_catalog.int8[], $9::pg_catalog.int8[]) AS v(s, n, ss, sn, i, u, d, tr)
+	FROM unnest($2::pg_catalog.text[], $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[], $6::pg_catalog.int8[], $7::pg_catalog.int8[], $8::pg_catalog.int8[], $9::pg_catalog.int8[]) AS v(s, n, ss, sn, i, u, d, tr)
 	ON CONFLICT (stream_id, schema_name, table_name) DO UPDATE SET inserts = t.inserts + excluded.inserts, updates = t.updates + excluded.updates,
 	deletes = t.deletes + excluded.deletes, truncates = t.truncates + excluded.truncates`
 
