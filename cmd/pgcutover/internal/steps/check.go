@@ -236,7 +236,7 @@ func (c *checker) sourceRole() error {
 		return err
 	}
 	if owner != "true" {
-		c.warn("Make the role a member of the owner's role, or use the owner for pgcutover.", "the source's role does not own the database, and cannot fence it at cutover")
+		c.fail("Make the role a member of the owner's role, or use the owner for pgcutover.", "the source's role does not own the database, and cannot fence it at cutover")
 	}
 	return nil
 }
