@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
@@ -74,18 +76,22 @@ func TestLeastPrivilegeRoles_P10(t *testing.T) {
 			source.Exec("INSERT INTO app.t VALUES (1000, 'new')", "UPDATE app.t SET v = 'b' WHERE id = 1", "DELETE FROM app.child WHERE id = 2", "INSERT INTO log VALUES ('x')")
 			sync := e.Start(nil, nil, "bash", filepath.Join(pgtest.Root(), "scripts", "sync"), slot)
 			// A session of the application's, which the fence has to see and end.
-			app := source.Connect()
-			if _, err := app.Exec(pgtest.Context(t), "SET application_name = 'shop'"); err != nil {
+			source.Exec("CREATE ROLE clerk LOGIN")
+			app, err := pgx.Connect(pgtest.Context(t), source.As("clerk", ""))
+			if err != nil {
 				t.Fatal(err)
 			}
-			source.Exec("CREATE ROLE clerk LOGIN")
+			defer app.Close(pgtest.Context(t))
 			e.Bash("pgcutover wait caught-up --timeout 60s --slot " + slot + "; pgcutover status --slot " + slot)
-			_ = app.Close(pgtest.Context(t))
 			status, out, errs := e.Run(nil, "bash", filepath.Join(pgtest.Root(), "scripts", "cutover"), slot, "--yes")
 			if status != 0 {
 				t.Fatalf("cutover: status %d\n%s\n%s\nsync: %s", status, out, errs, sync.Errors())
 			}
 			sync.Wait(60 * time.Second)
+			if err := app.Ping(pgtest.Context(t)); err == nil {
+				t.Error("the application's session has outlived the fence")
+			}
+			source.Exec("SET default_transaction_read_only = off; REFRESH MATERIALIZED VIEW app.m") // as finish has done on the target
 			pgtest.Equal(t, source, target)
 			owners := `SELECT string_agg(format('%s %s', c.oid::regclass, c.relowner::regrole), ', ' ORDER BY c.oid::regclass::text) FROM pg_class c
 				WHERE c.relnamespace IN ('app'::regnamespace, 'public'::regnamespace) AND c.relkind IN ('r', 'v', 'm', 'S')`
