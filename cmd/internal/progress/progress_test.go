@@ -262,7 +262,7 @@ func TestLocksOfOthers_P8(t *testing.T) {
 func TestAdvance(t *testing.T) {
 	d, ctx, c, s := begin(t)
 	advance := func(from, to string) error {
-		_, err := c.Exec(ctx, progress.Advance, to, nil, 2, 10, s.ID, from)
+		_, err := c.Exec(ctx, progress.Advance, to, nil, 2, 10, s.ID, from, nil, nil, nil, nil)
 		return err
 	}
 	refused := func(err error) {
@@ -276,7 +276,7 @@ func TestAdvance(t *testing.T) {
 	must(t, advance("0/10", "1/0"))
 	refused(advance("0/10", "1/1")) // somebody else has applied since
 	refused(advance("0/0", "1/1"))
-	if _, err := c.Exec(ctx, progress.Advance, "1/5", "2020-01-02 03:04:05Z", 1, 1, s.ID, "1/0"); err != nil {
+	if _, err := c.Exec(ctx, progress.Advance, "1/5", "2020-01-02 03:04:05Z", 1, 1, s.ID, "1/0", nil, nil, nil, nil); err != nil {
 		t.Error(err)
 	}
 	s, err := progress.Open(ctx, c, key)
@@ -287,12 +287,12 @@ func TestAdvance(t *testing.T) {
 	a, b := d.Connect(), d.Connect()
 	ta, err := a.Begin(ctx)
 	must(t, err)
-	if _, err := ta.Exec(ctx, progress.Advance, "2/0", nil, 1, 1, s.ID, "1/5"); err != nil {
+	if _, err := ta.Exec(ctx, progress.Advance, "2/0", nil, 1, 1, s.ID, "1/5", nil, nil, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	second := make(chan error, 1)
 	go func() {
-		_, err := b.Exec(ctx, progress.Advance, "3/0", nil, 1, 1, s.ID, "1/5")
+		_, err := b.Exec(ctx, progress.Advance, "3/0", nil, 1, 1, s.ID, "1/5", nil, nil, nil, nil)
 		second <- err
 	}()
 	must(t, ta.Commit(ctx))
@@ -300,7 +300,7 @@ func TestAdvance(t *testing.T) {
 	// What is rolled back was not applied.
 	tc, err := c.Begin(ctx)
 	must(t, err)
-	if _, err := tc.Exec(ctx, progress.Advance, "9/0", nil, 1, 1, s.ID, "2/0"); err != nil {
+	if _, err := tc.Exec(ctx, progress.Advance, "9/0", nil, 1, 1, s.ID, "2/0", nil, nil, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	must(t, tc.Rollback(ctx))
