@@ -561,7 +561,7 @@ func TestCheck(t *testing.T) {
 	out = check(78, "--source", source.As(role, ""), "--target", target.As(weak, ""))
 	find(out, "error", "no REPLICATION attribute", "rds_replication")
 	find(out, "error", "may not create a publication", "GRANT CREATE ON DATABASE")
-	find(out, "warning", "does not own the database", "owner")
+	find(out, "error", "does not own the database", "owner")
 	find(out, "error", "does not own 2 tables: public.keyless, public.quick", "GRANT")
 	find(out, "error", "target's role may not create schemas", "GRANT CREATE")
 	find(out, "warning", "may not set session_replication_role", "GRANT SET")
