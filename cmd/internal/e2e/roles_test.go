@@ -91,7 +91,7 @@ func TestLeastPrivilegeRoles_P10(t *testing.T) {
 			if err := app.Ping(pgtest.Context(t)); err == nil {
 				t.Error("the application's session has outlived the fence")
 			}
-			source.Exec("SET default_transaction_read_only = off; REFRESH MATERIALIZED VIEW app.m") // as finish has done on the target
+			source.Exec("BEGIN READ WRITE; REFRESH MATERIALIZED VIEW app.m; COMMIT") // as finish has done on the target
 			pgtest.Equal(t, source, target)
 			owners := `SELECT string_agg(format('%s %s', c.oid::regclass, c.relowner::regrole), ', ' ORDER BY c.oid::regclass::text) FROM pg_class c
 				WHERE c.relnamespace IN ('app'::regnamespace, 'public'::regnamespace) AND c.relkind IN ('r', 'v', 'm', 'S')`
