@@ -166,7 +166,7 @@ func (l *lane) rollbackTo(ctx context.Context, sub uint32) error {
 // run sends a batch; a statement's error is in the result.
 func (l *lane) run(b *pgwire.Batch) (*pgwire.Result, error) {
 	if l.bad != nil {
-		b.Do("SELECT 1/0")
+		b.Do("SELECT 1 OPERATOR(pg_catalog./) 0")
 	}
 	r, err := b.Run()
 	if err != nil {

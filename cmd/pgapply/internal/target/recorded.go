@@ -135,7 +135,7 @@ func (l *lane) single(ctx context.Context, set []string, d *format.DDL) (refused
 		return refusal(r), err
 	}
 	b = l.s.conn.Batch(ctx)
-	b.Do("SELECT 1/0")
+	b.Do("SELECT 1 OPERATOR(pg_catalog./) 0") // the path is the statement's already
 	if _, err := l.run(b); err != nil {
 		return nil, err
 	}
@@ -231,6 +231,9 @@ var (
 	}
 )
 
+// stringsSetting is the setting that says how the server reads strings.
+const stringsSetting = "standard_conforming_strings"
+
 // settings returns the statements that make the server read a statement as the source has read it,
 // until the end of the transaction.
 func settings(d *format.DDL) ([]string, error) {
@@ -239,6 +242,8 @@ func settings(d *format.DDL) ([]string, error) {
 		set := fmt.Sprintf("SELECT pg_catalog.set_config(%s, %s, true)", progress.Literal(name), progress.Literal(d.Settings[name]))
 		condition := storage[name]
 		switch {
+		case name == stringsSetting:
+			continue
 		case slices.Contains(meaning, name):
 		case condition != "":
 			set += " WHERE EXISTS (" + fmt.Sprintf(condition, progress.Literal(d.Settings[name])) + ")"
@@ -248,19 +253,13 @@ func settings(d *format.DDL) ([]string, error) {
 		}
 		list = append(list, set)
 	}
-	// The strings of these statements are as we write them only until then.
-	slices.SortStableFunc(list, func(a, b string) int {
-		const last = "standard_conforming_strings"
-		switch x, y := strings.Contains(a, last), strings.Contains(b, last); {
-		case x && !y:
-			return 1
-		case y && !x:
-			return -1
-		}
-		return 0
-	})
-	path := "SELECT pg_catalog.set_config('search_path', " + progress.Literal(d.SearchPath) + ", true)"
-	return append([]string{path}, list...), nil
+	// The path comes when there is no name left to be looked up with it, and the way to read strings
+	// after the last string of ours that it would change.
+	list = append(list, "SELECT pg_catalog.set_config('search_path', "+progress.Literal(d.SearchPath)+", true)")
+	if v := d.Settings[stringsSetting]; v != "" {
+		list = append(list, "SELECT pg_catalog.set_config('"+stringsSetting+"', "+progress.Literal(v)+", true)")
+	}
+	return list, nil
 }
 
 // clean makes the session ours again after others' code has run in it: they may have changed
