@@ -22,7 +22,8 @@ var schemaSQL string
 const layout = "; layout 2"
 
 // present is what there is of the schema: whether it is there and belongs to our role, whether its
-// tables are, and what their layout is.
+// tables are, and what their layout is. What others have made there does not count as our tables: to
+// read a view, or a column of a type of theirs, would already execute what they have written.
 type present struct {
 	schema, owned, tables bool
 	comment               string
@@ -30,7 +31,8 @@ type present struct {
 
 func look(ctx context.Context, c *pgx.Conn) (p present, err error) {
 	err = c.QueryRow(ctx, `SELECT n.oid IS NOT NULL, coalesce(pg_catalog.pg_get_userbyid(n.nspowner) = current_user, false), t.oid IS NOT NULL, coalesce(pg_catalog.obj_description(t.oid, 'pg_class'), '') FROM (VALUES ('pgsluice')) v(name)
-		LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = v.name LEFT JOIN pg_catalog.pg_class t ON t.relnamespace = n.oid AND t.relname = 'streams'`).Scan(&p.schema, &p.owned, &p.tables, &p.comment)
+		LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = v.name LEFT JOIN pg_catalog.pg_class t ON t.relnamespace = n.oid AND t.relname = 'streams' AND t.relkind = 'r'
+			AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid IN (n.nspowner, t.relowner) AND NOT r.rolsuper AND r.rolname <> current_user)`).Scan(&p.schema, &p.owned, &p.tables, &p.comment)
 	return p, err
 }
 

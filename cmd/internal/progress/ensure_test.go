@@ -81,6 +81,31 @@ func TestForeignSchema_P6(t *testing.T) {
 	}
 }
 
+// Nothing that others have put in the place of our tables is read: a view of theirs calls their
+// functions with the rights of whoever reads it.
+func TestForeignView_P6(t *testing.T) {
+	d := pgtest.Target(t).Database(t, "")
+	ctx := pgtest.Context(t)
+	other := "other_" + d.Name
+	d.Exec("CREATE ROLE "+other, "GRANT CREATE ON DATABASE "+d.Name+" TO "+other)
+	t.Cleanup(func() { d.Exec("DROP OWNED BY "+other, "DROP ROLE "+other) })
+	c := connect(t, d.URI)
+	must(t, progress.Ensure(ctx, c))
+	columns := d.Query(`SELECT string_agg(format('NULL::%s AS %I', CASE attname WHEN 'stream_id' THEN 'integer' ELSE format_type(atttypid, atttypmod) END, attname), ', ' ORDER BY attnum)
+		FROM pg_attribute WHERE attrelid = 'pgsluice.streams'::regclass AND attnum > 0`)
+	comment := d.Query("SELECT obj_description('pgsluice.streams'::regclass, 'pg_class')")
+	d.Exec("DROP SCHEMA pgsluice CASCADE", "CREATE TABLE public.seen (role text)", "SET SESSION AUTHORIZATION "+other+"; CREATE SCHEMA pgsluice",
+		"SET SESSION AUTHORIZATION "+other+"; CREATE FUNCTION pgsluice.f() RETURNS bool LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.seen VALUES (current_user); RETURN false; END'",
+		"SET SESSION AUTHORIZATION "+other+"; CREATE VIEW pgsluice.streams AS SELECT "+columns+" WHERE pgsluice.f(); COMMENT ON VIEW pgsluice.streams IS '"+comment+"'",
+		"GRANT USAGE ON SCHEMA pgsluice TO PUBLIC")
+	if list, err := progress.Streams(ctx, c, ""); err != nil || len(list) != 0 {
+		t.Errorf("%d streams, %v", len(list), err)
+	}
+	if got := d.Query("SELECT count(*) FROM public.seen"); got != "0" {
+		t.Error("a function of another role has been executed")
+	}
+}
+
 // A schema that a DBA has made for the role is used, also without the right to create schemas; default privileges give nobody rights in it.
 func TestSchemaMadeForUs_P6(t *testing.T) {
 	d := pgtest.Target(t).Database(t, "")

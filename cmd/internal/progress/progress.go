@@ -149,7 +149,7 @@ func Open(ctx context.Context, c *pgx.Conn, k Key) (*Stream, error) {
 	return s, err
 }
 
-// Streams returns the streams of a slot, or all if slot is empty. It returns none if the schema does not exist.
+// Streams returns the streams of a slot, or all if slot is empty. It returns none if the schema does not exist, or is another role's.
 func Streams(ctx context.Context, c *pgx.Conn, slot string) ([]*Stream, error) {
 	p, err := look(ctx, c)
 	if err != nil || !p.tables {

@@ -169,11 +169,17 @@ func (m *Migration) DDLUninstall(ctx context.Context) error {
 // uninstallTimeout is how long slots may take to read what was recorded last, while they are read.
 const uninstallTimeout = 10 * time.Second
 
+// isThere asks for the table's sequence, which must not be a view of somebody else's: to read that
+// would execute his functions.
+const isThere = `SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+	WHERE n.nspname = 'pgsluice' AND c.relname = 'ddl_id_seq' AND c.relkind = 'S'
+	AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid IN (n.nspowner, c.relowner) AND NOT r.rolsuper AND r.rolname <> current_user))`
+
 // recorded returns the number of the last row that was recorded, 0 if none was, and a position that
 // its transaction's end is before.
 func recorded(ctx context.Context, c *pgx.Conn) (last int64, end format.LSN, err error) {
 	var there bool
-	if err := c.QueryRow(ctx, "SELECT pg_catalog.to_regclass('pgsluice.ddl_id_seq') IS NOT NULL").Scan(&there); err != nil || !there {
+	if err := c.QueryRow(ctx, isThere).Scan(&there); err != nil || !there {
 		return 0, 0, err
 	}
 	err = pgx.BeginTxFunc(ctx, c, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
@@ -207,7 +213,7 @@ func behind(ctx context.Context, c *pgx.Conn, end format.LSN) (name string, acti
 func (m *Migration) uninstall(ctx context.Context, c *pgx.Conn, last int64) (done bool, err error) {
 	err = pgx.BeginTxFunc(ctx, c, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
 		var there bool
-		if err := tx.QueryRow(ctx, "SELECT pg_catalog.to_regclass('pgsluice.ddl_id_seq') IS NOT NULL").Scan(&there); err != nil {
+		if err := tx.QueryRow(ctx, isThere).Scan(&there); err != nil {
 			return err
 		}
 		now := last
