@@ -193,6 +193,22 @@ func TestRecordedSettings_C19(t *testing.T) {
 	}
 }
 
+// Rows that come after a statement in its transaction are read as those before it, whatever encoding
+// the target has and whatever the role presets.
+func TestRecordedEncoding_C19(t *testing.T) {
+	target := pgtest.Target(t).Database(t, "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+	app := guest(t, target, "app")
+	env := pgtest.NewEnv(t, target, target)
+	target.Exec("CREATE TABLE t (a text PRIMARY KEY)")
+	s := newScribe(t)
+	s.write(relation("a"))
+	s.transaction(insert("é1"), by(app, "CREATE TABLE", "CREATE TABLE x ()"), insert("é2"), by("", "CREATE TABLE", "CREATE TABLE y ()"), insert("é3"))
+	env.Must(s.end(), "pgapply", "--adopt")
+	if got := target.Query("SELECT string_agg(length(a)::text, ' ') FROM t"); got != "2 2 2" {
+		t.Errorf("the texts have %s characters", got)
+	}
+}
+
 // Neither a message nor the target's own table shows a statement that may have a password in it.
 func TestRecordedPassword_P9(t *testing.T) {
 	_, target := pgtest.Pair(t)

@@ -76,31 +76,9 @@ var escapeOption = strings.NewReplacer(`\`, `\\`, " ", `\ `)
 
 // prepare sets what depends on the server, its version and its encoding, and proves in the same round trip that everything is in force: a pooler may have swallowed it.
 func (s Server) prepare(ctx context.Context, c *pgconn.PgConn, asked *pgconn.Config) error {
-	v := Version(c)
-	encoding := s.Encoding
-	if encoding == "" {
-		encoding = ClientEncoding(c)
-	}
-	set := []setting{{"client_encoding", encoding}}
-	if v >= 90600 {
-		set = append(set, setting{"idle_in_transaction_session_timeout", "0"})
-	}
-	if v >= 140000 {
-		set = append(set, setting{"idle_session_timeout", "0"})
-	}
-	if v >= 170000 {
-		set = append(set, setting{"transaction_timeout", "0"})
-	}
-	if s.Side == "target" {
-		// It may be kept from being written to by others, and for the role that is the default.
-		set = append(set, setting{"default_transaction_read_only", "off"}, setting{"default_transaction_isolation", "read committed"})
-	}
-	// A policy must make a read fail, not return fewer rows.
-	set = append(set, setting{"row_security", "off"})
+	set := s.settings(c)
 	var b strings.Builder
-	for _, x := range set {
-		b.WriteString("SET " + x.name + " = '" + strings.ReplaceAll(x.value, "'", "''") + "'; ")
-	}
+	b.WriteString(s.Set(c) + "; ")
 	// SHOW looks nothing up by name either.
 	must := inForce(asked.RuntimeParams)
 	for _, x := range must {
@@ -124,6 +102,41 @@ func (s Server) prepare(ctx context.Context, c *pgconn.PgConn, asked *pgconn.Con
 		return s.notInForce(setting{"session_authorization", asked.User}, user)
 	}
 	return nil
+}
+
+// settings returns what depends on the server, its version and its encoding.
+func (s Server) settings(c *pgconn.PgConn) []setting {
+	v := Version(c)
+	encoding := s.Encoding
+	if encoding == "" {
+		encoding = ClientEncoding(c)
+	}
+	set := []setting{{"client_encoding", encoding}}
+	if v >= 90600 {
+		set = append(set, setting{"idle_in_transaction_session_timeout", "0"})
+	}
+	if v >= 140000 {
+		set = append(set, setting{"idle_session_timeout", "0"})
+	}
+	if v >= 170000 {
+		set = append(set, setting{"transaction_timeout", "0"})
+	}
+	if s.Side == "target" {
+		// It may be kept from being written to by others, and for the role that is the default.
+		set = append(set, setting{"default_transaction_read_only", "off"}, setting{"default_transaction_isolation", "read committed"})
+	}
+	// A policy must make a read fail, not return fewer rows.
+	set = append(set, setting{"row_security", "off"})
+	return set
+}
+
+// Set returns the statements that make the settings which a session has not begun with. RESET ALL takes them back.
+func (s Server) Set(c *pgconn.PgConn) string {
+	var list []string
+	for _, x := range s.settings(c) {
+		list = append(list, "SET "+x.name+" = '"+strings.ReplaceAll(x.value, "'", "''")+"'")
+	}
+	return strings.Join(list, "; ")
 }
 
 // notInForce is the error for a setting that the session was to begin with and does not have.

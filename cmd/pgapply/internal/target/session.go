@@ -42,6 +42,7 @@ func newSession(ctx context.Context, server pgdial.Server, log *slog.Logger, str
 		return nil, err
 	}
 	s = &session{server: server, version: pgdial.Version(pg), prepared: make(map[string]string), use: use}
+	common := server.Set(pg) // again, so that the session can be made anew by what is remembered
 	if s.conn, err = pgwire.Hijack(pg); err != nil {
 		return nil, err
 	}
@@ -51,7 +52,7 @@ func newSession(ctx context.Context, server pgdial.Server, log *slog.Logger, str
 			s = nil
 		}
 	}()
-	set := sessionSettings
+	set := common + "; " + sessionSettings
 	if s.version >= 140000 {
 		// A process that was killed leaves a server process behind; it should notice while it is busy.
 		set += "; SET client_connection_check_interval = '2s'"
