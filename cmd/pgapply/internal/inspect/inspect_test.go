@@ -137,7 +137,7 @@ func TestJSON(t *testing.T) {
 		&format.Update{Relation: 1, New: values},
 		&format.Message{Transactional: true, Prefix: every, Content: text},
 		&format.Truncate{Relations: []uint32{1, 1}, Cascade: true},
-		&format.DDL{Section: format.Change, Name: string(text), SQL: string(every)},
+		&format.DDL{Section: format.Change, Name: string(text), SQL: string(every), Objects: []format.Object{{Type: "index", Names: []string{"a", string(text)}}}},
 		&format.Unknown{K: 77, Body: every},
 		&format.Commit{CommitLSN: math.MaxUint64 - 2, EndLSN: math.MaxUint64 - 1})
 	var out bytes.Buffer
@@ -171,6 +171,9 @@ func TestJSON(t *testing.T) {
 	}
 	if _, there := decoded[3]["old"]; there {
 		t.Error("an update without an old tuple has one")
+	}
+	if o, _ := json.Marshal(decoded[6]["objects"]); !strings.HasPrefix(string(o), `[["index",["a","`) || !strings.HasSuffix(string(o), `"],[]]]`) {
+		t.Errorf("objects: %s", o)
 	}
 	if decoded[0]["start_lsn"] != "16/B374D848" || decoded[2]["commit_lsn"] != "FFFFFFFF/FFFFFFFD" || decoded[7]["number"] != 77.0 || decoded[4]["content"] != string(text) {
 		t.Errorf("%s", out.Bytes())

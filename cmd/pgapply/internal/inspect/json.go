@@ -346,6 +346,15 @@ func (p *printer) value(v reflect.Value) {
 	case string:
 		p.bytes([]byte(x))
 		return
+	case format.Object: // an array in the stream, and here
+		p.str("[")
+		p.bytes([]byte(x.Type))
+		p.str(",")
+		p.value(reflect.ValueOf(x.Names))
+		p.str(",")
+		p.value(reflect.ValueOf(x.Args))
+		p.str("]")
+		return
 	}
 	switch v.Kind() {
 	case reflect.Bool:
