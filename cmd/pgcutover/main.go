@@ -21,7 +21,7 @@ func main() { os.Exit(cli.Main("pgcutover", run)) }
 type flags struct {
 	Source    string           `placeholder:"URI" help:"The source database: a URI or keywords. Default: PGSLUICE_SOURCE, else libpq's environment."`
 	Target    string           `placeholder:"URI" help:"The target database. Default: PGSLUICE_TARGET, else libpq's environment."`
-	Slot      string           `placeholder:"NAME" help:"The slot of the migration. Default: the only one that there is."`
+	Slot      string           `placeholder:"NAME" help:"The slot of the migration. Default: the only one that there is; cleanup has to be told."`
 	LogFormat string           `enum:"text,json" default:"text" placeholder:"FORMAT" help:"How messages are written to standard error: text or json."`
 	Version   kong.VersionFlag `help:"Print the version."`
 
@@ -72,7 +72,7 @@ func run(ctx context.Context, env *cli.Env) error {
 			return err
 		}
 	} else if command == "cleanup" {
-		return fault.New(fault.Usage, "--slot is missing").WithHint("Name the slot of the migration whose traces are to be removed.")
+		return fault.New(fault.Usage, "--slot is missing").WithHint("Name the slot of the migration whose traces are to be removed; pgcutover status says which there is.")
 	}
 	// There is nothing to bring to an end first: a step that is interrupted is repeated.
 	ctx, cancel := context.WithCancel(ctx)

@@ -72,6 +72,10 @@ func TestLeastPrivilegeRoles_P10(t *testing.T) {
 			if status, out, errs := e.Run(nil, "pgcutover", "check", "--slot", slot); status != 0 {
 				t.Errorf("check: status %d\n%s\n%s", status, out, errs)
 			}
+			super := source.As("postgres", "")
+			if major == 15 {
+				e.Must(nil, "pgcutover", "ddl", "install", "--source", super)
+			}
 			e.Bash(load + " --slot " + slot + " | pgapply")
 			source.Exec("INSERT INTO app.t VALUES (1000, 'new')", "UPDATE app.t SET v = 'b' WHERE id = 1", "DELETE FROM app.child WHERE id = 2", "INSERT INTO log VALUES ('x')")
 			sync := e.Start(nil, nil, "bash", filepath.Join(pgtest.Root(), "scripts", "sync"), slot)
@@ -101,11 +105,18 @@ func TestLeastPrivilegeRoles_P10(t *testing.T) {
 			if major == 15 && target.Query("SELECT count(*) FROM pg_trigger WHERE tgname = 'stamp'") != "1" {
 				t.Error("the trigger is missing on the target")
 			}
+			if major == 15 { // what a superuser has made stays for a superuser, and everything else goes
+				status, _, errs := e.Run(nil, "pgcutover", "cleanup", "--slot", slot)
+				if status != 77 || !strings.Contains(errs, "ddl uninstall") || strings.Contains(errs, "new full load") {
+					t.Errorf("cleanup: status %d\n%s", status, errs)
+				}
+				e.Must(nil, "pgcutover", "ddl", "uninstall", "--source", super)
+			}
 			e.Bash("pgcutover cleanup --slot " + slot)
 			if n := target.Query("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgsluice'"); n != "0" {
 				t.Error("schema pgsluice is still there")
 			}
-			if n := source.Query("SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_publication)"); n != "0" {
+			if n := source.Query("SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_publication) + (SELECT count(*) FROM pg_event_trigger)"); n != "0" {
 				t.Error("something is left on the source")
 			}
 		})

@@ -189,6 +189,9 @@ func (s Server) Explain(err error) error {
 		var c *pgconn.ConnectError
 		if errors.As(err, &c) {
 			e.Err = fmt.Errorf("could not connect to the %s: %w", s.Side, pg)
+			if e.Detail == "" {
+				e.Detail = where(c.Config)
+			}
 			if e.Status == fault.Permission && e.Hint == "" {
 				e.Hint = "Check the user, and the password in PGPASSFILE or the environment; pg_hba.conf of the server decides who may connect."
 			}
@@ -238,6 +241,17 @@ func noTLS(err error) bool {
 		strings.Contains(err.Error(), "server refused TLS connection")
 }
 
+// where says who wanted to connect to what; a connection string that names several hosts may mean any of them.
+func where(c *pgconn.Config) string {
+	place := net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))
+	for _, f := range c.Fallbacks {
+		if f.Host != c.Host || f.Port != c.Port {
+			place = "one of several hosts"
+		}
+	}
+	return fmt.Sprintf("That was as %q at %s, database %q.", c.User, place, c.Database)
+}
+
 // hideUser reduces pgx's message, which repeats user and database, to the cause. Attempts with and without TLS that fail alike are told once.
 func hideUser(c *pgconn.ConnectError) error {
 	err := c.Unwrap()
@@ -246,11 +260,11 @@ func hideUser(c *pgconn.ConnectError) error {
 	}
 	var causes []string
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		if !slices.Contains(causes, line) {
+		if !slices.ContainsFunc(causes, func(told string) bool { return strings.HasSuffix(told, line) }) {
 			causes = append(causes, line)
 		}
 	}
-	return errors.New(strings.Join(causes, "\n"))
+	return errors.New(strings.Join(causes, "; "))
 }
 
 // Lost reports whether err means that the connection is gone, so that the same thing may work on another one.

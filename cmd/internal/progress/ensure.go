@@ -84,7 +84,7 @@ func Trust(ctx context.Context, c *pgx.Conn) error {
 	}
 	return fault.New(fault.Permission, "schema pgsluice on the target is not ours alone: %s", text).
 		WithDetail("What belongs to others there would be executed with the rights of role %q.", c.Config().User).
-		WithHint("If the migration was begun by that role, connect as it. Else have a look, and take away the rights, or as superuser: DROP SCHEMA pgsluice CASCADE")
+		WithHint("If the migration was begun by the role that the schema belongs to, connect as that role, in --target or PGSLUICE_TARGET. Else have a look, and take away the rights, or as superuser: DROP SCHEMA pgsluice CASCADE")
 }
 
 // Ensure creates the schema and its tables where they are missing. Several processes may do so at
@@ -190,6 +190,15 @@ func Remove(ctx context.Context, c *pgx.Conn) error {
 		_, err = c.Exec(ctx, "DROP SCHEMA pgsluice")
 	}
 	return err
+}
+
+// notOurs says what to do about state that the role may not read.
+func notOurs(err error) error {
+	if !isDenied(err) {
+		return err
+	}
+	return fault.New(fault.Permission, "could not read the state of migrations: %w", err).
+		WithHint("Connect as the role that has begun the migration, in --target or PGSLUICE_TARGET.")
 }
 
 func isDenied(err error) bool {

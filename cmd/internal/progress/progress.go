@@ -160,9 +160,10 @@ func Streams(ctx context.Context, c *pgx.Conn, slot string) ([]*Stream, error) {
 	}
 	rows, err := c.Query(ctx, selectStream+"WHERE $1 = '' OR slot = $1 ORDER BY stream_id", slot)
 	if err != nil {
-		return nil, err
+		return nil, notOurs(err)
 	}
-	return pgx.CollectRows(rows, scanStream)
+	streams, err := pgx.CollectRows(rows, scanStream)
+	return streams, notOurs(err)
 }
 
 // Advance is the statement that moves a stream's position. Its parameters are the new LSN, its time (or NULL), the numbers of transactions and of

@@ -186,7 +186,7 @@ func (i *Info) Usable(name, database string) error {
 	switch {
 	case i == nil:
 		return fault.New(fault.Unavailable, "slot %q does not exist on the source", name).
-			WithHint("pgextract --slot %s creates it, together with the full load. If it was there and is gone, the target needs a new full load. %s", name, Anew(name))
+			WithHint("Is it the right source, and not the target? Then pgextract --slot %s creates it, together with the full load. If it was there and is gone, the target needs a new full load. %s", name, Anew(name))
 	case i.Plugin == "":
 		return fault.New(fault.Config, "slot %q is a physical one, which a standby or a backup may need", name).
 			WithHint("Choose another slot name; pgextract creates the slot.")

@@ -136,8 +136,15 @@ func (r *Run) mayBegin(ctx context.Context, h *format.Header) error {
 				WithHint("%s If not, remove first what is left there: pgcutover cleanup --slot %s, and pgcutover unfence.", look, name)
 		}
 	}
+	reload := h.Load != nil && h.Load.Reload
+	if reload || h.StreamKind == format.Changes && !r.Adopt {
+		// It may be another role's state that has not been read.
+		if err := progress.Trust(ctx, r.control); err != nil {
+			return r.Server.Explain(err)
+		}
+	}
 	switch {
-	case h.Load != nil && h.Load.Reload:
+	case reload:
 		return fault.New(fault.Config, "nothing has been loaded here from database %q of the stream, so no table of it can be loaded again", h.Database).
 			WithHint("%s If the tables are empty, leave out --reload.", look)
 	case h.StreamKind == format.Changes && !r.Adopt:

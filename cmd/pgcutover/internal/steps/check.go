@@ -222,7 +222,8 @@ func (c *checker) sourceRole() error {
 	if can == "true" {
 		c.ok("the source's role may use replication slots")
 	} else {
-		c.fail("ALTER ROLE … REPLICATION. RDS and Aurora: GRANT rds_replication TO …", "the source's role has no REPLICATION attribute")
+		role := pgx.Identifier{c.s.Config().User}.Sanitize()
+		c.fail(fmt.Sprintf("As superuser on the source: ALTER ROLE %s REPLICATION; on RDS and Aurora: GRANT rds_replication TO %[1]s;", role), "the source's role has no REPLICATION attribute")
 	}
 	can, err = c.ask(c.s, "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')")
 	if err != nil {
@@ -378,7 +379,8 @@ func (c *checker) targetRole() error {
 		c.ok("the target's role may switch off triggers and foreign keys (session_replication_role)")
 		_, _ = c.t.Exec(c.ctx, "RESET session_replication_role")
 	} else {
-		c.warn("As superuser: GRANT SET ON PARAMETER session_replication_role TO … (15 and newer). Else triggers and foreign keys must not be there until cutover.",
+		role := pgx.Identifier{c.t.Config().User}.Sanitize()
+		c.warn(fmt.Sprintf("As superuser on the target (15 and newer): GRANT SET ON PARAMETER session_replication_role TO %s; Else triggers and foreign keys must not be there until cutover.", role),
 			"the target's role may not set session_replication_role")
 	}
 	return nil

@@ -70,10 +70,14 @@ func (m *Migration) Cleanup(ctx context.Context, force bool) error {
 			return m.Source.Explain(err)
 		}
 	}
+	var denied error // the recorder is a superuser's: the rest goes nevertheless
 	if unused, err := ddlUnused(ctx, c); err != nil {
 		return m.Source.Explain(err)
 	} else if unused {
-		if err := m.DDLUninstall(ctx); err != nil {
+		if err := m.DDLUninstall(ctx); fault.StatusOf(err) == fault.Permission {
+			denied = fault.New(fault.Permission, "what pgcutover ddl install has made on the source is still there: %w", err).
+				WithHint("As the role that has installed it, or a superuser, in --source or PGSLUICE_SOURCE: pgcutover ddl uninstall")
+		} else if err != nil {
 			return err
 		}
 	}
@@ -96,13 +100,15 @@ func (m *Migration) Cleanup(ctx context.Context, force bool) error {
 	}
 	if !found {
 		m.Log.Info(fmt.Sprintf("cleanup: nothing of slot %q is left, neither on the source nor on the target", m.Slot))
-		return nil
+		return denied
 	}
 	m.Log.Info(fmt.Sprintf("cleanup: slot and publications %q are gone from the source, its state from the target", m.Slot))
 	if force {
-		return m.wayBack(ctx, t)
+		if err := m.wayBack(ctx, t); err != nil {
+			return err
+		}
 	}
-	return nil
+	return denied
 }
 
 // ours refuses a slot that no migration of the source's database can have made. A slot's name is

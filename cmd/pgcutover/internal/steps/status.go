@@ -194,7 +194,7 @@ func (m *Migration) askSource(ctx context.Context, c, t *pgx.Conn, s *Status, st
 		return fenced, err
 	}
 	if info == nil {
-		if s.Load != "none" {
+		if s.Load != "none" && following {
 			s.Problems = append(s.Problems, fmt.Sprintf("slot %q does not exist on the source: the target needs a new full load. %s", s.Slot, slot.Anew(s.Slot)))
 		}
 		return fenced, nil

@@ -82,10 +82,11 @@ func (m *Migration) stream(ctx context.Context, t *pgx.Conn) (*progress.Stream, 
 	switch len(list) {
 	case 0:
 		if m.Slot == "" {
-			return nil, fault.New(fault.Config, "nothing has been migrated to the target").WithHint("Begin with: pgextract --slot NAME | pgapply")
+			return nil, fault.New(fault.Config, "nothing has been migrated to the target, %s", m.end(m.Target)).
+				WithHint("Is that the right target? Then begin with: pgextract --slot NAME | pgapply")
 		}
-		return nil, fault.New(fault.Config, "the target knows nothing of slot %q", m.Slot).
-			WithHint("Load it first: pgextract --slot %s | pgapply", m.Slot)
+		return nil, fault.New(fault.Config, "the target, %s, knows nothing of slot %q", m.end(m.Target), m.Slot).
+			WithHint("Is that the right target, and the right slot? Then load it first: pgextract --slot %s | pgapply", m.Slot)
 	case 1:
 		m.Slot = list[0].Key.Slot
 		return list[0], nil
