@@ -104,7 +104,7 @@ type LoadInfo struct {
 	Resumed  bool   `msgpack:"resumed,omitempty"`
 	Reload   bool   `msgpack:"reload,omitempty"` // tables that have been loaded before are to be emptied
 	Scope    string `msgpack:"scope,omitempty"`  // ScopeAll or ScopeTables
-	Probe    uint64 `msgpack:"probe,omitempty"`  // the source's database holds an advisory lock of this key while the stream is written
+	Probe    uint64 `msgpack:"probe,omitempty"`  // the source's database holds an advisory lock of this key while the stream is written, in the server process of its low 32 bits
 }
 
 // Scopes of a full load.

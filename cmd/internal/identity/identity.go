@@ -29,16 +29,34 @@ func Line(side string, c *pgx.Conn) string {
 	return fmt.Sprintf("%-6s  %s", side, text.Escape(fmt.Sprintf("%s@%s/%s (PostgreSQL %s)", o.User, host, o.Database, version)))
 }
 
-// A Probe is a random number that a session holds an advisory lock of. Whoever sees that lock in
-// pg_locks is connected to the same database, whatever it is called there and wherever it seems to
-// be. It needs no rights, and no name or identifier that a copy of the database would have, too.
+// System returns the identifier of the connection's server, which its physical copies have, too;
+// empty before 9.6, and where the role may not ask for it. It may be asked within a transaction.
+func System(ctx context.Context, c *pgx.Conn) (id string, err error) {
+	var may bool
+	err = c.QueryRow(ctx, "SELECT coalesce(pg_catalog.has_function_privilege(pg_catalog.to_regprocedure('pg_catalog.pg_control_system()')::pg_catalog.oid, 'EXECUTE'), false)").Scan(&may)
+	if err == nil && may {
+		err = c.QueryRow(ctx, "SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system()").Scan(&id)
+	}
+	return id, err
+}
+
+// A Probe is a number that a session holds an advisory lock of: a random one, with the number of
+// its server process in the low 32 bits. Whoever sees that process hold that lock is connected to
+// the same database, whatever it is called there and wherever it seems to be. It needs no rights,
+// and no name or identifier that a copy of the database would have, too. Everybody sees the number,
+// and could take the lock of it elsewhere, to make two databases look like one: but not in a process
+// of the same number; and nobody should ask where the servers' identifiers are known to differ.
 type Probe uint64
 
 // Hold takes the lock of a new probe, until the session ends.
 func Hold(ctx context.Context, c *pgx.Conn) (Probe, error) {
-	var b [8]byte
+	var b [4]byte
 	_, _ = rand.Read(b[:]) // never fails
-	p := Probe(binary.BigEndian.Uint64(b[:])>>1 | 1)
+	var pid uint32
+	if err := c.QueryRow(ctx, "SELECT pg_catalog.pg_backend_pid()").Scan(&pid); err != nil {
+		return 0, err
+	}
+	p := Probe(binary.BigEndian.Uint32(b[:])>>1|1)<<32 | Probe(pid)
 	_, err := c.Exec(ctx, "SELECT pg_catalog.pg_advisory_lock($1)", int64(p))
 	return p, err
 }
@@ -48,14 +66,24 @@ func (p Probe) Seen(ctx context.Context, c *pgx.Conn) (seen bool, err error) {
 	if p == 0 {
 		return false, nil
 	}
-	err = c.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
+	err = c.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND mode = 'ExclusiveLock'
 		AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-		AND classid::pg_catalog.int8 = $1 AND objid::pg_catalog.int8 = $2)`, int64(p>>32), int64(p&0xffffffff)).Scan(&seen)
+		AND classid::pg_catalog.int8 = $1 AND objid::pg_catalog.int8 = $2 AND pid::pg_catalog.int8 = $2)`, int64(p>>32), int64(p&0xffffffff)).Scan(&seen)
 	return seen, err
 }
 
 // Same reports whether two sessions are on one and the same database.
 func Same(ctx context.Context, a, b *pgx.Conn) (bool, error) {
+	var systems [2]string
+	for i, c := range []*pgx.Conn{a, b} {
+		var err error
+		if systems[i], err = System(ctx, c); err != nil {
+			return false, err
+		}
+	}
+	if Differ(systems[0], systems[1]) {
+		return false, nil
+	}
 	p, err := Hold(ctx, a)
 	if err != nil {
 		return false, err
@@ -66,6 +94,9 @@ func Same(ctx context.Context, a, b *pgx.Conn) (bool, error) {
 	}
 	return same, err
 }
+
+// Differ reports whether the identifiers of two servers are known, and not the same.
+func Differ(a, b string) bool { return a != "" && b != "" && a != b }
 
 // Name is what Line says of a connection, as a part of a sentence.
 func Name(c *pgx.Conn) string { return strings.TrimSpace(Line("", c)) }

@@ -61,6 +61,73 @@ func TestSame(t *testing.T) {
 	}
 }
 
+// Whoever may connect to both sides sees the source's probe and takes the same lock on the target:
+// they are two databases nevertheless. Neither does it help him on another server, nor beside the
+// source in the same one.
+func TestProbeMirrored_I2(t *testing.T) {
+	ctx := pgtest.Context(t)
+	source := pgtest.Source(t).Database(t, "")
+	role := "mirror_" + source.Name
+	source.Exec("CREATE ROLE " + role + " LOGIN")
+	t.Cleanup(func() {
+		admin := pgtest.Source(t).Database(t, "")
+		admin.Exec("DROP ROLE " + role)
+	})
+	p, err := Hold(ctx, source.Connect())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, other := range []*pgtest.DB{source.Server.Database(t, ""), pgtest.Target(t).Database(t, "")} {
+		user := other.URI
+		if other.Server == source.Server {
+			user = other.As(role, "")
+		}
+		c, err := pgx.Connect(ctx, user)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close(context.Background()) })
+		if _, err := c.Exec(ctx, "SELECT pg_catalog.pg_advisory_lock($1)", int64(p)); err != nil {
+			t.Fatal(err)
+		}
+		if seen, err := p.Seen(ctx, other.Connect()); err != nil || seen {
+			t.Errorf("a probe that another process holds is seen: %v, %v", seen, err)
+		}
+	}
+	if seen, err := p.Seen(ctx, source.Connect()); err != nil || !seen {
+		t.Errorf("%v, %v", seen, err)
+	}
+}
+
+// Whether the identifier may be asked for or not, a transaction goes on, and two sessions tell
+// whether they are on one database.
+func TestSystemClosed_F13(t *testing.T) {
+	ctx := pgtest.Context(t)
+	d := pgtest.Source(t).Database(t, "")
+	role := "closed_" + d.Name
+	d.Exec("CREATE ROLE "+role+" LOGIN", "REVOKE EXECUTE ON FUNCTION pg_catalog.pg_control_system() FROM PUBLIC")
+	t.Cleanup(func() {
+		admin := pgtest.Source(t).Database(t, "")
+		admin.Exec("DROP ROLE " + role)
+	})
+	for user, known := range map[string]bool{role: false, "postgres": true} {
+		c, err := pgx.Connect(ctx, d.As(user, ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close(context.Background()) })
+		if _, err := c.Exec(ctx, "BEGIN READ ONLY"); err != nil {
+			t.Fatal(err)
+		}
+		if id, err := System(ctx, c); err != nil || (id != "") != known {
+			t.Errorf("%s: %q, %v", user, id, err)
+		}
+		if same, err := Same(ctx, c, d.Connect()); err != nil || !same {
+			t.Errorf("%s: %v, %v", user, same, err)
+		}
+	}
+}
+
 func TestLine_I9(t *testing.T) {
 	d := pgtest.Source(t).Database(t, "")
 	line := Line("source", d.Connect())

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/identity"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -51,11 +52,9 @@ func Identify(ctx context.Context, c *pgx.Conn) (Identity, error) {
 	if err != nil {
 		return id, err
 	}
-	if id.Version >= 90600 {
-		// Closed to ordinary roles on some managed services; then the identifier stays empty.
-		_ = c.QueryRow(ctx, "SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system()").Scan(&id.SystemID)
-	}
-	return id, nil
+	// Closed to ordinary roles on some managed services; then the identifier stays empty.
+	id.SystemID, err = identity.System(ctx, c)
+	return id, err
 }
 
 // IdentifySystem fills in what only a replication session tells for sure.

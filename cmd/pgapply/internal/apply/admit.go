@@ -60,10 +60,14 @@ func (r *Run) admit(ctx context.Context, h *format.Header) error {
 }
 
 // seesProbe refuses a target on which the lock stands that pgextract holds on the source while it
-// writes: that is the same database, whatever else is known.
+// writes: that is the same database, unless the servers are known to be two.
 func (r *Run) seesProbe(ctx context.Context, h *format.Header) error {
 	if h.Load == nil {
 		return nil
+	}
+	system, err := identity.System(ctx, r.control)
+	if err != nil || identity.Differ(system, h.SystemID) {
+		return r.Server.Explain(err)
 	}
 	seen, err := identity.Probe(h.Load.Probe).Seen(ctx, r.control)
 	if err != nil {
@@ -91,7 +95,7 @@ func (r *Run) notTheSource(ctx context.Context, h *format.Header) error {
 	if err != nil {
 		return r.Server.Explain(err)
 	}
-	if h.Slot == "" || id.Database != h.Database || id.SystemID != "" && h.SystemID != "" && id.SystemID != h.SystemID {
+	if h.Slot == "" || id.Database != h.Database || identity.Differ(id.SystemID, h.SystemID) {
 		return nil
 	}
 	const copied = " If it is a copy of the source, made with its files, then on this copy, and only there: %s; then start again."
