@@ -147,9 +147,10 @@ func KeyRange(ctx context.Context, c *pgx.Conn, t *Table) (from, to int64, key s
 		return 0, 0, "", err
 	}
 	column := pgx.Identifier{key}.Sanitize()
-	err = c.QueryRow(ctx, "SELECT coalesce(pg_catalog.min("+column+"), 0), coalesce(pg_catalog.max("+column+"), 0) FROM ONLY "+
-		pgx.Identifier{t.Schema, t.Name}.Sanitize()).Scan(&from, &to)
-	return from, to, key, err
+	var batch pgx.Batch
+	batch.Queue("SELECT coalesce(pg_catalog.min(" + column + "), 0), coalesce(pg_catalog.max(" + column + "), 0) FROM ONLY " +
+		pgx.Identifier{t.Schema, t.Name}.Sanitize()).QueryRow(func(row pgx.Row) error { return row.Scan(&from, &to) })
+	return from, to, key, read(ctx, c, &batch)
 }
 
 // A Sequence is a sequence of the source, with its state now: sequences do not take part in snapshots.
@@ -194,5 +195,18 @@ func Sequences(ctx context.Context, c *pgx.Conn) ([]Sequence, error) {
 			})
 		}
 	}
-	return list, c.SendBatch(ctx, &batch).Close()
+	return list, read(ctx, c, &batch)
+}
+
+// read sends queries that read what is the source's owners'.
+func read(ctx context.Context, c *pgx.Conn, batch *pgx.Batch) error {
+	if _, err := c.Exec(ctx, pgdial.TablesOnly("source")); err != nil {
+		return err
+	}
+	if err := c.SendBatch(ctx, batch).Close(); err != nil {
+		_, _ = c.Exec(ctx, pgdial.TablesOrViews) // within a transaction that has failed it is void, as is the setting
+		return err
+	}
+	_, err := c.Exec(ctx, pgdial.TablesOrViews)
+	return err
 }

@@ -74,6 +74,21 @@ func inForce(params map[string]string) []setting {
 // escapeOption keeps blanks in the value of an option.
 var escapeOption = strings.NewReplacer(`\`, `\\`, " ", `\ `)
 
+// TablesOnly is a query after which a session reads nothing that stands in a table's place by the
+// time it reads: whoever owns a table can have a view of its name, and with that his functions called
+// by its reader. A server older than the minor releases of August 2024 has no such setting. TablesOrViews
+// takes it back.
+func TablesOnly(side string) string {
+	kinds := "view, foreign-table"
+	if side == "target" {
+		kinds = "view" // a partition may well be elsewhere
+	}
+	return "SELECT pg_catalog.set_config(name, '" + kinds + "', false) FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'"
+}
+
+// TablesOrViews is the query that takes TablesOnly back.
+const TablesOrViews = "SELECT pg_catalog.set_config(name, reset_val, false) FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'"
+
 // prepare sets what depends on the server, its version and its encoding, and proves in the same round trip that everything is in force: a pooler may have swallowed it.
 func (s Server) prepare(ctx context.Context, c *pgconn.PgConn, asked *pgconn.Config) error {
 	set := s.settings(c)

@@ -308,7 +308,7 @@ func openSnapshot(ctx context.Context, server pgdial.Server, snapshot, settings 
 	if err != nil {
 		return nil, err
 	}
-	_, err = c.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+slot.QuoteLiteral(snapshot)+settings)
+	_, err = c.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+slot.QuoteLiteral(snapshot)+settings+"; "+pgdial.TablesOnly(server.Side))
 	if err != nil {
 		_ = c.Close(ctx)
 		return nil, server.Explain(err)

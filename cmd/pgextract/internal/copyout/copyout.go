@@ -142,7 +142,7 @@ func (r *Reader) connect(ctx context.Context) (*pgwire.Conn, *pgdial.Gulp, uint3
 func (r *Reader) begin() string {
 	return "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '" + r.Snapshot + "'; " +
 		// Readers would start in the middle of a table that another session is reading, and ranges of pages would be read by several processes.
-		"SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0"
+		"SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0; " + pgdial.TablesOnly("source")
 }
 
 // A copier reads parts over one connection.
