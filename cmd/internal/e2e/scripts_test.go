@@ -242,8 +242,10 @@ func TestCutoverScript(t *testing.T) {
 	}
 	target.Exec("UPDATE t SET b = 'x' WHERE a = 7")
 	// Interrupted when the source is closed already, and the target is held up.
-	target.Exec("CREATE FUNCTION pgsluice.hold_up() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(300); RETURN NEW; END'",
-		"CREATE TRIGGER hold_up BEFORE INSERT ON pgsluice.cutover FOR EACH ROW WHEN (NEW.step = 'drain') EXECUTE PROCEDURE pgsluice.hold_up()")
+	holdUp := target.Connect()
+	if _, err := holdUp.Exec(t.Context(), "BEGIN; SELECT FROM pgsluice.cutover WHERE step = 'drain' FOR UPDATE"); err != nil {
+		t.Fatal(err)
+	}
 	c := e.Start(nil, nil, "bash", script("cutover"), slot, "--yes")
 	pgtest.Wait(t, 30*time.Second, "the source is fenced", func() bool { return !writable(source) })
 	if err := syscall.Kill(-c.Process.Pid, syscall.SIGINT); err != nil { // as Ctrl-C does
@@ -252,7 +254,9 @@ func TestCutoverScript(t *testing.T) {
 	if status := c.Wait(60 * time.Second); status != 130 || !strings.Contains(c.Errors(), "giving the source back") || !writable(source) {
 		t.Errorf("interrupted: status %d, the source can be written to: %v: %s", status, writable(source), c.Errors())
 	}
-	target.Exec("DROP FUNCTION pgsluice.hold_up() CASCADE")
+	if _, err := holdUp.Exec(t.Context(), "ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
 	// The command that directs the application to the target fails: the target is open all the same, and everything else is done.
 	cutover(1, "direct the application to the target yourself", "--switch", "exit 9")
 	if status := p.Wait(30 * time.Second); status != 0 {

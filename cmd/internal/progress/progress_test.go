@@ -201,7 +201,13 @@ func TestLocksOfOthers_P8(t *testing.T) {
 		t.Helper()
 		for _, k := range strings.Fields(d.Query("SELECT coalesce(string_agg(DISTINCT (classid::bigint << 32 | objid::bigint)::text, ' '), '') FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND pid <> " + fmt.Sprint(low.PgConn().PID()))) {
 			waiting := connect(t, d.As(role, ""))
-			go func() { _, _ = waiting.Exec(ctx, "SELECT pg_advisory_lock("+k+")") }()
+			waits, stop := context.WithCancel(ctx)
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				_, _ = waiting.Exec(waits, "SELECT pg_advisory_lock("+k+")")
+			}()
+			t.Cleanup(func() { stop(); <-done }) // before the connection is closed
 			pgtest.Wait(t, 10*time.Second, "the lock is waited for", func() bool {
 				return d.Query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = "+fmt.Sprint(waiting.PgConn().PID())) == "1"
 			})
