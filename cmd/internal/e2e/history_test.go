@@ -168,3 +168,31 @@ func TestSameHistory_I4(t *testing.T) {
 	e.Must(old, "pgapply") // of the first timeline
 	pgtest.Equal(t, source, target)
 }
+
+// A large transaction that changes no table of the stream comes in blocks, or, where the session
+// begins behind its changes, not at all. That is no other history.
+func TestEmptyBlocks_I4(t *testing.T) {
+	t.Parallel()
+	source, target, e := past(t)
+	source.Exec("ALTER DATABASE "+source.Name+" SET logical_decoding_work_mem = '64kB'", "CREATE TABLE other (a text)")
+	p := e.Start(nil, nil, "bash", script("sync"), source.Name)
+	arrived := func() {
+		t.Helper()
+		lsn := source.Query("SELECT pg_current_wal_lsn()")
+		pgtest.Wait(t, 30*time.Second, "the target is there", func() bool {
+			return target.Query("SELECT applied_lsn >= '"+lsn+"' FROM pgsluice.streams") == "t"
+		})
+	}
+	rows(source, "x", 1, 3)
+	source.Exec("INSERT INTO other SELECT repeat(md5(g::text), 8) FROM generate_series(1, 5000) g")
+	arrived()
+	source.Kill() // its slot forgets what was confirmed
+	source.Restart(t)
+	rows(source, "x", 4, 6)
+	arrived()
+	_ = p.Process.Signal(os.Interrupt)
+	p.Wait(time.Minute)
+	if got := target.Query("SELECT count(*) FROM t"); got != "6" {
+		t.Errorf("the target has %s rows: %s", got, p.Errors())
+	}
+}

@@ -27,7 +27,7 @@ func (s *session) keep() error {
 	if s.Keeper == nil || s.w.InTransaction() || s.skipping {
 		return nil
 	}
-	if s.blocks == 0 && s.Keeper.Full() {
+	if s.blocks.open == 0 && s.Keeper.Full() {
 		return s.rotate()
 	}
 	if s.position == s.durable() || time.Since(s.synced) < syncEvery {

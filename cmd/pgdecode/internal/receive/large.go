@@ -17,6 +17,7 @@ import (
 // not wanted is left to the connection, which skips it.
 func (s *session) large(ctx context.Context, begin []byte) (done bool, err error) {
 	if len(begin) > 25 && begin[0] == 'w' {
+		s.blocks.sent(begin[25])
 		if s.decoder.Unwanted(begin[25:], s.skipping) {
 			return false, nil
 		}

@@ -350,9 +350,9 @@ type session struct {
 	xid                   uint32              // of the open transaction
 	hiding                bool                // the open block is of the transaction that comes again
 	skipping              bool                // the open transaction was written in an earlier session
-	blocks                int                 // transactions in progress of which blocks have been written
-	synced                time.Time           // when the Keeper was last asked to make durable what it has
-	serverAt              format.LSN          // newest WAL position that the server has told; everything before it has been sent
+	blocks                blocks
+	synced                time.Time  // when the Keeper was last asked to make durable what it has
+	serverAt              format.LSN // newest WAL position that the server has told; everything before it has been sent
 	serverT               format.Time
 	told                  time.Time // of the last progress record
 	stoppedAt             time.Time // when it was seen that we are to stop
@@ -542,6 +542,7 @@ func (s *session) handle(msg []byte) (done bool, err error) {
 		}
 		return s.boundary()
 	case len(msg) > 25 && msg[0] == 'w':
+		s.blocks.sent(msg[25])
 		rec, err := s.decoder.Decode(msg[25:])
 		if f := (*fault.Error)(nil); errors.As(err, &f) {
 			return false, err // of the source, and not of the message
@@ -597,26 +598,33 @@ func (s *session) record(rec format.Record, msg []byte) (done bool, err error) {
 		s.Last = t
 		return s.committed(rec, r.EndLSN)
 	case *format.StreamCommit:
+		if s.blocks.ended(r.XID) && s.identity.Version >= 150000 && !s.hides(r.XID) {
+			return s.withoutChange(r)
+		}
 		if again, err := s.meet(*r); again || err != nil {
 			return false, err
 		}
-		s.blocks--
+		s.blocks.open--
 		s.Last = *r
 		return s.committed(rec, r.EndLSN)
 	case *format.StreamAbort:
+		if r.SubXID == r.XID {
+			s.blocks.ended(r.XID)
+		}
 		if s.hides(r.XID) {
 			return false, nil
 		}
 		if r.SubXID == r.XID {
-			s.blocks--
+			s.blocks.open--
 		}
 	case *format.StreamStart:
 		s.gulp.SetBehind(true)
+		s.blocks.start(r.XID)
 		if s.hiding = s.hides(r.XID); s.hiding {
 			return false, nil
 		}
 		if r.First {
-			s.blocks++
+			s.blocks.open++
 		}
 	case *format.Relation:
 		for i := range r.Columns {
