@@ -86,7 +86,8 @@ DECLARE
 	context text;
 	level text := 'outer';
 	counted text;
-	nth int4 := 1;
+	nth int8 := 1;
+	ends int4;
 	wanted bool;
 	scripted bool;
 	objects json;
@@ -137,14 +138,16 @@ BEGIN
 		IF strpos(context, E'\n') > 0 THEN
 			level := 'inner';
 			context := substr(context, strpos(context, E'\n') + 1);
-			query := CASE WHEN starts_with(context, 'SQL statement "') AND strpos(context, E'"\nPL/pgSQL function ') > 0
-				THEN substr(context, 16, strpos(context, E'"\nPL/pgSQL function ') - 16) END;
+			-- A name may hold what looks like the end of the text. What is then not sure is not recorded as a text.
+			ends := strpos(context, E'"\nPL/pgSQL function ');
+			query := CASE WHEN starts_with(context, 'SQL statement "') AND ends > 0 AND split_part(substr(context, ends + 2), E'\n', 1) ~ '^PL/pgSQL function .+ line [0-9]+ at [A-Za-z ]+$'
+				AND strpos(coalesce(objects::text, ''), '\n') = 0 THEN substr(context, 16, ends - 16) END;
 		END IF;
 		-- Of a query of several statements we are not told which one this is. The count outlives a
 		-- commit within the query.
 		counted := format('%s %s', date_part('epoch', statement_timestamp()), md5(query));
 		IF split_part(current_setting('pgsluice.' || level, true), '/', 1) = counted THEN
-			nth := split_part(current_setting('pgsluice.' || level), '/', 2)::int4 + 1;
+			nth := split_part(current_setting('pgsluice.' || level), '/', 2)::int8 + 1;
 		END IF;
 		PERFORM set_config('pgsluice.' || level, format('%s/%s', counted, nth), false);
 	EXCEPTION WHEN OTHERS THEN
