@@ -147,32 +147,19 @@ func modest(t *testing.T, programs ...*pgtest.Process) {
 // modestBelow is modest with a limit of its own, in kB.
 func modestBelow(t *testing.T, most int, programs ...*pgtest.Process) {
 	t.Helper()
-	peaks := make([]int, len(programs))
-	pgtest.Wait(t, time.Duration(often(3, 15))*time.Minute, "the programs have ended", func() bool {
-		running := false
-		for i, p := range programs {
-			peaks[i] = max(peaks[i], peak(p.Process.Pid))
-			running = running || p.Running()
-		}
-		return !running
-	})
+	peaks := make([]func() int, len(programs))
+	for i, p := range programs {
+		peaks[i] = p.WatchMemory()
+	}
 	for i, p := range programs {
 		name := filepath.Base(p.Path)
-		if status := p.Wait(time.Minute); status != 0 {
+		if status := p.Wait(time.Duration(often(3, 15)) * time.Minute); status != 0 {
 			t.Fatalf("%s: exit status %d\n%s", name, status, p.Errors())
 		}
-		t.Logf("%s has taken %d kB", name, peaks[i])
-		if peaks[i] == 0 || peaks[i] > most {
-			t.Errorf("%s has taken %d kB of memory, more than %d", name, peaks[i], most)
+		peak := peaks[i]()
+		t.Logf("%s has taken %d kB", name, peak)
+		if peak == 0 || peak > most {
+			t.Errorf("%s has taken %d kB of memory, more than %d", name, peak, most)
 		}
 	}
-}
-
-// peak returns the most memory that a process has had, in kB; 0 if it has ended.
-func peak(pid int) (kB int) {
-	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if _, rest, ok := strings.Cut(string(b), "VmHWM:"); ok {
-		_, _ = fmt.Sscan(rest, &kB)
-	}
-	return kB
 }

@@ -10,8 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -185,9 +187,7 @@ func (p *Process) Wait(timeout time.Duration) int {
 	select {
 	case <-p.done:
 	case <-time.After(timeout):
-		// A script waits for what it has started: which of it is still there?
-		started, _ := exec.Command("sh", "-c", "ps -eo pid,ppid,pgid,etime,wchan:20,args --sort=start_time | grep -v ' postgres: ' | tail -n 40").CombinedOutput()
-		p.t.Logf("%s is process %d:\n%s", p.name, p.Process.Pid, started)
+		p.t.Logf("%s has started:\n%s", p.name, p.descendants())
 		_ = syscall.Kill(-p.Process.Pid, syscall.SIGQUIT) // a Go program prints its stacks
 		select {
 		case <-p.done:
@@ -207,6 +207,33 @@ func (p *Process) Wait(timeout time.Duration) int {
 	}
 	p.t.Fatalf("%s: %v", p.name, p.err)
 	return -1
+}
+
+// descendants lists the process and what it has started that is still there: a script waits for
+// that. What others run on the machine is not ours to print.
+func (p *Process) descendants() string {
+	const ours = `$1 == root || $2 in ours { ours[$1] = 1; print }`
+	out, _ := exec.Command("sh", "-c", "ps -eo pid,ppid,etime,wchan:20,args --sort=start_time | awk -v root=$1 '"+ours+"'", "sh",
+		strconv.Itoa(p.Process.Pid)).CombinedOutput()
+	return string(out)
+}
+
+// WatchMemory samples the most memory that the process has had, until it ends; peak returns that,
+// in KiB. (What the kernel tells when it has ended counts what its parent had when it was forked.)
+func (p *Process) WatchMemory() (peak func() int) {
+	var most atomic.Int64
+	go func() {
+		for p.Running() {
+			status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Process.Pid))
+			var kib int64
+			if _, rest, ok := strings.Cut(string(status), "VmHWM:"); ok {
+				_, _ = fmt.Sscan(rest, &kib)
+			}
+			most.Store(max(most.Load(), kib))
+			time.Sleep(5 * time.Millisecond)
+		}
+	}()
+	return func() int { return int(most.Load()) }
 }
 
 // runTimeout bounds one program's run.

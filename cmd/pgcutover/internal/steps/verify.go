@@ -294,7 +294,7 @@ func (m *Migration) sumAll(ctx context.Context, pairs []*pair, how comparison, j
 						s = &p.target
 					}
 					if err := c.QueryRow(ctx, p.sumSQL(how.hash, side == 1)).Scan(&s.rows, &s.sums); err != nil {
-						return server.Explain(fmt.Errorf("compare table %s.%s: %w", p.schema, p.name, err))
+						return server.Explain(fmt.Errorf("could not compare table %s.%s: %w", p.schema, p.name, err))
 					}
 				}
 			})

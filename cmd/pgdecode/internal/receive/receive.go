@@ -80,6 +80,9 @@ func (r *Receiver) Run(ctx context.Context, w *format.Writer) error {
 				down = time.Time{}
 			}
 		})
+		if cli.IsBrokenPipe(err) {
+			r.awaitLastLine(ctx)
+		}
 		if foreign := r.bound.foreign.Load(); foreign != nil {
 			return foreign
 		}
@@ -109,6 +112,21 @@ func (r *Receiver) Run(ctx context.Context, w *format.Writer) error {
 			return ctx.Err()
 		}
 		delay = min(2*delay, lastDelay)
+	}
+}
+
+// awaitLastLine gives the last line of a reader that has gone the time to be read: pgapply prints
+// that a cutover has ended the stream, and then closes the pipe. We may see the second first.
+func (r *Receiver) awaitLastLine(ctx context.Context) {
+	if !r.Confirms {
+		return
+	}
+	const patience = time.Second
+	for began := time.Now(); time.Since(began) < patience; {
+		if r.bound.ended.Load() || r.bound.foreign.Load() != nil || ctx.Err() != nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 }
 
