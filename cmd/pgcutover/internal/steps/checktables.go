@@ -1,0 +1,62 @@
+package steps
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
+)
+
+func (c *checker) tables() error {
+	tables, err := catalog.Tables(c.ctx, c.s)
+	if err != nil {
+		return err
+	}
+	var noKey, unlogged, foreign []string
+	n := 0
+	for _, t := range tables {
+		if t.Kind != "r" {
+			continue
+		}
+		n++
+		name := t.Schema + "." + t.Name
+		if !t.HasKey && !t.Unlogged {
+			noKey = append(noKey, name)
+		}
+		if t.Unlogged {
+			unlogged = append(unlogged, name)
+		}
+	}
+	c.ok("%s to be migrated", count.Of(n, "table"))
+	if len(noKey) > 0 {
+		c.warn("If rows of them are updated or deleted during the migration: add a primary key, or ALTER TABLE … REPLICA IDENTITY FULL.",
+			"%s without replica identity, of which only inserts and truncates are carried: %s", count.Of(len(noKey), "table"), some(noKey))
+	}
+	if len(unlogged) > 0 {
+		c.warn("ALTER TABLE … SET LOGGED, or leave them alone during the migration.", "unlogged tables are loaded, but changes of them are not in the WAL: %s", some(unlogged))
+	}
+	notOurs, err := c.s.Query(c.ctx, `SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice') AND n.nspname !~ '^pg_(temp|toast)'
+		AND NOT pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE') ORDER BY 1`)
+	if err != nil {
+		return err
+	}
+	if foreign, err = pgx.CollectRows(notOurs, pgx.RowTo[string]); err != nil {
+		return err
+	}
+	if len(foreign) > 0 {
+		c.fail("GRANT the owners' roles to the source's role: only a table's owner may publish it.", "the source's role does not own %s: %s", count.Of(len(foreign), "table"), some(foreign))
+	}
+	return nil
+}
+
+func some(names []string) string {
+	const most = 8
+	if len(names) > most {
+		return strings.Join(names[:most], ", ") + fmt.Sprintf(" and %d more", len(names)-most)
+	}
+	return strings.Join(names, ", ")
+}
