@@ -122,7 +122,7 @@ func start(major int, settings []string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	home, err := os.MkdirTemp("", fmt.Sprintf("pgsluice-test-%d-", os.Getpid()))
+	home, err := os.MkdirTemp(scratch(), fmt.Sprintf("pgsluice-test-%d-", os.Getpid()))
 	if err != nil {
 		return nil, err
 	}

@@ -64,6 +64,7 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 		return nil, err
 	}
 	defer l.Close()
+	defer func() { err = l.Because(err) }()
 	if (h.Load == nil || h.Load.Scope != format.ScopeTables) && !stream.Whole {
 		if err := progress.SetWhole(ctx, r.control, stream.ID); err != nil {
 			return nil, r.Server.Explain(err)

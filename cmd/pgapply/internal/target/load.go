@@ -155,6 +155,14 @@ func (l *Loader) failure() error {
 	return context.Cause(l.ctx)
 }
 
+// Because returns what stopped everything, if err is only a consequence of that.
+func (l *Loader) Because(err error) error {
+	if cause := l.failure(); cause != nil && errors.Is(err, context.Canceled) {
+		return cause
+	}
+	return err
+}
+
 // Close ends the sessions; what is not committed is rolled back.
 func (l *Loader) Close() {
 	l.cancel(errors.New("closed"))
