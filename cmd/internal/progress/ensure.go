@@ -19,7 +19,7 @@ var schemaSQL string
 
 // layout is what the comment on pgsluice.streams ends with. It changes with every change of the
 // tables that an older or newer program would not understand.
-const layout = "; layout 2"
+const layout = "; layout 3"
 
 // present is what there is of the schema: whether it is there and belongs to our role, whether its
 // tables are, and what their layout is. What others have made there does not count as our tables: to

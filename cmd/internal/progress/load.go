@@ -3,149 +3,12 @@ package progress
 import (
 	"context"
 	"errors"
-	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsluice/pgsluice/format"
 )
-
-// An Object is a row of pgsluice.deferred.
-type Object struct {
-	ID     int64
-	Phase  Phase
-	Type   string
-	Schema string
-	Table  string
-	Name   string
-	SQL    string
-	Index  string // creates the index that a constraint rests on
-	Attach string // makes the constraint of that index
-	Error  string
-}
-
-// String names the object for messages.
-func (o *Object) String() string {
-	s := o.Type + " "
-	if o.Schema != "" {
-		s += o.Schema + "."
-	}
-	return s + o.Name
-}
-
-// Rest returns the statements that create the object, or what is left to do if an earlier run has made its index.
-func (o *Object) Rest() string {
-	if o.Index == "" && o.Attach != "" {
-		return o.Attach
-	}
-	return o.SQL
-}
-
-// A Phase is when an object is created.
-type Phase string
-
-// The phases, in order.
-const (
-	PhaseSchema  Phase = "schema"  // before rows are copied
-	PhaseTable   Phase = "table"   // when the rows of its table are there
-	PhaseLoad    Phase = "load"    // when all rows are there
-	PhaseCutover Phase = "cutover" // when the target is opened: what would stand in the way of changes
-	PhaseFinish  Phase = "finish"  // when the cutover is finished: what would stand in the way of the rest
-)
-
-// ObjectKey tells objects apart: type, schema, name and definition.
-type ObjectKey [4]string
-
-// Key returns the object's key.
-func (o *Object) Key() ObjectKey { return ObjectKey{o.Type, o.Schema, o.Name, o.SQL} }
-
-// Objects returns the keys of all objects that are recorded, and whether each has been created.
-func Objects(ctx context.Context, c *pgx.Conn, stream int32) (map[ObjectKey]bool, error) {
-	rows, err := c.Query(ctx, "SELECT type, schema_name, name, definition, state = 'done' FROM pgsluice.deferred WHERE stream_id = $1", stream)
-	if err != nil {
-		return nil, err
-	}
-	m := make(map[ObjectKey]bool)
-	var k ObjectKey
-	var done bool
-	_, err = pgx.ForEachRow(rows, []any{&k[0], &k[1], &k[2], &k[3], &done}, func() error { m[k] = done; return nil })
-	return m, err
-}
-
-// AddObjects records objects, in order.
-func AddObjects(ctx context.Context, c *pgx.Conn, stream int32, list []Object, state string) error {
-	if len(list) == 0 {
-		return nil
-	}
-	cols := make([][]string, 9)
-	for _, o := range list {
-		for i, s := range []string{string(o.Phase), o.Type, o.Schema, o.Table, o.Name, o.SQL, o.Index, o.Attach, o.Error} {
-			cols[i] = append(cols[i], s)
-		}
-	}
-	_, err := c.Exec(ctx, `INSERT INTO pgsluice.deferred (stream_id, phase, type, schema_name, table_name, name, definition, index_sql, attach_sql, error, state, finished_at)
-		SELECT $1, p, t, s, tn, n, d, nullif(i, ''), nullif(a, ''), nullif(e, ''), $2, CASE WHEN $2 <> 'deferred' THEN pg_catalog.now() END
-		FROM unnest($3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[], $6::pg_catalog.text[], $7::pg_catalog.text[], $8::pg_catalog.text[], $9::pg_catalog.text[], $10::pg_catalog.text[], $11::pg_catalog.text[]) WITH ORDINALITY AS v(p, t, s, tn, n, d, i, a, e, o)
-		ORDER BY o`, stream, state, cols[0], cols[1], cols[2], cols[3], cols[4], cols[5], cols[6], cols[7], cols[8])
-	return err
-}
-
-// AddObjectsSQL is AddObjects as a statement, for a transaction that is sent as a whole.
-func AddObjectsSQL(stream int32, list []Object, state string) string {
-	var b strings.Builder
-	b.WriteString(`INSERT INTO pgsluice.deferred (stream_id, phase, type, schema_name, table_name, name, definition, index_sql, attach_sql, error, state, finished_at)
-		SELECT s, p, t, sn, tn, n, d, nullif(i, ''), nullif(a, ''), nullif(e, ''), st, CASE WHEN st <> 'deferred' THEN pg_catalog.now() END FROM (VALUES `)
-	for i, o := range list {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		fmt.Fprintf(&b, "(%d", stream)
-		for _, s := range []string{string(o.Phase), o.Type, o.Schema, o.Table, o.Name, o.SQL, o.Index, o.Attach, o.Error, state} {
-			b.WriteString(", " + Literal(s))
-		}
-		b.WriteString(")")
-	}
-	b.WriteString(") AS v(s, p, t, sn, tn, n, d, i, a, e, st)")
-	return b.String()
-}
-
-// Literal quotes a string for SQL text. Where it needs an escape string, a blank keeps its E from what stands before it.
-func Literal(s string) string {
-	s = strings.ReplaceAll(s, "'", "''")
-	if strings.Contains(s, `\`) {
-		return ` E'` + strings.ReplaceAll(s, `\`, `\\`) + `'`
-	}
-	return "'" + s + "'"
-}
-
-const selectObject = `SELECT id, phase, type, schema_name, table_name, name, definition, coalesce(index_sql, ''), coalesce(attach_sql, ''), coalesce(error, '')
-	FROM pgsluice.deferred `
-
-func scanObject(row pgx.CollectableRow) (o Object, err error) {
-	err = row.Scan(&o.ID, &o.Phase, &o.Type, &o.Schema, &o.Table, &o.Name, &o.SQL, &o.Index, &o.Attach, &o.Error)
-	return o, err
-}
-
-// Pending returns the objects of a phase that have not been created, in order; of one table, or of all if schema is empty.
-func Pending(ctx context.Context, c *pgx.Conn, stream int32, phase Phase, schema, table string) ([]Object, error) {
-	rows, err := c.Query(ctx, selectObject+`WHERE stream_id = $1 AND phase = $2 AND state <> 'done' AND ($3 = '' OR schema_name = $3 AND table_name = $4) ORDER BY id`,
-		stream, string(phase), schema, table)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, scanObject)
-}
-
-// Failed returns the objects that could not be created, with the reasons.
-func Failed(ctx context.Context, c *pgx.Conn, stream int32) ([]Object, error) {
-	rows, err := c.Query(ctx, selectObject+"WHERE stream_id = $1 AND state = 'failed' ORDER BY id", stream)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, scanObject)
-}
 
 // A TableState is what is known of a table's load.
 type TableState struct {
@@ -237,7 +100,7 @@ func Requeue(ctx context.Context, c *pgx.Conn, stream int32, schema, table strin
 
 // Forget takes a table that is not complete out of a load.
 func Forget(ctx context.Context, c *pgx.Conn, stream int32, schema, table string) error {
-	_, err := c.Exec(ctx, "DELETE FROM pgsluice.tables WHERE stream_id = $1 AND schema_name = $2 AND table_name = $3 AND status IN ('queued', 'loading')", stream, schema, table)
+	_, err := c.Exec(ctx, "DELETE FROM pgsluice.tables WHERE stream_id = $1 AND schema_name = $2 AND table_name = $3 AND status IN ('queued', 'loading', 'error')", stream, schema, table)
 	return err
 }
 
@@ -415,11 +278,5 @@ func RenamedSchemas(ctx context.Context, c *pgx.Conn, stream int32) (map[string]
 // EndStream lets nothing more be applied: a cutover has made the target the primary.
 func EndStream(ctx context.Context, c *pgx.Conn, stream int32) error {
 	_, err := c.Exec(ctx, "UPDATE pgsluice.streams SET ended_at = coalesce(ended_at, pg_catalog.clock_timestamp()) WHERE stream_id = $1", stream)
-	return err
-}
-
-// SetObject records what has become of an object.
-func SetObject(ctx context.Context, c *pgx.Conn, id int64, state, reason string) error {
-	_, err := c.Exec(ctx, "UPDATE pgsluice.deferred SET state = $2, error = nullif($3, ''), finished_at = pg_catalog.clock_timestamp() WHERE id = $1", id, state, reason)
 	return err
 }

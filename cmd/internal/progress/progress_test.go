@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -351,32 +352,53 @@ func TestCount(t *testing.T) {
 func TestObjects(t *testing.T) {
 	_, ctx, c, s := begin(t)
 	must(t, progress.AddObjects(ctx, c, s.ID, nil, "deferred"))
+	ids, err := progress.NewIDs(ctx, c, 6)
+	if err != nil || len(ids) != 6 || ids[0] >= ids[5] {
+		t.Fatalf("%v, %v", ids, err)
+	}
 	list := []progress.Object{
-		{Phase: progress.PhaseTable, Type: "INDEX", Schema: "public", Table: "a", Name: "i", SQL: "CREATE INDEX i ON a (x)"},
-		{Phase: progress.PhaseTable, Type: "CONSTRAINT", Schema: "public", Table: "b", Name: "b_pkey", SQL: "ALTER …", Index: "CREATE UNIQUE INDEX …", Attach: "ALTER … USING INDEX"},
-		{Phase: progress.PhaseCutover, Type: "FK CONSTRAINT", Schema: "public", Table: "a", Name: "a f", SQL: "ALTER TABLE …"},
+		{ID: ids[0], Phase: progress.PhaseTable, Type: "INDEX", Schema: "public", Table: "a", Name: "i", SQL: "CREATE INDEX i ON a (x)"},
+		{ID: ids[1], Phase: progress.PhaseTable, Type: "CONSTRAINT", Schema: "public", Table: "b", Name: "b_pkey", SQL: "ALTER …", Index: "CREATE UNIQUE INDEX …", Attach: "ALTER … USING INDEX"},
+		{ID: ids[2], Phase: progress.PhaseCutover, Type: "FK CONSTRAINT", Schema: "public", Table: "a", Name: "a f", SQL: "ALTER TABLE …", Needs: ids[1:2]},
+		{ID: ids[3], Phase: progress.PhaseCutover, Type: "COMMENT", Schema: "public", Table: "a", Name: "a f", SQL: "COMMENT …", Needs: ids[2:3]},
 	}
 	must(t, progress.AddObjects(ctx, c, s.ID, list, "deferred"))
-	must(t, progress.AddObjects(ctx, c, s.ID, []progress.Object{{Phase: progress.PhaseSchema, Type: "EXTENSION", Name: "x", SQL: "CREATE EXTENSION x", Error: "no"}}, "failed"))
+	extension := []progress.Object{{ID: ids[4], Phase: progress.PhaseSchema, Type: "EXTENSION", Name: "x", SQL: "CREATE EXTENSION x"}}
+	if _, err := c.Exec(ctx, progress.AddObjectsSQL(s.ID, extension, "done")+";"+progress.FailSQL(ids[4], errors.New("no")), pgx.QueryExecModeSimpleProtocol); err != nil {
+		t.Fatal(err)
+	}
 	pending, err := progress.Pending(ctx, c, s.ID, progress.PhaseTable, "", "")
 	if err != nil || len(pending) != 2 || pending[0].Name != "i" || pending[1].Attach != list[1].Attach || pending[1].Index != list[1].Index {
 		t.Fatalf("%+v, %v", pending, err)
 	}
-	if one, err := progress.Pending(ctx, c, s.ID, progress.PhaseTable, "public", "b"); err != nil || len(one) != 1 || one[0].ID != pending[1].ID {
+	if one, err := progress.Pending(ctx, c, s.ID, progress.PhaseTable, "public", "b"); err != nil || len(one) != 1 || one[0].ID != ids[1] {
 		t.Errorf("%+v, %v", one, err)
 	}
-	must(t, progress.SetObject(ctx, c, pending[0].ID, "done", ""))
-	must(t, progress.SetObject(ctx, c, pending[1].ID, "failed", "duplicate key"))
+	must(t, progress.SetObject(ctx, c, ids[0], "done"))
+	must(t, progress.Fail(ctx, c, ids[1], fmt.Errorf("build: %w", &pgconn.PgError{Severity: "ERROR", Code: "23505", Message: "duplicate key"})))
+	for _, id := range ids[2:4] {
+		must(t, progress.Fail(ctx, c, id, errors.New("there is none")))
+	}
 	failed, err := progress.Failed(ctx, c, s.ID)
-	if err != nil || len(failed) != 2 || failed[0].Error != "duplicate key" || failed[1].Error != "no" {
-		t.Errorf("%+v, %v", failed, err)
+	if err != nil || len(failed) != 4 || failed[0].Code != "23505" || failed[0].Because != 0 || failed[3].Error != "no" {
+		t.Fatalf("%+v, %v", failed, err)
+	}
+	// The first cause is the one that did not fail because of another.
+	if failed[1].Because != ids[1] || failed[2].Because != ids[1] || !slices.Equal(failed[2].Needs, ids[2:3]) {
+		t.Errorf("%+v", failed[1:3])
 	}
 	// What has failed is tried again, what is done is not.
 	if pending, err = progress.Pending(ctx, c, s.ID, progress.PhaseTable, "", ""); err != nil || len(pending) != 1 || pending[0].Name != "b_pkey" {
 		t.Errorf("%+v, %v", pending, err)
 	}
+	if _, err := c.Exec(ctx, progress.DoneSQL(ids[1:4]...)); err != nil {
+		t.Error(err)
+	}
+	if failed, err = progress.Failed(ctx, c, s.ID); err != nil || len(failed) != 1 || failed[0].ID != ids[4] {
+		t.Errorf("%+v, %v", failed, err)
+	}
 	all, err := progress.Objects(ctx, c, s.ID)
-	if err != nil || len(all) != 4 || !all[list[0].Key()] || all[list[1].Key()] || all[list[2].Key()] {
+	if err != nil || len(all) != 5 || all[list[0].Key()] != (progress.Recorded{ID: ids[0], Done: true}) || all[extension[0].Key()] != (progress.Recorded{ID: ids[4]}) {
 		t.Errorf("%+v, %v", all, err)
 	}
 	if list[0].String() != "INDEX public.i" || (&progress.Object{Type: "EXTENSION", Name: "x"}).String() != "EXTENSION x" {

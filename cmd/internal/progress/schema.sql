@@ -25,7 +25,7 @@ CREATE TABLE pgsluice.streams (
     old_lock_keys bigint[] NOT NULL DEFAULT '{}',
     UNIQUE (system_id, database, slot)
 );
-COMMENT ON TABLE pgsluice.streams IS 'one row for each slot whose stream is applied here; layout 2';
+COMMENT ON TABLE pgsluice.streams IS 'one row for each slot whose stream is applied here; layout 3';
 COMMENT ON COLUMN pgsluice.streams.applied_lsn IS 'end LSN of the last source transaction that is applied; written in the same transaction as its changes';
 COMMENT ON COLUMN pgsluice.streams.applied_time IS 'when the source committed it (or the source''s clock at a later progress record)';
 COMMENT ON COLUMN pgsluice.streams.start_lsn IS 'LSN of the first full load''s snapshot, or where the first change stream began';
@@ -104,11 +104,17 @@ CREATE TABLE pgsluice.deferred (
     attach_sql    text,
     state         text NOT NULL DEFAULT 'deferred' CHECK (state IN ('deferred', 'running', 'done', 'failed')),
     error         text,
+    code          text,
+    needs         bigint[] NOT NULL DEFAULT '{}',
+    because       bigint,
     started_at    timestamptz,
     finished_at   timestamptz
 );
 CREATE INDEX deferred_table ON pgsluice.deferred (stream_id, schema_name, table_name);
 COMMENT ON TABLE pgsluice.deferred IS 'the objects of the schema, with their exact definitions, in the order in which they can be created';
+COMMENT ON COLUMN pgsluice.deferred.code IS 'SQLSTATE of the error';
+COMMENT ON COLUMN pgsluice.deferred.needs IS 'ids of the objects that have to be there before it';
+COMMENT ON COLUMN pgsluice.deferred.because IS 'id of the object whose failure is the first cause of this one; null if it failed by itself';
 COMMENT ON COLUMN pgsluice.deferred.phase IS 'when it is created: schema (before rows), table (when its table has its rows), load (when all tables have), cutover (when the target is opened), finish';
 
 CREATE TABLE pgsluice.cutover (

@@ -329,7 +329,7 @@ func (b *builder) create(s *session, o *progress.Object, sql string, half bool) 
 		return s.exec(b.ctx, fmt.Sprintf("UPDATE pgsluice.deferred SET %s WHERE id = %d", isDone, o.ID))
 	}
 	o.Error = err.Error()
-	return s.exec(b.ctx, fmt.Sprintf("UPDATE pgsluice.deferred SET state = 'failed', error = %s, finished_at = pg_catalog.clock_timestamp() WHERE id = %d", progress.Literal(o.Error), o.ID))
+	return s.exec(b.ctx, progress.FailSQL(o.ID, err))
 }
 
 // finish waits for all tables, also for those that others build, then creates what belongs to none. It reports whether the load is complete:

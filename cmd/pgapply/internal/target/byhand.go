@@ -76,13 +76,21 @@ func (l *Loader) take(tx pgx.Tx, d catalog.Definition, kind string, phase progre
 	if kind != "INDEX" {
 		o.Name = d.Table + " " + d.Name // as pg_dump names them
 	}
+	var err error
+	if o.ID, err = l.newID(); err != nil {
+		return err
+	}
 	list := []progress.Object{o}
 	if d.Comment != "" {
-		list = append(list, progress.Object{Phase: phase, Type: "COMMENT", Schema: d.Schema, Table: d.Table, Name: kind + " " + o.Name, SQL: d.Comment})
+		id, err := l.newID()
+		if err != nil {
+			return err
+		}
+		list = append(list, progress.Object{ID: id, Needs: []int64{o.ID}, Phase: phase, Type: "COMMENT", Schema: d.Schema, Table: d.Table, Name: kind + " " + o.Name, SQL: d.Comment})
 	}
 	if _, err := tx.Exec(l.ctx, progress.AddObjectsSQL(l.Stream.ID, list, "deferred"), pgx.QueryExecModeSimpleProtocol); err != nil {
 		return err
 	}
-	_, err := tx.Exec(l.ctx, drop)
+	_, err = tx.Exec(l.ctx, drop)
 	return err
 }

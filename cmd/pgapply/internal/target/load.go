@@ -52,7 +52,9 @@ type Loader struct {
 	ctx          context.Context
 	cancel       context.CancelCauseFunc
 	guard        *session // keeps continuous sync away from the beginning to the end
-	objects      map[progress.ObjectKey]bool
+	objects      map[progress.ObjectKey]progress.Recorded
+	rowOf        map[uint64]int64  // objects of the stream, by their ids there → their ids in pgsluice.deferred
+	ids          []int64           // reserved for objects
 	held         []*format.DDL     // until all have come
 	schema       []progress.Object // not yet executed
 	later        []deferredObject  // not yet recorded
@@ -106,7 +108,7 @@ func (l *Loader) Start(ctx context.Context) (err error) {
 	l.chunks = make(chan []byte, 4*queuedChunks)
 	l.room = semaphore.NewWeighted(maxQueued)
 	l.ended = make(chan struct{}, 4)
-	l.tablespaces = make(map[string]bool)
+	l.tablespaces, l.rowOf = make(map[string]bool), make(map[uint64]int64)
 	l.tables, l.parts, l.targets = make(map[uint32]*loadTable), make(map[uint32]*part), make(map[[2]string]uint32)
 	if l.guard, err = l.newSession(); err != nil {
 		return err

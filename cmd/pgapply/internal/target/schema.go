@@ -65,6 +65,9 @@ type deferredObject struct {
 	recorded bool // on the target, by a load before
 }
 
+// schemaBatch is how many objects of the pre-data section are created in one transaction.
+const schemaBatch = 200
+
 // DDL takes an object of the schema. If there are names to be changed in it, it is kept until all have come: nothing is to be written if
 // the names in one of them cannot be.
 func (l *Loader) DDL(d *format.DDL) error {
@@ -128,7 +131,20 @@ func (l *Loader) ddl(d *format.DDL) (err error) {
 		}
 	}
 	o := progress.Object{Type: d.Type, Schema: d.Schema, Table: d.Table, Name: d.Name, SQL: d.SQL, Index: d.Index, Attach: d.Attach, Phase: progress.PhaseSchema}
-	_, recorded := l.objects[o.Key()]
+	known, recorded := l.objects[o.Key()]
+	if o.ID = known.ID; !recorded {
+		if o.ID, err = l.newID(); err != nil {
+			return err
+		}
+	}
+	if d.ID != 0 {
+		l.rowOf[d.ID] = o.ID
+	}
+	for _, id := range d.After {
+		if row := l.rowOf[id]; row != 0 {
+			o.Needs = append(o.Needs, row)
+		}
+	}
 	if d.Section != format.PreData {
 		l.later = append(l.later, deferredObject{Object: o, id: d.ID, after: append([]uint64(nil), d.After...), recorded: recorded})
 		return nil
@@ -137,8 +153,7 @@ func (l *Loader) ddl(d *format.DDL) (err error) {
 		return nil
 	}
 	l.schema = append(l.schema, o)
-	const batch = 200
-	if len(l.schema) >= batch {
+	if len(l.schema) >= schemaBatch {
 		return l.flushSchema()
 	}
 	return nil
@@ -209,11 +224,11 @@ func (l *Loader) flushSchema() error {
 		if err := l.refusedObject(o, err); err != nil {
 			return err
 		}
-		state := "failed"
-		if o.Error == "" { // what is there will do
-			state = "done"
+		record := progress.AddObjectsSQL(l.Stream.ID, list[i:i+1], "done")
+		if o.Error != "" { // what is there will not do
+			record += ";" + progress.FailSQL(o.ID, err)
 		}
-		if err := l.guard.exec(l.ctx, progress.AddObjectsSQL(l.Stream.ID, list[i:i+1], state)); err != nil {
+		if err := l.guard.exec(l.ctx, record); err != nil {
 			return err
 		}
 	}
@@ -274,8 +289,8 @@ func (l *Loader) refusedObject(o *progress.Object, err error) error {
 
 // made reports whether this load has created an object of this kind and name, whatever its definition was.
 func (l *Loader) made(o *progress.Object) bool {
-	for k, done := range l.objects {
-		if done && k[0] == o.Type && k[1] == o.Schema && k[2] == o.Name {
+	for k, x := range l.objects {
+		if x.Done && k[0] == o.Type && k[1] == o.Schema && k[2] == o.Name {
 			return true
 		}
 	}
@@ -344,4 +359,17 @@ func excusable(text string) bool {
 		}
 	}
 	return false
+}
+
+// newID returns an id for an object that is to be recorded.
+func (l *Loader) newID() (int64, error) {
+	if len(l.ids) == 0 {
+		var err error
+		if l.ids, err = progress.NewIDs(l.ctx, l.Control, schemaBatch); err != nil {
+			return 0, l.Server.Explain(err)
+		}
+	}
+	id := l.ids[0]
+	l.ids = l.ids[1:]
+	return id, nil
 }

@@ -157,7 +157,7 @@ func (m *Migration) deferred(ctx context.Context, t *pgx.Conn, stream int32, pha
 					return err
 				}
 			}
-			return progress.SetObject(ctx, t, o.ID, state, "")
+			return progress.SetObject(ctx, t, o.ID, state)
 		})
 		var pg *pgconn.PgError
 		switch {
@@ -168,7 +168,7 @@ func (m *Migration) deferred(ctx context.Context, t *pgx.Conn, stream int32, pha
 		default:
 			o.Error = err.Error()
 			failed = append(failed, o)
-			if err := progress.SetObject(ctx, t, o.ID, "failed", o.Error); err != nil {
+			if err := progress.Fail(ctx, t, o.ID, err); err != nil {
 				return created, failed, m.Target.Explain(err)
 			}
 		}
@@ -316,7 +316,7 @@ func (m *Migration) validate(ctx context.Context, t *pgx.Conn, stream int32) (va
 		if _, err := t.Exec(ctx, o.SQL, pgx.QueryExecModeSimpleProtocol); err != nil {
 			return valid, nil, m.Target.Explain(err)
 		}
-		if err := progress.SetObject(ctx, t, o.ID, "done", ""); err != nil {
+		if err := progress.SetObject(ctx, t, o.ID, "done"); err != nil {
 			return valid, nil, m.Target.Explain(err)
 		}
 	}

@@ -102,9 +102,9 @@ func (b *builder) add(e *Entry) {
 	if t := b.belongsTo(e); t.name != "" {
 		d.Schema, d.Table = t.schema, t.name
 	}
+	d.After = b.after(e.Deps...)
 	if e.Section != SectionPreData {
 		d.Section = format.PostData
-		d.After = b.after(e.Deps...)
 		if c, ok := b.Constraints[e.OID]; ok && e.Desc == "CONSTRAINT" {
 			d.Index = inTablespace(e, c.Create+";")
 			d.Attach = "ALTER TABLE ONLY " + quote(e.Schema) + "." + quote(d.Table) + " ADD CONSTRAINT " + quote(c.Index) + " " + c.Kind + " USING INDEX " + quote(c.Index) +
@@ -118,18 +118,14 @@ func (b *builder) add(e *Entry) {
 	b.append(d)
 	b.records[e.ID] = d.ID
 	if sql := e.OwnerSQL(); sql != "" && !b.NoOwner {
-		var after []uint64
-		if d.Section == format.PostData {
-			after = []uint64{d.ID}
-		}
-		b.append(&format.DDL{Section: d.Section, Type: "OWNER", Schema: d.Schema, Table: d.Table, Name: e.Desc + " " + e.Tag, Owner: e.Owner, SQL: sql, After: after})
+		b.append(&format.DDL{Section: d.Section, Type: "OWNER", Schema: d.Schema, Table: d.Table, Name: e.Desc + " " + e.Tag, Owner: e.Owner, SQL: sql, After: []uint64{d.ID}})
 	}
 }
 
-// after returns the post-data records of entries.
+// after returns the records of entries.
 func (b *builder) after(entries ...int) (ids []uint64) {
 	for _, e := range entries {
-		if id, ok := b.records[e]; ok && b.list[id-1].Section == format.PostData {
+		if id, ok := b.records[e]; ok {
 			ids = append(ids, id)
 		}
 	}
