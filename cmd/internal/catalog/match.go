@@ -36,7 +36,7 @@ func MatchTables(ctx context.Context, c *pgx.Conn, schema, name string, found ma
 	}
 	rows, err := c.Query(ctx, `WITH RECURSIVE m(oid) AS (
 			SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-			WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND `+migrated+` AND c.relname ~ $2
+			WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND `+Migrated+` AND c.relname ~ $2
 			AND CASE WHEN $1 = '' THEN n.oid = (SELECT x.oid
 				FROM pg_catalog.unnest($3::pg_catalog.text[]) WITH ORDINALITY AS v(schema, place) JOIN pg_catalog.pg_namespace x ON x.nspname = v.schema
 				JOIN pg_catalog.pg_class r ON r.relnamespace = x.oid AND r.relname = c.relname

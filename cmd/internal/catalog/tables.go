@@ -25,9 +25,9 @@ type Table struct {
 	Owner     string
 }
 
-// migrated is true for relations (c in namespace n) that are to be migrated: none of the system's, of ours, or of an extension, except for
+// Migrated is true for relations (c in namespace n) that are to be migrated: none of the system's, of ours, or of an extension, except for
 // the latter's configuration tables.
-const migrated = `n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgsluice') AND n.nspname !~ '^pg_(temp|toast_temp)_'
+const Migrated = `n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgsluice') AND n.nspname !~ '^pg_(temp|toast_temp)_'
 	AND c.relpersistence <> 't'`
 
 // Tables returns the tables whose rows are to be migrated, largest first, and the partitioned tables above them with Kind p.
@@ -48,7 +48,7 @@ func Tables(ctx context.Context, c *pgx.Conn) ([]*Table, error) {
 		LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.objsubid = 0 AND d.deptype = 'e'
 		LEFT JOIN LATERAL (SELECT x.extcondition[k.n] AS condition FROM pg_catalog.pg_extension x,
 			pg_catalog.generate_subscripts(x.extconfig, 1) AS k(n) WHERE x.oid = d.refobjid AND x.extconfig[k.n] = c.oid) e ON true
-		WHERE c.relkind IN ('r', 'p') AND `+migrated+` AND (d.objid IS NULL OR e.condition IS NOT NULL)
+		WHERE c.relkind IN ('r', 'p') AND `+Migrated+` AND (d.objid IS NULL OR e.condition IS NOT NULL)
 		ORDER BY 6 DESC, 2, 3`)
 	if err != nil {
 		return nil, err
@@ -77,7 +77,7 @@ type Listed struct {
 func List(ctx context.Context, c *pgx.Conn, publications []string) ([]Listed, error) {
 	rows, err := c.Query(ctx, `SELECT n.nspname, c.relname, p.tablename IS NOT NULL FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		LEFT JOIN (SELECT DISTINCT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = ANY ($1)) p ON p.schemaname = n.nspname AND p.tablename = c.relname
-		WHERE c.relkind = 'r' AND `+migrated+` AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
+		WHERE c.relkind = 'r' AND `+Migrated+` AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
 			AND d.objsubid = 0 AND d.deptype = 'e') ORDER BY 1, 2`, publications)
 	if err != nil {
 		return nil, err
@@ -170,7 +170,7 @@ func SequenceNames(ctx context.Context, c *pgx.Conn) ([]Sequence, error) {
 		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype = 'e'
 		LEFT JOIN pg_catalog.pg_extension x ON x.oid = d.refobjid
-		WHERE c.relkind = 'S' AND `+migrated+` AND (d.objid IS NULL OR c.oid = ANY (x.extconfig)) ORDER BY 1, 2`)
+		WHERE c.relkind = 'S' AND `+Migrated+` AND (d.objid IS NULL OR c.oid = ANY (x.extconfig)) ORDER BY 1, 2`)
 	if err != nil {
 		return nil, err
 	}

@@ -70,9 +70,9 @@ func GetRecorder(ctx context.Context, c *pgx.Conn) (*Recorder, error) {
 	return r, err
 }
 
-// ensureRecorded puts the recorder's table into a publication, so that a slot which is made after
+// EnsureRecorded puts the recorder's table into a publication, so that a slot which is made after
 // that carries changes of the schema.
-func ensureRecorded(ctx context.Context, c *pgx.Conn, publication string) error {
+func EnsureRecorded(ctx context.Context, c *pgx.Conn, publication string) error {
 	r, err := GetRecorder(ctx, c)
 	if err != nil || !r.Installed || contains(r.Carried, publication) {
 		return err

@@ -203,7 +203,7 @@ func (i *Info) Usable(name, database string) error {
 	return nil
 }
 
-// InsertOnly is the name of the publication for the tables that have no replica identity: see EnsurePublications.
+// InsertOnly is the name of the publication for the tables that have no usable replica identity: see package carried.
 func InsertOnly(publication string) string { return publication + "_insert_only" }
 
 // Publications returns those of the given publications that exist, together with the insert-only companions of each.
@@ -508,108 +508,4 @@ func Blockers(ctx context.Context, c *pgx.Conn) ([]string, error) {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, pgx.RowTo[string])
-}
-
-// EnsurePublications makes sure that every table is published, creating the publication where it is missing and adding tables that it lacks.
-//
-// A table without replica identity is put into a second one that publishes inserts and truncates only: in one that publishes updates, the
-// server would refuse the application's own updates of that table. It returns the names of both (of the second one if there is need of it),
-// and the tables that updates and deletes cannot be decoded of.
-func EnsurePublications(ctx context.Context, c *pgx.Conn, name string, tables []Published) (names []string, insertOnly []Published, err error) {
-	if names, err = Publications(ctx, c, []string{name}); err != nil {
-		return nil, nil, err
-	}
-	have, err := publishedIn(ctx, c, name)
-	if err != nil {
-		return nil, nil, err
-	}
-	inserted, err := publishedIn(ctx, c, InsertOnly(name))
-	if err != nil {
-		return nil, nil, err
-	}
-	var full, missing []Published
-	for _, t := range tables {
-		if t.HasKey {
-			// Also one that had no key when it was put into the other publication: where two have a table, it is what either publishes.
-			if !have[t.OID] {
-				full = append(full, t)
-			}
-			continue
-		}
-		insertOnly = append(insertOnly, t)
-		if !have[t.OID] && !inserted[t.OID] {
-			missing = append(missing, t)
-		}
-	}
-	if err := publish(ctx, c, name, "", full, contains(names, name)); err != nil {
-		return nil, nil, err
-	}
-	// The second one is made in any case: a table without replica identity may be created later, and a publication that is younger than its slot cannot
-	// serve it.
-	if len(missing) > 0 || !contains(names, name) {
-		if err := publish(ctx, c, InsertOnly(name), "insert, truncate", missing, contains(names, InsertOnly(name))); err != nil {
-			return nil, nil, err
-		}
-	}
-	if err := ensureRecorded(ctx, c, name); err != nil {
-		return nil, nil, err
-	}
-	names, err = Publications(ctx, c, []string{name})
-	return names, insertOnly, err
-}
-
-// publishedIn returns the OIDs of the tables in a publication, partitioned tables and their partitions.
-func publishedIn(ctx context.Context, c *pgx.Conn, name string) (map[uint32]bool, error) {
-	rows, err := c.Query(ctx, `SELECT c.oid FROM pg_catalog.pg_publication_tables p JOIN pg_catalog.pg_namespace n ON n.nspname = p.schemaname JOIN pg_catalog.pg_class c
-		ON c.relnamespace = n.oid AND c.relname = p.tablename WHERE p.pubname = $1
-		UNION SELECT r.prrelid FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_publication p ON p.oid = r.prpubid WHERE p.pubname = $1`, name)
-	if err != nil {
-		return nil, err
-	}
-	have := make(map[uint32]bool)
-	var oid uint32
-	_, err = pgx.ForEachRow(rows, []any{&oid}, func() error { have[oid] = true; return nil })
-	return have, err
-}
-
-// Published is a table to be published.
-type Published struct {
-	OID          uint32
-	Schema, Name string
-	HasKey       bool
-}
-
-func (p Published) String() string { return p.Schema + "." + p.Name }
-
-func publish(ctx context.Context, c *pgx.Conn, name, operations string, tables []Published, exists bool) error {
-	list := make([]string, len(tables))
-	for i, t := range tables {
-		list[i] = pgx.Identifier{t.Schema, t.Name}.Sanitize()
-	}
-	id := pgx.Identifier{name}.Sanitize()
-	var sql string
-	switch {
-	case exists && len(tables) == 0:
-		return nil
-	case exists:
-		sql = "ALTER PUBLICATION " + id + " ADD TABLE ONLY " + strings.Join(list, ", ONLY ")
-	default:
-		sql = "CREATE PUBLICATION " + id
-		if len(tables) > 0 {
-			sql += " FOR TABLE ONLY " + strings.Join(list, ", ONLY ")
-		}
-		if operations == "insert, truncate" && pgdial.Version(c.PgConn()) < 110000 {
-			operations = "insert"
-		}
-		if operations != "" {
-			sql += " WITH (publish = '" + operations + "')"
-		}
-	}
-	_, err := c.Exec(ctx, sql)
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) && pg.Code == "42501" {
-		return fault.New(fault.Permission, "could not publish the tables on the source: %w", err).
-			WithHint("The role must own the tables (GRANT their owners' roles to it) and have CREATE on the database.")
-	}
-	return err
 }

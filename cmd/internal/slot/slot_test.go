@@ -9,7 +9,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
@@ -321,78 +320,6 @@ func TestBlockers(t *testing.T) {
 		if _, err := x.Exec(ctx, "ROLLBACK"); err != nil {
 			t.Fatal(err)
 		}
-	}
-}
-
-// published returns the tables as pgextract would publish them.
-func published(t *testing.T, c *pgx.Conn) []slot.Published {
-	t.Helper()
-	tables, err := catalog.Tables(pgtest.Context(t), c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var list []slot.Published
-	for _, x := range tables {
-		list = append(list, slot.Published{OID: x.ID, Schema: x.Schema, Name: x.Name, HasKey: x.HasKey})
-	}
-	return list
-}
-
-func TestPublications(t *testing.T) {
-	d := pgtest.Source(t).Database(t, "")
-	ctx, c := pgtest.Context(t), connect(t, d)
-	state := func() string {
-		return d.Query(`SELECT string_agg(p.pubname || ': ' || coalesce((SELECT string_agg(r.prrelid::regclass::text, ' ' ORDER BY r.prrelid::regclass::text COLLATE "C")
-			FROM pg_publication_rel r WHERE r.prpubid = p.oid), '') || CASE WHEN p.pubupdate THEN '' ELSE ' (inserts)' END, '; ' ORDER BY p.pubname) FROM pg_publication p`)
-	}
-	ensure := func(want string, insertOnly int) {
-		t.Helper()
-		names, without, err := slot.EnsurePublications(ctx, c, "Pub", published(t, c))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := state(); got != want || len(without) != insertOnly || len(names) != strings.Count(want, ":") {
-			t.Errorf("publications %s, %q; %d tables without replica identity", got, names, len(without))
-		}
-	}
-	if _, err := slot.RequirePublications(ctx, c, []string{"Pub"}); fault.StatusOf(err) != fault.Unavailable {
-		t.Errorf("missing: %v", err)
-	}
-	ensure("Pub: ; Pub_insert_only:  (inserts)", 0)
-	d.Exec(`CREATE TABLE a (id int PRIMARY KEY)`, `CREATE TABLE "B b" (id int)`, `CREATE SCHEMA s`, `CREATE TABLE s.c (id int); ALTER TABLE s.c REPLICA IDENTITY FULL`)
-	ensure(`Pub: a s.c; Pub_insert_only: "B b" (inserts)`, 1)
-	ensure(`Pub: a s.c; Pub_insert_only: "B b" (inserts)`, 1) // again
-	if d.Major >= 11 && d.Query("SELECT pubtruncate FROM pg_publication WHERE pubname = 'Pub_insert_only'") != "t" {
-		t.Error("truncates are not published")
-	}
-	// The application can go on as before with a table that has no key.
-	d.Exec(`INSERT INTO "B b" VALUES (1)`, `UPDATE "B b" SET id = 2`, `DELETE FROM "B b"`)
-	// A table that is made later is added, and one that got a key is published as a whole.
-	d.Exec(`CREATE TABLE d (id int)`, `CREATE TABLE e (id int PRIMARY KEY)`, `ALTER TABLE "B b" ADD PRIMARY KEY (id)`)
-	ensure(`Pub: "B b" a e s.c; Pub_insert_only: "B b" d (inserts)`, 1)
-	names, err := slot.RequirePublications(ctx, c, []string{"Pub"})
-	if err != nil || strings.Join(names, " ") != "Pub Pub_insert_only" {
-		t.Errorf("%q, %v", names, err)
-	}
-	if _, err := slot.RequirePublications(ctx, c, []string{"Pub", "more"}); fault.StatusOf(err) != fault.Unavailable || !strings.Contains(err.Error(), `"more"`) {
-		t.Errorf("missing: %v", err)
-	}
-	// One of all tables, which somebody has made, is good as it is.
-	all := pgtest.Source(t).Database(t, "")
-	all.Exec("CREATE PUBLICATION \"Pub\" FOR ALL TABLES", "CREATE TABLE a (id int PRIMARY KEY)", "CREATE TABLE b (id int)")
-	c = connect(t, all)
-	d = all
-	ensure("Pub: ", 1)
-	// A role that owns the tables in part only.
-	d.Exec("CREATE ROLE part_"+d.Name+" LOGIN", "GRANT CREATE ON DATABASE "+d.Name+" TO part_"+d.Name)
-	t.Cleanup(func() { d.Exec("REVOKE CREATE ON DATABASE "+d.Name+" FROM part_"+d.Name, "DROP ROLE part_"+d.Name) })
-	weak, err := pgx.Connect(ctx, d.As("part_"+d.Name, ""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer weak.Close(ctx)
-	if _, _, err := slot.EnsurePublications(ctx, weak, "mine", published(t, c)); fault.StatusOf(err) != fault.Permission {
-		t.Errorf("not the owner: %v", err)
 	}
 }
 

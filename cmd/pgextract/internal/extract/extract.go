@@ -252,6 +252,9 @@ func (l *Load) begin(ctx context.Context) (c *pgx.Conn, id *slot.Identity, snaps
 	if err != nil {
 		return nil, nil, nil, l.Server.Explain(err)
 	}
+	if err := l.detaching(ctx, conn); err != nil {
+		return nil, nil, nil, err
+	}
 	if l.again && !l.DataOnly {
 		// Before the snapshot: what is changed all the time must be read as soon as there is one.
 		if l.ddl, err = l.schema(ctx, conn, "", source.Version); err != nil {
@@ -410,7 +413,7 @@ func (l *Load) snapshot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*s
 		}
 	}
 	// The publication comes first: changes from before it could never be decoded.
-	if err := l.publish(ctx, c, id.Version, info); err != nil {
+	if err := l.publish(ctx, c, info); err != nil {
 		return nil, err
 	}
 	if info == nil {
@@ -462,80 +465,6 @@ func (l *Load) identify(ctx context.Context, id *slot.Identity) error {
 	}
 	defer repl.Close(ctx)
 	return l.Server.Explain(id.IdentifySystem(ctx, repl))
-}
-
-// publish makes sure that the tables are published.
-func (l *Load) publish(ctx context.Context, c *pgx.Conn, version int, info *slot.Info) error {
-	tables, err := catalog.Tables(ctx, c)
-	if err != nil {
-		return l.Server.Explain(err)
-	}
-	if info != nil {
-		if _, err := slot.RequirePublications(ctx, c, []string{l.Publication}); err != nil {
-			return l.Server.Explain(err)
-		}
-	}
-	_, insertOnly, err := slot.EnsurePublications(ctx, c, l.Publication, l.published(tables, version))
-	if err != nil {
-		return l.Server.Explain(err)
-	}
-	if len(insertOnly) > 0 {
-		l.Log.Warn(fmt.Sprintf("%s without replica identity, of which only inserts and truncates are carried: %s", count.Of(len(insertOnly), "table"), listed(insertOnly)),
-			"hint", "If rows of them are updated or deleted while the migration runs: give them a primary key, or ALTER TABLE … REPLICA IDENTITY FULL, before pgextract.")
-	}
-	return nil
-}
-
-// published returns what is to be put into the publication: partitioned tables as a whole where the server can, so that partitions that are
-// made later are in it too.
-func (l *Load) published(tables []*catalog.Table, version int) []slot.Published {
-	asRoot := version >= 130000
-	keyless := make(map[uint32]bool) // partitioned tables with a partition that has no key
-	torn := make(map[uint32]bool)    // partitioned tables with a partition that is not wanted
-	for _, t := range tables {
-		if t.Root == 0 || t.Kind != "r" {
-			continue
-		}
-		if !t.HasKey {
-			keyless[t.Root] = true
-		}
-		if _, data := l.chosen.has(t); !data {
-			torn[t.Root] = true
-		}
-	}
-	var list []slot.Published
-	var unlogged []string
-	for _, t := range tables {
-		whole := asRoot && !torn[t.ID] && !torn[t.Root]
-		_, data := l.chosen.has(t)
-		switch {
-		case !data:
-		case t.Unlogged:
-			unlogged = append(unlogged, t.Schema+"."+t.Name)
-		case t.Kind == "p" && (!whole || t.Root != 0), t.Kind == "r" && whole && t.Root != 0:
-		case t.Kind == "p":
-			list = append(list, slot.Published{OID: t.ID, Schema: t.Schema, Name: t.Name, HasKey: !keyless[t.ID]})
-		default:
-			list = append(list, slot.Published{OID: t.ID, Schema: t.Schema, Name: t.Name, HasKey: t.HasKey})
-		}
-	}
-	if len(unlogged) > 0 {
-		l.Log.Warn("unlogged tables are copied, but changes of them are in no WAL and cannot follow: " + strings.Join(unlogged, ", "))
-	}
-	return list
-}
-
-func listed(tables []slot.Published) string {
-	const most = 10
-	var names []string
-	for i, t := range tables {
-		if i == most {
-			names = append(names, fmt.Sprintf("and %d more", len(tables)-most))
-			break
-		}
-		names = append(names, t.String())
-	}
-	return strings.Join(names, ", ")
 }
 
 // watchBlockers says what the creation of a slot waits for, if it does.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/carried"
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/pgextract/internal/pattern"
@@ -77,20 +78,22 @@ func (l *Load) choose(ctx context.Context, c *pgx.Conn) (*chosen, error) {
 	return x, nil
 }
 
-// has tells whether a table is wanted, and data whether its rows are, too.
-func (x *chosen) has(t *catalog.Table) (has, data bool) {
-	_, listed := x.tables[t.ID]
-	_, excluded := x.exclude[t.ID]
-	_, empty := x.noData[t.ID]
-	has = (listed || x.tables == nil && (x.schemas == nil || x.schemas[t.Schema])) && !excluded
-	return has, has && !empty
+// has tells whether the rows of a table are wanted.
+func (x *chosen) has(oid uint32, schema string) bool {
+	_, listed := x.tables[oid]
+	_, excluded := x.exclude[oid]
+	_, empty := x.noData[oid]
+	return (listed || x.tables == nil && (x.schemas == nil || x.schemas[schema])) && !excluded && !empty
 }
+
+// rows tells whether the rows of a table are wanted.
+func (x *chosen) rows(t *carried.Table) bool { return x.has(t.OID, t.Schema) }
 
 // filter returns the tables whose rows are wanted.
 func (x *chosen) filter(tables []*catalog.Table) []*catalog.Table {
 	var list []*catalog.Table
 	for _, t := range tables {
-		if _, data := x.has(t); data {
+		if x.has(t.ID, t.Schema) {
 			list = append(list, t)
 		}
 	}

@@ -1,0 +1,91 @@
+package carried
+
+import "slices"
+
+// A Placement is what has to change so that each table is in the right one of two publications: one
+// of all operations, and one of inserts and truncates only, for tables without usable identity. In
+// the first the source would refuse the application's own UPDATE and DELETE of those.
+type Placement struct {
+	Leave  []*Table // the first one
+	Full   []*Table // join the first one
+	Insert []*Table // join the second one
+}
+
+// Place finds out where tables are to be published: those with rows that are wanted. full and
+// insert are the names of the two publications, which need not exist.
+//
+// From 13 on a partitioned table is published as such, so that partitions which are made later are
+// published too: in the first publication if all of its partitions have a usable identity, and new
+// ones will get its primary key; else in the second one, with those in the first that have one.
+func (s *State) Place(full, insert string, wanted func(*Table) bool) Placement {
+	var p Placement
+	first, second := s.Publication(full), s.Publication(insert)
+	torn, mixed := make(map[uint32]bool), make(map[uint32]bool)
+	for _, t := range s.Tables {
+		if t.Kind == "r" && t.Root != 0 {
+			torn[t.Root] = torn[t.Root] || !wanted(t)
+			mixed[t.Root] = mixed[t.Root] || !t.Identity.usable(s.Version, false)
+		}
+	}
+	for _, t := range s.Tables {
+		if t.Kind == "p" && t.Root == 0 {
+			mixed[t.OID] = mixed[t.OID] || !t.Identity.inherited()
+		}
+	}
+	added := make(map[uint32]bool) // partitioned tables are met once for each partition
+	add := func(list *[]*Table, in *Publication, t *Table) {
+		if (in == nil || t.in(in) == nil) && !(t.Kind == "p" && added[t.OID]) {
+			added[t.OID] = true
+			*list = append(*list, t)
+		}
+	}
+	// What of the first one has a partition without identity below it, has to leave it.
+	left := make(map[uint32]bool)
+	for _, t := range s.Tables {
+		if t.Kind != "r" || first == nil || t.Unlogged || t.Identity.usable(s.Version, false) {
+			continue
+		}
+		for _, x := range s.chain(t) {
+			if x.in(first) != nil && !left[x.OID] {
+				left[x.OID] = true
+				p.Leave = append(p.Leave, x)
+			}
+		}
+	}
+	isIn := func(t *Table, in *Publication, without map[uint32]bool) bool {
+		return in != nil && slices.ContainsFunc(s.chain(t), func(x *Table) bool { return x.in(in) != nil && !without[x.OID] })
+	}
+	for _, t := range s.Tables {
+		was := first != nil && isIn(t, first, nil) // of a table that leaves with its root, although nobody asked
+		if t.Kind != "r" || t.Unlogged || !wanted(t) && !was {
+			continue
+		}
+		usable := t.Identity.usable(s.Version, false)
+		root := s.byOID[t.Root]
+		whole := root != nil && s.Version >= 130000 && !torn[t.Root]
+		switch {
+		case whole && !mixed[t.Root]:
+			add(&p.Full, first, root)
+			continue
+		case whole:
+			add(&p.Insert, second, root)
+		case !usable && !isIn(t, second, nil):
+			add(&p.Insert, second, t)
+		}
+		if usable && !isIn(t, first, left) {
+			add(&p.Full, first, t)
+		}
+	}
+	return p
+}
+
+// chain returns a table and what its publications are, from 13 on, its own too.
+func (s *State) chain(t *Table) []*Table {
+	if s.Version < 130000 {
+		return []*Table{t}
+	}
+	return append([]*Table{t}, s.Ancestors(t)...)
+}
+
+// inherited reports whether a new partition of a partitioned table gets a usable identity.
+func (i *Identity) inherited() bool { return i.There && i.Immediate && i.Valid && !i.Generated }

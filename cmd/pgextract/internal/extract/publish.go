@@ -1,0 +1,78 @@
+package extract
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/carried"
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+)
+
+// publish makes sure that the tables are published, and says of which not all is carried.
+func (l *Load) publish(ctx context.Context, c *pgx.Conn, info *slot.Info) error {
+	if info != nil {
+		if _, err := slot.RequirePublications(ctx, c, []string{l.Publication}); err != nil {
+			return l.Server.Explain(err)
+		}
+	}
+	state, err := carried.Publish(ctx, c, l.Publication, l.chosen.rows)
+	if err != nil {
+		return l.Server.Explain(err)
+	}
+	var noIdentity, unlogged, refuses []string
+	for _, t := range state.Rows() {
+		switch {
+		case !l.chosen.rows(t):
+		case t.Unlogged:
+			unlogged = append(unlogged, t.String())
+		case t.Has(carried.Refuses):
+			refuses = append(refuses, t.String())
+		case t.Has(carried.NoIdentity):
+			noIdentity = append(noIdentity, t.String())
+		}
+	}
+	if len(noIdentity) > 0 {
+		l.Log.Warn(fmt.Sprintf("%s without usable replica identity, of which only inserts and truncates are carried: %s", count.Of(len(noIdentity), "table"), listed(noIdentity)),
+			"hint", "If rows of them are updated or deleted while the migration runs: give them a primary key, or ALTER TABLE … REPLICA IDENTITY FULL, before pgextract. pgcutover check says why each has none.")
+	}
+	if len(unlogged) > 0 {
+		l.Log.Warn("unlogged tables are copied, but changes of them are in no WAL and cannot follow: " + listed(unlogged))
+	}
+	if len(refuses) > 0 {
+		l.Log.Warn(fmt.Sprintf("publication %s publishes updates of %s without usable replica identity, so that the source refuses to update and delete their rows: %s",
+			l.Publication, count.Of(len(refuses), "table"), listed(refuses)))
+	}
+	return nil
+}
+
+// detaching refuses a partition whose DETACH CONCURRENTLY has not been finished: for the source's
+// queries it is none any more, for pg_dump it is one.
+func (l *Load) detaching(ctx context.Context, c *pgx.Conn) error {
+	state, err := carried.Tables(ctx, c, nil)
+	if err != nil {
+		return l.Server.Explain(err)
+	}
+	list := state.Detaching(l.chosen.rows)
+	if len(list) == 0 {
+		return nil
+	}
+	var names, statements []string
+	for _, t := range list {
+		names, statements = append(names, t.String()), append(statements, state.Finalize(t)+";")
+	}
+	return fault.New(fault.Config, "%s with a pending DETACH CONCURRENTLY on the source: %s", count.Of(len(list), "partition"), listed(names)).
+		WithHint("Wait for whoever detaches it, or if nobody does any more: %s", strings.Join(statements[:min(len(statements), 5)], " "))
+}
+
+func listed(names []string) string {
+	const most = 10
+	if n := len(names) - most; n > 0 {
+		names = append(names[:most:most], fmt.Sprintf("and %d more", n))
+	}
+	return strings.Join(names, ", ")
+}
