@@ -14,6 +14,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/meter"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/screen"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/apply"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/inspect"
 	"github.com/pgsluice/pgsluice/format"
@@ -69,8 +70,8 @@ func run(ctx context.Context, env *cli.Env) error {
 	}
 	r.Server.Encoding = f.Encoding
 	r.Meter = &meter.Meter{Doing: "loading", Log: env.Log, JSON: f.LogFormat == "json"}
-	if cli.IsTerminal(env.Stderr) && !r.Meter.JSON {
-		r.Meter.Terminal, r.Meter.Divert = env.Stderr, env.Divert
+	if !r.Meter.JSON {
+		r.Meter.Terminal = screen.Of(env.Stderr)
 	}
 	r.RebuildIndexes = f.RebuildIndexes
 	if f.Jobs > 0 {

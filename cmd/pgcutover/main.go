@@ -12,6 +12,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/cli"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/screen"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/steps"
 )
@@ -141,17 +142,21 @@ func (f *flags) status(ctx context.Context, m *steps.Migration) error {
 		}
 		return m.Get(ctx, f.Status.Get)
 	}
+	var terminal *screen.Terminal
+	if f.Status.Watch && !f.Status.JSON {
+		terminal = screen.Of(m.Out)
+	}
 	for {
 		s, err := m.Status(ctx)
 		if err != nil {
 			return err
 		}
-		if f.Status.Watch && cli.IsTerminal(m.Out) {
-			fmt.Fprint(m.Out, "\x1b[H\x1b[2J") // to the top of an empty screen
-		}
-		if f.Status.JSON {
+		switch {
+		case terminal != nil:
+			m.Show(terminal, s)
+		case f.Status.JSON:
 			err = m.JSON(s)
-		} else {
+		default:
 			err = m.Text(s)
 		}
 		if cli.IsBrokenPipe(err) {
@@ -162,6 +167,10 @@ func (f *flags) status(ctx context.Context, m *steps.Migration) error {
 		}
 		select {
 		case <-ctx.Done():
+			if terminal != nil { // the last one stays
+				terminal.Erase()
+				_ = m.Text(s)
+			}
 			return ctx.Err()
 		case <-time.After(f.Status.Every):
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/meter"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/screen"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgextract/internal/extract"
 )
@@ -86,8 +87,8 @@ func run(ctx context.Context, env *cli.Env) error {
 	// In a pipe, the program at its end shows how far it is.
 	if !cli.IsPipe(env.Stdout) {
 		l.Meter = &meter.Meter{Doing: "extracting", Log: env.Log, JSON: f.LogFormat == "json"}
-		if cli.IsTerminal(env.Stderr) && !l.Meter.JSON {
-			l.Meter.Terminal, l.Meter.Divert = env.Stderr, env.Divert
+		if !l.Meter.JSON {
+			l.Meter.Terminal = screen.Of(env.Stderr)
 		}
 	}
 	if f.Hold {
@@ -108,8 +109,11 @@ func run(ctx context.Context, env *cli.Env) error {
 		}
 	}()
 	err = l.Run(ctx, out)
-	if err != nil && context.Cause(ctx) == cli.ErrStopped {
-		return cli.ErrStopped
+	if err == nil || context.Cause(ctx) != cli.ErrStopped {
+		return err
 	}
-	return err
+	if l.Meter == nil {
+		return cli.ErrStopped // the program at the end of the pipe has the last word
+	}
+	return fault.New(fault.Interrupted, "%w: the stream has no end", cli.ErrStopped).WithHint("What is whole in it can be applied. For all of it, start the same command again.")
 }

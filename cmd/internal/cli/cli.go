@@ -24,6 +24,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/screen"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
@@ -77,9 +78,9 @@ func Main(name string, run func(context.Context, *Env) error) int {
 				n--
 			case n == 1:
 				cancel()
-				time.AfterFunc(patience, func() { os.Exit(int(signalStatus(s))) })
+				time.AfterFunc(patience, func() { exit(s) })
 			default:
-				os.Exit(int(signalStatus(s)))
+				exit(s)
 			}
 		}
 	}()
@@ -92,6 +93,12 @@ func Main(name string, run func(context.Context, *Env) error) int {
 	widenPipe(os.Stdin)
 	widenPipe(os.Stdout)
 	return env.Run(ctx, run)
+}
+
+// exit ends the process because of a signal, whatever it is doing.
+func exit(s os.Signal) {
+	screen.Leave()
+	os.Exit(int(signalStatus(s)))
 }
 
 // Run runs a program in this environment and returns its exit status, having reported the error, if any, on Stderr.
@@ -110,14 +117,21 @@ func (env *Env) Run(ctx context.Context, run func(context.Context, *Env) error) 
 		return 0
 	case err == nil:
 		return 0
-	case sig != nil && (errors.Is(err, ErrStopped) || ctx.Err() != nil):
+	case sig != nil && errors.Is(err, ErrStopped):
+		var f *fault.Error
+		if errors.As(err, &f) {
+			env.Report(err)
+		}
+		return int(signalStatus(sig))
+	case sig != nil && ctx.Err() != nil:
 		return int(signalStatus(sig))
 	}
 	env.Report(err)
 	return int(fault.StatusOf(err))
 }
 
-// ErrStopped is returned by a program that came to an orderly end because of a signal before its work was done.
+// ErrStopped is returned by a program that came to an orderly end because of a signal before its work was done. Where there is something to say about
+// that, a fault is around it.
 var ErrStopped = errors.New("stopped by a signal")
 
 func signalStatus(s os.Signal) fault.Status {
@@ -194,7 +208,8 @@ func (h *textHandler) Handle(_ context.Context, r slog.Record) error {
 	}
 	r.Attrs(add)
 	b.WriteByte('\n')
-	_, err := (&lockedWriter{h.env}).Write([]byte(b.String() + more.String()))
+	// In one write, so that it stays whole on a terminal that other programs write to as well.
+	_, err := (&lockedWriter{h.env}).Write(screen.Message(h.env.Stderr, []byte(b.String()+more.String())))
 	return err
 }
 
@@ -267,19 +282,6 @@ func Version() string {
 		v = "devel"
 	}
 	return v
-}
-
-// Divert has everything that would be written to Stderr go to w instead, until restore is called.
-func (env *Env) Divert(w io.Writer) (restore func()) {
-	env.mu.Lock()
-	defer env.mu.Unlock()
-	old := env.Stderr
-	env.Stderr = w
-	return func() {
-		env.mu.Lock()
-		defer env.mu.Unlock()
-		env.Stderr = old
-	}
 }
 
 // IsPipe reports whether a standard stream is a pipe.

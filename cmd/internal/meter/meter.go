@@ -3,16 +3,15 @@ package meter
 
 import (
 	"fmt"
-	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/dustin/go-humanize"
-	"github.com/vbauerster/mpb/v8"
-	"github.com/vbauerster/mpb/v8/decor"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
+	"github.com/pgsluice/pgsluice/cmd/internal/screen"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
@@ -27,9 +26,7 @@ type Meter struct {
 	// JSON has the figures logged as attributes instead of text.
 	JSON bool
 	// Terminal is where bars are drawn; nil: nowhere, and lines are logged.
-	Terminal io.Writer
-	// Divert has everything else that goes to the terminal go to w, until restore is called.
-	Divert func(w io.Writer) (restore func())
+	Terminal *screen.Terminal
 
 	mu      sync.Mutex
 	began   time.Time
@@ -38,20 +35,17 @@ type Meter struct {
 	done    uint64 // of total
 	rows    uint64
 	bytes   uint64
-	open    map[*Part]bool
+	open    []*Part // in the order in which they were begun
 	stop    chan struct{}
 	stopped chan struct{}
-	bars    *mpb.Progress
-	bar     *mpb.Bar
-	restore func()
 }
 
 // A Part is a part of a table. Its methods may be called by several goroutines.
 type Part struct {
 	m        *Meter
+	table    string
 	estimate uint64
 	bytes    uint64
-	bar      *mpb.Bar
 }
 
 // Start begins a load of so many tables, and about so many bytes.
@@ -61,18 +55,13 @@ func (m *Meter) Start(tables, bytes uint64) {
 	}
 	m.began, m.tables, m.total = time.Now(), tables, bytes
 	m.done, m.rows, m.bytes = 0, 0, 0
-	m.open = make(map[*Part]bool)
+	m.open = nil
 	m.stop, m.stopped = make(chan struct{}), make(chan struct{})
 	if m.Terminal != nil {
-		m.bars = mpb.New(mpb.WithOutput(m.Terminal), mpb.WithWidth(40), mpb.WithAutoRefresh())
-		m.bar = m.bars.AddBar(int64(max(bytes, 1)), mpb.BarPriority(1<<20),
-			mpb.PrependDecorators(decor.Name(m.Doing, decor.WCSyncSpaceR)),
-			mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return m.Snapshot().text() })))
-		m.restore = m.Divert(m.bars)
-		close(m.stopped)
-		return
+		go m.bars()
+	} else {
+		go m.lines()
 	}
-	go m.lines()
 }
 
 func (m *Meter) lines() {
@@ -102,17 +91,6 @@ func (m *Meter) Stop() {
 	close(m.stop)
 	<-m.stopped
 	m.stop = nil
-	if m.bars != nil {
-		m.mu.Lock()
-		for p := range m.open {
-			p.bar.Abort(true)
-		}
-		m.mu.Unlock()
-		m.bar.Abort(true)
-		m.bars.Wait()
-		m.restore()
-		m.bars = nil
-	}
 }
 
 // Part begins a part of a table with about so many bytes.
@@ -120,13 +98,9 @@ func (m *Meter) Part(table string, estimate uint64) *Part {
 	if m == nil {
 		return nil
 	}
-	p := &Part{m: m, estimate: estimate}
-	if m.bars != nil {
-		p.bar = m.bars.AddBar(int64(max(estimate, 1)), mpb.BarRemoveOnComplete(),
-			mpb.PrependDecorators(decor.Name(text.Escape(table), decor.WCSyncSpaceR)), mpb.AppendDecorators(decor.Percentage()))
-	}
+	p := &Part{m: m, table: text.Escape(table), estimate: estimate}
 	m.mu.Lock()
-	m.open[p] = true
+	m.open = append(m.open, p)
 	m.mu.Unlock()
 	return p
 }
@@ -140,12 +114,7 @@ func (p *Part) Add(rows, bytes uint64) {
 	p.bytes += bytes
 	p.m.rows += rows
 	p.m.bytes += bytes
-	at := min(p.bytes, p.estimate)
 	p.m.mu.Unlock()
-	if p.bar != nil {
-		p.bar.SetCurrent(int64(at))
-		p.m.bar.SetCurrent(int64(p.m.Snapshot().at))
-	}
 }
 
 // Done ends a part, which counts as much as was estimated for it.
@@ -154,12 +123,11 @@ func (p *Part) Done() {
 		return
 	}
 	p.m.mu.Lock()
-	delete(p.m.open, p)
-	p.m.done += p.estimate
-	p.m.mu.Unlock()
-	if p.bar != nil {
-		p.bar.Abort(true)
+	if i := slices.Index(p.m.open, p); i >= 0 {
+		p.m.open = slices.Delete(p.m.open, i, i+1)
+		p.m.done += p.estimate
 	}
+	p.m.mu.Unlock()
 }
 
 // A Snapshot is how far a load is at one moment.
@@ -177,7 +145,7 @@ func (m *Meter) Snapshot() Snapshot {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := Snapshot{Tables: m.tables, Rows: m.rows, Bytes: m.bytes, at: m.done}
-	for p := range m.open {
+	for _, p := range m.open {
 		s.at += min(p.bytes, p.estimate)
 	}
 	s.at = min(s.at, m.total)

@@ -1,11 +1,7 @@
 package meter_test
 
 import (
-	"bytes"
-	"io"
 	"log/slog"
-	"strings"
-	"sync"
 	"testing"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/meter"
@@ -36,48 +32,4 @@ func TestNone(t *testing.T) {
 	p.Add(1, 1)
 	p.Done()
 	m.Stop()
-}
-
-// screen is a terminal's other side.
-type screen struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *screen) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func TestBars(t *testing.T) {
-	var out screen
-	var diverted io.Writer
-	restored := false
-	m := &meter.Meter{Doing: "loading", Terminal: &out, Divert: func(w io.Writer) func() { diverted = w; return func() { restored = true } }}
-	m.Start(1, 100)
-	p := m.Part("public.orders", 100)
-	var group sync.WaitGroup
-	for range 4 {
-		group.Go(func() {
-			for range 10 {
-				p.Add(1, 2)
-			}
-		})
-	}
-	group.Wait()
-	if diverted == nil {
-		t.Fatal("messages are not diverted")
-	}
-	m.Part("public.open", 10)
-	m.Stop()
-	if !restored {
-		t.Error("messages stay diverted")
-	}
-	if s := m.Snapshot(); s.Rows != 40 || s.Percent != 80 {
-		t.Errorf("%+v", s)
-	}
-	if strings.Contains(out.b.String(), "%!") {
-		t.Errorf("%q", out.b.String())
-	}
 }

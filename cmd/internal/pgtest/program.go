@@ -135,15 +135,21 @@ func (e *Env) Start(stdin io.Reader, stdout io.Writer, name string, args ...stri
 	p.Stdin, p.Stdout, p.Stderr = stdin, stdout, &p.errors
 	p.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	p.Env = append(e.environ(), e.Vars...)
+	p.begin()
+	return p
+}
+
+// begin starts the process. It is killed when the test ends.
+func (p *Process) begin() {
+	p.t.Helper()
 	if err := p.Cmd.Start(); err != nil {
-		e.T.Fatal(err)
+		p.t.Fatal(err)
 	}
 	go func() {
 		p.err = p.Cmd.Wait()
 		close(p.done)
 	}()
-	e.T.Cleanup(p.Kill)
-	return p
+	p.t.Cleanup(p.Kill)
 }
 
 // environ is the environment without what libpq would take from it.

@@ -92,7 +92,7 @@ func Requeue(ctx context.Context, c *pgx.Conn, stream int32, schema, table strin
 		if _, err := tx.Exec(ctx, "DELETE FROM pgsluice.parts WHERE stream_id = $1 AND schema_name = $2 AND table_name = $3", stream, schema, table); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, `UPDATE pgsluice.tables SET status = 'queued', snapshot = NULL, snapshot_lsn = NULL, rows = 0, bytes = 0, copied_at = NULL, loaded_at = NULL
+		_, err := tx.Exec(ctx, `UPDATE pgsluice.tables SET status = 'queued', snapshot = NULL, snapshot_lsn = NULL, rows = 0, bytes = 0, copying_rows = 0, copying_bytes = 0, copied_at = NULL, loaded_at = NULL
 			WHERE stream_id = $1 AND schema_name = $2 AND table_name = $3`, stream, schema, table)
 		return err
 	})
@@ -235,29 +235,32 @@ type TableInfo struct {
 	Status       string     `json:"status"`
 	Parts        int        `json:"parts"`
 	PartsDone    int        `json:"parts_done"`
-	Rows         int64      `json:"rows"`
-	Bytes        int64      `json:"bytes"`
+	Rows         int64      `json:"rows"`  // so far, with those that are being copied
+	Bytes        int64      `json:"bytes"` // of them
 	Started      *time.Time `json:"started_at"`
 	Loaded       *time.Time `json:"loaded_at"`
 	Inserts      int64      `json:"inserts"`
 	Updates      int64      `json:"updates"`
 	Deletes      int64      `json:"deletes"`
 	Truncates    int64      `json:"truncates"`
+	Changed      *time.Time `json:"changed_at"`
 	Error        string     `json:"error,omitempty"`
 }
 
-// Tables returns what is known of a stream's tables.
+// Tables returns what is known of a stream's tables. What is being copied counts as long as somebody has told of it just now.
 func Tables(ctx context.Context, c *pgx.Conn, stream int32) ([]TableInfo, error) {
 	rows, err := c.Query(ctx, `SELECT schema_name, table_name, source_schema, source_table, status, parts,
 		(SELECT pg_catalog.count(*) FROM pgsluice.parts p WHERE p.stream_id = t.stream_id AND p.schema_name = t.schema_name AND p.table_name = t.table_name),
-		rows, bytes, started_at, loaded_at, inserts, updates, deletes, truncates, coalesce(error, '')
-		FROM pgsluice.tables t WHERE stream_id = $1 ORDER BY 1, 2`, stream)
+		rows + CASE WHEN status = 'loading' AND l.active THEN copying_rows ELSE 0 END, bytes + CASE WHEN status = 'loading' AND l.active THEN copying_bytes ELSE 0 END,
+		started_at, loaded_at, inserts, updates, deletes, truncates, changed_at, coalesce(error, '')
+		FROM pgsluice.tables t, (SELECT coalesce(s.loading_at > pg_catalog.clock_timestamp() - interval '15 s', false) AS active FROM pgsluice.streams s WHERE s.stream_id = $1) l
+		WHERE stream_id = $1 ORDER BY 1, 2`, stream)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (t TableInfo, err error) {
 		err = row.Scan(&t.Schema, &t.Table, &t.SourceSchema, &t.SourceTable, &t.Status, &t.Parts, &t.PartsDone, &t.Rows, &t.Bytes, &t.Started, &t.Loaded,
-			&t.Inserts, &t.Updates, &t.Deletes, &t.Truncates, &t.Error)
+			&t.Inserts, &t.Updates, &t.Deletes, &t.Truncates, &t.Changed, &t.Error)
 		return t, err
 	})
 }

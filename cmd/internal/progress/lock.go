@@ -249,7 +249,7 @@ func (w What) holders(ctx context.Context, ask Ask, secrets []int64) (mine, othe
 	row, err := ask(ctx, `SELECT coalesce(pg_catalog.string_agg(DISTINCT text, ', ') FILTER (WHERE mine AND granted), ''), coalesce(pg_catalog.string_agg(DISTINCT text, ', ') FILTER (WHERE NOT mine), '')
 		FROM (SELECT l.granted, l.pid IS NOT NULL AND `+ours+` AS mine, CASE WHEN l.pid IS NULL THEN 'a prepared transaction'
 			ELSE pg_catalog.format('%s (process %s, role %s, connected from %s since %s)', coalesce(nullif(a.application_name, ''), 'a session'), l.pid, coalesce(a.usename, 'unknown'),
-			coalesce(pg_catalog.host(a.client_addr), 'this host'), coalesce(pg_catalog.to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS'), 'an unknown time')) END AS text`+
+			coalesce(pg_catalog.host(a.client_addr), 'this host'), coalesce(pg_catalog.to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS TZ'), 'an unknown time')) END AS text`+
 		held+`IN (`+strings.Join(keys, ", ")+`)`+conflict+` AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()) x`)
 	if err != nil || len(row) != 2 {
 		return "", "", err
@@ -257,19 +257,29 @@ func (w What) holders(ctx context.Context, ask Ask, secrets []int64) (mine, othe
 	return row[0], row[1], nil
 }
 
-// IsApplied reports whether a session of ours applies the changes of a stream.
-func IsApplied(ctx context.Context, c *pgx.Conn, stream int32) (bool, error) {
+// AtWork reports whether sessions of ours load, or apply the changes of, a stream.
+func AtWork(ctx context.Context, c *pgx.Conn, stream int32) (loading, applying bool, err error) {
 	ask := AskOf(c)
 	_, all, err := secrets(ctx, ask, stream)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	keys := make([]string, len(all))
 	for i, s := range all {
-		keys[i] = strconv.FormatInt(WorkLock(Applying)[0].key(s), 10)
+		keys[i] = strconv.FormatInt(WorkLock(Applying)[0].key(s), 10) // the same place as for loading
 	}
-	row, err := ask(ctx, "SELECT EXISTS (SELECT"+held+"IN ("+strings.Join(keys, ", ")+") AND l.mode = 'ExclusiveLock' AND l.granted AND l.pid IS NOT NULL AND "+ours+")")
-	return err == nil && row[0] == "t", err
+	row, err := ask(ctx, "SELECT coalesce(pg_catalog.bool_or(l.mode = 'ShareLock'), false), coalesce(pg_catalog.bool_or(l.mode = 'ExclusiveLock'), false)"+
+		held+"IN ("+strings.Join(keys, ", ")+") AND l.granted AND l.pid IS NOT NULL AND "+ours)
+	if err != nil || len(row) != 2 {
+		return false, false, err
+	}
+	return row[0] == "t", row[1] == "t", nil
+}
+
+// IsApplied reports whether a session of ours applies the changes of a stream.
+func IsApplied(ctx context.Context, c *pgx.Conn, stream int32) (bool, error) {
+	_, applying, err := AtWork(ctx, c, stream)
+	return applying, err
 }
 
 // LockTimeout is how long a session of a process that was killed may take to notice.

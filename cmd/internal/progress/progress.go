@@ -48,6 +48,7 @@ type Stream struct {
 	Source       Source
 	TargetID     string // made at random, of this stream on this target
 	Last         Transaction
+	Active       time.Time // when somebody was last seen at work: changes were applied, or a load was under way
 }
 
 // Source is what is remembered of a stream's source besides its key.
@@ -71,7 +72,7 @@ func (t Transaction) String() string {
 
 const selectStream = `SELECT stream_id, system_id, database, slot, applied_lsn::pg_catalog.text, coalesce(applied_time, 'epoch'), coalesce(start_lsn, '0/0')::pg_catalog.text,
 	transactions, changes, load_status, ended_at IS NOT NULL, ahead, whole, coalesce(timeline, 0), history, token, target_id,
-	coalesce(last_xid, 0), coalesce(last_commit_lsn, '0/0')::pg_catalog.text, coalesce(last_end_lsn, '0/0')::pg_catalog.text, last_commit_time FROM pgsluice.streams `
+	coalesce(last_xid, 0), coalesce(last_commit_lsn, '0/0')::pg_catalog.text, coalesce(last_end_lsn, '0/0')::pg_catalog.text, last_commit_time, greatest(updated_at, loading_at) FROM pgsluice.streams `
 
 func scanStream(row pgx.CollectableRow) (*Stream, error) {
 	var s Stream
@@ -79,7 +80,7 @@ func scanStream(row pgx.CollectableRow) (*Stream, error) {
 	var timeline, xid int64
 	var at *time.Time
 	err := row.Scan(&s.ID, &s.Key.SystemID, &s.Key.Database, &s.Key.Slot, &applied, &s.AppliedTime, &start, &s.Transactions, &s.Changes, &s.LoadStatus, &s.Ended, &s.Ahead, &s.Whole,
-		&timeline, &history, &s.Source.Token, &s.TargetID, &xid, &commit, &end, &at)
+		&timeline, &history, &s.Source.Token, &s.TargetID, &xid, &commit, &end, &at, &s.Active)
 	if err != nil {
 		return nil, err
 	}
@@ -178,11 +179,11 @@ const Advance = `WITH w AS (UPDATE pgsluice.streams SET applied_lsn = $1::pg_cat
 
 // Count is the statement that adds to the counters of tables. Its parameters are the stream's id and arrays: schema, table, the same on the source,
 // inserts, updates, deletes, truncates.
-const Count = `INSERT INTO pgsluice.tables AS t (stream_id, schema_name, table_name, source_schema, source_table, status, inserts, updates, deletes, truncates)
-	SELECT $1::pg_catalog.int4, s, n, ss, sn, 'loaded', i, u, d, tr
+const Count = `INSERT INTO pgsluice.tables AS t (stream_id, schema_name, table_name, source_schema, source_table, status, inserts, updates, deletes, truncates, changed_at)
+	SELECT $1::pg_catalog.int4, s, n, ss, sn, 'loaded', i, u, d, tr, pg_catalog.clock_timestamp()
 	FROM unnest($2::pg_catalog.text[], $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[], $6::pg_catalog.int8[], $7::pg_catalog.int8[], $8::pg_catalog.int8[], $9::pg_catalog.int8[]) AS v(s, n, ss, sn, i, u, d, tr)
 	ON CONFLICT (stream_id, schema_name, table_name) DO UPDATE SET inserts = t.inserts + excluded.inserts, updates = t.updates + excluded.updates,
-	deletes = t.deletes + excluded.deletes, truncates = t.truncates + excluded.truncates`
+	deletes = t.deletes + excluded.deletes, truncates = t.truncates + excluded.truncates, changed_at = excluded.changed_at`
 
 // Conflicts returns how many changes of a stream were skipped or forced.
 func Conflicts(ctx context.Context, c *pgx.Conn, stream int32) (n int64, err error) {

@@ -9,6 +9,7 @@ CREATE TABLE pgsluice.streams (
     transactions  bigint NOT NULL DEFAULT 0,
     changes       bigint NOT NULL DEFAULT 0,
     updated_at    timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    loading_at    timestamptz,
     load_status   text NOT NULL DEFAULT 'none' CHECK (load_status IN ('none', 'loading', 'loaded')),
     ended_at      timestamptz,
     ahead         boolean NOT NULL DEFAULT true,
@@ -29,6 +30,7 @@ COMMENT ON TABLE pgsluice.streams IS 'one row for each slot whose stream is appl
 COMMENT ON COLUMN pgsluice.streams.applied_lsn IS 'end LSN of the last source transaction that is applied; written in the same transaction as its changes';
 COMMENT ON COLUMN pgsluice.streams.applied_time IS 'when the source committed it (or the source''s clock at a later progress record)';
 COMMENT ON COLUMN pgsluice.streams.start_lsn IS 'LSN of the first full load''s snapshot, or where the first change stream began';
+COMMENT ON COLUMN pgsluice.streams.loading_at IS 'when a full load was last at work; written every few seconds';
 COMMENT ON COLUMN pgsluice.streams.ended_at IS 'when the cutover finished; nothing is applied any more';
 COMMENT ON COLUMN pgsluice.streams.whole IS 'all of the source''s tables were to be loaded, not a selection of them';
 COMMENT ON COLUMN pgsluice.streams.timeline IS 'the source''s timeline when its stream was last applied';
@@ -69,12 +71,17 @@ CREATE TABLE pgsluice.tables (
     updates       bigint NOT NULL DEFAULT 0,
     deletes       bigint NOT NULL DEFAULT 0,
     truncates     bigint NOT NULL DEFAULT 0,
+    copying_rows  bigint NOT NULL DEFAULT 0,
+    copying_bytes bigint NOT NULL DEFAULT 0,
+    changed_at    timestamptz,
     error         text,
     PRIMARY KEY (stream_id, schema_name, table_name)
 );
 COMMENT ON TABLE pgsluice.tables IS 'what became of each table: its full load, and the changes that were applied to it';
 COMMENT ON COLUMN pgsluice.tables.snapshot_lsn IS 'the rows were loaded as of this LSN; changes up to it are skipped';
 COMMENT ON COLUMN pgsluice.tables.snapshot IS 'which snapshot that is: parts of a table fit together if they were read with the same one';
+COMMENT ON COLUMN pgsluice.tables.copying_rows IS 'copied so far and not yet committed, which rows does not have; of interest while the status is loading and somebody loads';
+COMMENT ON COLUMN pgsluice.tables.changed_at IS 'when changes were last applied to it';
 
 CREATE TABLE pgsluice.parts (
     stream_id     integer NOT NULL,
@@ -144,3 +151,14 @@ CREATE TABLE pgsluice.conflicts (
     at            timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 COMMENT ON TABLE pgsluice.conflicts IS 'changes that did not fit the target and were skipped or forced, with the whole tuple';
+
+CREATE TABLE pgsluice.failures (
+    stream_id     integer NOT NULL REFERENCES pgsluice.streams ON DELETE CASCADE,
+    program       text NOT NULL,
+    at            timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    exit_status   integer NOT NULL,
+    message       text NOT NULL,
+    hint          text NOT NULL DEFAULT '',
+    PRIMARY KEY (stream_id, program)
+);
+COMMENT ON TABLE pgsluice.failures IS 'the last error that each program has ended with, if it could be written here';

@@ -163,7 +163,7 @@ func GetReader(ctx context.Context, c *pgx.Conn, name string) (*Reader, error) {
 	}
 	var x Reader
 	err := c.QueryRow(ctx, `SELECT s.active_pid, pg_catalog.format('%s, connected from %s since %s (process %s of the source)', coalesce(nullif(a.application_name, ''), 'a session'),
-		coalesce(pg_catalog.host(a.client_addr), 'its own host'), pg_catalog.to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS'), s.active_pid), pg_catalog.concat(s.confirmed_flush_lsn, ' ', `+replied+`)
+		coalesce(pg_catalog.host(a.client_addr), 'its own host'), pg_catalog.to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS TZ'), s.active_pid), pg_catalog.concat(s.confirmed_flush_lsn, ' ', `+replied+`)
 		FROM pg_catalog.pg_replication_slots s LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid LEFT JOIN pg_catalog.pg_stat_replication r ON r.pid = s.active_pid
 		WHERE s.slot_name = $1 AND s.active_pid IS NOT NULL`, name).Scan(&x.PID, &x.Text, &x.sign)
 	if errors.Is(err, pgx.ErrNoRows) {

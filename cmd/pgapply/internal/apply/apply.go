@@ -48,6 +48,10 @@ type Run struct {
 	report  *reporter
 	giveUp  chan struct{} // closed some time after Stop
 	lacking incomplete
+
+	// What is under way, for what is said at the end.
+	streamID int32          // on the target; 0: none
+	loading  *format.Header // of the load
 }
 
 // grace is how long the program that writes our input may take to end it, when both have been told to stop; and then, once more, how long the target may take
@@ -80,15 +84,21 @@ func (r *Run) Do(ctx context.Context, in io.Reader) error {
 		case <-ctx.Done():
 		}
 	}()
-	err := r.streams(ctx)
+	err := r.explain(r.streams(ctx))
 	if r.control != nil {
-		_ = r.control.Close(context.WithoutCancel(ctx))
+		defer r.control.Close(context.WithoutCancel(ctx))
 	}
-	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
+	if err != nil && errors.Is(context.Cause(ctx), errSilent) && r.loading == nil {
 		r.Log.Warn(fmt.Sprintf("stopped without an answer of the target, which was waited for for %v; what it has not committed will be applied again", 2*grace))
 		return cli.ErrStopped
 	}
-	return r.explain(err)
+	if r.isStopped(ctx, err) {
+		return r.stopped(ctx)
+	}
+	if err != nil {
+		r.record(ctx, err)
+	}
+	return err
 }
 
 // streams reads stream after stream.
@@ -206,6 +216,11 @@ func (r *Run) explain(err error) error {
 	case errors.Is(err, errGiveUp):
 		return cli.ErrStopped
 	case errors.Is(err, format.ErrEmpty):
+		select {
+		case <-r.Stop:
+			return cli.ErrStopped
+		default:
+		}
 		return fault.New(fault.Data, "the input is empty").WithHint("The program that writes it has failed; its own message says why.")
 	case errors.Is(err, format.ErrTruncated):
 		select {

@@ -65,7 +65,7 @@ func (r *Run) follow(ctx context.Context, h *format.Header) (*follower, error) {
 		f.applier.Close()
 		return nil, r.Server.Explain(err)
 	}
-	f.stream = stream
+	f.stream, r.streamID = stream, stream.ID
 	r.report.of(stream)
 	if stream.Ended {
 		f.applier.Close()

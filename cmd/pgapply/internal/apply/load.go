@@ -60,11 +60,13 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 	defer r.Meter.Stop()
 	// What no changes can follow has no cutover either.
 	l.Constraints = r.Constraints == "now" || r.Constraints == "" && h.Slot == ""
+	r.loading = h
 	if err := l.Start(ctx); err != nil {
 		return nil, err
 	}
 	defer l.Close()
 	defer func() { err = l.Because(err) }()
+	r.streamID = stream.ID
 	if (h.Load == nil || h.Load.Scope != format.ScopeTables) && !stream.Whole {
 		if err := progress.SetWhole(ctx, r.control, stream.ID); err != nil {
 			return nil, r.Server.Explain(err)
@@ -113,7 +115,9 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 			if err := r.loaded(ctx, l, stream, complete, time.Since(began)); err != nil {
 				return nil, err
 			}
+			r.loading = nil
 			r.lacking.ended(h, complete, l.Missing())
+			r.next(h, complete)
 			return r.reader.Next()
 		default:
 			err = fault.New(fault.Data, "cannot apply a %v record", rec.Kind())

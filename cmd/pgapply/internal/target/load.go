@@ -75,6 +75,7 @@ type Loader struct {
 
 	mu      sync.Mutex
 	idle    []*session
+	copies  copies
 	copying sync.WaitGroup
 	ended   chan struct{}       // one for each part that has come to its end in the stream, but is not yet committed
 	chunks  chan []byte         // empty ones
@@ -136,6 +137,7 @@ func (l *Loader) Start(ctx context.Context) (err error) {
 	if l.states, err = progress.TableStates(ctx, l.Control, l.Stream.ID); err != nil {
 		return l.Server.Explain(err)
 	}
+	go l.beat()
 	l.builder, err = newBuilder(l.ctx, l)
 	return err
 }
@@ -295,6 +297,7 @@ type part struct {
 	skip   bool // it is on the target already
 	chunks chan chunk
 	end    *format.CopyEnd
+	far    onTheWay
 }
 
 // queuedChunks is how many chunks may wait for a session: enough to ride out its pauses, and little memory.
@@ -332,10 +335,12 @@ func (l *Loader) CopyBegin(r *format.CopyBegin) error {
 	if err := l.past(r.SnapshotLSN); err != nil {
 		return err
 	}
+	l.begins(p)
 	l.copying.Add(1)
 	go func() {
 		defer l.copying.Done()
 		err := l.copyPart(p)
+		l.ends(p)
 		if errors.Is(err, errIncomplete) {
 			return
 		}
@@ -369,6 +374,8 @@ func (l *Loader) CopyData(r *format.CopyData) error {
 		return nil
 	}
 	p.meter.Add(r.Rows, uint64(len(r.Data)))
+	p.far.rows.Add(r.Rows)
+	p.far.bytes.Add(uint64(len(r.Data)))
 	if len(r.Data) >= lentChunk {
 		return l.lend(p, r.Data)
 	}
@@ -592,10 +599,10 @@ func (l *Loader) finishPart(s *session, p *part) (copied bool, err error) {
 	b.Do("SELECT FROM pgsluice.tables WHERE " + where + " FOR UPDATE")
 	// Nobody may have begun the table anew, from another snapshot: then this divides by zero.
 	b.Do("SELECT 1 / pg_catalog.count(*) FROM pgsluice.tables WHERE " + where + " AND snapshot = " + progress.Literal(l.Snapshot))
-	b.Do(fmt.Sprintf(`UPDATE pgsluice.tables SET rows = rows + %d, bytes = bytes + %d,
-		status = CASE WHEN (SELECT pg_catalog.count(*) FROM pgsluice.parts WHERE %s) = parts THEN 'copied' ELSE status END,
-		copied_at = CASE WHEN (SELECT pg_catalog.count(*) FROM pgsluice.parts WHERE %s) = parts THEN pg_catalog.clock_timestamp() END
-		WHERE %s RETURNING status`, p.end.Rows, p.end.Bytes, where, where, where))
+	b.Do(fmt.Sprintf(`UPDATE pgsluice.tables SET rows = rows + %d, bytes = bytes + %d, copying_rows = greatest(copying_rows - %[1]d, 0), copying_bytes = greatest(copying_bytes - %[2]d, 0),
+		status = CASE WHEN (SELECT pg_catalog.count(*) FROM pgsluice.parts WHERE %[3]s) = parts THEN 'copied' ELSE status END,
+		copied_at = CASE WHEN (SELECT pg_catalog.count(*) FROM pgsluice.parts WHERE %[3]s) = parts THEN pg_catalog.clock_timestamp() END
+		WHERE %[3]s RETURNING status`, p.end.Rows, p.end.Bytes, where))
 	b.Do("COMMIT")
 	r, err := b.Run()
 	if err == nil {
@@ -654,7 +661,7 @@ func (l *Loader) prepare(s *session, p *part) error {
 		}
 	}
 	t.freeze = p.Of == 1 && p.Bytes >= freezeMin && t.target.Kind == "r" && t.target.Condition == "" && !t.target.Referenced
-	return s.exec(l.ctx, fmt.Sprintf(`UPDATE pgsluice.tables SET status = 'loading', snapshot = %s, snapshot_lsn = '%v', parts = %d, rows = 0, bytes = 0,
+	return s.exec(l.ctx, fmt.Sprintf(`UPDATE pgsluice.tables SET status = 'loading', snapshot = %s, snapshot_lsn = '%v', parts = %d, rows = 0, bytes = 0, copying_rows = 0, copying_bytes = 0,
 		started_at = pg_catalog.clock_timestamp(), copied_at = NULL, loaded_at = NULL, error = NULL WHERE %s;
 		UPDATE pgsluice.streams SET load_status = 'loading' WHERE stream_id = %d AND load_status <> 'loading'; COMMIT`,
 		progress.Literal(l.Snapshot), p.SnapshotLSN, p.Of, where, l.Stream.ID))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"text/tabwriter"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -25,22 +24,24 @@ type Status struct {
 	Target       string               `json:"target"`
 	Slot         string               `json:"slot"`
 	Database     string               `json:"database"`
-	State        *string              `json:"state" ask:"source"` // loading, syncing, stopped, fenced, drained, complete
-	Load         string               `json:"load"`               // none, loading, loaded
+	State        *string              `json:"state" ask:"source"` // loading, interrupted, syncing, stopped, fenced, drained, complete
+	Load         string               `json:"load"`               // none, loading (somebody does), interrupted (nobody does, and it is not complete), loaded
 	AppliedLSN   format.LSN           `json:"applied_lsn"`
 	AppliedTime  *time.Time           `json:"applied_time"`
 	SourceLSN    *format.LSN          `json:"source_lsn" ask:"source"`
 	LagBytes     *int64               `json:"lag_bytes" ask:"source"`
 	LagSeconds   *float64             `json:"lag_seconds" ask:"source"`
 	Slots        *SlotStatus          `json:"source_slot" ask:"source"`
-	Applying     bool                 `json:"applying"` // a session on the target applies changes
+	Applying     bool                 `json:"applying"`    // a session on the target applies changes
+	Active       time.Time            `json:"last_active"` // when somebody was last seen loading or applying changes
 	Transactions int64                `json:"transactions"`
 	Changes      int64                `json:"changes"`
 	Tables       []progress.TableInfo `json:"tables"`
 	Missing      []TableName          `json:"missing_tables" ask:"source"`     // of the source, made after the load, which the target does not have
 	InsertOnly   []TableName          `json:"insert_only_tables" ask:"source"` // of the source, which have no replica identity: updates and deletes are not carried
 	Failed       int                  `json:"failed_objects"`
-	Conflicts    int64                `json:"conflicts"` // changes that pgapply has skipped or forced
+	Failures     []progress.Failure   `json:"last_errors"` // that the programs have ended with, the latest first
+	Conflicts    int64                `json:"conflicts"`   // changes that pgapply has skipped or forced
 	Cutover      []progress.Step      `json:"cutover"`
 	Verified     string               `json:"verified"`    // what the last verification has found: equal, differs; none if there was none
 	Open         bool                 `json:"target_open"` // nothing more is applied: the target is the primary
@@ -87,7 +88,7 @@ func (m *Migration) targetStatus(ctx context.Context, t *pgx.Conn) (*Status, *pr
 		return nil, nil, err
 	}
 	s := &Status{At: time.Now().UTC(), Slot: stream.Key.Slot, Database: stream.Key.Database, Load: stream.LoadStatus, AppliedLSN: stream.Applied,
-		Target: m.end(m.Target), Transactions: stream.Transactions, Changes: stream.Changes, Open: stream.Ended, Verified: "none", Problems: []string{}}
+		Target: m.end(m.Target), Transactions: stream.Transactions, Changes: stream.Changes, Open: stream.Ended, Active: stream.Active.UTC(), Verified: "none", Problems: []string{}}
 	if stream.AppliedTime.Unix() > 0 {
 		s.AppliedTime = &stream.AppliedTime
 	}
@@ -110,8 +111,8 @@ func (m *Migration) targetStatus(ctx context.Context, t *pgx.Conn) (*Status, *pr
 			s.Verified = step.Result
 		}
 	}
-	if s.Applying, err = progress.IsApplied(ctx, t, stream.ID); err != nil {
-		return nil, nil, m.Target.Explain(err)
+	if err := m.atWork(ctx, t, s, stream); err != nil {
+		return nil, nil, err
 	}
 	if stream.Ended || s.Slot == "" && stream.LoadStatus == "loaded" {
 		s.is("complete")
@@ -137,8 +138,8 @@ func (m *Migration) sourceStatus(ctx context.Context, t *pgx.Conn, s *Status, st
 		case fenced:
 			s.is("fenced")
 		case err != nil, s.State != nil:
-		case stream.LoadStatus == "loading":
-			s.is("loading")
+		case s.Load == "loading", s.Load == "interrupted":
+			s.is(s.Load)
 		case s.Slots != nil && s.Slots.Active && s.Applying:
 			s.is("syncing")
 		default:
@@ -224,14 +225,13 @@ func (m *Migration) JSON(s *Status) error {
 }
 
 // Text prints a status for people.
-func (m *Migration) Text(s *Status) error {
-	w := tabwriter.NewWriter(m.Out, 0, 8, 2, ' ', 0)
-	line := func(format string, args ...any) { text.Fprintf(w, format+"\n", args...) }
-	state := "how it stands is not known"
-	if s.State != nil {
-		state = *s.State
-	}
-	line("slot\t%s of database %s: %s", s.Slot, s.Database, state)
+func (m *Migration) Text(s *Status) error { return m.lay(m.head(s), s) }
+
+// head returns what a status says before its tables.
+func (m *Migration) head(s *Status) *head {
+	h := new(head)
+	line := h.line
+	m.standing(h, s)
 	for _, x := range []struct {
 		side string
 		end  *string
@@ -244,7 +244,7 @@ func (m *Migration) Text(s *Status) error {
 	line("changes\t%s in %s", humanize.Comma(s.Changes), count.Of(s.Transactions, "transaction"))
 	at := ""
 	if s.AppliedTime != nil {
-		at = ", committed there at " + s.AppliedTime.UTC().Format(time.RFC3339)
+		at = ", committed there at " + local(*s.AppliedTime)
 	}
 	line("applied\tsource LSN %v%s", s.AppliedLSN, at)
 	if s.LagBytes != nil {
@@ -257,7 +257,7 @@ func (m *Migration) Text(s *Status) error {
 	if s.Slots != nil {
 		active := "nobody reads it"
 		switch {
-		case s.Slots.Active && !s.Applying && state == "stopped":
+		case s.Slots.Active && !s.Applying && s.State != nil && *s.State == "stopped":
 			active = "being read, but nobody applies what is read"
 		case s.Slots.Active:
 			active = "being read"
@@ -275,7 +275,8 @@ func (m *Migration) Text(s *Status) error {
 	}
 	if len(s.Missing) > 0 {
 		says, remedy := m.missingText(s.Missing)
-		line("missing\t%s. %s", says, remedy)
+		line("missing\t%s", says)
+		line("\t%s", remedy)
 	}
 	for _, step := range s.Cutover {
 		what := "under way"
@@ -287,17 +288,8 @@ func (m *Migration) Text(s *Status) error {
 	for _, p := range s.Problems {
 		line("problem\t%s", p)
 	}
-	if len(s.Tables) > 0 {
-		line("\ntable\tstatus\trows loaded\tbytes\tinserts\tupdates\tdeletes\ttruncates")
-		for _, t := range s.Tables {
-			status := t.Status
-			if t.Parts > 1 && status == "loading" {
-				status = fmt.Sprintf("loading %d/%d", t.PartsDone, t.Parts)
-			}
-			line("%s.%s\t%s\t%d\t%s\t%d\t%d\t%d\t%d", t.Schema, t.Table, status, t.Rows, humanize.Bytes(uint64(t.Bytes)), t.Inserts, t.Updates, t.Deletes, t.Truncates)
-		}
-	}
-	return w.Flush()
+	m.failures(h, s)
+	return h
 }
 
 func namesOf(list []TableName) []string {

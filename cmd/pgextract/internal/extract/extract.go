@@ -190,14 +190,15 @@ func (l *Load) run(ctx context.Context, out io.Writer) (tables []*catalog.Table,
 	if err := l.sequences(ctx, c, sequences, w); err != nil {
 		return nil, nil, err
 	}
-	if _, err := w.End(format.Complete, snapshot.LSN); err != nil {
-		return nil, nil, writeError(err)
-	}
 	text := fmt.Sprintf("extracted %s, %s, %s", count.Of(len(tables), "table"), count.Of(rows, "row"), humanize.Bytes(bytes+objectBytes))
 	if objects > 0 {
 		text += fmt.Sprintf(", %s", count.Of(objects, "large object"))
 	}
+	// Before the end: what comes of it, pgapply says last.
 	l.Log.Info(fmt.Sprintf("%s in %v", text, time.Since(began).Round(time.Millisecond)))
+	if _, err := w.End(format.Complete, snapshot.LSN); err != nil {
+		return nil, nil, writeError(err)
+	}
 	return tables, r.Changed, nil
 }
 

@@ -1,0 +1,88 @@
+package meter
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/screen"
+)
+
+// redrawn is how often bars are drawn: often enough to look alive, and seldom enough for a slow line.
+const redrawn = 200 * time.Millisecond
+
+// bars draws bars until the load is stopped.
+func (m *Meter) bars() {
+	defer close(m.stopped)
+	defer m.Terminal.Erase()
+	tick := time.NewTicker(redrawn)
+	defer tick.Stop()
+	for {
+		m.Terminal.Draw(m.picture(m.Terminal.Size()))
+		select {
+		case <-m.stop:
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// A bar's own width, and from which on it is worth showing.
+const (
+	widest   = 40
+	shortest = 5
+)
+
+// bar returns a bar of so many columns, "" if there are too few.
+func bar(part float64, columns int) string {
+	inner := min(columns-2, widest)
+	if inner < shortest {
+		return ""
+	}
+	done := min(max(int(part*float64(inner)), 0), inner)
+	line := strings.Repeat("=", done)
+	if done < inner {
+		line += ">"
+	}
+	return "[" + line + strings.Repeat("-", inner-len(line)) + "]"
+}
+
+// picture returns the bars, a line each, for a terminal of that size: one for each part of a table
+// that is open, and the last one for all.
+func (m *Meter) picture(columns, rows int) []string {
+	all := m.Snapshot()
+	m.mu.Lock()
+	open := make([]Part, len(m.open))
+	for i, p := range m.open {
+		open[i] = *p
+	}
+	m.mu.Unlock()
+	width := columns - 1 // no line reaches the edge
+	var lines []string
+	room := max(rows-3, 1) // the block's first line is blank, and one is that of all
+	if len(open) > room {
+		lines = append(lines, screen.Cut(fmt.Sprintf("and %d more", len(open)-room+1), width))
+		open = open[:room-1]
+	}
+	names := screen.Width(m.Doing)
+	for _, p := range open {
+		names = max(names, screen.Width(p.table))
+	}
+	names = min(names, max(width/2, width-60))
+	for _, p := range open {
+		part := 1.0
+		if p.estimate > 0 {
+			part = float64(min(p.bytes, p.estimate)) / float64(p.estimate)
+		}
+		line := screen.Pad(p.table, names) + fmt.Sprintf(" %3.0f%% ", 100*part)
+		lines = append(lines, screen.Cut(line+bar(part, width-screen.Width(line)), width))
+	}
+	says := all.text()
+	line := screen.Pad(m.Doing, names) + " "
+	if b := bar(all.Percent/100, width-screen.Width(line)-screen.Width(says)-1); b != "" {
+		line += b + " " + says
+	} else {
+		line = m.Doing + " " + says
+	}
+	return append(lines, screen.Cut(line, width))
+}

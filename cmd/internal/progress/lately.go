@@ -1,0 +1,59 @@
+package progress
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// A Copying is a table whose rows are on their way, and how many there are that are not committed.
+type Copying struct {
+	Schema, Name string
+	Rows, Bytes  uint64
+}
+
+// Beat records that a load is at work, and how far its tables are. It waits for nobody: a table that
+// somebody else has locked just now is left as it is until the next time.
+func Beat(ctx context.Context, c *pgx.Conn, stream int32, list []Copying) error {
+	if _, err := c.Exec(ctx, `UPDATE pgsluice.streams SET loading_at = pg_catalog.clock_timestamp()
+		WHERE stream_id = (SELECT s.stream_id FROM pgsluice.streams s WHERE s.stream_id = $1 FOR UPDATE SKIP LOCKED)`, stream); err != nil || len(list) == 0 {
+		return err
+	}
+	schemas, names := make([]string, len(list)), make([]string, len(list))
+	rows, bytes := make([]int64, len(list)), make([]int64, len(list))
+	for i, t := range list {
+		schemas[i], names[i], rows[i], bytes[i] = t.Schema, t.Name, int64(t.Rows), int64(t.Bytes)
+	}
+	_, err := c.Exec(ctx, `WITH v AS (SELECT v.s, v.n, v.r, v.b FROM unnest($2::pg_catalog.text[], $3::pg_catalog.text[], $4::pg_catalog.int8[], $5::pg_catalog.int8[]) AS v(s, n, r, b)),
+		free AS (SELECT t.schema_name, t.table_name FROM pgsluice.tables t JOIN v ON v.s = t.schema_name AND v.n = t.table_name WHERE t.stream_id = $1 FOR UPDATE OF t SKIP LOCKED)
+		UPDATE pgsluice.tables t SET copying_rows = v.r, copying_bytes = v.b FROM v JOIN free ON free.schema_name = v.s AND free.table_name = v.n
+		WHERE t.stream_id = $1 AND t.schema_name = v.s AND t.table_name = v.n`, stream, schemas, names, rows, bytes)
+	return err
+}
+
+// A Failure is a row of pgsluice.failures: the last error that a program has ended with.
+type Failure struct {
+	Program string    `json:"program"`
+	At      time.Time `json:"at"`
+	Status  int       `json:"exit_status"`
+	Message string    `json:"message"`
+	Hint    string    `json:"hint,omitempty"`
+}
+
+// RecordFailure records what a program ends with.
+func RecordFailure(ctx context.Context, c *pgx.Conn, stream int32, f Failure) error {
+	_, err := c.Exec(ctx, `INSERT INTO pgsluice.failures (stream_id, program, exit_status, message, hint) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (stream_id, program) DO UPDATE SET at = excluded.at, exit_status = excluded.exit_status, message = excluded.message, hint = excluded.hint`,
+		stream, f.Program, f.Status, f.Message, f.Hint)
+	return err
+}
+
+// Failures returns the last error of each program, the latest first.
+func Failures(ctx context.Context, c *pgx.Conn, stream int32) ([]Failure, error) {
+	rows, err := c.Query(ctx, "SELECT program, at, exit_status, message, hint FROM pgsluice.failures WHERE stream_id = $1 ORDER BY at DESC, program", stream)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.AppendRows([]Failure{}, rows, pgx.RowToStructByPos[Failure])
+}

@@ -1,0 +1,68 @@
+package screen
+
+import (
+	"strings"
+	"unicode"
+
+	"golang.org/x/text/width"
+)
+
+// wide returns how many columns a character takes.
+func wide(r rune) int {
+	if r < 0x300 {
+		return 1
+	}
+	if unicode.In(r, unicode.Mn, unicode.Me, unicode.Cf) {
+		return 0
+	}
+	switch width.LookupRune(r).Kind() {
+	case width.EastAsianWide, width.EastAsianFullwidth:
+		return 2
+	}
+	return 1
+}
+
+// Width returns how many columns a text takes.
+func Width(s string) (n int) {
+	for _, r := range s {
+		n += wide(r)
+	}
+	return n
+}
+
+// Cut returns a text that takes at most so many columns; "…" stands for what is left out.
+func Cut(s string, columns int) string {
+	if Width(s) <= columns {
+		return s
+	}
+	n := 0
+	for i, r := range s {
+		if n+wide(r) > columns-1 {
+			if columns < 1 {
+				return ""
+			}
+			return s[:i] + "…"
+		}
+		n += wide(r)
+	}
+	return s
+}
+
+// Pad returns a text that takes exactly so many columns.
+func Pad(s string, columns int) string {
+	s = Cut(s, columns)
+	return s + strings.Repeat(" ", max(columns-Width(s), 0))
+}
+
+// Rows returns how many rows of a terminal a line takes.
+func Rows(s string, columns int) int {
+	rows, at := 1, 0
+	for _, r := range s {
+		if w := wide(r); at+w > columns {
+			rows, at = rows+1, w
+		} else {
+			at += w
+		}
+	}
+	return rows
+}

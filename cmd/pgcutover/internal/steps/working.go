@@ -1,0 +1,81 @@
+package steps
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
+)
+
+// atWork adds to a status who is at work on the target, who was, and why it ended.
+func (m *Migration) atWork(ctx context.Context, t *pgx.Conn, s *Status, stream *progress.Stream) error {
+	loading, applying, err := progress.AtWork(ctx, t, stream.ID)
+	if err != nil {
+		return m.Target.Explain(err)
+	}
+	s.Applying = applying
+	if stream.LoadStatus == "loading" && !loading {
+		s.Load = "interrupted"
+	}
+	if loading || applying {
+		s.Active = s.At
+	}
+	for _, t := range s.Tables {
+		for _, at := range []*time.Time{t.Started, t.Loaded, t.Changed} {
+			if at != nil && at.After(s.Active) {
+				s.Active = at.UTC()
+			}
+		}
+	}
+	if s.Failures, err = progress.Failures(ctx, t, stream.ID); err != nil {
+		return m.Target.Explain(err)
+	}
+	return nil
+}
+
+// local writes a time for people: in their zone, which it names.
+func local(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
+
+// standing says how a migration stands and, if nobody is at work who should be, what to type.
+func (m *Migration) standing(h *head, s *Status) {
+	state, next := "how it stands is not known", ""
+	if s.State != nil {
+		state = *s.State
+	}
+	slot := ""
+	if s.Slot != "" {
+		slot = " --slot " + text.Shell(s.Slot)
+	}
+	switch state {
+	case "interrupted":
+		state += fmt.Sprintf(", nobody has loaded since %s", local(s.Active))
+		next = "pgextract" + slot + " --resume | pgapply"
+	case "stopped":
+		if s.Slots == nil || s.Slots.Active {
+			break
+		}
+		state += fmt.Sprintf(", nobody has applied changes since %s", local(s.Active))
+		next = "scripts/sync " + text.Shell(s.Slot)
+	}
+	h.line("slot\t%s of database %s: %s", s.Slot, s.Database, state)
+	if next != "" {
+		h.line("next\t%s", next)
+	}
+}
+
+// failures says why programs have ended, as long as that matters.
+func (m *Migration) failures(h *head, s *Status) {
+	if s.Open {
+		return
+	}
+	for _, f := range s.Failures {
+		h.line("last error\t%s of %s, status %d: %s", f.Program, local(f.At), f.Status, f.Message)
+		if f.Hint != "" {
+			h.line("\t%s", f.Hint)
+		}
+	}
+}
