@@ -268,8 +268,11 @@ func TestLookup(t *testing.T) {
 		if i == 0 && (col.Name != "a" || col.Number != 1 || !col.NotNull || col.Type != "integer") || i == 1 && (col.Name != "b" || col.Number != 3 || !col.Default || !col.NotNull) {
 			t.Errorf("%+v", col)
 		}
-		if col.Equal != equal[col.Name] {
+		if (col.Equal != nil) != equal[col.Name] || col.Equal != nil && (col.Equal.Schema != "pg_catalog" || col.Equal.Name != "=") {
 			t.Errorf("%s %s: equality %v", col.Name, col.Type, col.Equal)
+		}
+		if col.Exact != slices.Contains([]string{"a", "b", "c", "j", "m"}, col.Name) {
+			t.Errorf("%s %s: exact %v", col.Name, col.Type, col.Exact)
 		}
 		if (col.Identity == "a") != (col.Name == "c") || col.Generated != (col.Name == "m") {
 			t.Errorf("%+v", col)

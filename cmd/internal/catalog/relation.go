@@ -33,7 +33,8 @@ type Column struct {
 	Generated bool
 	Identity  string // a, d, or empty
 	Default   bool
-	Equal     bool // the type has an equality operator
+	Equal     *Operator // of the type's default operator class; nil: there is none
+	Exact     bool      // values that are equal by it have the same text
 }
 
 // Unique is a valid unique index, not partial and without expressions.
@@ -42,7 +43,8 @@ type Unique struct {
 	Columns    []string
 	Primary    bool
 	Deferrable bool
-	NotNull    bool // all its columns are
+	NotNull    bool        // all its columns are
+	Equal      []*Operator // for each of Columns, of the index's operator class; nil: the type's own
 }
 
 // Lookup reads a table. It returns nil if there is none of that name.
@@ -75,10 +77,12 @@ func LookupStatement(version int) string {
 	return `SELECT pg_catalog.json_build_object('OID', c.oid::bigint, 'Kind', c.relkind::pg_catalog.text, 'RowSecurity', pg_catalog.row_security_active(c.oid), 'InsteadOrRule', c.relhasrules,
 		'Columns', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('Number', a.attnum, 'Name', a.attname, 'OID', a.atttypid::bigint,
 			'Type', pg_catalog.format_type(a.atttypid, -1), 'TypeMod', a.atttypmod, 'NotNull', a.attnotnull, 'Generated', ` + generated + `,
-			'Identity', ` + identity + `, 'Default', a.atthasdef, 'Equal', ` + hasEquality("a.atttypid") + `) ORDER BY a.attnum)
+			'Identity', ` + identity + `, 'Default', a.atthasdef, 'Equal', ` + equality("a.atttypid") + `,
+			'Exact', ` + exact("a.atttypid", "a.attcollation", version) + `) ORDER BY a.attnum)
 			FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
 		'Unique', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('Name', x.relname, 'Primary', i.indisprimary, 'Deferrable', NOT i.indimmediate,
-			'Columns', ` + attributes("pg_catalog.json_agg(a.attname ORDER BY k.n)") + `, 'NotNull', ` + attributes("pg_catalog.bool_and(a.attnotnull)") + `) ORDER BY i.indisprimary DESC, x.relname)
+			'Columns', ` + attributes("pg_catalog.json_agg(a.attname ORDER BY k.n)") + `, 'NotNull', ` + attributes("pg_catalog.bool_and(a.attnotnull)") + `,
+			'Equal', ` + attributes("pg_catalog.json_agg("+indexEquality+" ORDER BY k.n)") + `) ORDER BY i.indisprimary DESC, x.relname)
 			FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
 			WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL))::pg_catalog.text
 		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -144,18 +148,4 @@ func keyColumns(version int) string {
 		return "indnkeyatts"
 	}
 	return "indnatts"
-}
-
-// hasEquality is an expression that tells whether "=" on a type means equality: whether the type, the base type of a domain, or the elements
-// of an array, have a default operator class for btree or hash, directly or as another type with the same bytes. (box has a "=" that compares areas.)
-func hasEquality(typ string) string {
-	hasClass := func(t string) string {
-		return `EXISTS (SELECT FROM pg_catalog.pg_opclass k JOIN pg_catalog.pg_am m ON m.oid = k.opcmethod
-			WHERE m.amname IN ('btree', 'hash') AND k.opcdefault AND (k.opcintype = ` + t + ` OR EXISTS (SELECT FROM pg_catalog.pg_cast s
-			WHERE s.castsource = ` + t + ` AND s.casttarget = k.opcintype AND s.castmethod = 'b' AND s.castcontext = 'i')))`
-	}
-	return `(SELECT b.typtype IN ('e', 'r', 'm') OR ` + hasClass("b.oid") + ` OR b.typlen = -1 AND b.typelem <> 0 AND (e.typtype IN ('e', 'r', 'm') OR ` + hasClass("b.typelem") + `)
-		FROM pg_catalog.pg_type b LEFT JOIN pg_catalog.pg_type e ON e.oid = b.typelem
-		WHERE b.oid = (WITH RECURSIVE d(oid, base) AS (SELECT y.oid, y.typbasetype FROM pg_catalog.pg_type y WHERE y.oid = ` + typ + `
-			UNION ALL SELECT y.oid, y.typbasetype FROM d JOIN pg_catalog.pg_type y ON y.oid = d.base) SELECT d.oid FROM d WHERE d.base = 0))`
 }

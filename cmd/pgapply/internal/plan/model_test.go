@@ -62,9 +62,10 @@ func spec(name, columns string, more func(*plan.Table)) *tableSpec {
 	for i, c := range strings.Fields(columns) {
 		attrs := strings.TrimLeft(c, "abcdefghijklmnopqrstuvwxyz")
 		col, _ := strings.CutSuffix(c, attrs)
-		s.Columns = append(s.Columns, plan.Column{Name: col, Type: "text", OID: 25, Ignore: strings.Contains(attrs, "=")})
+		s.Columns = append(s.Columns, plan.Column{Name: col, Type: "text", OID: 25, Ignore: strings.Contains(attrs, "="), Equal: plan.Equals, Exact: true})
 		if strings.Contains(attrs, "*") {
 			s.Key = append(s.Key, i)
+			s.Equal = append(s.Equal, plan.Equals)
 		}
 		s.toast = append(s.toast, strings.Contains(attrs, "~"))
 		s.binary = append(s.binary, strings.Contains(attrs, "1"))

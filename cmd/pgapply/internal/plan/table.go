@@ -20,10 +20,13 @@ type Table struct {
 	Name     string
 	OID      uint32 // on the target
 	Only     bool   // an ordinary table, which may have children that are not meant
+	Spread   bool   // a partitioned table, whose rows are in others
 	Columns  []Column
 
 	// Key has the columns that find a row, ascending. It is nil for a table that has none: then all columns find it.
 	Key []int
+	// Equal says for each of Key by which operator values are equal.
+	Equal []Operator
 	// Foldable is false if changes must be written one by one, in order: no unique index over Key, or types that unnest cannot carry.
 	Foldable bool
 	// NoBulk is true if rows can only be inserted one by one: no columns to insert, or types that unnest cannot carry.
@@ -46,12 +49,13 @@ type Table struct {
 
 // A Column of a Table, as the target has it.
 type Column struct {
-	Name    string
-	Type    string // for casts, without modifiers
-	OID     uint32
-	Ignore  bool // generated on the target: never written
-	Always  bool // GENERATED ALWAYS AS IDENTITY on the target: can be inserted, but not updated
-	NoEqual bool // the type has no equality operator
+	Name   string
+	Type   string // for casts, without modifiers
+	OID    uint32
+	Ignore bool     // generated on the target: never written
+	Always bool     // GENERATED ALWAYS AS IDENTITY on the target: can be inserted, but not updated
+	Equal  Operator // of the type
+	Exact  bool     // values that are equal by it have the same text
 }
 
 // A UniqueKey is the columns of a unique constraint.
@@ -255,8 +259,7 @@ func (t *Table) matchKey(b *strings.Builder) {
 		if n > 0 {
 			b.WriteString(" AND ")
 		}
-		b.WriteString("t." + QuoteIdent(t.Columns[i].Name) + " = ")
-		t.cast(b, n, i)
+		t.Equal[n].write(b, "t."+QuoteIdent(t.Columns[i].Name), func() { t.cast(b, n, i) })
 	}
 }
 
@@ -367,47 +370,6 @@ func (t *Table) OneInsert() string {
 		}
 		b.WriteString(")")
 	})
-}
-
-// where writes the condition that finds one row by the old tuple: by the key, or by all columns, in which case exactly one of several
-// equal rows is meant: with skipLocked, one that no other session has locked. Parameters are numbered from n+1 on; isNull says which columns are NULL and have no parameter.
-func (t *Table) where(b *strings.Builder, n int, isNull Mask, skipLocked bool) {
-	match := func(alias string, cols []int) {
-		for k, i := range cols {
-			if k > 0 {
-				b.WriteString(" AND ")
-			}
-			name := alias + QuoteIdent(t.Columns[i].Name)
-			switch {
-			case isNull.Has(i):
-				b.WriteString(name + " IS NULL")
-				continue
-			case t.Columns[i].NoEqual:
-				b.WriteString(name + "::pg_catalog.text = ")
-			default:
-				b.WriteString(name + " = ")
-			}
-			n++
-			b.WriteString("$" + strconv.Itoa(n))
-		}
-	}
-	if t.Key != nil {
-		match("t.", t.Key)
-		return
-	}
-	b.WriteString("t.ctid = (SELECT o.ctid FROM ")
-	t.target(b)
-	b.WriteString(" AS o WHERE ")
-	cols := t.FindColumns()
-	if len(cols) == 0 {
-		b.WriteString("true")
-	}
-	match("o.", cols)
-	b.WriteString(" LIMIT 1")
-	if skipLocked {
-		b.WriteString(" FOR UPDATE SKIP LOCKED")
-	}
-	b.WriteString(")")
 }
 
 // FindColumns returns the columns that find a single row.
@@ -521,7 +483,7 @@ func (t *Table) CheckUnique(k UniqueKey) string {
 			if n > 0 {
 				b.WriteString(" AND ")
 			}
-			b.WriteString("t." + QuoteIdent(t.Columns[i].Name) + " = v.c" + strconv.Itoa(n))
+			t.Columns[i].Equal.write(b, "t."+QuoteIdent(t.Columns[i].Name), func() { b.WriteString("v.c" + strconv.Itoa(n)) })
 		}
 		b.WriteString(" GROUP BY ")
 		for n := range cols {

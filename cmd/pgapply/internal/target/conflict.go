@@ -297,10 +297,11 @@ func (l *lane) lookAt(g *plan.Group, t *plan.Table, tuple int32) string {
 		case format.Null:
 			where = append(where, name+" IS NULL")
 		case format.Text:
-			if t.Columns[i].NoEqual {
-				name += "::pg_catalog.text"
+			equal := t.Columns[i].Equal.SQL
+			if equal == "" {
+				name, equal = "concat("+name+")", "="
 			}
-			where = append(where, name+" = "+text.Literal(string(v)))
+			where = append(where, name+" "+equal+" "+text.Literal(string(v)))
 			long += len(v)
 		default:
 			return ""

@@ -65,6 +65,7 @@ func (m *Mapper) Map(ctx context.Context, rel *format.Relation) (*plan.Table, er
 	}
 	t.OID = c.OID
 	t.Only = c.Kind == "r"
+	t.Spread = c.Kind == "p"
 	t.NoCopy = c.Kind == "v" || c.RowSecurity
 	if err := m.columns(t, c); err != nil {
 		t.Problem = err
@@ -84,7 +85,7 @@ func (m *Mapper) columns(t *plan.Table, c *catalog.Relation) error {
 			return fault.New(fault.Config, "column %q of table %q does not exist on the target", col.Name, t.String()).WithHint("%s", newColumn(t, c, &col))
 		}
 		x := c.Columns[n]
-		t.Columns[i] = plan.Column{Name: x.Name, Type: x.Type, OID: x.OID, Ignore: x.Generated, Always: x.Identity == "a", NoEqual: !x.Equal}
+		t.Columns[i] = plan.Column{Name: x.Name, Type: x.Type, OID: x.OID, Ignore: x.Generated, Always: x.Identity == "a", Equal: operator(x.Equal), Exact: x.Exact}
 		if !x.Generated {
 			inserted++
 		}
@@ -130,10 +131,11 @@ func (m *Mapper) key(t *plan.Table, c *catalog.Relation) {
 		if u.Deferrable {
 			t.Deferrable = append(t.Deferrable, plan.UniqueKey{Name: u.Name, Columns: u.Columns})
 		}
-		sent := !slices.ContainsFunc(u.Columns, func(name string) bool {
+		sent := true
+		for k, name := range u.Columns {
 			i := column(name)
-			return i < 0 || !t.Full && !t.Relation.Columns[i].Key || t.Columns[i].NoEqual
-		})
+			sent = sent && i >= 0 && (t.Full || t.Relation.Columns[i].Key) && (u.Equal[k] != nil || t.Columns[i].Equal != plan.None)
+		}
 		// With whole old rows the source may have none but a deferrable key, too, and two rows with the same in the middle of a transaction.
 		if sent && u.NotNull && !(u.Deferrable && t.Full) && (best == nil || best.Deferrable && !u.Deferrable) {
 			best = u
@@ -141,10 +143,18 @@ func (m *Mapper) key(t *plan.Table, c *catalog.Relation) {
 	}
 	t.Deferrable = slices.DeleteFunc(t.Deferrable, func(k plan.UniqueKey) bool { return len(t.ColumnsOf(k)) != len(k.Columns) })
 	if best != nil {
-		for _, name := range best.Columns {
-			t.Key = append(t.Key, column(name))
+		equal := make(map[int]plan.Operator)
+		for k, name := range best.Columns {
+			i := column(name)
+			t.Key = append(t.Key, i)
+			if equal[i] = t.Columns[i].Equal; best.Equal[k] != nil {
+				equal[i] = operator(best.Equal[k])
+			}
 		}
 		slices.Sort(t.Key)
+		for _, i := range t.Key {
+			t.Equal = append(t.Equal, equal[i])
+		}
 		t.Foldable = !t.NoBulk
 		return
 	}
@@ -154,8 +164,17 @@ func (m *Mapper) key(t *plan.Table, c *catalog.Relation) {
 	for i := range t.Relation.Columns {
 		if t.Relation.Columns[i].Key {
 			t.Key = append(t.Key, i)
+			t.Equal = append(t.Equal, t.Columns[i].Equal)
 		}
 	}
+}
+
+// operator returns the operator that the catalog has found; none for nil.
+func operator(o *catalog.Operator) plan.Operator {
+	if o == nil {
+		return plan.None
+	}
+	return plan.NewOperator(o.Schema, o.Name, o.Left, o.Collation)
 }
 
 // Describe returns what to say about a table when a change of it cannot be placed.
