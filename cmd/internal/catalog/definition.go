@@ -41,22 +41,6 @@ func ForeignKeys(ctx context.Context, c *pgx.Conn, oids []uint32) ([]Definition,
 		WHERE k.contype = 'f' `+top+` AND (k.conrelid IN `+related+` OR k.confrelid IN `+related+`) AND n.nspname <> 'pgsluice' ORDER BY k.oid`, oids)
 }
 
-// Triggers returns the users' triggers on tables, or on those that they are partitions of.
-func Triggers(ctx context.Context, c *pgx.Conn, oids []uint32) ([]Definition, error) {
-	top := ""
-	if pgdial.Version(c.PgConn()) >= 130000 {
-		top = "AND g.tgparentid = 0"
-	}
-	return definitions(ctx, c, `SELECT n.nspname, t.relname, g.tgname, pg_catalog.pg_get_triggerdef(g.oid) || ';'
-		|| CASE g.tgenabled WHEN 'O' THEN '' ELSE pg_catalog.format(E'\nALTER TABLE %I.%I %s TRIGGER %I;', n.nspname, t.relname,
-			CASE g.tgenabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END, g.tgname) END
-		|| coalesce(pg_catalog.format(E'\nCOMMENT ON TRIGGER %I ON %I.%I IS ', g.tgname, n.nspname, t.relname) || pg_catalog.quote_literal(pg_catalog.obj_description(g.oid, 'pg_trigger')) || ';', ''),
-		false, '', '', ''
-		FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_class t ON t.oid = g.tgrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace
-		WHERE NOT g.tgisinternal `+top+` AND g.tgrelid IN `+related+`
-		AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass AND d.objid = g.oid AND d.deptype = 'e') ORDER BY g.oid`, oids)
-}
-
 // Indexes returns the indexes of tables, with the constraints that rest on them. Those that are parts of a partitioned table's index are left out: they
 // cannot go alone.
 func Indexes(ctx context.Context, c *pgx.Conn, oids []uint32) ([]Definition, error) {

@@ -9,6 +9,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/hold"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
@@ -89,6 +90,10 @@ func (r *Run) follow(ctx context.Context, h *format.Header) (*follower, error) {
 	} else if snapshots, err = progress.Snapshots(ctx, r.control, stream.ID); err != nil {
 		f.applier.Close()
 		return nil, r.Server.Explain(err)
+	}
+	if err := f.hold(ctx, hold.StreamTables(stream.ID)); err != nil {
+		f.applier.Close()
+		return nil, err
 	}
 	f.mapper = target.Mapper{Lookup: f.lookup, Rename: r.Rename, Snapshot: func(schema, table string) format.LSN { return snapshots[[2]string{schema, table}] }}
 	if err := f.progress.start(ctx, f, snapshots); err != nil {
@@ -494,11 +499,28 @@ func (f *follower) relation(ctx context.Context, r *format.Relation) error {
 	if err != nil {
 		return f.Server.Explain(err)
 	}
+	if t.OID != 0 && !f.altered && !f.loaded(t) { // else it was looked at when we began, or by the statement that has altered it
+		if err := f.hold(ctx, hold.OIDs(t.OID)); err != nil {
+			return f.refuse(ctx, err)
+		}
+	}
 	f.tables[r.ID] = t
 	t.Index = len(f.progress.replay.Tables)
 	f.progress.replay.Tables = append(f.progress.replay.Tables, t)
 	return nil
 }
+
+// hold makes what would act on the rows of tables wait for the cutover.
+func (f *follower) hold(ctx context.Context, tables string) error {
+	n, err := hold.Tables(ctx, f.control, f.stream.ID, f.applier.Replica(), tables)
+	if err == nil && n > 0 {
+		f.Log.Info(fmt.Sprintf("triggers, rules and row level security of the target wait for the cutover: %d", n))
+	}
+	return f.Server.Explain(err)
+}
+
+// loaded reports whether the target has a table from a load of the stream's.
+func (f *follower) loaded(t *plan.Table) bool { return t.Snapshot != 0 }
 
 // table returns where changes of a relation go; nil if this one is to be skipped.
 func (f *follower) table(ctx context.Context, id uint32) (*plan.Table, error) {

@@ -72,6 +72,9 @@ func NewApplier(ctx context.Context, server pgdial.Server, log *slog.Logger, str
 	return &Applier{lane: &lane{s: s, onConflict: onConflict, stream: stream.ID, conflicts: new(atomic.Int64)}, ahead: make(map[uint32]*lane), stream: stream, log: log, counting: make(map[*plan.Table]*plan.Counts), counted: time.Now()}, nil
 }
 
+// Replica reports whether triggers, rules and foreign keys rest in the session unless they are set to act in a replica, too.
+func (a *Applier) Replica() bool { return a.s.replica }
+
 // SetApplied tells where the stream is, as read from the target after the lock was taken.
 func (a *Applier) SetApplied(lsn format.LSN) { a.applied = lsn }
 

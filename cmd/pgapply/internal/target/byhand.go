@@ -7,12 +7,13 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/hold"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 )
 
-// takeOff records what stands in the way of a load on tables that were created by hand, and takes it off: foreign keys and triggers until the
-// cutover, and, if that is wanted, indexes until the rows are there.
+// takeOff records what stands in the way of a load on tables that were created by hand, and takes it off: foreign keys, triggers and rules until
+// the cutover, and, if that is wanted, indexes until the rows are there.
 func (l *Loader) takeOff(tables []*loadTable) error {
 	var all, empty []uint32
 	for _, t := range tables {
@@ -25,6 +26,9 @@ func (l *Loader) takeOff(tables []*loadTable) error {
 			empty = append(empty, t.target.OID)
 		}
 	}
+	if err := l.hold(all, false); err != nil {
+		return err
+	}
 	return l.Server.Explain(pgx.BeginFunc(l.ctx, l.Control, func(tx pgx.Tx) error {
 		keys, err := catalog.ForeignKeys(l.ctx, tx.Conn(), all)
 		if err != nil {
@@ -32,15 +36,6 @@ func (l *Loader) takeOff(tables []*loadTable) error {
 		}
 		for _, k := range keys {
 			if err := l.take(tx, k, "FK CONSTRAINT", progress.PhaseCutover, "ALTER TABLE "+k.Relation()+" DROP CONSTRAINT "+plan.QuoteIdent(k.Name)); err != nil {
-				return err
-			}
-		}
-		triggers, err := catalog.Triggers(l.ctx, tx.Conn(), all)
-		if err != nil {
-			return err
-		}
-		for _, k := range triggers {
-			if err := l.take(tx, k, "TRIGGER", progress.PhaseCutover, "DROP TRIGGER "+plan.QuoteIdent(k.Name)+" ON "+k.Relation()); err != nil {
 				return err
 			}
 		}
@@ -68,6 +63,24 @@ func (l *Loader) takeOff(tables []*loadTable) error {
 		}
 		return nil
 	}))
+}
+
+// hold makes what acts on the rows of tables wait for the cutover: only what does so in our sessions, or all that there is.
+func (l *Loader) hold(oids []uint32, acting bool) error {
+	if len(oids) == 0 {
+		return nil
+	}
+	list, err := hold.Look(l.ctx, l.Control, l.guard.replica, hold.OIDs(oids...))
+	if err != nil {
+		return l.Server.Explain(err)
+	}
+	if acting {
+		list = hold.Acting(list)
+	}
+	if list, err = hold.Refused(list, l.guard.version); err != nil {
+		return err
+	}
+	return l.Server.Explain(hold.Make(l.ctx, l.Control, l.Stream.ID, list))
 }
 
 // take records an object and executes the statement that takes it off.

@@ -239,12 +239,15 @@ func (l *Loader) inspect() error {
 	fresh := l.fresh
 	l.fresh = nil
 	if !l.ByHand {
+		var there []uint32
 		for _, t := range fresh {
 			if t.target == nil { // the statement that creates it may come later
 				l.fresh = append(l.fresh, t)
+			} else {
+				there = append(there, t.target.OID)
 			}
 		}
-		return nil
+		return l.hold(there, true)
 	}
 	if !l.schemaLocked {
 		if err := l.lockSchema(); err != nil {

@@ -44,11 +44,18 @@ func (l *lane) alter(ctx context.Context, g *plan.Group) error {
 			return err
 		}
 	}
-	refused, err := l.statement(ctx, g.DDL(op))
+	d := g.DDL(op)
+	if err := l.wake(ctx, d); err != nil {
+		return err
+	}
+	refused, err := l.statement(ctx, d)
 	if err != nil {
 		return err
 	}
 	if refused == nil {
+		if err := l.rest(ctx, d); err != nil {
+			return err
+		}
 		if l.written(g, 0); keep {
 			return l.s.exec(ctx, "RELEASE SAVEPOINT pgsluice_change")
 		}

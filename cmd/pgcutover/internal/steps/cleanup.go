@@ -82,6 +82,9 @@ func (m *Migration) Cleanup(ctx context.Context, force bool) error {
 		}
 	}
 	for _, s := range streams {
+		if err := m.release(ctx, t, s); err != nil {
+			return err
+		}
 		if _, err := t.Exec(ctx, "DELETE FROM pgsluice.streams WHERE stream_id = $1", s.ID); err != nil {
 			return m.Target.Explain(err)
 		}

@@ -214,7 +214,10 @@ func (m *Migration) Unfence(ctx context.Context) error {
 	if stream.Ended {
 		m.Log.Warn("the target was opened: from now on the two go different ways")
 	}
-	_, err = t.Exec(ctx, "DELETE FROM pgsluice.cutover WHERE stream_id = $1 AND step IN ('fence', 'drain')", stream.ID)
+	gone, err := t.Exec(ctx, "DELETE FROM pgsluice.cutover WHERE stream_id = $1 AND (step IN ('fence', 'drain') OR step = 'open' AND NOT $2)", stream.ID, stream.Ended)
+	if err == nil && gone.RowsAffected() > 0 && !stream.Ended {
+		return m.holdAgain(ctx, t, stream)
+	}
 	return m.Target.Explain(err)
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/hold"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
@@ -163,6 +164,10 @@ func (m *Migration) deferred(ctx context.Context, t *pgx.Conn, stream int32, pha
 		switch {
 		case err == nil, errors.As(err, &pg) && pg.Code == "42710" && o.Type == "FK CONSTRAINT":
 			created++ // or it was, by a run that was interrupted
+		case errors.As(err, &pg) && hold.Is(o.Type) && isGone(pg):
+			if err := progress.SetObject(ctx, t, o.ID, "done", ""); err != nil {
+				return created, failed, m.Target.Explain(err)
+			}
 		case !errors.As(err, &pg):
 			return created, failed, m.Target.Explain(err)
 		default:
@@ -174,6 +179,15 @@ func (m *Migration) deferred(ctx context.Context, t *pgx.Conn, stream int32, pha
 		}
 	}
 	return created, failed, nil
+}
+
+// isGone reports whether what was switched off was dropped meanwhile.
+func isGone(pg *pgconn.PgError) bool {
+	switch pg.Code {
+	case "42704", "42P01", "3F000": // the trigger or rule, its table, or the schema
+		return true
+	}
+	return false
 }
 
 // addConstraint is where pg_dump's statement for a constraint goes on behind the table's name.
