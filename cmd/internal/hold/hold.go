@@ -188,14 +188,20 @@ func Refused(list []Item, version int) ([]Item, error) {
 
 // SQL returns the statements that switch items off and record how they were.
 func SQL(stream int32, list []Item) string {
-	objects := make([]progress.Object, len(list))
-	var off strings.Builder
+	var values, off strings.Builder
 	for n := range list {
 		i := &list[n]
-		objects[n] = progress.Object{Phase: progress.PhaseCutover, Type: i.Type, Schema: i.Schema, Table: i.Table, Name: strings.TrimSpace(i.Table + " " + i.Name), SQL: i.on()}
+		if n > 0 {
+			values.WriteString(", ")
+		}
+		fmt.Fprintf(&values, "(%d, '%s'", stream, progress.PhaseCutover)
+		for _, s := range []string{i.Type, i.Schema, i.Table, strings.TrimSpace(i.Table + " " + i.Name), i.on()} {
+			values.WriteString(", " + progress.Literal(s))
+		}
+		values.WriteString(")")
 		off.WriteString("; " + strings.TrimSuffix(i.off(), ";"))
 	}
-	return progress.AddObjectsSQL(stream, objects, "deferred") + off.String()
+	return "INSERT INTO pgsluice.deferred (stream_id, phase, type, schema_name, table_name, name, definition) VALUES " + values.String() + off.String()
 }
 
 // lockTimeout is how long others may stand in the way.

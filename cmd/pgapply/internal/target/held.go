@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/hold"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -50,7 +51,7 @@ func (l *lane) wake(ctx context.Context, d *format.DDL) error {
 		if len(d.Objects) > 0 && !about[[2]string{x.Schema, x.Table}] {
 			continue
 		}
-		if err := l.s.exec(ctx, fmt.Sprintf("%s; UPDATE pgsluice.deferred SET %s WHERE id = %d", strings.TrimRight(x.SQL, "; \n"), isDone, x.ID)); err != nil {
+		if err := l.s.exec(ctx, strings.TrimRight(x.SQL, "; \n")+"; "+progress.DoneSQL(x.ID)); err != nil {
 			return err
 		}
 	}

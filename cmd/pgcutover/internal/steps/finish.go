@@ -165,7 +165,7 @@ func (m *Migration) deferred(ctx context.Context, t *pgx.Conn, stream int32, pha
 		case err == nil, errors.As(err, &pg) && pg.Code == "42710" && o.Type == "FK CONSTRAINT":
 			created++ // or it was, by a run that was interrupted
 		case errors.As(err, &pg) && hold.Is(o.Type) && isGone(pg):
-			if err := progress.SetObject(ctx, t, o.ID, "done", ""); err != nil {
+			if err := progress.SetObject(ctx, t, o.ID, "done"); err != nil {
 				return created, failed, m.Target.Explain(err)
 			}
 		case !errors.As(err, &pg):

@@ -30,7 +30,7 @@ func (m *Migration) release(ctx context.Context, t *pgx.Conn, stream *progress.S
 			if _, err := tx.Exec(ctx, o.SQL, pgx.QueryExecModeSimpleProtocol); err != nil {
 				return err
 			}
-			return progress.SetObject(ctx, t, o.ID, "done", "")
+			return progress.SetObject(ctx, t, o.ID, "done")
 		})
 		var pg *pgconn.PgError
 		if errors.As(err, &pg) && !isGone(pg) {
