@@ -92,10 +92,16 @@ func redact(err error) error {
 }
 
 // Connect opens an ordinary session.
-func (s Server) Connect(ctx context.Context) (*pgx.Conn, error) {
+func (s Server) Connect(ctx context.Context) (*pgx.Conn, error) { return s.ConnectNoticing(ctx, nil) }
+
+// ConnectNoticing is Connect for a session whose notices are wanted. It has none but errors unless it asks for more.
+func (s Server) ConnectNoticing(ctx context.Context, notice func(*pgconn.Notice)) (*pgx.Conn, error) {
 	c, err := s.config()
 	if err != nil {
 		return nil, err
+	}
+	if notice != nil {
+		c.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { notice(n) }
 	}
 	conn, err := pgx.ConnectConfig(ctx, c)
 	if err != nil {
@@ -266,6 +272,9 @@ func hideUser(c *pgconn.ConnectError) error {
 	}
 	return errors.New(strings.Join(causes, "; "))
 }
+
+// OutOfLocks is the SQLSTATE of a transaction that holds more locks than the server has room for. A smaller one may succeed.
+const OutOfLocks = "53200"
 
 // Lost reports whether err means that the connection is gone, so that the same thing may work on another one.
 func Lost(err error) bool {

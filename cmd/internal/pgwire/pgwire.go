@@ -173,7 +173,19 @@ func (c *Conn) serverError(body []byte) error {
 	return err
 }
 
-// Exec runs statements and returns the first error. Rows are dropped.
+// Unchanged reports whether a warning of that SQLSTATE says that a GRANT or REVOKE has not done what it was to do.
+func Unchanged(code string) bool { return code == "01006" || code == "01007" }
+
+// notice returns such a warning as an error, nil for any other notice.
+func (c *Conn) notice(body []byte) error {
+	var m pgproto3.NoticeResponse
+	if err := m.Decode(body); err != nil || !Unchanged(m.Code) {
+		return err
+	}
+	return pgconn.ErrorResponseToPgError((*pgproto3.ErrorResponse)(&m))
+}
+
+// Exec runs statements and returns the first error; that a right was not granted or revoked is one, if the session is to be warned of it. Rows are dropped.
 func (c *Conn) Exec(ctx context.Context, sql string) error {
 	_, err := c.CopyOut(ctx, sql, nil)
 	return err
@@ -221,6 +233,10 @@ func (c *Conn) CopyOut(ctx context.Context, sql string, row func([]byte) error) 
 		case 'E':
 			if failed == nil {
 				failed = c.serverError(body)
+			}
+		case 'N':
+			if failed == nil {
+				failed = c.notice(body)
 			}
 		case 'Z':
 			return rows, failed

@@ -159,6 +159,11 @@ func FailSQL(id int64, reason error) string {
 		Literal(reason.Error()), code, id)
 }
 
+// AnyFailedSQL is the query whether one of some objects could not be created.
+func AnyFailedSQL(ids []int64) string {
+	return "SELECT EXISTS (SELECT FROM pgsluice.deferred WHERE id = ANY ('" + needsText(ids) + "') AND state = 'failed')"
+}
+
 // DoneSQL is the statement that records that objects have been created.
 func DoneSQL(ids ...int64) string {
 	return "UPDATE pgsluice.deferred SET state = 'done', error = NULL, code = NULL, because = NULL, finished_at = pg_catalog.clock_timestamp() WHERE id = ANY ('" + needsText(ids) + "')"

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/objects"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/target"
 	"github.com/pgsluice/pgsluice/format"
@@ -128,6 +129,14 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 	}
 }
 
+// resume is the command that goes on with a load.
+func resume(stream *progress.Stream) string {
+	if stream.Key.Slot == "" {
+		return "pgextract --resume | pgapply"
+	}
+	return "pgextract --slot " + stream.Key.Slot + " --resume | pgapply"
+}
+
 // representable checks, before anything is written, that the target can take the stream's text: nobody knows what the bytes of an SQL_ASCII database
 // mean.
 func (r *Run) representable(h *format.Header) error {
@@ -149,10 +158,17 @@ func (r *Run) loaded(ctx context.Context, l *target.Loader, stream *progress.Str
 		return r.Server.Explain(err)
 	}
 	if len(failed) > 0 {
-		each, serious := target.Failures(failed)
+		causes, err := objects.Causes(ctx, r.control, failed)
+		if err != nil {
+			return r.Server.Explain(err)
+		}
+		each, remedies := objects.Text(causes)
 		msg := count.Of(len(failed), "object") + " could not be created on the target"
-		hint := "All rows are there. Create these objects by hand where you need them; they are listed in pgsluice.deferred, with their definitions."
-		if serious {
+		hint := "They are tried again by pgcutover open and finish, and by: " + resume(stream) + ". They are listed in pgsluice.deferred, with their definitions."
+		if remedies != "" {
+			hint = "On the target, as a role that may: " + remedies + " " + hint
+		}
+		if target.Serious(failed) {
 			return fault.New(fault.Failed, "%s", msg).WithDetail("%s", each).WithHint("%s", hint)
 		}
 		r.Log.Warn(msg, "detail", each, "hint", hint)

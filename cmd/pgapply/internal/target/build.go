@@ -2,16 +2,14 @@ package target
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/objects"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 )
@@ -129,11 +127,19 @@ func buildMemory(jobs int) string {
 		least(1048576, (SELECT setting::bigint * 8 FROM pg_catalog.pg_settings WHERE name = 'effective_cache_size') / %d))::pg_catalog.text || 'kB', false)`, 8*max(jobs, 1))
 }
 
-// pending asks for objects that are to be created.
-func (b *builder) pending(phase progress.Phase, schema, table string) ([]progress.Object, error) {
+// use asks something in the session for questions.
+func (b *builder) use(ask func(*pgx.Conn) error) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	list, err := progress.Pending(b.ctx, b.ask, b.l.Stream.ID, phase, schema, table)
+	return ask(b.ask)
+}
+
+// pending asks for objects that are to be created.
+func (b *builder) pending(phase progress.Phase, schema, table string) (list []progress.Object, err error) {
+	err = b.use(func(c *pgx.Conn) (err error) {
+		list, err = progress.Pending(b.ctx, c, b.l.Stream.ID, phase, schema, table)
+		return err
+	})
 	return list, b.l.Server.Explain(err)
 }
 
@@ -213,10 +219,7 @@ func (b *builder) whole(s *session, t progress.LoadTable, list []progress.Object
 }
 
 // refused reports whether an error is the server's opinion of a statement.
-func (b *builder) refused(err error) bool {
-	var pg *pgconn.PgError
-	return b.ctx.Err() == nil && !pgdial.Lost(err) && errors.As(err, &pg)
-}
+func (b *builder) refused(err error) bool { return b.ctx.Err() == nil && objects.Refused(err) }
 
 func analyze(t progress.LoadTable) string {
 	return "ANALYZE " + plan.QuoteIdent(t.Schema) + "." + plan.QuoteIdent(t.Name)
@@ -303,7 +306,7 @@ func (b *builder) set(t progress.LoadTable, columns string) string {
 // What is set: of a table that has everything, and of an object that was created.
 const (
 	isLoaded = "status = 'loaded', loaded_at = clock_timestamp()"
-	isDone   = "state = 'done', error = NULL, finished_at = clock_timestamp()"
+	isDone   = "state = 'done', error = NULL, code = NULL, because = NULL, finished_at = clock_timestamp()"
 )
 
 // create creates an object and records it in the same transaction. If only an index was made, and not yet the constraint that is to rest on
@@ -313,7 +316,7 @@ func (b *builder) create(s *session, o *progress.Object, sql string, half bool) 
 	if half {
 		state = "index_sql = NULL, state = 'running', started_at = clock_timestamp()"
 	}
-	err := s.conn.Exec(b.ctx, fmt.Sprintf("BEGIN;\n%s\n;UPDATE pgsluice.deferred SET %s WHERE id = %d; COMMIT", sql, state, o.ID))
+	err := objects.Execute(b.ctx, s, sql, fmt.Sprintf("UPDATE pgsluice.deferred SET %s WHERE id = %d", state, o.ID))
 	if err == nil {
 		o.Error = "" // of an earlier run
 		return nil
@@ -328,8 +331,11 @@ func (b *builder) create(s *session, o *progress.Object, sql string, half bool) 
 		o.Error = ""
 		return s.exec(b.ctx, fmt.Sprintf("UPDATE pgsluice.deferred SET %s WHERE id = %d", isDone, o.ID))
 	}
-	o.Error = err.Error()
-	return s.exec(b.ctx, progress.FailSQL(o.ID, err))
+	left, e := b.l.settle(s, o, err)
+	if o.Error = ""; len(left) > 0 {
+		o.Error = left[0].Error()
+	}
+	return e
 }
 
 // finish waits for all tables, also for those that others build, then creates what belongs to none. It reports whether the load is complete:
@@ -413,20 +419,23 @@ func (b *builder) last(s *session) error {
 	if err != nil {
 		return err
 	}
-	list := []progress.Phase{progress.PhaseLoad}
+	phases := []progress.Phase{progress.PhaseLoad}
 	if b.l.Constraints {
-		list = append(list, progress.PhaseCutover, progress.PhaseFinish)
+		phases = append(phases, progress.PhaseCutover, progress.PhaseFinish)
 	}
-	for _, phase := range list {
-		objects, err := b.pending(phase, "", "")
+	for _, phase := range phases {
+		list, err := b.pending(phase, "", "")
 		if err != nil {
 			return err
 		}
-		for i := range objects {
-			if err := b.create(s, &objects[i], objects[i].SQL, false); err != nil {
+		for i := range list {
+			if err := b.create(s, &list[i], list[i].SQL, false); err != nil {
 				return err
 			}
 		}
+	}
+	if err := b.l.retry(func(o *progress.Object) bool { return objects.NotData(o) || b.l.before[o.ID] }); err != nil {
+		return err
 	}
 	return s.exec(b.ctx, lock.Unlock())
 }

@@ -53,8 +53,11 @@ type Loader struct {
 	cancel       context.CancelCauseFunc
 	guard        *session // keeps continuous sync away from the beginning to the end
 	objects      map[progress.ObjectKey]progress.Recorded
-	rowOf        map[uint64]int64  // objects of the stream, by their ids there → their ids in pgsluice.deferred
+	rowOf        map[uint64]int64 // objects of the stream, by their ids there → their ids in pgsluice.deferred
+	idMu         sync.Mutex
 	ids          []int64           // reserved for objects
+	before       map[int64]bool    // objects that could not be created by an earlier run
+	lost         []int64           // objects without which rows are lost, that could not be created
 	held         []*format.DDL     // until all have come
 	schema       []progress.Object // not yet executed
 	later        []deferredObject  // not yet recorded

@@ -6,12 +6,13 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/identity"
-	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/objects"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/rename"
@@ -191,62 +192,74 @@ func (l *Loader) lockSchema() (err error) {
 		return err
 	}
 	l.schemaLocked = true
+	if err := l.retry(func(o *progress.Object) bool { return o.Phase == progress.PhaseSchema }); err != nil {
+		return err
+	}
 	l.objects, err = progress.Objects(l.ctx, l.Control, l.Stream.ID)
 	return l.Server.Explain(err)
 }
 
-// flushSchema executes objects of the pre-data section: all in one transaction if they let themselves, else one by one.
+// retry tries again to create what could not be created before. The first time it notes what an earlier run has left.
+func (l *Loader) retry(want func(*progress.Object) bool) error {
+	var failed []progress.Object
+	err := l.builder.use(func(c *pgx.Conn) (err error) {
+		failed, err = progress.Failed(l.ctx, c, l.Stream.ID)
+		return err
+	})
+	if err != nil {
+		return l.Server.Explain(err)
+	}
+	if l.before == nil {
+		l.before = make(map[int64]bool)
+		for _, o := range failed {
+			l.before[o.ID] = true
+		}
+	}
+	if len(failed) == 0 {
+		return nil
+	}
+	n, err := objects.Retry(l.ctx, l.Server, l.Stream.ID, want)
+	if n > 0 {
+		l.Log.Info(count.Of(n, "object") + " that could not be created before could be now")
+	}
+	return err
+}
+
+// flushSchema executes objects of the pre-data section: all in one transaction if they let themselves, else in smaller ones, down to one by one.
 func (l *Loader) flushSchema() error {
 	list := l.schema
 	l.schema = nil
 	if len(list) == 0 {
 		return nil
 	}
-	err := l.createSchema(list)
-	if err == nil || pgdial.Lost(err) || l.ctx.Err() != nil {
-		return l.Server.Explain(err)
+	return l.createAll(list)
+}
+
+func (l *Loader) createAll(list []progress.Object) error {
+	var sql strings.Builder
+	for _, o := range list {
+		sql.WriteString(o.SQL + "\n;")
+	}
+	refused := objects.Execute(l.ctx, l.guard, sql.String(), progress.AddObjectsSQL(l.Stream.ID, list, "done"))
+	if refused == nil {
+		return nil
+	}
+	if !objects.Refused(refused) || l.ctx.Err() != nil {
+		return l.Server.Explain(refused)
 	}
 	if err := l.guard.exec(l.ctx, "ROLLBACK"); err != nil {
 		return err
 	}
-	for i := range list {
-		o := &list[i]
-		err := l.createSchema(list[i : i+1])
-		if err == nil {
-			continue
-		}
-		if pgdial.Lost(err) || l.ctx.Err() != nil {
-			return l.Server.Explain(err)
-		}
-		if err := l.guard.exec(l.ctx, "ROLLBACK"); err != nil {
+	if n := len(list); n > 1 {
+		if err := l.createAll(list[:n/2]); err != nil {
 			return err
 		}
-		if err := l.refusedObject(o, err); err != nil {
-			return err
-		}
-		record := progress.AddObjectsSQL(l.Stream.ID, list[i:i+1], "done")
-		if o.Error != "" { // what is there will not do
-			record += ";" + progress.FailSQL(o.ID, err)
-		}
-		if err := l.guard.exec(l.ctx, record); err != nil {
-			return err
-		}
+		return l.createAll(list[n/2:])
 	}
-	return nil
+	return l.refusedObject(&list[0], refused)
 }
 
-// createSchema creates objects and records them in the same transaction.
-func (l *Loader) createSchema(list []progress.Object) error {
-	var b strings.Builder
-	b.WriteString("BEGIN;\n")
-	for _, o := range list {
-		b.WriteString(o.SQL + "\n;")
-	}
-	b.WriteString(progress.AddObjectsSQL(l.Stream.ID, list, "done") + "; COMMIT")
-	return l.guard.conn.Exec(l.ctx, b.String())
-}
-
-// needed has the kinds of objects without which rows would be lost.
+// needed has the kinds of objects without which rows are lost.
 var needed = map[string]bool{"SCHEMA": true, "TYPE": true, "SHELL TYPE": true, "DOMAIN": true, "TABLE": true, "TABLE ATTACH": true, "SEQUENCE": true}
 
 // exists has the SQLSTATEs of an object that is there already.
@@ -261,30 +274,39 @@ func isThere(o *progress.Object, err error) bool {
 }
 
 // refusedObject decides what becomes of the load when an object cannot be created. The reason is recorded with it.
-func (l *Loader) refusedObject(o *progress.Object, err error) error {
-	o.Error = err.Error()
+func (l *Loader) refusedObject(o *progress.Object, refused error) error {
 	var pg *pgconn.PgError
-	if !errors.As(err, &pg) {
-		return l.Server.Explain(err)
+	if !errors.As(refused, &pg) {
+		return l.Server.Explain(refused)
 	}
-	if l.Reload && isThere(o, err) {
-		o.Error = "" // what is there is kept; that its columns fit is checked before rows are copied
-		return nil
+	there := isThere(o, refused)
+	if there && needed[o.Type] && !l.Reload && !l.made(o) {
+		return fault.New(fault.Failed, "could not create %v on the target: %w", o, refused).
+			WithHint("The target is not empty. Use an empty database, or create the whole schema by hand and load with pgextract --data-only. %s", identity.Empty(l.ctx, l.Control))
 	}
-	if needed[o.Type] && isThere(o, err) && l.made(o) {
-		// An earlier run of this load has created it. That columns fit is checked before rows are copied.
+	if there && needed[o.Type] && !l.Reload {
+		// An earlier run of this load has created it.
 		l.Log.Warn(fmt.Sprintf("%v has changed on the source since it was created on the target, where it is left as it is", o))
-		o.Error = ""
-		return nil
 	}
-	if needed[o.Type] {
-		e := fault.New(fault.Failed, "could not create %v on the target: %w", o, err)
-		if isThere(o, err) {
-			return e.WithHint("The target is not empty. Use an empty database, or create the whole schema by hand and load with pgextract --data-only. %s", identity.Empty(l.ctx, l.Control))
-		}
-		return withServer(e, err)
+	if err := l.guard.exec(l.ctx, progress.AddObjectsSQL(l.Stream.ID, []progress.Object{*o}, "done")); err != nil {
+		return err
 	}
-	return nil
+	if there && (needed[o.Type] || l.Reload) {
+		return nil // what is there is kept; that its columns fit is checked before rows are copied
+	}
+	left, err := l.settle(l.guard, o, refused)
+	if err == nil && len(left) > 0 && needed[o.Type] {
+		l.lost = append(l.lost, o.ID)
+		l.Log.Warn(fmt.Sprintf("could not create %v on the target; the load goes on without it: %v", o, refused))
+	}
+	return err
+}
+
+// settle does what can be done about an object that the server has refused.
+func (l *Loader) settle(s *session, o *progress.Object, refused error) ([]error, error) {
+	m := &objects.Maker{Session: s, Stream: l.Stream.ID, NewID: l.newID}
+	left, err := m.Settle(l.ctx, o, refused)
+	return left, l.Server.Explain(err)
 }
 
 // made reports whether this load has created an object of this kind and name, whatever its definition was.
@@ -340,32 +362,30 @@ func (l *Loader) flush() error {
 	return nil
 }
 
-// Failures describes the objects that could not be created, and tells whether any of them failed for another reason than that the target's
-// role may not, or the target cannot, have it.
-func Failures(list []progress.Object) (each string, serious bool) {
-	var lines []string
+// Serious reports whether any of the objects that could not be created failed for another reason than that the target's role may not, or the target
+// cannot, have it.
+func Serious(list []progress.Object) bool {
 	for _, o := range list {
-		lines = append(lines, text.Sprintf("%v: %s", &o, o.Error))
-		serious = serious || !excusable(o.Error)
-	}
-	return strings.Join(lines, "\n"), serious
-}
-
-// excusable reports whether an error (with its SQLSTATE in the text) is one of privileges, or of something that the target does not have, or cannot reach.
-func excusable(text string) bool {
-	for _, code := range []string{"42501", "0A000", "58P01", "42704", "08001", "HV00N"} {
-		if strings.Contains(text, "SQLSTATE "+code) {
+		if o.Because == 0 && !excusable[o.Code] {
 			return true
 		}
 	}
 	return false
 }
 
+// excusable has the SQLSTATEs of privileges, and of something that the target does not have, or cannot reach.
+var excusable = map[string]bool{"42501": true, "0A000": true, "58P01": true, "42704": true, "22023": true, "08001": true, "HV00N": true, "01006": true, "01007": true}
+
 // newID returns an id for an object that is to be recorded.
 func (l *Loader) newID() (int64, error) {
+	l.idMu.Lock()
+	defer l.idMu.Unlock()
 	if len(l.ids) == 0 {
-		var err error
-		if l.ids, err = progress.NewIDs(l.ctx, l.Control, schemaBatch); err != nil {
+		err := l.builder.use(func(c *pgx.Conn) (err error) {
+			l.ids, err = progress.NewIDs(l.ctx, c, schemaBatch)
+			return err
+		})
+		if err != nil {
 			return 0, l.Server.Explain(err)
 		}
 	}

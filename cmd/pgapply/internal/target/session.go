@@ -141,6 +141,12 @@ func (s *session) await(ctx context.Context, log *slog.Logger, stream *progress.
 	}
 }
 
+// Exec and Ask are for package objects, which needs the server's own errors.
+func (s *session) Exec(ctx context.Context, sql string) error { return s.conn.Exec(ctx, sql) }
+
+// Ask is Exec for a query of one row.
+func (s *session) Ask(ctx context.Context, sql string) ([]string, error) { return s.ask(ctx, sql) }
+
 func (s *session) askOne(ctx context.Context, sql string) ([]string, error) { return s.ask(ctx, sql) }
 
 // forever waits for another process of ours, however long it takes.

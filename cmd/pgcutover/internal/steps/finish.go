@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -61,6 +62,9 @@ func (m *Migration) Open(ctx context.Context) error {
 		}
 		created, failed, err := m.deferred(ctx, t, stream.ID, progress.PhaseCutover)
 		if err != nil {
+			return "", err
+		}
+		if _, err := m.retry(ctx, t, stream.ID, true); err != nil {
 			return "", err
 		}
 		if err := progress.EndStream(ctx, t, stream.ID); err != nil {
@@ -254,6 +258,15 @@ func (m *Migration) Finish(ctx context.Context) error {
 		return err
 	}
 	return m.step(ctx, t, stream.ID, "finish", func() (string, error) {
+		left, err := m.retry(ctx, t, stream.ID, false)
+		if err != nil {
+			return "", err
+		}
+		if slices.ContainsFunc(left, func(o progress.Object) bool { return o.Phase == progress.PhaseCutover }) {
+			if _, _, err := m.deferred(ctx, t, stream.ID, progress.PhaseCutover); err != nil {
+				return "", err
+			}
+		}
 		valid, invalid, err := m.validate(ctx, t, stream.ID)
 		if err != nil {
 			return "", err
@@ -284,6 +297,9 @@ func (m *Migration) Finish(ctx context.Context) error {
 		}
 		if len(failed) > 0 {
 			text += fmt.Sprintf("; %s missing, see pgsluice.deferred", count.Of(len(failed), "object"))
+			if err := m.warnFailed(ctx, t, failed); err != nil {
+				return "", err
+			}
 		}
 		return text, nil
 	})

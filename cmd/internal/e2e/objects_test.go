@@ -1,0 +1,122 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
+)
+
+// grantsOf lists the rights that are granted in a database, and what policies are for: without the roles named in it, if there are any.
+func grantsOf(d *pgtest.DB, without ...string) string {
+	names := "'" + strings.Join(append(without, ""), "','") + "'"
+	return d.Query(`WITH a AS (
+		SELECT format('function %s', p.oid::regprocedure) AS o, coalesce(p.proacl, acldefault('f', p.proowner)) AS acl FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace
+		UNION ALL SELECT format('schema %s', nspname), coalesce(nspacl, acldefault('n', nspowner)) FROM pg_namespace WHERE nspname IN ('public', 'app')
+		UNION ALL SELECT format('table %s', c.oid::regclass), coalesce(relacl, acldefault('r', relowner)) FROM pg_class c WHERE relnamespace IN ('public'::regnamespace, 'app'::regnamespace) AND relkind = 'r'
+		UNION ALL SELECT format('column %s.%s', attrelid::regclass, attname), attacl FROM pg_attribute WHERE attacl IS NOT NULL AND attrelid > 16384
+		UNION ALL SELECT format('lo %s', oid), coalesce(lomacl, acldefault('L', lomowner)) FROM pg_largeobject_metadata
+		UNION ALL SELECT format('default %s %s %s', defaclrole::regrole, defaclnamespace::regnamespace, defaclobjtype), defaclacl FROM pg_default_acl),
+	r AS (SELECT a.o, x.grantee, CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(x.grantee) END AS name, x.privilege_type, x.is_grantable FROM a, aclexplode(a.acl) x)
+	SELECT coalesce(string_agg(line, E'\n' ORDER BY line COLLATE "C"), '') FROM (
+		SELECT format('%s: %s %s %s', o, name, privilege_type, is_grantable) AS line FROM r WHERE name NOT IN (` + names + `)
+		UNION ALL SELECT format('policy %s %s %s', polname, polpermissive, n) FROM pg_policy, LATERAL (SELECT pg_get_userbyid(u) AS n FROM unnest(polroles) u) v WHERE n NOT IN (` + names + `)
+		UNION ALL SELECT format('owner of lo %s: %s', oid, pg_get_userbyid(lomowner)) FROM pg_largeobject_metadata WHERE pg_get_userbyid(lomowner) NOT IN (` + names + `)) v`)
+}
+
+// failures returns what the target knows of objects that could not be created.
+func failures(d *pgtest.DB) string {
+	return d.Query("SELECT coalesce(string_agg(format('%s %s because of %s: %s | %s', type, name, because, error, definition), E'\n' ORDER BY id), '') FROM pgsluice.deferred WHERE state = 'failed'")
+}
+
+// cutOver goes on to the end of a migration in which nothing has changed.
+func cutOver(e *pgtest.Env, slot string) (status int, said string) {
+	status, _, said = e.Run(nil, "bash", "-c", `set -euo pipefail; pgdecode --slot "$1" --until now | pgapply >/dev/null; pgcutover fence --slot "$1"
+		{ pgdecode --slot "$1" | pgapply >/dev/null || true; } & pgcutover drain --slot "$1"; pgcutover open --slot "$1"; pgcutover finish --slot "$1"`, "cut", slot)
+	return status, said
+}
+
+// A role that the target does not have costs the statements that name it, and no others: rights are never wider than on the source. When it is there, they are
+// executed, by whatever comes first.
+func TestMissingRole_C6_C17_C24(t *testing.T) {
+	t.Parallel()
+	for _, again := range []string{"resume", "finish"} {
+		t.Run(again, func(t *testing.T) {
+			t.Parallel()
+			source, target := pgtest.Pair(t)
+			app, gone := `app "of" `+source.Name, `gone TO `+source.Name
+			role := func(d *pgtest.DB, name string) {
+				d.Exec("CREATE ROLE " + ident(name))
+				t.Cleanup(func() { d.Exec("BEGIN READ WRITE; DROP OWNED BY " + ident(name) + "; DROP ROLE " + ident(name) + "; COMMIT") })
+			}
+			for _, d := range []*pgtest.DB{source, target} {
+				role(d, app)
+			}
+			role(source, gone)
+			both := ident(app) + ", " + ident(gone)
+			source.Exec("CREATE SCHEMA app", "REVOKE ALL ON SCHEMA public FROM PUBLIC", "GRANT USAGE ON SCHEMA public, app TO "+both,
+				"CREATE FUNCTION secret() RETURNS text LANGUAGE sql SECURITY DEFINER AS $$ SELECT 'x'::text $$", "REVOKE ALL ON FUNCTION secret() FROM PUBLIC", "GRANT EXECUTE ON FUNCTION secret() TO "+both,
+				"CREATE TABLE app.t (id int PRIMARY KEY, v text)", "INSERT INTO app.t VALUES (1, 'a')", "GRANT SELECT (v), UPDATE (v) ON app.t TO "+both, "GRANT INSERT, DELETE ON app.t TO "+ident(gone)+" WITH GRANT OPTION",
+				"SET ROLE "+ident(gone)+"; GRANT INSERT ON app.t TO "+ident(app),
+				"CREATE TABLE app.u (id int PRIMARY KEY)", "ALTER TABLE app.u OWNER TO "+ident(gone), "REVOKE DELETE ON app.u FROM "+ident(gone),
+				"ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC", "ALTER DEFAULT PRIVILEGES IN SCHEMA app GRANT SELECT ON TABLES TO "+both,
+				"ALTER TABLE app.t ENABLE ROW LEVEL SECURITY", "CREATE POLICY allow ON app.t TO "+ident(gone)+", "+ident(app)+" USING (true)", "CREATE POLICY forbid ON app.t AS RESTRICTIVE FOR SELECT TO "+both+" USING (id > 1)",
+				"CREATE POLICY lone ON app.t TO "+ident(gone)+" USING (true)")
+			for i := 1; i <= 5; i++ {
+				source.Exec(fmt.Sprintf("SELECT lo_from_bytea(%[1]d, 'x'); GRANT SELECT ON LARGE OBJECT %[1]d TO %[2]s; COMMENT ON LARGE OBJECT %[1]d IS 'a;b'", i, both))
+			}
+			source.Exec("ALTER LARGE OBJECT 2 OWNER TO "+ident(app), "ALTER LARGE OBJECT 3 OWNER TO "+ident(gone))
+			e := pgtest.NewEnv(t, source, target)
+			load := func(more string) string { return e.Bash("pgextract --slot " + source.Name + more + " | pgapply 2>&1") }
+			said := load("")
+			if strings.Count(said, "does not exist on the target") != 1 || !strings.Contains(said, "CREATE ROLE "+ident(gone)+";") {
+				t.Errorf("the failures do not have one cause with one remedy: %s", said)
+			}
+			if a, b := grantsOf(source, gone), grantsOf(target, gone); a != b {
+				// What the missing role owns is ours until it is there, and what it has granted is not granted.
+				a = without(a, "table app.u:", "lo 3:", "table app.t: "+app+" INSERT")
+				b = without(b, "table app.u:", "lo 3:", "owner of lo 3:", "table app.t: "+app+" INSERT")
+				if a != b {
+					t.Errorf("rights of the roles that are there:\n%s\n\nare on the target:\n%s\n\n%s", a, b, failures(target))
+				}
+			}
+			if n := target.Query("SELECT count(*) FROM pgsluice.deferred WHERE state = 'failed' AND definition NOT LIKE '%" + gone + "%'"); n != "0" {
+				t.Errorf("failed without need: %s", failures(target))
+			}
+			ids := "SELECT coalesce(string_agg(id::text, ' ' ORDER BY id), '') FROM pgsluice.deferred WHERE state = 'failed'"
+			before := target.Query(ids)
+			load(" --resume")
+			if after := target.Query(ids); after != before {
+				t.Errorf("another try has changed the ids from %s to %s", before, after)
+			}
+			role(target, gone)
+			if again == "resume" {
+				load(" --resume")
+			} else if status, said := cutOver(e, source.Name); status != 0 {
+				t.Fatalf("status %d: %s", status, said)
+			}
+			if a, b := grantsOf(source), grantsOf(target); a != b {
+				t.Errorf("rights\n%s\n\nare on the target:\n%s", a, b)
+			}
+			if f := failures(target); f != "" {
+				t.Errorf("still failed: %s", f)
+			}
+		})
+	}
+}
+
+// without returns lines but for those with a prefix.
+func without(lines string, prefixes ...string) string {
+	var b strings.Builder
+next:
+	for line := range strings.Lines(lines) {
+		for _, p := range prefixes {
+			if strings.HasPrefix(line, p) {
+				continue next
+			}
+		}
+		b.WriteString(line)
+	}
+	return strings.TrimSpace(b.String())
+}

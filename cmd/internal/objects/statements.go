@@ -1,0 +1,196 @@
+package objects
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/sqltext"
+)
+
+// rules are those of a session of ours, and of pg_dump: standard_conforming_strings is on.
+var rules = sqltext.Rules{}
+
+// apart has the kinds of objects whose statements do not need one another.
+var apart = map[string]bool{"ACL": true, "DEFAULT ACL": true, "OWNER": true, "COMMENT": true, "SECURITY LABEL": true}
+
+// completed has the kinds whose first statement makes the object, which the others only complete.
+var completed = map[string]bool{"TABLE": true, "FOREIGN TABLE": true, "MATERIALIZED VIEW": true, "TEXT SEARCH CONFIGURATION": true, "SERVER": true}
+
+// A unit is what is executed by itself, in a transaction of its own.
+type unit struct {
+	sql  string
+	must bool // the others are not worth trying without it
+}
+
+// units returns what of an object can be executed by itself, in an order in which no right is ever wider than in the end. A failed REVOKE takes along the
+// GRANTs to the same role that follow it: executed later, it would take them back.
+func units(o *progress.Object) []unit {
+	list := statements(o.SQL)
+	if len(list) < 2 || o.Index != "" || o.Attach != "" {
+		return nil
+	}
+	switch {
+	case apart[o.Type]:
+		return list
+	case completed[o.Type]:
+		list[0].must = true
+		return list
+	}
+	return nil
+}
+
+// statements cuts SQL text. What holds for several statements, a setting or the role that grants, is put to each of them.
+func statements(sql string) (list []unit) {
+	before, after := "", ""
+	for _, s := range rules.Split(sql) {
+		tokens := rules.Tokens(s.Text)
+		switch {
+		case s.Word(0) == "SET" && s.Word(1) == "SESSION" && s.Word(2) == "AUTHORIZATION" && len(tokens) > 3:
+			// Only a superuser may, but whoever is a member of the role may take it.
+			before, after = "SET LOCAL ROLE "+tokens[3].Text+";\n", "\nRESET ROLE;"
+		case s.Word(0) == "SET" && s.Word(1) == "LOCAL" && s.Word(2) == "ROLE": // as it was left here
+			before, after = s.Text+";\n", "\nRESET ROLE;"
+		case s.Word(0) == "RESET" && (s.Word(1) == "SESSION" || s.Word(1) == "ROLE"), s.Word(0) == "RESET" && strings.HasPrefix(s.Word(1), "DEFAULT_"):
+			before, after = "", ""
+		case s.Word(0) == "SET" && strings.HasPrefix(s.Word(1), "DEFAULT_"):
+			before += s.Text + ";\n"
+			after += "\nRESET " + strings.ToLower(s.Word(1)) + ";"
+		default:
+			list = append(list, unit{sql: before + s.Text + ";" + after})
+		}
+	}
+	return list
+}
+
+// about returns what a GRANT or REVOKE is about, as it is written: the object and the role; and whether it takes rights away.
+func about(sql string) (object, role string, revoke bool) {
+	tokens := rules.Tokens(sql)
+	on := false
+	for i, t := range tokens {
+		word := ""
+		if t.Word && t.Depth == 0 {
+			word = strings.ToUpper(t.Text)
+		}
+		switch {
+		case word == "REVOKE":
+			revoke = true
+		case word == "ON" && !on:
+			on, object = true, ""
+		case (word == "TO" || word == "FROM") && i+1 < len(tokens):
+			on, role = false, tokens[i+1].Text
+		case on:
+			object += t.Text + " "
+		}
+	}
+	return object, role, revoke
+}
+
+// follows reports whether a statement has to wait for a REVOKE that failed.
+func follows(sql, revoke string) bool {
+	object, role, takes := about(revoke)
+	o, r, _ := about(sql)
+	return takes && object == o && role == r
+}
+
+// A roleList is the list of roles in CREATE or ALTER POLICY … TO ….
+type roleList struct {
+	sql        string
+	begin, end int // where it stands
+	names      []string
+	table      string // whose policy it is, as it is written
+	policy     string
+}
+
+// policyRoles finds the roles that a policy is for; nil if it is for all.
+func policyRoles(sql string) *roleList {
+	tokens := rules.Tokens(sql)
+	is := func(i int, words ...string) bool {
+		return i < len(tokens) && tokens[i].Word && tokens[i].Depth == 0 && slices.Contains(words, strings.ToUpper(tokens[i].Text))
+	}
+	if len(tokens) < 4 || !is(0, "CREATE", "ALTER") || !is(1, "POLICY") || !is(3, "ON") {
+		return nil
+	}
+	l := &roleList{sql: sql, policy: tokens[2].Text}
+	i := 4
+	for ; i < len(tokens) && !is(i, "AS", "FOR", "TO", "USING", "WITH") && tokens[i].Text != ";"; i++ {
+		l.table += tokens[i].Text
+	}
+	for ; i < len(tokens) && !is(i, "TO", "USING", "WITH"); i++ {
+	}
+	if !is(i, "TO") {
+		return nil
+	}
+	i++
+	if i == len(tokens) {
+		return nil
+	}
+	l.begin = tokens[i].At
+	for ; i < len(tokens) && !is(i, "USING", "WITH") && tokens[i].Text != ";"; i++ {
+		l.end = tokens[i].At + len(tokens[i].Text)
+		if tokens[i].Text != "," {
+			l.names = append(l.names, tokens[i].Text)
+		}
+	}
+	return l
+}
+
+// with returns the statement for other roles.
+func (l *roleList) with(names []string) string {
+	return l.sql[:l.begin] + strings.Join(names, ", ") + l.sql[l.end:]
+}
+
+// alter returns the statement that gives a policy that is there all of its roles.
+func (l *roleList) alter() string {
+	return "ALTER POLICY " + l.policy + " ON " + l.table + " TO " + strings.Join(l.names, ", ") + ";"
+}
+
+// unquoted returns the name that a token stands for.
+func unquoted(token string) string {
+	if strings.HasPrefix(token, `"`) {
+		return strings.ReplaceAll(strings.TrimSuffix(token[1:], `"`), `""`, `"`)
+	}
+	return strings.ToLower(token)
+}
+
+// noRole has the words that stand for no role of that name.
+var noRole = map[string]bool{"public": true, "current_user": true, "session_user": true, "current_role": true}
+
+// roles returns the names of the roles that a statement names where its failure may be about one: the one that it gives something to, takes from, or speaks for.
+func roles(o *progress.Object) (names []string) {
+	add := func(token sqltext.Token) {
+		if !token.Word && !token.Name {
+			return
+		}
+		if n := unquoted(token.Text); (token.Name || !noRole[n]) && !slices.Contains(names, n) {
+			names = append(names, n)
+		}
+	}
+	switch o.Type {
+	case "OWNER", "ACL", "DEFAULT ACL", "USER MAPPING", "SCHEMA":
+	case "POLICY":
+		if l := policyRoles(o.SQL); l != nil {
+			for _, n := range l.names {
+				add(rules.Tokens(n)[0])
+			}
+		}
+		return names
+	default:
+		return nil
+	}
+	tokens := rules.Tokens(o.SQL)
+	for i, t := range tokens[:max(len(tokens)-1, 0)] {
+		if !t.Word || t.Depth > 0 {
+			continue
+		}
+		switch strings.ToUpper(t.Text) {
+		case "TO", "FROM", "ROLE", "AUTHORIZATION":
+			add(tokens[i+1])
+		case "FOR": // CREATE USER MAPPING FOR role
+			if o.Type == "USER MAPPING" {
+				add(tokens[i+1])
+			}
+		}
+	}
+	return names
+}
