@@ -48,7 +48,9 @@ func TestMissingRole_C6_C17_C24(t *testing.T) {
 			app, gone := `app "of" `+source.Name, `gone TO `+source.Name
 			role := func(d *pgtest.DB, name string) {
 				d.Exec("CREATE ROLE " + ident(name))
-				t.Cleanup(func() { d.Exec("BEGIN READ WRITE; DROP OWNED BY " + ident(name) + "; DROP ROLE " + ident(name) + "; COMMIT") })
+				t.Cleanup(func() {
+					d.Exec("BEGIN READ WRITE; DROP OWNED BY " + ident(name) + "; DROP ROLE " + ident(name) + "; COMMIT")
+				})
 			}
 			for _, d := range []*pgtest.DB{source, target} {
 				role(d, app)
