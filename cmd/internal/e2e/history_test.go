@@ -59,8 +59,11 @@ func mustPart(t *testing.T, source, target *pgtest.DB, what string, status int, 
 // new history is skipped.
 func TestSourceGoesBack_I4(t *testing.T) {
 	t.Parallel()
-	for _, newTimeline := range []bool{false, true} {
-		for _, how := range []string{"pipe", "sync", "longer", "idle", "output"} {
+	for i, newTimeline := range []bool{false, true} {
+		for j, how := range []string{"pipe", "sync", "longer", "idle", "output"} {
+			if often(0, 1) == 0 && (i+j)%2 == 1 {
+				continue // half of them, but for a full run
+			}
 			t.Run(fmt.Sprintf("%s, new timeline %v", how, newTimeline), func(t *testing.T) {
 				source, target, e := past(t)
 				file := filepath.Join(t.TempDir(), "changes.pgs")
@@ -90,7 +93,10 @@ func TestSourceGoesBack_I4(t *testing.T) {
 				if status, errs := once(); status != 0 {
 					t.Fatalf("status %d: %s", status, errs)
 				}
+				passed := source.Query("SELECT clock_timestamp() + interval '1s'")
 				source.Restore(t, copied, newTimeline)
+				// Nobody restores a server within the second that a commit may take to be durable.
+				pgtest.Wait(t, 30*time.Second, "a second has passed", func() bool { return source.Query("SELECT clock_timestamp() > '"+passed+"'") == "t" })
 				rows(source, "new", 21, 22)
 				if how == "longer" || how == "output" {
 					filler(source)
