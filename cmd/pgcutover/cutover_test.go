@@ -420,6 +420,7 @@ func TestFence(t *testing.T) {
 	source.Exec("GRANT ALL ON ALL TABLES IN SCHEMA public TO " + role)
 	_, errs = m.cut(77, "fence", "--source", source.As(role, ""))
 	says(t, errs, "own the source's database")
+	source.Exec("REVOKE ALL ON ALL TABLES IN SCHEMA public FROM " + role)
 	// Another database is not the source.
 	other := pgtest.Source(t).Database(t, "")
 	for _, verb := range []string{"fence", "drain", "open", "verify"} {

@@ -38,12 +38,21 @@ type flags struct {
 		Lag     string        `default:"64kB" placeholder:"SIZE" help:"How much WAL the target may be behind (64kB)."`
 		Timeout time.Duration `default:"0s" placeholder:"TIME" help:"Give up after this long. Default: never."`
 	} `cmd:"" help:"Wait until the full load is complete, or the target has caught up."`
-	Fence   struct{} `cmd:"" help:"Stop all writing to the source, and keep it stopped."`
+	Missing struct {
+		JSON         bool     `name:"json" help:"For programs: each line with its id, kind, name, cause, remedy and statements."`
+		SQL          bool     `name:"sql" help:"Only the statements that mend it, to be executed on the target by psql."`
+		AllowMissing []string `placeholder:"ID" help:"This line may stay as it is, from now on: it holds up no cutover. May be repeated."`
+	} `cmd:"" help:"Say what the target lacks of the source, or has otherwise, and what to do about it. Exits with 0 if that is nothing, with 1 if it is something."`
+	Fence struct {
+		AllowMissing []string `placeholder:"ID" help:"Go on although this line of pgcutover missing is there. May be repeated."`
+	} `cmd:"" help:"Stop all writing to the source, and keep it stopped. Refused as long as something is missing on the target."`
 	Unfence struct{} `cmd:"" help:"Let the source be written to again."`
 	Drain   struct {
 		Timeout time.Duration `default:"1m" placeholder:"TIME" help:"Give up after this long (1m)."`
 	} `cmd:"" help:"Wait until the target has everything that the fenced source had."`
-	Open   struct{} `cmd:"" help:"Make the target fit for writing: sequences, foreign keys, triggers; nothing more is applied."`
+	Open struct {
+		AllowMissing []string `placeholder:"ID" help:"Go on although this line of pgcutover missing is there. May be repeated."`
+	} `cmd:"" help:"Make the target fit for writing: sequences, foreign keys, triggers; nothing more is applied."`
 	Finish struct{} `cmd:"" help:"Open, then validate foreign keys, refresh materialized views and analyze."`
 	Verify struct {
 		Jobs          int    `default:"2" placeholder:"N" help:"How many tables are compared at the same time (2)."`
@@ -104,6 +113,17 @@ func (f *flags) do(ctx context.Context, m *steps.Migration, command string) erro
 		return m.Check(ctx)
 	case "status":
 		return f.status(ctx, m)
+	case "missing":
+		as := ""
+		switch {
+		case f.Missing.JSON && f.Missing.SQL:
+			return fault.New(fault.Usage, "--json and --sql exclude each other")
+		case f.Missing.JSON:
+			as = "json"
+		case f.Missing.SQL:
+			as = "sql"
+		}
+		return m.Missing(ctx, as, f.Missing.AllowMissing)
 	case "wait <for>":
 		lag, err := humanize.ParseBytes(f.Wait.Lag)
 		if err != nil {
@@ -111,13 +131,13 @@ func (f *flags) do(ctx context.Context, m *steps.Migration, command string) erro
 		}
 		return m.Wait(ctx, f.Wait.For, int64(lag), f.Wait.Timeout)
 	case "fence":
-		return m.Fence(ctx)
+		return m.Fence(ctx, f.Fence.AllowMissing)
 	case "unfence":
 		return m.Unfence(ctx)
 	case "drain":
 		return m.Drain(ctx, f.Drain.Timeout)
 	case "open":
-		return m.Open(ctx)
+		return m.Open(ctx, f.Open.AllowMissing)
 	case "finish":
 		return m.Finish(ctx)
 	case "verify":

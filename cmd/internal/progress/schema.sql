@@ -162,3 +162,12 @@ CREATE TABLE pgsluice.failures (
     PRIMARY KEY (stream_id, program)
 );
 COMMENT ON TABLE pgsluice.failures IS 'the last error that each program has ended with, if it could be written here';
+
+CREATE TABLE pgsluice.allowed (
+    stream_id     integer NOT NULL REFERENCES pgsluice.streams ON DELETE CASCADE,
+    id            text NOT NULL,
+    line          text NOT NULL,
+    at            timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    PRIMARY KEY (stream_id, id)
+);
+COMMENT ON TABLE pgsluice.allowed IS 'what is missing on the target, or otherwise, and was allowed to stay so at the cutover';

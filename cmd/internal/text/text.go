@@ -141,3 +141,7 @@ func (j jsonWriter) Write(b []byte) (int, error) {
 	}
 	return len(b), nil
 }
+
+// Harmless reports whether a text of several lines can be shown as it is: no character of it is
+// obeyed by a terminal but line breaks and tabs.
+func Harmless(s string) bool { return plain(strings.NewReplacer("\n", "", "\t", "").Replace(s)) }

@@ -40,6 +40,13 @@ func (m *Migration) Cleanup(ctx context.Context, force bool) error {
 	if err := m.apart(ctx, c, t); err != nil {
 		return err
 	}
+	if !force {
+		for _, s := range streams {
+			if err := m.requireAllCreated(ctx, c, t, s); err != nil {
+				return err
+			}
+		}
+	}
 	// Of a schema that is another's it need not be known whether it is a target's.
 	if into, err := progress.Streams(ctx, c, m.Slot); err == nil && len(into) > 0 && len(streams) == 0 {
 		return fault.New(fault.Config, "the source is the target of the migration of %v, and the target knows nothing of it", into[0].Key).

@@ -19,8 +19,8 @@ import (
 )
 
 // Fence stops all writing to the source's database and keeps it stopped: it makes the database read-only for all sessions that begin from now
-// on, ends those that are there, and proves it by trying to write.
-func (m *Migration) Fence(ctx context.Context) error {
+// on, ends those that are there, and proves it by trying to write. It refuses to as long as something is missing on the target that allow does not name.
+func (m *Migration) Fence(ctx context.Context, allow []string) error {
 	t, err := m.target(ctx)
 	if err != nil {
 		return err
@@ -40,6 +40,11 @@ func (m *Migration) Fence(ctx context.Context) error {
 	}
 	if err := m.checkFence(ctx, c); err != nil {
 		return err
+	}
+	if !stream.Ended {
+		if err := m.requireNothingMissing(ctx, c, t, stream, allow); err != nil {
+			return err
+		}
 	}
 	return m.step(ctx, t, stream.ID, "fence", func() (string, error) {
 		db := pgx.Identifier{stream.Key.Database}.Sanitize()

@@ -10,18 +10,16 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/hold"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
-	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
 // Open makes the target fit for the application's writes: sequences stand where the source's stand, foreign keys and triggers that were deferred
 // are created (foreign keys as NOT VALID, which takes no time and holds for all that is written from now on), and nothing more is
 // applied. It needs a fenced and drained source.
-func (m *Migration) Open(ctx context.Context) error {
+func (m *Migration) Open(ctx context.Context, allow []string) error {
 	t, err := m.target(ctx)
 	if err != nil {
 		return err
@@ -54,6 +52,9 @@ func (m *Migration) Open(ctx context.Context) error {
 	if !fenced || !finished(done, "drain") {
 		return fault.New(fault.Config, "the source is not fenced and drained: the target does not have everything yet").
 			WithHint("First: pgcutover fence --slot %s, and pgcutover drain --slot %s", m.Slot, m.Slot)
+	}
+	if err := m.requireNothingMissing(ctx, c, t, stream, allow); err != nil {
+		return err
 	}
 	return m.step(ctx, t, stream.ID, "open", func() (string, error) {
 		n, err := m.sequences(ctx, c, t, stream.ID)
@@ -88,55 +89,6 @@ func finished(steps []progress.Step, name string) bool {
 		}
 	}
 	return false
-}
-
-// sequences sets the target's sequences to the state of the source's. Those that the load was told to leave out are not there.
-func (m *Migration) sequences(ctx context.Context, c, t *pgx.Conn, stream int32) (int, error) {
-	list, err := catalog.Sequences(ctx, c)
-	if err != nil {
-		return 0, m.Source.Explain(err)
-	}
-	schemas, err := progress.RenamedSchemas(ctx, t, stream)
-	if err != nil {
-		return 0, m.Target.Explain(err)
-	}
-	var batch pgx.Batch
-	var missing []string
-	n := 0
-	for _, s := range list {
-		if !s.Known {
-			return 0, fault.New(fault.Permission, "could not read the state of sequence %s.%s on the source", s.Schema, s.Name).
-				WithHint("GRANT SELECT ON ALL SEQUENCES IN SCHEMA %s TO …", text.Ident(s.Schema))
-		}
-		if to, ok := schemas[s.Schema]; ok {
-			s.Schema = to
-		}
-		name := pgx.Identifier{s.Schema, s.Name}.Sanitize()
-		batch.Queue("SELECT pg_catalog.setval(pg_catalog.to_regclass($1)::pg_catalog.regclass, $2, $3) IS NOT NULL", name, s.LastValue, s.IsCalled).QueryRow(func(row pgx.Row) error {
-			var set bool
-			err := row.Scan(&set)
-			var pg *pgconn.PgError
-			switch {
-			case errors.As(err, &pg) && pg.Code == "22003":
-				return fault.New(fault.Failed, "sequence %s.%s of the target cannot take the source's value %d: %w", s.Schema, s.Name, s.LastValue, err).
-					WithHint("ALTER SEQUENCE %s AS bigint (and the column that it feeds), or MAXVALUE …, on the target; then run open again.", text.Ident(s.Schema, s.Name))
-			case err != nil:
-				return fmt.Errorf("set sequence %s.%s: %w", s.Schema, s.Name, err)
-			case set:
-				n++
-			default:
-				missing = append(missing, s.Schema+"."+s.Name)
-			}
-			return nil
-		})
-	}
-	if err := t.SendBatch(ctx, &batch).Close(); err != nil {
-		return 0, m.Target.Explain(err)
-	}
-	if len(missing) > 0 {
-		m.Log.Warn(fmt.Sprintf("sequences of the source that the target does not have are left out: %s", some(missing)))
-	}
-	return n, nil
 }
 
 // deferred creates the objects that were left for a phase of the cutover. Foreign keys are created NOT VALID: they hold for what is written from now on, and
@@ -245,7 +197,7 @@ func (m *Migration) leaves(ctx context.Context, t *pgx.Conn, o progress.Object) 
 // Finish does what the application need not wait for: it validates the foreign keys, refreshes the materialized views, and analyzes the tables that
 // changed. It opens the target first, if that was not done.
 func (m *Migration) Finish(ctx context.Context) error {
-	if err := m.Open(ctx); err != nil {
+	if err := m.Open(ctx, nil); err != nil {
 		return err
 	}
 	t, err := m.target(ctx)

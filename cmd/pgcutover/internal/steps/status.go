@@ -38,6 +38,7 @@ type Status struct {
 	Changes      int64                `json:"changes"`
 	Tables       []progress.TableInfo `json:"tables"`
 	Missing      []TableName          `json:"missing_tables" ask:"source"`     // of the source, made after the load, which the target does not have
+	NotThere     *MissingStatus       `json:"missing" ask:"source"`            // what pgcutover missing has
 	InsertOnly   []TableName          `json:"insert_only_tables" ask:"source"` // of the source, which have no replica identity: updates and deletes are not carried
 	Failed       int                  `json:"failed_objects"`
 	Failures     []progress.Failure   `json:"last_errors"` // that the programs have ended with, the latest first
@@ -150,6 +151,9 @@ func (m *Migration) sourceStatus(ctx context.Context, t *pgx.Conn, s *Status, st
 		if s.Missing, err = m.missing(ctx, c, t, stream, s.Tables); err == nil && s.Missing == nil {
 			s.Missing = []TableName{}
 		}
+	}
+	if err == nil {
+		s.NotThere, err = m.missingStatus(ctx, c, t, stream)
 	}
 	if s.asked = m.Source.Explain(err); err != nil {
 		s.Problems = append(s.Problems, s.asked.Error())
@@ -264,7 +268,13 @@ func (m *Migration) head(s *Status) *head {
 		}
 		line("source slot\t%s; confirmed %v; it holds %s of WAL", active, s.Slots.Confirmed, humanize.Bytes(uint64(max(s.Slots.Retained, 0))))
 	}
-	if s.Failed > 0 {
+	if x := s.NotThere; x != nil && x.Count > 0 {
+		age := ""
+		if d := s.At.Sub(x.At); d > 5*time.Second {
+			age = fmt.Sprintf(", as of %v ago", d.Round(time.Second))
+		}
+		line("missing\t%s of the source that the target lacks, or has otherwise%s: pgcutover missing --slot %s", count.Of(x.Count, "object"), age, s.Slot)
+	} else if s.Failed > 0 && x == nil {
 		line("schema\t%s could not be created: SELECT type, name, error FROM pgsluice.deferred WHERE state = 'failed'", count.Of(s.Failed, "object"))
 	}
 	if s.Conflicts > 0 {

@@ -30,7 +30,8 @@ type Migration struct {
 	Out io.Writer // reports
 	Log *slog.Logger
 
-	ends map[string]string // by side, what was connected to, as identity.Line prints it
+	lastMissing *MissingStatus
+	ends        map[string]string // by side, what was connected to, as identity.Line prints it
 }
 
 // source opens a session on the source.

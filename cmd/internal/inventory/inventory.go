@@ -1,0 +1,199 @@
+// Package inventory reads what a database has: each object of its schema, with what can be compared
+// between servers of different versions, and with the definition, which only one server can compare
+// with what it was before.
+package inventory
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+)
+
+// Classes of objects. Objects of one class have names of their own, whatever their kind.
+const (
+	Schema           = "schema"
+	Relation         = "relation"
+	Column           = "column"
+	Index            = "index"
+	Constraint       = "constraint"
+	DomainConstraint = "domain constraint"
+	Trigger          = "trigger"
+	Rule             = "rule"
+	Policy           = "policy"
+	Function         = "function"
+	Type             = "type"
+	Sequence         = "sequence"
+	Extension        = "extension"
+	Statistics       = "statistics"
+	EventTrigger     = "event trigger"
+	Privileges       = "default privileges"
+	Setting          = "setting"
+	Other            = "other"
+)
+
+// A Key says which object it is. Table is the table, view or domain that it belongs to.
+type Key struct{ Class, Schema, Table, Name string }
+
+// An Object is one of a database's. Facts say the same on servers of all versions. Definition has
+// what a server prints in its own way: expressions and queries.
+type Object struct {
+	Key
+	Kind       string   // for people: table, view, unique index …
+	Facts      []string // name and value in turn
+	Definition string
+	// ACL has grantee (PUBLIC, @owner, or a role, quoted where needed), privilege, and * if it may be
+	// passed on. On has how GRANT names the object; empty if there are no rights on it.
+	ACL [][]string
+	On  string
+	SQL string // creates it, without its owner, rights and comment; empty if that takes more than a statement
+}
+
+// Fact returns the value of a fact.
+func (o *Object) Fact(name string) string {
+	for i := 0; i+1 < len(o.Facts); i += 2 {
+		if o.Facts[i] == name {
+			return o.Facts[i+1]
+		}
+	}
+	return ""
+}
+
+// Uses returns the columns that take their values from a sequence, by default or as an identity.
+func (o *Object) Uses() (list []Key) {
+	var feeds [][3]string
+	_ = json.Unmarshal([]byte("["+o.Fact("feeds")+"]"), &feeds)
+	if o.Fact("identity") != "" {
+		feeds = append(feeds, [3]string{o.Fact("table schema"), o.Fact("table"), o.Fact("column")})
+	}
+	for _, f := range feeds {
+		list = append(list, Key{Class: Column, Schema: f[0], Table: f[1], Name: f[2]})
+	}
+	return list
+}
+
+// Fingerprint returns a hash of the definition, and one of everything else.
+func (o *Object) Fingerprint() (definition, facts string) {
+	all := append([]string{o.Kind}, o.Facts...)
+	for _, a := range o.ACL {
+		all = append(all, a...)
+	}
+	return hash(o.Definition), hash(all...)
+}
+
+func hash(list ...string) string {
+	h := sha256.New()
+	for _, s := range list {
+		_, _ = h.Write([]byte(s))
+		_, _ = h.Write([]byte{0})
+	}
+	return hex.EncodeToString(h.Sum(nil)[:12])
+}
+
+// Read returns the objects of a database, in one round trip. The session's search path must be
+// empty, so that definitions name everything with its schema.
+func Read(ctx context.Context, c *pgx.Conn) ([]Object, error) {
+	return again(ctx, c, queries(pgdial.Version(c.PgConn())))
+}
+
+// Sequences returns the sequences only.
+func Sequences(ctx context.Context, c *pgx.Conn) ([]Object, error) {
+	return again(ctx, c, []string{sequences})
+}
+
+func again(ctx context.Context, c *pgx.Conn, asked []string) (list []Object, err error) {
+	for try := 1; ; try++ {
+		list, err = read(ctx, c, asked)
+		var pg *pgconn.PgError
+		// What is dropped while it is looked at.
+		if !errors.As(err, &pg) || pg.Code != "XX000" && pg.Code != "42704" && pg.Code != "42883" || try == 3 || c.PgConn().TxStatus() != 'I' {
+			return list, err
+		}
+	}
+}
+
+func read(ctx context.Context, c *pgx.Conn, asked []string) (list []Object, err error) {
+	var batch pgx.Batch
+	batch.Queue("SET quote_all_identifiers = off")
+	for _, sql := range asked {
+		batch.Queue(sql).Query(func(rows pgx.Rows) error {
+			var o Object
+			var acl [][]string
+			_, err := pgx.ForEachRow(rows, []any{&o.Class, &o.Schema, &o.Table, &o.Name, &o.Kind, &o.Facts, &acl, &o.On, &o.Definition, &o.SQL}, func() error {
+				x := o
+				x.ACL, acl = acl, nil
+				o.Facts = nil
+				list = append(list, x)
+				return nil
+			})
+			return err
+		})
+	}
+	err = c.SendBatch(ctx, &batch).Close()
+	return list, err
+}
+
+// ours is true for namespaces n whose objects are the user's.
+const ours = `n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgsluice') AND n.nspname !~ '^pg_(temp|toast_temp)_'`
+
+// since returns sql if the server is as new as that, else what stands for it on older ones.
+func since(version, first int, sql, before string) string {
+	if version >= first {
+		return sql
+	}
+	return before
+}
+
+// own is true for objects that do not belong to an extension.
+func own(catalog, oid string) string {
+	return `NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.classid = 'pg_catalog.` + catalog + `'::pg_catalog.regclass AND x.objid = ` + oid + ` AND x.objsubid = 0 AND x.deptype = 'e')`
+}
+
+// rights returns an expression for the rights in an ACL, with those that there are by default.
+func rights(kind, acl, owner string) string {
+	return `ARRAY(SELECT ARRAY[CASE a.grantee WHEN 0 THEN 'PUBLIC' WHEN ` + owner + ` THEN '@owner' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END, a.privilege_type,
+		CASE WHEN a.is_grantable AND a.grantee <> ` + owner + ` THEN '*' ELSE '' END] FROM pg_catalog.aclexplode(coalesce(` + acl + `, pg_catalog.acldefault(` + kind + `, ` + owner + `))) a ORDER BY 1)`
+}
+
+const none = `NULL::pg_catalog.text[], ''`
+
+// comment joins an object's comment as d.
+func comment(catalog, oid, sub string) string {
+	return ` LEFT JOIN pg_catalog.pg_description d ON d.classoid = 'pg_catalog.` + catalog + `'::pg_catalog.regclass AND d.objoid = ` + oid + ` AND d.objsubid = ` + sub
+}
+
+const says = `'comment', coalesce(d.description, '')`
+
+func owner(column string) string {
+	return `'owner', pg_catalog.pg_get_userbyid(` + column + `)::pg_catalog.text`
+}
+
+// names returns an expression for the columns of relation rel with the numbers in an array.
+func names(array, rel string) string {
+	return `coalesce((SELECT pg_catalog.string_agg(coalesce(pg_catalog.quote_ident(na.attname), '(expression)'), ', ' ORDER BY nk.place) FROM pg_catalog.unnest(` + array + `) WITH ORDINALITY nk(num, place)
+		LEFT JOIN pg_catalog.pg_attribute na ON na.attrelid = ` + rel + ` AND na.attnum = nk.num AND nk.num <> 0), '')`
+}
+
+func yes(condition string) string { return `CASE WHEN ` + condition + ` THEN 'yes' ELSE '' END` }
+
+func joined(array string) string {
+	return `coalesce((SELECT pg_catalog.string_agg(o.o, ', ' ORDER BY o.o COLLATE "C") FROM pg_catalog.unnest(` + array + `) o(o)), '')`
+}
+
+// String names the object for messages; the class is not in it.
+func (k Key) String() string {
+	var parts []string
+	for _, p := range []string{k.Schema, k.Table, k.Name} {
+		if p != "" {
+			parts = append(parts, p)
+		}
+	}
+	return strings.Join(parts, ".")
+}

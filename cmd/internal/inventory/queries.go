@@ -1,0 +1,111 @@
+package inventory
+
+// queries returns what Read asks: class, schema, table, name, kind, facts, rights, how GRANT names
+// it, definition, statement. Nothing in facts or definition depends on OIDs.
+func queries(v int) []string {
+	list := []string{
+		schemas, relations(v), columns(v), indexes(v), constraints(v), domainConstraints, triggers(v), rules, policies,
+		functions(v), types(v), sequences, extensions, statistics(v), eventTriggers, privileges, settings,
+	}
+	return append(list, others(v)...)
+}
+
+// The rights in schema public that a server begins with are another version's: what pg_dump carries
+// is how they were changed.
+var schemas = `SELECT 'schema', '', '', n.nspname, 'schema', ARRAY['owner', CASE WHEN n.nspname = 'public' AND (n.nspowner = 10 OR pg_catalog.pg_get_userbyid(n.nspowner) = 'pg_database_owner') THEN '' ELSE pg_catalog.pg_get_userbyid(n.nspowner)::pg_catalog.text END, 'comment', CASE n.nspname WHEN 'public' THEN '' ELSE coalesce(d.description, '') END, 'initial', ` + yes("i.initprivs IS NOT NULL AND n.nspacl IS NOT DISTINCT FROM i.initprivs") + `]::pg_catalog.text[],
+	` + rights("'n'", "n.nspacl", "n.nspowner") + `, pg_catalog.format('SCHEMA %I', n.nspname), '', pg_catalog.format('CREATE SCHEMA %I', n.nspname)
+	FROM pg_catalog.pg_namespace n` + comment("pg_namespace", "n.oid", "0") + `
+	LEFT JOIN pg_catalog.pg_init_privs i ON i.classoid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND i.objoid = n.oid AND i.privtype = 'i'
+	WHERE ` + ours + ` AND ` + own("pg_namespace", "n.oid")
+
+func relations(v int) string {
+	return `SELECT 'relation', n.nspname, '', c.relname,
+	CASE c.relkind WHEN 'p' THEN 'partitioned table' WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' WHEN 'f' THEN 'foreign table' ELSE 'table' END,
+	ARRAY[` + owner("c.relowner") + `, ` + says + `, 'unlogged', ` + yes("c.relpersistence = 'u'") + `, 'row security', ` + yes("c.relrowsecurity") + `, 'forced row security', ` + yes("c.relforcerowsecurity") + `,
+		'options', ` + joined("c.reloptions") + `, 'type', (CASE c.reloftype WHEN 0 THEN '' ELSE pg_catalog.format_type(c.reloftype, NULL) END)::pg_catalog.text,
+		'parents', (CASE WHEN c.relhassubclass OR c.relkind <> 'v' THEN coalesce((SELECT pg_catalog.string_agg(i.inhparent::pg_catalog.regclass::pg_catalog.text, ', ' ORDER BY i.inhseqno) FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid), '') ELSE '' END)::pg_catalog.text,
+		'populated', ` + yes("c.relkind = 'm' AND c.relispopulated") + `, 'partition', ` + yes("c.relispartition") + `,
+		'server', coalesce((SELECT pg_catalog.quote_ident(s.srvname) FROM pg_catalog.pg_foreign_table f JOIN pg_catalog.pg_foreign_server s ON s.oid = f.ftserver WHERE f.ftrelid = c.oid), ''),
+		'foreign options', coalesce((SELECT ` + joined("f.ftoptions") + ` FROM pg_catalog.pg_foreign_table f WHERE f.ftrelid = c.oid), '')]::pg_catalog.text[],
+	` + rights("'r'", "c.relacl", "c.relowner") + `, pg_catalog.format('TABLE %I.%I', n.nspname, c.relname),
+	CASE WHEN c.relkind IN ('v', 'm') THEN coalesce(pg_catalog.pg_get_viewdef(c.oid), '') ELSE coalesce(pg_catalog.pg_get_expr(c.relpartbound, c.oid), '') ||
+		CASE c.relkind WHEN 'p' THEN coalesce(' PARTITION BY ' || pg_catalog.pg_get_partkeydef(c.oid), '') ELSE '' END END,
+	CASE WHEN c.relkind IN ('v', 'm') THEN pg_catalog.format('CREATE %s %I.%I%s AS%s', CASE c.relkind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END, n.nspname, c.relname,
+		coalesce(' WITH (' || pg_catalog.array_to_string(c.reloptions, ', ') || ')', ''), E'\n' || pg_catalog.rtrim(pg_catalog.pg_get_viewdef(c.oid), ';')) ELSE '' END
+	FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace` + comment("pg_class", "c.oid", "0") + `
+	WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't' AND ` + ours + ` AND ` + own("pg_class", "c.oid") + ` ORDER BY c.oid`
+}
+
+func columns(v int) string {
+	generated := since(v, 120000, "a.attgenerated", "''")
+	return `SELECT 'column', n.nspname, c.relname, a.attname, 'column',
+	ARRAY['type', (pg_catalog.format_type(a.atttypid, a.atttypmod))::pg_catalog.text, 'not null', ` + yes("a.attnotnull") + `, 'identity', (a.attidentity)::pg_catalog.text, 'generated', (` + generated + `)::pg_catalog.text,
+		'collation', (CASE WHEN a.attcollation <> t.typcollation AND a.attcollation <> 0 THEN (SELECT pg_catalog.format('%I.%I', cn.nspname, co.collname) FROM pg_catalog.pg_collation co JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace WHERE co.oid = a.attcollation) ELSE '' END)::pg_catalog.text,
+		'storage', (CASE WHEN a.attstorage <> t.typstorage THEN a.attstorage::pg_catalog.text ELSE '' END)::pg_catalog.text, 'statistics', (CASE WHEN a.attstattarget >= 0 THEN a.attstattarget::pg_catalog.text ELSE '' END)::pg_catalog.text,
+		'default', ` + yes("f.oid IS NOT NULL") + `, 'options', ` + joined("a.attoptions") + `, ` + says + `]::pg_catalog.text[],
+	CASE WHEN a.attacl IS NULL THEN NULL ELSE ` + rights("'c'", "a.attacl", "c.relowner") + ` END, pg_catalog.format('TABLE %I.%I', n.nspname, c.relname), coalesce(pg_catalog.pg_get_expr(f.adbin, f.adrelid), ''),
+	pg_catalog.format('ALTER TABLE %I.%I ADD COLUMN %I %s%s%s%s', n.nspname, c.relname, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
+		CASE WHEN f.oid IS NULL THEN '' WHEN ` + generated + ` = 's' THEN pg_catalog.format(' GENERATED ALWAYS AS (%s) STORED', pg_catalog.pg_get_expr(f.adbin, f.adrelid))
+			WHEN ` + generated + ` = 'v' THEN pg_catalog.format(' GENERATED ALWAYS AS (%s)', pg_catalog.pg_get_expr(f.adbin, f.adrelid)) ELSE ' DEFAULT ' || pg_catalog.pg_get_expr(f.adbin, f.adrelid) END,
+		CASE a.attidentity WHEN 'a' THEN ' GENERATED ALWAYS AS IDENTITY' WHEN 'd' THEN ' GENERATED BY DEFAULT AS IDENTITY' ELSE '' END, CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END)
+	FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+	LEFT JOIN pg_catalog.pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum` + comment("pg_class", "a.attrelid", "a.attnum") + `
+	WHERE a.attnum > 0 AND NOT a.attisdropped AND (c.relkind IN ('r', 'p', 'f') OR c.relkind IN ('v', 'm') AND (a.attacl IS NOT NULL OR d.description IS NOT NULL OR f.oid IS NOT NULL))
+	AND c.relpersistence <> 't' AND ` + ours + ` AND ` + own("pg_class", "c.oid")
+}
+
+// Indexes that are parts of a partitioned table's index go with that one, and those that
+// constraints rest on with the constraints.
+func indexes(v int) string {
+	return `SELECT 'index', n.nspname, t.relname, x.relname, CASE WHEN i.indisunique THEN 'unique index' ELSE 'index' END,
+	ARRAY['method', ((SELECT m.amname FROM pg_catalog.pg_am m WHERE m.oid = x.relam))::pg_catalog.text, 'columns', ` + names("i.indkey::pg_catalog.int2[]", "t.oid") + `, 'valid', ` + yes("i.indisvalid") + `,
+		'nulls not distinct', ` + yes(since(v, 150000, "i.indnullsnotdistinct", "false")) + `, 'partial', ` + yes("i.indpred IS NOT NULL") + `, 'options', ` + joined("x.reloptions") + `, ` + says + `]::pg_catalog.text[],
+	` + none + `, pg_catalog.pg_get_indexdef(x.oid), pg_catalog.pg_get_indexdef(x.oid)
+	FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid JOIN pg_catalog.pg_class t ON t.oid = i.indrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace` + comment("pg_class", "x.oid", "0") + `
+	WHERE t.relkind IN ('r', 'p', 'm') AND t.relpersistence <> 't' AND ` + ours + ` AND ` + own("pg_class", "t.oid") + `
+	AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conindid = x.oid AND k.conrelid = t.oid AND k.contype IN ('p', 'u', 'x'))
+	AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhrelid = x.oid)`
+}
+
+func constraints(v int) string {
+	return `SELECT 'constraint', n.nspname, t.relname, k.conname,
+	CASE k.contype WHEN 'p' THEN 'primary key' WHEN 'u' THEN 'unique constraint' WHEN 'x' THEN 'exclusion constraint' WHEN 'f' THEN 'foreign key' ELSE 'check constraint' END,
+	ARRAY['columns', (CASE k.contype WHEN 'c' THEN '' ELSE ` + names("k.conkey", "t.oid") + ` END)::pg_catalog.text, 'deferrable', ` + yes("k.condeferrable") + `, 'deferred', ` + yes("k.condeferred") + `,
+		'references', (CASE k.contype WHEN 'f' THEN pg_catalog.format('%s (%s) %s%s%s', k.confrelid::pg_catalog.regclass, ` + names("k.confkey", "k.confrelid") + `, k.confmatchtype, k.confupdtype, k.confdeltype) ELSE '' END)::pg_catalog.text,
+		'not enforced', ` + yes(since(v, 180000, "NOT k.conenforced", "false")) + `, 'without overlaps', ` + yes(since(v, 180000, "k.conperiod", "false")) + `,
+		'no inherit', ` + yes("k.contype = 'c' AND k.connoinherit") + `, ` + says + `]::pg_catalog.text[],
+	` + none + `, pg_catalog.pg_get_constraintdef(k.oid), pg_catalog.format('ALTER TABLE %I.%I ADD CONSTRAINT %I %s', n.nspname, t.relname, k.conname, pg_catalog.pg_get_constraintdef(k.oid))
+	FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class t ON t.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace` + comment("pg_constraint", "k.oid", "0") + `
+	WHERE k.contype IN ('p', 'u', 'x', 'f', 'c') AND (k.conislocal OR k.contype <> 'c') ` + since(v, 110000, "AND k.conparentid = 0", "") + ` AND t.relpersistence <> 't' AND ` + ours + ` AND ` + own("pg_class", "t.oid") + ` ORDER BY k.contype = 'f', k.oid`
+}
+
+var domainConstraints = `SELECT 'domain constraint', n.nspname, t.typname, k.conname, 'constraint of a domain', ARRAY[` + says + `]::pg_catalog.text[], ` + none + `, pg_catalog.pg_get_constraintdef(k.oid),
+	pg_catalog.format('ALTER DOMAIN %I.%I ADD CONSTRAINT %I %s', n.nspname, t.typname, k.conname, pg_catalog.pg_get_constraintdef(k.oid))
+	FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_type t ON t.oid = k.contypid JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace` + comment("pg_constraint", "k.oid", "0") + `
+	WHERE k.contype = 'c' AND ` + ours + ` AND ` + own("pg_type", "t.oid")
+
+func triggers(v int) string {
+	return `SELECT 'trigger', n.nspname, t.relname, g.tgname, 'trigger',
+	ARRAY['enabled', (g.tgenabled)::pg_catalog.text, 'when', (g.tgtype)::pg_catalog.text, 'function', (g.tgfoid::pg_catalog.regprocedure)::pg_catalog.text, 'columns', ` + names("g.tgattr::pg_catalog.int2[]", "t.oid") + `, 'arguments', (pg_catalog.encode(g.tgargs, 'escape'))::pg_catalog.text,
+		'deferrable', ` + yes("g.tgdeferrable") + `, 'deferred', ` + yes("g.tginitdeferred") + `, ` + says + `]::pg_catalog.text[],
+	` + none + `, pg_catalog.pg_get_triggerdef(g.oid), pg_catalog.pg_get_triggerdef(g.oid) || CASE g.tgenabled WHEN 'O' THEN '' ELSE pg_catalog.format(E';\nALTER TABLE %I.%I %s TRIGGER %I', n.nspname, t.relname,
+		CASE g.tgenabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END, g.tgname) END
+	FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_class t ON t.oid = g.tgrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace` + comment("pg_trigger", "g.oid", "0") + `
+	WHERE NOT g.tgisinternal ` + since(v, 130000, "AND g.tgparentid = 0", "") + ` AND t.relpersistence <> 't' AND ` + ours + ` AND ` + own("pg_trigger", "g.oid") + ` AND ` + own("pg_class", "t.oid")
+}
+
+var rules = `SELECT 'rule', n.nspname, t.relname, w.rulename, 'rule', ARRAY['enabled', (w.ev_enabled)::pg_catalog.text, 'event', (w.ev_type)::pg_catalog.text, 'instead', ` + yes("w.is_instead") + `, ` + says + `]::pg_catalog.text[],
+	` + none + `, pg_catalog.pg_get_ruledef(w.oid), pg_catalog.rtrim(pg_catalog.pg_get_ruledef(w.oid), ';') || CASE w.ev_enabled WHEN 'O' THEN '' ELSE pg_catalog.format(E';\nALTER TABLE %I.%I %s RULE %I', n.nspname, t.relname,
+		CASE w.ev_enabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END, w.rulename) END
+	FROM pg_catalog.pg_rewrite w JOIN pg_catalog.pg_class t ON t.oid = w.ev_class JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace` + comment("pg_rewrite", "w.oid", "0") + `
+	WHERE w.rulename <> '_RETURN' AND t.relpersistence <> 't' AND ` + ours + ` AND ` + own("pg_class", "t.oid")
+
+var policies = `SELECT 'policy', n.nspname, t.relname, p.polname, 'policy',
+	ARRAY['command', (p.polcmd)::pg_catalog.text, 'permissive', ` + yes("p.polpermissive") + `, 'roles', (r.roles)::pg_catalog.text, 'using', ` + yes("p.polqual IS NOT NULL") + `, 'with check', ` + yes("p.polwithcheck IS NOT NULL") + `, ` + says + `]::pg_catalog.text[],
+	` + none + `, pg_catalog.concat_ws(' CHECK ', pg_catalog.pg_get_expr(p.polqual, p.polrelid), pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid)),
+	pg_catalog.format('CREATE POLICY %I ON %I.%I AS %s FOR %s TO %s%s%s', p.polname, n.nspname, t.relname, CASE WHEN p.polpermissive THEN 'PERMISSIVE' ELSE 'RESTRICTIVE' END,
+		CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' ELSE 'ALL' END, r.roles,
+		coalesce(' USING (' || pg_catalog.pg_get_expr(p.polqual, p.polrelid) || ')', ''), coalesce(' WITH CHECK (' || pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid) || ')', ''))
+	FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_class t ON t.oid = p.polrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace` + comment("pg_policy", "p.oid", "0") + `
+	CROSS JOIN LATERAL (SELECT pg_catalog.string_agg(CASE u.u WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(u.u)) END, ', ' ORDER BY pg_catalog.pg_get_userbyid(u.u)) AS roles FROM pg_catalog.unnest(p.polroles) u(u)) r
+	WHERE ` + ours + ` AND ` + own("pg_class", "t.oid")

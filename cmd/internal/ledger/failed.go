@@ -1,0 +1,158 @@
+package ledger
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+)
+
+// keysOf returns the objects, as an inventory names them, that a recorded object may be, or be a
+// part of; none if an inventory has no such objects. known are those that there are: where a name
+// can be read in several ways, they decide.
+func keysOf(o *progress.Object, known map[inventory.Key]*inventory.Object) []inventory.Key {
+	return keys(o.Type, o.Schema, o.Table, o.Name, known)
+}
+
+func keys(kind, schema, table, name string, known map[inventory.Key]*inventory.Object) []inventory.Key {
+	part := strings.TrimPrefix(name, table+" ")
+	one := func(class, table, name string) []inventory.Key {
+		return []inventory.Key{{Class: class, Schema: schema, Table: table, Name: name}}
+	}
+	switch kind {
+	case "TABLE", "VIEW", "MATERIALIZED VIEW", "FOREIGN TABLE", "TABLE ATTACH", "MATERIALIZED VIEW DATA":
+		return one(inventory.Relation, "", name)
+	case "ROW SECURITY":
+		if table != "" {
+			name = table
+		}
+		return one(inventory.Relation, "", name)
+	case "INDEX":
+		return one(inventory.Index, table, name)
+	case "CONSTRAINT", "CHECK CONSTRAINT", "FK CONSTRAINT":
+		if table == "" {
+			return split(inventory.DomainConstraint, schema, name, known)
+		}
+		return one(inventory.Constraint, table, part)
+	case "TRIGGER":
+		return one(inventory.Trigger, table, part)
+	case "RULE":
+		return one(inventory.Rule, table, part)
+	case "POLICY":
+		return one(inventory.Policy, table, part)
+	case "DEFAULT", "COLUMN":
+		if table == "" {
+			return split(inventory.Column, schema, name, known)
+		}
+		return one(inventory.Column, table, strings.TrimPrefix(part, table+"."))
+	case "FUNCTION", "PROCEDURE", "AGGREGATE":
+		return one(inventory.Function, "", name)
+	case "TYPE", "DOMAIN", "SHELL TYPE":
+		return one(inventory.Type, "", name)
+	case "SEQUENCE", "SEQUENCE OWNED BY":
+		return one(inventory.Sequence, "", name)
+	case "STATISTICS":
+		return one(inventory.Statistics, "", name)
+	case "SCHEMA":
+		return []inventory.Key{{Class: inventory.Schema, Name: name}}
+	case "EXTENSION":
+		return []inventory.Key{{Class: inventory.Extension, Name: name}}
+	case "EVENT TRIGGER":
+		return []inventory.Key{{Class: inventory.EventTrigger, Name: name}}
+	case "OWNER", "ACL", "COMMENT":
+		for _, words := range []int{1, 2, 3} {
+			fields := strings.SplitN(name, " ", words+1)
+			if len(fields) <= words {
+				break
+			}
+			of, rest := strings.Join(fields[:words], " "), fields[words]
+			if kind == "COMMENT" && (of == "CONSTRAINT" || of == "TRIGGER" || of == "RULE" || of == "POLICY") {
+				rest, _, _ = strings.Cut(rest, " ON ")
+				rest = strings.ReplaceAll(strings.Trim(rest, `"`), `""`, `"`)
+			}
+			t := table
+			if of == "COLUMN" && t != "" {
+				rest = strings.TrimPrefix(rest, t+".")
+			}
+			if k := keys(of, schema, t, rest, known); k != nil {
+				return k
+			}
+		}
+	}
+	return nil
+}
+
+// split finds the object that a name of a table (or domain) and its part stands for.
+func split(class, schema, name string, known map[inventory.Key]*inventory.Object) (list []inventory.Key) {
+	for i := range len(name) {
+		if name[i] != ' ' && name[i] != '.' {
+			continue
+		}
+		k := inventory.Key{Class: class, Schema: schema, Table: name[:i], Name: name[i+1:]}
+		if known[k] != nil {
+			return []inventory.Key{k}
+		}
+		list = append(list, k)
+	}
+	return list
+}
+
+// notKept has the kinds of objects that an inventory does not have.
+var notKept = map[string]bool{"USER MAPPING": true, "PUBLICATION TABLE": true, "PUBLICATION TABLES IN SCHEMA": true, "SECURITY LABEL": true, "BLOB": true, "LARGE OBJECT": true,
+	"INDEX ATTACH": true, "SEQUENCE OWNED BY": true}
+
+// failures says of the lines why it came so, where the load has tried and was refused, and adds what
+// only the load knows. What is there by now has no line.
+func (c *comparison) failures() {
+	lines := make(map[inventory.Key][]*Line)
+	for _, l := range c.lines {
+		k := c.Renames.key(l.key)
+		lines[k] = append(lines[k], l)
+	}
+	for i := range c.Failed {
+		f := &c.Failed[i]
+		found, known := c.lineOf(f, lines), false
+		for _, k := range keysOf(f, c.target) {
+			known = true
+			found = append(found, lines[k]...)
+		}
+		for _, l := range found {
+			l.failed = true
+			if !strings.Contains(l.Cause, f.Error) {
+				l.Cause += "; the load was refused: " + f.Error
+			}
+			if len(l.SQL) == 0 {
+				l.SQL = list(strings.TrimRight(f.SQL, "; \n"))
+				l.Remedy = "mend the cause, then on the target: " + first(l.SQL, "")
+			}
+		}
+		if len(found) > 0 || known && f.Type != "SEQUENCE OWNED BY" || f.Type == "OWNER" && !strings.HasPrefix(f.Name, "LARGE OBJECT ") || !notKept[f.Type] && !(f.Type == "COMMENT" || f.Type == "ACL" || f.Type == "OWNER") {
+			continue
+		}
+		class := Rest
+		if f.Type == "ACL" || f.Type == "OWNER" || f.Type == "SECURITY LABEL" {
+			class = Rights
+		}
+		c.add(Line{key: inventory.Key{Class: "failed " + f.Type, Schema: f.Schema, Table: f.Table, Name: f.Name}, Name: strings.TrimPrefix(f.String(), f.Type+" "), Kind: strings.ToLower(f.Type), Problem: "failed", Class: class,
+			Cause: "the load was refused: " + f.Error, Remedy: fmt.Sprintf("mend the cause, then on the target: %s", first(list(f.SQL), "")), SQL: append(list(strings.TrimRight(f.SQL, "; \n")),
+				fmt.Sprintf("UPDATE pgsluice.deferred SET state = 'done', error = NULL WHERE id = %d", f.ID)), order: 20, failed: true})
+	}
+}
+
+// lineOf returns the lines of objects that are compared by name only, and of default privileges.
+func (c *comparison) lineOf(f *progress.Object, lines map[inventory.Key][]*Line) (found []*Line) {
+	kind := strings.ToLower(f.Type)
+	switch kind {
+	case "procedural language":
+		kind = "language"
+	case "default acl":
+		kind = inventory.Privileges
+	}
+	for k, list := range lines {
+		if k.Class == inventory.Other && k.Table == kind && strings.Contains(k.Name, f.Name) || k.Class == inventory.Privileges && kind == k.Class && k.Schema == f.Schema {
+			found = append(found, list...)
+		}
+	}
+	return found
+}

@@ -1,0 +1,295 @@
+// Package ledger compares what the source has with what the target has, and says of each object that
+// is missing or otherwise why, and what to do about it. It asks no server.
+package ledger
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/base32"
+	"slices"
+	"strings"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+)
+
+// Classes of lines.
+const (
+	Integrity = "integrity" // rows could get in that the source would refuse, or a value come twice
+	Rights    = "rights"
+	Rest      = "other"
+)
+
+// A Line is one object of the source that the target lacks, or has otherwise.
+type Line struct {
+	ID      string   `json:"id"` // the same in every run, as long as it is the same object and trouble
+	Kind    string   `json:"kind"`
+	Name    string   `json:"name"`
+	Problem string   `json:"problem"` // missing, differs, rights, dropped, sequence, not carried, failed
+	Class   string   `json:"class"`
+	Cause   string   `json:"cause"`
+	Remedy  string   `json:"remedy"`
+	SQL     []string `json:"sql"` // to be executed on the target
+	Allowed bool     `json:"allowed"`
+
+	key    inventory.Key
+	order  int
+	failed bool // the load has tried to create it
+}
+
+// Baseline is what the load has remembered of an object: hashes of its definition and of its facts
+// on the source, and of its definition on the target when the load was complete, empty if it was
+// not there.
+type Baseline struct{ Definition, Facts, Target string }
+
+// Input is what Compare looks at.
+type Input struct {
+	Source, Target []inventory.Object
+	// Baseline is what the load has brought, and is nil where none was remembered.
+	Baseline map[inventory.Key]Baseline
+	// Selected: the load was told to bring only what the baseline has, and what belongs to tables in it.
+	// ByHand: the schema was made by hand, so that only what has changed on the source counts.
+	Selected, ByHand             bool
+	WithoutOwners, WithoutRights bool
+	Renames                      Renames
+	Failed, Pending              []progress.Object
+	// Roles of the sessions, quoted where needed: their own rights serve the migration.
+	SourceRole, TargetRole string
+	// Ended: the target is in use, and may well be otherwise by now. What the load could not create
+	// is missing all the same.
+	Ended bool
+	// OldRights: one of the servers does not know the privilege MAINTAIN.
+	OldRights bool
+	Database  string // of the target
+	// Role says whether the target has a role.
+	Role map[string]bool
+}
+
+// ID returns the id of the line that says this of an object.
+func ID(problem string, k inventory.Key) string {
+	h := sha256.Sum256([]byte(strings.Join([]string{problem, k.Class, k.Schema, k.Table, k.Name}, "\x00")))
+	return strings.ToLower(base32.StdEncoding.EncodeToString(h[:5]))
+}
+
+// add appends a line.
+func (c *comparison) add(l Line) *Line {
+	l.ID = ID(l.Problem, l.key)
+	if l.Name == "" {
+		l.Name = l.key.String()
+	}
+	if l.Class == "" {
+		l.Class = Rest
+	}
+	if l.SQL == nil {
+		l.SQL = []string{}
+	}
+	if l.order == 0 {
+		l.order = order[l.key.Class]
+	}
+	c.lines = append(c.lines, &l)
+	return &l
+}
+
+// order is the one in which statements can be executed.
+var order = map[string]int{
+	inventory.Schema: 1, inventory.Extension: 2, inventory.Type: 3, inventory.Function: 4, inventory.Sequence: 5, inventory.Relation: 6, inventory.Column: 7, inventory.DomainConstraint: 8,
+	inventory.Other: 9, inventory.Index: 11, inventory.Constraint: 12, inventory.Statistics: 13, inventory.Rule: 14, inventory.Policy: 15, inventory.Trigger: 16,
+	inventory.Privileges: 17, inventory.Setting: 18, inventory.EventTrigger: 19,
+}
+
+// Blocking returns the lines that were not allowed.
+func Blocking(lines []Line) (list []Line) {
+	for _, l := range lines {
+		if !l.Allowed {
+			list = append(list, l)
+		}
+	}
+	return list
+}
+
+type comparison struct {
+	Input
+	lines     []*Line
+	source    map[inventory.Key]*inventory.Object
+	target    map[inventory.Key]*inventory.Object
+	pending   map[inventory.Key]bool
+	waits     map[inventory.Key]bool // tables whose row security waits for the cutover
+	sequences *Sequences
+	gone      map[inventory.Key]bool // relations that are missing or dropped: what they have goes with them
+}
+
+// Compare returns what is missing, in an order in which statements can be executed.
+func Compare(in Input) []Line {
+	c := &comparison{Input: in, source: byKey(in.Source), target: byKey(in.Target), pending: make(map[inventory.Key]bool), waits: make(map[inventory.Key]bool),
+		sequences: MatchSequences(in.Source, in.Target, in.Renames), gone: make(map[inventory.Key]bool)}
+	for i := range in.Pending {
+		o := &in.Pending[i]
+		for _, k := range keysOf(o, c.target) {
+			c.pending[k] = true
+			if k.Class == inventory.Relation {
+				c.waits[k] = true
+			}
+		}
+	}
+	for i := range in.Source {
+		c.object(&in.Source[i])
+	}
+	c.dropped()
+	c.sequencesLeft()
+	c.failures()
+	slices.SortStableFunc(c.lines, func(a, b *Line) int { return cmp.Compare(a.order, b.order) })
+	lines := make([]Line, 0, len(c.lines))
+	for _, l := range c.lines {
+		if l.failed || !in.Ended {
+			lines = append(lines, *l)
+		}
+	}
+	return lines
+}
+
+func byKey(list []inventory.Object) map[inventory.Key]*inventory.Object {
+	m := make(map[inventory.Key]*inventory.Object, len(list))
+	for i := range list {
+		m[list[i].Key] = &list[i]
+	}
+	return m
+}
+
+// wanted reports whether an object belongs to what was to be loaded.
+func (c *comparison) wanted(k inventory.Key) bool {
+	if !c.Selected {
+		return true
+	}
+	if _, ok := c.Baseline[k]; ok {
+		return true
+	}
+	_, ok := c.Baseline[inventory.Key{Class: inventory.Relation, Schema: k.Schema, Name: k.Table}]
+	return ok && k.Table != ""
+}
+
+// parent returns the table that an object is part of.
+func parent(k inventory.Key) (inventory.Key, bool) {
+	switch k.Class {
+	case inventory.Column, inventory.Index, inventory.Constraint, inventory.Trigger, inventory.Rule, inventory.Policy:
+		return inventory.Key{Class: inventory.Relation, Schema: k.Schema, Name: k.Table}, true
+	}
+	return inventory.Key{}, false
+}
+
+func (c *comparison) object(o *inventory.Object) {
+	if !c.wanted(o.Key) {
+		return
+	}
+	if p, ok := parent(o.Key); ok && c.gone[p] {
+		return
+	}
+	base, known := c.Baseline[o.Key]
+	definition, facts := o.Fingerprint()
+	if c.ByHand && known && base.Definition == definition && base.Facts == facts {
+		return // who made the target's schema by hand has had it like this
+	}
+	t := c.counterpart(o)
+	if t == nil {
+		if o.Class == inventory.Relation {
+			c.gone[o.Key] = true
+		}
+		if !c.pending[c.Renames.key(o.Key)] {
+			c.missing(o)
+		}
+		return
+	}
+	c.differs(o, t, known && base.Definition != definition && base.Target != "" && base.Target == targetDefinition(t))
+	if !c.WithoutRights {
+		c.rights(o, t)
+	}
+}
+
+func targetDefinition(o *inventory.Object) string {
+	definition, _ := o.Fingerprint()
+	return definition
+}
+
+// counterpart finds an object of the source on the target.
+func (c *comparison) counterpart(o *inventory.Object) *inventory.Object {
+	if o.Class == inventory.Sequence {
+		return c.sequences.Find(o)
+	}
+	return c.target[c.Renames.key(o.Key)]
+}
+
+// dropped finds what the source had when it was loaded, and has no more.
+func (c *comparison) dropped() {
+	var keys []inventory.Key
+	for k := range c.Baseline {
+		if c.source[k] == nil {
+			keys = append(keys, k)
+		}
+	}
+	slices.SortFunc(keys, func(a, b inventory.Key) int {
+		return cmp.Or(cmp.Compare(order[a.Class], order[b.Class]), cmp.Compare(a.String(), b.String()))
+	})
+	for _, k := range keys {
+		on := c.Renames.key(k)
+		t := c.target[on]
+		if k.Class == inventory.Relation {
+			c.gone[k] = true
+		}
+		if p, ok := parent(k); ok && c.gone[p] || t == nil || c.pending[on] || c.ByHand && c.Baseline[k].Target == "" {
+			continue
+		}
+		if k.Class == inventory.Sequence && (t.Fact("identity") != "" || c.sequences.found[t]) {
+			continue // it goes with its column, or is found by it
+		}
+		l := Line{key: k, Kind: t.Kind, Problem: "dropped", Cause: "the source has dropped it since it was loaded, or named it otherwise", SQL: list(dropSQL(t)), order: -20 + order[k.Class]}
+		if l.Class = classOf(t); l.Class == Integrity {
+			l.Class = Rest // less is enforced on the source
+		}
+		l.Remedy = "on the target: " + first(l.SQL, "drop it, or rename it as the source has")
+		c.add(l)
+	}
+}
+
+// sequencesLeft finds sequences of the target that feed columns, and that none of the source sets.
+func (c *comparison) sequencesLeft() {
+	tables := make(map[[2]string]bool)
+	for i := range c.Source {
+		if o := &c.Source[i]; o.Class == inventory.Relation && c.wanted(o.Key) {
+			tables[c.Renames.table(o.Schema, o.Name)] = true
+		}
+	}
+	for _, l := range c.sequences.Left(tables) {
+		c.add(Line{key: l.Sequence.Key, Kind: "sequence", Problem: "sequence", Class: Integrity, Cause: "column " + l.Column + " of the target takes its values from it, and the source has no such sequence to set it by",
+			Remedy: "give the column the default or the identity that it has on the source"})
+	}
+}
+
+func list(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return []string{s}
+}
+
+// first returns the first statement if it fits a line, or what stands for it.
+func first(sql []string, or string) string {
+	const most = 200
+	switch {
+	case len(sql) == 0:
+		return or
+	case len(sql[0]) > most || strings.Contains(sql[0], "\n"):
+		return "see --sql"
+	}
+	return sql[0]
+}
+
+// Is reports whether a line is about this table of the source.
+func (l *Line) Is(schema, table string) bool {
+	return l.key.Class == inventory.Relation && l.key.Schema == schema && l.key.Name == table
+}
+
+// NotCarried returns the line of a table whose changes do not reach the target.
+func NotCarried(schema, table string) Line {
+	var c comparison
+	return *c.add(Line{key: inventory.Key{Class: inventory.Relation, Schema: schema, Name: table}, Kind: "table", Problem: "not carried", Class: Integrity,
+		Cause: "what changes in it on the source does not reach the target"})
+}

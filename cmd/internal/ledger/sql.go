@@ -1,0 +1,341 @@
+package ledger
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
+)
+
+// Statements that make the target as the source is. None where names differ: what a server has
+// printed has the source's.
+
+func (c *comparison) renamed() bool { return len(c.Renames.Schemas)+len(c.Renames.Tables) > 0 }
+
+// create returns what creates an object, with its owner, rights and comment.
+func (c *comparison) create(o *inventory.Object) (sql []string) {
+	if o.Class == inventory.Setting {
+		return list(c.setting(o))
+	}
+	if o.Class == inventory.Privileges {
+		for _, r := range sorted(c.entries(o)) {
+			if who := r.grantee; who != "@owner" {
+				sql = append(sql, statement(o, "GRANT", r.privilege, who, ""))
+			}
+		}
+		return append(sql, c.withoutPublic(o)...)
+	}
+	if o.SQL == "" || c.renamed() {
+		return nil
+	}
+	sql = append(sql, o.SQL)
+	if owner := o.Fact("owner"); owner != "" && !c.WithoutOwners && ident(owner) != ident(c.bare()) {
+		sql = append(sql, alter(o)+" OWNER TO "+ident(owner))
+	}
+	if o.On != "" && o.Class != inventory.Column && !c.WithoutRights {
+		sql = append(sql, c.withoutPublic(o)...)
+		for _, r := range sorted(c.entries(o)) {
+			if r.grantee == "@owner" || r.grantee == "PUBLIC" && publicByDefault(o) {
+				continue
+			}
+			with := ""
+			if c.entries(o)[r] {
+				with = " WITH GRANT OPTION"
+			}
+			sql = append(sql, statement(o, "GRANT", r.privilege, r.grantee, with))
+		}
+	}
+	if s := o.Fact("comment"); s != "" {
+		sql = append(sql, comment(o, s))
+	}
+	return sql
+}
+
+// bare returns the target's role without quotes.
+func (c *comparison) bare() string {
+	if strings.HasPrefix(c.TargetRole, `"`) {
+		return strings.ReplaceAll(strings.Trim(c.TargetRole, `"`), `""`, `"`)
+	}
+	return c.TargetRole
+}
+
+func publicByDefault(o *inventory.Object) bool {
+	return o.Class == inventory.Function || o.Class == inventory.Type
+}
+
+// withoutPublic takes away what everybody has of new objects, and nobody of the source's.
+func (c *comparison) withoutPublic(o *inventory.Object) []string {
+	functions := o.Class == inventory.Privileges && (strings.HasSuffix(o.On, " FUNCTIONS") || strings.HasSuffix(o.On, " TYPES"))
+	if !functions && !publicByDefault(o) {
+		return nil
+	}
+	for r := range c.entries(o) {
+		if r.grantee == "PUBLIC" {
+			return nil
+		}
+	}
+	return []string{statement(o, "REVOKE", "ALL", "PUBLIC", "")}
+}
+
+// setting returns the statement that sets a parameter for the database. Lists of names are kept as
+// they are, as pg_dump does: they have quotes already.
+func (c *comparison) setting(o *inventory.Object) string {
+	parameter, value := o.Fact("parameter"), o.Fact("value")
+	switch parameter {
+	case "local_preload_libraries", "search_path", "session_preload_libraries", "shared_preload_libraries", "temp_tablespaces", "unix_socket_directories":
+	default:
+		value = literal(value)
+	}
+	if value == "" {
+		value = "''"
+	}
+	set := "SET " + quoteParameter(parameter) + " TO " + value
+	if role := o.Fact("role"); role != "" {
+		return "ALTER ROLE " + role + " IN DATABASE " + ident(c.Database) + " " + set
+	}
+	return "ALTER DATABASE " + ident(c.Database) + " " + set
+}
+
+// quoteParameter quotes each part of a parameter's name.
+func quoteParameter(name string) string {
+	parts := strings.Split(name, ".")
+	for i, p := range parts {
+		parts[i] = ident(p)
+	}
+	return strings.Join(parts, ".")
+}
+
+func literal(s string) string {
+	s = strings.ReplaceAll(s, "'", "''")
+	if strings.Contains(s, `\`) {
+		return "E'" + strings.ReplaceAll(s, `\`, `\\`) + "'"
+	}
+	return "'" + s + "'"
+}
+
+// alter returns how ALTER names an object.
+func alter(o *inventory.Object) string {
+	switch o.Class {
+	case inventory.Relation, inventory.Sequence, inventory.Schema, inventory.Type, inventory.Function:
+		on := o.On
+		if o.Kind == "aggregate" {
+			on = "AGGREGATE" + strings.TrimPrefix(on, "FUNCTION")
+		}
+		return "ALTER " + on
+	case inventory.Statistics:
+		return "ALTER STATISTICS " + qualified(o.Schema, o.Name)
+	case inventory.EventTrigger:
+		return "ALTER EVENT TRIGGER " + ident(o.Name)
+	case inventory.Other:
+		return "ALTER " + strings.ToUpper(o.Kind) + " " + o.Name
+	}
+	return "ALTER TABLE " + qualified(o.Schema, o.Table)
+}
+
+func qualified(schema, name string) string { return ident(schema) + "." + ident(name) }
+
+// named returns how DROP and COMMENT ON name an object.
+func named(o *inventory.Object) string {
+	switch o.Class {
+	case inventory.Relation:
+		kind := strings.ToUpper(strings.TrimPrefix(o.Kind, "partitioned "))
+		return kind + " " + qualified(o.Schema, o.Name)
+	case inventory.Function:
+		return strings.ToUpper(o.Kind) + strings.TrimPrefix(strings.TrimPrefix(o.On, "FUNCTION"), "PROCEDURE")
+	case inventory.Type:
+		return strings.ToUpper(o.Kind) + " " + qualified(o.Schema, o.Name)
+	case inventory.Schema, inventory.Sequence:
+		return o.On
+	case inventory.Column:
+		return "COLUMN " + qualified(o.Schema, o.Table) + "." + ident(o.Name)
+	case inventory.Index:
+		return "INDEX " + qualified(o.Schema, o.Name)
+	case inventory.Statistics:
+		return "STATISTICS " + qualified(o.Schema, o.Name)
+	case inventory.Constraint:
+		return "CONSTRAINT " + ident(o.Name) + " ON " + qualified(o.Schema, o.Table)
+	case inventory.DomainConstraint:
+		return "CONSTRAINT " + ident(o.Name) + " ON DOMAIN " + qualified(o.Schema, o.Table)
+	case inventory.Trigger, inventory.Rule, inventory.Policy:
+		return strings.ToUpper(o.Class) + " " + ident(o.Name) + " ON " + qualified(o.Schema, o.Table)
+	case inventory.Extension, inventory.EventTrigger:
+		return strings.ToUpper(o.Class) + " " + ident(o.Name)
+	}
+	return ""
+}
+
+func comment(o *inventory.Object, s string) string {
+	n := named(o)
+	if n == "" {
+		return ""
+	}
+	if s == "" {
+		return "COMMENT ON " + n + " IS NULL"
+	}
+	return "COMMENT ON " + n + " IS " + literal(s)
+}
+
+// dropSQL returns the statement that drops an object of the target. Tables are nobody's to drop but
+// the operator's.
+func dropSQL(o *inventory.Object) string {
+	switch o.Class {
+	case inventory.Column:
+		return "ALTER TABLE " + qualified(o.Schema, o.Table) + " DROP COLUMN " + ident(o.Name)
+	case inventory.Constraint:
+		return "ALTER TABLE " + qualified(o.Schema, o.Table) + " DROP CONSTRAINT " + ident(o.Name)
+	case inventory.DomainConstraint:
+		return "ALTER DOMAIN " + qualified(o.Schema, o.Table) + " DROP CONSTRAINT " + ident(o.Name)
+	case inventory.Relation:
+		if strings.HasSuffix(o.Kind, "table") {
+			return ""
+		}
+	case inventory.Schema, inventory.Extension, inventory.Other, inventory.Privileges:
+		return ""
+	case inventory.Setting:
+		return ""
+	}
+	return "DROP " + named(o)
+}
+
+func renameSequence(t *inventory.Object, to inventory.Key) string {
+	sql := ""
+	if t.Name != to.Name {
+		sql = "ALTER SEQUENCE " + qualified(t.Schema, t.Name) + " RENAME TO " + ident(to.Name)
+	}
+	if t.Schema == to.Schema {
+		return sql
+	}
+	if sql != "" {
+		sql += ";\n"
+	}
+	return sql + "ALTER SEQUENCE " + qualified(t.Schema, to.Name) + " SET SCHEMA " + ident(to.Schema)
+}
+
+// redefine returns what gives the target's object the definition that the source's has.
+func (c *comparison) redefine(o, t *inventory.Object) string {
+	if c.renamed() {
+		return ""
+	}
+	switch {
+	case o.Class == inventory.Column && o.Fact("generated") == "" && t.Fact("generated") == "":
+		if o.Definition == "" {
+			return alter(o) + " ALTER COLUMN " + ident(o.Name) + " DROP DEFAULT"
+		}
+		return alter(o) + " ALTER COLUMN " + ident(o.Name) + " SET DEFAULT " + o.Definition
+	case o.Class == inventory.Type && o.Kind == "domain":
+		if o.Definition == "" {
+			return "ALTER DOMAIN " + qualified(o.Schema, o.Name) + " DROP DEFAULT"
+		}
+		return "ALTER DOMAIN " + qualified(o.Schema, o.Name) + " SET DEFAULT " + o.Definition
+	case o.SQL == "":
+		return ""
+	case o.Class == inventory.Function:
+		return o.SQL
+	case o.Kind == "view":
+		return "CREATE OR REPLACE" + strings.TrimPrefix(o.SQL, "CREATE")
+	}
+	switch o.Class {
+	case inventory.Index, inventory.Constraint, inventory.DomainConstraint, inventory.Trigger, inventory.Rule, inventory.Policy, inventory.Statistics, inventory.EventTrigger:
+		sql := dropSQL(t) + ";\n" + o.SQL
+		if s := o.Fact("comment"); s != "" {
+			sql += ";\n" + comment(o, s)
+		}
+		return sql
+	}
+	return ""
+}
+
+// set returns what gives a fact of the target's object the value that the source's has.
+func (c *comparison) set(o, t *inventory.Object, fact, is string) string {
+	if c.renamed() && fact != "owner" && fact != "comment" {
+		return ""
+	}
+	column := " ALTER COLUMN " + ident(o.Name)
+	switch {
+	case fact == "owner":
+		return alter(t) + " OWNER TO " + ident(is)
+	case fact == "comment":
+		return comment(t, is)
+	case o.Class == inventory.Setting:
+		return c.setting(o)
+	case fact == "populated":
+		return "REFRESH MATERIALIZED VIEW " + qualified(t.Schema, t.Name)
+	case fact == "row security":
+		return alter(t) + map[bool]string{true: " ENABLE", false: " DISABLE"}[is != ""] + " ROW LEVEL SECURITY"
+	case fact == "forced row security":
+		return alter(t) + map[bool]string{true: " FORCE", false: " NO FORCE"}[is != ""] + " ROW LEVEL SECURITY"
+	case fact == "labels":
+		return addLabels(o, t)
+	case fact == "not null" && o.Class == inventory.Column:
+		return alter(t) + column + map[bool]string{true: " SET", false: " DROP"}[is != ""] + " NOT NULL"
+	case fact == "not null":
+		return "ALTER DOMAIN " + qualified(t.Schema, t.Name) + map[bool]string{true: " SET", false: " DROP"}[is != ""] + " NOT NULL"
+	case fact == "type" && o.Class == inventory.Column && o.Fact("generated") == "":
+		return alter(t) + column + " TYPE " + is
+	case fact == "default" && o.Class == inventory.Column, fact == "settings", fact == "source", fact == "security definer", fact == "volatility", fact == "strict", fact == "leakproof", fact == "parallel", fact == "cost", fact == "rows":
+		return c.redefine(o, t)
+	case fact == "storage" && o.Class == inventory.Column:
+		if s, ok := map[string]string{"p": "PLAIN", "e": "EXTERNAL", "x": "EXTENDED", "m": "MAIN"}[is]; ok {
+			return alter(t) + column + " SET STORAGE " + s
+		}
+	case fact == "statistics" && o.Class == inventory.Column:
+		if is == "" {
+			is = "-1"
+		}
+		return alter(t) + column + " SET STATISTICS " + is
+	case fact == "type" && o.Class == inventory.Sequence:
+		return fmt.Sprintf("ALTER SEQUENCE %s AS %s MINVALUE %s MAXVALUE %s", qualified(t.Schema, t.Name), is, o.Fact("minimum"), o.Fact("maximum"))
+	case fact == "increment", fact == "minimum", fact == "maximum", fact == "cache", fact == "start":
+		word := map[string]string{"increment": "INCREMENT BY", "minimum": "MINVALUE", "maximum": "MAXVALUE", "cache": "CACHE", "start": "START WITH"}[fact]
+		return "ALTER SEQUENCE " + qualified(t.Schema, t.Name) + " " + word + " " + is
+	case fact == "cycle":
+		return "ALTER SEQUENCE " + qualified(t.Schema, t.Name) + map[bool]string{true: " CYCLE", false: " NO CYCLE"}[is != ""]
+	case o.Class == inventory.Index, o.Class == inventory.Constraint, o.Class == inventory.Trigger, o.Class == inventory.Rule, o.Class == inventory.Policy, o.Class == inventory.Statistics, o.Class == inventory.EventTrigger:
+		return c.redefine(o, t)
+	}
+	return ""
+}
+
+// addLabels adds the labels of an enumerated type that the target lacks. They cannot be taken away.
+func addLabels(o, t *inventory.Object) string {
+	want, have := labels(o.Fact("labels")), labels(t.Fact("labels"))
+	there := make(map[string]bool)
+	for _, l := range have {
+		there[l] = true
+	}
+	var sql []string
+	for i, l := range want {
+		if there[l] {
+			continue
+		}
+		place := ""
+		switch {
+		case i > 0:
+			place = " AFTER " + want[i-1]
+		case len(have) > 0:
+			place = " BEFORE " + have[0]
+		}
+		sql = append(sql, "ALTER TYPE "+qualified(t.Schema, t.Name)+" ADD VALUE "+l+place)
+	}
+	return strings.Join(sql, ";\n")
+}
+
+// labels cuts a list of quoted labels.
+func labels(s string) (list []string) {
+	for s != "" {
+		end := 1
+		if strings.HasPrefix(s, "E'") {
+			end = 2
+		}
+		for end < len(s) && (s[end] != '\'' || end+1 < len(s) && s[end+1] == '\'') {
+			if s[end] == '\'' {
+				end++
+			}
+			end++
+		}
+		end = min(end+1, len(s))
+		list = append(list, s[:end])
+		s = strings.TrimPrefix(s[end:], ", ")
+	}
+	return list
+}

@@ -1,0 +1,251 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
+)
+
+type line struct {
+	ID, Kind, Name, Problem, Class, Cause, Remedy string
+	SQL                                           []string
+	Allowed                                       bool
+}
+
+// missing returns the ledger, and fails the test unless pgcutover missing ends as it has to.
+func (m *migration) missing() (lines []line) {
+	m.T.Helper()
+	status, out, errs := m.Run(nil, "pgcutover", "missing", "--json", "--slot", m.slot)
+	if err := json.Unmarshal(out, &lines); err != nil {
+		m.T.Fatalf("%v: %s%s", err, out, errs)
+	}
+	blocking := 0
+	for _, l := range lines {
+		if !l.Allowed {
+			blocking++
+		}
+	}
+	if status != min(blocking, 1) {
+		m.T.Fatalf("exit status %d with %d lines\n%s", status, blocking, errs)
+	}
+	return lines
+}
+
+// nothingMissing fails the test unless the ledger is empty.
+func (m *migration) nothingMissing() {
+	m.T.Helper()
+	for _, l := range m.missing() {
+		m.T.Errorf("%s %s %s: %s; %s", l.Problem, l.Kind, l.Name, l.Cause, l.Remedy)
+	}
+	if got, _ := m.cut(0, "status", "--get", "missing.count"); got != "0\n" {
+		m.T.Errorf("status has %s missing", got)
+	}
+}
+
+// mend executes what pgcutover missing --sql prints.
+func (m *migration) mend() {
+	m.T.Helper()
+	out, _ := m.cut(1, "missing", "--sql")
+	if _, err := m.target.Try(out); err != nil {
+		m.T.Fatalf("%v\n%s", err, out)
+	}
+}
+
+func named(lines []line, name string) *line {
+	for i := range lines {
+		if lines[i].Name == name {
+			return &lines[i]
+		}
+	}
+	return nil
+}
+
+// What the source's schema becomes after the load, without ddl install, is named before the source
+// is closed, and the statements that are printed make the target the same.
+func TestSchemaDrift_C5(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	m := begin(t, source, target)
+	source.Exec(`CREATE TABLE "It's" ("Old ""one" int, kept text DEFAULT 'a')`, "CREATE TYPE mood AS ENUM ('good')", "CREATE VIEW shown AS SELECT id FROM customer",
+		"CREATE TABLE policed (a int)", "ALTER TABLE policed ENABLE ROW LEVEL SECURITY", "CREATE POLICY p ON policed USING (a > 0)", "CREATE DOMAIN positive AS int CHECK (VALUE > 0)")
+	m.load()
+	m.nothingMissing()
+	source.Exec(`CREATE UNIQUE INDEX "drift index" ON customer (name)`, `ALTER TABLE "It's" DROP COLUMN "Old ""one"`, `ALTER TABLE "It's" ADD COLUMN fresh numeric(5,2) DEFAULT 1 NOT NULL`,
+		`ALTER TABLE "Order" ADD CONSTRAINT positive CHECK (id > 0)`, "CREATE VIEW drift_view AS SELECT 1 AS x", "CREATE FUNCTION drift() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+		"REVOKE EXECUTE ON FUNCTION drift() FROM PUBLIC", "ALTER TYPE mood ADD VALUE 'it''s bad'", "CREATE SEQUENCE drift_seq START 77", `ALTER TABLE customer ALTER COLUMN name SET NOT NULL`,
+		"CREATE SCHEMA drift", "CREATE TYPE drift.pair AS (a int, b text)", "CREATE DOMAIN drift.small AS int CHECK (VALUE < 10)", "COMMENT ON TABLE log IS 'lines; of a ''log'''",
+		"CREATE TRIGGER later BEFORE UPDATE ON customer FOR EACH ROW EXECUTE PROCEDURE stamp()", "CREATE STATISTICS drift_stats ON id, customer FROM \"Order\"", "CREATE RULE drift_rule AS ON DELETE TO policed DO INSTEAD NOTHING",
+		"CREATE POLICY q ON policed FOR SELECT USING (a > 1)", "ALTER TABLE policed FORCE ROW LEVEL SECURITY", "CREATE MATERIALIZED VIEW drift_mv AS SELECT 1 AS a", "ALTER DOMAIN positive ADD CONSTRAINT small CHECK (VALUE < 100)",
+		"ALTER FUNCTION stamp() COST 77")
+	lines := m.missing()
+	for _, name := range []string{"public.customer.drift index", "public.It's.fresh", "public.Order.positive", "public.drift_view", "public.drift()", "public.mood", "public.drift_seq",
+		"public.customer.name", "drift", "drift.pair", "drift.small", "public.log", "public.customer.later", "public.drift_stats", "public.policed.drift_rule", "public.policed.q", "public.policed", "public.drift_mv",
+		"public.positive.small", "public.stamp()"} {
+		if named(lines, name) == nil {
+			t.Errorf("%s is not named", name)
+		}
+	}
+	if l := named(lines, "public.customer.drift index"); l != nil && l.Class != "integrity" {
+		t.Errorf("%+v", l)
+	}
+	_, errs := m.cut(78, "fence")
+	says(t, errs, "drift index", "pgcutover missing")
+	source.Exec("INSERT INTO log VALUES ('open')") // nothing was changed
+	if got, _ := m.cut(0, "status", "--get", "missing.count"); got == "0\n" {
+		t.Error("status has nothing missing")
+	}
+	m.mend()
+	m.nothingMissing()
+	m.cut(0, "fence")
+	m.cut(0, "drain")
+	m.cut(0, "open")
+	m.cut(0, "verify")
+	m.cut(0, "finish")
+	m.cut(0, "cleanup")
+}
+
+// A line that is named lets the cutover pass; the others hold it up.
+func TestAllowMissing_C5(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	m := begin(t, source, target)
+	m.load()
+	source.Exec("CREATE VIEW one AS SELECT 1 AS x", "CREATE VIEW two AS SELECT 2 AS x")
+	lines := m.missing()
+	if len(lines) != 2 {
+		t.Fatalf("%+v", lines)
+	}
+	again := m.missing()
+	if again[0].ID != lines[0].ID {
+		t.Errorf("the id was %s, and is %s", lines[0].ID, again[0].ID)
+	}
+	m.cut(78, "fence", "--allow-missing", lines[0].ID)
+	if left := m.missing(); !left[0].Allowed && !left[1].Allowed || left[0].Allowed && left[1].Allowed {
+		t.Errorf("%+v", left)
+	}
+	m.cut(0, "fence", "--allow-missing", lines[1].ID)
+	m.cut(0, "drain")
+	m.cut(0, "open")
+}
+
+// A sequence is set by the column that it belongs to, or feeds, whatever it is called by then.
+func TestSequencesByColumn_C4(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	m := begin(t, source, target)
+	source.Exec("CREATE SCHEMA other", "CREATE TABLE a (id serial PRIMARY KEY, x int)", "CREATE TABLE b (id serial PRIMARY KEY, x int)", "CREATE SEQUENCE loose",
+		"CREATE TABLE c (id int PRIMARY KEY DEFAULT nextval('loose'), x int)", "CREATE TABLE d (id serial PRIMARY KEY, x int)", "CREATE TABLE e (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, x int)")
+	m.load()
+	source.Exec("ALTER SEQUENCE a_id_seq RENAME TO spare", "ALTER SEQUENCE b_id_seq RENAME TO a_id_seq", "ALTER SEQUENCE loose RENAME TO tied", "ALTER SEQUENCE tied SET SCHEMA other", "ALTER SEQUENCE e_id_seq RENAME TO e_seq",
+		"INSERT INTO a (x) SELECT g FROM generate_series(1, 10) g", "INSERT INTO b (x) SELECT g FROM generate_series(1, 20) g", "INSERT INTO c (x) SELECT g FROM generate_series(1, 30) g",
+		"INSERT INTO e (x) SELECT g FROM generate_series(1, 50) g",
+		// Another sequence takes a column over.
+		"CREATE SEQUENCE d_new START 1000", "ALTER TABLE d ALTER COLUMN id SET DEFAULT nextval('d_new')", "DROP SEQUENCE d_id_seq", "INSERT INTO d (x) VALUES (1)")
+	lines := m.missing()
+	for _, name := range []string{"public.spare", "public.a_id_seq", "other.tied", "public.e_seq", "public.d_new"} {
+		if named(lines, name) == nil {
+			t.Errorf("%s is not named", name)
+		}
+	}
+	m.cut(78, "fence")
+	var allow []string
+	for _, l := range lines {
+		allow = append(allow, "--allow-missing", l.ID)
+	}
+	m.cut(0, append([]string{"fence"}, allow...)...)
+	m.cut(0, "drain")
+	m.cut(0, "open")
+	for table, want := range map[string]string{"a": "11", "b": "21", "c": "31", "d": "1001", "e": "51"} {
+		if got := target.Query("INSERT INTO " + table + " (x) VALUES (0) RETURNING id"); got != want {
+			t.Errorf("table %s goes on with %s, not %s", table, got, want)
+		}
+	}
+}
+
+// What the target's default privileges open is closed again before the cutover.
+func TestRightsWider_C26(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	role := "wide_" + target.Name
+	target.Exec("CREATE ROLE "+role, "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC", "ALTER DEFAULT PRIVILEGES GRANT USAGE ON SCHEMAS TO "+role,
+		"ALTER DEFAULT PRIVILEGES GRANT USAGE ON SEQUENCES TO "+role, "ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO "+role+" WITH GRANT OPTION")
+	t.Cleanup(func() { target.Exec("DROP OWNED BY "+role, "DROP ROLE "+role) })
+	m := begin(t, source, target)
+	source.Exec("CREATE SCHEMA closed", "CREATE TABLE closed.secret (a int)", "REVOKE EXECUTE ON FUNCTION stamp() FROM PUBLIC")
+	m.load()
+	wide := func() string {
+		return target.Query("SELECT has_table_privilege('" + role + "', 'closed.secret', 'SELECT'), has_schema_privilege('" + role + "', 'closed', 'USAGE'), has_function_privilege('" + role + "', 'stamp()', 'EXECUTE')")
+	}
+	if wide() == "f\tf\tf" {
+		t.Fatal("nothing is open")
+	}
+	for _, l := range m.missing() {
+		if l.Class != "rights" || !strings.HasPrefix(l.Remedy, "on the target: REVOKE ") {
+			t.Errorf("%+v", l)
+		}
+	}
+	m.cut(78, "fence")
+	m.mend()
+	m.nothingMissing()
+	if got := wide(); got != "f\tf\tf" {
+		t.Errorf("still open: %s", got)
+	}
+}
+
+// Settings of the database, and of roles in it, are named.
+func TestDatabaseSettings_C28(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	m := begin(t, source, target)
+	role := "settings_" + source.Name
+	for _, d := range []*pgtest.DB{source, target} {
+		d.Exec("CREATE ROLE " + role)
+		t.Cleanup(func() { d.Exec("DROP OWNED BY "+role, "DROP ROLE "+role) })
+	}
+	source.Exec("ALTER DATABASE "+source.Name+` SET search_path = "$user", public, "It's"`, "ALTER DATABASE "+source.Name+" SET work_mem = '8MB'", "ALTER ROLE "+role+" IN DATABASE "+source.Name+` SET my.own = 'a\b''c'`)
+	m.load()
+	if lines := m.missing(); len(lines) != 3 {
+		t.Errorf("%+v", lines)
+	}
+	m.cut(78, "fence")
+	m.mend()
+	m.nothingMissing()
+	const q = "SELECT setrole::regrole, setconfig FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase WHERE datname = current_database() ORDER BY 1::text"
+	if a, b := source.Query(q), target.Query(q); a != b {
+		t.Errorf("source %s, target %s", a, b)
+	}
+}
+
+// What the load could not create is named with the reason, holds up the cutover, and is in the way
+// of cleanup: it has the only list.
+func TestFailedObjects_C6(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	m := begin(t, source, target)
+	role := "absent_" + source.Name
+	source.Exec("CREATE ROLE "+role, "GRANT SELECT ON customer TO "+role, "ALTER TABLE log OWNER TO "+role, "REVOKE EXECUTE ON FUNCTION stamp() FROM PUBLIC", "GRANT EXECUTE ON FUNCTION stamp() TO "+role)
+	t.Cleanup(func() {
+		m.Run(nil, "pgcutover", "unfence", "--slot", m.slot)
+		source.Exec("DROP OWNED BY "+role, "DROP ROLE "+role)
+	})
+	m.Bash("pgextract --slot " + m.slot + " | pgapply || true")
+	m.startSync()
+	lines := m.missing()
+	for _, name := range []string{"public.customer", "public.log", "public.stamp()"} {
+		if l := named(lines, name); l == nil || l.Class != "rights" || !strings.Contains(l.Cause, role) {
+			t.Errorf("%s: %+v", name, l)
+		}
+	}
+	m.cut(78, "fence")
+	var allow []string
+	for _, l := range lines {
+		allow = append(allow, "--allow-missing", l.ID)
+	}
+	m.cut(0, append([]string{"fence"}, allow...)...)
+	m.cut(0, "drain")
+	m.cut(0, "open")
+	m.cut(0, "finish")
+	target.Exec("DELETE FROM pgsluice.allowed")
+	m.cut(78, "cleanup")
+	target.Exec("CREATE ROLE " + role)
+	t.Cleanup(func() { target.Exec("DROP OWNED BY "+role, "DROP ROLE "+role) })
+	m.mend()
+	m.nothingMissing()
+	m.cut(0, "cleanup")
+}
