@@ -80,7 +80,7 @@ func (c *comparison) differs(o, t *inventory.Object, changed bool) {
 		was := t.Fact(name)
 		switch {
 		case is == was, notCompared[name], name == "owner" && (c.WithoutOwners || is == ""), name == "populated" && is == "",
-			c.waits[t.Key] && (name == "row security" || name == "forced row security"), o.Class == inventory.Schema && name == "comment" && o.Name == "public":
+			name == "enabled" && c.pending[t.Key], c.waits[t.Key] && (name == "row security" || name == "forced row security"), o.Class == inventory.Schema && name == "comment" && o.Name == "public":
 			continue
 		}
 		say(fmt.Sprintf("%s is %s, on the target %s", name, value(is), value(was)), c.set(o, t, name, is))

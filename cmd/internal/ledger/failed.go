@@ -23,7 +23,7 @@ func keys(kind, schema, table, name string, known map[inventory.Key]*inventory.O
 	switch kind {
 	case "TABLE", "VIEW", "MATERIALIZED VIEW", "FOREIGN TABLE", "TABLE ATTACH", "MATERIALIZED VIEW DATA":
 		return one(inventory.Relation, "", name)
-	case "ROW SECURITY":
+	case "ROW SECURITY", "ROW SECURITY STATE":
 		if table != "" {
 			name = table
 		}
@@ -35,9 +35,9 @@ func keys(kind, schema, table, name string, known map[inventory.Key]*inventory.O
 			return split(inventory.DomainConstraint, schema, name, known)
 		}
 		return one(inventory.Constraint, table, part)
-	case "TRIGGER":
+	case "TRIGGER", "TRIGGER STATE":
 		return one(inventory.Trigger, table, part)
-	case "RULE":
+	case "RULE", "RULE STATE":
 		return one(inventory.Rule, table, part)
 	case "POLICY":
 		return one(inventory.Policy, table, part)
