@@ -41,6 +41,7 @@ type flags struct {
 	Missing struct {
 		JSON         bool     `name:"json" help:"For programs: each line with its id, kind, name, cause, remedy and statements."`
 		SQL          bool     `name:"sql" help:"Only the statements that mend it, to be executed on the target by psql."`
+		Retry        bool     `help:"First try again to create what the load could not create, where that reads no rows."`
 		AllowMissing []string `placeholder:"ID" help:"This line may stay as it is, from now on: it holds up no cutover. May be repeated."`
 	} `cmd:"" help:"Say what the target lacks of the source, or has otherwise, and what to do about it. Exits with 0 if that is nothing, with 1 if it is something."`
 	Fence struct {
@@ -123,7 +124,7 @@ func (f *flags) do(ctx context.Context, m *steps.Migration, command string) erro
 		case f.Missing.SQL:
 			as = "sql"
 		}
-		return m.Missing(ctx, as, f.Missing.AllowMissing)
+		return m.Missing(ctx, as, f.Missing.Retry, f.Missing.AllowMissing)
 	case "wait <for>":
 		lag, err := humanize.ParseBytes(f.Wait.Lag)
 		if err != nil {

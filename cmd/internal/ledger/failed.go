@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
@@ -118,10 +119,10 @@ func (c *comparison) failures() {
 			found = append(found, lines[k]...)
 		}
 		for _, l := range found {
-			l.failed = true
-			if !strings.Contains(l.Cause, f.Error) {
+			if !l.failed {
 				l.Cause += "; the load was refused: " + f.Error
 			}
+			l.failed = true
 			if len(l.SQL) == 0 {
 				l.SQL = list(strings.TrimRight(f.SQL, "; \n"))
 				l.Remedy = "mend the cause, then on the target: " + first(l.SQL, "")
@@ -134,9 +135,14 @@ func (c *comparison) failures() {
 		if f.Type == "ACL" || f.Type == "OWNER" || f.Type == "SECURITY LABEL" {
 			class = Rights
 		}
-		c.add(Line{key: inventory.Key{Class: "failed " + f.Type, Schema: f.Schema, Table: f.Table, Name: f.Name}, Name: strings.TrimPrefix(f.String(), f.Type+" "), Kind: strings.ToLower(f.Type), Problem: "failed", Class: class,
-			Cause: "the load was refused: " + f.Error, Remedy: fmt.Sprintf("mend the cause, then on the target: %s", first(list(f.SQL), "")), SQL: append(list(strings.TrimRight(f.SQL, "; \n")),
-				fmt.Sprintf("UPDATE pgsluice.deferred SET state = 'done', error = NULL WHERE id = %d", f.ID)), order: 20, failed: true})
+		key := inventory.Key{Class: "failed " + f.Type, Schema: f.Schema, Table: f.Table, Name: f.Name}
+		sql := append(list(strings.TrimRight(f.SQL, "; \n")), fmt.Sprintf("UPDATE pgsluice.deferred SET state = 'done', error = NULL WHERE id = %d", f.ID))
+		if i := slices.IndexFunc(c.lines, func(l *Line) bool { return l.key == key }); i >= 0 { // one of several statements
+			c.lines[i].SQL = append(c.lines[i].SQL, sql...)
+			continue
+		}
+		c.add(Line{key: key, Name: strings.TrimPrefix(f.String(), f.Type+" "), Kind: strings.ToLower(f.Type), Problem: "failed", Class: class,
+			Cause: "the load was refused: " + f.Error, Remedy: fmt.Sprintf("mend the cause, then on the target: %s", first(list(f.SQL), "")), SQL: sql, order: 20, failed: true})
 	}
 }
 

@@ -102,6 +102,7 @@ func (m *Migration) notCarried(ctx context.Context, c, t *pgx.Conn, stream *prog
 	if err != nil {
 		return nil, err
 	}
+	m.lacking = missing
 	for _, n := range missing {
 		_, remedy := m.missingText([]TableName{n})
 		i := slices.IndexFunc(lines, func(l ledger.Line) bool { return l.Problem == "missing" && l.Is(n.Schema, n.Table) })
@@ -136,6 +137,9 @@ func (m *Migration) settled(ctx context.Context, c, t *pgx.Conn, stream *progres
 // requireNothingMissing refuses to go on while the ledger is not empty. What is named in allow may
 // stay as it is from now on.
 func (m *Migration) requireNothingMissing(ctx context.Context, c, t *pgx.Conn, stream *progress.Stream, allow []string) error {
+	if _, err := m.retry(ctx, t, stream.ID, true); err != nil {
+		return err
+	}
 	lines, _, err := m.settled(ctx, c, t, stream)
 	if err != nil {
 		return err
@@ -218,8 +222,8 @@ func (m *Migration) allow(ctx context.Context, t *pgx.Conn, stream *progress.Str
 }
 
 // Missing prints what the target lacks of the source, or has otherwise; it fails with status Failed
-// if there is something that is not allowed.
-func (m *Migration) Missing(ctx context.Context, as string, allow []string) error {
+// if there is something that is not allowed. With again it first tries to create what the load could not, where that reads no rows.
+func (m *Migration) Missing(ctx context.Context, as string, again bool, allow []string) error {
 	t, err := m.target(ctx)
 	if err != nil {
 		return err
@@ -236,6 +240,11 @@ func (m *Migration) Missing(ctx context.Context, as string, allow []string) erro
 	defer c.Close(ctx)
 	if err := m.checkSource(ctx, c, t, stream); err != nil {
 		return err
+	}
+	if again {
+		if _, err := m.retry(ctx, t, stream.ID, true); err != nil {
+			return err
+		}
 	}
 	lines, compared, err := m.settled(ctx, c, t, stream)
 	if err != nil {
@@ -281,6 +290,12 @@ func (m *Migration) missingLines(lines []ledger.Line) error {
 			mark = " (allowed)"
 		}
 		if _, err := text.Fprintf(m.Out, "%s  %s %s: %s%s\n          %s\n", l.ID, l.Kind, l.Name, l.Cause, mark, l.Remedy); err != nil {
+			return err
+		}
+	}
+	if len(m.lacking) > 1 {
+		says, remedy := m.missingText(m.lacking)
+		if _, err := text.Fprintf(m.Out, "%s. %s\n", says, remedy); err != nil {
 			return err
 		}
 	}

@@ -31,6 +31,7 @@ type Migration struct {
 	Log *slog.Logger
 
 	lastMissing *MissingStatus
+	lacking     []TableName       // the tables among what is missing
 	ends        map[string]string // by side, what was connected to, as identity.Line prints it
 }
 
