@@ -352,6 +352,7 @@ func (b *builder) finish() (complete bool, err error) {
 		if err != nil {
 			return false, b.l.Server.Explain(err)
 		}
+		copied = b.l.whole(copied, missing)
 		if len(copied) == 0 && len(missing) > 0 {
 			b.missing = missing
 			return false, nil

@@ -69,6 +69,7 @@ type Loader struct {
 	tables       map[uint32]*loadTable
 	targets      map[[2]string]uint32 // which relation goes to a table of the target
 	fresh        []*loadTable         // not yet looked up
+	trees        map[[2]string]*tree  // by the names of their partitions
 	sequences    []*format.Sequence   // not yet there
 	parts        map[uint32]*part
 	lobs         *largeObjects
@@ -92,6 +93,7 @@ type loadTable struct {
 	state        *progress.TableState
 	once         sync.Once
 	err          error // of preparing it
+	tree         *tree // that it is a partition of, if rows go through the root
 	freeze       bool
 	target       *catalog.Relation // nil: it does not exist
 }
@@ -233,9 +235,12 @@ func (l *Loader) inspect() error {
 	if err != nil {
 		return l.Server.Explain(err)
 	}
+	if err := l.findTrees(); err != nil {
+		return err
+	}
 	for _, t := range l.fresh {
-		t.target = found[[2]string{t.schema, t.name}]
-		if s := t.state; s.Complete() && s.Status != "loaded" && !l.Reload {
+		t.target, t.tree = found[[2]string{t.schema, t.name}], l.trees[[2]string{t.schema, t.name}]
+		if s := t.state; s.Complete() && s.Status != "loaded" && !l.Reload && t.tree == nil {
 			l.builder.table(t.names(), false) // an earlier run had all its rows, and ended before that
 		}
 	}
@@ -332,7 +337,7 @@ func (l *Loader) CopyBegin(r *format.CopyBegin) error {
 	l.parts[r.Part] = p
 	s := t.state
 	same := s.Snapshot == l.Snapshot
-	p.skip = s.Complete() && (same || !l.Reload) || same && s.Of == int(r.Of) && s.Done[int(r.Index)]
+	p.skip = (s.Complete() && (same || !l.Reload) || same && s.Of == int(r.Of) && s.Done[int(r.Index)]) && !t.tree.anew(l)
 	p.meter = l.Meter.Part(t.String(), r.Bytes)
 	if p.skip {
 		p.meter.Done()
@@ -531,7 +536,7 @@ func (l *Loader) copyPart(p *part) (err error) {
 	for i, c := range p.Columns {
 		cols[i] = plan.QuoteIdent(c)
 	}
-	sql := "COPY " + t.qualified()
+	sql := "COPY " + t.tree.or(t.qualified())
 	if len(cols) > 0 {
 		sql += " (" + strings.Join(cols, ", ") + ")"
 	}
@@ -573,7 +578,7 @@ func (l *Loader) copyPart(p *part) (err error) {
 	}
 	l.release(s)
 	p.meter.Done()
-	if copied {
+	if copied && t.tree == nil {
 		l.builder.table(t.names(), p.Of == 1 && p.end.Bytes < small)
 	}
 	return nil
@@ -583,6 +588,10 @@ func (l *Loader) copyPart(p *part) (err error) {
 func checked(t *loadTable, err error) error {
 	var f *fault.Error
 	var pg *pgconn.PgError
+	if errors.As(err, &f) && errors.As(err, &pg) && pg.Code == "23514" && pg.ConstraintName == "" && f.Hint == "" {
+		return f.WithHint("The partitions of the target are others than those of the source, or have other bounds. Make them such that each row has one: SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = %s::regclass, on both sides. Then: pgextract --resume | pgapply.",
+			text.Literal(text.Ident(t.schema, t.name)))
+	}
 	if errors.As(err, &f) && errors.As(err, &pg) && pg.Code == "23514" && f.Hint == "" {
 		return f.WithHint("If it looks at other tables, their rows may be there the next time: pgextract --resume | pgapply. If not, on the target: ALTER TABLE %s DROP CONSTRAINT %s; "+
 			"then the same command, and the constraint again when all is loaded.", text.Ident(t.schema, t.name), text.Ident(pg.ConstraintName))
@@ -634,6 +643,11 @@ func (l *Loader) prepare(s *session, p *part) error {
 	if err := t.fits(p, l.ByHand); err != nil {
 		return err
 	}
+	if t.tree != nil {
+		if err := t.tree.prepare(l, s); err != nil {
+			return err
+		}
+	}
 	// Other processes may load other parts of the table.
 	row, err := s.ask(l.ctx, "BEGIN", "SELECT FROM pgsluice.tables WHERE "+where+" FOR UPDATE",
 		"SELECT status, coalesce(snapshot, ''), parts, (SELECT pg_catalog.count(*) FROM pgsluice.parts WHERE "+where+") FROM pgsluice.tables WHERE "+where)
@@ -649,6 +663,10 @@ func (l *Loader) prepare(s *session, p *part) error {
 		return s.exec(l.ctx, "ROLLBACK") // the rest of what was begun
 	case status.Complete() && (snapshot == l.Snapshot || !l.Reload):
 		return l.loadedMeanwhile(t)
+	case t.tree != nil:
+		if done != "0" { // since the tree was made ready
+			return l.loadedMeanwhile(t)
+		}
 	case done != "0" || l.Reload && status.Complete(): // there are parts from another snapshot: they do not fit together
 		if err := l.empty(s, t); err != nil {
 			return err
@@ -666,7 +684,7 @@ func (l *Loader) prepare(s *session, p *part) error {
 			return e.WithHint("Empty it (TRUNCATE %s on the target), or leave it out.", text.Ident(t.schema, t.name))
 		}
 	}
-	t.freeze = p.Of == 1 && p.Bytes >= freezeMin && t.target.Kind == "r" && t.target.Condition == "" && !t.target.Referenced
+	t.freeze = t.tree == nil && p.Of == 1 && p.Bytes >= freezeMin && t.target.Kind == "r" && t.target.Condition == "" && !t.target.Referenced
 	return s.exec(l.ctx, fmt.Sprintf(`UPDATE pgsluice.tables SET status = 'loading', snapshot = %s, snapshot_lsn = '%v', parts = %d, rows = 0, bytes = 0, copying_rows = 0, copying_bytes = 0,
 		started_at = pg_catalog.clock_timestamp(), copied_at = NULL, loaded_at = NULL, error = NULL WHERE %s;
 		UPDATE pgsluice.streams SET load_status = 'loading' WHERE stream_id = %d AND load_status <> 'loading'; COMMIT`,
