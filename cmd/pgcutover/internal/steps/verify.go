@@ -281,7 +281,12 @@ func (m *Migration) sumAll(ctx context.Context, pairs []*pair, how comparison, j
 					return err
 				}
 				defer c.Close(context.WithoutCancel(ctx))
-				for {
+				for n := 1; ; n++ {
+					if n%locksAtOnce == 0 { // a transaction keeps its locks, and the snapshot is held by another
+						if _, err := c.Exec(ctx, "COMMIT; "+inSnapshot(snapshot)); err != nil {
+							return server.Explain(err)
+						}
+					}
 					mu.Lock()
 					i := next
 					next++
@@ -307,12 +312,17 @@ func (m *Migration) sumAll(ctx context.Context, pairs []*pair, how comparison, j
 	return g.Wait()
 }
 
+// inSnapshot returns the statements that begin a transaction which reads a snapshot.
+func inSnapshot(snapshot string) string {
+	return "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT " + slot.QuoteLiteral(snapshot)
+}
+
 func openSnapshot(ctx context.Context, server pgdial.Server, snapshot, settings string) (*pgx.Conn, error) {
 	c, err := server.Connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	_, err = c.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+slot.QuoteLiteral(snapshot)+settings+"; "+pgdial.TablesOnly(server.Side))
+	_, err = c.Exec(ctx, inSnapshot(snapshot)+settings+"; "+pgdial.TablesOnly(server.Side))
 	if err != nil {
 		_ = c.Close(ctx)
 		return nil, server.Explain(err)
