@@ -297,6 +297,9 @@ func (l *Loader) refusedObject(o *progress.Object, refused error) error {
 	left, err := l.settle(l.guard, o, refused)
 	if err == nil && len(left) > 0 && needed[o.Type] {
 		l.lost = append(l.lost, o.ID)
+		l.mu.Lock()
+		l.whyLost[[2]string{o.Schema, o.Table}] = refused
+		l.mu.Unlock()
 		l.Log.Warn(fmt.Sprintf("could not create %v on the target; the load goes on without it: %v", o, refused))
 	}
 	return err
@@ -351,6 +354,9 @@ func (l *Loader) flush() error {
 		l.queued = nil
 	}
 	if err := l.inspect(); err != nil {
+		return err
+	}
+	if err := l.hopeless(); err != nil {
 		return err
 	}
 	if l.schemaLocked {
