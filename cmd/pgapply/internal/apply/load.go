@@ -3,6 +3,7 @@ package apply
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -160,6 +161,8 @@ func (r *Run) loaded(ctx context.Context, l *target.Loader, stream *progress.Str
 	if err != nil {
 		return r.Server.Explain(err)
 	}
+	// What can never be created was told when it came.
+	failed = slices.DeleteFunc(failed, func(o progress.Object) bool { return o.Type == format.Warning })
 	if len(failed) > 0 {
 		causes, err := objects.Causes(ctx, r.control, failed)
 		if err != nil {
