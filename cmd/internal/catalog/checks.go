@@ -17,8 +17,8 @@ type Check struct {
 const mutable = `(k.conbin::pg_catalog.text ~ 'SQLVALUEFUNCTION|NEXTVALUEEXPR' OR EXISTS (SELECT FROM pg_catalog.regexp_matches(k.conbin::pg_catalog.text, ':(?:func|opfunc|hashfunc)id (\d+)', 'g') m
 	JOIN pg_catalog.pg_proc p ON p.oid = m[1]::pg_catalog.oid JOIN pg_catalog.pg_language g ON g.oid = p.prolang WHERE p.provolatile <> 'i' OR p.oid >= 16384 AND g.lanname NOT IN ('internal', 'c')))`
 
-// Checks returns the CHECK constraints that rows of tables have to pass: those of the tables themselves, or of what they inherit from, and of the domains that
-// their columns are made of. Unless all is set, only those whose result may not be the same before all rows of all tables are there. What is inherited
+// Checks returns the CHECK constraints, and from 18 on those of NOT NULL that are not valid, that rows of tables have to pass: those of the tables themselves, or of what they inherit from, and of the domains that
+// their columns are made of. Unless all is set, only those that are not valid, or whose result may not be the same before all rows of all tables are there. What is inherited
 // goes with the constraint that it is inherited from.
 func Checks(ctx context.Context, c *pgx.Conn, oids []uint32, all bool) ([]Check, error) {
 	// What is within arrays and rows of a table cannot be checked later by the server.
@@ -35,7 +35,7 @@ func Checks(ctx context.Context, c *pgx.Conn, oids []uint32, all bool) ([]Check,
 			pg_catalog.format('ALTER TABLE %I.%I DROP CONSTRAINT %I', n.nspname, t.relname, k.conname),
 			coalesce(pg_catalog.format('COMMENT ON CONSTRAINT %I ON %I.%I IS ', k.conname, n.nspname, t.relname) || pg_catalog.quote_literal(pg_catalog.obj_description(k.oid, 'pg_constraint')) || ';', '')
 		FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class t ON t.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace
-		WHERE k.contype = 'c' AND k.coninhcount = 0 AND k.conrelid IN (SELECT up.oid FROM up) AND `+which+`
+		WHERE k.coninhcount = 0 AND k.conrelid IN (SELECT up.oid FROM up) AND (k.contype IN ('c', 'n') AND NOT k.convalidated OR k.contype = 'c' AND `+which+`)
 		UNION ALL SELECT n.nspname, '', t.typname || ' ' || k.conname, pg_catalog.format(E'ALTER DOMAIN %I.%I\n    ADD CONSTRAINT %I %s;', n.nspname, t.typname, k.conname, pg_catalog.pg_get_constraintdef(k.oid)),
 			pg_catalog.format('ALTER DOMAIN %I.%I DROP CONSTRAINT %I', n.nspname, t.typname, k.conname),
 			coalesce(pg_catalog.format('COMMENT ON CONSTRAINT %I ON DOMAIN %I.%I IS ', k.conname, n.nspname, t.typname) || pg_catalog.quote_literal(pg_catalog.obj_description(k.oid, 'pg_constraint')) || ';', '')
