@@ -70,7 +70,7 @@ func warningsIn(stderr string) (list []string) {
 	for line := range strings.Lines(stderr) {
 		line = strings.TrimPrefix(strings.TrimSpace(line), "pg_dump: ")
 		switch {
-		case line == "":
+		case line == "", strings.Contains(line, "WITH OIDS is not supported"): // pgextract names these tables itself, also without pg_dump
 		case len(list) > 0 && (strings.HasPrefix(line, "detail: ") || strings.HasPrefix(line, "hint: ")):
 			list[len(list)-1] += "; " + line
 		default:
