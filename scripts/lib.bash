@@ -12,11 +12,25 @@ shown() {
 	shown=${shown//$'\330\234'/?}
 }
 
+# clear_line sets clear and rest to what has to stand before and behind a line on a terminal, so that
+# nothing is left beside it of the bars, or of the status, that another program may be showing below
+# the cursor. In the background of a shell, what stands before it may be what somebody is typing.
+clear_line() {
+	local stat
+	clear='' rest=''
+	[[ -t 2 ]] || return 0
+	rest=$'\e[K'
+	# Behind the name: state, parent, group, session, terminal, and the group in its foreground.
+	{ stat=$(</proc/$$/stat) && read -r -a stat <<<"${stat##*) }" && [[ ${stat[2]} == "${stat[5]}" ]]; } 2>/dev/null || return 0
+	clear=$'\r\e[J'
+}
+
 # message TEXT prints a message of the script.
 message() {
-	local shown
+	local shown clear rest
 	shown "$1"
-	printf '%s: %s\n' "${0##*/}" "$shown" >&2
+	clear_line
+	printf '%s%s: %s%s\n' "$clear" "${0##*/}" "$shown" "$rest" >&2
 }
 
 # die MESSAGE [HINT [STATUS]] says what failed and what to do about it.

@@ -47,11 +47,13 @@ func sorted(lines []string) string {
 	return strings.Join(lines, "\n") + "\n"
 }
 
-// unasked returns what programs have written to standard error, without the lines that name source and target.
+// unasked returns what programs have written to standard error, without the lines that name source and target, and without what sync says at its start and when it was told
+// to stop.
 func unasked(errs string) string {
 	var b strings.Builder
 	for line := range strings.Lines(errs) {
-		if _, text, _ := strings.Cut(line, ": "); !strings.HasPrefix(text, "source  ") && !strings.HasPrefix(text, "target  ") {
+		if _, text, _ := strings.Cut(line, ": "); !strings.HasPrefix(text, "source  ") && !strings.HasPrefix(text, "target  ") &&
+			!strings.HasPrefix(line, "sync: following ") && !strings.HasPrefix(line, "sync: stopped; ") {
 			b.WriteString(line)
 		}
 	}
