@@ -74,7 +74,7 @@ func (m *Meter) picture(columns, rows int) []string {
 		if p.estimate > 0 {
 			part = float64(min(p.bytes, p.estimate)) / float64(p.estimate)
 		}
-		line := screen.Pad(p.table, names) + fmt.Sprintf(" %3.0f%% ", 100*part)
+		line := screen.Pad(screen.CutMiddle(p.table, names), names) + fmt.Sprintf(" %3.0f%% ", 100*part)
 		lines = append(lines, screen.Cut(line+bar(part, width-screen.Width(line)), width))
 	}
 	says := all.text()

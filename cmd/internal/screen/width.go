@@ -48,6 +48,21 @@ func Cut(s string, columns int) string {
 	return s
 }
 
+// CutMiddle is like Cut, and leaves out what is in the middle: names differ at their ends.
+func CutMiddle(s string, columns int) string {
+	if Width(s) <= columns {
+		return s
+	}
+	head := Cut(s, (columns+1)/2)
+	runes := []rune(s)
+	tail, n := len(runes), Width(head)
+	for tail > 0 && n+wide(runes[tail-1]) <= columns {
+		tail--
+		n += wide(runes[tail])
+	}
+	return head + string(runes[tail:])
+}
+
 // Pad returns a text that takes exactly so many columns.
 func Pad(s string, columns int) string {
 	s = Cut(s, columns)

@@ -52,35 +52,44 @@ func tableRow(t *progress.TableInfo) []string {
 		fmt.Sprint(t.Inserts), fmt.Sprint(t.Updates), fmt.Sprint(t.Deletes), fmt.Sprint(t.Truncates)}
 }
 
-// nameWidth is how far a table's name may be cut before other columns are.
+// nameWidth is how far a table's name may be cut before the rest of its row is.
 const nameWidth = 24
 
 // align lays out the rows of tables, under their titles, one line each. width is how wide they may
-// be, 0: as wide as they are.
+// be, 0: as wide as they are. Where they must be narrower, counters that nobody needs go first.
 func align(list []progress.TableInfo, width int) []string {
 	rows := [][]string{columns}
 	for i := range list {
 		rows = append(rows, tableRow(&list[i]))
 	}
 	widths := make([]int, len(columns))
-	all := 0
+	over := -2 - width
 	for i := range columns {
 		for _, r := range rows {
 			widths[i] = max(widths[i], screen.Width(r[i]))
 		}
-		all += widths[i] + 2
+		over += widths[i] + 2
 	}
-	if over := all - 2 - width; width > 0 && over > 0 {
-		widths[0] = max(widths[0]-over, min(widths[0], nameWidth))
+	shown := func(int) bool { return true }
+	if width > 0 {
+		without := make(map[int]bool)
+		for i := len(columns) - 1; i >= 4 && over > 0; i-- {
+			if !slices.ContainsFunc(rows[1:], func(r []string) bool { return r[i] != "0" }) {
+				without[i] = true
+				over -= widths[i] + 2
+			}
+		}
+		shown = func(i int) bool { return !without[i] }
+		widths[0] = max(widths[0]-max(over, 0), min(widths[0], nameWidth))
 	}
 	lines := make([]string, len(rows))
 	for i, r := range rows {
 		var b strings.Builder
-		for j, v := range r {
-			if j > 0 {
-				b.WriteString("  ")
+		b.WriteString(screen.Pad(screen.CutMiddle(r[0], widths[0]), widths[0]))
+		for j := 1; j < len(r); j++ {
+			if shown(j) {
+				b.WriteString("  " + screen.Pad(r[j], widths[j]))
 			}
-			b.WriteString(screen.Pad(v, widths[j]))
 		}
 		lines[i] = strings.TrimRight(b.String(), " ")
 		if width > 0 {
@@ -126,15 +135,21 @@ func moving(list []progress.TableInfo, n int) []progress.TableInfo {
 	return list
 }
 
-// fit lays a status out for a terminal: the head, and as many tables as there is room for.
-func fit(h *head, s *Status, width, height int) []string {
+// fit lays a status out for a terminal: the head, and as many tables as there is room for. With
+// tight set, what the head says beyond the state is cut where it would leave the tables none.
+func fit(h *head, s *Status, width, height int, tight bool) []string {
 	lines := h.text()
+	used := rowsOf(lines, width)
+	if tight && used > height*2/3 {
+		for i, l := range lines {
+			if i > 0 && h.lines[i][0] != "next" {
+				lines[i] = screen.Cut(l, width)
+			}
+		}
+		used = rowsOf(lines, width)
+	}
 	if len(s.Tables) == 0 {
 		return lines
-	}
-	used := 0
-	for _, l := range lines {
-		used += screen.Rows(l, width)
 	}
 	room := max(height-used-2, 2) // but for the blank line and the titles
 	list := s.Tables
@@ -150,13 +165,20 @@ func fit(h *head, s *Status, width, height int) []string {
 	return lines
 }
 
+func rowsOf(lines []string, width int) (n int) {
+	for _, l := range lines {
+		n += screen.Rows(l, width)
+	}
+	return n
+}
+
 // lay prints a status, to a terminal such that it fits.
 func (m *Migration) lay(h *head, s *Status) error {
 	var lines []string
 	t := screen.Of(m.Out)
 	if t != nil {
 		width, height := t.Size()
-		lines = fit(h, s, width-1, height-1) // the shell's next line has room, too
+		lines = fit(h, s, width-1, height-1, false) // the shell's next line has room, too
 	} else {
 		lines = h.text()
 		if len(s.Tables) > 0 {
@@ -172,7 +194,7 @@ func (m *Migration) lay(h *head, s *Status) error {
 func (m *Migration) Show(t *screen.Terminal, s *Status) {
 	width, height := t.Size()
 	height -= 1 + min(3, height/8) // the block's first line is blank
-	lines := fit(m.head(s), s, width-1, height)
+	lines := fit(m.head(s), s, width-1, height, true)
 	rows := 0
 	for i, l := range lines {
 		if rows += screen.Rows(l, width); rows > height {

@@ -384,7 +384,7 @@ func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs
 	}
 	if !equal {
 		return false, fault.New(fault.Failed, "%s", detail).
-			WithHint("Do not let the application use the target. pgcutover unfence --slot %s gives the source back to it.", m.Slot)
+			WithHint("%s", m.whatNow(ctx, t))
 	}
 	m.Log.Info(fmt.Sprintf("verify: %s (%v)", detail, took))
 	return true, nil
