@@ -30,7 +30,7 @@ type flags struct {
 	Status struct {
 		JSON  bool          `name:"json" help:"For programs: all that is known, as JSON."`
 		Get   string        `placeholder:"FIELD" help:"For scripts: print one field of what --json has, like state or source_slot.active, and nothing else: a word as it is, anything else as JSON; LIST.count is how many a list has. Fails if it cannot be known. The source is asked only for what the target does not know."`
-		Watch bool          `help:"Again and again, until interrupted."`
+		Watch bool          `help:"Again and again, on a terminal in the same place, until interrupted."`
 		Every time.Duration `default:"2s" placeholder:"TIME" help:"How often --watch looks (2s)."`
 	} `cmd:"" help:"Say how the migration stands."`
 	Wait struct {

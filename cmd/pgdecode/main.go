@@ -14,6 +14,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/cli"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/identity"
+	"github.com/pgsluice/pgsluice/cmd/internal/lastword"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgdecode/internal/outfile"
@@ -71,7 +72,11 @@ func run(ctx context.Context, env *cli.Env) error {
 	if r.Until, err = until(ctx, env, r, f.Until); err != nil {
 		return err
 	}
-	err = r.Run(ctx, format.NewWriter(out))
+	w := format.NewWriter(out)
+	err = r.Run(ctx, w)
+	if r.Keeper == nil && ctx.Err() == nil {
+		lastword.Write(w, env.Name, err)
+	}
 	if r.Keeper != nil {
 		if e := r.Keeper.Close(); err == nil {
 			err = e

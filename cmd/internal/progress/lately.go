@@ -2,6 +2,7 @@ package progress
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -41,12 +42,17 @@ type Failure struct {
 	Hint    string    `json:"hint,omitempty"`
 }
 
-// RecordFailure records what a program ends with.
+// RecordFailure records what a program has ended with. What was known later stays.
 func RecordFailure(ctx context.Context, c *pgx.Conn, stream int32, f Failure) error {
-	_, err := c.Exec(ctx, `INSERT INTO pgsluice.failures (stream_id, program, exit_status, message, hint) VALUES ($1, $2, $3, $4, $5)
-		ON CONFLICT (stream_id, program) DO UPDATE SET at = excluded.at, exit_status = excluded.exit_status, message = excluded.message, hint = excluded.hint`,
-		stream, f.Program, f.Status, f.Message, f.Hint)
+	_, err := c.Exec(ctx, `INSERT INTO pgsluice.failures AS x (stream_id, program, at, exit_status, message, hint) VALUES ($1, $2, $3, $4, $5, $6)
+		ON CONFLICT (stream_id, program) DO UPDATE SET at = excluded.at, exit_status = excluded.exit_status, message = excluded.message, hint = excluded.hint WHERE x.at <= excluded.at`,
+		stream, storable(f.Program), f.At, f.Status, storable(f.Message), storable(f.Hint))
 	return err
+}
+
+// storable returns a text as a server can keep it.
+func storable(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
 // Failures returns the last error of each program, the latest first.

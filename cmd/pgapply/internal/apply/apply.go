@@ -16,6 +16,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/huge"
 	"github.com/pgsluice/pgsluice/cmd/internal/identity"
+	"github.com/pgsluice/pgsluice/cmd/internal/lastword"
 	"github.com/pgsluice/pgsluice/cmd/internal/meter"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
@@ -50,8 +51,9 @@ type Run struct {
 	lacking incomplete
 
 	// What is under way, for what is said at the end.
-	streamID int32          // on the target; 0: none
-	loading  *format.Header // of the load
+	streamID int32              // on the target; 0: none
+	loading  *format.Header     // of the load
+	told     []lastword.Failure // by the programs that write the streams
 }
 
 // grace is how long the program that writes our input may take to end it, when both have been told to stop; and then, once more, how long the target may take
@@ -93,11 +95,10 @@ func (r *Run) Do(ctx context.Context, in io.Reader) error {
 		return cli.ErrStopped
 	}
 	if r.isStopped(ctx, err) {
+		r.record(ctx, nil)
 		return r.stopped(ctx)
 	}
-	if err != nil {
-		r.record(ctx, err)
-	}
+	r.record(ctx, err)
 	return err
 }
 
@@ -228,9 +229,7 @@ func (r *Run) explain(err error) error {
 			return cli.ErrStopped
 		default:
 		}
-		return fault.New(fault.Data, "%w", err).
-			WithDetail("Everything that was complete has been applied: whole transactions, whole parts of tables.").
-			WithHint("Start the same commands again: they go on from there.")
+		return r.cut(err)
 	case errors.Is(err, format.ErrNotStream):
 		return fault.New(fault.Data, "the input is %w", format.ErrNotStream).WithHint("pgextract and pgdecode write one. Is the input compressed or encrypted?")
 	case errors.As(err, &version), errors.As(err, &unknown):

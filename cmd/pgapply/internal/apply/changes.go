@@ -394,7 +394,9 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 			return f.alter(r)
 		}
 		f.progress.keep(rec)
-	case *format.Message, *format.Unknown:
+	case *format.Message:
+	case *format.Unknown:
+		f.heard(r)
 	default:
 		return fault.New(fault.Data, "cannot apply a %v record", rec.Kind())
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/cli"
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/lastword"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 	"github.com/pgsluice/pgsluice/format"
@@ -48,14 +49,32 @@ func (r *Run) stopped(ctx context.Context) error {
 		}
 		far = fmt.Sprintf("%d of %s and %s are on the target", done, count.Of(len(tables), "table"), count.Of(rows, "row"))
 	}
-	e := fault.New(fault.Interrupted, "%w: %s", cli.ErrStopped, far)
+	return fault.New(fault.Interrupted, "%w: %s", cli.ErrStopped, far).WithHint("%s", goOn(h))
+}
+
+// goOn says what to type for a load that has not come to its end.
+func goOn(h *format.Header) string {
 	switch {
 	case h.Load != nil && h.Load.Reload:
-		return e.WithHint("Start the same commands again.")
+		return "Start the same commands again."
 	case h.Slot == "":
-		return e.WithHint("To go on, with the same options as before: pgextract --resume | pgapply")
+		return "To go on, with the same options as before: pgextract --resume | pgapply"
 	}
-	return e.WithHint("To go on, with the same options as before: pgextract --slot %s --resume | pgapply", text.Shell(h.Slot))
+	return "To go on, with the same options as before: pgextract --slot " + text.Shell(h.Slot) + " --resume | pgapply"
+}
+
+// cut is the error for a stream without an end.
+func (r *Run) cut(err error) error {
+	e := fault.New(fault.Data, "%w", err).
+		WithDetail("Everything that was complete has been applied: whole transactions, whole parts of tables.").
+		WithHint("Start the same commands again: they go on from there.")
+	if n := len(r.told); n > 0 {
+		e.Detail = fmt.Sprintf("%s has ended with: %s\n%s", r.told[n-1].Program, r.told[n-1].Message, e.Detail)
+	}
+	if r.loading != nil {
+		e.Hint = goOn(r.loading)
+	}
+	return e
 }
 
 // isStopped reports whether an error is only what a signal has made of the work.
@@ -68,26 +87,36 @@ func (r *Run) isStopped(ctx context.Context, err error) bool {
 	}
 }
 
-// record writes down on the target why the program ends, for whoever looks at the status. It is
+// heard notes what the program that writes the stream says of its own end.
+func (r *Run) heard(rec *format.Unknown) {
+	const most = 10 // of streams that follow each other
+	if f, ok := lastword.Read(rec); ok && len(r.told) < most {
+		f.Time = min(f.Time, format.TimeOf(time.Now())) // another host's clock
+		r.told = append(r.told, f)
+	}
+}
+
+// record writes down on the target why programs have ended, for whoever looks at the status. It is
 // not worth another failure: where it cannot be written, standard error has it.
 func (r *Run) record(ctx context.Context, err error) {
-	if r.streamID == 0 {
+	list := r.told
+	if err != nil {
+		list = append(list, lastword.Of("pgapply", err))
+	}
+	if r.streamID == 0 || len(list) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
-	f := progress.Failure{Program: "pgapply", Status: int(fault.StatusOf(err)), Message: err.Error()}
-	var x *fault.Error
-	if errors.As(err, &x) {
-		f.Hint = x.Hint
+	c := r.control
+	if c.IsClosed() || c.Ping(ctx) != nil {
+		var e error
+		if c, e = r.Server.Connect(ctx); e != nil {
+			return
+		}
+		defer c.Close(ctx)
 	}
-	if !r.control.IsClosed() && progress.RecordFailure(ctx, r.control, r.streamID, f) == nil {
-		return
+	for _, f := range list {
+		_ = progress.RecordFailure(ctx, c, r.streamID, progress.Failure{Program: f.Program, At: f.Time.Time(), Status: f.Status, Message: f.Message, Hint: f.Hint})
 	}
-	c, e := r.Server.Connect(ctx)
-	if e != nil {
-		return
-	}
-	defer c.Close(ctx)
-	_ = progress.RecordFailure(ctx, c, r.streamID, f)
 }

@@ -119,7 +119,9 @@ func (p *inProgress) record(ctx context.Context, rec format.Record) error {
 		return p.commitPrepared(ctx, r)
 	case *format.RollbackPrepared:
 		return p.rollbackPrepared(ctx, r)
-	case *format.Message, *format.Unknown:
+	case *format.Message:
+	case *format.Unknown:
+		p.heard(r)
 	default:
 		return fault.New(fault.Data, "cannot apply a %v record", rec.Kind())
 	}

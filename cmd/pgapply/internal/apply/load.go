@@ -104,6 +104,7 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 		case *format.Sequence:
 			err = l.Sequence(x)
 		case *format.Unknown:
+			r.heard(x)
 		case *format.Header: // the stream was torn, and this one takes its place
 			return x, l.Drop()
 		case *format.End:

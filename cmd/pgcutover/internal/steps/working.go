@@ -34,7 +34,28 @@ func (m *Migration) atWork(ctx context.Context, t *pgx.Conn, s *Status, stream *
 	if s.Failures, err = progress.Failures(ctx, t, stream.ID); err != nil {
 		return m.Target.Explain(err)
 	}
+	s.universal()
 	return nil
+}
+
+// universal puts the times into UTC, as programs are to have them, wherever they run.
+func (s *Status) universal() {
+	times := []*time.Time{s.AppliedTime}
+	for i := range s.Tables {
+		t := &s.Tables[i]
+		times = append(times, t.Started, t.Loaded, t.Changed)
+	}
+	for i := range s.Cutover {
+		times = append(times, &s.Cutover[i].Started, s.Cutover[i].Finished)
+	}
+	for i := range s.Failures {
+		times = append(times, &s.Failures[i].At)
+	}
+	for _, t := range times {
+		if t != nil {
+			*t = t.UTC()
+		}
+	}
 }
 
 // local writes a time for people: in their zone, which it names.

@@ -20,6 +20,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/identity"
+	"github.com/pgsluice/pgsluice/cmd/internal/lastword"
 	"github.com/pgsluice/pgsluice/cmd/internal/meter"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
@@ -128,6 +129,11 @@ func (l *Load) run(ctx context.Context, out io.Writer) (tables []*catalog.Table,
 		parts = left
 	}
 	w := format.NewWriter(out)
+	defer func() {
+		if ctx.Err() == nil {
+			lastword.Write(w, "pgextract", err)
+		}
+	}()
 	header := l.header(id, snapshot, tables, parts, began)
 	if err := writeError(w.Write(header)); err != nil {
 		return nil, nil, err
