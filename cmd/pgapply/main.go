@@ -15,6 +15,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/meter"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/screen"
+	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/apply"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/inspect"
 	"github.com/pgsluice/pgsluice/format"
@@ -97,6 +98,7 @@ func run(ctx context.Context, env *cli.Env) error {
 		}
 		r.SkipLSN = append(r.SkipLSN, lsn)
 	}
+	defer waiting.Start(ctx, r.Server, env.Log).Stop()
 	return r.Do(ctx, in)
 }
 

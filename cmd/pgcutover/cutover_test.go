@@ -537,7 +537,7 @@ func TestCheck(t *testing.T) {
 	find(out, "error", "wal_level is replica", "rds.logical_replication")
 	find(out, "error", "max_replication_slots", "Raise max_replication_slots")
 	find(out, "ok", "max_wal_senders", "")
-	find(out, "error", "prepared transactions on the source: forgotten", "COMMIT PREPARED")
+	find(out, "error", "prepared transactions on the source: prepared transaction 'forgotten'", "COMMIT PREPARED")
 	find(out, "warning", "without replica identity", "REPLICA IDENTITY FULL")
 	find(out, "warning", "public.keyless", "")
 	find(out, "warning", "unlogged tables", "SET LOGGED")

@@ -14,6 +14,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/screen"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/steps"
 )
 
@@ -45,14 +46,16 @@ type flags struct {
 		AllowMissing []string `placeholder:"ID" help:"This line may stay as it is, from now on: it holds up no cutover. May be repeated."`
 	} `cmd:"" help:"Say what the target lacks of the source, or has otherwise, and what to do about it. Exits with 0 if that is nothing, with 1 if it is something."`
 	Fence struct {
-		AllowMissing []string `placeholder:"ID" help:"Go on although this line of pgcutover missing is there. May be repeated."`
+		AllowMissing []string      `placeholder:"ID" help:"Go on although this line of pgcutover missing is there. May be repeated."`
+		Timeout      time.Duration `default:"1m" placeholder:"TIME" help:"Give up when a lock of others has stood in the way for this long (1m)."`
 	} `cmd:"" help:"Stop all writing to the source, and keep it stopped. Refused as long as something is missing on the target."`
 	Unfence struct{} `cmd:"" help:"Let the source be written to again."`
 	Drain   struct {
 		Timeout time.Duration `default:"1m" placeholder:"TIME" help:"Give up after this long (1m)."`
 	} `cmd:"" help:"Wait until the target has everything that the fenced source had."`
 	Open struct {
-		AllowMissing []string `placeholder:"ID" help:"Go on although this line of pgcutover missing is there. May be repeated."`
+		AllowMissing []string      `placeholder:"ID" help:"Go on although this line of pgcutover missing is there. May be repeated."`
+		Timeout      time.Duration `default:"1m" placeholder:"TIME" help:"Give up when a lock of others has stood in the way for this long (1m)."`
 	} `cmd:"" help:"Make the target fit for writing: sequences, foreign keys, triggers; nothing more is applied."`
 	Finish struct{} `cmd:"" help:"Open, then validate foreign keys, refresh materialized views and analyze."`
 	Verify struct {
@@ -96,8 +99,15 @@ func run(ctx context.Context, env *cli.Env) error {
 		}
 	}()
 	m := &steps.Migration{Source: pgdial.Source(f.Source, "pgcutover"), Target: pgdial.Target(f.Target, "pgcutover"), Slot: f.Slot, Out: env.Stdout, Log: env.Log}
+	m.Waits = make(map[string]*waiting.Watch)
+	for _, s := range []pgdial.Server{m.Source, m.Target} {
+		w := waiting.Start(ctx, s, env.Log)
+		defer w.Stop()
+		w.Eager()
+		m.Waits[s.Side] = w
+	}
 	m.Reports = command == "check" || command == "status"
-	err = f.do(ctx, m, command)
+	err = m.Locked(f.do(ctx, m, command))
 	if err != nil {
 		select {
 		case <-env.Stop:
@@ -132,28 +142,31 @@ func (f *flags) do(ctx context.Context, m *steps.Migration, command string) erro
 		}
 		return m.Wait(ctx, f.Wait.For, int64(lag), f.Wait.Timeout)
 	case "fence":
-		return m.Fence(ctx, f.Fence.AllowMissing)
+		return m.Retry(ctx, f.Fence.Timeout, func() error { return m.Fence(ctx, f.Fence.AllowMissing) })
 	case "unfence":
-		return m.Unfence(ctx)
+		return m.Retry(ctx, lockPatience, func() error { return m.Unfence(ctx) })
 	case "drain":
 		return m.Drain(ctx, f.Drain.Timeout)
 	case "open":
-		return m.Open(ctx, f.Open.AllowMissing)
+		return m.Open(ctx, f.Open.AllowMissing, f.Open.Timeout)
 	case "finish":
-		return m.Finish(ctx)
+		return m.Finish(ctx, lockPatience)
 	case "verify":
 		return m.Verify(ctx, max(f.Verify.Jobs, 1), f.Verify.OnlyDifferent, f.ready)
 	case "ddl install":
-		return m.DDLInstall(ctx)
+		return m.Retry(ctx, lockPatience, func() error { return m.DDLInstall(ctx) })
 	case "ddl uninstall":
-		return m.DDLUninstall(ctx)
+		return m.Retry(ctx, lockPatience, func() error { return m.DDLUninstall(ctx) })
 	case "ddl check":
 		return m.DDLCheck(ctx)
 	case "cleanup":
-		return m.Cleanup(ctx, f.Cleanup.Force)
+		return m.Retry(ctx, lockPatience, func() error { return m.Cleanup(ctx, f.Cleanup.Force) })
 	}
 	return fmt.Errorf("unknown command %q", command)
 }
+
+// lockPatience is how long locks of others may stand in the way of steps that have no --timeout.
+const lockPatience = time.Minute
 
 // status prints the status, once or again and again, or one field of it.
 func (f *flags) status(ctx context.Context, m *steps.Migration) error {

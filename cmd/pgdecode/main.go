@@ -17,6 +17,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/lastword"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 	"github.com/pgsluice/pgsluice/cmd/pgdecode/internal/outfile"
 	"github.com/pgsluice/pgsluice/cmd/pgdecode/internal/receive"
 	"github.com/pgsluice/pgsluice/format"
@@ -53,6 +54,8 @@ func run(ctx context.Context, env *cli.Env) error {
 	if len(r.Publications) == 0 {
 		r.Publications = []string{f.Slot}
 	}
+	r.Server.Standby = true // of some versions: see inspect
+	defer waiting.Start(ctx, r.Server, env.Log).Stop()
 	out, err := f.output(env, r)
 	if err != nil {
 		return err

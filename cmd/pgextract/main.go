@@ -12,6 +12,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/screen"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 	"github.com/pgsluice/pgsluice/cmd/pgextract/internal/extract"
 )
 
@@ -84,6 +85,9 @@ func run(ctx context.Context, env *cli.Env) error {
 			return err
 		}
 	}
+	l.Server.Standby = l.Slot == "" // which nothing follows
+	l.Waits = waiting.Start(ctx, l.Server, env.Log)
+	defer l.Waits.Stop()
 	// In a pipe, the program at its end shows how far it is.
 	if !cli.IsPipe(env.Stdout) {
 		l.Meter = &meter.Meter{Doing: "extracting", Log: env.Log, JSON: f.LogFormat == "json"}

@@ -30,14 +30,15 @@ type Table struct {
 const Migrated = `n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgsluice') AND n.nspname !~ '^pg_(temp|toast_temp)_'
 	AND c.relpersistence <> 't'`
 
-// Tables returns the tables whose rows are to be migrated, largest first, and the partitioned tables above them with Kind p.
+// Tables returns the tables whose rows are to be migrated, largest first, and the partitioned tables above them with Kind p. The size of one that
+// somebody has locked, whose file cannot be asked for it, is that of the last VACUUM or ANALYZE.
 func Tables(ctx context.Context, c *pgx.Conn) ([]*Table, error) {
 	v := pgdial.Version(c.PgConn())
 	partition := "false"
 	if v >= 100000 {
 		partition = "c.relispartition"
 	}
-	rows, err := c.Query(ctx, `SELECT c.oid, n.nspname, c.relname, c.relkind::pg_catalog.text, c.relreplident::pg_catalog.text, pg_catalog.pg_relation_size(c.oid), c.reltuples::bigint,
+	rows, err := c.Query(ctx, `SELECT c.oid, n.nspname, c.relname, c.relkind::pg_catalog.text, c.relreplident::pg_catalog.text, CASE WHEN k.relation IS NULL THEN pg_catalog.pg_relation_size(c.oid) ELSE c.relpages::pg_catalog.int8 * 8192 END, c.reltuples::bigint,
 		c.relpersistence = 'u', coalesce(e.condition, ''), pg_catalog.pg_get_userbyid(c.relowner),
 		CASE WHEN `+partition+` THEN (WITH RECURSIVE up(oid, depth) AS (SELECT i.inhparent, 1 FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid
 			UNION ALL SELECT i.inhparent, up.depth + 1 FROM up JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid)
@@ -45,6 +46,7 @@ func Tables(ctx context.Context, c *pgx.Conn) ([]*Table, error) {
 		CASE c.relreplident WHEN 'd' THEN EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid)
 			WHEN 'i' THEN EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisreplident AND i.indisvalid) ELSE c.relreplident = 'f' END
 		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		LEFT JOIN (SELECT DISTINCT relation FROM pg_catalog.pg_locks WHERE mode = 'AccessExclusiveLock') k ON k.relation = c.oid
 		LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.objsubid = 0 AND d.deptype = 'e'
 		LEFT JOIN LATERAL (SELECT x.extcondition[k.n] AS condition FROM pg_catalog.pg_extension x,
 			pg_catalog.generate_subscripts(x.extconfig, 1) AS k(n) WHERE x.oid = d.refobjid AND x.extconfig[k.n] = c.oid) e ON true

@@ -29,6 +29,10 @@ type Server struct {
 	App  string // application_name
 	// Encoding is what text crosses the connection in; empty: see ClientEncoding.
 	Encoding string
+	// Standby is true where a source that is a standby will do.
+	Standby bool
+	// Sessions are those that were opened; nil: nobody wants to know.
+	Sessions *Sessions
 }
 
 // Source and Target return the servers that --source and --target, or PGSLUICE_SOURCE and PGSLUICE_TARGET, name.
@@ -41,7 +45,7 @@ func server(side, flag, env, app string) Server {
 	if flag == "" {
 		flag = os.Getenv(env)
 	}
-	return Server{Side: side, DSN: flag, App: app}
+	return Server{Side: side, DSN: flag, App: app, Sessions: new(Sessions)}
 }
 
 // connectTimeout bounds one attempt to connect, so that a firewall that drops packets is an error and not a hang.
@@ -103,14 +107,17 @@ func (s Server) ConnectNoticing(ctx context.Context, notice func(*pgconn.Notice)
 	if notice != nil {
 		c.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { notice(n) }
 	}
+	s.follow(&c.Config)
 	conn, err := pgx.ConnectConfig(ctx, c)
 	if err != nil {
 		return nil, s.Explain(err)
 	}
-	if err := s.prepare(ctx, conn.PgConn(), &c.Config); err != nil {
+	pid, err := s.prepare(ctx, conn.PgConn(), &c.Config)
+	if err != nil {
 		_ = conn.Close(ctx)
 		return nil, err
 	}
+	s.Sessions.add(conn.PgConn().Conn(), pid)
 	return conn, nil
 }
 
@@ -136,14 +143,17 @@ func (s Server) ConnectRaw(ctx context.Context, replication bool) (*pgconn.PgCon
 		}
 		return gulp, err
 	}
+	s.follow(&c.Config)
 	conn, err := pgconn.ConnectConfig(ctx, &c.Config)
 	if err != nil {
 		return nil, nil, mayReplicate(replication, s.Explain(err))
 	}
-	if err := s.prepare(ctx, conn, &c.Config); err != nil {
+	pid, err := s.prepare(ctx, conn, &c.Config)
+	if err != nil {
 		_ = conn.Close(ctx)
 		return nil, nil, err
 	}
+	s.Sessions.add(conn.Conn(), pid)
 	return conn, gulp, nil
 }
 
@@ -201,8 +211,11 @@ func (s Server) Explain(err error) error {
 			if e.Status == fault.Permission && e.Hint == "" {
 				e.Hint = "Check the user, and the password in PGPASSFILE or the environment; pg_hba.conf of the server decides who may connect."
 			}
-			if refusedByPooler(pg) {
-				e.Status, e.Hint = fault.Config, poolerHint
+			if name := refusedByPooler(pg); name != "" {
+				return s.pooler(name, pg)
+			}
+			if lacksSetting(pg) {
+				return s.tooOld(pg)
 			}
 			if pg.Code == "53300" && e.Hint == "" {
 				e.Hint = "Raise max_connections, or CONNECTION LIMIT of the role or the database; or use fewer connections: --jobs 1."
@@ -297,7 +310,7 @@ func statusOf(e *pgconn.PgError) fault.Status {
 		return fault.Permission
 	case "3D000", "42704", "57P04": // no such database, no such object, database dropped
 		return fault.Unavailable
-	case "55006": // object in use: the slot
+	case "55006", "55P03": // object in use: the slot; a lock was not to be had in time
 		return fault.TryAgain
 	case "55000", "25006": // not in the state: wal_level; read-only: a standby, or a fence
 		return fault.Config

@@ -168,14 +168,16 @@ func TestSearchPath_P5(t *testing.T) {
 	}
 }
 
-// A pooler either does not know our settings or leaves them out. Both are found out at once, and for good.
-func TestPooler_P5(t *testing.T) {
+// A pooler either does not know our settings or leaves them out. Both are found out at once, and for good, and the pooler is named.
+func TestPooler_P5_C10(t *testing.T) {
 	program, err := exec.LookPath("/usr/sbin/pgbouncer")
 	if err != nil {
 		t.Skip("there is no PgBouncer")
 	}
 	d := pgtest.Source(t).Database(t, "")
-	for _, ignore := range []string{"", "search_path, array_nulls, transform_null_equals, xmloption, quote_all_identifiers, intervalstyle, extra_float_digits, bytea_output, lc_monetary, statement_timeout, lock_timeout, client_min_messages, role"} {
+	const all = "search_path, array_nulls, transform_null_equals, xmloption, quote_all_identifiers, intervalstyle, extra_float_digits, bytea_output, lc_monetary, statement_timeout, lock_timeout, client_min_messages, role"
+	for _, x := range [][2]string{{"transaction", ""}, {"transaction", all}, {"session", ""}, {"session", all}} {
+		mode, ignore := x[0], x[1]
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
@@ -187,8 +189,8 @@ func TestPooler_P5(t *testing.T) {
 			t.Fatal(err)
 		}
 		ini := filepath.Join(dir, "bouncer.ini")
-		text := fmt.Sprintf("[databases]\n%s = host=127.0.0.1 port=%d dbname=%[1]s user=postgres\n[pgbouncer]\nlisten_addr=127.0.0.1\nlisten_port=%[3]s\nunix_socket_dir=\nauth_type=any\npool_mode=transaction\nignore_startup_parameters=%[4]s\n",
-			d.Name, d.Port, port, ignore)
+		text := fmt.Sprintf("[databases]\n%s = host=127.0.0.1 port=%d dbname=%[1]s user=postgres\n[pgbouncer]\nlisten_addr=127.0.0.1\nlisten_port=%[3]s\nunix_socket_dir=\nauth_type=any\npool_mode=%[5]s\nignore_startup_parameters=%[4]s\n",
+			d.Name, d.Port, port, ignore, mode)
 		if err := os.WriteFile(ini, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -209,12 +211,29 @@ func TestPooler_P5(t *testing.T) {
 			if err == nil {
 				_ = c.Close(pgtest.Context(t))
 			}
-			if fault.StatusOf(err) != fault.Config {
-				t.Errorf("%s, ignoring %q: status %d, %v", name, ignore, fault.StatusOf(err), err)
+			var f *fault.Error
+			if fault.StatusOf(err) != fault.Config || !errors.As(err, &f) || !strings.Contains(f.Error()+f.Detail, "PgBouncer") {
+				t.Errorf("%s, %s mode, ignoring %q: status %d, %v", name, mode, ignore, fault.StatusOf(err), err)
 			}
 		}
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
+	}
+}
+
+// A server that is too old is refused by its version, whatever is asked of it; one that is even older does not know our settings.
+func TestOldServer_H6(t *testing.T) {
+	for _, version := range []string{"9.6.24", "9.5.25", "8.4.22"} {
+		uri := pgtest.Stub{Version: version}.Start(t)
+		for name, connect := range ways {
+			c, err := connect(pgtest.Context(t), source(uri))
+			if err == nil {
+				_ = c.Close(pgtest.Context(t))
+			}
+			if fault.StatusOf(err) != fault.Config || !strings.Contains(err.Error(), version) {
+				t.Errorf("%s, %s: status %d, %v", name, version, fault.StatusOf(err), err)
+			}
+		}
 	}
 }
 

@@ -4,11 +4,10 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
-
-	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 )
 
 // A setting is one that every session has, whatever the database, the role and the environment preset.
@@ -89,8 +88,12 @@ func TablesOnly(side string) string {
 // TablesOrViews is the query that takes TablesOnly back.
 const TablesOrViews = "SELECT pg_catalog.set_config(name, reset_val, false) FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'"
 
-// prepare sets what depends on the server, its version and its encoding, and proves in the same round trip that everything is in force: a pooler may have swallowed it.
-func (s Server) prepare(ctx context.Context, c *pgconn.PgConn, asked *pgconn.Config) error {
+// prepare refuses servers that cannot be worked with, sets what depends on the version and the encoding, and proves in the same round trip that
+// everything is in force: a pooler may have swallowed it. It returns the session's server process.
+func (s Server) prepare(ctx context.Context, c *pgconn.PgConn, asked *pgconn.Config) (pid uint32, err error) {
+	if err := s.supported(Version(c)); err != nil {
+		return 0, err
+	}
 	set := s.settings(c)
 	var b strings.Builder
 	b.WriteString(s.Set(c) + "; ")
@@ -99,24 +102,32 @@ func (s Server) prepare(ctx context.Context, c *pgconn.PgConn, asked *pgconn.Con
 	for _, x := range must {
 		b.WriteString("SHOW " + x.name + "; ")
 	}
+	b.WriteString("SELECT pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery()")
 	results, err := c.Exec(ctx, b.String()).ReadAll()
 	if err != nil {
-		return s.Explain(err)
+		return 0, s.Explain(err)
 	}
 	for i, x := range must {
 		r := results[len(set)+i]
 		if len(r.Rows) != 1 {
-			return fmt.Errorf("the %s does not answer SHOW %s", s.Side, x.name)
+			return 0, fmt.Errorf("the %s does not answer SHOW %s", s.Side, x.name)
 		}
 		if got := string(r.Rows[0][0]); got != x.value {
-			return s.notInForce(x, got)
+			return 0, s.notInForce(x, got)
 		}
 	}
 	// Some services take a user's name with the server's behind it.
 	if user := c.ParameterStatus("session_authorization"); user != "" && user != asked.User && !strings.HasPrefix(asked.User, user+"@") {
-		return s.notInForce(setting{"session_authorization", asked.User}, user)
+		return 0, s.notInForce(setting{"session_authorization", asked.User}, user)
 	}
-	return nil
+	last := results[len(results)-1].Rows[0]
+	if string(last[1]) == "t" {
+		if err := s.standby(); err != nil {
+			return 0, err
+		}
+	}
+	n, err := strconv.ParseUint(string(last[0]), 10, 32)
+	return uint32(n), err
 }
 
 // settings returns what depends on the server, its version and its encoding.
@@ -130,10 +141,6 @@ func (s Server) settings(c *pgconn.PgConn) []setting {
 	if v >= 90600 {
 		set = append(set, setting{"idle_in_transaction_session_timeout", "0"})
 	}
-	if v >= 110000 {
-		// To compile one of our queries of catalogs takes longer than to execute it a hundred times.
-		set = append(set, setting{"jit", "off"})
-	}
 	if v >= 140000 {
 		set = append(set, setting{"idle_session_timeout", "0"})
 	}
@@ -143,6 +150,9 @@ func (s Server) settings(c *pgconn.PgConn) []setting {
 	if s.Side == "target" {
 		// It may be kept from being written to by others, and for the role that is the default.
 		set = append(set, setting{"default_transaction_read_only", "off"}, setting{"default_transaction_isolation", "read committed"})
+		// What is reported durable must survive a crash of the target. That its standbys have it, too, is what
+		// pgcutover open waits for: until then a standby that is not there holds nothing up.
+		set = append(set, setting{"synchronous_commit", "local"})
 	}
 	// A policy must make a read fail, not return fewer rows.
 	set = append(set, setting{"row_security", "off"})
@@ -156,18 +166,4 @@ func (s Server) Set(c *pgconn.PgConn) string {
 		list = append(list, "SET "+x.name+" = '"+strings.ReplaceAll(x.value, "'", "''")+"'")
 	}
 	return strings.Join(list, "; ")
-}
-
-// notInForce is the error for a setting that the session was to begin with and does not have.
-func (s Server) notInForce(x setting, got string) error {
-	return fault.New(fault.Config, "the session on the %s has %s = %q and not %q, with which it was to begin", s.Side, x.name, got, x.value).
-		WithDetail("Something between this program and the server, such as a connection pooler, does not pass settings on.").
-		WithHint("%s", poolerHint)
-}
-
-const poolerHint = "Connect to the server itself: a pooler is not supported, in transaction mode least of all."
-
-// refusedByPooler reports whether a pooler, and not a server, has refused a connection because it does not know a setting.
-func refusedByPooler(e *pgconn.PgError) bool {
-	return e.Code == "08P01" && strings.Contains(e.Message, "unsupported startup parameter")
 }

@@ -198,7 +198,7 @@ func StepEnds(ctx context.Context, c *pgx.Conn, stream int32, step, detail strin
 
 // StepEndsWith is like StepEnds for a step that has a result.
 func StepEndsWith(ctx context.Context, c *pgx.Conn, stream int32, step, detail, result string) error {
-	if _, err := c.Exec(ctx, "SET synchronous_commit = on"); err != nil {
+	if _, err := c.Exec(ctx, "SELECT pg_catalog.set_config('synchronous_commit', 'local', false) WHERE pg_catalog.current_setting('synchronous_commit') = 'off'"); err != nil {
 		return err
 	}
 	_, err := c.Exec(ctx, "UPDATE pgsluice.cutover SET finished_at = pg_catalog.clock_timestamp(), detail = $3, result = nullif($4, '') WHERE stream_id = $1 AND step = $2", stream, step, detail, result)

@@ -110,6 +110,8 @@ type Info struct {
 	Confirmed  format.LSN // confirmed_flush_lsn
 	Restart    format.LSN
 	WALStatus  string // 13 and newer
+	Reason     string // why it is lost; 17 and newer
+	Synced     bool   // a standby has it from its primary; 17 and newer
 	Retained   int64  // bytes of WAL that the slot holds back
 	Temporary  bool
 	CurrentLSN format.LSN // of the server
@@ -122,13 +124,17 @@ func Get(ctx context.Context, c *pgx.Conn, name string) (*Info, error) {
 	if v >= 130000 {
 		wal = "coalesce(wal_status, '')"
 	}
+	more := "'', false"
+	if v >= 170000 {
+		more = "coalesce(invalidation_reason, ''), synced"
+	}
 	var i Info
 	var confirmed, restart, now *string
 	err := c.QueryRow(ctx, `SELECT slot_name, coalesce(plugin, ''), coalesce(database, ''), active, coalesce(active_pid, 0),
 		confirmed_flush_lsn::pg_catalog.text, restart_lsn::pg_catalog.text, `+wal+`, temporary, `+current+`::pg_catalog.text,
-		coalesce(pg_catalog.pg_wal_lsn_diff(`+current+`, restart_lsn), 0)::bigint
+		coalesce(pg_catalog.pg_wal_lsn_diff(`+current+`, restart_lsn), 0)::bigint, `+more+`
 		FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`, name).
-		Scan(&i.Name, &i.Plugin, &i.Database, &i.Active, &i.ActivePID, &confirmed, &restart, &i.WALStatus, &i.Temporary, &now, &i.Retained)
+		Scan(&i.Name, &i.Plugin, &i.Database, &i.Active, &i.ActivePID, &confirmed, &restart, &i.WALStatus, &i.Temporary, &now, &i.Retained, &i.Reason, &i.Synced)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
@@ -195,10 +201,40 @@ func (i *Info) Usable(name, database string) error {
 	case i.Database != database:
 		return fault.New(fault.Unavailable, "slot %q belongs to database %q, the connection is to %q", name, i.Database, database).
 			WithHint("Connect to database %q, or use another slot.", i.Database)
-	case i.WALStatus == "lost":
-		return fault.New(fault.Unavailable, "slot %q is lost: the source has removed WAL that it needed", name).
-			WithDetail("max_slot_wal_keep_size was exceeded.").
-			WithHint("Raise max_slot_wal_keep_size. The target needs a new full load. %s", Anew(name))
+	}
+	return i.Lost()
+}
+
+// Lost returns an error if the slot has lost what it would go on from.
+func (i *Info) Lost() error {
+	if i.WALStatus != "lost" {
+		return nil
+	}
+	why, before := "The source has removed WAL that the slot needed, since it held back more than max_slot_wal_keep_size.", "Raise max_slot_wal_keep_size"
+	switch i.Reason {
+	case "idle_timeout":
+		why, before = "Nobody has read it for as long as idle_replication_slot_timeout.", "Raise idle_replication_slot_timeout, or set it to 0"
+	case "rows_removed":
+		why, before = "The source has removed rows of the catalog that it needed.", "Set hot_standby_feedback = on on the standby"
+	case "wal_level_insufficient":
+		why, before = "wal_level was lowered on the primary.", "Set wal_level = logical"
+	}
+	return fault.New(fault.Unavailable, "slot %q is lost, and nothing can be read from it any more", i.Name).WithDetail("%s", why).
+		WithHint("%s. The target needs a new full load. %s", before, Anew(i.Name))
+}
+
+// Decodes makes sure that changes can be decoded on the server: on a standby only from version 16 on,
+// and not from a slot that it has from its primary.
+func (id *Identity) Decodes(i *Info) error {
+	switch {
+	case !id.Recovery:
+		return nil
+	case i != nil && i.Synced:
+		return fault.New(fault.TryAgain, "the source is a standby, which has slot %q from its primary and cannot read it before it is promoted", i.Name).
+			WithHint("If no failover is under way: connect to the primary, in --source or PGSLUICE_SOURCE.")
+	case id.Version < 160000:
+		return fault.New(fault.Config, "the source is a standby (pg_is_in_recovery() is true), and PostgreSQL %d decodes on a primary only", id.Version/10000).
+			WithHint("Connect to the primary, in --source or PGSLUICE_SOURCE.")
 	}
 	return nil
 }
@@ -283,8 +319,8 @@ func Mark(ctx context.Context, c *pgx.Conn, content string) (format.LSN, error) 
 		return 0, err
 	}
 	defer func() { _ = tx.Rollback(ctx) }()
-	// The commit is what flushes, so it must not be asynchronous.
-	if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = on"); err != nil {
+	// The commit is what flushes, so it must not be asynchronous. No standby need have it.
+	if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = local"); err != nil {
 		return 0, err
 	}
 	if _, err := tx.Exec(ctx, "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2::pg_catalog.text)", MessagePrefix, content); err != nil {
@@ -468,13 +504,21 @@ func (s *Snapshot) keep(ctx context.Context, server pgdial.Server, name string) 
 
 const walHint = "Set wal_level = logical and restart the source. On RDS and Aurora: rds.logical_replication = 1 in the parameter group, then reboot. On Cloud SQL: cloudsql.logical_decoding = on."
 
+// WALLevel returns the server's wal_level, and whether changes can be decoded. From version 19 on the
+// server raises the level that is in effect by itself, while there are logical slots, if it is replica.
+func WALLevel(ctx context.Context, c *pgx.Conn) (level string, logical bool, err error) {
+	var raises bool
+	err = c.QueryRow(ctx, "SELECT pg_catalog.current_setting('wal_level'), pg_catalog.current_setting('effective_wal_level', true) IS NOT NULL").Scan(&level, &raises)
+	return level, level == "logical" || level == "replica" && raises, err
+}
+
 // RequireLogical checks that the source writes WAL that can be decoded.
 func RequireLogical(ctx context.Context, c *pgx.Conn) error {
-	var level string
-	if err := c.QueryRow(ctx, "SELECT pg_catalog.current_setting('wal_level')").Scan(&level); err != nil {
+	level, logical, err := WALLevel(ctx, c)
+	if err != nil {
 		return err
 	}
-	if level != "logical" {
+	if !logical {
 		return fault.New(fault.Config, "wal_level is %s on the source, and logical decoding needs logical", level).WithHint("%s", walHint)
 	}
 	return nil
@@ -498,14 +542,4 @@ func explainCreate(server pgdial.Server, name string, err error) error {
 		e.Hint = "All replication slots are taken. Drop one that is not used any more (SELECT slot_name, active FROM pg_replication_slots), or raise max_replication_slots."
 	}
 	return e
-}
-
-// Blockers describes the transactions that the creation of a slot waits for: those that have written, longest first.
-func Blockers(ctx context.Context, c *pgx.Conn) ([]string, error) {
-	rows, err := c.Query(ctx, `SELECT pg_catalog.format('process %s, user %s, %s, open for %s', pid, usename, coalesce(nullif(application_name, ''), 'no application name'),
-		pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - xact_start)) FROM pg_catalog.pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_catalog.pg_backend_pid() ORDER BY xact_start`)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, pgx.RowTo[string])
 }

@@ -292,37 +292,6 @@ func TestExportErrors(t *testing.T) {
 	d.Exec("SELECT pg_drop_replication_slot('s')")
 }
 
-// Blockers are the transactions that the creation of a slot waits for, in whichever database.
-func TestBlockers(t *testing.T) {
-	s := pgtest.Start(t, 0)
-	d, other := s.Database(t, ""), s.Database(t, "")
-	d.Exec("CREATE TABLE t (a int)")
-	other.Exec("CREATE TABLE t (a int)")
-	ctx, c := pgtest.Context(t), connect(t, d)
-	list, err := slot.Blockers(ctx, c)
-	if err != nil || len(list) != 0 {
-		t.Errorf("%q, %v", list, err)
-	}
-	reader, first, second := d.Connect(), d.Connect(), other.Connect()
-	for _, x := range []struct {
-		c   *pgx.Conn
-		sql string
-	}{{reader, "BEGIN; SELECT * FROM t"}, {first, "SET application_name = 'the first'; BEGIN; INSERT INTO t VALUES (1)"}, {second, "BEGIN; INSERT INTO t VALUES (1)"}} {
-		if _, err := x.c.Exec(ctx, x.sql); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if list, err = slot.Blockers(ctx, c); err != nil || len(list) != 2 || !strings.Contains(list[0], "the first") || !strings.Contains(list[0], "user postgres") ||
-		!strings.Contains(list[0], fmt.Sprint(first.PgConn().PID())) {
-		t.Errorf("%q, %v", list, err)
-	}
-	for _, x := range []*pgx.Conn{first, second} {
-		if _, err := x.Exec(ctx, "ROLLBACK"); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // The command that starts streaming is one that the server understands.
 func TestStartCommand(t *testing.T) {
 	d := pgtest.Source(t).Database(t, "")

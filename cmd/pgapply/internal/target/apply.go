@@ -441,7 +441,7 @@ func (a *Applier) Sync(ctx context.Context) error {
 	}
 	b := a.s.conn.Batch(ctx)
 	b.Do("BEGIN")
-	b.Do("SET LOCAL synchronous_commit = on")
+	b.Do("SET LOCAL synchronous_commit = local")
 	a.writeCounts(b, a.s)
 	b.Do("UPDATE pgsluice.streams SET updated_at = pg_catalog.clock_timestamp() WHERE stream_id = " + strconv.Itoa(int(a.stream.ID)))
 	b.Do("COMMIT")

@@ -37,6 +37,7 @@ var (
 		{"the collations", (*checker).collation},
 		{"the extensions", (*checker).extensions},
 		{"the roles", (*checker).roles},
+		{"whether commits wait for a standby", (*checker).standbys},
 		{"what is there already", (*checker).empty},
 	}
 )

@@ -8,7 +8,9 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 )
 
 // examined makes a finding of the error that a look has ended with, so that the others follow. It
@@ -17,6 +19,15 @@ func (c *checker) examined(server pgdial.Server, what string, err error) error {
 	var pg *pgconn.PgError
 	if err == nil || c.ctx.Err() != nil || pgdial.Lost(err) || !errors.As(err, &pg) || c.s.IsClosed() || c.t.IsClosed() {
 		return server.Explain(err)
+	}
+	if waiting.IsLockTimeout(err) {
+		err, hint := c.m.Locked(err), ""
+		var f *fault.Error
+		if errors.As(err, &f) {
+			hint = f.Hint
+		}
+		c.fail(hint+" Then run check again.", "%s: %s could not be examined for a lock: %v", server.Side, what, err)
+		return nil
 	}
 	if isDenied(err) {
 		conn, role := c.s, c.sourceUser

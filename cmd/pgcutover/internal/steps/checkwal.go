@@ -5,17 +5,21 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 )
 
 func (c *checker) wal() error {
-	level, err := c.ask(c.s, "SELECT pg_catalog.current_setting('wal_level')")
-	if err != nil {
+	level, logical, err := slot.WALLevel(c.ctx, c.s)
+	switch {
+	case err != nil:
 		return err
-	}
-	if level != "logical" {
+	case !logical:
 		c.fail("ALTER SYSTEM SET wal_level = logical, then restart the source. RDS and Aurora: rds.logical_replication = 1 and reboot. Cloud SQL: cloudsql.logical_decoding = on. Azure: server parameter wal_level.",
 			"wal_level is %s on the source", level)
-	} else {
+	case level != "logical":
+		c.ok("wal_level is %s, which the server raises by itself while there are logical slots", level)
+	default:
 		c.ok("wal_level is logical")
 	}
 	for _, x := range []struct{ setting, used string }{

@@ -184,7 +184,7 @@ func recorded(ctx context.Context, c *pgx.Conn) (last int64, end format.LSN, err
 	}
 	err = pgx.BeginTxFunc(ctx, c, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
 		// Transactions that have recorded something, and not ended, hold a lock.
-		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '10s'; LOCK TABLE pgsluice.ddl IN SHARE MODE"); err != nil {
+		if _, err := tx.Exec(ctx, "LOCK TABLE pgsluice.ddl IN SHARE MODE"); err != nil {
 			return err
 		}
 		return tx.QueryRow(ctx, "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM pgsluice.ddl_id_seq").Scan(&last)
@@ -218,7 +218,7 @@ func (m *Migration) uninstall(ctx context.Context, c *pgx.Conn, last int64) (don
 		}
 		now := last
 		if there {
-			if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '10s'; LOCK TABLE pgsluice.ddl IN ACCESS EXCLUSIVE MODE"); err != nil {
+			if _, err := tx.Exec(ctx, "LOCK TABLE pgsluice.ddl IN ACCESS EXCLUSIVE MODE"); err != nil {
 				return err
 			}
 			if err := tx.QueryRow(ctx, "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM pgsluice.ddl_id_seq").Scan(&now); err != nil {

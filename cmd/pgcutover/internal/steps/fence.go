@@ -41,6 +41,12 @@ func (m *Migration) Fence(ctx context.Context, allow []string) error {
 	if err := m.checkFence(ctx, c); err != nil {
 		return err
 	}
+	if err := m.usable(ctx, c, stream); err != nil {
+		return err
+	}
+	if err := m.answers(ctx, t); err != nil {
+		return err
+	}
 	if !stream.Ended {
 		if err := m.requireNothingMissing(ctx, c, t, stream, allow); err != nil {
 			return err
@@ -92,6 +98,18 @@ func (m *Migration) checkFence(ctx context.Context, c *pgx.Conn) error {
 			WithHint("On the source: ALTER ROLE … RESET default_transaction_read_only (or … IN DATABASE … RESET …)")
 	}
 	return m.checkPrepared(ctx, c)
+}
+
+// usable makes sure that the slot still has what the target lacks: to close the source would be in vain.
+func (m *Migration) usable(ctx context.Context, c *pgx.Conn, stream *progress.Stream) error {
+	if stream.Ended || stream.Key.Slot == "" {
+		return nil
+	}
+	info, err := slot.Get(ctx, c, stream.Key.Slot)
+	if err != nil {
+		return m.Source.Explain(err)
+	}
+	return info.Usable(stream.Key.Slot, stream.Key.Database)
 }
 
 // checkPrepared refuses to go on if there are prepared transactions: they can be committed in a database that is read-only.

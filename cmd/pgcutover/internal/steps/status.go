@@ -3,6 +3,7 @@ package steps
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
@@ -155,9 +157,19 @@ func (m *Migration) sourceStatus(ctx context.Context, t *pgx.Conn, s *Status, st
 	if err == nil {
 		s.NotThere, err = m.missingStatus(ctx, c, t, stream)
 	}
-	if s.asked = m.Source.Explain(err); err != nil {
-		s.Problems = append(s.Problems, s.asked.Error())
+	if s.asked = m.Locked(m.Source.Explain(err)); err != nil {
+		s.problem(s.asked)
 	}
+}
+
+// problem adds an error, and what to do about it.
+func (s *Status) problem(err error) {
+	text := err.Error()
+	var f *fault.Error
+	if errors.As(err, &f) && f.Hint != "" {
+		text += ". " + f.Hint
+	}
+	s.Problems = append(s.Problems, text)
 }
 
 func (m *Migration) askSource(ctx context.Context, c, t *pgx.Conn, s *Status, stream *progress.Stream) (fenced bool, err error) {
@@ -205,6 +217,11 @@ func (m *Migration) askSource(ctx context.Context, c, t *pgx.Conn, s *Status, st
 		return fenced, nil
 	}
 	s.Slots = &SlotStatus{Active: info.Active, Confirmed: info.Confirmed, Retained: info.Retained, WALStatus: info.WALStatus}
+	if lost := info.Lost(); lost != nil && following {
+		s.problem(lost)
+	} else if info.WALStatus == "unreserved" {
+		s.Problems = append(s.Problems, "the slot holds back more WAL than max_slot_wal_keep_size allows, and is lost at the next checkpoint unless it is read now: raise that on the source, and reload")
+	}
 	if following {
 		rows, err := c.Query(ctx, `SELECT schemaname, tablename FROM (SELECT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = $2
 			EXCEPT SELECT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = $1) t ORDER BY 1, 2`, s.Slot, slot.InsertOnly(s.Slot))
@@ -214,9 +231,6 @@ func (m *Migration) askSource(ctx context.Context, c, t *pgx.Conn, s *Status, st
 		if err != nil {
 			return fenced, err
 		}
-	}
-	if info.WALStatus == "lost" || info.WALStatus == "unreserved" {
-		s.Problems = append(s.Problems, fmt.Sprintf("the slot's WAL is %s on the source", info.WALStatus))
 	}
 	return fenced, nil
 }
@@ -265,6 +279,9 @@ func (m *Migration) head(s *Status) *head {
 			active = "being read, but nobody applies what is read"
 		case s.Slots.Active:
 			active = "being read"
+		}
+		if s.Slots.WALStatus == "lost" {
+			active = "LOST, nothing can be read from it any more"
 		}
 		line("source slot\t%s; confirmed %v; it holds %s of WAL", active, s.Slots.Confirmed, humanize.Bytes(uint64(max(s.Slots.Retained, 0))))
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 )
 
 // A Migration is one slot's migration from a source to a target.
@@ -24,6 +25,8 @@ type Migration struct {
 	Source pgdial.Server
 	Target pgdial.Server
 	Slot   string
+	// Waits says, by side, whom sessions wait for.
+	Waits map[string]*waiting.Watch
 	// Reports says that the command's report on Out names both ends.
 	Reports bool
 
@@ -51,12 +54,16 @@ func (m *Migration) target(ctx context.Context) (*pgx.Conn, error) {
 	return c, nil
 }
 
-// connect opens a session. The first one of each side says where it is: on standard error, unless
+// connect opens a session, which waits for no lock for long. The first one of each side says where it is: on standard error, unless
 // the command's report has it.
 func (m *Migration) connect(ctx context.Context, s pgdial.Server) (*pgx.Conn, error) {
 	c, err := s.Connect(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if _, err := c.Exec(ctx, "SET lock_timeout = '"+waiting.LockTimeout+"'"); err != nil {
+		_ = c.Close(ctx)
+		return nil, s.Explain(err)
 	}
 	if m.ends == nil {
 		m.ends = make(map[string]string)

@@ -137,6 +137,9 @@ func (r *reader) look(ctx context.Context) error {
 		return fault.New(fault.Unavailable, "slot %q does not exist on the source", r.migration.Slot).
 			WithHint("Is it the right source? If so, the target needs a new full load. %s", slot.Anew(r.migration.Slot))
 	}
+	if err := info.Lost(); err != nil {
+		return err
+	}
 	applied, err := progress.IsApplied(ctx, r.target, r.stream)
 	if err != nil {
 		return r.migration.Target.Explain(err)

@@ -213,12 +213,17 @@ func (r *Receiver) inspect(ctx context.Context) (map[uint32]string, error) {
 	if err != nil {
 		return nil, r.Server.Explain(err)
 	}
-	if r.header == nil {
-		r.identity = id
-	}
 	info, err := slot.Get(ctx, c, r.Slot)
 	if err != nil {
 		return nil, r.Server.Explain(err)
+	}
+	switch err := id.Decodes(info); {
+	case err != nil && r.header != nil: // a failover may be under way
+		return nil, fault.New(fault.TryAgain, "%w", err)
+	case err != nil:
+		return nil, err
+	case r.header == nil:
+		r.identity = id
 	}
 	if err := info.Usable(r.Slot, id.Database); err != nil {
 		return nil, err

@@ -94,12 +94,12 @@ func (r *Reader) Read(ctx context.Context, parts []*Part) (rows, bytes uint64, e
 	var mu sync.Mutex
 	for range min(r.Jobs, len(parts)) {
 		g.Go(func() error {
-			conn, gulp, pid, err := r.connect(ctx)
+			conn, gulp, err := r.connect(ctx)
 			if err != nil {
 				return err
 			}
 			defer conn.Close()
-			c := &copier{Reader: r, conn: conn, gulp: gulp, pid: pid, chunk: make([]byte, 0, chunkSize+chunkSize/4)}
+			c := &copier{Reader: r, conn: conn, gulp: gulp, chunk: make([]byte, 0, chunkSize+chunkSize/4)}
 			for i := range queue {
 				there, err := c.part(ctx, uint32(i)+1, parts[i])
 				if err != nil {
@@ -121,21 +121,20 @@ func (r *Reader) Read(ctx context.Context, parts []*Part) (rows, bytes uint64, e
 	return rows, bytes, g.Wait()
 }
 
-func (r *Reader) connect(ctx context.Context) (*pgwire.Conn, *pgdial.Gulp, uint32, error) {
+func (r *Reader) connect(ctx context.Context) (*pgwire.Conn, *pgdial.Gulp, error) {
 	pg, gulp, err := r.Server.ConnectRaw(ctx, false)
 	if err != nil {
-		return nil, nil, 0, err
+		return nil, nil, err
 	}
-	pid := pg.PID()
 	conn, err := pgwire.Hijack(pg)
 	if err != nil {
-		return nil, nil, 0, err
+		return nil, nil, err
 	}
 	if err := conn.Exec(ctx, r.begin()); err != nil {
 		_ = conn.Close()
-		return nil, nil, 0, r.Server.Explain(err)
+		return nil, nil, r.Server.Explain(err)
 	}
-	return conn, gulp, pid, nil
+	return conn, gulp, nil
 }
 
 // begin returns the statements that begin to read the snapshot.
@@ -150,7 +149,6 @@ type copier struct {
 	*Reader
 	conn       *pgwire.Conn
 	gulp       *pgdial.Gulp
-	pid        uint32 // of the server's process
 	chunk      []byte
 	rows       uint64 // in the chunk
 	data       format.CopyData
@@ -238,9 +236,7 @@ func (c *copier) lock(ctx context.Context, t *catalog.Table) (there bool, err er
 	b.Do("LOCK TABLE ONLY " + name + " IN ACCESS SHARE MODE")
 	b.Do(fmt.Sprintf("SELECT pg_catalog.count(*) FROM pg_catalog.pg_class WHERE oid = %d AND relfilenode = pg_catalog.pg_relation_filenode(oid) AND oid = pg_catalog.to_regclass(%s)",
 		t.ID, progress.Literal(name)))
-	stop := SayBlockers(ctx, c.Server, c.Log, c.pid, name)
 	r, err := b.Run()
-	stop()
 	if err == nil {
 		err = r.Err
 	}

@@ -21,16 +21,17 @@ type Options struct {
 	DSN      string // as given by the user; a password in it is passed on in the environment
 	Password string
 	Settings string // command-line options of the server for pg_dump's session (pgdial.Server.Options)
+	App      string // application_name, unless DSN has one
 	Version  int    // of the source, as server_version_num
 	Snapshot string // to be read with
 	Args     []string
 }
 
-// Schema runs pg_dump and returns the objects of the schema, in an order in which they can be created, and what pg_dump has warned of.
-func Schema(ctx context.Context, o Options) (entries []Entry, warnings []string, err error) {
+// Schema runs pg_dump and returns the objects of the schema, in an order in which they can be created.
+func Schema(ctx context.Context, o Options) ([]Entry, error) {
 	program, err := find(ctx, o.Version)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	args := append([]string{"--format=custom", "--schema-only", "--no-password"}, o.Args...)
 	if o.Snapshot != "" {
@@ -38,7 +39,7 @@ func Schema(ctx context.Context, o Options) (entries []Entry, warnings []string,
 	}
 	args = append(args, "--dbname="+withOptions(withoutPassword(o.DSN), o.Settings))
 	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Env = os.Environ()
+	cmd.Env = append(os.Environ(), "PGAPPNAME="+o.App)
 	if o.Password != "" {
 		cmd.Env = append(cmd.Env, "PGPASSWORD="+o.Password)
 	}
@@ -46,38 +47,23 @@ func Schema(ctx context.Context, o Options) (entries []Entry, warnings []string,
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if err := cmd.Start(); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	entries, tocErr := readTOC(out)
 	// An archive of a schema has nothing behind its table of contents that we need.
 	if err := cmd.Wait(); err != nil {
 		reason := firstLine(stderr.String(), err)
 		if strings.Contains(reason, "permission denied") { // it prints no SQLSTATE
-			return nil, nil, fault.New(fault.Permission, "pg_dump failed: %s", reason).
+			return nil, fault.New(fault.Permission, "pg_dump failed: %s", reason).
 				WithHint("The source's role must be able to read all tables (PostgreSQL 14 and newer: GRANT pg_read_all_data TO …), or own them.")
 		}
-		return nil, nil, fault.New(fault.Failed, "pg_dump failed: %s", reason).
+		return nil, fault.New(fault.Failed, "pg_dump failed: %s", reason).
 			WithHint("Run it by hand to see all it says: %s --schema-only. With --data-only the schema is left to you.", text.Shell(program))
 	}
-	return entries, warningsIn(stderr.String()), tocErr
-}
-
-// warningsIn returns what a pg_dump that has succeeded has said. A detail or hint goes with the warning before it.
-func warningsIn(stderr string) (list []string) {
-	for line := range strings.Lines(stderr) {
-		line = strings.TrimPrefix(strings.TrimSpace(line), "pg_dump: ")
-		switch {
-		case line == "", strings.Contains(line, "WITH OIDS is not supported"): // pgextract names these tables itself, also without pg_dump
-		case len(list) > 0 && (strings.HasPrefix(line, "detail: ") || strings.HasPrefix(line, "hint: ")):
-			list[len(list)-1] += "; " + line
-		default:
-			list = append(list, strings.TrimPrefix(strings.TrimPrefix(line, "warning: "), "WARNING: "))
-		}
-	}
-	return list
+	return entries, tocErr
 }
 
 func firstLine(s string, err error) string {

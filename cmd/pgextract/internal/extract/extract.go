@@ -26,6 +26,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
+	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 	"github.com/pgsluice/pgsluice/cmd/pgextract/internal/copyout"
 	"github.com/pgsluice/pgsluice/cmd/pgextract/internal/dump"
 	"github.com/pgsluice/pgsluice/format"
@@ -43,11 +44,12 @@ type Load struct {
 	NoACL       bool
 	Format      string // of COPY; empty: chosen for each table
 	Select      Selection
-	Reload      bool          // tables that the target has are to be emptied and loaded again
-	Resume      bool          // leave out what Target has
-	Target      pgdial.Server // for Resume
-	Snapshot    string        // a token, of a process that holds the snapshot
-	Part, Parts int           // of those that read it; 0 if this is the only one
+	Reload      bool           // tables that the target has are to be emptied and loaded again
+	Resume      bool           // leave out what Target has
+	Target      pgdial.Server  // for Resume
+	Snapshot    string         // a token, of a process that holds the snapshot
+	Part, Parts int            // of those that read it; 0 if this is the only one
+	Waits       *waiting.Watch // of Server
 	Meter       *meter.Meter
 	Log         *slog.Logger
 
@@ -108,8 +110,6 @@ func (l *Load) run(ctx context.Context, out io.Writer) (tables []*catalog.Table,
 	defer snapshot.Release(context.WithoutCancel(ctx))
 
 	// Everything that follows is read as of the snapshot.
-	quiet := copyout.SayBlockers(ctx, l.Server, l.Log, snapshot.Keep.PgConn().PID(), "a table")
-	defer quiet()
 	if tables, err = catalog.Tables(ctx, snapshot.Keep); err != nil {
 		return nil, nil, l.Server.Explain(err)
 	}
@@ -144,14 +144,8 @@ func (l *Load) run(ctx context.Context, out io.Writer) (tables []*catalog.Table,
 			return nil, nil, err
 		}
 	}
-	quiet()
 	for _, d := range l.ddl {
 		if err := write(d); err != nil {
-			return nil, nil, err
-		}
-	}
-	if !l.again {
-		if err := l.oids(ctx, snapshot.Keep, tables, write); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -256,7 +250,6 @@ func (l *Load) begin(ctx context.Context) (c *pgx.Conn, id *slot.Identity, snaps
 	if l.probe, err = identity.Hold(ctx, conn); err != nil {
 		return nil, nil, nil, l.Server.Explain(err)
 	}
-	defer copyout.SayBlockers(ctx, l.Server, l.Log, conn.PgConn().PID(), "a table")()
 	if l.chosen, err = l.choose(ctx, conn); err != nil {
 		return nil, nil, nil, err
 	}
@@ -425,13 +418,17 @@ func (l *Load) snapshot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*s
 		}
 	}
 	// The publication comes first: changes from before it could never be decoded.
-	if err := l.publish(ctx, c, info); err != nil {
+	if err := l.retry(ctx, c, func() error { return l.publish(ctx, c, info) }); err != nil {
 		return nil, err
 	}
 	if info == nil {
 		l.made = fmt.Sprintf("publication %q has been made", l.Publication)
 		// In place of the one of an earlier slot of that name, if there was one.
-		set, err := slot.SetBinding(ctx, c, l.Slot, []string{l.Publication}, slot.Binding{Token: slot.NewToken()})
+		var set bool
+		err := l.retry(ctx, c, func() (err error) {
+			set, err = slot.SetBinding(ctx, c, l.Slot, []string{l.Publication}, slot.Binding{Token: slot.NewToken()})
+			return err
+		})
 		if err != nil {
 			return nil, l.Server.Explain(err)
 		}
@@ -443,9 +440,7 @@ func (l *Load) snapshot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*s
 	if temporary {
 		name = fmt.Sprintf("pgsluice_%d", time.Now().UnixNano())
 	}
-	stop := l.watchBlockers(ctx, c)
 	snapshot, altered, err := slot.Export(ctx, l.Server, name, temporary)
-	stop()
 	if err != nil {
 		return nil, err
 	}
@@ -479,28 +474,6 @@ func (l *Load) identify(ctx context.Context, id *slot.Identity) error {
 	return l.Server.Explain(id.IdentifySystem(ctx, repl))
 }
 
-// watchBlockers says what the creation of a slot waits for, if it does.
-func (l *Load) watchBlockers(ctx context.Context, c *pgx.Conn) (stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for wait := 3 * time.Second; ; wait = 30 * time.Second {
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(wait):
-			}
-			list, err := slot.Blockers(ctx, c)
-			if err != nil || len(list) == 0 {
-				continue
-			}
-			l.Log.Info(fmt.Sprintf("waiting for %s to end, without which there is no consistent snapshot; the oldest: %s", count.Of(len(list), "transaction"), list[0]))
-		}
-	}()
-	return func() { cancel(); <-done }
-}
-
 // schema returns the schema as records, as it was in a snapshot, or is now if that is empty.
 func (l *Load) schema(ctx context.Context, c *pgx.Conn, snapshot string, version int) ([]*format.DDL, error) {
 	keys, err := catalog.KeyIndexes(ctx, c)
@@ -531,21 +504,19 @@ func (l *Load) schema(ctx context.Context, c *pgx.Conn, snapshot string, version
 	if err != nil {
 		return nil, err
 	}
-	o := dump.Options{DSN: l.Server.DSN, Password: c.Config().Password, Settings: settings, Version: version, Snapshot: snapshot,
+	app, done := l.Server.Sessions.Program("pg_dump")
+	defer done()
+	o := dump.Options{DSN: l.Server.DSN, Password: c.Config().Password, Settings: settings, App: app, Version: version, Snapshot: snapshot,
 		Args: []string{"--exclude-schema=pgsluice", "--no-subscriptions", "--encoding=" + pgdial.ClientEncoding(c.PgConn())}}
 	if l.NoACL {
 		o.Args = append(o.Args, "--no-privileges")
 	}
 	o.Args = append(o.Args, l.chosen.args()...)
-	entries, warnings, err := dump.Schema(ctx, o)
+	entries, err := dump.Schema(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	list := dump.DDL(entries, x)
-	for _, w := range warnings {
-		list = append(list, l.warn("", "", "pg_dump: "+w))
-	}
-	return list, nil
+	return dump.DDL(entries, x), nil
 }
 
 // sequences writes the state that sequences have now, under the names that they had in the snapshot.

@@ -1,0 +1,158 @@
+package waiting
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
+)
+
+// A Holder is somebody who is waited for: a session, or a prepared transaction, which has none.
+type Holder struct {
+	PID         int32  // 0: a prepared transaction
+	GID         string // of that
+	Role        string // empty: it has none, or is hidden
+	Application string
+	Database    string
+	State       string        // of the session, and what it waits for itself
+	Open        time.Duration // its transaction
+	Hidden      bool          // the role may not see state and age
+}
+
+// String says who it is.
+func (h *Holder) String() string {
+	var facts []string
+	add := func(label, s string) {
+		if s != "" {
+			facts = append(facts, label+s)
+		}
+	}
+	if h.PID == 0 {
+		if h.GID == "" {
+			return "a prepared transaction"
+		}
+		add("owner ", h.Role)
+		add("database ", h.Database)
+		add("prepared ", age(h.Open)+" ago")
+		return fmt.Sprintf("prepared transaction %s (%s)", text.Literal(h.GID), strings.Join(facts, ", "))
+	}
+	add("role ", h.Role)
+	add("application ", h.Application)
+	add("database ", h.Database)
+	add("", h.State)
+	if h.Open > 0 {
+		add("open for ", age(h.Open))
+	}
+	if h.Hidden {
+		add("", "the rest is hidden")
+	}
+	if len(facts) == 0 {
+		return fmt.Sprintf("process %d", h.PID)
+	}
+	return fmt.Sprintf("process %d (%s)", h.PID, strings.Join(facts, ", "))
+}
+
+// Remedy returns the statement that ends it.
+func (h *Holder) Remedy() string {
+	switch {
+	case h.PID == 0 && h.GID == "":
+		return "SELECT * FROM pg_catalog.pg_prepared_xacts;"
+	case h.PID == 0:
+		return fmt.Sprintf("in database %s, COMMIT PREPARED %s; or ROLLBACK PREPARED %[2]s;", h.Database, text.Literal(h.GID))
+	}
+	return fmt.Sprintf("SELECT pg_catalog.pg_terminate_backend(%d);", h.PID)
+}
+
+func age(d time.Duration) string { return d.Round(time.Second).String() }
+
+// Some lists holders, the first few by name.
+func Some(list []Holder) string {
+	const most = 5
+	var names []string
+	for i := range list[:min(len(list), most)] {
+		names = append(names, list[i].String())
+	}
+	s := strings.Join(names, "; ")
+	if n := len(list) - most; n > 0 {
+		s += fmt.Sprintf("; and %d more", n)
+	}
+	return s
+}
+
+// hint says how to end those who are waited for, and what keeps the role from seeing more of them.
+func hint(list []Holder, side, role string) string {
+	const most = 5
+	var remedies []string
+	hidden := false
+	for i := range list {
+		hidden = hidden || list[i].Hidden
+		if i < most {
+			remedies = append(remedies, list[i].Remedy())
+		}
+	}
+	s := fmt.Sprintf("Wait for it to end; or end it, on the %s: %s", side, strings.Join(remedies, " "))
+	if hidden {
+		s += " " + Hidden(role)
+	}
+	return s
+}
+
+// Hidden says what a role lacks that may not see what others do.
+func Hidden(role string) string {
+	return fmt.Sprintf("To see what is hidden: GRANT pg_read_all_stats TO %s;", text.Ident(role))
+}
+
+// sessions are the columns of a Holder that is a session a of pg_stat_activity.
+const sessions = `a.pid, '', coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesce(a.datname, ''),
+	pg_catalog.concat(a.state, CASE WHEN a.state = 'active' AND a.wait_event_type IN ('Lock', 'IPC') THEN ', waiting for ' || a.wait_event END),
+	coalesce(extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start), 0)::pg_catalog.float8, a.backend_type IS NULL`
+
+func scan(row pgx.CollectableRow) (h Holder, err error) {
+	var seconds float64
+	err = row.Scan(&h.PID, &h.GID, &h.Role, &h.Application, &h.Database, &h.State, &seconds, &h.Hidden)
+	h.Open = time.Duration(seconds * float64(time.Second))
+	return h, err
+}
+
+// Writers returns the transactions of all databases of the server that have written, those that
+// have been open longest first, and last those whose age is hidden. It is asked of pg_locks, which
+// hides nothing from anybody.
+func Writers(ctx context.Context, c *pgx.Conn) ([]Holder, error) {
+	rows, err := c.Query(ctx, `SELECT 0, p.gid, p.owner::pg_catalog.text, '', p.database::pg_catalog.text, '', extract(epoch FROM pg_catalog.clock_timestamp() - p.prepared)::pg_catalog.float8 AS open, false AS hidden
+			FROM pg_catalog.pg_prepared_xacts p
+		UNION ALL SELECT `+sessions+` FROM pg_catalog.pg_stat_activity a
+			WHERE a.pid <> pg_catalog.pg_backend_pid() AND a.pid IN (SELECT l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted)
+		ORDER BY hidden, open DESC`)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, scan)
+}
+
+// holders returns the sessions of these processes.
+func holders(ctx context.Context, c *pgx.Conn, pids []int32) ([]Holder, error) {
+	rows, err := c.Query(ctx, "SELECT "+sessions+" FROM pg_catalog.pg_stat_activity a WHERE a.pid = ANY ($1) ORDER BY a.pid", pids)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, scan)
+}
+
+// preparedBefore returns the prepared transactions that hold what a process waits for. In pg_locks they
+// have no process, and are told apart by the lock that each holds of its own number.
+func preparedBefore(ctx context.Context, c *pgx.Conn, pid int32) ([]Holder, error) {
+	rows, err := c.Query(ctx, `SELECT 0, p.gid, p.owner::pg_catalog.text, '', p.database::pg_catalog.text, '', extract(epoch FROM pg_catalog.clock_timestamp() - p.prepared)::pg_catalog.float8, false
+		FROM pg_catalog.pg_prepared_xacts p WHERE EXISTS (SELECT FROM pg_catalog.pg_locks w
+			JOIN pg_catalog.pg_locks h ON h.pid IS NULL AND h.granted AND (h.locktype, h.database, h.relation, h.page, h.tuple, h.virtualxid, h.transactionid, h.classid, h.objid, h.objsubid)
+				IS NOT DISTINCT FROM (w.locktype, w.database, w.relation, w.page, w.tuple, w.virtualxid, w.transactionid, w.classid, w.objid, w.objsubid)
+			JOIN pg_catalog.pg_locks x ON x.pid IS NULL AND x.virtualtransaction = h.virtualtransaction AND x.locktype = 'transactionid' AND x.transactionid = p.transaction
+			WHERE w.pid = $1 AND NOT w.granted) ORDER BY p.prepared`, pid)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, scan)
+}
