@@ -155,6 +155,9 @@ type Column struct {
 	Identity  string `msgpack:"identity,omitempty"` // "a" always, "d" by default
 }
 
+// Warning is the Type of a DDL record of a load that creates nothing: its Name says what of the source, or of its table, does not arrive as it is.
+const Warning = "WARNING"
+
 // DDL is one object of the schema (in a full load), or one statement that was executed on the source (in a change stream).
 type DDL struct {
 	ID         uint64   `msgpack:"id,omitempty"`

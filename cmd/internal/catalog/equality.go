@@ -14,14 +14,15 @@ const inPgCatalog = `'{"Schema": "pg_catalog", "Name": "="}'::pg_catalog.json`
 // hash of the type, or the base type of a domain, directly or as another type with the same bytes, or of the elements of an array.
 // It is NULL for a type that has none. (box has a "=" that compares areas.)
 func equality(typ string) string {
+	// The type itself comes before those that it can be taken for.
 	class := func(what, t string) string {
-		return `(SELECT ` + what + ` FROM pg_catalog.pg_opclass k JOIN pg_catalog.pg_am m ON m.oid = k.opcmethod
+		return `(SELECT ` + what + ` FROM (SELECT 1, ` + t + ` UNION ALL SELECT 2, c.casttarget FROM pg_catalog.pg_cast c
+				WHERE c.castsource = ` + t + ` AND c.castmethod = 'b' AND c.castcontext = 'i') v(n, typ) JOIN pg_catalog.pg_opclass k ON k.opcintype = v.typ
+			JOIN pg_catalog.pg_am m ON m.oid = k.opcmethod
 			JOIN pg_catalog.pg_amop p ON p.amopfamily = k.opcfamily AND p.amoplefttype = k.opcintype AND p.amoprighttype = k.opcintype
 				AND p.amopstrategy = CASE m.amname WHEN 'btree' THEN 3 ELSE 1 END AND p.amoppurpose = 's'
 			JOIN pg_catalog.pg_operator o ON o.oid = p.amopopr JOIN pg_catalog.pg_namespace s ON s.oid = o.oprnamespace
-			WHERE m.amname IN ('btree', 'hash') AND k.opcdefault AND (k.opcintype = ` + t + ` OR EXISTS (SELECT FROM pg_catalog.pg_cast c
-				WHERE c.castsource = ` + t + ` AND c.casttarget = k.opcintype AND c.castmethod = 'b' AND c.castcontext = 'i'))
-			ORDER BY k.opcintype <> ` + t + `, m.amname LIMIT 1)`
+			WHERE m.amname IN ('btree', 'hash') AND k.opcdefault ORDER BY v.n, m.amname LIMIT 1)`
 	}
 	operator := `pg_catalog.json_build_object('Schema', s.nspname, 'Name', o.oprname, 'Left', CASE WHEN o.oprleft <> b.oid THEN pg_catalog.format_type(o.oprleft, -1) END)`
 	return `(SELECT coalesce(` + class(operator, "b.oid") + `, CASE WHEN b.typtype IN ('e', 'r', 'm')
@@ -55,6 +56,7 @@ func exact(typ, collation string, version int) string {
 
 // baseType is an expression for the type that a domain is made of, and for any other type itself.
 func baseType(typ string) string {
-	return `(WITH RECURSIVE d(oid, base) AS (SELECT y.oid, y.typbasetype FROM pg_catalog.pg_type y WHERE y.oid = ` + typ + `
-			UNION ALL SELECT y.oid, y.typbasetype FROM d JOIN pg_catalog.pg_type y ON y.oid = d.base) SELECT d.oid FROM d WHERE d.base = 0)`
+	return `CASE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_type y WHERE y.oid = ` + typ + ` AND y.typtype = 'd') THEN ` + typ + `
+			ELSE (WITH RECURSIVE d(oid, base) AS (SELECT y.oid, y.typbasetype FROM pg_catalog.pg_type y WHERE y.oid = ` + typ + `
+			UNION ALL SELECT y.oid, y.typbasetype FROM d JOIN pg_catalog.pg_type y ON y.oid = d.base) SELECT d.oid FROM d WHERE d.base = 0) END`
 }

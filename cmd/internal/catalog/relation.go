@@ -20,6 +20,7 @@ type Relation struct {
 	InsteadOrRule bool
 	Condition     string // for a configuration table of an extension: which rows are the user's
 	Referenced    bool   // by a foreign key of another table
+	Root          *Root  // of a partition
 }
 
 // A Column of a Relation. Dropped columns are left out.
@@ -84,7 +85,8 @@ func LookupStatement(version int) string {
 			'Columns', ` + attributes("pg_catalog.json_agg(a.attname ORDER BY k.n)") + `, 'NotNull', ` + attributes("pg_catalog.bool_and(a.attnotnull)") + `,
 			'Equal', ` + attributes("pg_catalog.json_agg("+indexEquality+" ORDER BY k.n)") + `) ORDER BY i.indisprimary DESC, x.relname)
 			FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid
-			WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL))::pg_catalog.text
+			WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL),
+		'Root', ` + rootOf(version) + `)::pg_catalog.text
 		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		WHERE n.nspname = $1::pg_catalog.text AND c.relname = $2::pg_catalog.text AND c.relkind IN ('r', 'p', 'f', 'v', 'm')`
 }

@@ -37,6 +37,21 @@ func KeyIndexes(ctx context.Context, c *pgx.Conn) ([]KeyIndex, error) {
 	})
 }
 
+// WithOIDs returns the OIDs of the tables whose rows have OIDs, as they can up to version 11.
+func WithOIDs(ctx context.Context, c *pgx.Conn) (map[uint32]bool, error) {
+	m := make(map[uint32]bool)
+	if pgdial.Version(c.PgConn()) >= 120000 {
+		return m, nil
+	}
+	rows, err := c.Query(ctx, "SELECT oid FROM pg_catalog.pg_class WHERE relhasoids AND relkind IN ('r', 'p') AND oid >= 16384")
+	if err != nil {
+		return nil, err
+	}
+	var oid uint32
+	_, err = pgx.ForEachRow(rows, []any{&oid}, func() error { m[oid] = true; return nil })
+	return m, err
+}
+
 // Populated returns the OIDs of the materialized views that have data.
 func Populated(ctx context.Context, c *pgx.Conn) (map[uint32]bool, error) {
 	rows, err := c.Query(ctx, "SELECT oid FROM pg_catalog.pg_class WHERE relkind = 'm' AND relispopulated")

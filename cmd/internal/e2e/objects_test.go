@@ -122,3 +122,18 @@ next:
 	}
 	return strings.TrimSpace(b.String())
 }
+
+// The values of a column that no newer server can have are named, on both ends, and remembered.
+func TestWithOIDs_C23(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Start(t, 10).Database(t, ""), pgtest.Target(t).Database(t, "")
+	source.Exec(`CREATE TABLE "old ones" (id int PRIMARY KEY) WITH OIDS`, `INSERT INTO "old ones" VALUES (1)`, "CREATE TABLE plain (id int PRIMARY KEY)")
+	e := pgtest.NewEnv(t, source, target)
+	for range 2 {
+		said := e.Bash("pgextract --slot " + source.Name + " --resume | pgapply 2>&1")
+		if f := failures(target); strings.Count(f, "WARNING") != 2 || !strings.Contains(f, "old ones") || strings.Contains(f, "plain") {
+			t.Errorf("%s\n%s", f, said)
+		}
+	}
+	pgtest.Equal(t, source, target)
+}

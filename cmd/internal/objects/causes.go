@@ -39,6 +39,8 @@ func Causes(ctx context.Context, c *pgx.Conn, list []progress.Object) ([]Cause, 
 			i = len(causes)
 			at[key] = i
 			causes = append(causes, cause)
+		} else if !strings.Contains(causes[i].Remedy, cause.Remedy) {
+			causes[i].Remedy += "\n" + cause.Remedy
 		}
 		causes[i].Objects = append(causes[i].Objects, o)
 		of[o.ID] = i
@@ -52,7 +54,7 @@ func Causes(ctx context.Context, c *pgx.Conn, list []progress.Object) ([]Cause, 
 			behind = append(behind, o)
 			continue
 		}
-		cause := causeOf(&o, lacking)
+		cause := causeOf(&o, lacking, c.Config().Database, c.Config().User)
 		key := cause.Says
 		if cause.Remedy == "" {
 			key += "\x00" + o.Code
@@ -109,7 +111,7 @@ func lackingRoles(ctx context.Context, c *pgx.Conn, list []progress.Object) (map
 }
 
 // causeOf returns why an object failed that did so by itself.
-func causeOf(o *progress.Object, lacking map[string]lack) Cause {
+func causeOf(o *progress.Object, lacking map[string]lack, database, me string) Cause {
 	for _, n := range roles(o) {
 		l, ok := lacking[n]
 		missing := strings.HasPrefix(l.remedy, "CREATE")
@@ -118,6 +120,9 @@ func causeOf(o *progress.Object, lacking map[string]lack) Cause {
 		}
 	}
 	says := o.Error
+	if o.Code == "42501" && o.Type == "SCHEMA" {
+		return Cause{Says: says, Remedy: "GRANT CREATE ON DATABASE " + text.Ident(database) + " TO " + text.Ident(me) + ";"}
+	}
 	if o.Code == "42501" || o.Type == "EXTENSION" {
 		return Cause{Says: says, Remedy: strings.TrimSpace(o.SQL)}
 	}

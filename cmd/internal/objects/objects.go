@@ -156,7 +156,7 @@ func (m *Maker) instead(ctx context.Context, o *progress.Object, reason error) (
 		return m.forFewer(ctx, o, reason)
 	case o.Type == "OWNER" && pg.Code == "42501" && o.Schema != "":
 		return m.lendCreate(ctx, o)
-	case o.Type == "CHECK CONSTRAINT" && !notValid.MatchString(o.SQL):
+	case o.Type == "CHECK CONSTRAINT" && !Unchecked(o.SQL):
 		return m.checkLater(ctx, o, reason)
 	}
 	return false, nil, nil
@@ -230,8 +230,13 @@ func (m *Maker) lendCreate(ctx context.Context, o *progress.Object) (done bool, 
 	return refused == nil && err == nil, nil, err
 }
 
-// notValid matches the end of a definition of a constraint that is not valid.
-var notValid = regexp.MustCompile(`NOT (VALID|ENFORCED);?\s*$`)
+// UncheckedPattern matches the end of the definition of a constraint that rows need not pass.
+const UncheckedPattern = `NOT (VALID|ENFORCED);?\s*$`
+
+var unchecked = regexp.MustCompile(UncheckedPattern)
+
+// Unchecked reports whether a constraint is one that rows need not pass, from the statement that creates it.
+func Unchecked(sql string) bool { return unchecked.MatchString(sql) }
 
 // checkLater makes a check that the rows do not pass hold for what is written from now on, as on the source, where they have become so. What is left is to
 // have them looked at.

@@ -153,6 +153,14 @@ func unquoted(token string) string {
 	return strings.ToLower(token)
 }
 
+// FirstName returns the name that a piece of SQL begins with.
+func FirstName(sql string) string {
+	if tokens := rules.Tokens(sql); len(tokens) > 0 {
+		return unquoted(tokens[0].Text)
+	}
+	return ""
+}
+
 // noRole has the words that stand for no role of that name.
 var noRole = map[string]bool{"public": true, "current_user": true, "session_user": true, "current_role": true}
 

@@ -141,6 +141,10 @@ func (s Server) settings(c *pgconn.PgConn) []setting {
 	if v >= 90600 {
 		set = append(set, setting{"idle_in_transaction_session_timeout", "0"})
 	}
+	if v >= 110000 {
+		// To compile one of our queries of catalogs takes longer than to execute it a hundred times.
+		set = append(set, setting{"jit", "off"})
+	}
 	if v >= 140000 {
 		set = append(set, setting{"idle_session_timeout", "0"})
 	}

@@ -3,6 +3,7 @@ package apply
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -118,6 +119,9 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 				return nil, err
 			}
 			r.loading = nil
+			if err := l.Refused(resume(stream)); err != nil {
+				return nil, err
+			}
 			r.lacking.ended(h, complete, l.Missing())
 			r.next(h, complete)
 			return r.reader.Next()
@@ -158,6 +162,8 @@ func (r *Run) loaded(ctx context.Context, l *target.Loader, stream *progress.Str
 	if err != nil {
 		return r.Server.Explain(err)
 	}
+	// What can never be created was told when it came.
+	failed = slices.DeleteFunc(failed, func(o progress.Object) bool { return o.Type == format.Warning })
 	if len(failed) > 0 {
 		causes, err := objects.Causes(ctx, r.control, failed)
 		if err != nil {
@@ -169,12 +175,12 @@ func (r *Run) loaded(ctx context.Context, l *target.Loader, stream *progress.Str
 		if remedies != "" {
 			hint = "On the target, as a role that may: " + remedies + " " + hint
 		}
-		if target.Serious(failed) {
+		if target.Serious(failed) && l.Refused("") == nil {
 			return fault.New(fault.Failed, "%s", msg).WithDetail("%s", each).WithHint("%s", hint)
 		}
 		r.Log.Warn(msg, "detail", each, "hint", hint)
 	}
-	if !complete {
+	if !complete && l.Refused("") == nil {
 		r.Log.Info("other parts of this load are not complete yet")
 	}
 	return nil

@@ -21,6 +21,7 @@ type Table struct {
 	OID      uint32 // on the target
 	Only     bool   // an ordinary table, which may have children that are not meant
 	Spread   bool   // a partitioned table, whose rows are in others
+	Root     *Root  // where rows go instead, if it is not nil; OID, Only and Spread are then the root's
 	Columns  []Column
 
 	// Key has the columns that find a row, ascending. It is nil for a table that has none: then all columns find it.
@@ -47,6 +48,12 @@ type Table struct {
 	sql map[shape]string
 }
 
+// A Root is a partitioned table of the target that rows go through, and come from: they may be in other partitions there than on the source.
+type Root struct {
+	Schema, Name string
+	Leaves       int // how many partitions have rows
+}
+
 // A Column of a Table, as the target has it.
 type Column struct {
 	Name   string
@@ -70,6 +77,14 @@ func QuoteIdent(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`)
 // QualifiedName returns the table's name, quoted, as SQL has it.
 func (t *Table) QualifiedName() string {
 	return QuoteIdent(t.Schema) + "." + QuoteIdent(t.Name)
+}
+
+// place returns the quoted name of the table that rows are written to.
+func (t *Table) place() string {
+	if t.Root != nil {
+		return QuoteIdent(t.Root.Schema) + "." + QuoteIdent(t.Root.Name)
+	}
+	return t.QualifiedName()
 }
 
 // String returns the table's name for messages.
@@ -120,7 +135,7 @@ func (t *Table) target(b *strings.Builder) {
 	if t.Only {
 		b.WriteString("ONLY ")
 	}
-	b.WriteString(t.QualifiedName())
+	b.WriteString(t.place())
 }
 
 // A Mask says which columns of a tuple are left alone or NULL: one byte a column, '1' for yes. The empty mask means none.
@@ -211,7 +226,7 @@ func (t *Table) InsertColumns() []int { return t.list(t.Inserted) }
 func (t *Table) BulkInsert() string {
 	return t.statement(shape{verb: bulkInsert}, func(b *strings.Builder) {
 		cols := t.InsertColumns()
-		b.WriteString("INSERT INTO " + t.QualifiedName() + " (")
+		b.WriteString("INSERT INTO " + t.place() + " (")
 		t.names(b, cols)
 		b.WriteString(") OVERRIDING SYSTEM VALUE SELECT ")
 		for n, i := range cols {
@@ -228,7 +243,7 @@ func (t *Table) BulkInsert() string {
 // CopyIn returns the statement that takes rows of InsertColumns as COPY text.
 func (t *Table) CopyIn() string {
 	return t.statement(shape{verb: copyIn}, func(b *strings.Builder) {
-		b.WriteString("COPY " + t.QualifiedName() + " (")
+		b.WriteString("COPY " + t.place() + " (")
 		t.names(b, t.InsertColumns())
 		b.WriteString(") FROM STDIN")
 	})
@@ -320,7 +335,7 @@ func (t *Table) reinsert(b *strings.Builder, cols []int, value func(n, i int)) {
 	for n, i := range kept {
 		b.WriteString(", t." + QuoteIdent(t.Columns[i].Name) + " AS k" + strconv.Itoa(n))
 	}
-	b.WriteString("), w AS (INSERT INTO " + t.QualifiedName() + " (")
+	b.WriteString("), w AS (INSERT INTO " + t.place() + " (")
 	t.names(b, append(slices.Clone(cols), kept...))
 	b.WriteString(") OVERRIDING SYSTEM VALUE SELECT ")
 	for n, i := range cols {
@@ -353,7 +368,7 @@ func (t *Table) BulkDelete() string {
 // OneInsert returns the statement that inserts one row, given as a parameter for each of InsertColumns.
 func (t *Table) OneInsert() string {
 	return t.statement(shape{verb: oneInsert}, func(b *strings.Builder) {
-		b.WriteString("INSERT INTO " + t.QualifiedName())
+		b.WriteString("INSERT INTO " + t.place())
 		cols := t.InsertColumns()
 		if len(cols) == 0 {
 			b.WriteString(" DEFAULT VALUES")

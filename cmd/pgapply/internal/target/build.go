@@ -12,6 +12,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/objects"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
+	"github.com/pgsluice/pgsluice/format"
 )
 
 // A builder creates what belongs to tables whose rows are there: several indexes at the same time, also of one table, then the constraints
@@ -352,6 +353,7 @@ func (b *builder) finish() (complete bool, err error) {
 		if err != nil {
 			return false, b.l.Server.Explain(err)
 		}
+		copied = b.l.whole(copied, missing)
 		if len(copied) == 0 && len(missing) > 0 {
 			b.missing = missing
 			return false, nil
@@ -429,6 +431,9 @@ func (b *builder) last(s *session) error {
 			return err
 		}
 		for i := range list {
+			if list[i].Type == format.Warning { // there is nothing to be created
+				continue
+			}
 			if err := b.create(s, &list[i], list[i].SQL, false); err != nil {
 				return err
 			}

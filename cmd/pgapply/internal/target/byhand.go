@@ -2,6 +2,7 @@ package target
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -29,16 +30,23 @@ func (l *Loader) takeOff(tables []*loadTable) error {
 	if err := l.hold(all, false); err != nil {
 		return err
 	}
-	return l.Server.Explain(pgx.BeginFunc(l.ctx, l.Control, func(tx pgx.Tx) error {
-		keys, err := catalog.ForeignKeys(l.ctx, tx.Conn(), all)
-		if err != nil {
-			return err
-		}
-		for _, k := range keys {
-			if err := l.take(tx, k, "FK CONSTRAINT", progress.PhaseCutover, "ALTER TABLE "+k.Relation()+" DROP CONSTRAINT "+plan.QuoteIdent(k.Name)); err != nil {
-				return err
+	keys, err := catalog.ForeignKeys(l.ctx, l.Control, all)
+	if err != nil {
+		return l.Server.Explain(err)
+	}
+	for some := range slices.Chunk(keys, locksAtOnce) {
+		if err := pgx.BeginFunc(l.ctx, l.Control, func(tx pgx.Tx) error {
+			for _, k := range some {
+				if err := l.take(tx, k, "FK CONSTRAINT", progress.PhaseCutover, "ALTER TABLE "+k.Relation()+" DROP CONSTRAINT "+plan.QuoteIdent(k.Name)); err != nil {
+					return err
+				}
 			}
+			return nil
+		}); err != nil {
+			return l.Server.Explain(err)
 		}
+	}
+	return l.Server.Explain(pgx.BeginFunc(l.ctx, l.Control, func(tx pgx.Tx) error {
 		if !l.RebuildIndexes {
 			return nil
 		}
@@ -83,12 +91,20 @@ func (l *Loader) hold(oids []uint32, acting bool) error {
 	return l.Server.Explain(hold.Make(l.ctx, l.Control, l.Stream.ID, list))
 }
 
+// locksAtOnce is how many objects are taken off in one transaction: each locks its table, and one of another, and there may be thousands of them.
+const locksAtOnce = 16
+
 // take records an object and executes the statement that takes it off.
 func (l *Loader) take(tx pgx.Tx, d catalog.Definition, kind string, phase progress.Phase, drop string) error {
-	o := progress.Object{Phase: phase, Type: kind, Schema: d.Schema, Table: d.Table, Name: d.Name, SQL: d.SQL, Index: d.Index, Attach: d.Attach}
+	name := d.Name
 	if kind != "INDEX" {
-		o.Name = d.Table + " " + d.Name // as pg_dump names them
+		name = d.Table + " " + d.Name // as pg_dump names them
 	}
+	return l.takeAs(tx, d, kind, name, phase, drop)
+}
+
+func (l *Loader) takeAs(tx pgx.Tx, d catalog.Definition, kind, name string, phase progress.Phase, drop string) error {
+	o := progress.Object{Phase: phase, Type: kind, Schema: d.Schema, Table: d.Table, Name: name, SQL: d.SQL, Index: d.Index, Attach: d.Attach}
 	var err error
 	if o.ID, err = l.newID(); err != nil {
 		return err

@@ -249,6 +249,9 @@ func (l *lane) conflict(ctx context.Context, g *plan.Group, i int32, cause error
 			names = append(names, t.String())
 		}
 		e := fault.New(fault.Failed, "could not apply truncate of %s of %s: %w", strings.Join(names, ", "), transaction(g.CommitLSN(i)), cause)
+		if f := (*fault.Error)(nil); errors.As(cause, &f) {
+			return e.WithHint("%s", f.Hint)
+		}
 		return withServer(e, cause)
 	}
 	e := fault.New(fault.Failed, "could not apply %s to relation %q of %s", opNames[op.Kind], t.String(), transaction(g.CommitLSN(i)))
@@ -310,11 +313,14 @@ func (l *lane) lookAt(g *plan.Group, t *plan.Table, tuple int32) string {
 	if long > 200 || len(where) == 0 || len(where) > 8 {
 		return ""
 	}
-	source := ""
+	source, place := "", text.Ident(t.Schema, t.Name)
+	if t.Root != nil {
+		place = text.Ident(t.Root.Schema, t.Root.Name)
+	}
 	if t.Schema != t.Relation.Schema || t.Name != t.Relation.Name {
 		source = fmt.Sprintf(" (%s on the source)", text.Ident(t.Relation.Schema, t.Relation.Name))
 	}
-	return fmt.Sprintf("Compare both sides: SELECT * FROM %s WHERE %s%s. ", text.Ident(t.Schema, t.Name), strings.Join(where, " AND "), source)
+	return fmt.Sprintf("Compare both sides: SELECT * FROM %s WHERE %s%s. ", place, strings.Join(where, " AND "), source)
 }
 
 // goOn says how to go on in spite of a conflict: by another policy than the one that has not helped, if one may. byKey is false if what stands in the way is

@@ -55,12 +55,13 @@ type Loader struct {
 	objects      map[progress.ObjectKey]progress.Recorded
 	rowOf        map[uint64]int64 // objects of the stream, by their ids there → their ids in pgsluice.deferred
 	idMu         sync.Mutex
-	ids          []int64           // reserved for objects
-	before       map[int64]bool    // objects that could not be created by an earlier run
-	lost         []int64           // objects without which rows are lost, that could not be created
-	held         []*format.DDL     // until all have come
-	schema       []progress.Object // not yet executed
-	later        []deferredObject  // not yet recorded
+	ids          []int64             // reserved for objects
+	before       map[int64]bool      // objects that could not be created by an earlier run
+	whyLost      map[[2]string]error // why tables could not be created
+	lost         []int64             // objects without which rows are lost, that could not be created
+	held         []*format.DDL       // until all have come
+	schema       []progress.Object   // not yet executed
+	later        []deferredObject    // not yet recorded
 	schemaLocked bool
 	schemaLock   progress.Lock
 	tablespaces  map[string]bool // whether the target has them
@@ -69,6 +70,7 @@ type Loader struct {
 	tables       map[uint32]*loadTable
 	targets      map[[2]string]uint32 // which relation goes to a table of the target
 	fresh        []*loadTable         // not yet looked up
+	trees        map[[2]string]*tree  // by the names of their partitions
 	sequences    []*format.Sequence   // not yet there
 	parts        map[uint32]*part
 	lobs         *largeObjects
@@ -77,6 +79,7 @@ type Loader struct {
 	bytes        uint64
 
 	mu      sync.Mutex
+	refused []*loadTable // that the load goes on without
 	idle    []*session
 	copies  copies
 	copying sync.WaitGroup
@@ -92,6 +95,8 @@ type loadTable struct {
 	state        *progress.TableState
 	once         sync.Once
 	err          error // of preparing it
+	tree         *tree // that it is a partition of, if rows go through the root
+	refused      error // why the load goes on without it
 	freeze       bool
 	target       *catalog.Relation // nil: it does not exist
 }
@@ -112,6 +117,7 @@ func (l *Loader) Start(ctx context.Context) (err error) {
 	l.chunks = make(chan []byte, 4*queuedChunks)
 	l.room = semaphore.NewWeighted(maxQueued)
 	l.ended = make(chan struct{}, 4)
+	l.whyLost = make(map[[2]string]error)
 	l.tablespaces, l.rowOf = make(map[string]bool), make(map[uint64]int64)
 	l.tables, l.parts, l.targets = make(map[uint32]*loadTable), make(map[uint32]*part), make(map[[2]string]uint32)
 	if l.guard, err = l.newSession(); err != nil {
@@ -233,9 +239,12 @@ func (l *Loader) inspect() error {
 	if err != nil {
 		return l.Server.Explain(err)
 	}
+	if err := l.findTrees(); err != nil {
+		return err
+	}
 	for _, t := range l.fresh {
-		t.target = found[[2]string{t.schema, t.name}]
-		if s := t.state; s.Complete() && s.Status != "loaded" && !l.Reload {
+		t.target, t.tree = found[[2]string{t.schema, t.name}], l.trees[[2]string{t.schema, t.name}]
+		if s := t.state; s.Complete() && s.Status != "loaded" && !l.Reload && t.tree == nil {
 			l.builder.table(t.names(), false) // an earlier run had all its rows, and ended before that
 		}
 	}
@@ -250,14 +259,20 @@ func (l *Loader) inspect() error {
 				there = append(there, t.target.OID)
 			}
 		}
-		return l.hold(there, true)
+		if err := l.hold(there, true); err != nil {
+			return err
+		}
+		return l.takeOffChecks(fresh)
 	}
 	if !l.schemaLocked {
 		if err := l.lockSchema(); err != nil {
 			return err
 		}
 	}
-	return l.takeOff(fresh)
+	if err := l.takeOff(fresh); err != nil {
+		return err
+	}
+	return l.takeOffChecks(fresh)
 }
 
 // fits checks that a part can be copied into the table that is there.
@@ -332,7 +347,7 @@ func (l *Loader) CopyBegin(r *format.CopyBegin) error {
 	l.parts[r.Part] = p
 	s := t.state
 	same := s.Snapshot == l.Snapshot
-	p.skip = s.Complete() && (same || !l.Reload) || same && s.Of == int(r.Of) && s.Done[int(r.Index)]
+	p.skip = (s.Complete() && (same || !l.Reload) || same && s.Of == int(r.Of) && s.Done[int(r.Index)]) && !t.tree.anew(l) || l.isRefused(t)
 	p.meter = l.Meter.Part(t.String(), r.Bytes)
 	if p.skip {
 		p.meter.Done()
@@ -351,7 +366,9 @@ func (l *Loader) CopyBegin(r *format.CopyBegin) error {
 			return
 		}
 		if err != nil {
-			l.fail(err)
+			if !l.without(t, err) {
+				l.fail(err)
+			}
 			for c := range p.chunks { // whoever sends must not be blocked for ever
 				l.drop(c)
 			}
@@ -466,8 +483,6 @@ func (l *Loader) CopyEnd(r *format.CopyEnd) error {
 	p.end = &end
 	close(p.chunks)
 	if !p.skip {
-		l.rows += r.Rows
-		l.bytes += r.Bytes
 		// Small tables can come faster than they are committed; each has a session.
 		select {
 		case l.ended <- struct{}{}:
@@ -531,7 +546,7 @@ func (l *Loader) copyPart(p *part) (err error) {
 	for i, c := range p.Columns {
 		cols[i] = plan.QuoteIdent(c)
 	}
-	sql := "COPY " + t.qualified()
+	sql := "COPY " + t.tree.or(t.qualified())
 	if len(cols) > 0 {
 		sql += " (" + strings.Join(cols, ", ") + ")"
 	}
@@ -573,19 +588,23 @@ func (l *Loader) copyPart(p *part) (err error) {
 	}
 	l.release(s)
 	p.meter.Done()
-	if copied {
+	l.mu.Lock()
+	l.rows += p.end.Rows
+	l.bytes += p.end.Bytes
+	l.mu.Unlock()
+	if copied && t.tree == nil {
 		l.builder.table(t.names(), p.Of == 1 && p.end.Bytes < small)
 	}
 	return nil
 }
 
-// checked says what to do about a row that the source has and a check refuses.
+// checked says what to do about a row that no partition of the target takes.
 func checked(t *loadTable, err error) error {
 	var f *fault.Error
 	var pg *pgconn.PgError
-	if errors.As(err, &f) && errors.As(err, &pg) && pg.Code == "23514" && f.Hint == "" {
-		return f.WithHint("If it looks at other tables, their rows may be there the next time: pgextract --resume | pgapply. If not, on the target: ALTER TABLE %s DROP CONSTRAINT %s; "+
-			"then the same command, and the constraint again when all is loaded.", text.Ident(t.schema, t.name), text.Ident(pg.ConstraintName))
+	if errors.As(err, &f) && errors.As(err, &pg) && pg.Code == "23514" && pg.ConstraintName == "" && f.Hint == "" {
+		return f.WithHint("The partitions of the target are others than those of the source, or have other bounds. Make them such that each row has one: SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = %s::regclass, on both sides. Then: pgextract --resume | pgapply.",
+			text.Literal(text.Ident(t.schema, t.name)))
 	}
 	return err
 }
@@ -631,8 +650,16 @@ func (l *Loader) loadedMeanwhile(t *loadTable) error {
 // prepare makes a table ready for its first part in this run.
 func (l *Loader) prepare(s *session, p *part) error {
 	t, where := p.table, l.where(p.table)
+	if err := l.notCreated(t); err != nil {
+		return err
+	}
 	if err := t.fits(p, l.ByHand); err != nil {
 		return err
+	}
+	if t.tree != nil {
+		if err := t.tree.prepare(l, s); err != nil {
+			return err
+		}
 	}
 	// Other processes may load other parts of the table.
 	row, err := s.ask(l.ctx, "BEGIN", "SELECT FROM pgsluice.tables WHERE "+where+" FOR UPDATE",
@@ -645,10 +672,14 @@ func (l *Loader) prepare(s *session, p *part) error {
 	}
 	status, snapshot, of, done := progress.TableState{Status: row[0]}, row[1], row[2], row[3]
 	switch {
-	case snapshot == l.Snapshot && row[0] == "loading" && of == strconv.FormatUint(p.Of, 10):
+	case snapshot == l.Snapshot && (row[0] == "loading" || row[0] == "error") && of == strconv.FormatUint(p.Of, 10):
 		return s.exec(l.ctx, "ROLLBACK") // the rest of what was begun
 	case status.Complete() && (snapshot == l.Snapshot || !l.Reload):
 		return l.loadedMeanwhile(t)
+	case t.tree != nil:
+		if done != "0" { // since the tree was made ready
+			return l.loadedMeanwhile(t)
+		}
 	case done != "0" || l.Reload && status.Complete(): // there are parts from another snapshot: they do not fit together
 		if err := l.empty(s, t); err != nil {
 			return err
@@ -666,7 +697,7 @@ func (l *Loader) prepare(s *session, p *part) error {
 			return e.WithHint("Empty it (TRUNCATE %s on the target), or leave it out.", text.Ident(t.schema, t.name))
 		}
 	}
-	t.freeze = p.Of == 1 && p.Bytes >= freezeMin && t.target.Kind == "r" && t.target.Condition == "" && !t.target.Referenced
+	t.freeze = t.tree == nil && p.Of == 1 && p.Bytes >= freezeMin && t.target.Kind == "r" && t.target.Condition == "" && !t.target.Referenced
 	return s.exec(l.ctx, fmt.Sprintf(`UPDATE pgsluice.tables SET status = 'loading', snapshot = %s, snapshot_lsn = '%v', parts = %d, rows = 0, bytes = 0, copying_rows = 0, copying_bytes = 0,
 		started_at = pg_catalog.clock_timestamp(), copied_at = NULL, loaded_at = NULL, error = NULL WHERE %s;
 		UPDATE pgsluice.streams SET load_status = 'loading' WHERE stream_id = %d AND load_status <> 'loading'; COMMIT`,
@@ -696,7 +727,11 @@ func (l *Loader) Finish() (complete bool, err error) {
 		return false, err
 	}
 	for _, r := range l.sequences {
-		if err := l.setSequence(r); err != nil {
+		err := l.setSequence(r)
+		if noRelation(err) && len(l.lost) > 0 { // it is one of those that could not be created, and failed with its table
+			continue
+		}
+		if err != nil {
 			return false, err
 		}
 	}

@@ -63,6 +63,16 @@ func (m *Mapper) Map(ctx context.Context, rel *format.Relation) (*plan.Table, er
 				shellPattern(rel))
 		return t, nil
 	}
+	if c.Root != nil {
+		t.Root = &plan.Root{Schema: c.Root.Schema, Name: c.Root.Name, Leaves: c.Root.Leaves}
+		if c, err = m.Lookup(ctx, t.Root.Schema, t.Root.Name); err != nil {
+			return nil, err
+		}
+		if c == nil {
+			t.Problem = fault.New(fault.TryAgain, "table %s.%s was dropped on the target just now", t.Root.Schema, t.Root.Name)
+			return t, nil
+		}
+	}
 	t.OID = c.OID
 	t.Only = c.Kind == "r"
 	t.Spread = c.Kind == "p"

@@ -146,6 +146,9 @@ func (l *Loader) ddl(d *format.DDL) (err error) {
 			o.Needs = append(o.Needs, row)
 		}
 	}
+	if d.Type == format.Warning {
+		return l.warning(o, recorded)
+	}
 	if d.Section != format.PreData {
 		l.later = append(l.later, deferredObject{Object: o, id: d.ID, after: append([]uint64(nil), d.After...), recorded: recorded})
 		return nil
@@ -159,6 +162,20 @@ func (l *Loader) ddl(d *format.DDL) (err error) {
 	}
 	return nil
 }
+
+// warning records what of the source does not arrive, as an object that cannot be created.
+func (l *Loader) warning(o progress.Object, recorded bool) error {
+	if recorded {
+		return nil
+	}
+	l.Log.Warn(text.Escape(o.Name))
+	o.Phase, o.SQL, o.Index, o.Attach = progress.PhaseLoad, "", "", ""
+	return l.guard.exec(l.ctx, "BEGIN; "+progress.AddObjectsSQL(l.Stream.ID, []progress.Object{o}, "done")+"; "+
+		progress.FailSQL(o.ID, &pgconn.PgError{Severity: "WARNING", Code: warned, Message: o.Name})+"; COMMIT")
+}
+
+// warned is the SQLSTATE of a warning.
+const warned = "01000"
 
 // inTablespace matches the statements of an object that is not in the database's default tablespace.
 var inTablespace = regexp.MustCompile(`(?s)^SET default_tablespace = "((?:[^"]|"")*)";\n(.*)\nRESET default_tablespace;`)
@@ -297,6 +314,9 @@ func (l *Loader) refusedObject(o *progress.Object, refused error) error {
 	left, err := l.settle(l.guard, o, refused)
 	if err == nil && len(left) > 0 && needed[o.Type] {
 		l.lost = append(l.lost, o.ID)
+		l.mu.Lock()
+		l.whyLost[[2]string{o.Schema, o.Table}] = refused
+		l.mu.Unlock()
 		l.Log.Warn(fmt.Sprintf("could not create %v on the target; the load goes on without it: %v", o, refused))
 	}
 	return err
@@ -353,6 +373,9 @@ func (l *Loader) flush() error {
 	if err := l.inspect(); err != nil {
 		return err
 	}
+	if err := l.hopeless(); err != nil {
+		return err
+	}
 	if l.schemaLocked {
 		if err := l.guard.exec(l.ctx, l.schemaLock.Unlock()); err != nil {
 			return err
@@ -374,7 +397,7 @@ func Serious(list []progress.Object) bool {
 }
 
 // excusable has the SQLSTATEs of privileges, and of something that the target does not have, or cannot reach.
-var excusable = map[string]bool{"42501": true, "0A000": true, "58P01": true, "42704": true, "22023": true, "08001": true, "HV00N": true, "01006": true, "01007": true}
+var excusable = map[string]bool{"42501": true, "0A000": true, "58P01": true, "42704": true, "22023": true, "08001": true, "HV00N": true, warned: true, "01006": true, "01007": true}
 
 // newID returns an id for an object that is to be recorded.
 func (l *Loader) newID() (int64, error) {

@@ -23,13 +23,18 @@ func (l *Loader) Sequence(r *format.Sequence) error {
 		return err
 	}
 	err := l.setSequence(r)
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) && (pg.Code == "42P01" || pg.Code == "3F000") { // the statement that creates it may come later
+	if noRelation(err) { // the statement that creates it may come later
 		later := *r
 		l.sequences = append(l.sequences, &later)
 		return nil
 	}
 	return err
+}
+
+// noRelation reports whether an error is that of a relation, or its schema, that does not exist.
+func noRelation(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (pg.Code == "42P01" || pg.Code == "3F000")
 }
 
 func (l *Loader) setSequence(r *format.Sequence) error {

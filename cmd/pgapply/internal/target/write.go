@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
@@ -217,7 +216,11 @@ func (l *lane) writeOp(b *pgwire.Batch, g *plan.Group, i int32) {
 	op, t := g.Op(i)
 	switch op.Kind {
 	case plan.OpTruncate:
-		b.Do(truncate(g.Truncate(op)))
+		sql, err := truncate(g.Truncate(op))
+		if err != nil {
+			l.bad = err
+		}
+		b.Do(sql)
 	case plan.OpDDL:
 		l.bad = errors.New("a recorded statement stands beside other changes") // a mistake of the caller's: see flush
 	case plan.OpSavepoint:
@@ -294,21 +297,6 @@ func params(b *pgwire.Batch, g *plan.Group, tuple int32, cols []int) {
 			b.Bytes(v)
 		}
 	}
-}
-
-func truncate(op *plan.TruncateOp) string {
-	names := make([]string, len(op.Tables))
-	for i, t := range op.Tables {
-		names[i] = t.QualifiedName()
-		if t.Only {
-			names[i] = "ONLY " + names[i]
-		}
-	}
-	sql := "TRUNCATE " + strings.Join(names, ", ")
-	if op.RestartIdentity {
-		sql += " RESTART IDENTITY"
-	}
-	return sql
 }
 
 // writeChecks looks for rows that are equal in a unique key that the session does not enforce because it is deferrable, among those that

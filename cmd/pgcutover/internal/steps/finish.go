@@ -14,6 +14,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/hold"
+	"github.com/pgsluice/pgsluice/cmd/internal/objects"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 )
@@ -114,33 +115,22 @@ func (m *Migration) deferred(ctx context.Context, t *pgx.Conn, stream int32, pha
 		return 0, nil, m.Target.Explain(err)
 	}
 	for _, o := range list {
-		state, sqls := "done", []string{o.SQL}
-		if o.Type == "FK CONSTRAINT" && !strings.Contains(o.SQL, "NOT VALID") {
-			if state, sqls, err = m.notValid(ctx, t, o); err != nil {
-				return created, failed, err
-			}
+		create := m.makeObject
+		if o.Type == "FK CONSTRAINT" && !objects.Unchecked(o.SQL) {
+			create = m.notValid
 		}
-		err := m.patiently(ctx, m.Target, patience, func() error {
-			return pgx.BeginFunc(ctx, t, func(tx pgx.Tx) error {
-				for _, sql := range sqls {
-					if _, err := tx.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol); err != nil {
-						return err
-					}
-				}
-				return progress.SetObject(ctx, t, o.ID, state)
-			})
-		})
+		err := m.patiently(ctx, m.Target, patience, func() error { return create(ctx, t, o) })
 		var pg *pgconn.PgError
 		switch {
 		case waiting.IsLockTimeout(err):
 			return created, failed, err
-		case err == nil, errors.As(err, &pg) && pg.Code == "42710" && o.Type == "FK CONSTRAINT":
-			created++ // or it was, by a run that was interrupted
-		case errors.As(err, &pg) && hold.Is(o.Type) && isGone(pg):
+		case err == nil:
+			created++
+		case errors.As(err, &pg) && (o.Type == "FK CONSTRAINT" && pg.Code == "42710" || hold.Is(o.Type) && isGone(pg)): // it was made by hand; or there is nothing to make it of
 			if err := progress.SetObject(ctx, t, o.ID, "done"); err != nil {
 				return created, failed, m.Target.Explain(err)
 			}
-		case !errors.As(err, &pg):
+		case !objects.Refused(err):
 			return created, failed, m.Target.Explain(err)
 		default:
 			o.Error = err.Error()
@@ -153,6 +143,16 @@ func (m *Migration) deferred(ctx context.Context, t *pgx.Conn, stream int32, pha
 	return created, failed, nil
 }
 
+// makeObject creates an object and records it in the same transaction.
+func (m *Migration) makeObject(ctx context.Context, t *pgx.Conn, o progress.Object) error {
+	return pgx.BeginFunc(ctx, t, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, o.SQL, pgx.QueryExecModeSimpleProtocol); err != nil {
+			return err
+		}
+		return progress.SetObject(ctx, t, o.ID, "done")
+	})
+}
+
 // isGone reports whether what was switched off was dropped meanwhile.
 func isGone(pg *pgconn.PgError) bool {
 	switch pg.Code {
@@ -160,54 +160,6 @@ func isGone(pg *pgconn.PgError) bool {
 		return true
 	}
 	return false
-}
-
-// addConstraint is where pg_dump's statement for a constraint goes on behind the table's name.
-const addConstraint = "\n    ADD CONSTRAINT "
-
-// notValid returns the statements that create a foreign key as NOT VALID, and the state that the object is in then. A partitioned table cannot have
-// such a constraint, but its partitions can; Finish makes the one of the whole of theirs.
-func (m *Migration) notValid(ctx context.Context, t *pgx.Conn, o progress.Object) (state string, sqls []string, err error) {
-	head, constraint, ok := strings.Cut(o.SQL, addConstraint)
-	if !ok {
-		return "done", []string{o.SQL}, nil
-	}
-	constraint = addConstraint + strings.TrimRight(constraint, "; \n") + " NOT VALID;"
-	leaves, err := m.leaves(ctx, t, o)
-	if err != nil {
-		return "", nil, m.Target.Explain(err)
-	}
-	if leaves == nil {
-		return "done", []string{head + constraint}, nil
-	}
-	for _, leaf := range leaves {
-		sqls = append(sqls, "ALTER TABLE ONLY "+leaf+constraint)
-	}
-	return "running", sqls, nil
-}
-
-// leaves returns the partitions that have rows of the partitioned table of an object; nil if it is an ordinary table.
-func (m *Migration) leaves(ctx context.Context, t *pgx.Conn, o progress.Object) ([]string, error) {
-	var kind string
-	var oid uint32
-	err := t.QueryRow(ctx, "SELECT c.oid, c.relkind::pg_catalog.text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2",
-		o.Schema, o.Table).Scan(&oid, &kind)
-	if errors.Is(err, pgx.ErrNoRows) || err == nil && kind != "p" {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	rows, err := t.Query(ctx, `WITH RECURSIVE d(oid) AS (SELECT $1::pg_catalog.oid UNION ALL SELECT i.inhrelid FROM d JOIN pg_catalog.pg_inherits i ON i.inhparent = d.oid)
-		SELECT d.oid::pg_catalog.regclass::pg_catalog.text FROM d JOIN pg_catalog.pg_class c ON c.oid = d.oid WHERE c.relkind = 'r' ORDER BY 1`, oid)
-	if err != nil {
-		return nil, err
-	}
-	list, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if list == nil {
-		list = []string{}
-	}
-	return list, err
 }
 
 // Finish does what the application need not wait for: it validates the foreign keys, refreshes the materialized views, and analyzes the tables that
@@ -279,54 +231,6 @@ func (m *Migration) exec(ctx context.Context, t *pgx.Conn, sql string) error {
 		_, err := t.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol)
 		return err
 	})
-}
-
-// validate validates the foreign keys that are not, and then makes those of partitioned tables of their partitions'.
-func (m *Migration) validate(ctx context.Context, t *pgx.Conn, stream int32) (valid int, invalid []string, err error) {
-	// What was NOT VALID on the source has that in its definition, and stays so.
-	rows, err := t.Query(ctx, `SELECT k.conname, k.conrelid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
-		WHERE k.contype = 'f' AND NOT k.convalidated AND EXISTS (SELECT FROM pgsluice.deferred d WHERE d.stream_id = $1 AND d.type = 'FK CONSTRAINT'
-			AND d.definition !~ 'NOT VALID' AND d.state IN ('done', 'running') AND right(d.name, pg_catalog.length(k.conname) + 1) = ' ' || k.conname) ORDER BY 2, 1`, stream)
-	if err != nil {
-		return 0, nil, m.Target.Explain(err)
-	}
-	type key struct{ Name, Table string }
-	keys, err := pgx.CollectRows(rows, pgx.RowToStructByPos[key])
-	if err != nil {
-		return 0, nil, m.Target.Explain(err)
-	}
-	for _, k := range keys {
-		err := m.exec(ctx, t, "ALTER TABLE ONLY "+k.Table+" VALIDATE CONSTRAINT "+pgx.Identifier{k.Name}.Sanitize())
-		var pg *pgconn.PgError
-		switch {
-		case errors.As(err, &pg) && pg.Code == "23503":
-			invalid = append(invalid, fmt.Sprintf("%s of %s: %s", k.Name, k.Table, pg.Detail))
-		case err != nil:
-			return valid, invalid, m.Target.Explain(err)
-		default:
-			valid++
-		}
-	}
-	if len(invalid) > 0 {
-		return valid, invalid, nil
-	}
-	// With valid ones on all partitions, the server takes them for the constraint of the whole, and looks at no row.
-	list, err := progress.Pending(ctx, t, stream, progress.PhaseCutover, "", "")
-	if err != nil {
-		return valid, nil, m.Target.Explain(err)
-	}
-	for _, o := range list {
-		if o.Type != "FK CONSTRAINT" || o.Error != "" {
-			continue
-		}
-		if err := m.exec(ctx, t, o.SQL); err != nil {
-			return valid, nil, m.Target.Explain(err)
-		}
-		if err := progress.SetObject(ctx, t, o.ID, "done"); err != nil {
-			return valid, nil, m.Target.Explain(err)
-		}
-	}
-	return valid, nil, nil
 }
 
 // refresh refreshes the materialized views that have data, those that others are made of first. It returns how many, and those that could not be.

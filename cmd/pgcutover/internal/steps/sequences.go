@@ -45,7 +45,13 @@ func (m *Migration) sequences(ctx context.Context, c, t *pgx.Conn, stream int32)
 	var batch pgx.Batch
 	var missing []string
 	n := 0
-	for _, s := range list {
+	for i, s := range list {
+		if i%locksAtOnce == 0 { // all of them at once would be more locks than a target may have room for
+			if i > 0 {
+				batch.Queue("COMMIT")
+			}
+			batch.Queue("BEGIN")
+		}
 		if !s.Known {
 			return 0, fault.New(fault.Permission, "could not read the state of sequence %s.%s on the source", s.Schema, s.Name).
 				WithHint("GRANT SELECT ON ALL SEQUENCES IN SCHEMA %s TO …", text.Ident(s.Schema))
@@ -77,6 +83,9 @@ func (m *Migration) sequences(ctx context.Context, c, t *pgx.Conn, stream int32)
 			}
 			return nil
 		})
+	}
+	if len(list) > 0 {
+		batch.Queue("COMMIT")
 	}
 	if err := t.SendBatch(ctx, &batch).Close(); err != nil {
 		return 0, m.Target.Explain(err)

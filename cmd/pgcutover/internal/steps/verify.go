@@ -26,8 +26,9 @@ import (
 type pair struct {
 	schema, name             string // on the source
 	targetSchema, targetName string
-	columns                  []string // expressions that give a value's text, the same on both sides
-	whole                    bool     // a partitioned table on the target, whose partitions have the rows
+	columns                  []string       // expressions that give a value's text, the same on both sides
+	whole                    bool           // a partitioned table on the target, whose partitions have the rows
+	leaves                   []catalog.Name // partitions on the source that are compared as one; empty: the table itself
 	names, key               []string
 	bytes                    int64
 
@@ -180,7 +181,7 @@ func (m *Migration) pairs(ctx context.Context, a, b, t *pgx.Conn, stream *progre
 			}
 		}
 	}
-	return pairs, nil
+	return m.merge(ctx, b, pairs)
 }
 
 // oldFloats reports whether one of the servers prints floating-point numbers as they were printed before version 12: with digits that the other leaves out.
@@ -248,6 +249,9 @@ func (p *pair) rowText() string {
 
 // from returns the table on one side, without those that inherit from it.
 func (p *pair) from(target bool) string {
+	if !target && len(p.leaves) > 0 {
+		return p.fromLeaves()
+	}
 	if !target {
 		return "ONLY " + pgx.Identifier{p.schema, p.name}.Sanitize()
 	}
@@ -277,7 +281,12 @@ func (m *Migration) sumAll(ctx context.Context, pairs []*pair, how comparison, j
 					return err
 				}
 				defer c.Close(context.WithoutCancel(ctx))
-				for {
+				for n := 1; ; n++ {
+					if n%locksAtOnce == 0 { // a transaction keeps its locks, and the snapshot is held by another
+						if _, err := c.Exec(ctx, "COMMIT; "+inSnapshot(snapshot)); err != nil {
+							return server.Explain(err)
+						}
+					}
 					mu.Lock()
 					i := next
 					next++
@@ -303,12 +312,17 @@ func (m *Migration) sumAll(ctx context.Context, pairs []*pair, how comparison, j
 	return g.Wait()
 }
 
+// inSnapshot returns the statements that begin a transaction which reads a snapshot.
+func inSnapshot(snapshot string) string {
+	return "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT " + slot.QuoteLiteral(snapshot)
+}
+
 func openSnapshot(ctx context.Context, server pgdial.Server, snapshot, settings string) (*pgx.Conn, error) {
 	c, err := server.Connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	_, err = c.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+slot.QuoteLiteral(snapshot)+settings+"; "+pgdial.TablesOnly(server.Side))
+	_, err = c.Exec(ctx, inSnapshot(snapshot)+settings+"; "+pgdial.TablesOnly(server.Side))
 	if err != nil {
 		_ = c.Close(ctx)
 		return nil, server.Explain(err)

@@ -34,7 +34,7 @@ func TestBelongsTo_H10(t *testing.T) {
 	if d.Major >= 11 {
 		d.Exec(`CREATE INDEX pi ON "S.s".p (w)`)
 	}
-	entries, err := Schema(pgtest.Context(t), Options{DSN: d.URI, Version: d.Major * 10000})
+	entries, _, err := Schema(pgtest.Context(t), Options{DSN: d.URI, Version: d.Major * 10000})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,11 +27,11 @@ type Options struct {
 	Args     []string
 }
 
-// Schema runs pg_dump and returns the objects of the schema, in an order in which they can be created.
-func Schema(ctx context.Context, o Options) ([]Entry, error) {
+// Schema runs pg_dump and returns the objects of the schema, in an order in which they can be created, and what pg_dump has warned of.
+func Schema(ctx context.Context, o Options) (entries []Entry, warnings []string, err error) {
 	program, err := find(ctx, o.Version)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	args := append([]string{"--format=custom", "--schema-only", "--no-password"}, o.Args...)
 	if o.Snapshot != "" {
@@ -47,23 +47,38 @@ func Schema(ctx context.Context, o Options) ([]Entry, error) {
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := cmd.Start(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	entries, tocErr := readTOC(out)
 	// An archive of a schema has nothing behind its table of contents that we need.
 	if err := cmd.Wait(); err != nil {
 		reason := firstLine(stderr.String(), err)
 		if strings.Contains(reason, "permission denied") { // it prints no SQLSTATE
-			return nil, fault.New(fault.Permission, "pg_dump failed: %s", reason).
+			return nil, nil, fault.New(fault.Permission, "pg_dump failed: %s", reason).
 				WithHint("The source's role must be able to read all tables (PostgreSQL 14 and newer: GRANT pg_read_all_data TO …), or own them.")
 		}
-		return nil, fault.New(fault.Failed, "pg_dump failed: %s", reason).
+		return nil, nil, fault.New(fault.Failed, "pg_dump failed: %s", reason).
 			WithHint("Run it by hand to see all it says: %s --schema-only. With --data-only the schema is left to you.", text.Shell(program))
 	}
-	return entries, tocErr
+	return entries, warningsIn(stderr.String()), tocErr
+}
+
+// warningsIn returns what a pg_dump that has succeeded has said. A detail or hint goes with the warning before it.
+func warningsIn(stderr string) (list []string) {
+	for line := range strings.Lines(stderr) {
+		line = strings.TrimPrefix(strings.TrimSpace(line), "pg_dump: ")
+		switch {
+		case line == "", strings.Contains(line, "WITH OIDS is not supported"): // pgextract names these tables itself, also without pg_dump
+		case len(list) > 0 && (strings.HasPrefix(line, "detail: ") || strings.HasPrefix(line, "hint: ")):
+			list[len(list)-1] += "; " + line
+		default:
+			list = append(list, strings.TrimPrefix(strings.TrimPrefix(line, "warning: "), "WARNING: "))
+		}
+	}
+	return list
 }
 
 func firstLine(s string, err error) string {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -42,7 +43,7 @@ func TestWithoutPassword(t *testing.T) {
 func TestSchema(t *testing.T) {
 	d := sample(t)
 	ctx := pgtest.Context(t)
-	entries, err := Schema(ctx, Options{DSN: d.URI, Version: d.Major * 10000, Args: []string{`--exclude-schema="S s"`}})
+	entries, _, err := Schema(ctx, Options{DSN: d.URI, Version: d.Major * 10000, Args: []string{`--exclude-schema="S s"`}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +66,7 @@ func TestSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.Exec("SELECT pg_reload_conf()")
-	if entries, err = Schema(ctx, Options{DSN: d.As("locked", "right"), Password: "right", Version: s.Major * 10000}); err != nil || len(entries) == 0 {
+	if entries, _, err = Schema(ctx, Options{DSN: d.As("locked", "right"), Password: "right", Version: s.Major * 10000}); err != nil || len(entries) == 0 {
 		t.Errorf("%d entries, %v", len(entries), err)
 	}
 	for name, o := range map[string]Options{
@@ -74,7 +75,7 @@ func TestSchema(t *testing.T) {
 		"wrong password":   {DSN: d.As("locked", "wrong"), Password: "wrong"},
 	} {
 		o.Version = s.Major * 10000
-		_, err := Schema(ctx, o)
+		_, _, err := Schema(ctx, o)
 		var f *fault.Error
 		if !errors.As(err, &f) || f.Status != fault.Failed || !strings.Contains(err.Error(), "pg_dump failed: ") || !strings.Contains(f.Hint, "--data-only") {
 			t.Errorf("%s: %v", name, err)
@@ -104,7 +105,7 @@ func TestDumpSettings_P5(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		entries, err := Schema(context.Background(), Options{DSN: dsn, Settings: settings, Version: d.Major * 10000})
+		entries, _, err := Schema(context.Background(), Options{DSN: dsn, Settings: settings, Version: d.Major * 10000})
 		if err != nil {
 			t.Fatalf("%q: %v", dsn, err)
 		}
@@ -147,5 +148,15 @@ func TestFind(t *testing.T) {
 	var f *fault.Error
 	if _, err := find(ctx, 990000); !errors.As(err, &f) || f.Status != fault.Config || !strings.Contains(f.Hint, "postgresql-client-99") || !strings.Contains(f.Detail, "9") {
 		t.Errorf("got %+v", err)
+	}
+}
+
+func TestWarnings_C23(t *testing.T) {
+	got := warningsIn("pg_dump: warning: there is something\npg_dump: detail: It is odd.\npg_dump: hint: Look.\n\npg_dump: WARNING: older\n")
+	if want := []string{"there is something; detail: It is odd.; hint: Look.", "older"}; !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+	if list := warningsIn(""); list != nil {
+		t.Errorf("%q", list)
 	}
 }

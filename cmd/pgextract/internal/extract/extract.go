@@ -149,6 +149,11 @@ func (l *Load) run(ctx context.Context, out io.Writer) (tables []*catalog.Table,
 			return nil, nil, err
 		}
 	}
+	if !l.again {
+		if err := l.oids(ctx, snapshot.Keep, tables, write); err != nil {
+			return nil, nil, err
+		}
+	}
 	lobs := l.Select.all() && l.Part <= 1 && !l.have.complete("pg_catalog", "pg_largeobject")
 	if lobs {
 		if err := l.largeObjectDDL(ctx, snapshot.Keep, write); err != nil {
@@ -512,11 +517,15 @@ func (l *Load) schema(ctx context.Context, c *pgx.Conn, snapshot string, version
 		o.Args = append(o.Args, "--no-privileges")
 	}
 	o.Args = append(o.Args, l.chosen.args()...)
-	entries, err := dump.Schema(ctx, o)
+	entries, warnings, err := dump.Schema(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	return dump.DDL(entries, x), nil
+	list := dump.DDL(entries, x)
+	for _, w := range warnings {
+		list = append(list, l.warn("", "", "pg_dump: "+w))
+	}
+	return list, nil
 }
 
 // sequences writes the state that sequences have now, under the names that they had in the snapshot.

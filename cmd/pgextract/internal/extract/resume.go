@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
@@ -37,11 +39,37 @@ func (l *Load) loaded(ctx context.Context, id *slot.Identity) (loaded, error) {
 		if err != nil {
 			return nil, l.Target.Explain(err)
 		}
+		if err := l.torn(ctx, c, states); err != nil {
+			return nil, err
+		}
 		for _, t := range states {
 			have[catalog.Name{Schema: t.SourceSchema, Name: t.SourceName}] = t
 		}
 	}
 	return have, nil
+}
+
+// torn takes all partitions of a tree for not loaded if pgapply will load them anew.
+func (l *Load) torn(ctx context.Context, c *pgx.Conn, states map[[2]string]*progress.TableState) error {
+	leaves, err := catalog.Leaves(ctx, c)
+	if err != nil {
+		return l.Target.Explain(err)
+	}
+	trees := make(map[*catalog.Root][][2]string)
+	for _, x := range leaves {
+		trees[x.Root] = append(trees[x.Root], [2]string{x.Schema, x.Name})
+	}
+	for _, names := range trees {
+		if !progress.Torn(states, names, l.token.id()) {
+			continue
+		}
+		for _, name := range names {
+			if s := states[name]; s != nil {
+				s.Status, s.Snapshot, s.Done = "queued", "", nil
+			}
+		}
+	}
+	return nil
 }
 
 // complete tells whether all of a table's rows are on the target.

@@ -1,0 +1,86 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
+)
+
+// A target that has room for few locks takes a schema of many tables all the same: load, open, finish and verify lock some of them at a time.
+func TestFewLocks_C29(t *testing.T) {
+	t.Parallel()
+	source := pgtest.Source(t).Database(t, "")
+	target := pgtest.Start(t, 0, "max_locks_per_transaction=10", "max_connections=15", "max_prepared_transactions=0", "max_wal_senders=1", "max_replication_slots=1", "max_worker_processes=1").Database(t, "")
+	const tables = 400
+	var sql strings.Builder
+	for i := range tables {
+		fmt.Fprintf(&sql, "CREATE TABLE t%[1]d (id serial PRIMARY KEY, p int REFERENCES t0); INSERT INTO t%[1]d (p) VALUES (NULL);", i)
+		if i == 0 {
+			sql.Reset()
+			sql.WriteString("CREATE TABLE t0 (id serial PRIMARY KEY); INSERT INTO t0 DEFAULT VALUES;")
+		}
+		if i%50 == 49 { // the source's own room is limited, too
+			source.Exec(sql.String())
+			sql.Reset()
+		}
+	}
+	source.Exec("CREATE TABLE part (id int REFERENCES t0) PARTITION BY LIST (id)")
+	for i := range 40 {
+		source.Exec(fmt.Sprintf("CREATE TABLE part%[1]d PARTITION OF part FOR VALUES IN (%[1]d)", i))
+	}
+	source.Exec("INSERT INTO part VALUES (1)")
+	e := pgtest.NewEnv(t, source, target)
+	e.Bash("pgextract --slot " + source.Name + " --jobs 4 | pgapply --jobs 2")
+	if f := failures(target); f != "" {
+		t.Fatalf("could not be created: %s", f)
+	}
+	status, said := cutOver(e, source.Name)
+	if status == 0 {
+		status, _, said = e.Run(nil, "pgcutover", "verify", "--slot", source.Name, "--jobs", "4")
+	}
+	if status != 0 {
+		t.Fatalf("status %d: %s", status, said)
+	}
+	if n := target.Query("SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND convalidated AND connamespace = 'public'::regnamespace"); n != fmt.Sprint(tables-1+41) {
+		t.Errorf("%s foreign keys are valid", n)
+	}
+	for _, i := range []int{0, 1, 15, 16, tables - 1} {
+		if n := target.Query(fmt.Sprintf("SELECT last_value, is_called FROM t%d_id_seq", i)); n != "1\tt" {
+			t.Errorf("sequence %d is at %s", i, n)
+		}
+	}
+}
+
+// Foreign keys that are not enforced, or not valid, on the source stay so, and stand in the way of nothing; others of the same name are validated.
+func TestNotEnforced_C7(t *testing.T) {
+	t.Parallel()
+	major := 18
+	a, b := pgtest.Start(t, major), pgtest.Start(t, major)
+	source, target := a.Database(t, ""), b.Database(t, "")
+	for _, d := range []*pgtest.DB{source, target} {
+		d.Exec(`CREATE TABLE p (id int PRIMARY KEY)`, `CREATE TABLE "NOT ENFORCED" (id int PRIMARY KEY, p int CONSTRAINT fk REFERENCES p)`, `CREATE TABLE c (id int PRIMARY KEY, p int CONSTRAINT fk REFERENCES p NOT ENFORCED)`,
+			`CREATE TABLE d (id int PRIMARY KEY, p int)`, `CREATE TABLE part (id int, p int CONSTRAINT fk REFERENCES p) PARTITION BY LIST (id)`, `CREATE TABLE part1 PARTITION OF part FOR VALUES IN (1)`,
+			`CREATE TABLE n (id int PRIMARY KEY, v int)`, `CREATE TABLE r (k int4range, during daterange, v int, PRIMARY KEY (k, during WITHOUT OVERLAPS))`,
+			`CREATE TABLE s (k int4range, during daterange, FOREIGN KEY (k, PERIOD during) REFERENCES r (k, PERIOD during))`, `ALTER TABLE s REPLICA IDENTITY FULL`, `ALTER TABLE part1 REPLICA IDENTITY FULL`, `ALTER TABLE part REPLICA IDENTITY FULL`)
+	}
+	source.Exec("INSERT INTO p VALUES (1)", `INSERT INTO "NOT ENFORCED" VALUES (1, 1)`, "INSERT INTO c VALUES (1, 99)", "INSERT INTO d VALUES (1, 98)", "INSERT INTO part VALUES (1, 1)",
+		"INSERT INTO n VALUES (1, NULL)", "INSERT INTO r VALUES ('[1,2)', '[2020-01-01,2021-01-01)', 1)", "INSERT INTO s VALUES ('[1,2)', '[2020-02-01,2020-03-01)')")
+	for _, d := range []*pgtest.DB{source, target} {
+		d.Exec(`ALTER TABLE d ADD CONSTRAINT fk FOREIGN KEY (p) REFERENCES p NOT VALID`, `ALTER TABLE n ADD CONSTRAINT n_v NOT NULL v NOT VALID`)
+	}
+	e := pgtest.NewEnv(t, source, target)
+	e.Bash("pgextract --data-only --slot " + source.Name + " | pgapply --rebuild-indexes")
+	if status, said := cutOver(e, source.Name); status != 0 {
+		t.Fatalf("status %d: %s", status, said)
+	}
+	e.Must(nil, "pgcutover", "finish", "--slot", source.Name)
+	const q = `SELECT string_agg(format('%s %s %s', conrelid::regclass, conname, pg_get_constraintdef(oid)), E'\n' ORDER BY conrelid::regclass::text, conname) FROM pg_constraint WHERE connamespace = 'public'::regnamespace`
+	if a, b := source.Query(q), target.Query(q); a != b {
+		t.Errorf("constraints\n%s\n\nare on the target:\n%s", a, b)
+	}
+	if f := failures(target); f != "" {
+		t.Error(f)
+	}
+}
