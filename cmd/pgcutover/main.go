@@ -46,6 +46,8 @@ type flags struct {
 		AllowMissing []string `placeholder:"ID" help:"This line may stay as it is, from now on: it holds up no cutover. May be repeated."`
 	} `cmd:"" help:"Say what the target lacks of the source, or has otherwise, and what to do about it. Exits with 0 if that is nothing, with 1 if it is something."`
 	Fence struct {
+		Check        bool          `help:"Only look whether the source may be closed, while it stays open."`
+		AllowOrphans bool          `help:"Close it although rows of it may violate foreign keys."`
 		AllowMissing []string      `placeholder:"ID" help:"Go on although this line of pgcutover missing is there. May be repeated."`
 		Timeout      time.Duration `default:"1m" placeholder:"TIME" help:"Give up when a lock of others has stood in the way for this long (1m)."`
 	} `cmd:"" help:"Stop all writing to the source, and keep it stopped. Refused as long as something is missing on the target."`
@@ -142,6 +144,7 @@ func (f *flags) do(ctx context.Context, m *steps.Migration, command string) erro
 		}
 		return m.Wait(ctx, f.Wait.For, int64(lag), f.Wait.Timeout)
 	case "fence":
+		m.OnlyLook, m.AllowOrphans = f.Fence.Check, f.Fence.AllowOrphans
 		return m.Retry(ctx, f.Fence.Timeout, func() error { return m.Fence(ctx, f.Fence.AllowMissing) })
 	case "unfence":
 		return m.Retry(ctx, lockPatience, func() error { return m.Unfence(ctx) })

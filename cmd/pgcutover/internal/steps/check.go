@@ -28,7 +28,9 @@ var (
 		{"the settings for decoding", (*checker).wal},
 		{"the rights of the role", (*checker).sourceRole},
 		{"the tables", (*checker).tables},
+		{"what the role may read", (*checker).closed},
 		{"the large objects", (*checker).largeObjects},
+		{"the foreign keys", (*checker).orphans},
 		{"the open transactions", (*checker).transactions},
 	}
 	onTarget = []look{
@@ -36,7 +38,7 @@ var (
 		{"the encodings", (*checker).encoding},
 		{"the collations", (*checker).collation},
 		{"the extensions", (*checker).extensions},
-		{"the roles", (*checker).roles},
+		{"the roles", (*checker).owners},
 		{"whether commits wait for a standby", (*checker).standbys},
 		{"what is there already", (*checker).empty},
 	}

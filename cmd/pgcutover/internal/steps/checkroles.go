@@ -1,11 +1,5 @@
 package steps
 
-import (
-	"github.com/jackc/pgx/v5"
-
-	"github.com/pgsluice/pgsluice/cmd/internal/text"
-)
-
 func (c *checker) sourceRole() error {
 	can, err := c.ask(c.s, `SELECT rolsuper OR rolreplication OR EXISTS (SELECT FROM pg_catalog.pg_roles g WHERE g.rolname = 'rds_replication' AND pg_catalog.pg_has_role(current_user, g.oid, 'USAGE'))
 		FROM pg_catalog.pg_roles WHERE rolname = current_user`)
@@ -65,43 +59,4 @@ func (c *checker) targetRole() error {
 		}
 	}
 	return nil
-}
-
-// roles looks for roles that the schema names and the target does not have.
-func (c *checker) roles() error {
-	rows, err := c.s.Query(c.ctx, `WITH o(owner, acl) AS (
-			SELECT c.relowner, c.relacl FROM pg_catalog.pg_class c WHERE c.relnamespace NOT IN (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname IN ('information_schema', 'pgsluice') OR nspname ~ '^pg_')
-			UNION ALL SELECT p.proowner, p.proacl FROM pg_catalog.pg_proc p WHERE p.pronamespace NOT IN (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname IN ('information_schema', 'pgsluice') OR nspname ~ '^pg_')
-			UNION ALL SELECT n.nspowner, n.nspacl FROM pg_catalog.pg_namespace n WHERE n.nspname NOT IN ('information_schema', 'pgsluice') AND n.nspname !~ '^pg_')
-		SELECT DISTINCT r.rolname FROM pg_catalog.pg_roles r WHERE r.rolname !~ '^pg_' AND r.oid IN (SELECT owner FROM o UNION SELECT a.grantee FROM o, pg_catalog.aclexplode(o.acl) a) ORDER BY 1`)
-	if err != nil {
-		return c.m.Source.Explain(err)
-	}
-	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return c.m.Source.Explain(err)
-	}
-	if rows, err = c.t.Query(c.ctx, "SELECT n FROM pg_catalog.unnest($1::pg_catalog.text[]) n WHERE n NOT IN (SELECT rolname FROM pg_catalog.pg_roles) ORDER BY 1", names); err != nil {
-		return err
-	}
-	missing, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return err
-	}
-	if len(missing) > 0 {
-		c.warn("Create them (pg_dumpall --roles-only | psql), or use pgextract --no-owner --no-acl.", "roles that own objects or have privileges, and that the target does not have: %s", some(missing))
-	} else {
-		c.ok("the target has all roles that own objects or have privileges")
-	}
-	return nil
-}
-
-// grantRole returns the statement that makes role to, which is quoted already, a member of another such
-// that it may become that one and has its rights at once: what version 16 and newer tell apart.
-func grantRole(version int, role, to string) string {
-	with := ""
-	if version >= 160000 {
-		with = " WITH INHERIT TRUE, SET TRUE"
-	}
-	return "GRANT " + text.Ident(role) + " TO " + to + with + ";"
 }

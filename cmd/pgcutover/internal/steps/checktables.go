@@ -48,7 +48,8 @@ func (c *checker) tables() error {
 		return err
 	}
 	if len(foreign) > 0 {
-		c.fail("GRANT the owners' roles to the source's role: only a table's owner may publish it.", "the source's role does not own %s: %s", count.Of(len(foreign), "table"), some(foreign))
+		f := c.fail("Only a table's owner may publish it: GRANT the owners' roles to the source's role, or give it what superusers own.", "the source's role does not own %s: %s", count.Of(len(foreign), "table"), some(foreign))
+		return c.ownersOf(f)
 	}
 	return nil
 }

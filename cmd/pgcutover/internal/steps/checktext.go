@@ -14,22 +14,3 @@ func (c *checker) encoding() error {
 	}
 	return nil
 }
-
-func (c *checker) collation() error {
-	const locale = "SELECT datcollate || ', ' || datctype FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()"
-	s, err := c.ask(c.s, locale)
-	if err != nil {
-		return err
-	}
-	t, err := c.ask(c.t, locale)
-	if err != nil {
-		return err
-	}
-	if s != t {
-		c.warn("Create the target with the source's LC_COLLATE and LC_CTYPE, and TEMPLATE template0, if the order matters.",
-			"text is sorted and compared by other rules: collation and character type are %s on the source, %s on the target", s, t)
-	} else {
-		c.ok("both databases have the collation and character type %s", s)
-	}
-	return nil
-}

@@ -47,6 +47,14 @@ func (m *Migration) Fence(ctx context.Context, allow []string) error {
 	if err := m.answers(ctx, t); err != nil {
 		return err
 	}
+	if !stream.Ended && (m.OnlyLook || !m.AllowOrphans) {
+		if err := m.requireParents(ctx, c); err != nil {
+			return err
+		}
+	}
+	if m.OnlyLook {
+		return nil
+	}
 	if !stream.Ended {
 		if err := m.requireNothingMissing(ctx, c, t, stream, allow); err != nil {
 			return err

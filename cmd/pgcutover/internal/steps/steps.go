@@ -29,6 +29,8 @@ type Migration struct {
 	Waits map[string]*waiting.Watch
 	// Reports says that the command's report on Out names both ends.
 	Reports bool
+	// AllowOrphans has the source closed although rows of it may violate foreign keys; OnlyLook has Fence look whether it may be, and do nothing.
+	AllowOrphans, OnlyLook bool
 
 	Out io.Writer // reports
 	Log *slog.Logger

@@ -258,6 +258,9 @@ func (l *Load) begin(ctx context.Context) (c *pgx.Conn, id *slot.Identity, snaps
 	if l.chosen, err = l.choose(ctx, conn); err != nil {
 		return nil, nil, nil, err
 	}
+	if err := l.readable(ctx, conn); err != nil {
+		return nil, nil, nil, err
+	}
 	source, err := slot.Identify(ctx, conn)
 	if err != nil {
 		return nil, nil, nil, l.Server.Explain(err)

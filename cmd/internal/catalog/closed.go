@@ -1,0 +1,160 @@
+package catalog
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
+)
+
+// Closed is what a session's role may not read of what is to be migrated.
+type Closed struct {
+	Role      string
+	Schemas   []string
+	Tables    []Name
+	Sequences []Name
+	Policies  []Name // tables whose policies bind the role, so that it would read a part of their rows
+	Objects   []uint32
+}
+
+// LookClosed looks what the session's role may not read: of the tables and
+// sequences to be migrated that wanted accepts, and of the large objects if they are.
+func LookClosed(ctx context.Context, c *pgx.Conn, wanted func(oid uint32, schema string) bool, objects bool) (*Closed, error) {
+	x := new(Closed)
+	var super bool
+	if err := c.QueryRow(ctx, "SELECT current_user, r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_user").Scan(&x.Role, &super); err != nil || super {
+		return x, err
+	}
+	rows, err := c.Query(ctx, `SELECT c.oid, n.nspname, c.relname, c.relkind = 'S', pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
+		CASE c.relkind WHEN 'S' THEN pg_catalog.has_sequence_privilege(c.oid, 'SELECT') ELSE pg_catalog.has_table_privilege(c.oid, 'SELECT') END, c.relkind = 'r' AND pg_catalog.row_security_active(c.oid)
+		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.relkind IN ('r', 'p', 'S') AND `+Migrated+` AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype = 'e')
+		AND NOT (pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND CASE c.relkind WHEN 'S' THEN pg_catalog.has_sequence_privilege(c.oid, 'SELECT') ELSE pg_catalog.has_table_privilege(c.oid, 'SELECT') END
+			AND NOT (c.relkind = 'r' AND pg_catalog.row_security_active(c.oid))) ORDER BY 2, 3`)
+	if err != nil {
+		return nil, err
+	}
+	var oid uint32
+	var name Name
+	var sequence, usage, may, policy bool
+	_, err = pgx.ForEachRow(rows, []any{&oid, &name.Schema, &name.Name, &sequence, &usage, &may, &policy}, func() error {
+		if !wanted(oid, name.Schema) {
+			return nil
+		}
+		if n := len(x.Schemas); !usage && (n == 0 || x.Schemas[n-1] != name.Schema) {
+			x.Schemas = append(x.Schemas, name.Schema)
+		}
+		if !may && sequence {
+			x.Sequences = append(x.Sequences, name)
+		} else if !may {
+			x.Tables = append(x.Tables, name)
+		}
+		if policy {
+			x.Policies = append(x.Policies, name)
+		}
+		return nil
+	})
+	if err != nil || !objects {
+		return x, err
+	}
+	readable := `pg_catalog.pg_has_role(m.lomowner, 'USAGE') OR EXISTS (SELECT FROM pg_catalog.aclexplode(m.lomacl) a WHERE a.privilege_type = 'SELECT' AND (a.grantee = 0 OR pg_catalog.pg_has_role(a.grantee, 'USAGE')))`
+	if pgdial.Version(c.PgConn()) >= 180000 {
+		readable = "pg_catalog.has_largeobject_privilege(m.oid, 'SELECT')"
+	}
+	rows, err = c.Query(ctx, `SELECT m.oid FROM pg_catalog.pg_largeobject_metadata m WHERE NOT (`+readable+`) AND pg_catalog.current_setting('lo_compat_privileges') = 'off' ORDER BY 1`)
+	if err != nil {
+		return nil, err
+	}
+	x.Objects, err = pgx.CollectRows(rows, pgx.RowTo[uint32])
+	return x, err
+}
+
+// Any reports whether there is anything.
+func (x *Closed) Any() bool {
+	return len(x.Schemas)+len(x.Tables)+len(x.Sequences)+len(x.Policies)+len(x.Objects) > 0
+}
+
+// Statements returns what a superuser is to execute, so that the role may read all of it.
+func (x *Closed) Statements() (list []string) {
+	to := " TO " + text.Ident(x.Role) + ";"
+	for _, s := range x.Schemas {
+		list = append(list, "GRANT USAGE ON SCHEMA "+text.Ident(s)+to)
+	}
+	for _, kind := range []struct {
+		word, all string
+		names     []Name
+	}{{"TABLE", "TABLES", x.Tables}, {"SEQUENCE", "SEQUENCES", x.Sequences}} {
+		const each = 20 // of a schema; with more, all are one statement
+		of := make(map[string]int)
+		for _, n := range kind.names {
+			of[n.Schema]++
+		}
+		for _, n := range kind.names {
+			switch {
+			case of[n.Schema] < 0:
+			case of[n.Schema] > each:
+				list = append(list, "GRANT SELECT ON ALL "+kind.all+" IN SCHEMA "+text.Ident(n.Schema)+to)
+				of[n.Schema] = -1
+			default:
+				list = append(list, "GRANT SELECT ON "+kind.word+" "+text.Ident(n.Schema, n.Name)+to)
+			}
+		}
+	}
+	if len(x.Policies) > 0 {
+		list = append(list, "ALTER ROLE "+text.Ident(x.Role)+" BYPASSRLS;")
+	}
+	const each = 20
+	if len(x.Objects) > each {
+		list = append(list, fmt.Sprintf("DO $do$ DECLARE o pg_catalog.oid; BEGIN FOR o IN SELECT m.oid FROM pg_catalog.pg_largeobject_metadata m LOOP "+
+			"EXECUTE pg_catalog.format('GRANT SELECT ON LARGE OBJECT %%s TO %%I', o, %s); END LOOP; END $do$;", text.Literal(x.Role)))
+		return list
+	}
+	for _, oid := range x.Objects {
+		list = append(list, fmt.Sprintf("GRANT SELECT ON LARGE OBJECT %d%s", oid, to))
+	}
+	return list
+}
+
+// Text says what it is, all of it if full, else the first names of each kind.
+func (x *Closed) Text(full bool) string {
+	var list []string
+	add := func(what string, names []string) {
+		const most = 8
+		if n := len(names); n > most && !full {
+			names = append(names[:most:most], fmt.Sprintf("and %d more", n-most))
+		}
+		list = append(list, what+": "+strings.Join(names, ", "))
+	}
+	if len(x.Schemas) > 0 {
+		add(count.Of(len(x.Schemas), "schema"), x.Schemas)
+	}
+	for _, kind := range []struct {
+		what string
+		of   []Name
+	}{
+		{count.Of(len(x.Tables), "table"), x.Tables}, {count.Of(len(x.Sequences), "sequence"), x.Sequences},
+		{"all rows of " + count.Of(len(x.Policies), "table") + " with policies that bind the role", x.Policies},
+	} {
+		var names []string
+		for _, n := range kind.of {
+			names = append(names, n.Schema+"."+n.Name)
+		}
+		if len(names) > 0 {
+			add(kind.what, names)
+		}
+	}
+	if len(x.Objects) > 0 {
+		var oids []string
+		for _, oid := range x.Objects {
+			oids = append(oids, strconv.FormatUint(uint64(oid), 10))
+		}
+		add(count.Of(len(oids), "large object"), oids)
+	}
+	return strings.Join(list, "; ")
+}

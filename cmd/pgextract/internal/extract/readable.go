@@ -1,0 +1,25 @@
+package extract
+
+import (
+	"context"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+)
+
+// readable refuses to begin if there is something that the role may not read: all of it is named at once, before there is a slot.
+func (l *Load) readable(ctx context.Context, c *pgx.Conn) error {
+	x, err := catalog.LookClosed(ctx, c, l.chosen.has, l.Select.all())
+	if err != nil {
+		return l.Server.Explain(err)
+	}
+	if !x.Any() {
+		return nil
+	}
+	return fault.New(fault.Permission, "role %q may not read all that is to be loaded", x.Role).
+		WithDetail("%s", x.Text(true)).
+		WithHint("As superuser on the source: %s Or leave them out.", strings.Join(x.Statements(), " "))
+}
