@@ -6,6 +6,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
@@ -45,6 +46,10 @@ func (c *checker) owners() error {
 	names := make([]string, len(roles))
 	for i, r := range roles {
 		names[i] = r.Name
+	}
+	// What a load has left out is told by pgcutover missing.
+	if streams, err := progress.Streams(c.ctx, c.t, c.m.Slot); err == nil && len(streams) > 0 {
+		c.begun = true
 	}
 	set := "MEMBER"
 	if c.tv >= 160000 {
