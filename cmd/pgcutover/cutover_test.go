@@ -168,7 +168,7 @@ func TestSteps(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	out, _ = m.cut(0, "status")
-	says(t, out, "slot ", ": syncing", "full load", "loaded: 6 of 6 tables", "lag ", "being read", "tables without replica identity", "public.log", "public.customer", "public.Order")
+	says(t, out, "slot ", ": syncing", "full load", "loaded: 6 of 6 tables", "lag ", "being read", "tables without usable replica identity", "public.log", "public.customer", "public.Order")
 	// A reader that goes away has seen what it wanted.
 	if got, out, errs := m.Run(nil, "bash", "-o", "pipefail", "-c", "pgcutover status --watch --every 10ms | head -n 1"); got != 0 || !strings.Contains(string(out), "syncing") || errs != "" {
 		t.Errorf("status %d: %s%s", got, out, errs)
@@ -538,7 +538,7 @@ func TestCheck(t *testing.T) {
 	find(out, "error", "max_replication_slots", "Raise max_replication_slots")
 	find(out, "ok", "max_wal_senders", "")
 	find(out, "error", "prepared transactions on the source: prepared transaction 'forgotten'", "COMMIT PREPARED")
-	find(out, "warning", "without replica identity", "REPLICA IDENTITY FULL")
+	find(out, "warning", "without usable replica identity", "REPLICA IDENTITY FULL")
 	find(out, "warning", "public.keyless", "")
 	find(out, "warning", "unlogged tables", "SET LOGGED")
 	find(out, "warning", "1 large object", "")

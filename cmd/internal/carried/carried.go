@@ -15,6 +15,7 @@ type Table struct {
 	Unlogged     bool   // its changes are in no WAL
 	Extension    bool   // a configuration table of an extension
 	Owner        string
+	XID          uint32 // which transaction has made it
 	Identity     Identity
 
 	Parent        uint32 // of a partition: what it is a partition of, 0 of others

@@ -29,13 +29,13 @@ func read(ctx context.Context, c *pgx.Conn, publications []string) (*State, erro
 		return nil, err
 	}
 	var pubs, in *string
-	var parentXID, xid int64
+	var created, parentXID, xid int64
 	var t Table
 	i := &t.Identity
-	_, err = pgx.ForEachRow(rows, []any{&t.OID, &t.Schema, &t.Name, &t.Kind, &t.Unlogged, &t.Extension, &t.Owner, &t.Parent, &parentXID, &t.DetachPending,
+	_, err = pgx.ForEachRow(rows, []any{&t.OID, &t.Schema, &t.Name, &t.Kind, &t.Unlogged, &t.Extension, &t.Owner, &created, &t.Parent, &parentXID, &t.DetachPending,
 		&i.Setting, &i.There, &i.Immediate, &i.Valid, &i.Generated, &i.Virtual, &i.Generating, &i.Imagining, &in, &xid, &pubs}, func() error {
 		x := t
-		x.ParentXID = uint32(parentXID)
+		x.XID, x.ParentXID = uint32(created), uint32(parentXID)
 		if in != nil {
 			if err := json.Unmarshal([]byte(*in), &x.In); err != nil {
 				return err
@@ -78,6 +78,7 @@ func statement(version int) string {
 			FROM pg_catalog.pg_publication_namespace s JOIN pub ON pub.id = s.pnpubid WHERE s.pnnspid = c.relnamespace`, "")
 	return `WITH pub AS (SELECT p.oid AS id, p.xmin AS xid, p.* FROM pg_catalog.pg_publication p WHERE p.pubname = ANY ($1::pg_catalog.text[]))
 	SELECT c.oid, n.nspname, c.relname, c.relkind::pg_catalog.text, c.relpersistence = 'u', e.condition IS NOT NULL, pg_catalog.pg_get_userbyid(c.relowner),
+		coalesce((SELECT a.xmin::pg_catalog.text::bigint FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum = -1), 0),
 		coalesce(h.inhparent, 0), coalesce(h.xmin::pg_catalog.text::bigint, 0), ` + when(140000, "coalesce(h.inhdetachpending, false)", "false") + `,
 		c.relreplident::pg_catalog.text, k.indexrelid IS NOT NULL, coalesce(k.indimmediate, false), coalesce(k.valid, false),
 		` + columns(generated("'s', 'v'"), ofKey) + `, ` + columns(generated("'v'"), ofKey) + `, ` + columns(generated("'s'"), "") + `, ` + columns(generated("'v'"), "") + `,

@@ -20,7 +20,6 @@ type Table struct {
 	Rows      int64 // the planner's estimate, −1 if there is none
 	Unlogged  bool
 	Root      uint32 // the topmost partitioned table that it is a partition of, 0 if none
-	HasKey    bool   // there is a replica identity by which updates and deletes can be decoded
 	Condition string // for a configuration table of an extension: which rows are the user's
 	Owner     string
 }
@@ -42,9 +41,7 @@ func Tables(ctx context.Context, c *pgx.Conn) ([]*Table, error) {
 		c.relpersistence = 'u', coalesce(e.condition, ''), pg_catalog.pg_get_userbyid(c.relowner),
 		CASE WHEN `+partition+` THEN (WITH RECURSIVE up(oid, depth) AS (SELECT i.inhparent, 1 FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid
 			UNION ALL SELECT i.inhparent, up.depth + 1 FROM up JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid)
-			SELECT oid FROM up ORDER BY depth DESC LIMIT 1) ELSE 0 END,
-		CASE c.relreplident WHEN 'd' THEN EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid)
-			WHEN 'i' THEN EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisreplident AND i.indisvalid) ELSE c.relreplident = 'f' END
+			SELECT oid FROM up ORDER BY depth DESC LIMIT 1) ELSE 0 END
 		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		LEFT JOIN (SELECT DISTINCT relation FROM pg_catalog.pg_locks WHERE mode = 'AccessExclusiveLock') k ON k.relation = c.oid
 		LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.objsubid = 0 AND d.deptype = 'e'
@@ -58,7 +55,7 @@ func Tables(ctx context.Context, c *pgx.Conn) ([]*Table, error) {
 	byOID := make(map[uint32]*Table)
 	tables, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Table, error) {
 		t := new(Table)
-		err := row.Scan(&t.ID, &t.Schema, &t.Name, &t.Kind, &t.ReplicaIdentity, &t.Bytes, &t.Rows, &t.Unlogged, &t.Condition, &t.Owner, &t.Root, &t.HasKey)
+		err := row.Scan(&t.ID, &t.Schema, &t.Name, &t.Kind, &t.ReplicaIdentity, &t.Bytes, &t.Rows, &t.Unlogged, &t.Condition, &t.Owner, &t.Root)
 		t.Pages = t.Bytes / 8192
 		byOID[t.ID] = t
 		return t, err
@@ -67,27 +64,6 @@ func Tables(ctx context.Context, c *pgx.Conn) ([]*Table, error) {
 		return nil, err
 	}
 	return tables, columns(ctx, c, v, byOID)
-}
-
-// A Listed table is one that Tables would return, except for configuration tables of extensions.
-type Listed struct {
-	Name
-	Published bool // changes of it are in one of the publications that were asked for
-}
-
-// List returns the ordinary tables and partitions that are to be migrated, by name, at little cost.
-func List(ctx context.Context, c *pgx.Conn, publications []string) ([]Listed, error) {
-	rows, err := c.Query(ctx, `SELECT n.nspname, c.relname, p.tablename IS NOT NULL FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-		LEFT JOIN (SELECT DISTINCT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = ANY ($1)) p ON p.schemaname = n.nspname AND p.tablename = c.relname
-		WHERE c.relkind = 'r' AND `+Migrated+` AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid
-			AND d.objsubid = 0 AND d.deptype = 'e') ORDER BY 1, 2`, publications)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (t Listed, err error) {
-		err = row.Scan(&t.Schema, &t.Name.Name, &t.Published)
-		return t, err
-	})
 }
 
 // Absent returns those of the names that no relation has.

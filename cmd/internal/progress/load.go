@@ -245,6 +245,9 @@ type TableInfo struct {
 	Truncates    int64      `json:"truncates"`
 	Changed      *time.Time `json:"changed_at"`
 	Error        string     `json:"error,omitempty"`
+
+	SourceOID uint32 `json:"-"` // 0 if it is not known
+	Snapshot  string `json:"-"` // that it was loaded from; MadeByStatement if a recorded statement has made it
 }
 
 // Tables returns what is known of a stream's tables. What is being copied counts as long as somebody has told of it just now.
@@ -252,7 +255,7 @@ func Tables(ctx context.Context, c *pgx.Conn, stream int32) ([]TableInfo, error)
 	rows, err := c.Query(ctx, `SELECT schema_name, table_name, source_schema, source_table, status, parts,
 		(SELECT pg_catalog.count(*) FROM pgsluice.parts p WHERE p.stream_id = t.stream_id AND p.schema_name = t.schema_name AND p.table_name = t.table_name),
 		rows + CASE WHEN status = 'loading' AND l.active THEN copying_rows ELSE 0 END, bytes + CASE WHEN status = 'loading' AND l.active THEN copying_bytes ELSE 0 END,
-		started_at, loaded_at, inserts, updates, deletes, truncates, changed_at, coalesce(error, '')
+		started_at, loaded_at, inserts, updates, deletes, truncates, changed_at, coalesce(error, ''), coalesce(source_oid, 0), coalesce(snapshot, '')
 		FROM pgsluice.tables t, (SELECT coalesce(s.loading_at > pg_catalog.clock_timestamp() - interval '15 s', false) AS active FROM pgsluice.streams s WHERE s.stream_id = $1) l
 		WHERE stream_id = $1 ORDER BY 1, 2`, stream)
 	if err != nil {
@@ -260,7 +263,7 @@ func Tables(ctx context.Context, c *pgx.Conn, stream int32) ([]TableInfo, error)
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (t TableInfo, err error) {
 		err = row.Scan(&t.Schema, &t.Table, &t.SourceSchema, &t.SourceTable, &t.Status, &t.Parts, &t.PartsDone, &t.Rows, &t.Bytes, &t.Started, &t.Loaded,
-			&t.Inserts, &t.Updates, &t.Deletes, &t.Truncates, &t.Changed, &t.Error)
+			&t.Inserts, &t.Updates, &t.Deletes, &t.Truncates, &t.Changed, &t.Error, &t.SourceOID, &t.Snapshot)
 		return t, err
 	})
 }

@@ -57,6 +57,7 @@ CREATE TABLE pgsluice.tables (
     table_name    text NOT NULL,
     source_schema text NOT NULL,
     source_table  text NOT NULL,
+    source_oid    bigint,
     status        text NOT NULL CHECK (status IN ('queued', 'loading', 'copied', 'indexing', 'loaded', 'error')),
     snapshot_lsn  pg_lsn,
     snapshot      text,
@@ -79,6 +80,7 @@ CREATE TABLE pgsluice.tables (
 );
 COMMENT ON TABLE pgsluice.tables IS 'what became of each table: its full load, and the changes that were applied to it';
 COMMENT ON COLUMN pgsluice.tables.snapshot_lsn IS 'the rows were loaded as of this LSN; changes up to it are skipped';
+COMMENT ON COLUMN pgsluice.tables.source_oid IS 'of the table that was loaded: one that is made anew under its name is another';
 COMMENT ON COLUMN pgsluice.tables.snapshot IS 'which snapshot that is: parts of a table fit together if they were read with the same one';
 COMMENT ON COLUMN pgsluice.tables.copying_rows IS 'copied so far and not yet committed, which rows does not have; of interest while the status is loading and somebody loads';
 COMMENT ON COLUMN pgsluice.tables.changed_at IS 'when changes were last applied to it';

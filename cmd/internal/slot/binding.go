@@ -88,6 +88,33 @@ func GetBinding(ctx context.Context, c *pgx.Conn, slot string, publications []st
 	return b, nil
 }
 
+// PublicationsOf returns the publications of a slot: those that have its binding, else the one of its
+// name; and the second one of each, for tables without identity, if there is one.
+func PublicationsOf(ctx context.Context, c *pgx.Conn, slot string) ([]string, error) {
+	rows, err := c.Query(ctx, "SELECT pubname::pg_catalog.text FROM pg_catalog.pg_publication")
+	if err != nil {
+		return nil, err
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, err
+	}
+	all, err := comments(ctx, c, names)
+	if err != nil {
+		return nil, err
+	}
+	var list []string
+	for _, n := range names {
+		if _, found := bindingIn(all[n], slot); found {
+			list = append(list, n)
+		}
+	}
+	if len(list) == 0 {
+		list = []string{slot}
+	}
+	return Publications(ctx, c, list)
+}
+
 func comments(ctx context.Context, c *pgx.Conn, publications []string) (map[string]string, error) {
 	rows, err := c.Query(ctx, `SELECT pubname, coalesce(pg_catalog.obj_description(oid, 'pg_publication'), '') FROM pg_catalog.pg_publication
 		WHERE pubname = ANY($1::pg_catalog.name[])`, publications)

@@ -48,14 +48,14 @@ func GetRecorder(ctx context.Context, c *pgx.Conn) (*Recorder, error) {
 	// All of it belongs to who may make event triggers, or to a superuser.
 	err := c.QueryRow(ctx, `WITH triggers AS (SELECT t.evtname, t.evtowner, t.evtenabled, p.proname, p.proowner, p.pronamespace, p.prosecdef
 			FROM pg_catalog.pg_event_trigger t JOIN pg_catalog.pg_proc p ON p.oid = t.evtfoid
-			WHERE t.evtname IN ('pgsluice_start', 'pgsluice_dropped', 'pgsluice_note', 'pgsluice_record')),
+			WHERE t.evtname IN ('pgsluice_start', 'pgsluice_dropped', 'pgsluice_note', 'pgsluice_record', 'pgsluice_sort')),
 		admins AS (SELECT evtowner AS oid FROM triggers UNION SELECT oid FROM pg_catalog.pg_roles WHERE rolsuper),
 		relation AS (SELECT c.oid, c.relowner, c.relkind, c.relacl, n.nspowner FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 			WHERE n.nspname = 'pgsluice' AND c.relname = 'ddl')
 		SELECT EXISTS (SELECT FROM triggers WHERE evtname IN ('pgsluice_dropped', 'pgsluice_record')), coalesce((SELECT oid FROM relation), 0)::pg_catalog.int8,
 			pg_catalog.array_remove(ARRAY[
 			CASE WHEN (SELECT pg_catalog.count(*) FROM triggers WHERE evtenabled IN ('O', 'A') AND evtname = 'pgsluice_' || proname
-				AND pronamespace = pg_catalog.to_regnamespace('pgsluice') AND prosecdef = (proname <> 'note')) <> 4
+				AND pronamespace = pg_catalog.to_regnamespace('pgsluice') AND prosecdef = (proname <> 'note')) <> 5
 				THEN 'not all of its event triggers are there and enabled' END,
 			CASE WHEN EXISTS (SELECT FROM triggers WHERE proowner NOT IN (SELECT oid FROM admins)) THEN 'a function of it belongs to another role' END,
 			CASE WHEN EXISTS (SELECT FROM relation WHERE relowner NOT IN (SELECT oid FROM admins)) THEN 'table pgsluice.ddl belongs to another role' END,

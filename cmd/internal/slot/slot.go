@@ -360,6 +360,7 @@ type Snapshot struct {
 	Name string
 	LSN  format.LSN // 0 if it is not known: without a slot
 	At   format.LSN // LSN, or about where the WAL was
+	XMin uint64     // transactions before this one (of 64 bits) have ended: what they have done is visible
 	Keep *pgx.Conn  // the session that holds it, in a transaction that sees it; closing it releases the snapshot
 }
 
@@ -494,7 +495,7 @@ func (s *Snapshot) keep(ctx context.Context, server pgdial.Server, name string) 
 		sql += "; SET TRANSACTION SNAPSHOT " + QuoteLiteral(name)
 	}
 	if _, err = s.Keep.Exec(ctx, sql); err == nil {
-		err = s.Keep.QueryRow(ctx, "SELECT pg_catalog.pg_export_snapshot()").Scan(&s.Name)
+		err = s.Keep.QueryRow(ctx, "SELECT pg_catalog.pg_export_snapshot(), pg_catalog.txid_snapshot_xmin(pg_catalog.txid_current_snapshot())").Scan(&s.Name, &s.XMin)
 	}
 	if err != nil {
 		s.Release(ctx)

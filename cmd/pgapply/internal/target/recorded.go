@@ -125,7 +125,27 @@ func (l *lane) statement(ctx context.Context, d *format.DDL) (refused, err error
 	if strings.HasPrefix(d.SQL, undecided) || !other && d.Type != "" && !answers(tag, d.Type) {
 		return fault.New(fault.Failed, "the server has executed %s, and the source %s", tag, d.Type), nil
 	}
-	return l.compare(ctx, d)
+	if refused, err := l.compare(ctx, d); refused != nil || err != nil {
+		return refused, err
+	}
+	return nil, l.remember(ctx, d)
+}
+
+// remember notes the tables that a statement has made: they need no load, for all of their rows come
+// with the changes.
+func (l *lane) remember(ctx context.Context, d *format.DDL) error {
+	if !strings.HasPrefix(d.Type, "CREATE ") && d.Type != "SELECT INTO" {
+		return nil
+	}
+	for _, o := range d.Objects {
+		if o.Type != "table" || len(o.Names) != 2 {
+			continue
+		}
+		if err := l.s.exec(ctx, progress.AddRecordedSQL(l.stream, o.Names[0], o.Names[1])); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // single makes settings, and has the server's own parser say whether a statement is a single one.

@@ -6,34 +6,33 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/carried"
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 )
 
 func (c *checker) tables() error {
-	tables, err := catalog.Tables(c.ctx, c.s)
+	state, err := carried.Tables(c.ctx, c.s, nil)
 	if err != nil {
 		return err
 	}
 	var noKey, unlogged, foreign []string
-	n := 0
+	tables := state.Rows()
 	for _, t := range tables {
-		if t.Kind != "r" {
-			continue
-		}
-		n++
-		name := t.Schema + "." + t.Name
-		if !t.HasKey && !t.Unlogged {
-			noKey = append(noKey, name)
-		}
-		if t.Unlogged {
-			unlogged = append(unlogged, name)
+		why := t.Identity.Why(state.Version)
+		switch {
+		case t.Unlogged:
+			unlogged = append(unlogged, t.String())
+		case why != "":
+			noKey = append(noKey, t.String()+" ("+why+")")
 		}
 	}
-	c.ok("%s to be migrated", count.Of(n, "table"))
+	c.ok("%s to be migrated", count.Of(len(tables), "table"))
+	for _, t := range state.Detaching(func(*carried.Table) bool { return true }) {
+		c.fail(state.Finalize(t)+";", "the DETACH CONCURRENTLY of %v is not finished: it is a partition for pg_dump, and none for the source's queries", t)
+	}
 	if len(noKey) > 0 {
 		c.warn("If rows of them are updated or deleted during the migration: add a primary key, or ALTER TABLE … REPLICA IDENTITY FULL.",
-			"%s without replica identity, of which only inserts and truncates are carried: %s", count.Of(len(noKey), "table"), some(noKey))
+			"%s without usable replica identity, of which only inserts and truncates are carried: %s", count.Of(len(noKey), "table"), some(noKey))
 	}
 	if len(unlogged) > 0 {
 		c.warn("ALTER TABLE … SET LOGGED, or leave them alone during the migration.", "unlogged tables are loaded, but changes of them are not in the WAL: %s", some(unlogged))

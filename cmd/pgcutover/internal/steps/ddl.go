@@ -19,11 +19,12 @@ import (
 var ddlSQL string
 
 // uninstallSQL leaves the schema, which may be that of a target, if there is anything else in it.
-const uninstallSQL = `DROP EVENT TRIGGER IF EXISTS pgsluice_record;
+const uninstallSQL = `DROP EVENT TRIGGER IF EXISTS pgsluice_sort;
+	DROP EVENT TRIGGER IF EXISTS pgsluice_record;
 	DROP EVENT TRIGGER IF EXISTS pgsluice_note;
 	DROP EVENT TRIGGER IF EXISTS pgsluice_dropped;
 	DROP EVENT TRIGGER IF EXISTS pgsluice_start;
-	DROP FUNCTION IF EXISTS pgsluice.start(), pgsluice.note(), pgsluice.record(), pgsluice.dropped(), pgsluice.publish(pg_catalog.oid);
+	DROP FUNCTION IF EXISTS pgsluice.start(), pgsluice.note(), pgsluice.record(), pgsluice.dropped(), pgsluice.sort(), pgsluice.publish(pg_catalog.oid);
 	DROP TABLE IF EXISTS pgsluice.ddl;
 	DO $$ BEGIN
 		IF pg_catalog.to_regnamespace('pgsluice') IS NOT NULL THEN
@@ -95,7 +96,7 @@ func installable(ctx context.Context, tx pgx.Tx) error {
 			SELECT 'schema pgsluice' AS what, nspowner AS owner FROM pg_catalog.pg_namespace WHERE nspname = 'pgsluice'
 			UNION ALL SELECT 'table pgsluice.ddl', relowner FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass('pgsluice.ddl')
 			UNION ALL SELECT 'function pgsluice.' || p.proname, p.proowner FROM pg_catalog.pg_proc p WHERE p.pronamespace = pg_catalog.to_regnamespace('pgsluice')
-				AND p.proname IN ('start', 'dropped', 'note', 'record', 'publish')) x
+				AND p.proname IN ('start', 'dropped', 'note', 'record', 'sort', 'publish')) x
 		JOIN pg_catalog.pg_roles r ON r.oid = x.owner WHERE NOT r.rolsuper AND r.rolname <> CURRENT_USER`)
 	if err != nil {
 		return err

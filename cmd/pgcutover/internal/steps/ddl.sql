@@ -5,10 +5,11 @@ DROP EVENT TRIGGER IF EXISTS pgsluice_start;
 DROP EVENT TRIGGER IF EXISTS pgsluice_dropped;
 DROP EVENT TRIGGER IF EXISTS pgsluice_note;
 DROP EVENT TRIGGER IF EXISTS pgsluice_record;
+DROP EVENT TRIGGER IF EXISTS pgsluice_sort;
 CREATE SCHEMA IF NOT EXISTS pgsluice;
 REVOKE ALL ON SCHEMA pgsluice FROM PUBLIC;
 -- Never replaced: that would leave them to whom they belong.
-DROP FUNCTION IF EXISTS pgsluice.start(), pgsluice.dropped(), pgsluice.note(), pgsluice.record(), pgsluice.publish(oid);
+DROP FUNCTION IF EXISTS pgsluice.start(), pgsluice.dropped(), pgsluice.note(), pgsluice.record(), pgsluice.sort(), pgsluice.publish(oid);
 
 -- A row is inserted and deleted again by the transaction whose statement it has: it exists in the
 -- WAL only. The primary key makes the delete legal in every publication.
@@ -166,41 +167,85 @@ BEGIN
 			RAISE WARNING 'pgsluice could not record this change of the schema for the target (SQLSTATE %)', sqlstate USING HINT = 'Make the same change on the target by hand.';
 		END;
 	END IF;
-	IF tg_tag NOT IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'CREATE SCHEMA') THEN
-		RETURN;
-	END IF;
-	-- A table that was created, or that has got a key, is put into the publications where it
-	-- belongs: those that have a slot of their name.
-	BEGIN
-		FOR target IN
-			SELECT t.name, t.keyed, main.pubname AS main, main.pubname || '_insert_only' AS inserts,
-				EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = main.oid AND r.prrelid IN (SELECT pg_partition_ancestors(t.oid) UNION SELECT t.oid)) AS whole,
-				EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = inserts.oid AND r.prrelid IN (SELECT pg_partition_ancestors(t.oid) UNION SELECT t.oid)) AS partly,
-				EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = inserts.oid AND r.prrelid = t.oid) AS listed
-			FROM (SELECT c.oid, format('%I.%I', n.nspname, c.relname) AS name, c.relreplident = 'f' OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid
-				AND (i.indisprimary AND c.relreplident = 'd' OR i.indisreplident AND c.relreplident = 'i')) AS keyed
-				FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-				WHERE c.oid IN (SELECT objid FROM pg_event_trigger_ddl_commands() WHERE object_type = 'table' AND NOT in_extension)
-				AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice')) t,
-			pg_publication main JOIN pg_replication_slots s ON s.slot_name = main.pubname AND s.database = current_database()
-			LEFT JOIN pg_publication inserts ON inserts.pubname = main.pubname || '_insert_only' WHERE NOT main.puballtables
-		LOOP
-			IF target.keyed AND NOT target.whole THEN
-				EXECUTE format('ALTER PUBLICATION %I ADD TABLE %s', target.main, target.name);
-				IF target.listed THEN
-					EXECUTE format('ALTER PUBLICATION %I DROP TABLE %s', target.inserts, target.name);
-				END IF;
-			ELSIF NOT target.keyed AND NOT target.whole AND NOT target.partly THEN
-				EXECUTE format('ALTER PUBLICATION %I ADD TABLE %s', target.inserts, target.name);
-			END IF;
-		END LOOP;
-	EXCEPTION WHEN OTHERS THEN
-		RAISE WARNING 'pgsluice could not publish the rows of this table (SQLSTATE %)', sqlstate USING HINT = 'As the owner of the publication: ALTER PUBLICATION … ADD TABLE …';
-	END;
 END
 $function$;
 
-REVOKE ALL ON FUNCTION pgsluice.start(), pgsluice.dropped(), pgsluice.note(), pgsluice.record() FROM PUBLIC;
+-- sort puts tables that were created, or have got or lost their key, into the publications where they
+-- belong: those that have a slot of their name. One whose rows nothing names any more would have its
+-- UPDATE and DELETE refused in a publication of all operations, so it goes to the one of inserts, and
+-- back when it has a key again. With it goes the partitioned table above it; the other partitions are
+-- then published by themselves. It comes after record in the order of names: its own statements fire
+-- these triggers, too.
+CREATE FUNCTION pgsluice.sort() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	tables oid[];
+	target record;
+	moves record;
+BEGIN
+	IF tg_tag IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'CREATE SCHEMA') THEN
+		-- A partition that was detached is not among the commands' objects: but its row in pg_class
+		-- is new.
+		tables := ARRAY(SELECT objid FROM pg_event_trigger_ddl_commands() WHERE object_type = 'table' AND NOT in_extension
+			UNION SELECT c.oid FROM pg_class c WHERE tg_tag = 'ALTER TABLE' AND c.relkind = 'r' AND NOT c.relispartition AND age(c.xmin) BETWEEN 0 AND age((txid_current() % (1::bigint << 32))::text::xid)
+				AND EXISTS (SELECT FROM pg_event_trigger_ddl_commands() x JOIN pg_class p ON p.oid = x.objid WHERE x.object_type = 'table' AND p.relkind = 'p'));
+	ELSIF tg_tag IN ('DROP INDEX', 'DROP TYPE', 'DROP DOMAIN', 'DROP EXTENSION', 'DROP SCHEMA', 'DROP FUNCTION', 'DROP OWNED') THEN
+		tables := ARRAY(SELECT r.prrelid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid JOIN pg_replication_slots s ON s.slot_name = p.pubname);
+	END IF;
+	IF coalesce(cardinality(tables), 0) = 0 THEN
+		RETURN;
+	END IF;
+	FOR target IN SELECT main.oid AS main, main.pubname AS name, inserts.oid AS inserts, inserts.pubname AS second FROM pg_publication main
+		JOIN pg_replication_slots s ON s.slot_name = main.pubname AND s.database = current_database()
+		LEFT JOIN pg_publication inserts ON inserts.pubname = main.pubname || '_insert_only' WHERE NOT main.puballtables
+	LOOP
+		WITH candidate AS (SELECT c.oid, c.relkind, c.relreplident, format('%I.%I', n.nspname, c.relname) AS name FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+				WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice')),
+			tops AS (SELECT DISTINCT coalesce(pg_partition_root(t)::oid, t) AS oid FROM unnest(tables) t),
+			leaf AS (SELECT c.oid, c.name, CASE WHEN c.relreplident = 'f' THEN current_setting('server_version_num')::int < 180000
+					OR NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND NOT a.attisdropped)
+				ELSE EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND (c.relreplident = 'd' AND i.indisprimary OR c.relreplident = 'i' AND i.indisreplident)
+					AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indislive AND i.indpred IS NULL AND NOT EXISTS (SELECT FROM pg_attribute a
+						WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))) END AS named
+				FROM candidate c WHERE c.relkind = 'r' AND c.oid IN (SELECT oid FROM tops UNION SELECT p.relid FROM tops, pg_partition_tree(tops.oid) p)),
+			-- A table and what its changes are published through.
+			chain AS (SELECT leaf.oid AS leaf, leaf.named, leaf.oid AS rel FROM leaf UNION SELECT leaf.oid, leaf.named, p.relid FROM leaf, pg_partition_ancestors(leaf.oid) p(relid)),
+			full_ AS (SELECT prrelid AS rel FROM pg_publication_rel WHERE prpubid = target.main),
+			less AS (SELECT prrelid AS rel FROM pg_publication_rel WHERE prpubid = target.inserts),
+			leaves AS (SELECT DISTINCT chain.rel FROM chain JOIN full_ USING (rel) WHERE NOT chain.named AND target.inserts IS NOT NULL),
+			top AS (SELECT c.oid, c.name, EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate AND NOT EXISTS (SELECT FROM pg_attribute a
+					WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))) AS keyed
+				FROM candidate c WHERE c.relkind = 'p' AND c.oid IN (SELECT oid FROM tops) AND c.oid NOT IN (SELECT rel FROM full_ UNION ALL SELECT rel FROM less)
+				AND NOT EXISTS (SELECT FROM pg_partition_tree(c.oid) p JOIN (SELECT rel FROM full_ UNION SELECT rel FROM less) x ON x.rel = p.relid)),
+			added AS (SELECT leaf.oid, leaf.name FROM leaf WHERE leaf.named AND NOT EXISTS (SELECT FROM chain JOIN full_ USING (rel) WHERE chain.leaf = leaf.oid AND chain.rel NOT IN (SELECT rel FROM leaves))
+				AND NOT EXISTS (SELECT FROM chain JOIN top ON top.oid = chain.rel WHERE chain.leaf = leaf.oid AND top.keyed)
+				UNION ALL SELECT top.oid, top.name FROM top WHERE top.keyed AND NOT EXISTS (SELECT FROM chain WHERE chain.rel = top.oid AND NOT chain.named))
+		SELECT (SELECT string_agg('ONLY ' || c.name, ', ') FROM leaves JOIN candidate c ON c.oid = leaves.rel) AS leave,
+			(SELECT string_agg('ONLY ' || added.name, ', ') FROM added) AS joins,
+			(SELECT string_agg('ONLY ' || c.name, ', ') FROM candidate c WHERE target.inserts IS NOT NULL AND c.oid NOT IN (SELECT rel FROM less)
+				AND NOT EXISTS (SELECT FROM pg_partition_ancestors(c.oid) p JOIN less ON less.rel = p)
+				AND (c.oid IN (SELECT rel FROM leaves) OR c.oid IN (SELECT leaf FROM chain GROUP BY leaf HAVING NOT bool_or(named) AND NOT bool_or(rel IN (SELECT rel FROM full_)) AND NOT bool_or(rel IN (SELECT oid FROM top)))
+					OR c.oid IN (SELECT top.oid FROM top) AND c.oid NOT IN (SELECT oid FROM added))) AS inserts,
+			(SELECT string_agg('ONLY ' || added.name, ', ') FROM added JOIN less ON less.rel = added.oid WHERE target.inserts IS NOT NULL) AS moves
+		INTO moves;
+		IF moves.leave IS NOT NULL THEN
+			EXECUTE format('ALTER PUBLICATION %I DROP TABLE %s', target.name, moves.leave);
+		END IF;
+		IF moves.joins IS NOT NULL THEN
+			EXECUTE format('ALTER PUBLICATION %I ADD TABLE %s', target.name, moves.joins);
+		END IF;
+		IF moves.inserts IS NOT NULL THEN
+			EXECUTE format('ALTER PUBLICATION %I ADD TABLE %s', target.second, moves.inserts);
+		END IF;
+		IF moves.moves IS NOT NULL THEN
+			EXECUTE format('ALTER PUBLICATION %I DROP TABLE %s', target.second, moves.moves);
+		END IF;
+	END LOOP;
+EXCEPTION WHEN OTHERS THEN
+	RAISE WARNING 'pgsluice could not publish the rows of this table (SQLSTATE %)', sqlstate USING HINT = 'Look at: pgcutover status. As the owner of the publication: ALTER PUBLICATION … ADD TABLE …, or DROP TABLE …';
+END
+$function$;
+
+REVOKE ALL ON FUNCTION pgsluice.start(), pgsluice.dropped(), pgsluice.note(), pgsluice.record(), pgsluice.sort() FROM PUBLIC;
 DO $do$ BEGIN
 	-- For the text of a statement in a function, which the server gives in its own language. Not
 	-- every administrator may.
@@ -212,3 +257,4 @@ CREATE EVENT TRIGGER pgsluice_start ON ddl_command_start EXECUTE FUNCTION pgslui
 CREATE EVENT TRIGGER pgsluice_dropped ON sql_drop EXECUTE FUNCTION pgsluice.dropped();
 CREATE EVENT TRIGGER pgsluice_note ON ddl_command_end EXECUTE FUNCTION pgsluice.note();
 CREATE EVENT TRIGGER pgsluice_record ON ddl_command_end EXECUTE FUNCTION pgsluice.record();
+CREATE EVENT TRIGGER pgsluice_sort ON ddl_command_end EXECUTE FUNCTION pgsluice.sort();

@@ -56,6 +56,9 @@ func (m *Migration) Fence(ctx context.Context, allow []string) error {
 		return nil
 	}
 	if !stream.Ended {
+		if err := m.requireLoaded(stream); err != nil {
+			return err
+		}
 		if err := m.requireNothingMissing(ctx, c, t, stream, allow); err != nil {
 			return err
 		}

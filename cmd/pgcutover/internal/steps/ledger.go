@@ -98,19 +98,39 @@ func (m *Migration) notCarried(ctx context.Context, c, t *pgx.Conn, stream *prog
 	if err != nil {
 		return nil, m.Target.Explain(err)
 	}
-	missing, err := m.missing(ctx, c, t, stream, tables)
+	if stream.Ended || stream.Key.Slot == "" {
+		return lines, nil
+	}
+	list, err := m.carried(ctx, c, t, stream, tables)
 	if err != nil {
 		return nil, err
 	}
+	missing, uncarried, _ := sorted(list)
 	m.lacking = missing
 	for _, n := range missing {
 		_, remedy := m.missingText([]TableName{n})
 		i := slices.IndexFunc(lines, func(l ledger.Line) bool { return l.Problem == "missing" && l.Is(n.Schema, n.Table) })
 		if i < 0 {
-			lines = append(lines, ledger.NotCarried(n.Schema, n.Table))
+			line := ledger.NotCarried(n.Schema, n.Table)
+			line.Cause = "it has never been loaded"
+			lines = append(lines, line)
 			i = len(lines) - 1
 		}
 		lines[i].Remedy, lines[i].SQL = remedy, []string{}
+	}
+	for len(uncarried) > 0 { // in the order of tables
+		n := 1
+		for n < len(uncarried) && uncarried[n].TableName == uncarried[0].TableName {
+			n++
+		}
+		line := ledger.NotCarried(uncarried[0].Schema, uncarried[0].Table)
+		says := make([]string, n)
+		for i, u := range uncarried[:n] {
+			says[i] = u.Says
+		}
+		line.Cause = strings.Join(says, "; ")
+		_, line.Remedy = m.uncarriedText(uncarried[:n])
+		lines, uncarried = append(lines, line), uncarried[n:]
 	}
 	return lines, nil
 }

@@ -39,7 +39,8 @@ type Status struct {
 	Transactions int64                `json:"transactions"`
 	Changes      int64                `json:"changes"`
 	Tables       []progress.TableInfo `json:"tables"`
-	Missing      []TableName          `json:"missing_tables" ask:"source"`     // of the source, made after the load, which the target does not have
+	Missing      []TableName          `json:"missing_tables" ask:"source"`     // of the source, which the target does not have, or not their rows
+	Uncarried    []Uncarried          `json:"uncarried_tables" ask:"source"`   // of the source, of which not all that was promised is published, or has been
 	NotThere     *MissingStatus       `json:"missing" ask:"source"`            // what pgcutover missing has
 	InsertOnly   []TableName          `json:"insert_only_tables" ask:"source"` // of the source, which have no replica identity: updates and deletes are not carried
 	Failed       int                  `json:"failed_objects"`
@@ -150,9 +151,7 @@ func (m *Migration) sourceStatus(ctx context.Context, t *pgx.Conn, s *Status, st
 		}
 	}
 	if err == nil {
-		if s.Missing, err = m.missing(ctx, c, t, stream, s.Tables); err == nil && s.Missing == nil {
-			s.Missing = []TableName{}
-		}
+		err = m.tablesStatus(ctx, c, t, s, stream)
 	}
 	if err == nil {
 		s.NotThere, err = m.missingStatus(ctx, c, t, stream)
@@ -186,9 +185,6 @@ func (m *Migration) askSource(ctx context.Context, c, t *pgx.Conn, s *Status, st
 	s.SourceLSN = &now
 	lag := max(int64(now)-int64(s.AppliedLSN), 0)
 	following := !stream.Ended // once the target is open, it does not follow any more
-	if !following || s.Slot == "" {
-		s.InsertOnly = []TableName{} // nothing has to reach the target
-	}
 	if s.AppliedLSN != 0 && following {
 		s.LagBytes = &lag
 	}
@@ -221,16 +217,6 @@ func (m *Migration) askSource(ctx context.Context, c, t *pgx.Conn, s *Status, st
 		s.problem(lost)
 	} else if info.WALStatus == "unreserved" {
 		s.Problems = append(s.Problems, "the slot holds back more WAL than max_slot_wal_keep_size allows, and is lost at the next checkpoint unless it is read now: raise that on the source, and reload")
-	}
-	if following {
-		rows, err := c.Query(ctx, `SELECT schemaname, tablename FROM (SELECT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = $2
-			EXCEPT SELECT schemaname, tablename FROM pg_catalog.pg_publication_tables WHERE pubname = $1) t ORDER BY 1, 2`, s.Slot, slot.InsertOnly(s.Slot))
-		if err == nil {
-			s.InsertOnly, err = pgx.AppendRows([]TableName{}, rows, pgx.RowToStructByPos[TableName])
-		}
-		if err != nil {
-			return fenced, err
-		}
 	}
 	return fenced, nil
 }
@@ -298,11 +284,16 @@ func (m *Migration) head(s *Status) *head {
 		line("conflicts\t%s skipped or forced; where they were skipped, the sides differ: SELECT * FROM pgsluice.conflicts", count.Of(s.Conflicts, "change"))
 	}
 	if len(s.InsertOnly) > 0 {
-		line("insert only\t%s without replica identity, whose updates and deletes do not reach the target: %s", count.Of(len(s.InsertOnly), "table"), some(namesOf(s.InsertOnly)))
+		line("insert only\t%s without usable replica identity, whose updates and deletes do not reach the target: %s", count.Of(len(s.InsertOnly), "table"), some(namesOf(s.InsertOnly)))
 	}
 	if len(s.Missing) > 0 {
 		says, remedy := m.missingText(s.Missing)
 		line("missing\t%s", says)
+		line("\t%s", remedy)
+	}
+	if len(s.Uncarried) > 0 {
+		says, remedy := m.uncarriedText(s.Uncarried)
+		line("not carried\t%s", says)
 		line("\t%s", remedy)
 	}
 	for _, step := range s.Cutover {

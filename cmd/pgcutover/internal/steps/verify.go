@@ -130,13 +130,13 @@ func (m *Migration) pairs(ctx context.Context, a, b, t *pgx.Conn, stream *progre
 	if err != nil {
 		return nil, m.Target.Explain(err)
 	}
-	list, _, err := m.wanted(ctx, a, stream, known)
+	list, err := m.carried(ctx, a, t, stream, known)
 	if err != nil {
 		return nil, err
 	}
 	wanted := make(map[catalog.Name]bool)
 	for _, x := range list {
-		wanted[x.Name] = true
+		wanted[catalog.Name{Schema: x.Schema, Name: x.Name}] = true
 	}
 	renamed := make(map[[2]string][2]string)
 	for _, k := range known {

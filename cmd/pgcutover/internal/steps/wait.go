@@ -72,12 +72,22 @@ func (m *Migration) waitCaughtUp(ctx context.Context, t *pgx.Conn, stream *progr
 	if _, err := slot.Now(ctx, c); err != nil {
 		return m.Source.Explain(err)
 	}
+	var w watchCarried
+	if err := w.look(ctx, m, c, t, stream); err != nil {
+		return err
+	}
 	behind, said := int64(-1), time.Now()
 	r := reader{migration: m, source: c, target: t, stream: stream.ID, seen: said, patience: soon, later: idleLong}
 	done, err := poll(ctx, timeout, func() (bool, error) {
 		at, err := m.applied(ctx, t, stream.ID)
 		if err != nil {
 			return false, err
+		}
+		if stream.LoadStatus == "loading" { // the load moves the position, too
+			if stream, err = m.stream(ctx, t); err != nil {
+				return false, err
+			}
+			first = at
 		}
 		now, err := slot.FlushLSN(ctx, c)
 		if err != nil {
@@ -87,6 +97,9 @@ func (m *Migration) waitCaughtUp(ctx context.Context, t *pgx.Conn, stream *progr
 			return true, nil
 		}
 		if err := r.look(ctx); err != nil {
+			return false, err
+		}
+		if err := w.look(ctx, m, c, t, stream); err != nil {
 			return false, err
 		}
 		if time.Since(said) > idleAfter {

@@ -284,7 +284,7 @@ func (l *Load) begin(ctx context.Context) (c *pgx.Conn, id *slot.Identity, snaps
 		}
 	}
 	if l.token == nil {
-		l.token = &token{name: snapshot.Name, lsn: snapshot.At}
+		l.token = &token{name: snapshot.Name, lsn: snapshot.At, xmin: snapshot.XMin}
 	}
 	return conn, &source, snapshot, nil
 }

@@ -12,18 +12,21 @@ import (
 // A token is what several processes need to know to read disjoint parts of one snapshot: its name, its LSN, and how large the large tables were
 // when it was taken, so that all of them cut the tables at the same places. It is written as
 //
-//	00000003-0000001B-1@16/B374D848:16385=55000,16390=1200
+//	00000003-0000001B-1@16/B374D848.1207:16385=55000,16390=1200
 //
-// with OIDs and numbers of pages.
+// with OIDs and numbers of pages. Behind the LSN is the snapshot's xmin: what transactions from that
+// one on have done to the publications is later than the load. It stays on the target with the
+// tables that were loaded, as a part of the snapshot's name.
 type token struct {
 	name  string
 	lsn   format.LSN
+	xmin  uint64
 	pages map[uint32]int64
 	order []uint32 // of pages, for String
 }
 
 // id tells the snapshot apart from all others.
-func (t *token) id() string { return fmt.Sprintf("%s@%v", t.name, t.lsn) }
+func (t *token) id() string { return fmt.Sprintf("%s@%v.%d", t.name, t.lsn, t.xmin) }
 
 func (t *token) String() string {
 	var b strings.Builder
@@ -51,7 +54,11 @@ func parseToken(s string) (*token, error) {
 	}
 	t := &token{name: name}
 	var err error
+	lsn, xmin, _ := strings.Cut(lsn, ".")
 	if t.lsn, err = format.ParseLSN(lsn); err != nil {
+		return nil, bad
+	}
+	if t.xmin, err = strconv.ParseUint(xmin, 10, 64); err != nil {
 		return nil, bad
 	}
 	for _, p := range strings.FieldsFunc(tables, func(r rune) bool { return r == ',' }) {

@@ -1,0 +1,138 @@
+package carried
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// A Loaded is what a target knows of a table of the source.
+type Loaded struct {
+	Schema, Name string // on the source
+	OID          uint32 // of the source's table that was loaded, 0 if that is not known
+	Snapshot     string // that it was loaded from, as pgextract names it; empty if it was not loaded
+	Complete     bool   // all of its rows are there
+	Recorded     bool   // a recorded statement has made it, so that all of its rows come with the changes
+}
+
+// xmin returns the first transaction that the snapshot does not surely see, 0 if it is not known.
+func (l *Loaded) xmin() uint64 {
+	_, x, _ := strings.Cut(l.Snapshot, "@")
+	_, x, _ = strings.Cut(x, ".")
+	n, _ := strconv.ParseUint(x, 10, 64)
+	return n
+}
+
+// A Target is what a target knows of the tables of a source.
+type Target struct {
+	Tables    []Loaded
+	Whole     bool // all tables of the source are to be there, not a selection of them
+	MadeFor   bool // the slot was made for a load, so that no table may be there by other means
+	Loading   bool // what is not loaded yet, may still come
+	Recording bool // the source records changes of its schema
+}
+
+// Compare adds to the reasons of each table what a target knows, and returns the tables that belong
+// to the migration. absent is called once, with tables that the target may not have, and returns
+// those that it does not have.
+func (s *State) Compare(target Target, absent func([]*Table) (map[*Table]bool, error)) ([]*Table, error) {
+	byOID, byName := make(map[uint32]*Loaded), make(map[[2]string]*Loaded)
+	first := ^uint64(0)
+	for i := range target.Tables {
+		l := &target.Tables[i]
+		if l.OID != 0 {
+			byOID[l.OID] = l
+		} else {
+			byName[[2]string{l.Schema, l.Name}] = l
+		}
+		if x := l.xmin(); x != 0 {
+			first = min(first, x)
+		}
+	}
+	var list, fresh []*Table
+	for _, t := range s.Rows() {
+		l := byOID[t.OID]
+		if l == nil {
+			l = byName[[2]string{t.Schema, t.Name}]
+		}
+		published := !t.Has(NotPublished, DetachPending, Unlogged)
+		if l == nil && (t.Extension || !published && !target.Whole && target.MadeFor) {
+			continue
+		}
+		list = append(list, t)
+		switch {
+		case l == nil:
+			fresh = append(fresh, t)
+		case l.Recorded:
+		case l.Snapshot == "" || !l.Complete:
+			if target.MadeFor && !target.Loading {
+				t.because(NotLoaded, "")
+			}
+		default:
+			s.gap(t, l.xmin())
+		}
+	}
+	if len(fresh) == 0 || target.Loading {
+		return list, nil
+	}
+	lacks, err := absent(fresh)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range fresh {
+		switch {
+		case lacks[t]:
+			t.because(Absent, "")
+		case target.MadeFor && !(target.Recording && s.wide(t.XID) >= first):
+			t.because(NotLoaded, "")
+		}
+	}
+	return list, nil
+}
+
+// gap adds a reason if an operation of a table has not been published all the time since it was
+// loaded by a snapshot with that xmin: all that publish it now were made to do so later.
+func (s *State) gap(t *Table, xmin uint64) {
+	if xmin == 0 {
+		return
+	}
+	up := s.Ancestors(t)
+	ways := s.ways(t, up)
+	usable := t.Identity.usable(s.Version, slices.ContainsFunc(ways, func(w way) bool { return w.Generated }))
+	var since Operations
+	for _, w := range ways {
+		if !slices.ContainsFunc(w.xids, func(x uint32) bool { return s.wide(x) >= xmin && !s.moved(x, up, w.Publication) }) {
+			since.add(w.Operations)
+		}
+	}
+	now := t.published(ways)
+	if now.Insert && !since.Insert || now.Truncate && !since.Truncate || usable && (now.Update && !since.Update || now.Delete && !since.Delete) {
+		t.because(Gap, "")
+	}
+}
+
+// moved reports whether a transaction that has put a partition into a publication has put what is
+// above it into another one: then both have come from where the partitioned table was before.
+func (s *State) moved(xid uint32, up []*Table, into *Publication) bool {
+	for _, x := range up {
+		for _, m := range x.In {
+			if m.XID == xid && m.Publication != into.OID {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// wide returns a transaction's number with all of its 64 bits. Rows that are visible have it in the
+// past.
+func (s *State) wide(xid uint32) uint64 {
+	if xid < 3 {
+		return 0 // of when the server was made
+	}
+	x := s.XID&^0xFFFFFFFF | uint64(xid)
+	if x >= s.XID && x >= 1<<32 {
+		x -= 1 << 32
+	}
+	return x
+}
