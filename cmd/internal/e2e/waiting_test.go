@@ -79,7 +79,7 @@ func TestLocks_H3(t *testing.T) {
 	source.Exec("CREATE TABLE t (a int PRIMARY KEY)", "CREATE TABLE child (a int PRIMARY KEY, t int REFERENCES t)", "INSERT INTO t SELECT generate_series(1, 10)")
 	for _, d := range []*pgtest.DB{source, target} {
 		d.Exec("CREATE ROLE " + role + " LOGIN")
-		t.Cleanup(func() { d.Exec("DROP OWNED BY " + role + "; DROP ROLE " + role) })
+		t.Cleanup(func() { d.Exec("BEGIN READ WRITE; DROP OWNED BY " + role + "; DROP ROLE " + role + "; COMMIT") })
 	}
 	source.Exec("GRANT ALL ON t, child TO " + role)
 	e := pgtest.NewEnv(t, source, target)
@@ -94,10 +94,16 @@ func TestLocks_H3(t *testing.T) {
 	}
 	_ = holder.Close(context.Background())
 
+	// What applies changes waits, and says for whom.
+	holder, pid := session(t, target, role, "BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+	source.Exec("INSERT INTO t VALUES (100)")
+	named(t, sync, "process "+pid, role)
+	_ = holder.Close(context.Background())
+
 	// Somebody has begun to change a setting of the database.
 	postgres := *source
 	postgres.URI = source.Server.URI("postgres")
-	holder, pid := session(t, &postgres, "postgres", "BEGIN; ALTER DATABASE "+source.Name+" SET work_mem = '5MB'")
+	holder, pid = session(t, &postgres, "postgres", "BEGIN; ALTER DATABASE "+source.Name+" SET work_mem = '5MB'")
 	status, _, errs := e.Run(nil, "pgcutover", "fence", "--slot", slot, "--timeout", "3s")
 	if status != 75 || !strings.Contains(errs, "process "+pid) {
 		t.Errorf("fence: status %d\n%s", status, errs)
@@ -115,7 +121,7 @@ func TestLocks_H3(t *testing.T) {
 	if status := p.Wait(30 * time.Second); status != 0 {
 		t.Errorf("open: status %d\n%s", status, p.Errors())
 	}
-	if n := target.Query("SELECT count(*) FROM pg_constraint WHERE contype = 'f'"); n != "1" {
+	if n := target.Query("SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND conrelid = 'child'::regclass"); n != "1" {
 		t.Errorf("%s foreign keys", n)
 	}
 	sync.Wait(60 * time.Second)
