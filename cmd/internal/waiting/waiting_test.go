@@ -85,9 +85,12 @@ func TestWatch_H3(t *testing.T) {
 			w := waiting.Start(pgtest.Context(t), s, book.log())
 			defer w.Stop()
 			ctx, cancel := context.WithCancel(pgtest.Context(t))
-			defer cancel()
-			c := connect(t, s)
-			go func() { _, _ = c.Exec(ctx, "TABLE public."+table) }()
+			c, done := connect(t, s), make(chan struct{})
+			go func() {
+				defer close(done)
+				_, _ = c.Exec(ctx, "TABLE public."+table)
+			}()
+			defer func() { cancel(); <-done }()
 			want := []string{"public." + table, pid, "role app", "the holder", fmt.Sprintf("pg_terminate_backend(%d)", holder.PgConn().PID()), "GRANT pg_read_all_stats TO"}
 			if table == "b" {
 				want = []string{"public.b", "'it''s forgotten'", "ROLLBACK PREPARED", "database " + d.Name, "owner postgres"}
