@@ -47,7 +47,7 @@ func TestHelp(t *testing.T) {
 		}
 	}
 	verbs := regexp.MustCompile(`(?m)^  ([a-z]+)  `).FindAllStringSubmatch(help(t, "pgcutover"), -1)
-	if len(verbs) != 10 {
+	if len(verbs) != 11 {
 		t.Errorf("pgcutover has %d commands", len(verbs))
 	}
 	for _, v := range verbs {
