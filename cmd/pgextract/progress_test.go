@@ -1,16 +1,11 @@
 package main_test
 
 import (
-	"bytes"
 	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
 	"strings"
-	"sync"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
@@ -49,48 +44,6 @@ func TestProgressLines(t *testing.T) {
 	}
 }
 
-// terminal opens a pseudo-terminal, and collects what is written to it.
-func terminal(t *testing.T) (tty *os.File, written func() string) {
-	t.Helper()
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = master.Close() })
-	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	if err == nil {
-		err = unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0)
-	}
-	if err == nil {
-		err = unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 40, Col: 160})
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	if tty, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
-		t.Fatal(err)
-	}
-	var mu sync.Mutex
-	var b bytes.Buffer
-	go func() {
-		buf := make([]byte, 4096)
-		for {
-			n, err := master.Read(buf)
-			mu.Lock()
-			b.Write(buf[:n])
-			mu.Unlock()
-			if err != nil {
-				return
-			}
-		}
-	}()
-	return tty, func() string {
-		mu.Lock()
-		defer mu.Unlock()
-		return b.String()
-	}
-}
-
 // On a terminal there are bars, and the last words stand below them.
 func TestProgressBars(t *testing.T) { progressBars(t, "big") }
 
@@ -112,18 +65,18 @@ func progressBars(t *testing.T, name string) string {
 	}
 	e := pgtest.NewEnv(t, source, target)
 	file := e.Must(nil, "pgextract")
-	tty, written := terminal(t)
+	terminal := pgtest.OpenTerminal(t, 160, 40)
+	written := terminal.Written
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(e.Dir+"/pgapply", "--target", target.URI)
-	cmd.Stdin, cmd.Stderr = r, tty
+	cmd.Stdin, cmd.Stderr = r, terminal.TTY
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	_ = r.Close()
-	_ = tty.Close()
 	half := len(file) / 2
 	if _, err := w.Write(file[:half]); err != nil {
 		t.Fatal(err)

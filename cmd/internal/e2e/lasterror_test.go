@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -68,6 +70,18 @@ func TestLastErrors_H9(t *testing.T) {
 	}
 	if m := last(); m["pgdecode"].Status == 0 || !strings.Contains(m["pgdecode"].Message, slot) {
 		t.Errorf("%+v: %s", m, sync.Errors())
+	}
+	// And one that cannot read the schema.
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "pg_dump"), []byte("#!/bin/sh\ncase \"$*\" in *version*) echo 'pg_dump (PostgreSQL) 99.0' && exit ;; esac\necho no >&2\nexit 1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	status, _, errs := e.Run(nil, "bash", "-o", "pipefail", "-c", "PATH="+dir+":$PATH; pgextract | pgapply")
+	if status == 0 {
+		t.Errorf("no pg_dump: %s", errs)
+	}
+	if got := target.Query("SELECT count(*) FROM pgsluice.failures f JOIN pgsluice.streams s USING (stream_id) WHERE f.program = 'pgextract' AND s.slot = ''"); got != "1" {
+		t.Errorf("pgextract has not said why it failed: %s", errs)
 	}
 	if status, out, errs := e.Run(nil, "pgcutover", "status", "--slot", slot, "--get", "last_errors"); status != 0 || !strings.Contains(string(out), `"pgdecode"`) {
 		t.Errorf("%d: %s%s", status, out, errs)
