@@ -212,3 +212,46 @@ func TestOrphans_C30(t *testing.T) {
 	m.source.Exec("DELETE FROM c WHERE id IN (1, 2, 3, 10)")
 	m.cut(0, "fence")
 }
+
+// Functions that rely on the search path where the load, an index or a materialized view calls them are found, and those that do not are left alone. When they have the
+// path that check prints, everything loads.
+func TestSearchPathFunctions_C11(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t)
+	m := &migration{source: source, target: target, slot: "mig_" + source.Name, Env: pgtest.NewEnv(t, source, target)}
+	generated := ""
+	if source.Major >= 12 {
+		generated = ", g int GENERATED ALWAYS AS (app.twice(id)) STORED"
+	}
+	source.Exec(`CREATE SCHEMA app; SET search_path = app; CREATE TABLE "Limits" (most int); INSERT INTO "Limits" VALUES (1000);
+		CREATE FUNCTION mul(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 * 2';
+		CREATE FUNCTION twice(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT mul($1)';
+		CREATE FUNCTION fits(int) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN $1 <= (SELECT most FROM "Limits"); END $$;
+		CREATE FUNCTION deep(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT app.twice($1) -- mul(1)
+			+ length(''fits(1)'')';
+		CREATE FUNCTION fine(int) RETURNS int IMMUTABLE LANGUAGE sql SET search_path = app AS 'SELECT mul($1)';
+		CREATE FUNCTION unused(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT mul($1)';
+		CREATE FUNCTION later(int) RETURNS int LANGUAGE sql AS 'SELECT mul($1)';
+		CREATE TABLE t (id int PRIMARY KEY, d int DEFAULT app.later(1) ` + generated + `, CHECK (app.fine(id) > 0));
+		CREATE INDEX deep ON t (app.deep(id)); CREATE INDEX part ON t (id) WHERE app.fits(id);
+		INSERT INTO t SELECT g FROM generate_series(1, 20) g; CREATE MATERIALIZED VIEW mv AS SELECT app.deep(id) FROM t`)
+	status, out, _ := m.Run(nil, "pgcutover", "check", "--slot", m.slot)
+	for _, want := range []string{"app.twice(integer)", "app.fits(integer)", "app.later(integer)"} {
+		if !strings.Contains(string(out), "function "+want) {
+			t.Errorf("%s is not found", want)
+		}
+	}
+	for _, not := range []string{"app.fine", "app.unused", "app.mul", "app.deep"} {
+		if strings.Contains(string(out), "function "+not+"(") {
+			t.Errorf("%s is found", not)
+		}
+	}
+	if n := paste(t, source, target, string(out)); status != 78 || n != 3 || t.Failed() {
+		t.Fatalf("status %d, %d statements\n%s", status, n, out)
+	}
+	if out, _ := m.cut(0, "check"); len(statements(out)) > 0 {
+		t.Errorf("it is not silent:\n%s", out)
+	}
+	m.Bash("pgextract --slot " + m.slot + " | pgapply")
+	pgtest.Equal(t, source, target)
+}

@@ -31,6 +31,7 @@ var (
 		{"what the role may read", (*checker).closed},
 		{"the large objects", (*checker).largeObjects},
 		{"the foreign keys", (*checker).orphans},
+		{"the functions", (*checker).paths},
 		{"the open transactions", (*checker).transactions},
 	}
 	onTarget = []look{

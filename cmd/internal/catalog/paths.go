@@ -1,0 +1,198 @@
+package catalog
+
+import (
+	"context"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
+)
+
+// A PathBound is a function that finds what it names by the search path of its caller, and something that is made or checked with it, for which the servers' own tools have an
+// empty one.
+type PathBound struct {
+	Signature string // as ALTER FUNCTION takes it
+	Owner     string
+	Names     []string // that are found by the path
+	Schemas   []string // where they are
+	UsedBy    []string
+	Needed    bool // rows cannot be loaded, or an object not be made, without it
+}
+
+// Statement gives the function a path of its own.
+func (p *PathBound) Statement() string {
+	quoted := make([]string, len(p.Schemas))
+	for i, s := range p.Schemas {
+		quoted[i] = text.Ident(s)
+	}
+	return "ALTER FUNCTION " + p.Signature + " SET search_path = " + strings.Join(append([]string{"pg_catalog"}, quoted...), ", ") + ";"
+}
+
+// A body is a function whose text is read, never called.
+type body struct {
+	OID                     uint32
+	Schema, Name, Signature string
+	Owner, Source           string
+	Bound                   bool // it has no path of its own
+}
+
+// token matches what matters of a body: comments and strings, to be left out, and names with what is before and behind them.
+var token = regexp.MustCompile(`(?s)--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|("(?:[^"]|"")+"|[\pL_][\pL\pN_$]*)(\s*\.\s*("(?:[^"]|"")+"|[\pL_][\pL\pN_$]*))?(\s*\()?`)
+
+// userSchema is true of namespaces (n) that are not the system's.
+const userSchema = `n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice') AND n.nspname !~ '^pg_'`
+
+// PathBoundFunctions returns the functions in SQL and PL/pgSQL that are used in generated columns, defaults, checks, index expressions, materialized views and
+// policies, and name what is not found with an empty path. It goes by their text: nothing is called.
+func PathBoundFunctions(ctx context.Context, c *pgx.Conn) ([]PathBound, error) {
+	// What uses a function, or an operator that is one.
+	rows, err := c.Query(ctx, `SELECT coalesce(o.oprcode::pg_catalog.oid, d.refobjid), pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid),
+			d.classid NOT IN ('pg_catalog.pg_policy'::pg_catalog.regclass, 'pg_catalog.pg_attrdef'::pg_catalog.regclass) OR EXISTS (SELECT FROM pg_catalog.pg_attrdef f JOIN pg_catalog.pg_attribute a
+				ON a.attrelid = f.adrelid AND a.attnum = f.adnum WHERE f.oid = d.objid AND d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND pg_catalog.to_jsonb(a) ->> 'attgenerated' <> '')
+		FROM pg_catalog.pg_depend d LEFT JOIN pg_catalog.pg_operator o ON d.refclassid = 'pg_catalog.pg_operator'::pg_catalog.regclass AND o.oid = d.refobjid
+		WHERE d.refclassid IN ('pg_catalog.pg_proc'::pg_catalog.regclass, 'pg_catalog.pg_operator'::pg_catalog.regclass) AND d.refobjid >= 16384
+		AND (d.classid IN ('pg_catalog.pg_attrdef'::pg_catalog.regclass, 'pg_catalog.pg_constraint'::pg_catalog.regclass, 'pg_catalog.pg_policy'::pg_catalog.regclass)
+			OR d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+			OR d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND EXISTS (SELECT FROM pg_catalog.pg_rewrite w JOIN pg_catalog.pg_class v ON v.oid = w.ev_class WHERE w.oid = d.objid AND v.relkind = 'm'))
+		ORDER BY 1, 2`)
+	if err != nil {
+		return nil, err
+	}
+	usedBy, needed := make(map[uint32][]string), make(map[uint32]bool)
+	var oid uint32
+	var by string
+	var must bool
+	if _, err := pgx.ForEachRow(rows, []any{&oid, &by, &must}, func() error {
+		usedBy[oid] = append(usedBy[oid], by)
+		needed[oid] = needed[oid] || must
+		return nil
+	}); err != nil || len(usedBy) == 0 {
+		return nil, err
+	}
+	rows, err = c.Query(ctx, `SELECT p.oid, n.nspname, p.proname, pg_catalog.format('%I.%I(%s)', n.nspname, p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid)), pg_catalog.pg_get_userbyid(p.proowner),
+			CASE WHEN l.lanname IN ('sql', 'plpgsql') THEN p.prosrc ELSE '' END, NOT EXISTS (SELECT FROM pg_catalog.unnest(p.proconfig) x WHERE x ~ '^search_path=')
+		FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace JOIN pg_catalog.pg_language l ON l.oid = p.prolang WHERE `+userSchema+` ORDER BY p.oid`)
+	if err != nil {
+		return nil, err
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[body])
+	if err != nil {
+		return nil, err
+	}
+	// Names that are found by a path, and where: not those that PostgreSQL has itself, which come first.
+	rows, err = c.Query(ctx, `SELECT x.kind, x.name, x.nspname FROM (
+			SELECT 'f' AS kind, p.proname AS name, n.nspname FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE `+userSchema+`
+				AND NOT EXISTS (SELECT FROM pg_catalog.pg_proc q WHERE q.proname = p.proname AND q.pronamespace = 'pg_catalog'::pg_catalog.regnamespace)
+			UNION SELECT 'r', c.relname, n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND `+userSchema+`
+			UNION SELECT 't', y.typname, n.nspname FROM pg_catalog.pg_type y JOIN pg_catalog.pg_namespace n ON n.oid = y.typnamespace WHERE y.typtype IN ('b', 'd', 'e', 'r') AND y.typelem = 0 AND `+userSchema+`
+		) x ORDER BY 1, 2, 3`)
+	if err != nil {
+		return nil, err
+	}
+	places := map[string]map[string][]string{"f": {}, "r": {}, "t": {}}
+	var kind, name, schema string
+	if _, err := pgx.ForEachRow(rows, []any{&kind, &name, &schema}, func() error {
+		places[kind][name] = append(places[kind][name], schema)
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	byOID, byName := make(map[uint32]*body), make(map[string][]*body)
+	for i := range list {
+		byOID[list[i].OID] = &list[i]
+		byName[list[i].Name] = append(byName[list[i].Name], &list[i])
+	}
+	// Those that one calls are used by what uses it.
+	seen := make(map[uint32]bool)
+	var found []PathBound
+	var visit func(b *body, users []string, must bool)
+	visit = func(b *body, users []string, must bool) {
+		if seen[b.OID] {
+			return
+		}
+		seen[b.OID] = true
+		p := PathBound{Signature: b.Signature, Owner: b.Owner, UsedBy: users, Needed: must}
+		for _, called := range mentions(b, places, &p) {
+			if !b.Bound && !called.qualified {
+				continue // its own path finds it, and goes with it
+			}
+			for _, f := range byName[called.name] {
+				visit(f, users, must)
+			}
+		}
+		if b.Bound && len(p.Names) > 0 {
+			found = append(found, p)
+		}
+	}
+	for i := range list {
+		if b := &list[i]; usedBy[b.OID] != nil {
+			visit(b, usedBy[b.OID], needed[b.OID])
+		}
+	}
+	slices.SortFunc(found, func(a, b PathBound) int { return strings.Compare(a.Signature, b.Signature) })
+	return found, nil
+}
+
+// A call is a function that a body calls.
+type call struct {
+	name      string
+	qualified bool
+}
+
+// mentions adds to p the names in a body that are found by a path, and returns the functions that it calls.
+func mentions(b *body, places map[string]map[string][]string, p *PathBound) (calls []call) {
+	add := func(name string, schemas []string) {
+		if slices.Contains(p.Names, name) {
+			return
+		}
+		p.Names = append(p.Names, name)
+		s := schemas[0]
+		if slices.Contains(schemas, b.Schema) {
+			s = b.Schema
+		}
+		if !slices.Contains(p.Schemas, s) {
+			p.Schemas = append(p.Schemas, s)
+		}
+	}
+	before := ""
+	for _, m := range token.FindAllStringSubmatchIndex(b.Source, -1) {
+		if m[2] < 0 {
+			continue
+		}
+		first := unquoteName(b.Source[m[2]:m[3]])
+		paren := m[8] >= 0
+		qualified := m[6] >= 0
+		if qualified {
+			if paren {
+				calls = append(calls, call{unquoteName(b.Source[m[6]:m[7]]), true})
+			}
+			before = ""
+			continue
+		}
+		cast := strings.HasSuffix(strings.TrimRight(b.Source[:m[2]], " \t\r\n"), "::")
+		member := strings.HasSuffix(strings.TrimRight(b.Source[:m[2]], " \t\r\n"), ".")
+		switch {
+		case member:
+		case paren && places["f"][first] != nil:
+			calls = append(calls, call{first, false})
+			add(first, places["f"][first])
+		case places["r"][first] != nil && slices.Contains([]string{"from", "join", "into", "update", "only", "table"}, before):
+			add(first, places["r"][first])
+		case places["t"][first] != nil && (cast || before == "as" || before == "returns" || paren):
+			add(first, places["t"][first])
+		}
+		before = strings.ToLower(first)
+	}
+	return calls
+}
+
+// unquoteName returns what a name in a statement is.
+func unquoteName(s string) string {
+	if inner, ok := strings.CutPrefix(s, `"`); ok {
+		return strings.ReplaceAll(strings.TrimSuffix(inner, `"`), `""`, `"`)
+	}
+	return strings.ToLower(s)
+}
