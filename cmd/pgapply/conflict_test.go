@@ -41,6 +41,21 @@ func TestConflictStops(t *testing.T) {
 	}
 }
 
+// What was applied before a stop is counted.
+func TestCountsWhenStopped_C12(t *testing.T) {
+	_, target, env, changes := conflicting(t)
+	if status, _, errs := env.Run(changes, "pgapply", "--adopt"); status != 1 {
+		t.Fatalf("status %d: %s", status, errs)
+	}
+	if got := target.Query("SELECT inserts, updates, deletes FROM pgsluice.tables"); got != "0\t1\t0" {
+		t.Errorf("counts are %q", got)
+	}
+	env.Must(changes, "pgapply", "--adopt", "--on-conflict", "skip")
+	if got := target.Query("SELECT inserts, updates, deletes FROM pgsluice.tables"); got != "3\t4\t1" {
+		t.Errorf("counts are %q", got)
+	}
+}
+
 func TestConflictSkip(t *testing.T) {
 	_, target, env, changes := conflicting(t)
 	_, _, errs := env.Run(changes, "pgapply", "--adopt", "--on-conflict", "skip")

@@ -23,8 +23,11 @@ var pinned = []setting{
 	// How it prints names and values (SPEC.md 7.1).
 	{"quote_all_identifiers", "off"}, {"datestyle", "ISO, MDY"}, {"intervalstyle", "postgres"}, {"extra_float_digits", "3"}, {"bytea_output", "hex"},
 	{"timezone", "UTC"}, {"lc_monetary", "C"},
-	// Nothing cuts a long job short.
-	{"statement_timeout", "0"}, {"lock_timeout", "0"},
+	{"xmlbinary", "base64"},
+	// Where tables are created that are not said to be elsewhere; RESET comes back to it.
+	{"default_tablespace", ""},
+	// Nothing cuts a long job short, and no index answers with a part of what it has.
+	{"statement_timeout", "0"}, {"lock_timeout", "0"}, {"gin_fuzzy_search_limit", "0"},
 	{"client_min_messages", "error"},
 }
 
@@ -137,7 +140,11 @@ func (s Server) settings(c *pgconn.PgConn) []setting {
 	if encoding == "" {
 		encoding = ClientEncoding(c)
 	}
-	set := []setting{{"client_encoding", encoding}}
+	set := []setting{{"client_encoding", encoding}, {"lc_numeric", "C"}, {"lc_time", "C"}, {"timezone_abbreviations", "Default"},
+		{"default_transaction_isolation", "read committed"}, {"default_transaction_deferrable", "off"}}
+	if v < 190000 { // a newer one may not have it: it is about strings that are not ours
+		set = append(set, setting{"backslash_quote", "safe_encoding"})
+	}
 	if v >= 90600 {
 		set = append(set, setting{"idle_in_transaction_session_timeout", "0"})
 	}
@@ -153,10 +160,18 @@ func (s Server) settings(c *pgconn.PgConn) []setting {
 	}
 	if s.Side == "target" {
 		// It may be kept from being written to by others, and for the role that is the default.
-		set = append(set, setting{"default_transaction_read_only", "off"}, setting{"default_transaction_isolation", "read committed"})
+		set = append(set, setting{"default_transaction_read_only", "off"}, setting{"check_function_bodies", "off"})
 		// What is reported durable must survive a crash of the target. That its standbys have it, too, is what
 		// pgcutover open waits for: until then a standby that is not there holds nothing up.
 		set = append(set, setting{"synchronous_commit", "local"})
+		if v < 120000 {
+			set = append(set, setting{"default_with_oids", "off"})
+		} else {
+			set = append(set, setting{"default_table_access_method", "heap"})
+		}
+	} else {
+		// Rows come in the order in which they lie there.
+		set = append(set, setting{"synchronize_seqscans", "off"})
 	}
 	// A policy must make a read fail, not return fewer rows.
 	set = append(set, setting{"row_security", "off"})

@@ -77,12 +77,14 @@ func (w *writer) run(ctx context.Context) {
 			err = w.poll(ctx, now)
 		}
 		if err != nil {
+			w.applier.LastCounts(ctx)
 			w.err = err
 			close(w.failed)
 			return
 		}
 		if !ended && w.applier.Ended() {
 			ended = true
+			w.applier.LastCounts(ctx)
 			close(w.ended)
 		}
 	}
@@ -163,6 +165,8 @@ func (w *writer) done(g *plan.Group) {
 // poll asks the target how far it has flushed what was committed.
 func (w *writer) poll(ctx context.Context, now time.Time) (err error) {
 	switch since, some := w.applier.Waiting(); {
+	case !some && w.applier.Uncounted(now):
+		err = w.applier.Sync(ctx)
 	case !some:
 		// Nothing is written, but a cutover may end the stream, or the target go away.
 		if now.Sub(w.asked) > lookEvery {

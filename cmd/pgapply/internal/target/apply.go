@@ -154,7 +154,6 @@ func (a *Applier) Apply(ctx context.Context, g *plan.Group) error {
 	if err := a.carefully(ctx, g, 0, len(g.Transactions)); err != nil {
 		return err
 	}
-	a.count(g, 1)
 	if a.applied >= g.EndLSN {
 		return nil
 	}
@@ -220,6 +219,9 @@ func (a *Applier) carefully(ctx context.Context, g *plan.Group, i, j int) error 
 		a.writeRange(b, g, first, next)
 		a.writeChecks(b, g, first, next)
 	}, e)
+	if err == nil && refused == nil {
+		a.countRange(g, first, next)
+	}
 	if err != nil || refused == nil {
 		return err
 	}
@@ -240,6 +242,9 @@ func (a *Applier) carefully(ctx context.Context, g *plan.Group, i, j int) error 
 		return err
 	}
 	refused, err = a.commit(ctx, a.lane, func(b *pgwire.Batch) { a.writeChecks(b, g, first, next) }, e)
+	if err == nil && refused == nil {
+		a.countRange(g, first, next)
+	}
 	if err != nil || refused == nil {
 		return err
 	}
@@ -323,9 +328,6 @@ func bindTime(b *pgwire.Batch, t format.Time) {
 		b.String(t.Time().Format("2006-01-02 15:04:05.999999Z07:00"))
 	}
 }
-
-// countEvery is how often the counters of tables are written. They are for people; a crash loses what has been counted since.
-const countEvery = time.Second
 
 // askWAL asks where the target's WAL is, and whether the stream was ended.
 func (a *Applier) askWAL(b *pgwire.Batch, s *session) {
@@ -462,63 +464,6 @@ func (a *Applier) Sync(ctx context.Context) error {
 		a.commits[i].wal = 0 // a synchronous commit came after them
 	}
 	return nil
-}
-
-// count adds (or takes back) a group's changes to what is to be counted.
-func (a *Applier) count(g *plan.Group, sign int64) {
-	if g.Skip {
-		return
-	}
-	for t, n := range g.Counts {
-		a.countTable(t, n, sign)
-	}
-}
-
-func (a *Applier) countTable(t *plan.Table, n *plan.Counts, sign int64) {
-	if a.counting[t] == nil {
-		a.counting[t] = new(plan.Counts)
-	}
-	a.counting[t].Add(n, sign)
-}
-
-func (a *Applier) writeCounts(b *pgwire.Batch, s *session) {
-	if len(a.counting) == 0 {
-		return
-	}
-	var text [4][]string
-	var nums [4][]uint64
-	at := make(map[string]int) // a table that was described again is two of ours, and one on the target
-	for t, c := range a.counting {
-		n, ok := at[t.QualifiedName()]
-		if !ok {
-			n = len(at)
-			at[t.QualifiedName()] = n
-			for i, s := range []string{t.Schema, t.Name, t.Relation.Schema, t.Relation.Name} {
-				text[i] = append(text[i], s)
-				nums[i] = append(nums[i], 0)
-			}
-		}
-		for i, x := range []uint64{c.Inserts, c.Updates, c.Deletes, c.Truncates} {
-			nums[i][n] += x
-		}
-	}
-	b.Bind(s.name(b, progress.Count), 9, func(i int) bool { return i > 0 })
-	b.String(strconv.Itoa(int(a.stream.ID)))
-	for _, l := range text {
-		b.Array(25)
-		for _, s := range l {
-			b.Elem([]byte(s))
-		}
-		b.CloseArray()
-	}
-	for _, l := range nums {
-		b.Array(20)
-		for _, n := range l {
-			b.IntElem(int64(n), 8)
-		}
-		b.CloseArray()
-	}
-	b.Execute()
 }
 
 // refusedCommit makes the error for a transaction whose changes are fine one by one.

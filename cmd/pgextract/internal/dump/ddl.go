@@ -143,7 +143,7 @@ func (b *builder) refresh(e *Entry) {
 // inTablespace has sql executed with the tablespace and the table access method that the object had.
 func inTablespace(e *Entry, sql string) string {
 	if e.AccessMeth != "" && e.AccessMeth != "heap" {
-		sql = "SET default_table_access_method = " + quote(e.AccessMeth) + ";\n" + sql + "\nRESET default_table_access_method;"
+		sql = "SET default_table_access_method = " + quote(e.AccessMeth) + ";\n" + sql + "\nSET default_table_access_method = heap;"
 	}
 	if e.Tablespace != "" {
 		sql = "SET default_tablespace = " + quote(e.Tablespace) + ";\n" + sql + "\nRESET default_tablespace;"
