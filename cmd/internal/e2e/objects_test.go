@@ -137,3 +137,36 @@ func TestWithOIDs_C23(t *testing.T) {
 	}
 	pgtest.Equal(t, source, target)
 }
+
+// What fails because of something else says so, is told with that as one cause, and is made when the first cause is gone, in the order of its needs.
+func TestFirstCause_C21(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t)
+	source.Exec("CREATE FUNCTION f(i int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN i; END'", "CREATE TABLE t (id int PRIMARY KEY, v int)", "INSERT INTO t VALUES (1, 1)",
+		"CREATE UNIQUE INDEX one ON t (f(v))", "COMMENT ON INDEX one IS 'c'", "CREATE VIEW a AS SELECT f(id) FROM t", "CREATE VIEW b AS SELECT * FROM a", "CREATE MATERIALIZED VIEW m AS SELECT * FROM b",
+		"CREATE UNIQUE INDEX of_m ON m (f)", "GRANT SELECT ON b TO PUBLIC", "ALTER TABLE t ENABLE ROW LEVEL SECURITY", "CREATE POLICY p ON t AS RESTRICTIVE USING (f(id) > 0)",
+		"CREATE TABLE late (id int PRIMARY KEY, v int DEFAULT f(1), w int GENERATED ALWAYS AS (f(id)) STORED)", "INSERT INTO late VALUES (1)")
+	target.Exec("CREATE FUNCTION no() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today'; END $$", "CREATE EVENT TRIGGER no ON ddl_command_start WHEN TAG IN ('CREATE FUNCTION') EXECUTE PROCEDURE no()")
+	e := pgtest.NewEnv(t, source, target)
+	status, _, said := e.Run(nil, "bash", "-c", `pgextract --slot "$1" | pgapply`, "load", source.Name)
+	if status != 1 || !strings.Contains(said, "not today") {
+		t.Errorf("status %d: %s", status, said)
+	}
+	pgtest.EqualTable(t, source, target, "t")
+	const q = "SELECT count(*) FILTER (WHERE because IS NULL), count(*) > 4, count(DISTINCT because) FROM pgsluice.deferred WHERE state = 'failed'"
+	if n := target.Query(q); n != "1\tt\t1" {
+		t.Errorf("causes: %s\n%s", n, failures(target))
+	}
+	target.Exec("DROP EVENT TRIGGER no", "DROP FUNCTION no()")
+	e.Bash("pgextract --slot " + source.Name + " --resume | pgapply")
+	if f := failures(target); f != "" {
+		t.Errorf("still failed: %s", f)
+	}
+	pgtest.Equal(t, source, target)
+	if n := target.Query("SELECT count(*) FROM pg_class WHERE relname IN ('one', 'a', 'b', 'm', 'of_m')") + target.Query("SELECT count(*) FROM m") + target.Query("SELECT count(*) FROM pg_policy"); n != "511" {
+		t.Errorf("there are %s", n)
+	}
+	if status, said := cutOver(e, source.Name); status != 0 {
+		t.Errorf("status %d: %s", status, said)
+	}
+}

@@ -38,6 +38,14 @@ func MatchSequences(source, target []inventory.Object, r Renames) *Sequences {
 		}
 	}
 	for _, by := range []func(o *inventory.Object) *inventory.Object{
+		// A column may own several sequences: one that was a serial and became an identity does.
+		func(o *inventory.Object) *inventory.Object {
+			t := named[r.key(o.Key)]
+			if t == nil || o.Fact("column") == "" || t.Fact("column") == "" || owner(t) != r.key(owner(o)) {
+				return nil
+			}
+			return t
+		},
 		func(o *inventory.Object) *inventory.Object {
 			if o.Fact("column") == "" {
 				return nil
