@@ -146,7 +146,7 @@ func TestFirstCause_C21(t *testing.T) {
 		"CREATE UNIQUE INDEX one ON t (f(v))", "COMMENT ON INDEX one IS 'c'", "CREATE VIEW a AS SELECT f(id) FROM t", "CREATE VIEW b AS SELECT * FROM a", "CREATE MATERIALIZED VIEW m AS SELECT * FROM b",
 		"CREATE UNIQUE INDEX of_m ON m (f)", "GRANT SELECT ON b TO PUBLIC", "ALTER TABLE t ENABLE ROW LEVEL SECURITY", "CREATE POLICY p ON t AS RESTRICTIVE USING (f(id) > 0)",
 		"CREATE TABLE late (id int PRIMARY KEY, v int DEFAULT f(1), w int GENERATED ALWAYS AS (f(id)) STORED)", "INSERT INTO late VALUES (1)")
-	target.Exec("CREATE FUNCTION no() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today'; END $$", "CREATE EVENT TRIGGER no ON ddl_command_start WHEN TAG IN ('CREATE FUNCTION') EXECUTE PROCEDURE no()")
+	target.Exec("CREATE FUNCTION no() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today'; END $$", "CREATE EVENT TRIGGER no ON ddl_command_start WHEN TAG IN ('CREATE FUNCTION') EXECUTE PROCEDURE no()", "ALTER EVENT TRIGGER no ENABLE ALWAYS")
 	e := pgtest.NewEnv(t, source, target)
 	status, _, said := e.Run(nil, "bash", "-c", `pgextract --slot "$1" | pgapply`, "load", source.Name)
 	if status != 1 || !strings.Contains(said, "not today") {

@@ -88,6 +88,7 @@ func (m *Migration) sequences(ctx context.Context, c, t *pgx.Conn, stream int32)
 		batch.Queue("COMMIT")
 	}
 	if err := t.SendBatch(ctx, &batch).Close(); err != nil {
+		_, _ = t.Exec(ctx, "ROLLBACK") // it may be tried again
 		return 0, m.Target.Explain(err)
 	}
 	allowed, err := progress.Allowed(ctx, t, stream)
