@@ -244,7 +244,7 @@ func TestOneTableRefused_C22(t *testing.T) {
 	for i := range 10 {
 		pgtest.EqualTable(t, source, target, fmt.Sprintf("good%d", i))
 	}
-	if n := target.Query("SELECT string_agg(table_name, ' ' ORDER BY 1) FROM pgsluice.tables WHERE status <> 'loaded' AND error <> ''"); n != "bad worse" {
+	if n := target.Query("SELECT string_agg(table_name, ' ' ORDER BY table_name) FROM pgsluice.tables WHERE status <> 'loaded' AND error <> ''"); n != "bad worse" {
 		t.Errorf("not loaded: %s", n)
 	}
 	if status, _, _ := e.Run(nil, "pgdecode", "--slot", source.Name, "--until", "now", "--output", t.TempDir()+"/x"); status != 0 {
