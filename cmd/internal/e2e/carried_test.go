@@ -221,3 +221,71 @@ func TestLoadThatNeverArrived_C20(t *testing.T) {
 	f.refused("--resume")
 	pgtest.Wait(t, 10*time.Second, "the source takes writes", func() bool { _, err := source.Try("INSERT INTO a VALUES (3)"); return err == nil })
 }
+
+// A publication that a DBA has made FOR ALL TABLES serves a role that owns none of them, and is still
+// there when the migration is over.
+func TestForeignPublication_C3(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t)
+	mover := role(t, source, "mover", "REPLICATION")
+	source.Exec("CREATE TABLE a (id int PRIMARY KEY)", "INSERT INTO a VALUES (1)", "GRANT SELECT ON ALL TABLES IN SCHEMA public TO "+mover, "CREATE PUBLICATION "+source.Name+" FOR ALL TABLES")
+	if source.Major >= 11 {
+		source.Exec("CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id)", "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9)", "INSERT INTO p VALUES (1)", "GRANT SELECT ON p, p1 TO "+mover)
+	}
+	f := &following{pgtest.NewEnv(t, source, target), source, target, source.Name}
+	f.Source = source.As(mover, "")
+	f.Bash("pgextract --slot " + f.slot + " --no-owner --no-acl | pgapply")
+	source.Exec("INSERT INTO a VALUES (2)")
+	f.Bash("pgdecode --slot " + f.slot + " --until now | pgapply")
+	if got := f.uncarried(); len(got) != 0 {
+		t.Errorf("after the load: %v", got)
+	}
+	pgtest.Equal(t, source, target)
+	f.Must(nil, "pgcutover", "cleanup", "--slot", f.slot, "--force")
+	if got := source.Query("SELECT (SELECT count(*) FROM pg_publication) || ' ' || (SELECT count(*) FROM pg_replication_slots WHERE slot_name = '" + f.slot + "')"); got != "1 0" {
+		t.Errorf("publications and slots that are left: %s", got)
+	}
+	// One that carries less is refused before there is a slot, with what is missing.
+	source.Exec("DROP PUBLICATION "+f.slot, "CREATE PUBLICATION "+f.slot+" FOR ALL TABLES WITH (publish = 'insert')")
+	status, _, errs := f.Run(nil, "pgextract", "--slot", f.slot)
+	if status != 78 || !strings.Contains(errs, "public.a") || !strings.Contains(errs, "UPDATE") || source.Query("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '"+f.slot+"'") != "0" {
+		t.Errorf("with inserts only: status %d, %s", status, errs)
+	}
+}
+
+// A partition that is half detached is refused, by check and by the load, with the statement that
+// ends it.
+func TestPendingDetach_C27(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t)
+	if source.Major < 14 {
+		t.Skip("DETACH CONCURRENTLY is of 14")
+	}
+	source.Exec("CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id)", "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9)")
+	ctx, holder, detacher := pgtest.Context(t), source.Connect(), source.Connect()
+	for _, sql := range []string{"BEGIN", "SELECT FROM p"} {
+		if _, err := holder.Exec(ctx, sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := detacher.Exec(ctx, "SET lock_timeout = '100ms'"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := detacher.Exec(ctx, "ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY"); err == nil {
+		t.Fatal("DETACH does not wait")
+	}
+	if _, err := holder.Exec(ctx, "ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	e := pgtest.NewEnv(t, source, target)
+	const finalize = `ALTER TABLE "public"."p" DETACH PARTITION "public"."p1" FINALIZE`
+	status, _, errs := e.Run(nil, "pgextract", "--slot", source.Name)
+	if status != 78 || !strings.Contains(errs, finalize) || source.Query("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '"+source.Name+"'") != "0" {
+		t.Errorf("pgextract: status %d, %s", status, errs)
+	}
+	if status, out, _ := e.Run(nil, "pgcutover", "check"); status != 78 || !strings.Contains(string(out), finalize) {
+		t.Errorf("check: status %d, %s", status, out)
+	}
+	source.Exec(finalize)
+	e.Bash("pgextract --slot " + source.Name + " | pgapply")
+}

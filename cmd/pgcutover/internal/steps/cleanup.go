@@ -56,6 +56,10 @@ func (m *Migration) Cleanup(ctx context.Context, force bool) error {
 	if err != nil {
 		return m.Source.Explain(err)
 	}
+	adopted := len(publications) == 1 && publications[0] == m.Slot // pgextract makes two
+	if adopted {
+		publications = nil
+	}
 	info, err := slot.Get(ctx, c, m.Slot)
 	if err != nil {
 		return m.Source.Explain(err)
@@ -71,6 +75,11 @@ func (m *Migration) Cleanup(ctx context.Context, force bool) error {
 	}
 	if err := m.dropSlot(ctx, c); err != nil {
 		return err
+	}
+	if adopted {
+		if err := m.leave(ctx, c); err != nil {
+			return err
+		}
 	}
 	for _, p := range publications {
 		if err := readWrite(ctx, c, "DROP PUBLICATION IF EXISTS "+pgx.Identifier{p}.Sanitize()); err != nil {
@@ -119,6 +128,18 @@ func (m *Migration) Cleanup(ctx context.Context, force bool) error {
 		}
 	}
 	return denied
+}
+
+// leave leaves a publication that somebody has made for himself as it was: without our line in its
+// comment, if that can be written.
+func (m *Migration) leave(ctx context.Context, c *pgx.Conn) error {
+	name := []string{m.Slot}
+	if b, err := slot.GetBinding(ctx, c, m.Slot, name); err != nil || b == (slot.Binding{}) {
+		return m.Source.Explain(err)
+	}
+	m.Log.Info(fmt.Sprintf("publication %q was not made by pgextract, and stays", m.Slot))
+	_, err := slot.SetBinding(ctx, c, m.Slot, name, slot.Binding{})
+	return m.Source.Explain(err)
 }
 
 // ours refuses a slot that no migration of the source's database can have made. A slot's name is
