@@ -8,7 +8,7 @@ import (
 // Version is the format version that this package reads and writes. Minor is the newest addition that it knows.
 const (
 	Version = 1
-	Minor   = 1
+	Minor   = 2
 )
 
 const (

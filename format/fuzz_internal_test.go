@@ -12,7 +12,7 @@ import (
 
 // blanks returns an empty record of every kind.
 func blanks() []Record {
-	return []Record{new(Header), new(End), new(Relation), new(DDL), new(CopyBegin), new(CopyData), new(CopyEnd), new(Sequence), new(LargeObject),
+	return []Record{new(Header), new(End), new(Relation), new(DDL), new(CopyBegin), new(CopyData), new(CopyEnd), new(Sequence), new(Fingerprint), new(LargeObject),
 		new(Begin), new(Commit), new(Insert), new(Update), new(Delete), new(Truncate), new(Message), new(StreamStart), new(StreamStop),
 		new(StreamCommit), new(StreamAbort), new(Prepare), new(CommitPrepared), new(RollbackPrepared), new(Progress), &Unknown{K: 65}}
 }
@@ -26,7 +26,7 @@ func FuzzDecodeBody(f *testing.F) {
 		&Relation{ID: 1, Name: "t", Columns: []Column{{Name: "a", TypeMod: -1, Key: true}, {Name: "b", OID: 1 << 31}}},
 		&DDL{Section: PostData, After: []uint64{1, 1 << 33}, SQL: "x"},
 		&CopyBegin{Format: CopyText, Index: 1, Of: 2, Columns: []string{"", "b"}},
-		&CopyData{Part: 1, Data: []byte("data")}, &CopyEnd{Rows: 1 << 40}, &Sequence{Name: "s", LastValue: -5}, &LargeObject{OID: 1, Data: []byte{0}},
+		&CopyData{Part: 1, Data: []byte("data")}, &CopyEnd{Rows: 1 << 40}, &Sequence{Name: "s", LastValue: -5}, &Fingerprint{Class: "index", Name: "i", Facts: "1"}, &LargeObject{OID: 1, Data: []byte{0}},
 		&Begin{XID: 1, Time: -1}, &Commit{}, &StreamStart{First: true}, &StreamStop{}, &StreamCommit{}, &StreamAbort{}, &Progress{},
 		&Insert{Relation: 1, New: Tuple{{}, {Text, []byte("x")}, {Binary, []byte("y")}, {RawText, []byte{0xff}}}, XID: 1},
 		&Update{Relation: 1, Old: Tuple{}, New: Tuple{{Kind: Unchanged}}}, &Update{}, &Delete{Old: Tuple{{}}},

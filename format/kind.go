@@ -33,7 +33,8 @@ const (
 	KindCommitPrepared   Kind = 23
 	KindRollbackPrepared Kind = 24
 
-	KindProgress Kind = 64
+	KindProgress    Kind = 64
+	KindFingerprint Kind = 66 // 65 is the vectors' unknown one
 
 	firstIgnorable Kind = 64
 	maxKind        Kind = 127
@@ -47,6 +48,7 @@ var kindNames = [...]string{
 	KindStreamStart: "stream-start", KindStreamStop: "stream-stop", KindStreamCommit: "stream-commit",
 	KindStreamAbort: "stream-abort", KindPrepare: "prepare", KindCommitPrepared: "commit-prepared",
 	KindRollbackPrepared: "rollback-prepared", KindProgress: "progress",
+	KindFingerprint: "fingerprint",
 }
 
 // Ignorable reports whether a reader that does not know the kind may skip it.

@@ -13,7 +13,7 @@ func TestKinds(t *testing.T) {
 		1: "header", 2: "end", 3: "continued", 4: "relation", 5: "ddl", 6: "copy-begin", 7: "copy-data", 8: "copy-end",
 		9: "sequence", 10: "large-object", 11: "begin", 12: "commit", 13: "insert", 14: "update", 15: "delete", 16: "truncate",
 		17: "message", 18: "stream-start", 19: "stream-stop", 20: "stream-commit", 21: "stream-abort", 22: "prepare",
-		23: "commit-prepared", 24: "rollback-prepared", 64: "progress",
+		23: "commit-prepared", 24: "rollback-prepared", 64: "progress", 66: "fingerprint",
 		0: "kind 0", 25: "kind 25", 63: "kind 63", 65: "kind 65", 127: "kind 127", 128: "kind 128", 255: "kind 255",
 	}
 	for k, name := range names {
@@ -27,7 +27,7 @@ func TestKinds(t *testing.T) {
 		}
 	}
 	seen := map[format.Kind]bool{format.KindContinued: true}
-	for _, rec := range append(loadStream(), changeStream()...) {
+	for _, rec := range append(append(loadStream(), changeStream()...), &format.Fingerprint{}) {
 		seen[rec.Kind()] = true
 	}
 	for k, name := range names {

@@ -283,6 +283,23 @@ func (r *Sequence) validate() error {
 	return nil
 }
 
+func (r *Fingerprint) appendBody(b []byte) ([]byte, error) { return appendMap(b, r) }
+
+func (r *Fingerprint) decodeBody(body []byte) error {
+	*r = Fingerprint{}
+	return decodeMap(body, r)
+}
+
+func (r *Fingerprint) validate() error {
+	switch {
+	case r.Class == "":
+		return fieldError("class")
+	case r.Name == "":
+		return fieldError("name")
+	}
+	return nil
+}
+
 // EncodeMsgpack makes a TimelineEnd an array of two numbers.
 func (t TimelineEnd) EncodeMsgpack(enc *msgpack.Encoder) error {
 	if err := enc.EncodeArrayLen(2); err != nil {

@@ -105,6 +105,8 @@ func TestMapsRefused(t *testing.T) {
 		{"index past of", format.KindCopyBegin, object("format", "text", "index", 3, "of", 2), `"index"`},
 		{"part is too large", format.KindCopyBegin, object("format", "text", "index", 1, "of", 1, "part", uint64(1<<32)), "part: number out of range"},
 		{"sequence without name", format.KindSequence, object("schema", "s", "last_value", 1), `"name"`},
+		{"fingerprint without class", format.KindFingerprint, object("name", "i"), `"class"`},
+		{"fingerprint without name", format.KindFingerprint, object("class", "index"), `"name"`},
 		{"last_value past int64", format.KindSequence, object("name", "s", "last_value", uint64(1<<63)), "last_value: number out of range"},
 		{"another reason", format.KindEnd, object("reason", "done", "frames", 1), `"reason"`},
 		{"no reason", format.KindEnd, object("frames", 1), `"reason"`},

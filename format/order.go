@@ -124,7 +124,7 @@ func (o *order) step(rec Record) error {
 		return o.copyBegin(k, r)
 	case *CopyEnd:
 		return o.copyEnd(k, r)
-	case *Sequence, *LargeObject:
+	case *Sequence, *LargeObject, *Fingerprint:
 		if o.state != inLoad {
 			return o.refuse(k, "not in a full load")
 		}

@@ -58,6 +58,7 @@ func TestOrderOfKinds(t *testing.T) {
 		{&format.CopyEnd{Part: 1, Rows: 1}, ""},
 		{&format.CopyEnd{Part: 1, Bytes: 1}, ""},
 		{&format.Sequence{Schema: "s", Name: "s"}, "load part"},
+		{&format.Fingerprint{Class: "index", Name: "i"}, "load part"},
 		{&format.LargeObject{OID: 1}, "load part"},
 		{&format.Begin{XID: 9, CommitLSN: 300}, "changes blocks"},
 		{&format.Begin{XID: 9}, "changes repair blocks"},

@@ -403,6 +403,8 @@ func (r *Reader) decode(k Kind, body []byte) (Record, error) {
 		rec = new(CopyBegin)
 	case KindSequence:
 		rec = new(Sequence)
+	case KindFingerprint:
+		rec = new(Fingerprint)
 	case KindLargeObject:
 		rec = new(LargeObject)
 	case KindStreamCommit:

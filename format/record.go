@@ -3,7 +3,7 @@ package format
 import "unicode/utf8"
 
 // A Record is a pointer to one of the record types of this package: *Header, *End, *Relation, *DDL, *CopyBegin, *CopyData,
-// *CopyEnd, *Sequence, *LargeObject, *Begin, *Commit, *Insert, *Update, *Delete, *Truncate, *Message, *StreamStart, *StreamStop,
+// *CopyEnd, *Sequence, *LargeObject, *Fingerprint, *Begin, *Commit, *Insert, *Update, *Delete, *Truncate, *Message, *StreamStart, *StreamStop,
 // *StreamCommit, *StreamAbort, *Prepare, *CommitPrepared, *RollbackPrepared, *Progress, or *Unknown.
 type Record interface {
 	// Kind returns the record's number in the stream.
@@ -95,17 +95,24 @@ const (
 
 // LoadInfo is the part of a Header that only full loads have.
 type LoadInfo struct {
-	Snapshot string `msgpack:"snapshot,omitempty"`
-	Part     uint64 `msgpack:"part,omitempty"` // from 1; 0 means 1 of 1
-	Parts    uint64 `msgpack:"parts,omitempty"`
-	DataOnly bool   `msgpack:"data_only,omitempty"`
-	Tables   uint64 `msgpack:"tables,omitempty"` // in the whole load
-	Bytes    uint64 `msgpack:"bytes,omitempty"`  // estimate, of this stream
-	Resumed  bool   `msgpack:"resumed,omitempty"`
-	Reload   bool   `msgpack:"reload,omitempty"` // tables that have been loaded before are to be emptied
-	Scope    string `msgpack:"scope,omitempty"`  // ScopeAll or ScopeTables
-	Probe    uint64 `msgpack:"probe,omitempty"`  // the source's database holds an advisory lock of this key while the stream is written, in the server process of its low 32 bits
+	Snapshot string   `msgpack:"snapshot,omitempty"`
+	Part     uint64   `msgpack:"part,omitempty"` // from 1; 0 means 1 of 1
+	Parts    uint64   `msgpack:"parts,omitempty"`
+	DataOnly bool     `msgpack:"data_only,omitempty"`
+	Tables   uint64   `msgpack:"tables,omitempty"` // in the whole load
+	Bytes    uint64   `msgpack:"bytes,omitempty"`  // estimate, of this stream
+	Resumed  bool     `msgpack:"resumed,omitempty"`
+	Reload   bool     `msgpack:"reload,omitempty"`  // tables that have been loaded before are to be emptied
+	Scope    string   `msgpack:"scope,omitempty"`   // ScopeAll or ScopeTables
+	Without  []string `msgpack:"without,omitempty"` // what of the schema is left out: WithoutOwners, WithoutRights
+	Probe    uint64   `msgpack:"probe,omitempty"`   // the source's database holds an advisory lock of this key while the stream is written, in the server process of its low 32 bits
 }
+
+// What a full load may leave out of the schema.
+const (
+	WithoutOwners = "owners"
+	WithoutRights = "rights"
+)
 
 // Scopes of a full load.
 const (
@@ -234,6 +241,17 @@ type Sequence struct {
 	Name      string `msgpack:"name"`
 	LastValue int64  `msgpack:"last_value"`
 	IsCalled  bool   `msgpack:"is_called,omitempty"`
+}
+
+// Fingerprint is what an object of the source's schema was at the snapshot. Definition and Facts are
+// hashes that only their writer makes: a reader compares them with later ones.
+type Fingerprint struct {
+	Class      string `msgpack:"class"`
+	Schema     string `msgpack:"schema,omitempty"`
+	Table      string `msgpack:"table,omitempty"`
+	Name       string `msgpack:"name"`
+	Definition string `msgpack:"definition,omitempty"`
+	Facts      string `msgpack:"facts,omitempty"`
 }
 
 // LargeObject is a chunk of a large object; the one with offset 0 creates it.
@@ -386,4 +404,5 @@ func (*Prepare) Kind() Kind          { return KindPrepare }
 func (*CommitPrepared) Kind() Kind   { return KindCommitPrepared }
 func (*RollbackPrepared) Kind() Kind { return KindRollbackPrepared }
 func (*Progress) Kind() Kind         { return KindProgress }
+func (*Fingerprint) Kind() Kind      { return KindFingerprint }
 func (u *Unknown) Kind() Kind        { return u.K }

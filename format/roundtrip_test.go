@@ -90,6 +90,7 @@ func roundTrips() map[string][]format.Record {
 		"copy-data, zero":  after(load, &format.CopyData{Part: 1}),
 		"copy-data, max":   after(load, &format.CopyData{Part: 1, Rows: math.MaxUint64, Data: []byte(long)}, &format.CopyEnd{Part: 1, Rows: math.MaxUint64, Bytes: uint64(len(long))}),
 		"copy-end, zero":   after(load, &format.CopyEnd{Part: 1}),
+		"fingerprint":      after(load, &format.Fingerprint{Class: "index", Schema: "s", Table: "t", Name: "i", Definition: "d", Facts: "f"}),
 		"sequence, min":    after(load, &format.Sequence{Schema: "s", Name: "n", LastValue: math.MinInt64}),
 		"sequence, max":    after(load, &format.Sequence{Schema: "s", Name: "n", LastValue: math.MaxInt64, IsCalled: true}),
 		"large-object":     after(load, &format.LargeObject{}, &format.LargeObject{OID: math.MaxUint32, Offset: math.MaxUint64, Data: []byte(long)}),

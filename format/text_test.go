@@ -22,7 +22,7 @@ import (
 
 // newRecord has every kind of record by its name.
 var newRecord = func() map[string]format.Record {
-	m := map[string]format.Record{"unknown": &format.Unknown{}}
+	m := map[string]format.Record{"unknown": &format.Unknown{}, "fingerprint": &format.Fingerprint{}}
 	for _, rec := range append(loadStream(), changeStream()...) {
 		if rec.Kind() <= 24 || rec.Kind() == format.KindProgress {
 			m[rec.Kind().String()] = rec

@@ -135,6 +135,9 @@ func (w *Writer) prepareHeader(h *Header) error {
 	if h.Token != "" || len(h.History) > 0 || h.SourceLSN != 0 || h.Load != nil && h.Load.Probe != 0 {
 		h.Minor = max(h.Minor, 1)
 	}
+	if h.Load != nil && len(h.Load.Without) > 0 {
+		h.Minor = max(h.Minor, 2)
+	}
 	if err := h.validate(); err != nil {
 		return fmt.Errorf("header: %w", err)
 	}

@@ -79,7 +79,7 @@ func TestSchemaDrift_C5(t *testing.T) {
 		"CREATE POLICY q ON policed FOR SELECT USING (a > 1)", "ALTER TABLE policed FORCE ROW LEVEL SECURITY", "CREATE MATERIALIZED VIEW drift_mv AS SELECT 1 AS a", "ALTER DOMAIN positive ADD CONSTRAINT small CHECK (VALUE < 100)",
 		"ALTER FUNCTION stamp() COST 77")
 	lines := m.missing()
-	for _, name := range []string{"public.customer.drift index", "public.It's.fresh", "public.Order.positive", "public.drift_view", "public.drift()", "public.mood", "public.drift_seq",
+	for _, name := range []string{"public.customer.drift index", `public.It's.Old "one`, "public.It's.fresh", "public.Order.positive", "public.drift_view", "public.drift()", "public.mood", "public.drift_seq",
 		"public.customer.name", "drift", "drift.pair", "drift.small", "public.log", "public.customer.later", "public.drift_stats", "public.policed.drift_rule", "public.policed.q", "public.policed", "public.drift_mv",
 		"public.positive.small", "public.stamp()"} {
 		if named(lines, name) == nil {
@@ -103,6 +103,67 @@ func TestSchemaDrift_C5(t *testing.T) {
 	m.cut(0, "verify")
 	m.cut(0, "finish")
 	m.cut(0, "cleanup")
+}
+
+// What only its own server can compare is compared with what it was at the load; what the source has
+// dropped is named; what both sides have changed alike is no difference.
+func TestDefinitionDrift_C5(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	m := begin(t, source, target)
+	source.Exec("CREATE VIEW shown AS SELECT id, name FROM customer", "CREATE VIEW gone AS SELECT 1 AS x", "CREATE TABLE d (a int DEFAULT 1, b text CHECK (b IN ('x', 'y')), c varchar(5) CONSTRAINT c CHECK (c IN ('x', 'y')))",
+		"CREATE INDEX partly ON d (a) WHERE a > 0", "CREATE INDEX gone_index ON d (b)", "CREATE TABLE alike (a int DEFAULT 1)", "CREATE RULE r AS ON DELETE TO d DO INSTEAD NOTHING", "CREATE SEQUENCE gone_seq", "CREATE DOMAIN dom AS int DEFAULT 1",
+		"CREATE FUNCTION with_default(a int DEFAULT 1) RETURNS int LANGUAGE sql AS 'SELECT 1'")
+	m.load()
+	m.nothingMissing()
+	for _, d := range []*pgtest.DB{source, target} {
+		d.Exec("ALTER TABLE alike ALTER COLUMN a SET DEFAULT 2", "ALTER TABLE alike ADD COLUMN b int", "CREATE VIEW also AS SELECT 1 AS x")
+	}
+	m.nothingMissing()
+	source.Exec("CREATE OR REPLACE VIEW shown AS SELECT id, upper(name) AS name FROM customer", "DROP VIEW gone", "ALTER TABLE d ALTER COLUMN a SET DEFAULT 7", "ALTER TABLE d DROP CONSTRAINT c", "ALTER TABLE d ADD CONSTRAINT c CHECK (c IN ('x', 'z'))",
+		"DROP INDEX partly", "CREATE INDEX partly ON d (a) WHERE a > 10", "DROP INDEX gone_index", "DROP SEQUENCE gone_seq", "ALTER DOMAIN dom SET DEFAULT 2", "ALTER TABLE d DROP COLUMN b",
+		"CREATE OR REPLACE FUNCTION with_default(a int DEFAULT 5) RETURNS int LANGUAGE sql AS 'SELECT 1'")
+	lines := m.missing()
+	names := []string{"public.shown", "public.gone", "public.d.a", "public.d.c", "public.d.partly", "public.d.b", "public.gone_seq", "public.dom", "public.with_default(integer)"}
+	for _, name := range names {
+		if named(lines, name) == nil {
+			t.Errorf("%s is not named", name)
+		}
+	}
+	m.mend()
+	m.nothingMissing()
+}
+
+// What the load was told to leave out is no difference, nor is how a schema was made by hand.
+func TestSelectionIsNoDrift_C5(t *testing.T) {
+	t.Run("selection", func(t *testing.T) {
+		source, target := pgtest.Pair(t)
+		m := begin(t, source, target)
+		role := "left_" + source.Name
+		source.Exec("CREATE SCHEMA app", "CREATE TABLE app.a (id serial PRIMARY KEY)", "CREATE TABLE app.b (id serial PRIMARY KEY)", "CREATE ROLE "+role, "GRANT SELECT ON app.a TO "+role, "ALTER TABLE app.a OWNER TO "+role)
+		t.Cleanup(func() { source.Exec("DROP OWNED BY "+role, "DROP ROLE "+role) })
+		m.Bash("pgextract --slot " + m.slot + " --schema app --exclude-table app.b --no-owner --no-acl | pgapply")
+		m.startSync()
+		m.nothingMissing()
+		source.Exec("CREATE VIEW seen AS SELECT 1 AS x", "ALTER TABLE app.b ADD COLUMN x int", "GRANT INSERT ON app.a TO PUBLIC")
+		m.nothingMissing()
+		source.Exec("CREATE INDEX late ON app.a ((id + 1))")
+		if lines := m.missing(); len(lines) != 1 || lines[0].Name != "app.a.late" {
+			t.Errorf("%+v", lines)
+		}
+	})
+	t.Run("by hand", func(t *testing.T) {
+		source, target := pgtest.Pair(t)
+		m := begin(t, source, target)
+		target.Exec(`CREATE TABLE customer (id bigserial PRIMARY KEY, note text, name text, more int)`, `CREATE TABLE "Order" (id serial PRIMARY KEY, customer bigint, at timestamptz, total numeric, ratio float8, ratios real[])`,
+			"CREATE SEQUENCE apart", "CREATE TABLE log (line text)", "CREATE TABLE none ()", "CREATE TABLE event (id int NOT NULL, customer bigint)", "CREATE TABLE event_1 () INHERITS (event)", "CREATE TABLE event_2 () INHERITS (event)")
+		m.Bash("pgextract --slot " + m.slot + " --data-only | pgapply")
+		m.startSync()
+		m.nothingMissing()
+		source.Exec("CREATE UNIQUE INDEX late ON customer (name)")
+		if lines := m.missing(); len(lines) != 1 || lines[0].Name != "public.customer.late" {
+			t.Errorf("%+v", lines)
+		}
+	})
 }
 
 // A line that is named lets the cutover pass; the others hold it up.

@@ -108,20 +108,40 @@ func Sequences(ctx context.Context, c *pgx.Conn) ([]Object, error) {
 	return again(ctx, c, []string{sequences})
 }
 
+// Fleeting reports whether an error may be that of an object which was dropped while it was looked
+// at.
+func Fleeting(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (pg.Code == "XX000" || pg.Code == "42704" || pg.Code == "42883" || pg.Code == "42P01")
+}
+
 func again(ctx context.Context, c *pgx.Conn, asked []string) (list []Object, err error) {
 	for try := 1; ; try++ {
-		list, err = read(ctx, c, asked)
-		var pg *pgconn.PgError
-		// What is dropped while it is looked at.
-		if !errors.As(err, &pg) || pg.Code != "XX000" && pg.Code != "42704" && pg.Code != "42883" || try == 3 || c.PgConn().TxStatus() != 'I' {
+		inside := c.PgConn().TxStatus() != 'I'
+		list, err = read(ctx, c, asked, inside)
+		if err == nil || inside {
 			return list, err
+		}
+		if c.PgConn().TxStatus() != 'I' && !c.IsClosed() {
+			if _, e := c.Exec(ctx, "ROLLBACK"); e != nil {
+				return nil, err
+			}
+		}
+		if !Fleeting(err) || try == 3 {
+			return nil, err
 		}
 	}
 }
 
-func read(ctx context.Context, c *pgx.Conn, asked []string) (list []Object, err error) {
+// read reads in a transaction, whose settings hold for it alone. Some definitions are made by
+// looking at tables as a query does, and nobody is to wait long for somebody else's lock.
+func read(ctx context.Context, c *pgx.Conn, asked []string, inside bool) (list []Object, err error) {
 	var batch pgx.Batch
-	batch.Queue("SET quote_all_identifiers = off")
+	if !inside {
+		batch.Queue("BEGIN READ ONLY")
+	}
+	batch.Queue("SET LOCAL quote_all_identifiers = off")
+	batch.Queue("SET LOCAL lock_timeout = '3s'")
 	for _, sql := range asked {
 		batch.Queue(sql).Query(func(rows pgx.Rows) error {
 			var o Object
@@ -135,6 +155,9 @@ func read(ctx context.Context, c *pgx.Conn, asked []string) (list []Object, err 
 			})
 			return err
 		})
+	}
+	if !inside {
+		batch.Queue("COMMIT")
 	}
 	err = c.SendBatch(ctx, &batch).Close()
 	return list, err

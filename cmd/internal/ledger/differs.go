@@ -71,7 +71,7 @@ func (c *comparison) differs(o, t *inventory.Object, changed bool) {
 		class = classOf(o)
 	}
 	if o.Class == inventory.Sequence {
-		if k := c.Renames.key(o.Key); t.Key != k {
+		if k := c.Renames.Key(o.Key); t.Key != k {
 			say(fmt.Sprintf("on the target it is called %v", t.Key), renameSequence(t, k))
 		}
 	}

@@ -108,7 +108,7 @@ var notKept = map[string]bool{"USER MAPPING": true, "PUBLICATION TABLE": true, "
 func (c *comparison) failures() {
 	lines := make(map[inventory.Key][]*Line)
 	for _, l := range c.lines {
-		k := c.Renames.key(l.key)
+		k := c.Renames.Key(l.key)
 		lines[k] = append(lines[k], l)
 	}
 	for i := range c.Failed {

@@ -193,7 +193,7 @@ func (c *comparison) object(o *inventory.Object) {
 		if o.Class == inventory.Relation {
 			c.gone[o.Key] = true
 		}
-		if !c.pending[c.Renames.key(o.Key)] {
+		if !c.pending[c.Renames.Key(o.Key)] {
 			c.missing(o)
 		}
 		return
@@ -214,7 +214,7 @@ func (c *comparison) counterpart(o *inventory.Object) *inventory.Object {
 	if o.Class == inventory.Sequence {
 		return c.sequences.Find(o)
 	}
-	return c.target[c.Renames.key(o.Key)]
+	return c.target[c.Renames.Key(o.Key)]
 }
 
 // dropped finds what the source had when it was loaded, and has no more.
@@ -229,7 +229,7 @@ func (c *comparison) dropped() {
 		return cmp.Or(cmp.Compare(order[a.Class], order[b.Class]), cmp.Compare(a.String(), b.String()))
 	})
 	for _, k := range keys {
-		on := c.Renames.key(k)
+		on := c.Renames.Key(k)
 		t := c.target[on]
 		if k.Class == inventory.Relation {
 			c.gone[k] = true
@@ -240,7 +240,7 @@ func (c *comparison) dropped() {
 		if k.Class == inventory.Sequence && (t.Fact("identity") != "" || c.sequences.found[t]) {
 			continue // it goes with its column, or is found by it
 		}
-		l := Line{key: k, Kind: t.Kind, Problem: "dropped", Cause: "the source has dropped it since it was loaded, or named it otherwise", SQL: list(dropSQL(t)), order: -20 + order[k.Class]}
+		l := Line{key: k, Kind: t.Kind, Problem: "dropped", Cause: "the source has dropped it since it was loaded, or named it otherwise", SQL: list(dropSQL(t)), order: -order[k.Class]}
 		if l.Class = classOf(t); l.Class == Integrity {
 			l.Class = Rest // less is enforced on the source
 		}

@@ -29,8 +29,8 @@ func (r Renames) table(schema, name string) [2]string {
 	return [2]string{r.schema(schema), name}
 }
 
-// key returns the key that an object of the source has on the target.
-func (r Renames) key(k inventory.Key) inventory.Key {
+// Key returns the key that an object of the source has on the target.
+func (r Renames) Key(k inventory.Key) inventory.Key {
 	if len(r.Schemas)+len(r.Tables) == 0 {
 		return k
 	}

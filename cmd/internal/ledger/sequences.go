@@ -40,8 +40,8 @@ func MatchSequences(source, target []inventory.Object, r Renames) *Sequences {
 	for _, by := range []func(o *inventory.Object) *inventory.Object{
 		// A column may own several sequences: one that was a serial and became an identity does.
 		func(o *inventory.Object) *inventory.Object {
-			t := named[r.key(o.Key)]
-			if t == nil || o.Fact("column") == "" || t.Fact("column") == "" || owner(t) != r.key(owner(o)) {
+			t := named[r.Key(o.Key)]
+			if t == nil || o.Fact("column") == "" || t.Fact("column") == "" || owner(t) != r.Key(owner(o)) {
 				return nil
 			}
 			return t
@@ -50,17 +50,17 @@ func MatchSequences(source, target []inventory.Object, r Renames) *Sequences {
 			if o.Fact("column") == "" {
 				return nil
 			}
-			return owned[r.key(owner(o))]
+			return owned[r.Key(owner(o))]
 		},
 		func(o *inventory.Object) *inventory.Object {
 			for _, column := range o.Uses() {
-				if t := fed[r.key(column)]; t != nil && !s.found[t] {
+				if t := fed[r.Key(column)]; t != nil && !s.found[t] {
 					return t
 				}
 			}
 			return nil
 		},
-		func(o *inventory.Object) *inventory.Object { return named[r.key(o.Key)] },
+		func(o *inventory.Object) *inventory.Object { return named[r.Key(o.Key)] },
 	} {
 		rest = slices.DeleteFunc(rest, func(o *inventory.Object) bool {
 			t := by(o)

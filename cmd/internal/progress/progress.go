@@ -43,8 +43,10 @@ type Stream struct {
 	Changes      int64
 	LoadStatus   string // none, loading, loaded
 	Ended        bool
-	Ahead        bool // transactions in progress are applied ahead of their commit
-	Whole        bool // all tables of the source were to be loaded, not a selection
+	Ahead        bool     // transactions in progress are applied ahead of their commit
+	ByHand       bool     // the schema did not come with a load
+	Without      []string // what of it was left out
+	Whole        bool     // all tables of the source were to be loaded, not a selection
 	Source       Source
 	TargetID     string // made at random, of this stream on this target
 	Last         Transaction
@@ -71,7 +73,7 @@ func (t Transaction) String() string {
 }
 
 const selectStream = `SELECT stream_id, system_id, database, slot, applied_lsn::pg_catalog.text, coalesce(applied_time, 'epoch'), coalesce(start_lsn, '0/0')::pg_catalog.text,
-	transactions, changes, load_status, ended_at IS NOT NULL, ahead, whole, coalesce(timeline, 0), history, token, target_id,
+	transactions, changes, load_status, ended_at IS NOT NULL, ahead, whole, by_hand, without, coalesce(timeline, 0), history, token, target_id,
 	coalesce(last_xid, 0), coalesce(last_commit_lsn, '0/0')::pg_catalog.text, coalesce(last_end_lsn, '0/0')::pg_catalog.text, last_commit_time, greatest(updated_at, loading_at) FROM pgsluice.streams `
 
 func scanStream(row pgx.CollectableRow) (*Stream, error) {
@@ -79,7 +81,7 @@ func scanStream(row pgx.CollectableRow) (*Stream, error) {
 	var applied, start, history, commit, end string
 	var timeline, xid int64
 	var at *time.Time
-	err := row.Scan(&s.ID, &s.Key.SystemID, &s.Key.Database, &s.Key.Slot, &applied, &s.AppliedTime, &start, &s.Transactions, &s.Changes, &s.LoadStatus, &s.Ended, &s.Ahead, &s.Whole,
+	err := row.Scan(&s.ID, &s.Key.SystemID, &s.Key.Database, &s.Key.Slot, &applied, &s.AppliedTime, &start, &s.Transactions, &s.Changes, &s.LoadStatus, &s.Ended, &s.Ahead, &s.Whole, &s.ByHand, &s.Without,
 		&timeline, &history, &s.Source.Token, &s.TargetID, &xid, &commit, &end, &at, &s.Active)
 	if err != nil {
 		return nil, err

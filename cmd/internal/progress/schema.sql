@@ -14,6 +14,8 @@ CREATE TABLE pgsluice.streams (
     ended_at      timestamptz,
     ahead         boolean NOT NULL DEFAULT true,
     whole         boolean NOT NULL DEFAULT false,
+    by_hand       boolean NOT NULL DEFAULT false,
+    without       text[] NOT NULL DEFAULT '{}',
     timeline      bigint,
     history       text NOT NULL DEFAULT '',
     token         text NOT NULL DEFAULT '',
@@ -33,6 +35,8 @@ COMMENT ON COLUMN pgsluice.streams.start_lsn IS 'LSN of the first full load''s s
 COMMENT ON COLUMN pgsluice.streams.loading_at IS 'when a full load was last at work; written every few seconds';
 COMMENT ON COLUMN pgsluice.streams.ended_at IS 'when the cutover finished; nothing is applied any more';
 COMMENT ON COLUMN pgsluice.streams.whole IS 'all of the source''s tables were to be loaded, not a selection of them';
+COMMENT ON COLUMN pgsluice.streams.by_hand IS 'the schema did not come with the load';
+COMMENT ON COLUMN pgsluice.streams.without IS 'what of the schema was left out: owners, rights';
 COMMENT ON COLUMN pgsluice.streams.timeline IS 'the source''s timeline when its stream was last applied';
 COMMENT ON COLUMN pgsluice.streams.history IS 'the timelines before it, and the LSN where each ended: 1@0/3000000 2@0/5000000';
 COMMENT ON COLUMN pgsluice.streams.token IS 'of the migration, as pgextract made it with the slot; empty if the slot was made otherwise';
@@ -173,3 +177,16 @@ CREATE TABLE pgsluice.allowed (
     PRIMARY KEY (stream_id, id)
 );
 COMMENT ON TABLE pgsluice.allowed IS 'what is missing on the target, or otherwise, and was allowed to stay so at the cutover';
+
+CREATE TABLE pgsluice.fingerprints (
+    stream_id     integer NOT NULL REFERENCES pgsluice.streams ON DELETE CASCADE,
+    side          text NOT NULL CHECK (side IN ('source', 'target')),
+    class         text NOT NULL,
+    schema_name   text NOT NULL,
+    table_name    text NOT NULL,
+    name          text NOT NULL,
+    definition    text NOT NULL,
+    facts         text NOT NULL,
+    PRIMARY KEY (stream_id, side, class, schema_name, table_name, name)
+);
+COMMENT ON TABLE pgsluice.fingerprints IS 'what each object of the schema was when it was loaded, as hashes: on the source at the snapshot, on the target when the load was complete';

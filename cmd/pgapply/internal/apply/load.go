@@ -74,6 +74,11 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 			return nil, r.Server.Explain(err)
 		}
 	}
+	if h.Load != nil && (stream.LoadStatus == "none" || !stream.ByHand && h.Load.DataOnly) {
+		if err := progress.SetScope(ctx, r.control, stream.ID, h.Load.DataOnly, h.Load.Without); err != nil {
+			return nil, r.Server.Explain(err)
+		}
+	}
 	if stream.LoadStatus != "loaded" {
 		if err := progress.SetLoadStatus(ctx, r.control, stream.ID, "loading", h.StartLSN); err != nil {
 			return nil, r.Server.Explain(err)
@@ -101,6 +106,8 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 			err = l.CopyEnd(x)
 		case *format.LargeObject:
 			err = l.LargeObject(x)
+		case *format.Fingerprint:
+			err = l.Fingerprint(x)
 		case *format.Sequence:
 			err = l.Sequence(x)
 		case *format.Unknown:

@@ -131,7 +131,7 @@ func (p *printer) record(rec format.Record) {
 		p.uint("number", uint64(r.K))
 		p.key("body")
 		p.bytes(r.Body)
-	case *format.DDL, *format.Sequence, *format.End:
+	case *format.DDL, *format.Sequence, *format.Fingerprint, *format.End:
 		p.fields(reflect.ValueOf(r).Elem())
 	default:
 		p.transaction(rec)

@@ -72,6 +72,7 @@ type Loader struct {
 	fresh        []*loadTable         // not yet looked up
 	trees        map[[2]string]*tree  // by the names of their partitions
 	sequences    []*format.Sequence   // not yet there
+	fingerprints []progress.Fingerprint
 	parts        map[uint32]*part
 	lobs         *largeObjects
 	builder      *builder
@@ -747,7 +748,10 @@ func (l *Loader) Finish() (complete bool, err error) {
 			l.Log.Warn(fmt.Sprintf("--rename %s=%s: no table of this load is, or is in, %q", old, to, old), "hint", "Names stand there as they are, without quotes.")
 		}
 	}
-	return l.builder.finish()
+	if complete, err = l.builder.finish(); err != nil || !complete {
+		return complete, err
+	}
+	return true, l.fingerprintTarget()
 }
 
 // forget takes out of the load what an earlier run was to bring, and the source has no more: else it would never be complete.

@@ -18,6 +18,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
+	"github.com/pgsluice/pgsluice/format"
 )
 
 // ledger compares what the source has with what the target has, and returns what is missing or
@@ -26,7 +27,8 @@ func (m *Migration) ledger(ctx context.Context, c, t *pgx.Conn, stream *progress
 	if stream.LoadStatus == "loading" {
 		return nil, false, nil
 	}
-	in := ledger.Input{ByHand: stream.LoadStatus == "none", Ended: stream.Ended, Role: make(map[string]bool)}
+	in := ledger.Input{ByHand: stream.ByHand || stream.LoadStatus == "none", Selected: !stream.Whole && stream.LoadStatus == "loaded",
+		WithoutOwners: slices.Contains(stream.Without, format.WithoutOwners), WithoutRights: slices.Contains(stream.Without, format.WithoutRights), Ended: stream.Ended, Role: make(map[string]bool)}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
 		in.Source, err = inventory.Read(gctx, c)
@@ -65,6 +67,21 @@ func (m *Migration) remembered(ctx context.Context, t *pgx.Conn, stream *progres
 	if in.Failed, err = progress.Failed(ctx, t, stream.ID); err != nil {
 		return err
 	}
+	onTarget := make(map[inventory.Key]string)
+	if err := progress.Fingerprints(ctx, t, stream.ID, func(side string, p *progress.Fingerprint) {
+		k := inventory.Key{Class: p.Class, Schema: p.Schema, Table: p.Table, Name: p.Name}
+		switch {
+		case side == "target":
+			onTarget[k] = p.Definition
+		case in.Baseline == nil:
+			in.Baseline = make(map[inventory.Key]ledger.Baseline)
+			fallthrough
+		default:
+			in.Baseline[k] = ledger.Baseline{Definition: p.Definition, Facts: p.Facts}
+		}
+	}); err != nil {
+		return err
+	}
 	if !stream.Ended {
 		for _, phase := range []progress.Phase{progress.PhaseCutover, progress.PhaseFinish} {
 			list, err := progress.Pending(ctx, t, stream.ID, phase, "", "")
@@ -80,6 +97,13 @@ func (m *Migration) remembered(ctx context.Context, t *pgx.Conn, stream *progres
 	}
 	if in.Renames, _, err = m.renames(ctx, t, stream.ID); err != nil {
 		return err
+	}
+	for k, b := range in.Baseline {
+		b.Target = onTarget[in.Renames.Key(k)]
+		in.Baseline[k] = b
+	}
+	if in.Baseline == nil { // of an older program's load, or a filter has dropped it
+		in.Selected = false
 	}
 	rows, err := t.Query(ctx, "SELECT pg_catalog.quote_ident(rolname) FROM pg_catalog.pg_roles")
 	if err != nil {

@@ -180,6 +180,11 @@ func (m *Migration) pairs(ctx context.Context, a, b, t *pgx.Conn, stream *progre
 				break
 			}
 		}
+		for _, c := range r.Columns {
+			if p.problem == "" && !stream.ByHand && !slices.Contains(p.names, c.Name) {
+				p.problem = fmt.Sprintf("column %q of the target does not exist on the source", c.Name)
+			}
+		}
 	}
 	return m.merge(ctx, b, pairs)
 }

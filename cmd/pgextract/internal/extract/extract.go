@@ -154,6 +154,11 @@ func (l *Load) run(ctx context.Context, out io.Writer) (tables []*catalog.Table,
 			return nil, nil, err
 		}
 	}
+	if l.Part <= 1 && !l.again {
+		if err := l.fingerprints(ctx, snapshot.Name, w); err != nil {
+			return nil, nil, err
+		}
+	}
 	lobs := l.Select.all() && l.Part <= 1 && !l.have.complete("pg_catalog", "pg_largeobject")
 	if lobs {
 		if err := l.largeObjectDDL(ctx, snapshot.Keep, write); err != nil {
@@ -297,6 +302,12 @@ func (l *Load) header(id *slot.Identity, snapshot *slot.Snapshot, tables []*cata
 	h.Load = &format.LoadInfo{Snapshot: l.token.id(), Part: uint64(l.Part), Parts: uint64(l.Parts), DataOnly: l.DataOnly, Tables: uint64(len(tables)),
 		Resumed: l.Resume || l.again, Reload: l.Reload, Scope: format.ScopeAll, Probe: uint64(l.probe)}
 	h.Token = l.ours
+	if l.NoOwner {
+		h.Load.Without = append(h.Load.Without, format.WithoutOwners)
+	}
+	if l.NoACL {
+		h.Load.Without = append(h.Load.Without, format.WithoutRights)
+	}
 	if !l.Select.all() || len(l.Select.ExcludeData) > 0 {
 		h.Load.Scope = format.ScopeTables
 	}

@@ -28,6 +28,7 @@ type chosen struct {
 	Selection
 	tables, exclude, noData map[uint32]catalog.Name // relations by OID; tables is nil if all of the schemas are wanted
 	schemas                 map[string]bool         // nil if all are wanted
+	names                   map[catalog.Name]bool   // of tables and, with false, of exclude
 }
 
 // choose finds out what the patterns match.

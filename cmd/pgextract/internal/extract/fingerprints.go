@@ -1,0 +1,90 @@
+package extract
+
+import (
+	"context"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// fingerprints writes what each object that is wanted was in the snapshot, so that the cutover can
+// tell what has changed since. It has a session of its own: what is dropped meanwhile may make a
+// query fail, and the transaction with it.
+func (l *Load) fingerprints(ctx context.Context, snapshot string, w *format.Writer) error {
+	list, err := l.inventory(ctx, snapshot)
+	if err != nil {
+		return err
+	}
+	for i := range list {
+		o := &list[i]
+		if !l.chosen.object(o) {
+			continue
+		}
+		f := &format.Fingerprint{Class: o.Class, Schema: o.Schema, Table: o.Table, Name: o.Name}
+		f.Definition, f.Facts = o.Fingerprint()
+		if err := writeError(w.Write(f)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *Load) inventory(ctx context.Context, snapshot string) ([]inventory.Object, error) {
+	const tries = 3
+	for try := 1; ; try++ {
+		c, err := l.Server.Connect(ctx)
+		if err != nil {
+			return nil, err
+		}
+		var list []inventory.Object
+		if _, err = c.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+progress.Literal(snapshot)); err == nil {
+			list, err = inventory.Read(ctx, c)
+		}
+		_ = c.Close(context.WithoutCancel(ctx))
+		if err == nil || try == tries || !inventory.Fleeting(err) {
+			return list, l.Server.Explain(err)
+		}
+	}
+}
+
+// object tells whether an object is wanted: with the table that it belongs to, or with its schema.
+func (x *chosen) object(o *inventory.Object) bool {
+	if x.all() {
+		return true
+	}
+	switch {
+	case o.Class == inventory.Relation:
+		return x.relation(o.Schema, o.Name)
+	case o.Class == inventory.Sequence && o.Fact("table") != "":
+		return x.relation(o.Fact("table schema"), o.Fact("table"))
+	case o.Class == inventory.Sequence:
+		return x.relation(o.Schema, o.Name)
+	case o.Class == inventory.Schema:
+		return x.tables == nil && (x.schemas == nil || x.schemas[o.Name])
+	case o.Table != "" && o.Class != inventory.DomainConstraint && o.Class != inventory.Other:
+		return x.relation(o.Schema, o.Table)
+	case o.Schema == "":
+		return x.tables == nil && x.schemas == nil
+	}
+	return x.tables == nil && (x.schemas == nil || x.schemas[o.Schema])
+}
+
+// relation tells whether a relation is wanted by its name.
+func (x *chosen) relation(schema, name string) bool {
+	if x.names == nil {
+		x.names = make(map[catalog.Name]bool)
+		for _, n := range x.tables {
+			x.names[n] = true
+		}
+		for _, n := range x.exclude {
+			x.names[n] = false
+		}
+	}
+	listed, known := x.names[catalog.Name{Schema: schema, Name: name}]
+	if known {
+		return listed
+	}
+	return x.tables == nil && (x.schemas == nil || x.schemas[schema])
+}
