@@ -16,6 +16,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
@@ -167,6 +168,19 @@ func (m *Migration) pairs(ctx context.Context, a, b, t *pgx.Conn, stream *progre
 	if err != nil {
 		return nil, m.Target.Explain(err)
 	}
+	had := make(map[catalog.Name]map[string]bool) // the columns that the source had at the load
+	if err := progress.Fingerprints(ctx, t, stream.ID, func(side string, f *progress.Fingerprint) {
+		if side != "source" || f.Class != inventory.Column {
+			return
+		}
+		n := catalog.Name{Schema: f.Schema, Name: f.Table}
+		if had[n] == nil {
+			had[n] = make(map[string]bool)
+		}
+		had[n][f.Name] = true
+	}); err != nil {
+		return nil, m.Target.Explain(err)
+	}
 	for _, p := range pairs {
 		r := found[[2]string{p.targetSchema, p.targetName}]
 		if r == nil {
@@ -181,8 +195,8 @@ func (m *Migration) pairs(ctx context.Context, a, b, t *pgx.Conn, stream *progre
 			}
 		}
 		for _, c := range r.Columns {
-			if p.problem == "" && !stream.ByHand && !slices.Contains(p.names, c.Name) {
-				p.problem = fmt.Sprintf("column %q of the target does not exist on the source", c.Name)
+			if p.problem == "" && !slices.Contains(p.names, c.Name) && had[catalog.Name{Schema: p.schema, Name: p.name}][c.Name] {
+				p.problem = fmt.Sprintf("column %q has been dropped on the source since the load", c.Name)
 			}
 		}
 	}
