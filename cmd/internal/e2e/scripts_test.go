@@ -289,6 +289,10 @@ func TestCutoverRemembersDifferences(t *testing.T) {
 			t.Errorf("status %d: %s", status, errs)
 		}
 	}
+	// What to do now is another thing than before the switch.
+	if status, _, errs := e.Run(nil, "pgcutover", "verify", "--slot", slot); status != 1 || strings.Contains(errs, "unfence") || !strings.Contains(errs, "hint: The target is open") {
+		t.Errorf("verify after the switch: status %d: %s", status, errs)
+	}
 	if out := string(e.Must(nil, "pgcutover", "status", "--slot", slot)); !strings.Contains(out, "1 of 1 table differs: public.t") {
 		t.Errorf("status:\n%s", out)
 	}
