@@ -1,0 +1,41 @@
+package steps
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// isTooLarge reports whether the server could not make the text of a row because that would be longer than it can keep.
+func isTooLarge(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (pg.Code == "54000" || pg.Code == "XX000" && strings.Contains(pg.Message, "invalid memory alloc request size"))
+}
+
+// tooLarge returns the pairs that have such rows, made ready to be compared by the hashes of their columns.
+func tooLarge(pairs []*pair) (large []*pair) {
+	for _, p := range pairs {
+		if p.unverified != "" && !p.large {
+			p.unverified, p.large = "", true
+			large = append(large, p)
+		}
+	}
+	return large
+}
+
+// hashes returns an expression for a row that has a hash in each column's place.
+func (p *pair) hashes() string {
+	list := make([]string, len(p.names))
+	for i, name := range p.names {
+		q := pgx.Identifier{name}.Sanitize()
+		// The text of a bytea is twice as long as itself.
+		value := "pg_catalog.convert_to(pg_catalog.concat(" + p.columns[i] + "), 'UTF8')"
+		if p.types[i] == "bytea" {
+			value = q
+		}
+		list[i] = "CASE WHEN " + q + " IS DISTINCT FROM NULL THEN pg_catalog.md5(" + value + ") END"
+	}
+	return "ROW(" + strings.Join(list, ", ") + ")::pg_catalog.text"
+}
