@@ -299,21 +299,6 @@ func (r *Receiver) startReplication(ctx context.Context, conn *pgwire.Conn, from
 	}
 }
 
-func write(w *format.Writer, rec format.Record) error {
-	if err := w.Write(rec); err != nil {
-		return writeError(err)
-	}
-	return nil
-}
-
-func writeError(err error) error {
-	if cli.IsBrokenPipe(err) {
-		return fault.New(fault.TryAgain, "could not write the stream: %w", err).
-			WithDetail("The program that reads it has gone; its own message says why.")
-	}
-	return fault.New(fault.Failed, "could not write the stream: %w", err)
-}
-
 // begin writes a header for what follows start.
 func (r *Receiver) begin(w *format.Writer, start format.LSN) error {
 	h := r.identity.Header(format.Changes)
