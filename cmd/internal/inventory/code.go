@@ -60,8 +60,9 @@ var sequences = `SELECT 'sequence', n.nspname, '', c.relname, 'sequence',
 var extensions = `SELECT 'extension', '', '', e.extname, 'extension', ARRAY['schema', (pg_catalog.quote_ident(n.nspname))::pg_catalog.text]::pg_catalog.text[], ` + none + `, '',
 	pg_catalog.format('CREATE EXTENSION %I WITH SCHEMA %I', e.extname, n.nspname) FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace`
 
+// Who names no kinds of statistics gets all that the server knows, and pg_dump names none then.
 func statistics(v int) string {
-	return `SELECT 'statistics', n.nspname, '', s.stxname, 'statistics', ARRAY[` + owner("s.stxowner") + `, ` + says + `, 'table', (s.stxrelid::pg_catalog.regclass)::pg_catalog.text, 'kinds', ((SELECT pg_catalog.string_agg(k.k::pg_catalog.text, '' ORDER BY k.k) FROM pg_catalog.unnest(s.stxkind) k(k)))::pg_catalog.text,
+	return `SELECT 'statistics', n.nspname, '', s.stxname, 'statistics', ARRAY[` + owner("s.stxowner") + `, ` + says + `, 'table', (s.stxrelid::pg_catalog.regclass)::pg_catalog.text, 'kinds', (CASE WHEN s.stxkind @> ARRAY[` + since(v, 120000, "'d', 'f', 'm'", "'d', 'f'") + `]::"char"[] THEN 'all' ELSE (SELECT pg_catalog.string_agg(k.k::pg_catalog.text, '' ORDER BY k.k) FROM pg_catalog.unnest(s.stxkind) k(k) WHERE k.k <> 'e') END)::pg_catalog.text,
 	'columns', ` + names("s.stxkeys::pg_catalog.int2[]", "s.stxrelid") + `]::pg_catalog.text[],
 	` + none + `, pg_catalog.pg_get_statisticsobjdef(s.oid), pg_catalog.pg_get_statisticsobjdef(s.oid)
 	FROM pg_catalog.pg_statistic_ext s JOIN pg_catalog.pg_namespace n ON n.oid = s.stxnamespace` + comment("pg_statistic_ext", "s.oid", "0") + ` WHERE ` + ours + ` AND ` + own("pg_statistic_ext", "s.oid")
