@@ -255,3 +255,27 @@ func TestSearchPathFunctions_C11(t *testing.T) {
 	m.Bash("pgextract --slot " + m.slot + " | pgapply")
 	pgtest.Equal(t, source, target)
 }
+
+// A load that fails for such a function says which one it is, and what mends it.
+func TestSearchPathMessage_C11(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t)
+	if source.Major < 12 {
+		t.Skip("needs generated columns")
+	}
+	source.Exec(`CREATE SCHEMA app; SET search_path = app; CREATE FUNCTION mul(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 * 2';
+		CREATE FUNCTION twice(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT mul($1)';
+		CREATE FUNCTION slowly(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN mul($1); END';
+		CREATE TABLE t (id int PRIMARY KEY, g int GENERATED ALWAYS AS (app.twice(id)) STORED); CREATE TABLE u (id int PRIMARY KEY, g int GENERATED ALWAYS AS (app.slowly(id)) STORED);
+		CREATE TABLE v (id int PRIMARY KEY); CREATE INDEX ON v (app.slowly(id)); INSERT INTO t VALUES (1); INSERT INTO u VALUES (1); INSERT INTO v VALUES (1)`)
+	e := pgtest.NewEnv(t, source, target)
+	status, _, said := e.Run(nil, "bash", "-c", "set -o pipefail; pgextract --slot "+source.Name+" | pgapply")
+	for _, want := range []string{"ALTER FUNCTION app.twice(integer) SET search_path = ", "ALTER FUNCTION app.slowly(integer) SET search_path = "} {
+		if !strings.Contains(said, want) {
+			t.Errorf("%q is not said", want)
+		}
+	}
+	if status == 0 || t.Failed() {
+		t.Errorf("status %d\n%s", status, said)
+	}
+}

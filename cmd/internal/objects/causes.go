@@ -55,6 +55,11 @@ func Causes(ctx context.Context, c *pgx.Conn, list []progress.Object) ([]Cause, 
 			continue
 		}
 		cause := causeOf(&o, lacking, c.Config().Database, c.Config().User)
+		if f := progress.FunctionOf(o.Error); f != "" && cause.Remedy == "" {
+			if cause.Remedy, err = ownPath(ctx, c, f); err != nil {
+				return nil, err
+			}
+		}
 		key := cause.Says
 		if cause.Remedy == "" {
 			key += "\x00" + o.Code

@@ -156,7 +156,7 @@ func FailSQL(id int64, reason error) string {
 	}
 	return fmt.Sprintf(`UPDATE pgsluice.deferred d SET state = 'failed', error = %s, code = %s, finished_at = pg_catalog.clock_timestamp(),
 		because = (SELECT coalesce(f.because, f.id) FROM pgsluice.deferred f WHERE f.id = ANY (d.needs) AND f.state = 'failed' ORDER BY f.id LIMIT 1) WHERE d.id = %d`,
-		Literal(reason.Error()), code, id)
+		Literal(reasonText(reason)), code, id)
 }
 
 // AnyFailedSQL is the query whether one of some objects could not be created.

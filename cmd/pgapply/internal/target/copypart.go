@@ -111,6 +111,9 @@ func checked(t *loadTable, err error) error {
 		return f.WithHint("The partitions of the target are others than those of the source, or have other bounds. Make them such that each row has one: SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = %s::regclass, on both sides. Then: pgextract --resume | pgapply.",
 			text.Literal(text.Ident(t.schema, t.name)))
 	}
+	if name := progress.Function(err); errors.As(err, &f) && name != "" {
+		return f.WithHint("Function %s finds what it names by the search path, which is empty here. On both sides: ALTER FUNCTION %[1]s SET search_path = pg_catalog, …, with the schemas of what it names; pgcutover check prints the statement. Then: pgextract --resume | pgapply.", name)
+	}
 	return err
 }
 
