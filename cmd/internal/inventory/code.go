@@ -87,7 +87,8 @@ var settings = `SELECT 'setting', '', '', pg_catalog.concat_ws(' ', nullif(s.set
 	FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_database b ON b.oid = s.setdatabase AND b.datname = pg_catalog.current_database(), pg_catalog.unnest(s.setconfig) x(x)
 	WHERE pg_catalog.split_part(x.x, '=', 1) <> 'default_transaction_read_only'`
 
-// others returns queries for what is compared by its name only.
+// others returns queries for what is compared by its name only. That of a transform was printed
+// otherwise by older versions.
 func others(v int) []string {
 	list := []struct{ catalog, owner, schema, more string }{
 		{"pg_collation", "collowner", "collnamespace", ""},
@@ -119,7 +120,7 @@ func others(v int) []string {
 		if x.schema != "" {
 			from = " JOIN pg_catalog.pg_namespace n ON n.oid = o." + x.schema + " AND " + ours
 		}
-		sqls = append(sqls, `SELECT 'other', coalesce(i.schema, ''), i.type, i.identity, i.type, `+facts+`, `+none+`, '', '' FROM pg_catalog.`+x.catalog+` o`+from+`
+		sqls = append(sqls, `SELECT 'other', coalesce(i.schema, ''), i.type, pg_catalog.replace(i.identity, ' on language ', ' language '), i.type, `+facts+`, `+none+`, '', '' FROM pg_catalog.`+x.catalog+` o`+from+`
 			CROSS JOIN LATERAL pg_catalog.pg_identify_object('pg_catalog.`+x.catalog+`'::pg_catalog.regclass, `+oid+`, 0) i WHERE o.oid >= 16384 AND `+own(x.catalog, "o.oid")+` `+x.more)
 	}
 	return sqls
