@@ -39,7 +39,7 @@ const accounts = `CREATE TABLE a (id int PRIMARY KEY, v int NOT NULL, pad text);
 // kept and others that are rolled back, beside small ones that commit meanwhile.
 func TestInProgress(t *testing.T) {
 	source, target, env := streaming(t, accounts)
-	const writers, rows = 7, 3000
+	const writers, rows = 7, 1000
 	for round := range 3 {
 		var open []*pgx.Conn
 		for w := range writers {

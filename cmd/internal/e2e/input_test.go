@@ -60,7 +60,9 @@ func TestRefused(t *testing.T) {
 	}
 	ordinary := role(source, "ordinary", "")
 	replicates := role(source, "replicates", "REPLICATION")
-	source.Exec("GRANT SELECT ON shown TO "+source.Name+"_ordinary", "GRANT CREATE ON DATABASE "+source.Name+" TO "+source.Name+"_replicates, "+source.Name+"_ordinary")
+	reads := role(source, "reads", "")
+	source.Exec("GRANT SELECT ON shown TO "+source.Name+"_ordinary", "GRANT SELECT ON shown, hidden TO "+source.Name+"_replicates, "+source.Name+"_reads",
+		"GRANT CREATE ON DATABASE "+source.Name+" TO "+source.Name+"_replicates, "+source.Name+"_ordinary")
 	stranger := role(target, "stranger", "")
 	load := env.Must(nil, "pgextract", "--slot", source.Name)
 	env.Must(load, "pgapply")
@@ -82,11 +84,11 @@ func TestRefused(t *testing.T) {
 	}{
 		{"no such slot", nil, []string{"pgdecode", "--slot", "nosuch"}, 69, []string{`slot "nosuch" does not exist`, "pgextract --slot nosuch"}},
 		{"wal_level", nil, []string{"pgextract", "--source", closed.URI, "--slot", "s"}, 78, []string{"wal_level is replica", "Set wal_level = logical and restart"}},
-		{"no replication, load", nil, []string{"pgextract", "--source", ordinary, "--slot", "s"}, 77, []string{"ALTER ROLE … REPLICATION"}},
+		{"no replication, load", nil, []string{"pgextract", "--source", reads, "--slot", "s"}, 77, []string{"ALTER ROLE … REPLICATION"}},
 		{"no replication, sync", nil, []string{"pgdecode", "--source", ordinary, "--slot", source.Name}, 77, []string{"ALTER ROLE … REPLICATION"}},
 		{"not the owner", nil, []string{"pgextract", "--source", replicates, "--slot", "s"}, 77, []string{"must be owner of", " hidden ", "The role must own the tables"}},
-		{"no SELECT, schema", nil, []string{"pgextract", "--source", ordinary}, 77, []string{"permission denied for", "hidden", "pg_read_all_data"}},
-		{"no SELECT, rows", nil, []string{"pgextract", "--source", ordinary, "--data-only"}, 77, []string{"copy public.hidden", `GRANT SELECT ON "public"."hidden"`}},
+		{"no SELECT, schema", nil, []string{"pgextract", "--source", ordinary}, 77, []string{"may not read", "public.hidden", `GRANT SELECT ON TABLE "public"."hidden" TO`}},
+		{"no SELECT, rows", nil, []string{"pgextract", "--source", ordinary, "--data-only"}, 77, []string{"may not read", "public.hidden", `GRANT SELECT ON TABLE "public"."hidden" TO`}},
 		{"no CREATE on the target", load, []string{"pgapply", "--target", other.As(target.Name+"_stranger", secret)}, 77, []string{"could not create schema pgsluice", "GRANT CREATE ON DATABASE"}},
 		{"a stranger on the target", load, []string{"pgapply", "--target", stranger}, 77, []string{"permission denied for schema pgsluice", "Connect as the role"}},
 		{"wrong password", load, []string{"pgapply", "--target", closed.As("app", secret)}, 77, []string{`could not connect to the target: FATAL: password authentication failed for user "app"`, "PGPASSFILE"}},

@@ -13,7 +13,7 @@ func TestFewLocks_C29(t *testing.T) {
 	t.Parallel()
 	source := pgtest.Source(t).Database(t, "")
 	target := pgtest.Start(t, 0, "max_locks_per_transaction=10", "max_connections=15", "max_prepared_transactions=0", "max_wal_senders=1", "max_replication_slots=1", "max_worker_processes=1").Database(t, "")
-	const tables = 400
+	tables := often(250, 400)
 	var sql strings.Builder
 	for i := range tables {
 		fmt.Fprintf(&sql, "CREATE TABLE t%[1]d (id serial PRIMARY KEY, p int REFERENCES t0); INSERT INTO t%[1]d (p) VALUES (NULL);", i)

@@ -20,14 +20,14 @@ const most = 64 << 10
 // A transaction of a million rows, or ten, passes without being held in memory, however the server sends it.
 func TestHugeTransaction(t *testing.T) {
 	t.Parallel()
-	rows := often(1_000_000, 10_000_000)
+	rows := often(400_000, 4_000_000)
 	source, target := pgtest.Pair(t)
 	slots := []string{source.Name, source.Name + "_streamed"}
 	source.Exec("CREATE TABLE huge (id int PRIMARY KEY, a text, b int)")
 	for _, slot := range slots {
 		source.Exec("CREATE PUBLICATION "+slot+" FOR TABLE huge", "SELECT pg_create_logical_replication_slot('"+slot+"', 'pgoutput')")
 	}
-	if _, err := source.Connect().Exec(context.Background(), fmt.Sprintf("INSERT INTO huge SELECT i, md5(i::text), i FROM generate_series(1, %d) i", rows)); err != nil {
+	if _, err := source.Connect().Exec(context.Background(), fmt.Sprintf("INSERT INTO huge SELECT i, repeat(md5(i::text), 8), i FROM generate_series(1, %d) i", rows)); err != nil {
 		t.Fatal(err)
 	}
 	for n, how := range []struct{ name, workMem, streamed string }{

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,7 +24,7 @@ var programs struct {
 	errs map[string]error
 }
 
-// Programs builds the four programs, once for all tests of a package, and returns their directory. Under the race detector they have it too, unless plain is set:
+// Programs builds the four programs, once for all packages, and returns their directory. Under the race detector they have it too, unless plain is set:
 // tests that measure memory want that.
 func Programs(t testing.TB, plain bool) string {
 	t.Helper()
@@ -45,40 +44,6 @@ func Programs(t testing.TB, plain bool) string {
 		t.Fatal(err)
 	}
 	return programs.dirs[flag]
-}
-
-func build(flag string) (string, error) {
-	if err := depend(); err != nil {
-		return "", err
-	}
-	dir, err := os.MkdirTemp("", "pgsluice-bin-")
-	if err != nil {
-		return "", err
-	}
-	cmd := exec.Command("go", "build", flag, "-o", dir, "./cmd/pgextract", "./cmd/pgdecode", "./cmd/pgapply", "./cmd/pgcutover")
-	cmd.Dir = Root()
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("go build: %w\n%s", err, out)
-	}
-	return dir, nil
-}
-
-// depend reads the folders that the programs and scripts are made of. The go command takes a test's result from its cache unless a folder that the
-// test has read has changed, and knows nothing of what the test builds and runs.
-func depend() error {
-	for _, dir := range []string{"cmd", "format", "scripts"} {
-		err := filepath.WalkDir(filepath.Join(Root(), dir), func(_ string, _ fs.DirEntry, err error) error { return err })
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func removePrograms() {
-	for _, dir := range programs.dirs {
-		_ = os.RemoveAll(dir)
-	}
 }
 
 // A Process is a program, or a shell script, that a test runs. Its standard error is kept.

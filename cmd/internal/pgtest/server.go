@@ -46,6 +46,16 @@ var base = []string{
 	"max_connections=200", "max_prepared_transactions=20", "fsync=off", "shared_buffers=64MB", "max_wal_size=1GB", "timezone=GMT", "log_min_messages=warning",
 }
 
+// base returns the settings of all servers of s's version.
+func (s *Server) base() []string {
+	if s.Major < 11 {
+		return base
+	}
+	// Compiling what a test asks of the catalogs takes longer than running it. Our own sessions do
+	// without anyway.
+	return append(base[:len(base):len(base)], "jit=off")
+}
+
 // Start starts a server of the given major version (0: the newest that is installed) with settings ("name=value") for the length of a test.
 func Start(t testing.TB, major int, settings ...string) *Server {
 	t.Helper()
@@ -105,7 +115,6 @@ func Main(m *testing.M) {
 	for _, s := range shared.servers {
 		s.remove()
 	}
-	removePrograms()
 	os.Exit(code)
 }
 
@@ -137,7 +146,7 @@ func start(major int, settings []string) (*Server, error) {
 		return nil, err
 	}
 	conf := strings.Builder{}
-	for _, set := range append(append([]string{"port=" + strconv.Itoa(s.Port)}, base...), settings...) {
+	for _, set := range append(append([]string{"port=" + strconv.Itoa(s.Port)}, s.base()...), settings...) {
 		name, value, _ := strings.Cut(set, "=")
 		fmt.Fprintf(&conf, "%s = '%s'\n", name, strings.ReplaceAll(value, "'", "''"))
 	}

@@ -237,7 +237,7 @@ func TestResetGivesMemoryBack(t *testing.T) {
 		t.Errorf("the group keeps %d bytes", n)
 	}
 	// One large fold and some small ones, each time in other places.
-	for n := range 60 {
+	for n := range 25 {
 		for i := range 50_000 {
 			g.Insert(table, tuple(fmt.Sprint("k", i), "a"))
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"testing"
 
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
@@ -192,7 +193,10 @@ func (r *run) compare() {
 }
 
 func TestModel(t *testing.T) {
-	seeds := uint64(3000)
+	seeds := uint64(1000)
+	if os.Getenv("PGSLUICE_TEST_FULL") != "" {
+		seeds = 10_000
+	}
 	if testing.Short() {
 		seeds = 200
 	}

@@ -1,0 +1,78 @@
+package pgtest
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+// build makes the programs, unless another package's tests have made them of the same source files,
+// and returns their directory. It stays, as linking takes longer than most tests.
+func build(flag string) (string, error) {
+	id, err := sources()
+	if err != nil {
+		return "", err
+	}
+	all := filepath.Join(os.TempDir(), fmt.Sprintf("pgsluice-bin-%d-", os.Getuid()))
+	lock, err := os.OpenFile(all+"lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return "", err
+	}
+	dir := all + id + flag
+	if _, err := os.Stat(dir); err == nil {
+		return dir, nil
+	}
+	outdated, _ := filepath.Glob(all + "*-race=*")
+	for _, old := range outdated {
+		if st, err := os.Stat(old); err == nil && time.Since(st.ModTime()) > 24*time.Hour {
+			_ = os.RemoveAll(old)
+		}
+	}
+	made := dir + ".new"
+	_ = os.RemoveAll(made)
+	cmd := exec.Command("go", "build", flag, "-o", made+"/", "./cmd/pgextract", "./cmd/pgdecode", "./cmd/pgapply", "./cmd/pgcutover")
+	cmd.Dir = Root()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return dir, os.Rename(made, dir)
+}
+
+// sources returns what identifies the source files of the programs. It reads the folders that
+// programs and scripts are made of: the go command takes a test's result from its cache unless a
+// file or folder that the test has read has changed, and knows nothing of what the test builds and
+// runs.
+func sources() (string, error) {
+	hash := sha256.New()
+	fmt.Fprintln(hash, runtime.Version())
+	for _, dir := range []string{"go.mod", "go.sum", "cmd", "format", "scripts"} {
+		err := filepath.WalkDir(filepath.Join(Root(), dir), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return err
+			}
+			f, err := os.Open(path)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			fmt.Fprintln(hash, path)
+			_, err = io.Copy(hash, f)
+			return err
+		})
+		if err != nil {
+			return "", err
+		}
+	}
+	return fmt.Sprintf("%x", hash.Sum(nil))[:16], nil
+}
