@@ -183,11 +183,17 @@ func (f *flags) status(ctx context.Context, m *steps.Migration) error {
 	if f.Status.Watch && !f.Status.JSON {
 		terminal = screen.Of(m.Out)
 	}
+	var last *steps.Status
 	for {
 		s, err := m.Status(ctx)
 		if err != nil {
+			if terminal != nil && last != nil { // the last one stays
+				terminal.Erase()
+				_ = m.Text(last)
+			}
 			return err
 		}
+		last = s
 		switch {
 		case terminal != nil:
 			m.Show(terminal, s)
@@ -204,7 +210,7 @@ func (f *flags) status(ctx context.Context, m *steps.Migration) error {
 		}
 		select {
 		case <-ctx.Done():
-			if terminal != nil { // the last one stays
+			if terminal != nil {
 				terminal.Erase()
 				_ = m.Text(s)
 			}

@@ -8,6 +8,7 @@ import (
 
 // Rows whose text would be longer than the server can make are compared by their columns.
 func TestVerifyLargeRows_C18(t *testing.T) {
+	pgtest.Long(t)
 	source, target := pgtest.Pair(t)
 	if source.Major < 12 || target.Major < 12 {
 		t.Skip("no generated columns")

@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 
 // often returns how often to try something at random, and long if scripts/test --full runs the test.
 func often(short, long int) int {
-	if os.Getenv("PGSLUICE_TEST_FULL") != "" {
+	if pgtest.Full() {
 		return long
 	}
 	return short

@@ -91,7 +91,7 @@ func TestHugeValue_H11(t *testing.T) {
 	for _, s := range hugeShapes() {
 		t.Run(s.name, func(t *testing.T) {
 			if !s.quick {
-				long(t)
+				pgtest.Long(t)
 			}
 			source, target := pgtest.Pair(t)
 			if s.decode != "" && source.Major < 14 {
@@ -152,14 +152,6 @@ func TestHugeValue_H11(t *testing.T) {
 				source.Exec("SELECT pg_drop_replication_slot('" + slot + "')")
 			}
 		})
-	}
-}
-
-// long skips what only scripts/test --full runs.
-func long(t *testing.T) {
-	t.Helper()
-	if often(0, 1) == 0 {
-		t.Skip("scripts/test --full runs it")
 	}
 }
 

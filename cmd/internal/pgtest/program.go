@@ -241,3 +241,14 @@ func Context(t testing.TB) context.Context {
 	t.Cleanup(cancel)
 	return ctx
 }
+
+// Full reports whether this is scripts/test --full, which has time.
+func Full() bool { return os.Getenv("PGSLUICE_TEST_FULL") != "" }
+
+// Long skips a test that only scripts/test --full runs.
+func Long(t testing.TB) {
+	t.Helper()
+	if !Full() {
+		t.Skip("scripts/test --full runs it")
+	}
+}

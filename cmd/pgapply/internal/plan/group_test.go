@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"os"
 	"testing"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -194,7 +194,7 @@ func (r *run) compare() {
 
 func TestModel(t *testing.T) {
 	seeds := uint64(1000)
-	if os.Getenv("PGSLUICE_TEST_FULL") != "" {
+	if pgtest.Full() {
 		seeds = 10_000
 	}
 	if testing.Short() {
