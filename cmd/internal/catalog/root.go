@@ -63,6 +63,16 @@ func rootOf(version int) string {
 		FROM (` + roots(version, "leaf.oid = c.oid") + `) x JOIN pg_catalog.pg_class r ON r.oid = x.root JOIN pg_catalog.pg_namespace s ON s.oid = r.relnamespace) END`
 }
 
+// LeavesStatement returns a query for what Leaves returns, for sessions that are not the driver's.
+// Its result is one JSON array of objects with Leaf and Root (OIDs), Schema, Name, RootSchema and
+// Parent.
+func LeavesStatement(version int) string {
+	return `SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object('Leaf', x.leaf::pg_catalog.int8, 'Root', x.root::pg_catalog.int8,
+		'Schema', n.nspname, 'Name', l.relname, 'RootSchema', s.nspname, 'Parent', r.relname))::pg_catalog.text, '[]') FROM (` + roots(version, "true") + `) x
+		JOIN pg_catalog.pg_class l ON l.oid = x.leaf JOIN pg_catalog.pg_namespace n ON n.oid = l.relnamespace
+		JOIN pg_catalog.pg_class r ON r.oid = x.root JOIN pg_catalog.pg_namespace s ON s.oid = r.relnamespace`
+}
+
 // Leaves returns the partitions that have a Root.
 func Leaves(ctx context.Context, c *pgx.Conn) ([]Leaf, error) {
 	rows, err := c.Query(ctx, `SELECT x.leaf, n.nspname, l.relname, x.root, s.nspname, r.relname FROM (`+roots(pgdial.Version(c.PgConn()), "true")+`) x

@@ -111,3 +111,25 @@ func TestTreesThroughRoot_C16(t *testing.T) {
 		t.Errorf("status %d: %s%s", status, out, errs)
 	}
 }
+
+// A recorded statement that takes a partition away takes none whose rows are others on the target.
+func TestPartitionTakenAway_C16(t *testing.T) {
+	t.Parallel()
+	source, target := scatteredPair(t)
+	e := pgtest.NewEnv(t, source, target)
+	slot := "t_" + source.Name
+	e.Bash(`pgcutover ddl install; pgextract --slot "$1" | pgapply`, slot)
+	source.Exec("DROP TABLE deep_2", "DROP TABLE plain_1", "DROP TABLE hashed", "INSERT INTO ranged VALUES (1000, 'x', 'last')")
+	e.Bash(`pgdecode --slot "$1" --until now | pgapply`, slot)
+	if n := target.Query("SELECT count(*) FROM pg_class WHERE relname IN ('deep_2', 'plain_1', 'hashed', 'hashed_0')"); n != "0" {
+		t.Errorf("%s tables are still there", n)
+	}
+	for _, sql := range []string{"ALTER TABLE ranged DETACH PARTITION ranged_z", "DROP TABLE ranged_z"} {
+		rows := target.Query("SELECT count(*) FROM ranged")
+		source.Exec(sql)
+		status, _, errs := e.Run(e.Must(nil, "pgdecode", "--slot", slot, "--until", "now"), "pgapply")
+		if after := target.Query("SELECT count(*) FROM ranged"); status != 1 || after != rows {
+			t.Errorf("%s: status %d, %s rows of %s: %s", sql, status, after, rows, errs)
+		}
+	}
+}

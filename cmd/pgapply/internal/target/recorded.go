@@ -88,6 +88,10 @@ func (l *lane) statement(ctx context.Context, d *format.DDL) (refused, err error
 	if err != nil {
 		return err, nil
 	}
+	partitions, err := l.scattered(ctx, d)
+	if err != nil {
+		return nil, err
+	}
 	other, timeout, refused, err := l.role(ctx, d.Owner)
 	if refused != nil || err != nil {
 		return refused, err
@@ -126,6 +130,9 @@ func (l *lane) statement(ctx context.Context, d *format.DDL) (refused, err error
 		return fault.New(fault.Failed, "the server has executed %s, and the source %s", tag, d.Type), nil
 	}
 	if refused, err := l.compare(ctx, d); refused != nil || err != nil {
+		return refused, err
+	}
+	if refused, err := l.together(ctx, d, partitions); refused != nil || err != nil {
 		return refused, err
 	}
 	return nil, l.remember(ctx, d)
