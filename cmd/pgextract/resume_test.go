@@ -51,7 +51,7 @@ func TestKilledLoad(t *testing.T) {
 		before := parts()
 		x, a := startSlowly(e, 8<<20, []string{"--jobs", "1"}, args)
 		pgtest.Wait(t, timeout, "two more parts", func() bool {
-			if !a.Running() || !x.Running() && parts() == before {
+			if !a.Running() {
 				t.Fatalf("kill %d: it has ended before:\n%s%s", kill, x.Errors(), a.Errors())
 			}
 			return parts() >= before+2

@@ -33,18 +33,24 @@ func (l *Load) fingerprints(ctx context.Context, snapshot string, w *format.Writ
 
 func (l *Load) inventory(ctx context.Context, snapshot string) ([]inventory.Object, error) {
 	const tries = 3
+	at := "; SET TRANSACTION SNAPSHOT " + progress.Literal(snapshot)
 	for try := 1; ; try++ {
 		c, err := l.Server.Connect(ctx)
 		if err != nil {
 			return nil, err
 		}
 		var list []inventory.Object
-		if _, err = c.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+progress.Literal(snapshot)); err == nil {
+		if _, err = c.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"+at); err == nil {
 			list, err = inventory.Read(ctx, c)
 		}
 		_ = c.Close(context.WithoutCancel(ctx))
-		if err == nil || try == tries || !inventory.Fleeting(err) {
+		switch {
+		case err == nil || !inventory.Fleeting(err) || try == 2*tries:
 			return list, l.Server.Explain(err)
+		case try == tries:
+			// The snapshot has an object that is gone by now, and nobody can tell any more what it
+			// was: the server prints definitions as they are now. So they are those of a moment later.
+			at = ""
 		}
 	}
 }

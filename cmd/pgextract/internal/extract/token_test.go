@@ -3,13 +3,13 @@ package extract
 import "testing"
 
 func TestToken(t *testing.T) {
-	for _, s := range []string{"00000003-0000001B-1@16/B374D848", "a@0/0:1=2", "a@0/1:4294967295=9000000000,7=0"} {
+	for _, s := range []string{"00000003-0000001B-1@16/B374D848.1207", "a@0/0.3:1=2", "a@0/1.4294967296:4294967295=9000000000,7=0"} {
 		tok, err := parseToken(s)
 		if err != nil || tok.String() != s {
 			t.Errorf("%s: %v, %v", s, tok, err)
 		}
 	}
-	for _, s := range []string{"", "a", "@0/0", "a@0", "a@0/0:x=1", "a@0/0:1", "a@0/0:1=-1", "a@0/0:99999999999=1"} {
+	for _, s := range []string{"", "a", "@0/0", "a@0", "a@0/0", "a@0/0:1=2", "a@0/0.x", "a@0/0.3:x=1", "a@0/0.3:1", "a@0/0.3:1=-1", "a@0/0.3:99999999999=1"} {
 		if tok, err := parseToken(s); err == nil {
 			t.Errorf("%s: %v", s, tok)
 		}
