@@ -41,7 +41,7 @@ func build(flag string) (string, error) {
 	}
 	made := dir + ".new"
 	_ = os.RemoveAll(made)
-	cmd := exec.Command("go", "build", flag, "-o", made+"/", "./cmd/pgextract", "./cmd/pgdecode", "./cmd/pgapply", "./cmd/pgcutover")
+	cmd := exec.Command("go", "build", flag, "-ldflags=-s -w", "-o", made+"/", "./cmd/pgextract", "./cmd/pgdecode", "./cmd/pgapply", "./cmd/pgcutover")
 	cmd.Dir = Root()
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
