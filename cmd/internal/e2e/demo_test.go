@@ -15,8 +15,7 @@ import (
 )
 
 // The demo goes well, fails where it should, and leaves nothing behind.
-func TestDemo(t *testing.T) {
-	t.Parallel()
+func TestDemo(t *testing.T) { // by itself: it measures how long the application cannot write
 	env := &pgtest.Env{T: t, Dir: pgtest.Programs(t, true)}
 	env.Bash("go build -o bin/ ./cmd/...") // which the two would do at the same time
 	seconds := strconv.Itoa(often(3, 20))

@@ -187,7 +187,7 @@ func FinishLoad(ctx context.Context, c *pgx.Conn, stream int32) (complete bool, 
 // StepBegins records that a step of the cutover begins (again).
 func StepBegins(ctx context.Context, c *pgx.Conn, stream int32, step string) error {
 	_, err := c.Exec(ctx, `INSERT INTO pgsluice.cutover (stream_id, step) VALUES ($1, $2)
-		ON CONFLICT (stream_id, step) DO UPDATE SET started_at = pg_catalog.clock_timestamp(), finished_at = NULL, detail = NULL, result = NULL`, stream, step)
+		ON CONFLICT (stream_id, step) DO UPDATE SET started_at = pg_catalog.clock_timestamp(), finished_at = NULL, detail = NULL, result = NULL, stamp = NULL`, stream, step)
 	return err
 }
 
@@ -205,6 +205,12 @@ func StepEndsWith(ctx context.Context, c *pgx.Conn, stream int32, step, detail, 
 	return err
 }
 
+// SetStamp records what the source's catalogs were like when a step compared the schemas.
+func SetStamp(ctx context.Context, c *pgx.Conn, stream int32, step, stamp string) error {
+	_, err := c.Exec(ctx, "UPDATE pgsluice.cutover SET stamp = nullif($3, '') WHERE stream_id = $1 AND step = $2", stream, step, stamp)
+	return err
+}
+
 // A Step is a row of pgsluice.cutover.
 type Step struct {
 	Name     string     `json:"step"`
@@ -212,16 +218,17 @@ type Step struct {
 	Finished *time.Time `json:"finished_at"`
 	Detail   string     `json:"detail,omitempty"` // for people
 	Result   string     `json:"result,omitempty"` // of verify: equal, differs
+	Stamp    string     `json:"-"`                // of fence: the source's inventory.Stamp
 }
 
 // Steps returns the steps of a cutover in the order in which they were begun.
 func Steps(ctx context.Context, c *pgx.Conn, stream int32) ([]Step, error) {
-	rows, err := c.Query(ctx, "SELECT step, started_at, finished_at, coalesce(detail, ''), coalesce(result, '') FROM pgsluice.cutover WHERE stream_id = $1 ORDER BY started_at", stream)
+	rows, err := c.Query(ctx, "SELECT step, started_at, finished_at, coalesce(detail, ''), coalesce(result, ''), coalesce(stamp, '') FROM pgsluice.cutover WHERE stream_id = $1 ORDER BY started_at", stream)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Step, err error) {
-		err = row.Scan(&s.Name, &s.Started, &s.Finished, &s.Detail, &s.Result)
+		err = row.Scan(&s.Name, &s.Started, &s.Finished, &s.Detail, &s.Result, &s.Stamp)
 		return s, err
 	})
 }

@@ -137,6 +137,7 @@ CREATE TABLE pgsluice.cutover (
     finished_at   timestamptz,
     detail        text,
     result        text CHECK (result IN ('equal', 'differs')),
+    stamp         text, -- of the source's catalogs, when the fence compared the schemas
     PRIMARY KEY (stream_id, step)
 );
 COMMENT ON TABLE pgsluice.cutover IS 'the steps of the cutover and their times';

@@ -14,6 +14,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/identity"
+	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 )
@@ -55,15 +56,19 @@ func (m *Migration) Fence(ctx context.Context, allow []string) error {
 	if m.OnlyLook {
 		return nil
 	}
+	stamp := ""
 	if !stream.Ended {
 		if err := m.requireLoaded(stream); err != nil {
 			return err
+		}
+		if stamp, err = inventory.Stamp(ctx, c); err != nil {
+			return m.Source.Explain(err)
 		}
 		if err := m.requireNothingMissing(ctx, c, t, stream, allow); err != nil {
 			return err
 		}
 	}
-	return m.step(ctx, t, stream.ID, "fence", func() (string, error) {
+	if err := m.step(ctx, t, stream.ID, "fence", func() (string, error) {
 		db := pgx.Identifier{stream.Key.Database}.Sanitize()
 		if err := readWrite(ctx, c, "ALTER DATABASE "+db+" SET default_transaction_read_only = on"); err != nil {
 			return "", denied(m.Source.Explain(err), "The role must own the source's database.")
@@ -80,7 +85,11 @@ func (m *Migration) Fence(ctx context.Context, allow []string) error {
 			return "", err
 		}
 		return fmt.Sprintf("database %q of the source is read-only, %s ended", stream.Key.Database, count.Of(n, "session")), nil
-	})
+	}); err != nil {
+		return err
+	}
+	// As long as the source's catalogs stay as they were, open need not compare again.
+	return m.Target.Explain(progress.SetStamp(ctx, t, stream.ID, "fence", stamp))
 }
 
 // denied adds a hint to an error of privileges.

@@ -14,10 +14,21 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/hold"
+	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
 	"github.com/pgsluice/pgsluice/cmd/internal/objects"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 )
+
+// asFenced reports whether the source's schema is the one that the fence has compared.
+func (m *Migration) asFenced(ctx context.Context, c *pgx.Conn, done []progress.Step) (bool, error) {
+	i := slices.IndexFunc(done, func(s progress.Step) bool { return s.Name == "fence" && s.Finished != nil && s.Stamp != "" })
+	if i < 0 {
+		return false, nil
+	}
+	stamp, err := inventory.Stamp(ctx, c)
+	return stamp == done[i].Stamp, m.Source.Explain(err)
+}
 
 // Open makes the target fit for the application's writes: sequences stand where the source's stand, foreign keys and triggers that were deferred
 // are created (foreign keys as NOT VALID, which takes no time and holds for all that is written from now on), and nothing more is
@@ -59,8 +70,13 @@ func (m *Migration) Open(ctx context.Context, allow []string, timeout time.Durat
 	if err := m.answers(ctx, t); err != nil {
 		return err
 	}
-	if err := m.requireNothingMissing(ctx, c, t, stream, allow); err != nil {
+	// The fence has compared the schemas. That takes a while in which nobody can write.
+	if same, err := m.asFenced(ctx, c, done); err != nil {
 		return err
+	} else if !same {
+		if err := m.requireNothingMissing(ctx, c, t, stream, allow); err != nil {
+			return err
+		}
 	}
 	return m.step(ctx, t, stream.ID, "open", func() (string, error) {
 		var n int

@@ -334,7 +334,7 @@ func (m *Migration) sumAll(ctx context.Context, pairs []*pair, how comparison, j
 					if side == 1 {
 						s = &p.target
 					}
-					if err := c.QueryRow(ctx, p.sumSQL(how.hash, side == 1)).Scan(&s.rows, &s.sums); isTooLarge(err) {
+					if err := c.QueryRow(ctx, p.sumSQL(how.hash, side == 1)).Scan(&s.rows, &s.sums); isTooLarge(err) || isOfTable(err) {
 						refused.Lock()
 						p.unverified = server.Side + ": " + err.Error()
 						refused.Unlock()
@@ -437,7 +437,8 @@ func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs
 	}
 	if len(unverified) > 0 {
 		return true, fault.New(fault.Config, "%s", detail).
-			WithHint("A row of them is too large for the server to read as a whole. Compare them by parts: count(*), and sums of md5 or length of each column, on both sides.")
+			WithHint("The lines of the report say why. Where a row is too large for the server to read as a whole, compare by parts: count(*), and sums of md5 or length of each column, on both sides. "+
+				"Where a function does not exist, another one relies on its caller's search path: ALTER FUNCTION … SET search_path = …, then again: pgcutover verify --slot %s", m.Slot)
 	}
 	m.Log.Info(fmt.Sprintf("verify: %s (%v)", detail, took))
 	return true, nil
