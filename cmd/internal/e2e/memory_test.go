@@ -62,6 +62,7 @@ func TestHugeTransaction(t *testing.T) {
 
 // Very many transactions are in progress at the same time. Those that do not fit into memory are put away, and all are applied in the order of their commits.
 func TestManyTransactionsInProgress(t *testing.T) {
+	pgtest.Long(t)
 	t.Parallel()
 	n := uint32(often(10_000, 100_000))
 	for _, length := range []int{20, 400} {

@@ -62,6 +62,7 @@ func TestIdleSlotAdvances(t *testing.T) {
 // A transaction that began before another one's commit and ended after it is applied, whatever lies between: transactions are ordered and skipped by
 // where they commit, never by where they began.
 func TestLongTransaction(t *testing.T) {
+	pgtest.Long(t)
 	t.Parallel()
 	for _, between := range []string{"nothing", "a restart", "a full load", "a full load of an adopted slot"} {
 		t.Run(between, func(t *testing.T) {

@@ -193,7 +193,7 @@ func (r *run) compare() {
 }
 
 func TestModel(t *testing.T) {
-	seeds := uint64(1000)
+	seeds := uint64(500)
 	if pgtest.Full() {
 		seeds = 10_000
 	}
