@@ -61,7 +61,7 @@ func restricted(target *pgtest.DB) (role string) {
 // ends, and whatever was interrupted.
 func TestActingWaits_C8_C25(t *testing.T) {
 	if pgtest.Source(t).Major < 13 || pgtest.Target(t).Major < 13 {
-		t.Skip("needs row triggers on partitioned tables")
+		t.Skip("BEFORE triggers for rows of partitioned tables are of 13")
 	}
 	for _, c := range []struct {
 		super bool

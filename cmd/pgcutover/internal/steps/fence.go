@@ -31,14 +31,11 @@ func (m *Migration) Fence(ctx context.Context, allow []string) error {
 	if err != nil {
 		return err
 	}
-	c, err := m.source(ctx)
+	c, err := m.sourceOf(ctx, t, stream)
 	if err != nil {
 		return err
 	}
 	defer c.Close(ctx)
-	if err := m.checkSource(ctx, c, t, stream); err != nil {
-		return err
-	}
 	if err := m.checkFence(ctx, c); err != nil {
 		return err
 	}

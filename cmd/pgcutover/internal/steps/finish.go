@@ -47,14 +47,11 @@ func (m *Migration) Open(ctx context.Context, allow []string, timeout time.Durat
 		m.Log.Info("open: the target is open already")
 		return nil
 	}
-	c, err := m.source(ctx)
+	c, err := m.sourceOf(ctx, t, stream)
 	if err != nil {
 		return err
 	}
 	defer c.Close(ctx)
-	if err := m.checkSource(ctx, c, t, stream); err != nil {
-		return err
-	}
 	fenced, err := isFenced(ctx, c)
 	if err != nil {
 		return m.Source.Explain(err)

@@ -277,14 +277,11 @@ func (m *Migration) Missing(ctx context.Context, as string, again bool, allow []
 	if err != nil {
 		return err
 	}
-	c, err := m.source(ctx)
+	c, err := m.sourceOf(ctx, t, stream)
 	if err != nil {
 		return err
 	}
 	defer c.Close(ctx)
-	if err := m.checkSource(ctx, c, t, stream); err != nil {
-		return err
-	}
 	if again {
 		if _, err := m.retry(ctx, t, stream.ID, true); err != nil {
 			return err

@@ -110,6 +110,19 @@ func (m *Migration) stream(ctx context.Context, t *pgx.Conn) (*progress.Stream, 
 		WithHint("Name one with --slot. What is not meant any more can go: DELETE FROM pgsluice.streams WHERE stream_id = … on the target.")
 }
 
+// sourceOf opens a session on the source that a stream's target was loaded from. The caller closes it.
+func (m *Migration) sourceOf(ctx context.Context, t *pgx.Conn, stream *progress.Stream) (*pgx.Conn, error) {
+	c, err := m.source(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.checkSource(ctx, c, t, stream); err != nil {
+		_ = c.Close(ctx)
+		return nil, err
+	}
+	return c, nil
+}
+
 // checkSource makes sure that the source is the one that the target was loaded from: positions of another mean nothing to it.
 func (m *Migration) checkSource(ctx context.Context, c, t *pgx.Conn, stream *progress.Stream) error {
 	if err := m.apart(ctx, c, t); err != nil {

@@ -57,14 +57,11 @@ func (m *Migration) waitCaughtUp(ctx context.Context, t *pgx.Conn, stream *progr
 		m.Log.Info("wait: the target is open, and has had everything since")
 		return nil
 	}
-	c, err := m.source(ctx)
+	c, err := m.sourceOf(ctx, t, stream)
 	if err != nil {
 		return err
 	}
 	defer c.Close(ctx)
-	if err := m.checkSource(ctx, c, t, stream); err != nil {
-		return err
-	}
 	first, err := m.applied(ctx, t, stream.ID)
 	if err != nil {
 		return err
