@@ -150,7 +150,7 @@ func TestSettingsOfTheDatabase(t *testing.T) {
 		sets := []string{"statement_timeout = '20ms'", "lock_timeout = '5ms'", "idle_in_transaction_session_timeout = '50ms'", "search_path = nothing",
 			"row_security = on", "default_transaction_isolation = 'serializable'", "bytea_output = 'escape'", "DateStyle = 'German'", "standard_conforming_strings = off", "default_transaction_read_only = on"}
 		if d.Major >= 14 {
-			sets = append([]string{"idle_session_timeout = '300ms'"}, sets...)
+			sets = append([]string{"idle_session_timeout = '1s'"}, sets...)
 		}
 		for _, set := range sets {
 			d.Exec("ALTER DATABASE " + d.Name + " SET " + set)
@@ -179,12 +179,13 @@ func TestTablespaces(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	space := `"Space ""of"" ` + source.Name + `"`
 	dir := fmt.Sprintf("%s/pgsluice-space-%d-%s", os.TempDir(), os.Getpid(), source.Name)
-	source.Exec("COPY (SELECT) TO PROGRAM 'mkdir -m 700 " + dir + "'") // it must be the server's own
+	// It must be the server's own. A command that ends before it was sent the row makes COPY fail.
+	source.Exec("COPY (SELECT) TO PROGRAM 'cat >/dev/null; mkdir -m 700 " + dir + "'")
 	source.Exec("CREATE TABLESPACE "+space+" LOCATION '"+dir+"'", "CREATE TABLE t (id int PRIMARY KEY USING INDEX TABLESPACE "+space+", v text) TABLESPACE "+space,
 		"INSERT INTO t SELECT i, i FROM generate_series(1, 100) i", "CREATE INDEX byv ON t (v) TABLESPACE "+space, "CREATE MATERIALIZED VIEW m TABLESPACE "+space+" AS SELECT * FROM t")
 	t.Cleanup(func() {
 		source.Exec("DROP TABLE t CASCADE")
-		source.Exec("DROP TABLESPACE "+space, "COPY (SELECT) TO PROGRAM 'rmdir "+dir+"'")
+		source.Exec("DROP TABLESPACE "+space, "COPY (SELECT) TO PROGRAM 'cat >/dev/null; rmdir "+dir+"'")
 	})
 	e := pgtest.NewEnv(t, source, target)
 	said := load(t, e, "--slot", source.Name)

@@ -9,13 +9,13 @@ import (
 )
 
 // presets are settings that a database may have for all of its sessions, and that change how values and statements are read or printed, or how long
-// a session lives.
+// a session lives. It has begun before idle_session_timeout can be set, so that must leave a busy machine the time for it.
 var presets = []string{
 	"standard_conforming_strings = off", "backslash_quote = off", "array_nulls = off", "transform_null_equals = on", "quote_all_identifiers = on", "xmloption = document", "xmlbinary = hex",
 	"bytea_output = escape", "extra_float_digits = -10", "IntervalStyle = sql_standard", "DateStyle = 'SQL, DMY'", "TimeZone = 'Asia/Kathmandu'", "gin_fuzzy_search_limit = 1",
 	"check_function_bodies = on", "row_security = on", "lock_timeout = '3s'", "default_transaction_isolation = serializable", "default_transaction_deferrable = on",
-	"idle_in_transaction_session_timeout = '300ms'", "statement_timeout = '20s'", "escape_string_warning = off", "synchronize_seqscans = on",
-	"14 idle_session_timeout = '300ms'", "17 transaction_timeout = '5s'", "-12 default_with_oids = on",
+	"idle_in_transaction_session_timeout = '1s'", "statement_timeout = '20s'", "escape_string_warning = off", "synchronize_seqscans = on",
+	"14 idle_session_timeout = '1s'", "17 transaction_timeout = '5s'", "-12 default_with_oids = on",
 }
 
 // constants is a schema that has a backslash, a quote or an array in every kind of place.
