@@ -2,7 +2,6 @@ package pgtest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -10,7 +9,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // A DB is a database of a Server, made for one test.
@@ -33,22 +31,27 @@ func (s *Server) Database(t testing.TB, options string) *DB {
 	admin.Exec("CREATE DATABASE " + d.Name + " " + options)
 	t.Cleanup(func() {
 		select {
-		case <-s.done:
-			return // a server of the test's own is gone already
+		case <-s.done: // a server of the test's own is gone already
 		default:
+			admin.with(func(x *session) { d.drop(x) })
 		}
-		admin.Exec(`SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = '` + d.Name + `' AND active_pid IS NOT NULL`)
-		Wait(t, 10*time.Second, "slots released", func() bool {
-			return admin.Query(`SELECT count(*) FROM pg_replication_slots WHERE active AND database = '`+d.Name+`'`) == "0"
-		})
-		admin.Exec(`SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = '` + d.Name + `'`)
-		Wait(t, 10*time.Second, "database dropped", func() bool {
-			_, _ = admin.Try(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '` + d.Name + `'`)
-			_, err := admin.Try("DROP DATABASE " + d.Name)
-			return err == nil
-		})
 	})
 	return d
+}
+
+// drop drops the database with its slots, through a session of another one.
+func (d *DB) drop(admin *session) {
+	here := "database = '" + d.Name + "'"
+	admin.query(`SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active_pid IS NOT NULL AND ` + here)
+	Wait(d.t, 10*time.Second, "slots released", func() bool {
+		return admin.query(`SELECT count(*) FROM pg_replication_slots WHERE active AND `+here) == "0"
+	})
+	admin.query(`SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE ` + here)
+	Wait(d.t, 10*time.Second, "database dropped", func() bool {
+		_, _ = admin.try(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '` + d.Name + `'`)
+		_, err := admin.try("DROP DATABASE " + d.Name)
+		return err == nil
+	})
 }
 
 // Pair makes an empty database on the shared source and one on the shared target.
@@ -76,57 +79,32 @@ func (d *DB) Connect() *pgx.Conn {
 	return c
 }
 
-// queryTimeout bounds a single Exec or Query.
-const queryTimeout = 2 * time.Minute
-
-// Try runs SQL, which may be several statements, in a session of its own and returns the last one's rows: columns with tabs between, rows with newlines.
+// Try runs SQL, which may be several statements, in a session of its own and returns the last one's
+// rows: columns with tabs between, rows with newlines.
 func (d *DB) Try(sql string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), queryTimeout)
-	defer cancel()
-	c, err := pgconn.Connect(ctx, d.URI)
+	x, err := d.open()
 	if err != nil {
 		return "", err
 	}
-	defer c.Close(ctx)
-	results, err := c.Exec(ctx, sql).ReadAll()
-	if err != nil {
-		var pg *pgconn.PgError
-		if errors.As(err, &pg) {
-			return "", fmt.Errorf("%w\nin: %.500s", err, sql)
-		}
-		return "", err
-	}
-	var b strings.Builder
-	if len(results) == 0 {
-		return "", nil
-	}
-	for i, row := range results[len(results)-1].Rows {
-		if i > 0 {
-			b.WriteByte('\n')
-		}
-		for n, v := range row {
-			if n > 0 {
-				b.WriteByte('\t')
-			}
-			if v == nil {
-				b.WriteString("NULL")
-			} else {
-				b.Write(v)
-			}
-		}
-	}
-	return b.String(), nil
+	defer x.close()
+	return x.try(sql)
 }
 
-// Exec runs statements.
+// Exec runs statements, one after the other. Nothing of what one of them sets for its session is left
+// for the next one.
 func (d *DB) Exec(sql ...string) {
 	d.t.Helper()
-	for _, s := range sql {
-		d.Query(s)
-	}
+	d.with(func(x *session) {
+		for i, s := range sql {
+			if i > 0 {
+				x.query("DISCARD ALL")
+			}
+			x.query(s)
+		}
+	})
 }
 
-// Query runs SQL and returns the last statement's rows as Try does.
+// Query runs SQL in a session of its own and returns the last statement's rows as Try does.
 func (d *DB) Query(sql string) string {
 	d.t.Helper()
 	s, err := d.Try(sql)
@@ -136,13 +114,17 @@ func (d *DB) Query(sql string) string {
 	return s
 }
 
-// Wait waits until cond is true, and fails the test if that takes too long.
+// Wait waits until cond is true, and fails the test if that takes too long. It asks ever less often:
+// cond may open a session, and that is what many tests at once have the processors do.
 func Wait(t testing.TB, timeout time.Duration, what string, cond func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(timeout); !cond(); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
+	began := time.Now()
+	for !cond() {
+		waited := time.Since(began)
+		if waited > timeout {
 			t.Fatalf("not within %v: %s", timeout, what)
 		}
+		time.Sleep(min(max(waited/10, 10*time.Millisecond), 100*time.Millisecond))
 	}
 }
 
@@ -153,8 +135,11 @@ const listTables = `SELECT coalesce(string_agg(format('%I.%I', n.nspname, c.reln
 // Equal fails the test unless both databases have the same tables with the same rows, compared by their text, and says which rows are not.
 func Equal(t testing.TB, source, target *DB) {
 	t.Helper()
-	tables := source.Query(listTables)
-	if other := target.Query(listTables); other != tables {
+	from, to := source.session(t), target.session(t)
+	defer from.close()
+	defer to.close()
+	tables := from.query(listTables)
+	if other := to.query(listTables); other != tables {
 		t.Errorf("tables differ:\nsource: %s\ntarget: %s", oneLine(tables), oneLine(other))
 		return
 	}
@@ -162,32 +147,40 @@ func Equal(t testing.TB, source, target *DB) {
 		t.Error("there are no tables to compare")
 	}
 	for _, table := range strings.Split(tables, "\x1f") {
-		EqualTable(t, source, target, table)
+		equalTable(t, from, to, table)
 	}
 }
 
 // EqualTable compares one table, whose name is quoted where needed.
 func EqualTable(t testing.TB, source, target *DB, table string) {
 	t.Helper()
+	from, to := source.session(t), target.session(t)
+	defer from.close()
+	defer to.close()
+	equalTable(t, from, to, table)
+}
+
+func equalTable(t testing.TB, source, target *session, table string) {
+	t.Helper()
 	// The order of columns may differ; a row's hash is made of its values in the order of their names.
-	columns := source.Query(`SELECT coalesce(string_agg(format('%I', attname), ', ' ORDER BY attname::text COLLATE "C"), 'NULL') FROM pg_attribute WHERE attrelid = '` +
+	columns := source.query(`SELECT coalesce(string_agg(format('%I', attname), ', ' ORDER BY attname::text COLLATE "C"), 'NULL') FROM pg_attribute WHERE attrelid = '` +
 		strings.ReplaceAll(table, "'", "''") + `'::regclass AND attnum > 0 AND NOT attisdropped`)
-	digits := Digits(source.Major, target.Major)
-	sum := func(d *DB) string {
-		return d.Query(fmt.Sprintf(`SET extra_float_digits = %d; SELECT count(*), coalesce(sum(hashtextextended(ROW(%s)::text, 0)::numeric), 0) FROM ONLY %s x`, digits, columns, table))
+	digits := Digits(source.db.Major, target.db.Major)
+	sum := func(x *session) string {
+		return x.query(fmt.Sprintf(`SET extra_float_digits = %d; SELECT count(*), coalesce(sum(hashtextextended(ROW(%s)::text, 0)::numeric), 0) FROM ONLY %s x`, digits, columns, table))
 	}
-	if source.Major < 11 || target.Major < 11 {
-		sum = func(d *DB) string {
-			return d.Query(fmt.Sprintf(`SET extra_float_digits = %d; SELECT count(*), coalesce(sum(('x' || left(md5(ROW(%s)::text), 15))::bit(60)::bigint::numeric), 0) FROM ONLY %s x`, digits, columns, table))
+	if source.db.Major < 11 || target.db.Major < 11 {
+		sum = func(x *session) string {
+			return x.query(fmt.Sprintf(`SET extra_float_digits = %d; SELECT count(*), coalesce(sum(('x' || left(md5(ROW(%s)::text), 15))::bit(60)::bigint::numeric), 0) FROM ONLY %s x`, digits, columns, table))
 		}
 	}
 	a, b := sum(source), sum(target)
 	if a == b {
 		return
 	}
-	rows := func(d *DB) map[string]int {
+	rows := func(x *session) map[string]int {
 		m := make(map[string]int)
-		for _, r := range strings.Split(d.Query(fmt.Sprintf(`SET extra_float_digits = %d; SELECT left(ROW(%s)::text, 300) || md5(ROW(%s)::text) FROM ONLY %s x`, digits, columns, columns, table)), "\n") {
+		for _, r := range strings.Split(x.query(fmt.Sprintf(`SET extra_float_digits = %d; SELECT left(ROW(%s)::text, 300) || md5(ROW(%s)::text) FROM ONLY %s x`, digits, columns, columns, table)), "\n") {
 			m[r]++
 		}
 		return m
