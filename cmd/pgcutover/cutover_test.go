@@ -12,7 +12,10 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) {
+	pgtest.RaceSteps = true
+	pgtest.Main(m)
+}
 
 // A migration is two databases, the programs, and continuous sync.
 type migration struct {
