@@ -67,6 +67,20 @@ quietly() {
 	return "$status"
 }
 
+# end_children PID ... tells children to end, and waits until they have. Once is not enough: what has just been
+# started is a copy of this shell for a moment, which forgets a signal that this shell has a trap for.
+end_children() {
+	local pid left=yes
+	while [[ $left ]]; do
+		left=''
+		for pid; do
+			if kill "$pid" 2>/dev/null; then left=yes; fi
+		done
+		[[ ! $left ]] || sleep 0.1
+	done
+	for pid; do wait "$pid" 2>/dev/null || true; done
+}
+
 # set_cache sets cache, the folder for what was downloaded. It is not under root's home,
 # because root's servers run as another user, who could not read them there.
 set_cache() {
