@@ -3,6 +3,7 @@ package steps
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -43,11 +44,12 @@ func (m *Migration) Wait(ctx context.Context, state string, lag int64, timeout t
 
 // idleAfter is how long nobody may read the slot before waiting for the target makes no sense. idleLong is the same where the source is in use meanwhile and
 // somebody has read it since: scripts/sync, which pauses for 30 s at most, may be about to start its programs again. soon is for a sync that is just
-// being started.
+// being started, and gone for one that has ended with what it does not start again after.
 const (
 	idleAfter = 5 * time.Second
 	soon      = 10 * time.Second
 	idleLong  = 45 * time.Second
+	gone      = 2 * time.Second
 )
 
 // waitCaughtUp waits until the target is at most lag bytes of WAL behind the source, and has moved. It writes a mark for that: on a source where little happens, a target
@@ -69,12 +71,16 @@ func (m *Migration) waitCaughtUp(ctx context.Context, t *pgx.Conn, stream *progr
 	if _, err := slot.Now(ctx, c); err != nil {
 		return m.Source.Explain(err)
 	}
+	r := reader{migration: m, source: c, target: t, stream: stream.ID, patience: soon, later: idleLong}
+	if err := r.remember(ctx); err != nil {
+		return err
+	}
 	var w watchCarried
 	if err := w.look(ctx, m, c, t, stream); err != nil {
 		return err
 	}
 	behind, said := int64(-1), time.Now()
-	r := reader{migration: m, source: c, target: t, stream: stream.ID, seen: said, patience: soon, later: idleLong}
+	r.seen = said
 	done, err := poll(ctx, timeout, func() (bool, error) {
 		at, err := m.applied(ctx, t, stream.ID)
 		if err != nil {
@@ -131,6 +137,7 @@ type reader struct {
 	who            string    // what was seen, in words
 	// patience is how long nobody may be at work, and later the same from when somebody has been seen.
 	patience, later time.Duration
+	known           time.Time // of the last error that had been recorded when somebody was at work
 }
 
 // look looks once a second, and returns an error if nobody has been at work for too long.
@@ -158,12 +165,22 @@ func (r *reader) look(ctx context.Context) error {
 	switch {
 	case info.Active && applied:
 		r.who, r.seen, r.patience = "the slot is being read", r.looked, r.later
-		return nil
+		return r.remember(ctx)
 	case info.Active:
 		r.who = fmt.Sprintf("slot %q is read, but nobody applies what is read", r.migration.Slot)
 		hint = "Apply it: pgapply <FILE if pgdecode --output keeps it. Otherwise stop that pgdecode first. " + hint
 	default:
 		r.who = fmt.Sprintf("nobody reads slot %q", r.migration.Slot)
+	}
+	if !info.Active && r.patience > gone && time.Since(r.seen) > gone {
+		f, err := r.ended(ctx)
+		if err != nil {
+			return err
+		}
+		if f != nil {
+			return fault.New(fault.Config, "%s any more, so the target cannot catch up: %s has ended with status %d", r.who, f.Program, f.Status).
+				WithDetail("It said: %s", f.Message).WithHint("%s", strings.TrimSpace(f.Hint+" When the cause is gone: scripts/sync "+r.migration.Slot))
+		}
 	}
 	if time.Since(r.seen) > r.patience {
 		return fault.New(fault.Config, "%s, so the target cannot catch up", r.who).WithHint("%s", hint)
@@ -171,11 +188,46 @@ func (r *reader) look(ctx context.Context) error {
 	return nil
 }
 
+// remember notes which errors are known.
+func (r *reader) remember(ctx context.Context) error {
+	list, err := progress.Failures(ctx, r.target, r.stream)
+	if err == nil && len(list) > 0 {
+		r.known = list[0].At
+	}
+	return r.migration.Target.Explain(err)
+}
+
+// ended returns what has ended continuous sync since somebody was at work, if scripts/sync does not start it again
+// after that; nil: nothing is known of that kind.
+func (r *reader) ended(ctx context.Context) (*progress.Failure, error) {
+	list, err := progress.Failures(ctx, r.target, r.stream)
+	if err != nil {
+		return nil, r.migration.Target.Explain(err)
+	}
+	last := make(map[string]*progress.Failure)
+	for i, f := range list {
+		if f.At.After(r.known) {
+			last[f.Program] = &list[i]
+		}
+	}
+	f := last["pgapply"]
+	if f == nil || f.Status == int(fault.Data) { // its stream has not begun, or was cut: by what has ended pgdecode
+		f = last["pgdecode"]
+	}
+	if f == nil || f.Status == int(fault.TryAgain) {
+		return nil, nil
+	}
+	return f, nil
+}
+
 // await waits until the target has applied everything up to an LSN of the source.
 func (m *Migration) await(ctx context.Context, c, t *pgx.Conn, stream int32, lsn format.LSN, timeout time.Duration) error {
 	var at format.LSN
 	said := time.Now()
 	r := reader{migration: m, source: c, target: t, stream: stream, seen: said, patience: idleAfter, later: idleAfter}
+	if err := r.remember(ctx); err != nil {
+		return err
+	}
 	done, err := poll(ctx, timeout, func() (done bool, err error) {
 		if at, err = m.applied(ctx, t, stream); err != nil || at >= lsn {
 			return err == nil, err
