@@ -60,6 +60,25 @@ func run(ctx context.Context, env *cli.Env) error {
 	if err != nil {
 		return err
 	}
+	w := format.NewWriter(out)
+	err = f.decode(ctx, env, r, w)
+	if r.Keeper == nil && ctx.Err() == nil {
+		whose := ""
+		if f.ConfirmFrom != "" { // pgapply is there
+			whose = f.Slot
+		}
+		lastword.Write(w, format.Changes, whose, env.Name, err)
+	}
+	if r.Keeper != nil {
+		if e := r.Keeper.Close(); err == nil {
+			err = e
+		}
+	}
+	return err
+}
+
+// decode writes the stream.
+func (f *flags) decode(ctx context.Context, env *cli.Env, r *receive.Receiver, w *format.Writer) (err error) {
 	// First of all: a shell that opens a FIFO for pgapply's output waits until it is open here.
 	if f.ConfirmFrom != "" {
 		following, stop := context.WithCancel(ctx)
@@ -75,17 +94,7 @@ func run(ctx context.Context, env *cli.Env) error {
 	if r.Until, err = until(ctx, env, r, f.Until); err != nil {
 		return err
 	}
-	w := format.NewWriter(out)
-	err = r.Run(ctx, w)
-	if r.Keeper == nil && ctx.Err() == nil {
-		lastword.Write(w, env.Name, err)
-	}
-	if r.Keeper != nil {
-		if e := r.Keeper.Close(); err == nil {
-			err = e
-		}
-	}
-	return err
+	return r.Run(ctx, w)
 }
 
 // output returns where the stream goes: standard output, or the files that keep it.

@@ -71,6 +71,17 @@ func TestLastErrors_H9(t *testing.T) {
 	if m := last(); m["pgdecode"].Status == 0 || !strings.Contains(m["pgdecode"].Message, slot) {
 		t.Errorf("%+v: %s", m, sync.Errors())
 	}
+	// Ones that have not come so far as to begin a stream: they cannot reach the source.
+	confirmed := filepath.Join(t.TempDir(), "confirmed")
+	if err := os.WriteFile(confirmed, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for program, args := range map[string]string{"pgdecode": " --confirm-from " + confirmed, "pgextract": " --resume"} {
+		status, _, errs := e.Run(nil, "bash", "-o", "pipefail", "-c", "PGSLUICE_SOURCE=postgres://127.0.0.1:1/x "+program+" --slot "+slot+args+" | pgapply")
+		if m := last(); status != 65 || m[program].Status != 75 || !strings.Contains(m[program].Message, "could not connect") || !strings.Contains(errs, "the input is empty") {
+			t.Errorf("status %d, %+v: %s", status, m, errs)
+		}
+	}
 	// And one that cannot read the schema.
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "pg_dump"), []byte("#!/bin/sh\ncase \"$*\" in *version*) echo 'pg_dump (PostgreSQL) 99.0' && exit ;; esac\necho no >&2\nexit 1\n"), 0o755); err != nil {

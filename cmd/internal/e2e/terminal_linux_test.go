@@ -76,7 +76,8 @@ func terminalLoad(t *testing.T, columns, rows int) {
 	}
 
 	// A load, in which another program of the pipe has something to say, is interrupted.
-	p := start(`pgextract --slot "$1" | { head -c 500000; echo "filter: a message of a program that is not ours" >&2; sleep 1000; } | pgapply`)
+	// The shell has a trap, and starts nothing behind the message: else it might forget the signal.
+	p := start(`pgextract --slot "$1" | { trap 'exit 1' INT; exec 9<> <(:); head -c 500000; echo "filter: a message of a program that is not ours" >&2; until read -r -t 0.2 -u 9; do :; done; } | pgapply`)
 	wait("bars, and a message", func() bool {
 		return shows("filter: a message of a program that is not ours", "public.big", "% of 41 tables")
 	})

@@ -14,8 +14,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// kind is the record's number. The body is a map.
-const kind format.Kind = 65
+// number is the record's kind. The body is a map.
+const number format.Kind = 65
 
 // A Failure is what a program has ended with.
 type Failure struct {
@@ -36,25 +36,40 @@ func Of(program string, err error) Failure {
 	return f
 }
 
-// Write writes why the program fails. It is worth no error: a stream that has not begun, or cannot be
-// written to any more, has no place for it, and a signal is no failure.
-func Write(w *format.Writer, program string, err error) {
+// Write writes why the program fails. It is worth no error: a stream that cannot be written to any more
+// has no place for it, and a signal is no failure. One that has not begun gets a header for that, which
+// says of which kind and slot it would have been (see Only): but only where slot is given, by a caller
+// who knows that pgapply reads it.
+func Write(w *format.Writer, kind, slot, program string, err error) {
 	if err == nil || errors.Is(err, cli.ErrStopped) || cli.IsBrokenPipe(err) {
 		return
 	}
+	if w.Totals().Frames == 0 && slot != "" {
+		h := &format.Header{StreamKind: kind, Producer: program + " " + cli.Version(), SystemID: nowhere, Database: "?", Slot: slot}
+		if w.Write(h) != nil {
+			return
+		}
+	}
 	body, e := msgpack.Marshal(Of(program, err))
-	if e != nil || w.Write(&format.Unknown{K: kind, Body: body}) != nil {
+	if e != nil || w.Write(&format.Unknown{K: number, Body: body}) != nil {
 		return
 	}
 	_ = w.Flush()
 }
+
+// nowhere is no server's system identifier.
+const nowhere = "0"
+
+// Only reports whether a stream is of a program that failed before it knew its source: there is nothing
+// in it but why.
+func Only(h *format.Header) bool { return h.SystemID == nowhere }
 
 // most is how long a text of a failure may be: what follows is not for a line of a status.
 const most = 4000
 
 // Read returns the failure that a record tells of, and false if it is another one.
 func Read(r *format.Unknown) (f Failure, ok bool) {
-	if r.K != kind || len(r.Body) > 4*most || msgpack.Unmarshal(r.Body, &f) != nil || f.Program == "" {
+	if r.K != number || len(r.Body) > 4*most || msgpack.Unmarshal(r.Body, &f) != nil || f.Program == "" {
 		return Failure{}, false
 	}
 	return f, true

@@ -54,6 +54,7 @@ type Run struct {
 	streamID int32              // on the target; 0: none
 	loading  *format.Header     // of the load
 	told     []lastword.Failure // by the programs that write the streams
+	unbegun  bool               // one of them failed before its stream began
 }
 
 // grace is how long the program that writes our input may take to end it, when both have been told to stop; and then, once more, how long the target may take
@@ -110,6 +111,9 @@ func (r *Run) streams(ctx context.Context) error {
 		h, ok := rec.(*format.Header)
 		if !ok {
 			return fmt.Errorf("unexpected %v record", rec.Kind())
+		}
+		if lastword.Only(h) {
+			return r.neverBegun(ctx, h)
 		}
 		if r.control == nil {
 			if err := r.connect(ctx); err != nil {
@@ -216,19 +220,11 @@ func (r *Run) explain(err error) error {
 		return nil
 	case errors.Is(err, errGiveUp):
 		return cli.ErrStopped
+	case errors.Is(err, format.ErrTruncated) && r.stopping():
+		return cli.ErrStopped
 	case errors.Is(err, format.ErrEmpty):
-		select {
-		case <-r.Stop:
-			return cli.ErrStopped
-		default:
-		}
 		return fault.New(fault.Data, "the input is empty").WithHint("The program that writes it has failed; its own message says why.")
 	case errors.Is(err, format.ErrTruncated):
-		select {
-		case <-r.Stop:
-			return cli.ErrStopped
-		default:
-		}
 		return r.cut(err)
 	case errors.Is(err, format.ErrNotStream):
 		return fault.New(fault.Data, "the input is %w", format.ErrNotStream).WithHint("pgextract and pgdecode write one. Is the input compressed or encrypted?")

@@ -77,6 +77,29 @@ func (r *Run) cut(err error) error {
 	return e
 }
 
+// together is how long after the end of a stream a signal may come that has ended it: the other
+// programs of the pipe, who get it as well, may be quicker.
+const together = 500 * time.Millisecond
+
+// stopping reports whether a stream without an end is what a signal has made of it.
+func (r *Run) stopping() bool {
+	wait := together
+	if len(r.told) > 0 { // its writer says why it has failed
+		wait = 0
+	}
+	select {
+	case <-r.Stop:
+		return true
+	case <-time.After(wait):
+	}
+	select {
+	case <-r.Stop:
+		return true
+	default:
+		return false
+	}
+}
+
 // isStopped reports whether an error is only what a signal has made of the work.
 func (r *Run) isStopped(ctx context.Context, err error) bool {
 	select {
@@ -96,11 +119,42 @@ func (r *Run) heard(rec *format.Unknown) {
 	}
 }
 
+// neverBegun takes note of why the stream of a slot has not begun. For people the input is empty; the
+// target is only looked at to write it down there, if it knows the slot.
+func (r *Run) neverBegun(ctx context.Context, h *format.Header) error {
+	r.unbegun = true
+	for {
+		rec, err := r.reader.Next()
+		if err != nil {
+			break
+		}
+		if x, ok := rec.(*format.Unknown); ok {
+			r.heard(x)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if r.control == nil {
+		c, err := r.Server.Connect(ctx)
+		if err != nil {
+			return format.ErrEmpty
+		}
+		r.control = c
+	}
+	if progress.Trust(ctx, r.control) == nil {
+		list, err := progress.Streams(ctx, r.control, h.Slot)
+		if err == nil && len(list) == 1 && list[0].Key.Slot == h.Slot {
+			r.streamID = list[0].ID
+		}
+	}
+	return format.ErrEmpty
+}
+
 // record writes down on the target why programs have ended, for whoever looks at the status. It is
 // not worth another failure: where it cannot be written, standard error has it.
 func (r *Run) record(ctx context.Context, err error) {
 	list := r.told
-	if err != nil {
+	if err != nil && !r.unbegun {
 		list = append(list, lastword.Of("pgapply", err))
 	}
 	if r.streamID == 0 || len(list) == 0 {

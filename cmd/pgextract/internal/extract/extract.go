@@ -102,6 +102,16 @@ func changedError(changed map[uint32]*catalog.Table) *fault.Error {
 // run writes one stream. It returns its tables, and those that could not be read because they had changed.
 func (l *Load) run(ctx context.Context, out io.Writer) (tables []*catalog.Table, changed map[uint32]*catalog.Table, err error) {
 	began := time.Now()
+	w := format.NewWriter(out)
+	defer func() {
+		if ctx.Err() == nil {
+			whose := ""
+			if l.Resume { // pgapply was there, at least
+				whose = l.Slot
+			}
+			lastword.Write(w, format.Load, whose, "pgextract", err)
+		}
+	}()
 	c, id, snapshot, err := l.begin(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -128,12 +138,6 @@ func (l *Load) run(ctx context.Context, out io.Writer) (tables []*catalog.Table,
 		l.sayMissing(parts, left)
 		parts = left
 	}
-	w := format.NewWriter(out)
-	defer func() {
-		if ctx.Err() == nil {
-			lastword.Write(w, "pgextract", err)
-		}
-	}()
 	header := l.header(id, snapshot, tables, parts, began)
 	if err := writeError(w.Write(header)); err != nil {
 		return nil, nil, err
