@@ -12,6 +12,7 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/cli"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/manual"
 	"github.com/pgsluice/pgsluice/cmd/internal/meter"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/screen"
@@ -24,19 +25,38 @@ import (
 func main() { os.Exit(cli.Main("pgapply", run)) }
 
 type flags struct {
-	Target         string           `placeholder:"URI" help:"The target database: a URI or keywords. Default: PGSLUICE_TARGET, else libpq's environment."`
-	Jobs           int              `placeholder:"N" help:"How many sessions write: so many indexes are built, and so many groups of changes written, at the same time. Default: 4 for indexes, 1 for changes."`
-	Rename         []string         `placeholder:"OLD=NEW" help:"Apply a schema, or a table given as schema.table, under another name."`
-	Constraints    string           `enum:"now,cutover,auto" default:"auto" placeholder:"WHEN" help:"When foreign keys and triggers are created: now (when everything is loaded) or cutover. Default: at cutover if the load belongs to a slot."`
-	RebuildIndexes bool             `help:"If the schema was created by hand (pgextract --data-only): drop its indexes first, and build them when the rows are there."`
-	Encoding       string           `placeholder:"NAME" help:"What the text of an SQL_ASCII source is encoded in. The target converts it."`
-	OnConflict     string           `enum:"error,skip,overwrite" default:"error" placeholder:"POLICY" help:"What to do about a change that does not fit the target's rows: error (stop, the default), skip (leave them as they are) or overwrite (make them what the source has). What is skipped or overwritten is recorded in pgsluice.conflicts."`
-	Adopt          bool             `help:"Apply changes also to a target that pgapply has not loaded: it already has the rows as of the stream's start, copied by other means."`
-	SkipLSN        []string         `name:"skip-lsn" placeholder:"LSN" help:"Do not apply the transaction with this commit LSN; its changes are recorded in pgsluice.conflicts."`
-	Check          bool             `help:"Change nothing and need no target: check the streams to their end, and print a summary to standard error."`
-	To             string           `enum:",json" default:"" placeholder:"FORMAT" help:"Change nothing and need no target: print the records to standard output, one a line. The format is json."`
-	LogFormat      string           `enum:"text,json" default:"text" placeholder:"FORMAT" help:"How messages are written to standard error: text or json."`
-	Version        kong.VersionFlag `help:"Print the version."`
+	Target string `group:"connection" placeholder:"URI" help:"The target database: a URI or keywords. Default: PGSLUICE_TARGET, else libpq's variables."`
+
+	Rename         []string `group:"what" placeholder:"OLD=NEW" help:"Apply a schema, or a table given as schema.table, under another name. May be repeated."`
+	Constraints    string   `group:"what" enum:"now,cutover,auto" default:"auto" placeholder:"WHEN" help:"When to create foreign keys and triggers: now (after the load), cutover or auto. Default: auto, which is cutover for a load that belongs to a slot, else now."`
+	RebuildIndexes bool     `group:"what" help:"For a schema created by hand (pgextract --data-only): drop the indexes, and rebuild those of each table after its rows are loaded."`
+	Encoding       string   `group:"what" placeholder:"NAME" help:"The encoding of the text of an SQL_ASCII source. The target converts it."`
+
+	Jobs int `group:"parallel" placeholder:"N" help:"Build this many indexes, and write this many groups of changes, at the same time. Default: 4 for indexes, 1 for changes."`
+
+	Adopt bool `group:"resume" help:"Apply changes to a target that pgapply has not loaded. It must have the rows as of the stream's start."`
+
+	OnConflict string   `group:"conflicts" enum:"error,skip,overwrite" default:"error" placeholder:"POLICY" help:"What to do with a change that does not fit the target's rows: error (stop), skip (keep the target's row) or overwrite (take the source's). The target records the last two in pgsluice.conflicts. Default: error."`
+	SkipLSN    []string `group:"conflicts" name:"skip-lsn" placeholder:"LSN" help:"Do not apply the transaction with this commit LSN, but record its changes in pgsluice.conflicts. May be repeated."`
+
+	Check     bool   `group:"output" help:"Read the streams to their end, and print a summary to standard error. Needs no target, and changes nothing."`
+	To        string `group:"output" enum:",json" default:"" placeholder:"FORMAT" help:"Print each record as one line in this format, which is json. Needs no target, and changes nothing."`
+	LogFormat string `group:"output" enum:"text,json" default:"text" placeholder:"FORMAT" help:"Messages on standard error: text or json. Default: text."`
+
+	Version kong.VersionFlag `group:"other" help:"Print version, commit and date."`
+}
+
+var about = manual.Manual{
+	Does: "Apply the streams on standard input, full loads and changes, to the target database.",
+	Examples: []manual.Example{
+		{Does: "Load a database:", Command: "pgextract --slot mig | pgapply"},
+		{Does: "Check a file before you rely on it:", Command: "pgapply --check < load.pgs"},
+		{Does: "Go on after a row that the target already has, and record it:", Command: "pgdecode --slot mig --until now | pgapply --on-conflict skip"},
+	},
+	Exits: map[fault.Status]string{
+		fault.OK:   "Success: all that the input has is applied, and durable.",
+		fault.Data: "The input is not a stream, is damaged or cut, or lacks parts of a load. What was complete is applied.",
+	},
 }
 
 // garbage is how much of it may lie about, in percent of what is alive, before it is collected: half of Go's default. It counts when very many transactions are in
@@ -45,7 +65,7 @@ const garbage = 50
 
 func run(ctx context.Context, env *cli.Env) error {
 	var f flags
-	if _, err := env.Parse(&f, "Apply the streams on standard input, full loads and changes, to the target database."); err != nil {
+	if _, err := env.Parse(&f, about); err != nil {
 		return err
 	}
 	if os.Getenv("GOGC") == "" {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/cli"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/manual"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/screen"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
@@ -20,64 +21,93 @@ import (
 
 func main() { os.Exit(cli.Main("pgcutover", run)) }
 
+// The commands are in the order of the night, which is the one that --help shows.
 type flags struct {
-	Source    string           `placeholder:"URI" help:"The source database: a URI or keywords. Default: PGSLUICE_SOURCE, else libpq's environment."`
-	Target    string           `placeholder:"URI" help:"The target database. Default: PGSLUICE_TARGET, else libpq's environment."`
-	Slot      string           `placeholder:"NAME" help:"The slot of the migration. Default: the only one that there is; cleanup has to be told."`
-	LogFormat string           `enum:"text,json" default:"text" placeholder:"FORMAT" help:"How messages are written to standard error: text or json."`
-	Version   kong.VersionFlag `help:"Print the version."`
+	Source    string           `group:"connection" placeholder:"URI" help:"The source database: a URI or keywords. Default: PGSLUICE_SOURCE, else libpq's variables."`
+	Target    string           `group:"connection" placeholder:"URI" help:"The target database: a URI or keywords. Default: PGSLUICE_TARGET, else libpq's variables."`
+	Slot      string           `group:"connection" placeholder:"NAME" help:"The slot of the migration. Default: the only one. cleanup needs it."`
+	LogFormat string           `group:"output" enum:"text,json" default:"text" placeholder:"FORMAT" help:"Messages on standard error: text or json. Default: text."`
+	Version   kong.VersionFlag `group:"other" help:"Print version, commit and date."`
 
-	Check  struct{} `cmd:"" help:"Look at source, target and the pair: every finding with its remedy."`
+	Check struct{} `cmd:"" group:"before" help:"Examine source and target. Each finding has its remedy. Changes nothing."`
+	DDL   struct {
+		Install   struct{} `cmd:"" group:"before" help:"Write each change of the source's schema into the stream, for the target to execute. Needs a superuser."`
+		Check     struct{} `cmd:"" group:"before" help:"Say whether ddl install is in force."`
+		Uninstall struct{} `cmd:"" group:"after" help:"Remove what ddl install has created."`
+	} `cmd:"" name:"ddl" help:"Carry changes of the schema to the target during the migration."`
 	Status struct {
-		JSON  bool          `name:"json" help:"For programs: all that is known, as JSON."`
-		Get   string        `placeholder:"FIELD" help:"For scripts: print one field of what --json has, like state or source_slot.active, and nothing else: a word as it is, anything else as JSON; LIST.count is how many a list has. Fails if it cannot be known. The source is asked only for what the target does not know."`
-		Watch bool          `help:"Again and again, on a terminal in the same place, until interrupted."`
-		Every time.Duration `default:"2s" placeholder:"TIME" help:"How often --watch looks (2s)."`
-	} `cmd:"" help:"Say how the migration stands."`
-	Wait struct {
-		For     string        `arg:"" enum:"loaded,caught-up" help:"loaded: the full load is complete. caught-up: the target is at most --lag behind, and takes what comes."`
-		Lag     string        `default:"64kB" placeholder:"SIZE" help:"How much WAL the target may be behind (64kB)."`
-		Timeout time.Duration `default:"0s" placeholder:"TIME" help:"Give up after this long. Default: never."`
-	} `cmd:"" help:"Wait until the full load is complete, or the target has caught up."`
+		JSON  bool          `group:"output" name:"json" help:"Print everything as JSON, for programs."`
+		Get   string        `group:"output" placeholder:"FIELD" help:"Print one field of --json, such as state or source_slot.active. Words are printed as they are, all else as JSON. LIST.count is a list's length. Fails if the field is unknown."`
+		Watch bool          `group:"output" help:"Repeat until interrupted. On a terminal, in the same place."`
+		Every time.Duration `group:"output" default:"2s" placeholder:"TIME" help:"The interval of --watch. Default: 2s."`
+	} `cmd:"" group:"before" help:"Show the state of the migration: lag, tables, errors, what is missing."`
 	Missing struct {
-		JSON         bool     `name:"json" help:"For programs: each line with its id, kind, name, cause, remedy and statements."`
-		SQL          bool     `name:"sql" help:"Only the statements that mend it, to be executed on the target by psql."`
-		Retry        bool     `help:"First try again to create what the load could not create, where that reads no rows."`
-		AllowMissing []string `placeholder:"ID" help:"This line may stay as it is, from now on: it holds up no cutover. May be repeated."`
-	} `cmd:"" help:"Say what the target lacks of the source, or has otherwise, and what to do about it. Exits with 0 if that is nothing, with 1 if it is something."`
+		JSON         bool     `group:"output" name:"json" help:"Print each line as JSON: id, kind, name, cause, remedy and statements."`
+		SQL          bool     `group:"output" name:"sql" help:"Print only the statements to execute on the target with psql."`
+		Retry        bool     `group:"what" help:"First try again to create what the load could not create, where that reads no rows."`
+		AllowMissing []string `group:"what" placeholder:"ID" help:"Accept this line from now on, so that it does not stop the cutover. May be repeated."`
+	} `cmd:"" group:"before" help:"List what the target lacks, or has otherwise than the source, with cause and remedy. Exits with 0 if nothing is missing, else with 1."`
+	Wait struct {
+		For     string        `arg:"" enum:"loaded,caught-up" help:"loaded: the full load is complete. caught-up: the target is at most --lag behind, and applies changes."`
+		Lag     string        `group:"what" default:"64kB" placeholder:"SIZE" help:"How much WAL the target may be behind. Default: 64kB."`
+		Timeout time.Duration `group:"other" default:"0s" placeholder:"TIME" help:"Give up after this time. Default: never."`
+	} `cmd:"" group:"night" help:"Wait until the full load is complete, or the target has caught up."`
 	Fence struct {
-		Check        bool          `help:"Only look whether the source may be closed, while it stays open."`
-		AllowOrphans bool          `help:"Close it although rows of it may violate foreign keys."`
-		AllowMissing []string      `placeholder:"ID" help:"Go on although this line of pgcutover missing is there. May be repeated."`
-		Timeout      time.Duration `default:"1m" placeholder:"TIME" help:"Give up when a lock of others has stood in the way for this long (1m)."`
-	} `cmd:"" help:"Stop all writing to the source, and keep it stopped. Refused as long as something is missing on the target."`
-	Unfence struct{} `cmd:"" help:"Let the source be written to again."`
-	Drain   struct {
-		Timeout time.Duration `default:"1m" placeholder:"TIME" help:"Give up after this long (1m)."`
-	} `cmd:"" help:"Wait until the target has everything that the fenced source had."`
-	Open struct {
-		AllowMissing []string      `placeholder:"ID" help:"Go on although this line of pgcutover missing is there. May be repeated."`
-		Timeout      time.Duration `default:"1m" placeholder:"TIME" help:"Give up when a lock of others has stood in the way for this long (1m)."`
-	} `cmd:"" help:"Make the target fit for writing: sequences, foreign keys, triggers; nothing more is applied."`
-	Finish struct{} `cmd:"" help:"Open, then validate foreign keys, refresh materialized views and analyze."`
+		Check        bool          `group:"what" help:"Only report whether the source can be closed. It stays open."`
+		AllowOrphans bool          `group:"what" help:"Close the source although its rows may violate foreign keys."`
+		AllowMissing []string      `group:"what" placeholder:"ID" help:"Accept this line of pgcutover missing. May be repeated."`
+		Timeout      time.Duration `group:"other" default:"1m" placeholder:"TIME" help:"Give up when another session's lock blocks this step for so long. Default: 1m."`
+	} `cmd:"" group:"night" help:"Stop all writes to the source until unfence. Refused while something is missing on the target."`
+	Drain struct {
+		Timeout time.Duration `group:"other" default:"1m" placeholder:"TIME" help:"Give up after this time. Default: 1m."`
+	} `cmd:"" group:"night" help:"Wait until the target has every change of the fenced source."`
 	Verify struct {
-		Jobs          int    `default:"2" placeholder:"N" help:"How many tables are compared at the same time (2)."`
-		Ready         string `placeholder:"FILE" help:"Create this file when the snapshots are taken: from then on the target may be written to."`
-		OnlyDifferent bool   `help:"Print no line for a table that is equal."`
-	} `cmd:"" help:"Compare every row of every table, as of the moment when the source was drained. Exits with 0 if all are equal, with 1 if they differ, and with another status if that could not be found out."`
-	DDL struct {
-		Install   struct{} `cmd:"" help:"Have each statement that changes the source's schema written into the stream, to be executed on the target. Needs a superuser."`
-		Uninstall struct{} `cmd:"" help:"Undo that."`
-		Check     struct{} `cmd:"" help:"Say whether it is so."`
-	} `cmd:"" name:"ddl" help:"Carry changes of the schema over while the migration runs."`
+		Jobs          int    `group:"parallel" default:"2" placeholder:"N" help:"Compare this many tables at the same time. Default: 2."`
+		Ready         string `group:"output" placeholder:"FILE" help:"Create this file when the snapshots exist. The target may be written to from then on."`
+		OnlyDifferent bool   `group:"output" help:"Do not print equal tables."`
+	} `cmd:"" group:"night" help:"Compare every row of every table, as of the drained source. Exits with 0 if all are equal, with 1 if rows differ, and with another status if the comparison failed."`
+	Open struct {
+		AllowMissing []string      `group:"what" placeholder:"ID" help:"Accept this line of pgcutover missing. May be repeated."`
+		Timeout      time.Duration `group:"other" default:"1m" placeholder:"TIME" help:"Give up when another session's lock blocks this step for so long. Default: 1m."`
+	} `cmd:"" group:"night" help:"Open the target for writing: set sequences, create foreign keys and triggers, end sync."`
+	Finish  struct{} `cmd:"" group:"night" help:"Open, then validate foreign keys, refresh materialized views and analyze."`
+	Unfence struct{} `cmd:"" group:"back" help:"Allow writes to the source again."`
 	Cleanup struct {
-		Force bool `help:"Also if the cutover has not been finished: the migration is given up."`
-	} `cmd:"" help:"Remove slot, publications, and the state on the target."`
+		Force bool `group:"what" help:"Also before the cutover is finished. This gives up the migration."`
+	} `cmd:"" group:"after" help:"Remove slot, publications, and the state on the target."`
+}
+
+var about = manual.Manual{
+	Does: "The steps of a cutover. Each step can be repeated. scripts/cutover runs them in order.",
+	Examples: []manual.Example{
+		{Does: "See what prevents a migration, and what to do about it:", Command: "pgcutover check"},
+		{Does: "Watch load and sync:", Command: "pgcutover status --slot mig --watch"},
+		{Does: "Read one field in a script:", Command: "pgcutover status --slot mig --get state"},
+		{Does: "Carry changes of the schema from now on:", Command: "pgcutover ddl install --slot mig"},
+		{Does: "Get the statements that create what is missing:", Command: "pgcutover missing --slot mig --sql > missing.sql"},
+		{Does: "Wait for the end of the full load:", Command: "pgcutover wait loaded --slot mig"},
+		{Does: "Wait until sync is less than 1 MB behind:", Command: "pgcutover wait caught-up --slot mig --lag 1MB"},
+		{Does: "Ask whether the source can be closed, and leave it open:", Command: "pgcutover fence --slot mig --check"},
+		{Does: "Close the source:", Command: "pgcutover fence --slot mig"},
+		{Does: "Wait for the last change:", Command: "pgcutover drain --slot mig"},
+		{Does: "Print only what differs:", Command: "pgcutover verify --slot mig --only-different"},
+		{Does: "Open the target:", Command: "pgcutover open --slot mig"},
+		{Does: "Validate foreign keys and analyze:", Command: "pgcutover finish --slot mig"},
+		{Does: "Give the source back to the application:", Command: "pgcutover unfence --slot mig"},
+		{Does: "Stop carrying changes of the schema:", Command: "pgcutover ddl uninstall --slot mig"},
+		{Does: "Ask whether changes of the schema are carried:", Command: "pgcutover ddl check --slot mig"},
+		{Does: "Remove all traces of a finished migration:", Command: "pgcutover cleanup --slot mig"},
+	},
+	Exits: map[fault.Status]string{
+		fault.OK:     "Success. The step is done.",
+		fault.Failed: "Failure. verify: rows differ. missing: the list is not empty.",
+		fault.Data:   "",
+	},
 }
 
 func run(ctx context.Context, env *cli.Env) error {
 	var f flags
-	k, err := env.Parse(&f, "The steps of a cutover. Each may be repeated.")
+	k, err := env.Parse(&f, about)
 	if err != nil {
 		return err
 	}

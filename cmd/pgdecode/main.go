@@ -15,6 +15,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/identity"
 	"github.com/pgsluice/pgsluice/cmd/internal/lastword"
+	"github.com/pgsluice/pgsluice/cmd/internal/manual"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
@@ -26,21 +27,36 @@ import (
 func main() { os.Exit(cli.Main("pgdecode", run)) }
 
 type flags struct {
-	Source        string           `placeholder:"URI" help:"The source database: a URI or keywords. Default: PGSLUICE_SOURCE, else libpq's environment."`
-	Slot          string           `required:"" placeholder:"NAME" help:"The replication slot to read."`
-	Publication   []string         `placeholder:"NAME" help:"The publications to decode. Default: the one with the slot's name."`
-	ConfirmFrom   string           `placeholder:"FILE" help:"Acknowledge to the slot what pgapply prints into this file or FIFO. Without it nothing is acknowledged, and the source keeps its WAL. A slot is acknowledged for one target only."`
-	Output        string           `placeholder:"FILE" help:"Keep the stream in this file instead, and acknowledge what has reached the disk. It goes on where the file ends, also after a crash."`
-	Rotate        string           `placeholder:"SIZE" help:"With --output: begin a new file whenever one has this size (1GB). Their names, FILE and the LSN they begin at, sort in order: cat FILE.* | pgapply."`
-	Until         string           `placeholder:"LSN|now" help:"End at the first transaction boundary at or after this LSN. Default: never."`
-	ForceTerminal bool             `help:"Write the stream even to a terminal."`
-	LogFormat     string           `enum:"text,json" default:"text" placeholder:"FORMAT" help:"How messages are written to standard error: text or json."`
-	Version       kong.VersionFlag `help:"Print the version."`
+	Source string `group:"connection" placeholder:"URI" help:"The source database: a URI or keywords. Default: PGSLUICE_SOURCE, else libpq's variables."`
+
+	Slot        string   `group:"what" required:"" placeholder:"NAME" help:"Read this replication slot."`
+	Publication []string `group:"what" placeholder:"NAME" help:"Decode this publication. May be repeated. Default: the slot's name."`
+	Until       string   `group:"what" placeholder:"LSN|now" help:"Stop at the first transaction boundary at or after this LSN, or after the present one (now). Default: never."`
+
+	ConfirmFrom string `group:"resume" placeholder:"FILE" help:"Read what pgapply prints from this file or FIFO, and acknowledge to the slot what is durable on the target. Without it, the source keeps its WAL. A slot serves one target."`
+
+	Output        string `group:"output" placeholder:"FILE" help:"Write the stream to this file, and acknowledge what is on disk. The same command continues at the file's end, also after a crash."`
+	Rotate        string `group:"output" placeholder:"SIZE" help:"With --output: start a new file at this size, such as 1GB. Each name is FILE and a start LSN, and the names sort in order: cat FILE.* | pgapply."`
+	ForceTerminal bool   `group:"output" help:"Write the stream even to a terminal."`
+	LogFormat     string `group:"output" enum:"text,json" default:"text" placeholder:"FORMAT" help:"Messages on standard error: text or json. Default: text."`
+
+	Version kong.VersionFlag `group:"other" help:"Print version, commit and date."`
+}
+
+var about = manual.Manual{
+	Does: "Write the changes of a replication slot as a stream to standard output.",
+	Examples: []manual.Example{
+		{Does: "Sync continuously through a FIFO named applied; scripts/sync does the same and starts again after a failure:",
+			Command: "pgdecode --slot mig --confirm-from applied | pgapply > applied"},
+		{Does: "Apply the changes up to now:", Command: "pgdecode --slot mig --until now | pgapply"},
+		{Does: "Keep the changes in files while the target is away:", Command: "pgdecode --slot mig --output changes.pgs --rotate 1GB"},
+	},
+	Exits: map[fault.Status]string{fault.OK: "Success: the stream is complete.", fault.Data: "The file of --output is not a stream, or is damaged."},
 }
 
 func run(ctx context.Context, env *cli.Env) error {
 	var f flags
-	if _, err := env.Parse(&f, "Write the changes of a replication slot as a stream to standard output."); err != nil {
+	if _, err := env.Parse(&f, about); err != nil {
 		return err
 	}
 	// One thing is done after the other, and often waited for. More processors would only hand it around: measured at a thousand small transactions a second,

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/cli"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/manual"
 	"github.com/pgsluice/pgsluice/cmd/internal/meter"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/screen"
@@ -19,33 +20,48 @@ import (
 func main() { os.Exit(cli.Main("pgextract", run)) }
 
 type flags struct {
-	Source           string           `placeholder:"URI" help:"The source database: a URI or keywords. Default: PGSLUICE_SOURCE, else libpq's environment."`
-	Slot             string           `placeholder:"NAME" help:"The replication slot that continuous sync will go on from; it is created, or adopted. Without it the load is complete in itself."`
-	Publication      string           `placeholder:"NAME" help:"The publication of the tables; it is created, or adopted. Default: the slot's name."`
-	Failover         bool             `help:"Have the slot copied to the source's standbys, so that it survives a failover (17 and newer; a standby copies slots if it has sync_replication_slots = on)."`
-	Jobs             int              `placeholder:"N" default:"4" help:"How many connections read tables (4)."`
-	Schema           []string         `sep:"none" placeholder:"PATTERN" help:"Only schemas that match, as in pg_dump. May be repeated, as may the following ones."`
-	Table            []string         `sep:"none" placeholder:"PATTERN" help:"Only tables (views, sequences) that match, with their partitions; the schemas and types that they need must be on the target."`
-	ExcludeTable     []string         `sep:"none" placeholder:"PATTERN" help:"Without tables that match."`
-	ExcludeTableData []string         `sep:"none" placeholder:"PATTERN" help:"Without the rows of tables that match, and without their changes."`
-	Resume           bool             `help:"Leave out what the target has already, which is asked for it."`
-	Target           string           `placeholder:"URI" help:"The target database, for --resume. Default: PGSLUICE_TARGET."`
-	Reload           bool             `help:"Have the tables, which must be named by --table, emptied on the target and loaded again. Sync must be stopped for that long."`
-	Hold             bool             `help:"Make slot and snapshot, print both (a line each: what it is, a tab, the value), and hold the snapshot until interrupted, for others that read it by --snapshot."`
-	Snapshot         string           `placeholder:"ID" help:"Read the snapshot that another pgextract holds."`
-	Part             string           `placeholder:"I/N" help:"Read only the i-th of n parts of the snapshot, which n processes read together."`
-	DataOnly         bool             `help:"Leave out the schema: it has been created on the target beforehand."`
-	NoOwner          bool             `help:"Do not set the owners of objects."`
-	NoACL            bool             `name:"no-acl" help:"Do not set access privileges."`
-	Format           string           `enum:"auto,text,binary" default:"auto" placeholder:"FORMAT" help:"COPY format: auto (chosen for each table), text or binary."`
-	ForceTerminal    bool             `help:"Write the stream even to a terminal."`
-	LogFormat        string           `enum:"text,json" default:"text" placeholder:"FORMAT" help:"How messages are written to standard error: text or json."`
-	Version          kong.VersionFlag `help:"Print the version."`
+	Source string `group:"connection" placeholder:"URI" help:"The source database: a URI or keywords. Default: PGSLUICE_SOURCE, else libpq's variables."`
+	Target string `group:"connection" placeholder:"URI" help:"The target database, which only --resume asks. Default: PGSLUICE_TARGET."`
+
+	Slot             string   `group:"what" placeholder:"NAME" help:"Create this replication slot, or adopt it, for continuous sync. Without a slot, no changes can follow the load."`
+	Publication      string   `group:"what" placeholder:"NAME" help:"Create or adopt this publication. Default: the slot's name."`
+	Failover         bool     `group:"what" help:"Let standbys synchronize the slot, so that it survives a failover. Needs 17 or newer, and sync_replication_slots = on on the standby."`
+	Schema           []string `group:"what" sep:"none" placeholder:"PATTERN" help:"Read only matching schemas. Patterns are those of pg_dump. May be repeated."`
+	Table            []string `group:"what" sep:"none" placeholder:"PATTERN" help:"Read only matching tables, views and sequences, with their partitions. Their schemas and types must exist on the target. May be repeated."`
+	ExcludeTable     []string `group:"what" sep:"none" placeholder:"PATTERN" help:"Leave out matching tables. May be repeated."`
+	ExcludeTableData []string `group:"what" sep:"none" placeholder:"PATTERN" help:"Leave out rows and changes of matching tables. May be repeated."`
+	DataOnly         bool     `group:"what" help:"Leave out the schema: the target already has it."`
+	NoOwner          bool     `group:"what" help:"Do not set owners."`
+	NoACL            bool     `group:"what" name:"no-acl" help:"Do not set privileges."`
+
+	Jobs     int    `group:"parallel" placeholder:"N" default:"4" help:"Read tables over this many connections. Default: 4."`
+	Hold     bool   `group:"parallel" help:"Create slot and snapshot, print them, and hold the snapshot until interrupted. Each line is a key, a tab and a value."`
+	Snapshot string `group:"parallel" placeholder:"ID" help:"Read the snapshot that another pgextract holds."`
+	Part     string `group:"parallel" placeholder:"I/N" help:"Read only part I of N of the snapshot. N processes together read all of it."`
+
+	Resume bool `group:"resume" help:"Ask the target what it has, and read only the rest."`
+	Reload bool `group:"resume" help:"Empty the tables named by --table on the target, and load them again. Stop sync first."`
+
+	Format        string `group:"output" enum:"auto,text,binary" default:"auto" placeholder:"FORMAT" help:"COPY format: auto, text or binary. Default: auto, which chooses for each table."`
+	ForceTerminal bool   `group:"output" help:"Write the stream even to a terminal."`
+	LogFormat     string `group:"output" enum:"text,json" default:"text" placeholder:"FORMAT" help:"Messages on standard error: text or json. Default: text."`
+
+	Version kong.VersionFlag `group:"other" help:"Print version, commit and date."`
+}
+
+var about = manual.Manual{
+	Does: "Write a full load of a database, schema and rows of one snapshot, as a stream to standard output.",
+	Examples: []manual.Example{
+		{Does: "Load a database, and keep a slot for continuous sync:", Command: "pgextract --slot mig | pgapply"},
+		{Does: "Continue a load that was interrupted:", Command: "pgextract --slot mig --resume | pgapply"},
+		{Does: "Load one table again, while sync is stopped:", Command: "pgextract --slot mig --table public.orders --reload | pgapply"},
+	},
+	Exits: map[fault.Status]string{fault.OK: "Success: the stream is complete.", fault.Data: ""},
 }
 
 func run(ctx context.Context, env *cli.Env) error {
 	var f flags
-	if _, err := env.Parse(&f, "Write a full load of a database, schema and rows of one snapshot, as a stream to standard output."); err != nil {
+	if _, err := env.Parse(&f, about); err != nil {
 		return err
 	}
 	env.SetLogFormat(f.LogFormat)

@@ -14,7 +14,6 @@ import (
 	"os/signal"
 	"reflect"
 	"regexp"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,6 +23,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/manual"
 	"github.com/pgsluice/pgsluice/cmd/internal/screen"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
@@ -220,14 +220,12 @@ func (exitOK) Error() string { return "done" }
 
 // Parse parses the arguments into flags, a pointer to a struct with kong's tags. Help and version are what was asked for, and go to
 // standard output; a wrong usage is an error like any other.
-func (env *Env) Parse(flags any, description string, options ...kong.Option) (*kong.Context, error) {
+func (env *Env) Parse(flags any, m manual.Manual) (*kong.Context, error) {
 	exited := false
-	p, err := kong.New(flags, append([]kong.Option{
-		kong.Name(env.Name), kong.Description(description),
-		kong.Writers(env.Stdout, env.Stderr), kong.Exit(func(int) { exited = true }),
-		kong.Vars{"version": env.Name + " " + Version()},
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),
-	}, options...)...)
+	p, err := kong.New(flags, append(m.Options(),
+		kong.Name(env.Name), kong.Writers(env.Stdout, env.Stderr), kong.Exit(func(int) { exited = true }),
+		kong.Vars{"version": env.Name + " " + Build(), "number": Version(), "date": Date()},
+	)...)
 	if err != nil {
 		return nil, err // a mistake in our own tags
 	}
@@ -265,24 +263,6 @@ var passwords = regexp.MustCompile(`(://)\S*@|(password\s*=\s*)\S+`)
 
 // withoutPasswords takes out of a message what a connection string in a wrong place has brought into it.
 func withoutPasswords(msg string) string { return passwords.ReplaceAllString(msg, "$1$2…") }
-
-// Version returns the version that this program was built from.
-func Version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	v := info.Main.Version
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" && (v == "" || v == "(devel)") {
-			v = "devel " + s.Value[:min(12, len(s.Value))]
-		}
-	}
-	if v == "" || v == "(devel)" {
-		v = "devel"
-	}
-	return v
-}
 
 // IsPipe reports whether a standard stream is a pipe.
 func IsPipe(stream any) bool {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/cli"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/manual"
 )
 
 // run runs a program in-process, with arguments.
@@ -122,7 +123,7 @@ func TestControlCharacters_P11(t *testing.T) {
 	}
 	// Usage errors repeat what was typed.
 	_, _, errs = run(func(_ context.Context, env *cli.Env) error {
-		_, err := env.Parse(new(struct{}), "Does it.")
+		_, err := env.Parse(new(struct{}), manual.Manual{Does: "Does it."})
 		return err
 	}, "--"+s)
 	if strings.ContainsAny(errs, "\x1b\u009b\u202e") || strings.Contains(errs, "\xff") || strings.Count(errs, "\n") != 2 {
@@ -141,7 +142,7 @@ type flags struct {
 func TestParse(t *testing.T) {
 	parse := func(args ...string) (f flags, status int, stdout, stderr string) {
 		status, stdout, stderr = run(func(_ context.Context, env *cli.Env) error {
-			if _, err := env.Parse(&f, "Does it."); err != nil {
+			if _, err := env.Parse(&f, manual.Manual{Does: "Does it."}); err != nil {
 				return err
 			}
 			fmt.Fprint(env.Stdout, "work")
@@ -161,7 +162,7 @@ func TestParse(t *testing.T) {
 		}
 	}
 	_, status, out, errs = parse("--version")
-	if status != 0 || errs != "" || out != "prog "+cli.Version()+"\n" {
+	if status != 0 || errs != "" || out != "prog "+cli.Build()+"\n" {
 		t.Errorf("status %d, output %q, errors %q", status, out, errs)
 	}
 	for _, c := range []struct {

@@ -26,34 +26,73 @@ func help(t *testing.T, args ...string) string {
 
 var flag = regexp.MustCompile(`--[a-z][a-z-]+`)
 
-// The four programs use the same words for the same things, and each says what it does without a server, a terminal or an input.
+// The four programs use the same words for the same things, and each says what it does without a
+// server, a terminal or an input: flags by group, examples, exit statuses, in 80 columns.
 func TestHelp(t *testing.T) {
-	for name, want := range map[string]string{
-		"pgextract": "--data-only --force-terminal --format --help --jobs --log-format --no-acl --no-owner --publication --slot --source --version",
-		"pgdecode":  "--confirm-from --force-terminal --help --log-format --publication --slot --source --until --version",
-		"pgapply":   "--help --jobs --log-format --rename --target --version",
-		"pgcutover": "--help --log-format --slot --source --target --version",
+	for name, want := range map[string]struct{ groups, flags, exits string }{
+		"pgextract": {"Connection: What: Parallel: Resume: Output: Other:",
+			"--data-only --force-terminal --format --help --jobs --log-format --no-acl --no-owner --publication --slot --source --version", "0 1 64 69 75 77 78 130 143"},
+		"pgdecode": {"Connection: What: Resume: Output: Other:",
+			"--confirm-from --force-terminal --help --log-format --publication --slot --source --until --version", "0 1 64 65 69 75 77 78 130 143"},
+		"pgapply":   {"Connection: What: Parallel: Resume: Conflicts: Output: Other:", "--help --jobs --log-format --rename --target --version", "0 1 64 65 69 75 77 78 130 143"},
+		"pgcutover": {"Connection: Output: Other:", "--help --log-format --slot --source --target --version", "0 1 64 69 75 77 78 130 143"},
 	} {
 		text := help(t, name)
-		for _, f := range strings.Fields(want) {
+		for _, f := range strings.Fields(want.flags) {
 			if !strings.Contains(text, f) {
 				t.Errorf("%s --help does not have %s", name, f)
 			}
 		}
-		for _, line := range strings.Split(text, "\n") {
-			if len(line) > 110 {
-				t.Errorf("%s --help has a line of %d characters", name, len(line))
+		rest := text
+		for _, g := range append(strings.Fields(want.groups), "Examples:", "Exit statuses:") {
+			_, after, found := strings.Cut(rest, "\n"+g+"\n")
+			if !found {
+				t.Errorf("%s --help does not have %q, or not in this place", name, g)
+				continue
 			}
+			rest = after
+		}
+		var exits []string
+		for _, m := range regexp.MustCompile(`(?m)^  (\d+) +\S`).FindAllStringSubmatch(rest, -1) {
+			exits = append(exits, m[1])
+		}
+		if got := strings.Join(exits, " "); got != want.exits {
+			t.Errorf("%s --help has the exit statuses %s, want %s", name, got, want.exits)
+		}
+		if n := strings.Count(text, "\n    "+name+" ") + strings.Count(text, "| "+name); n < 2 {
+			t.Errorf("%s --help has %d examples", name, n)
+		}
+		fits(t, name, text)
+	}
+}
+
+// fits fails the test if help does not fit a terminal.
+func fits(t *testing.T, name, text string) {
+	t.Helper()
+	for _, line := range strings.Split(text, "\n") {
+		if len(line) > 80 {
+			t.Errorf("%s --help has a line of %d characters: %s", name, len(line), line)
 		}
 	}
-	verbs := regexp.MustCompile(`(?m)^  ([a-z]+)  `).FindAllStringSubmatch(help(t, "pgcutover"), -1)
-	if len(verbs) != 11 {
-		t.Errorf("pgcutover has %d commands", len(verbs))
+}
+
+// The commands of pgcutover are listed in the order of the night, and each has an example.
+func TestCommands(t *testing.T) {
+	want := "check, ddl install, ddl check, status, missing, wait, fence, drain, verify, open, finish, unfence, ddl uninstall, cleanup"
+	commands, _, _ := strings.Cut(help(t, "pgcutover"), "\nConnection:")
+	var list []string
+	for _, m := range regexp.MustCompile(`(?m)^  ([a-z]+(?: [a-z]+)?)  `).FindAllStringSubmatch(commands, -1) {
+		list = append(list, m[1])
 	}
-	for _, v := range verbs {
-		if text := help(t, "pgcutover", v[1]); !strings.HasPrefix(text, "Usage: pgcutover "+v[1]) {
-			t.Errorf("pgcutover %s --help: %q", v[1], text)
+	if got := strings.Join(list, ", "); got != want {
+		t.Errorf("the commands are\n%s, want\n%s", got, want)
+	}
+	for _, v := range list {
+		text := help(t, append([]string{"pgcutover"}, strings.Fields(v)...)...)
+		if !strings.HasPrefix(text, "Usage: pgcutover "+v) || !strings.Contains(text, "\nExamples:\n") || !strings.Contains(text, "\n    pgcutover "+v) || !strings.Contains(text, "\nExit statuses:\n") {
+			t.Errorf("pgcutover %s --help: %s", v, text)
 		}
+		fits(t, "pgcutover "+v, text)
 	}
 }
 
@@ -62,7 +101,7 @@ func TestDocumentedFlags(t *testing.T) {
 	texts := map[string]string{"pgcutover": help(t, "pgcutover")} // program and verb → help
 	command := regexp.MustCompile(`\b(pgextract|pgdecode|pgapply|pgcutover)((?: [a-z]+(?:-[a-z]+)*\b)?)((?: +(?:--?[A-Za-z][A-Za-z-]*|[A-Za-z0-9_$./:"{}-]+))*)`)
 	root := pgtest.Root()
-	files := []string{"README.md", "ARCHITECTURE.md", "CHANGELOG.md"}
+	files := []string{"README.md", "ARCHITECTURE.md", "CHANGELOG.md", "cmd/pgextract/main.go", "cmd/pgdecode/main.go", "cmd/pgapply/main.go", "cmd/pgcutover/main.go"}
 	scripts, err := filepath.Glob(filepath.Join(root, "scripts", "*"))
 	if err != nil {
 		t.Fatal(err)

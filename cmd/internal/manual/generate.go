@@ -1,0 +1,33 @@
+package manual
+
+import (
+	"fmt"
+
+	"github.com/alecthomas/kong"
+)
+
+// A generator is the hidden flag --generate, with which scripts/install makes the files.
+type generator string
+
+// BeforeReset prints what is asked for, whatever else is missing on the command line, and ends the
+// program, as kong's own --help and --version do.
+func (generator) BeforeReset(ctx *kong.Context, path *kong.Path, m *Manual, vars kong.Vars) error {
+	app, out := ctx.Model, ""
+	switch kind := fmt.Sprint(ctx.FlagValue(path.Flag)); kind {
+	case "man":
+		out = m.roff(app, vars["number"], vars["date"])
+	case "bash":
+		out = bash(app)
+	case "zsh":
+		out = zsh(app)
+	case "fish":
+		out = fish(app)
+	default:
+		return fmt.Errorf("--generate must be one of man, bash, zsh, fish but got %q", kind)
+	}
+	if _, err := fmt.Fprint(ctx.Stdout, out); err != nil {
+		return err
+	}
+	ctx.Exit(0)
+	return nil
+}
