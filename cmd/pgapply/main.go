@@ -118,7 +118,8 @@ func run(ctx context.Context, env *cli.Env) error {
 		}
 		r.SkipLSN = append(r.SkipLSN, lsn)
 	}
-	defer waiting.Start(ctx, r.Server, env.Log).Stop()
+	r.Waits = waiting.Start(ctx, r.Server, env.Log)
+	defer r.Waits.Stop()
 	return r.Do(ctx, in)
 }
 

@@ -255,3 +255,36 @@ func TestRefusedServers_H6(t *testing.T) {
 		t.Error("something was made")
 	}
 }
+
+// What is tried again before the fence, and in the downtime, does not queue for a lock for ever: it
+// is said who holds it, and the step is given up in time.
+func TestRetryBehindLock_F12(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t)
+	reader := "reader_" + source.Name
+	source.Exec("CREATE ROLE "+reader, "CREATE TABLE t (id int PRIMARY KEY)", "CREATE POLICY p ON t TO "+reader+" USING (id > 0)")
+	t.Cleanup(func() { source.Exec("DROP TABLE t", "DROP ROLE "+reader) })
+	e := pgtest.NewEnv(t, source, target)
+	slot := source.Name
+	e.Bash("pgextract --slot " + slot + " | pgapply || true; pgdecode --slot " + slot + " --until now | pgapply")
+	target.Exec("CREATE ROLE " + reader)
+	t.Cleanup(func() { target.Exec("DROP TABLE t", "DROP ROLE "+reader) })
+	ctx, holder := pgtest.Context(t), target.Connect()
+	if _, err := holder.Exec(ctx, "BEGIN; SELECT FROM t"); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	status, _, errs := e.Run(nil, "pgcutover", "fence", "--slot", slot, "--timeout", "3s")
+	if status != 75 || time.Since(began) > 20*time.Second || !strings.Contains(errs, fmt.Sprintf("process %d", holder.PgConn().PID())) {
+		t.Errorf("fence: status %d after %v, %s", status, time.Since(began), errs)
+	}
+	source.Exec("INSERT INTO t VALUES (1)") // it is open
+	if _, err := holder.Exec(ctx, "COMMIT"); err != nil {
+		t.Fatal(err)
+	}
+	e.Must(nil, "pgcutover", "fence", "--slot", slot, "--timeout", "30s")
+	if target.Query("SELECT count(*) FROM pg_policy") != "1" {
+		t.Error("the policy is missing")
+	}
+	e.Must(nil, "pgcutover", "unfence", "--slot", slot)
+}

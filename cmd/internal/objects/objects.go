@@ -12,6 +12,7 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 )
 
 // A Session executes statements on the target.
@@ -43,11 +44,26 @@ type Maker struct {
 	Stream  int32
 	NewID   func() (int64, error) // for a row of pgsluice.deferred
 
-	exists map[string]bool // roles
+	exists    map[string]bool // roles
+	patiently func(do func() error) error
 }
 
 // try is Execute, and takes back what it has done if that fails. The second error is not about the statements.
 func (m *Maker) try(ctx context.Context, sql, record string) (refused, err error) {
+	if m.patiently == nil {
+		return m.once(ctx, sql, record)
+	}
+	err = m.patiently(func() error {
+		var failed error
+		if refused, failed = m.once(ctx, sql, record); failed == nil && waiting.IsLockTimeout(refused) {
+			return refused
+		}
+		return failed
+	})
+	return refused, err
+}
+
+func (m *Maker) once(ctx context.Context, sql, record string) (refused, err error) {
 	refused = Execute(ctx, m.Session, sql, record)
 	if refused == nil {
 		return nil, nil

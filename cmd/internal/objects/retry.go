@@ -12,6 +12,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 )
 
 // conn is a session of the driver's. The one of pgapply is another.
@@ -67,8 +68,9 @@ func Any(*progress.Object) bool { return true }
 
 // Retry tries again to create the objects of a stream that could not be created, in order, and those that failed because of others after these. It leaves
 // out those that want does not want, and what waits for the cutover: foreign keys, triggers and rules. It returns how many it has created. progress.Failed
-// has what is left.
-func Retry(ctx context.Context, server pgdial.Server, stream int32, want func(*progress.Object) bool) (created int, err error) {
+// has what is left. A statement that is given up for a lock of somebody else is tried by patiently, again and again for as long as that has patience: a lock
+// says nothing of the object.
+func Retry(ctx context.Context, server pgdial.Server, stream int32, want func(*progress.Object) bool, patiently func(do func() error) error) (created int, err error) {
 	s := &conn{}
 	s.Conn, err = server.ConnectNoticing(ctx, func(n *pgconn.Notice) {
 		if pgwire.Unchanged(n.Code) {
@@ -79,10 +81,10 @@ func Retry(ctx context.Context, server pgdial.Server, stream int32, want func(*p
 		return 0, err
 	}
 	defer func() { _ = s.Close(context.WithoutCancel(ctx)) }()
-	if err := s.Exec(ctx, "SET check_function_bodies = off; SET synchronous_commit = off"); err != nil {
+	if err := s.Exec(ctx, "SET check_function_bodies = off; SET synchronous_commit = off; SET lock_timeout = '"+waiting.LockTimeout+"'"); err != nil {
 		return 0, server.Explain(err)
 	}
-	m := &Maker{Session: s, Stream: stream, NewID: func() (int64, error) {
+	m := &Maker{Session: s, Stream: stream, patiently: patiently, NewID: func() (int64, error) {
 		ids, err := progress.NewIDs(ctx, s.Conn, 1)
 		if err != nil {
 			return 0, err

@@ -20,6 +20,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/meter"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/target"
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -32,6 +33,8 @@ type Run struct {
 	ApplyJobs int // how many groups of changes are written at the same time
 	// Meter shows how far a full load is.
 	Meter *meter.Meter
+	// Waits knows whom sessions wait for.
+	Waits *waiting.Watch
 	// RebuildIndexes has indexes of tables that were created by hand dropped, and built again when the rows are there.
 	RebuildIndexes bool
 	// Constraints is when foreign keys and triggers are created: "now" (at the end of the load), "cutover", or empty: at cutover if there will be one.

@@ -45,7 +45,7 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 	if err := r.remember(ctx, stream, h); err != nil {
 		return nil, err
 	}
-	l := &target.Loader{Server: r.Server, Control: r.control, Stream: stream, Mapper: &target.Mapper{Lookup: r.lookup, Rename: r.Rename}, Jobs: r.Jobs, Log: r.Log}
+	l := &target.Loader{Server: r.Server, Control: r.control, Stream: stream, Mapper: &target.Mapper{Lookup: r.lookup, Rename: r.Rename}, Jobs: r.Jobs, Log: r.Log, Waits: r.Waits}
 	l.Meter = r.Meter
 	l.Snapshot, l.SnapshotLSN = fmt.Sprintf("%v %d", h.StartLSN, h.Created), h.StartLSN
 	if h.Load != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
+	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -32,6 +33,7 @@ type Loader struct {
 	Jobs    int
 	Log     *slog.Logger
 	Meter   *meter.Meter
+	Waits   *waiting.Watch
 	// Snapshot identifies what the rows of this load were read with, and SnapshotLSN is where that was, unless a part says otherwise.
 	Snapshot    string
 	SnapshotLSN format.LSN

@@ -235,7 +235,7 @@ func (l *Loader) retry(want func(*progress.Object) bool) error {
 	if len(failed) == 0 {
 		return nil
 	}
-	n, err := objects.Retry(l.ctx, l.Server, l.Stream.ID, want)
+	n, err := objects.Retry(l.ctx, l.Server, l.Stream.ID, want, func(do func() error) error { return l.Waits.Retry(l.ctx, 0, do) })
 	if n > 0 {
 		l.Log.Info(count.Of(n, "object") + " that could not be created before could be now")
 	}

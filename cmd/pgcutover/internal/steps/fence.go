@@ -61,7 +61,7 @@ func (m *Migration) Fence(ctx context.Context, allow []string) error {
 		if stamp, err = inventory.Stamp(ctx, c); err != nil {
 			return m.Source.Explain(err)
 		}
-		if err := m.requireNothingMissing(ctx, c, t, stream, allow); err != nil {
+		if err := m.requireNothingMissing(ctx, c, t, stream, allow, once); err != nil {
 			return err
 		}
 	}

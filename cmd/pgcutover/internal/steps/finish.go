@@ -71,7 +71,7 @@ func (m *Migration) Open(ctx context.Context, allow []string, timeout time.Durat
 	if same, err := m.asFenced(ctx, c, done); err != nil {
 		return err
 	} else if !same {
-		if err := m.requireNothingMissing(ctx, c, t, stream, allow); err != nil {
+		if err := m.requireNothingMissing(ctx, c, t, stream, allow, timeout); err != nil {
 			return err
 		}
 	}
@@ -87,7 +87,7 @@ func (m *Migration) Open(ctx context.Context, allow []string, timeout time.Durat
 		if err != nil {
 			return "", err
 		}
-		if _, err := m.retry(ctx, t, stream.ID, true); err != nil {
+		if _, err := m.retry(ctx, t, stream.ID, true, timeout); err != nil {
 			return "", err
 		}
 		// From here on the application relies on what it has, and on what the server's settings promise of it.
@@ -191,7 +191,7 @@ func (m *Migration) Finish(ctx context.Context, timeout time.Duration) error {
 		return err
 	}
 	return m.step(ctx, t, stream.ID, "finish", func() (string, error) {
-		left, err := m.retry(ctx, t, stream.ID, false)
+		left, err := m.retry(ctx, t, stream.ID, false, timeout)
 		if err != nil {
 			return "", err
 		}

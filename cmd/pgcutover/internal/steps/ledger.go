@@ -180,8 +180,8 @@ func (m *Migration) settled(ctx context.Context, c, t *pgx.Conn, stream *progres
 
 // requireNothingMissing refuses to go on while the ledger is not empty. What is named in allow may
 // stay as it is from now on.
-func (m *Migration) requireNothingMissing(ctx context.Context, c, t *pgx.Conn, stream *progress.Stream, allow []string) error {
-	if _, err := m.retry(ctx, t, stream.ID, true); err != nil {
+func (m *Migration) requireNothingMissing(ctx context.Context, c, t *pgx.Conn, stream *progress.Stream, allow []string, patience time.Duration) error {
+	if _, err := m.retry(ctx, t, stream.ID, true, patience); err != nil {
 		return err
 	}
 	lines, _, err := m.settled(ctx, c, t, stream)
@@ -283,7 +283,7 @@ func (m *Migration) Missing(ctx context.Context, as string, again bool, allow []
 	}
 	defer c.Close(ctx)
 	if again {
-		if _, err := m.retry(ctx, t, stream.ID, true); err != nil {
+		if _, err := m.retry(ctx, t, stream.ID, true, time.Minute); err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@ package steps
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -11,8 +12,12 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 )
 
+// once is the patience of those who do not wait for locks of others: whoever has called them begins anew.
+const once = time.Nanosecond
+
 // retry tries again to create what the load could not create: only what takes no time if quick is set, because the application waits. It returns what is left.
-func (m *Migration) retry(ctx context.Context, t *pgx.Conn, stream int32, quick bool) ([]progress.Object, error) {
+// Locks of others may stand in the way of each for as long as patience (0: for ever).
+func (m *Migration) retry(ctx context.Context, t *pgx.Conn, stream int32, quick bool, patience time.Duration) ([]progress.Object, error) {
 	failed, err := progress.Failed(ctx, t, stream)
 	if err != nil || len(failed) == 0 {
 		return nil, m.Target.Explain(err)
@@ -21,7 +26,7 @@ func (m *Migration) retry(ctx context.Context, t *pgx.Conn, stream int32, quick 
 	if quick {
 		want = objects.Quick
 	}
-	n, err := objects.Retry(ctx, m.Target, stream, want)
+	n, err := objects.Retry(ctx, m.Target, stream, want, func(do func() error) error { return m.patiently(ctx, m.Target, patience, do) })
 	if err != nil {
 		return nil, err
 	}
