@@ -157,7 +157,17 @@ func TestForcedSecurity_C8(t *testing.T) {
 	// A load of it again meets the policy, too.
 	loadInto(t, e, nil, "--slot", slot, "--no-owner", "--no-acl", "--table", "public.secret", "--reload")
 	e.Bash(fenced+`; pgdecode --slot "$1" | pgapply >/dev/null & sync=$!
-		pgcutover drain --slot "$1"; pgcutover open --slot "$1"; wait $sync || true; pgcutover unfence --slot "$1"`, slot)
+		pgcutover drain --slot "$1"; pgcutover open --slot "$1"; wait $sync || true`, slot)
+	// Now the policy hides rows from the role. What cannot be seen is neither equal nor different.
+	status, out, errs := e.Run(nil, "pgcutover", "verify", "--slot", slot)
+	if status != 78 || !strings.Contains(string(out), "unverified\tpublic.secret\t") || !strings.Contains(errs, "ALTER ROLE \""+role+"\" BYPASSRLS;") {
+		t.Errorf("verify under a policy: status %d\n%s\n%s", status, out, errs)
+	}
+	target.Exec(`ALTER ROLE "` + role + `" BYPASSRLS`)
+	if status, out, errs := e.Run(nil, "pgcutover", "verify", "--slot", slot); status != 0 {
+		t.Errorf("verify: status %d\n%s\n%s", status, out, errs)
+	}
+	e.Bash(`pgcutover unfence --slot "$1"`, slot)
 	pgtest.Equal(t, source, target)
 	if got := target.Query("SELECT relrowsecurity AND relforcerowsecurity FROM pg_class WHERE relname = 'secret'"); got != "t" {
 		t.Error("row level security is not what it was")

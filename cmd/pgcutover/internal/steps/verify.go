@@ -39,6 +39,9 @@ type pair struct {
 	types      []string // of the columns
 	large      bool     // its rows are too large to be compared as text: columns are, by their hashes
 	unverified string   // why it could not be compared
+	cause      error    // the server's, of that
+	remedy     string   // what would let it be compared, if that is known
+	byCopy     bool     // its rows were hashed here
 }
 
 // A sum is a table's content: how many rows, and the sum of a 64-bit hash of each, twice with different seeds.
@@ -124,6 +127,11 @@ func (m *Migration) verify(ctx context.Context, jobs int, onlyDifferent bool, re
 	}
 	if large := tooLarge(pairs); len(large) > 0 {
 		if err := m.sumAll(ctx, large, how, jobs, a.Name, b.Name); err != nil {
+			return true, err
+		}
+	}
+	if rest := unplanned(pairs); len(rest) > 0 {
+		if err := m.sumByCopy(ctx, rest, how, a.Name, b.Name); err != nil {
 			return true, err
 		}
 	}
@@ -335,13 +343,18 @@ func (m *Migration) sumAll(ctx context.Context, pairs []*pair, how comparison, j
 						s = &p.target
 					}
 					if err := c.QueryRow(ctx, p.sumSQL(how.hash, side == 1)).Scan(&s.rows, &s.sums); isTooLarge(err) || isOfTable(err) {
-						refused.Lock()
-						p.unverified = server.Side + ": " + err.Error()
-						refused.Unlock()
+						why := err
 						_ = c.Close(ctx)
 						if c, err = openSnapshot(ctx, server, snapshot, how.settings); err != nil {
 							return err
 						}
+						remedy, err := m.readable(ctx, c, server.Side, p, why)
+						if err != nil {
+							return server.Explain(err)
+						}
+						refused.Lock()
+						p.unverified, p.cause, p.remedy = server.Side+": "+why.Error(), why, remedy
+						refused.Unlock()
 					} else if err != nil {
 						return server.Explain(fmt.Errorf("could not compare table %s.%s: %w", p.schema, p.name, err))
 					}
@@ -373,11 +386,14 @@ func openSnapshot(ctx context.Context, server pgdial.Server, snapshot, settings 
 // report writes a line for each table, or only for those that differ, and what differs in them.
 func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs []*pair, how comparison, snapshotA, snapshotB string, onlyDifferent bool, began time.Time) (equal bool, err error) {
 	var rows int64
-	var different, unverified []string
+	var different, unverified, remedies []string
 	for _, p := range pairs {
 		name := p.schema + "." + p.name
 		if p.unverified != "" && p.problem == "" {
 			unverified = append(unverified, name)
+			if p.remedy != "" && !slices.Contains(remedies, p.remedy) {
+				remedies = append(remedies, p.remedy)
+			}
 			text.Fprintf(m.Out, "unverified\t%s\t%s\n", name, p.unverified)
 			continue
 		}
@@ -394,6 +410,9 @@ func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs
 			continue
 		}
 		text.Fprintf(m.Out, "different\t%s\t%d rows on the source, %d on the target\n", name, p.source.rows, p.target.rows)
+		if p.byCopy { // no query can read its rows
+			continue
+		}
 		if err := m.differences(ctx, p, how, snapshotA, snapshotB); err != nil {
 			return false, err
 		}
@@ -434,6 +453,9 @@ func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs
 	if !equal {
 		return false, fault.New(fault.Failed, "%s", detail).
 			WithHint("%s", m.whatNow(ctx, t))
+	}
+	if len(remedies) > 0 {
+		return true, fault.New(fault.Config, "%s", detail).WithHint("%s Then again: pgcutover verify --slot %s", strings.Join(remedies[:min(len(remedies), 5)], " "), text.Shell(m.Slot))
 	}
 	if len(unverified) > 0 {
 		return true, fault.New(fault.Config, "%s", detail).
