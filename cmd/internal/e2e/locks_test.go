@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
@@ -50,6 +51,50 @@ func TestFewLocks_C29(t *testing.T) {
 		if n := target.Query(fmt.Sprintf("SELECT last_value, is_called FROM t%d_id_seq", i)); n != "1\tt" {
 			t.Errorf("sequence %d is at %s", i, n)
 		}
+	}
+}
+
+// One partitioned table alone has more partitions than the target has room for locks.
+func TestManyPartitions_C29(t *testing.T) {
+	t.Parallel()
+	source := pgtest.Source(t).Database(t, "")
+	if source.Major < 13 {
+		t.Skip("partitioned tables are published from 13 on")
+	}
+	target := pgtest.Start(t, 0, "max_locks_per_transaction=10", "max_connections=20", "max_prepared_transactions=0", "max_wal_senders=1", "max_replication_slots=1", "max_worker_processes=1").Database(t, "")
+	partitions := often(300, 3000)
+	source.Exec("CREATE TABLE part (id int PRIMARY KEY, v text) PARTITION BY LIST (id)", "CREATE TABLE other (id serial PRIMARY KEY)")
+	for from := 0; from < partitions; from += 100 {
+		var sql strings.Builder
+		for i := from; i < from+100; i++ {
+			fmt.Fprintf(&sql, "CREATE TABLE part%[1]d PARTITION OF part FOR VALUES IN (%[1]d); INSERT INTO part%[1]d VALUES (%[1]d, 'v');", i)
+		}
+		source.Exec(sql.String())
+	}
+	e := pgtest.NewEnv(t, source, target)
+	step := func(script string) {
+		t.Helper()
+		began := time.Now()
+		if status, _, said := e.Run(nil, "bash", "-c", "set -o pipefail; "+script); status != 0 {
+			t.Errorf("%s: status %d\n%s", script, status, said)
+		}
+		t.Logf("%s: %v", script, time.Since(began))
+	}
+	slot := source.Name
+	step("pgextract --slot " + slot + " --jobs 4 | pgapply --jobs 2")
+	if f := failures(target); f != "" {
+		t.Fatalf("could not be created: %s", f)
+	}
+	source.Exec("UPDATE part SET v = 'w' WHERE id % 10 = 0", "INSERT INTO other DEFAULT VALUES")
+	step("pgdecode --slot " + slot + " --until now | pgapply")
+	step("pgcutover check --slot " + slot)
+	step("pgcutover status --slot " + slot)
+	step("pgcutover fence --slot " + slot)
+	step("(pgdecode --slot " + slot + " --until now | pgapply) && pgdecode --slot " + slot + " | pgapply & pgcutover drain --timeout 60s --slot " + slot + " && pgcutover verify --slot " + slot + " && pgcutover open --slot " + slot + "; s=$?; wait; exit $s")
+	step("pgcutover finish --slot " + slot)
+	step("pgcutover verify --jobs 4 --slot " + slot)
+	if n := target.Query("SELECT count(*) FROM part WHERE v = 'w' AND id < 100"); n != "10" {
+		t.Errorf("%s rows", n)
 	}
 }
 
