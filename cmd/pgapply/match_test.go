@@ -101,12 +101,13 @@ func TestKeysOfOtherOperators_C15(t *testing.T) {
 		CREATE DOMAIN x.path AS x.ltree;
 		CREATE TABLE trees (k x.ltree PRIMARY KEY, n int); CREATE TABLE books (k x.isbn13 PRIMARY KEY, n int); CREATE TABLE words (k x.citext PRIMARY KEY, n int);
 		CREATE TABLE points (k x.pt PRIMARY KEY, n int); CREATE TABLE paths (k x.path, l int, n int, PRIMARY KEY (l, k));
+		CREATE TYPE x.pair AS (a int, b numeric); CREATE TABLE pairs (k x.pair PRIMARY KEY, n int);
 		CREATE TABLE bags (k x.hstore, c x.cube, t x.ltree, n int); ALTER TABLE bags REPLICA IDENTITY FULL;
 		CREATE TABLE whole (k x.ltree PRIMARY KEY, n int); ALTER TABLE whole REPLICA IDENTITY FULL;`
 	p := newSynced(t, schema)
 	const rows = 40
 	all := func(sql string) {
-		for table, key := range map[string]string{"trees": "('a.b' || i)::x.ltree", "books": "('978030640' || lpad(i::text, 3, '0') || '?')::x.isbn13", "words": "('W' || i)::x.citext", "points": "ROW(i, i)::x.pt",
+		for table, key := range map[string]string{"trees": "('a.b' || i)::x.ltree", "books": "('978030640' || lpad(i::text, 3, '0') || '?')::x.isbn13", "words": "('W' || i)::x.citext", "points": "ROW(i, i)::x.pt", "pairs": "ROW(i, i)::x.pair",
 			"paths": "('a.c' || i)::x.ltree", "bags": "('k=>' || i)::x.hstore", "whole": "('w.b' || i)::x.ltree"} {
 			more, values := "", ""
 			switch table {
@@ -123,7 +124,7 @@ func TestKeysOfOtherOperators_C15(t *testing.T) {
 	// Many at once, a few, one; deletes; and keys that change, for citext only in their case.
 	all("UPDATE {table} SET n = 1; UPDATE {table} t SET n = 2 FROM generate_series(3, 4) i WHERE t.k::text = ({key})::text; DELETE FROM {table} t USING generate_series(10, 20) i WHERE t.k::text = ({key})::text")
 	all("DELETE FROM {table} t USING generate_series(21, 21) i WHERE t.k::text = ({key})::text")
-	p.source.Exec("UPDATE words SET k = 'w1' WHERE k::text = 'W1'; UPDATE trees SET k = 'new' WHERE k::text = 'a.b1'; UPDATE words SET n = 5 WHERE k::text = 'w1'; UPDATE points SET k = ROW(1, 999)::x.pt WHERE k::text = '(1,1)'")
+	p.source.Exec("UPDATE words SET k = 'w1' WHERE k::text = 'W1'; UPDATE trees SET k = 'new' WHERE k::text = 'a.b1'; UPDATE words SET n = 5 WHERE k::text = 'w1'; UPDATE pairs SET k = ROW(1, 1.0)::x.pair WHERE k::text = '(1,1)'; UPDATE points SET k = ROW(1, 999)::x.pt WHERE k::text = '(1,1)'")
 	p.run()
 	pgtest.Equal(t, p.source, p.target)
 	pgtest.Wait(t, 20*time.Second, "the index of each key has been used", func() bool {

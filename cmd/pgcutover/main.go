@@ -139,7 +139,9 @@ func run(ctx context.Context, env *cli.Env) error {
 		m.Waits[s.Side] = w
 	}
 	m.Reports = command == "check" || command == "status"
-	err = m.Locked(f.do(ctx, m, command))
+	if err = m.Locked(f.do(ctx, m, command)); err == nil {
+		err = m.Unwritten()
+	}
 	if err != nil {
 		select {
 		case <-env.Stop:

@@ -4,6 +4,7 @@ package catalog
 type Operator struct {
 	Schema, Name string
 	Left         string // the type that both sides are to be cast to; empty: they need not be
+	Read         string // the type that a value is to be read as, where the operator does not say it: a record's
 	Collation    string // quoted, of the index; empty: the column's
 }
 
@@ -33,7 +34,7 @@ func equality(typ string) string {
 // indexEquality is an expression for the Operator that makes the index i, which is a unique one, refuse a value beside another in
 // its k.n-th column, which is a. It is NULL where the index has no such operator.
 const indexEquality = `(SELECT pg_catalog.json_build_object('Schema', s.nspname, 'Name', o.oprname,
-			'Left', CASE WHEN t.typtype <> 'p' AND t.oid <> a.atttypid THEN pg_catalog.format_type(t.oid, -1) END,
+			'Left', CASE WHEN t.typtype <> 'p' AND t.oid <> a.atttypid THEN pg_catalog.format_type(t.oid, -1) END, 'Read', CASE WHEN t.oid = 2249 THEN pg_catalog.format_type(a.atttypid, -1) END,
 			'Collation', (SELECT pg_catalog.quote_ident(cs.nspname) || '.' || pg_catalog.quote_ident(co.collname) FROM pg_catalog.pg_collation co
 				JOIN pg_catalog.pg_namespace cs ON cs.oid = co.collnamespace WHERE co.oid = i.indcollation[k.n - 1] AND co.oid <> a.attcollation))
 		FROM pg_catalog.pg_opclass oc JOIN pg_catalog.pg_am m ON m.oid = oc.opcmethod AND m.amname = 'btree' JOIN pg_catalog.pg_type t ON t.oid = oc.opcintype

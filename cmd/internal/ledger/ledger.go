@@ -114,6 +114,7 @@ type comparison struct {
 	target    map[inventory.Key]*inventory.Object
 	pending   map[inventory.Key]bool
 	waits     map[inventory.Key]bool // tables whose row security waits for the cutover
+	awaited   map[inventory.Key]*awaited
 	sequences *Sequences
 	gone      map[inventory.Key]bool // relations that are missing or dropped: what they have goes with them
 }
@@ -122,15 +123,7 @@ type comparison struct {
 func Compare(in Input) []Line {
 	c := &comparison{Input: in, source: byKey(in.Source), target: byKey(in.Target), pending: make(map[inventory.Key]bool), waits: make(map[inventory.Key]bool),
 		sequences: MatchSequences(in.Source, in.Target, in.Renames), gone: make(map[inventory.Key]bool)}
-	for i := range in.Pending {
-		o := &in.Pending[i]
-		for _, k := range keysOf(o, c.target) {
-			c.pending[k] = true
-			if k.Class == inventory.Relation {
-				c.waits[k] = true
-			}
-		}
-	}
+	c.await()
 	for i := range in.Source {
 		c.object(&in.Source[i])
 	}
@@ -193,8 +186,12 @@ func (c *comparison) object(o *inventory.Object) {
 		if o.Class == inventory.Relation {
 			c.gone[o.Key] = true
 		}
-		if !c.pending[c.Renames.Key(o.Key)] {
+		a := c.awaited[c.Renames.Key(o.Key)]
+		switch {
+		case a == nil:
 			c.missing(o)
+		case known && (base.Definition != definition || base.Facts != facts):
+			c.awaits(o, a)
 		}
 		return
 	}
@@ -234,7 +231,14 @@ func (c *comparison) dropped() {
 		if k.Class == inventory.Relation {
 			c.gone[k] = true
 		}
-		if p, ok := parent(k); ok && c.gone[p] || t == nil || c.pending[on] || c.ByHand && c.Baseline[k].Target == "" {
+		if p, ok := parent(k); ok && c.gone[p] {
+			continue
+		}
+		if a := c.awaited[on]; a != nil && t == nil {
+			c.forgets(k, a)
+			continue
+		}
+		if t == nil || c.pending[on] && !c.waits[on] || c.ByHand && c.Baseline[k].Target == "" {
 			continue
 		}
 		if k.Class == inventory.Sequence && (t.Fact("identity") != "" || c.sequences.found[t]) {

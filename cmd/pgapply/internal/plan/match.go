@@ -9,6 +9,7 @@ import (
 type Operator struct {
 	SQL       string // between the two values
 	Type      string // that both are to be cast to, if any
+	Read      string // the type that a parameter is to be read as, where the operator does not say it: a record's
 	Collation string // quoted, if it is not the column's
 }
 
@@ -34,6 +35,9 @@ func (o Operator) write(b *strings.Builder, column string, value func()) {
 	}
 	b.WriteString(column + cast + " " + o.SQL + " ")
 	value()
+	if o.Read != "" {
+		b.WriteString("::" + o.Read)
+	}
 	b.WriteString(cast)
 	if o.Collation != "" {
 		b.WriteString(" COLLATE " + o.Collation)

@@ -184,7 +184,9 @@ func operator(o *catalog.Operator) plan.Operator {
 	if o == nil {
 		return plan.None
 	}
-	return plan.NewOperator(o.Schema, o.Name, o.Left, o.Collation)
+	op := plan.NewOperator(o.Schema, o.Name, o.Left, o.Collation)
+	op.Read = o.Read
+	return op
 }
 
 // Describe returns what to say about a table when a change of it cannot be placed.

@@ -141,18 +141,18 @@ func (m *Migration) Check(ctx context.Context) error {
 		}
 	}
 	for _, side := range []string{m.Source.Side, m.Target.Side} {
-		text.Fprintf(m.Out, "%s\n", m.ends[side])
+		m.printf("%s\n", m.ends[side])
 	}
 	bad := 0
 	for _, f := range c.list {
-		text.Fprintf(m.Out, "%s\t%s\n", f.level, f.text)
+		m.printf("%s\t%s\n", f.level, f.text)
 		if f.remedy != "" {
-			text.Fprintf(m.Out, "\t%s\n", f.remedy)
+			m.printf("\t%s\n", f.remedy)
 		}
 		for _, p := range f.paste {
-			text.Fprintf(m.Out, "\tOn the %s, as %s:\n", p.side, p.as)
+			m.printf("\tOn the %s, as %s:\n", p.side, p.as)
 			for _, sql := range p.sql {
-				text.Fprintf(m.Out, "\t\t%s\n", sql)
+				m.printf("\t\t%s\n", sql)
 			}
 		}
 		if f.level == "error" {

@@ -37,6 +37,7 @@ type Migration struct {
 
 	lastMissing *MissingStatus
 	lacking     []TableName       // the tables among what is missing
+	unwritten   error             // of what was to be printed
 	ends        map[string]string // by side, what was connected to, as identity.Line prints it
 }
 

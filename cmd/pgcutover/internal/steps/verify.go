@@ -394,22 +394,22 @@ func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs
 			if p.remedy != "" && !slices.Contains(remedies, p.remedy) {
 				remedies = append(remedies, p.remedy)
 			}
-			text.Fprintf(m.Out, "unverified\t%s\t%s\n", name, p.unverified)
+			m.printf("unverified\t%s\t%s\n", name, p.unverified)
 			continue
 		}
 		rows += p.source.rows
 		if p.equal() {
 			if !onlyDifferent {
-				text.Fprintf(m.Out, "equal\t%s\t%d\n", name, p.source.rows)
+				m.printf("equal\t%s\t%d\n", name, p.source.rows)
 			}
 			continue
 		}
 		different = append(different, name)
 		if p.problem != "" {
-			text.Fprintf(m.Out, "different\t%s\t%s\n", name, p.problem)
+			m.printf("different\t%s\t%s\n", name, p.problem)
 			continue
 		}
-		text.Fprintf(m.Out, "different\t%s\t%d rows on the source, %d on the target\n", name, p.source.rows, p.target.rows)
+		m.printf("different\t%s\t%d rows on the source, %d on the target\n", name, p.source.rows, p.target.rows)
 		if p.byCopy { // no query can read its rows
 			continue
 		}
@@ -523,7 +523,7 @@ func (m *Migration) differences(ctx context.Context, p *pair, how comparison, sn
 			right.next()
 		}
 		if how != "" {
-			text.Fprintf(m.Out, "row\t%s.%s\t%s\t%s\n", p.schema, p.name, id, how)
+			m.printf("row\t%s.%s\t%s\t%s\n", p.schema, p.name, id, how)
 			shown++
 		}
 	}

@@ -74,13 +74,13 @@ func (m *Migration) largeObjects(ctx context.Context, t *pgx.Conn, stream int32,
 	}
 	if equal {
 		if !onlyDifferent {
-			fmt.Fprintf(m.Out, "equal\tlarge objects\t%d\n", onSource)
+			m.printf("equal\tlarge objects\t%d\n", onSource)
 		}
 		return true, nil
 	}
-	fmt.Fprintf(m.Out, "different\tlarge objects\t%d on the source, %d on the target\n", onSource, onTarget)
+	m.printf("different\tlarge objects\t%d on the source, %d on the target\n", onSource, onTarget)
 	for _, l := range lines {
-		fmt.Fprint(m.Out, l)
+		m.wrote(fmt.Fprint(m.Out, l))
 	}
 	m.Log.Warn(count.Of(onSource, "large object")+" of the source and the target's differ; changes of them since the load are not decoded by any PostgreSQL",
 		"hint", fmt.Sprintf("Before the target is opened they can be loaded again. Stop sync; on the target: SELECT lo_unlink(oid) FROM pg_largeobject_metadata; DELETE FROM pgsluice.tables WHERE source_table = 'pg_largeobject'; "+
