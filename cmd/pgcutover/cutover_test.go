@@ -201,6 +201,8 @@ func TestSteps(t *testing.T) {
 		if s := m.status(); s.State != "fenced" || s.steps() != "fence" {
 			t.Errorf("%+v", s)
 		}
+		out, _ = m.cut(0, "status")
+		says(t, out, "pgcutover unfence --slot "+m.slot)
 	}
 	_, errs = m.cut(78, "open")
 	says(t, errs, "pgcutover drain")

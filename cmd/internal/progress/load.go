@@ -186,8 +186,13 @@ func FinishLoad(ctx context.Context, c *pgx.Conn, stream int32) (complete bool, 
 
 // StepBegins records that a step of the cutover begins (again).
 func StepBegins(ctx context.Context, c *pgx.Conn, stream int32, step string) error {
-	_, err := c.Exec(ctx, `INSERT INTO pgsluice.cutover (stream_id, step) VALUES ($1, $2)
-		ON CONFLICT (stream_id, step) DO UPDATE SET started_at = pg_catalog.clock_timestamp(), finished_at = NULL, detail = NULL, result = NULL, stamp = NULL`, stream, step)
+	return StepBegan(ctx, c, stream, step, 0)
+}
+
+// StepBegan is like StepBegins for a step that has begun some time ago.
+func StepBegan(ctx context.Context, c *pgx.Conn, stream int32, step string, ago time.Duration) error {
+	_, err := c.Exec(ctx, `INSERT INTO pgsluice.cutover (stream_id, step, started_at) VALUES ($1, $2, pg_catalog.clock_timestamp() - $3::pg_catalog.interval)
+		ON CONFLICT (stream_id, step) DO UPDATE SET started_at = excluded.started_at, finished_at = NULL, detail = NULL, result = NULL, stamp = NULL`, stream, step, ago)
 	return err
 }
 

@@ -319,14 +319,22 @@ func namesOf(list []TableName) []string {
 }
 
 func loadText(s *Status) string {
-	var done int
+	var done, ready int
 	var rows, bytes int64
 	for _, t := range s.Tables {
-		if t.Status == "loaded" {
+		state := progress.TableState{Status: t.Status}
+		if state.Complete() {
 			done++
+		}
+		if t.Status == "loaded" {
+			ready++
 		}
 		rows += t.Rows
 		bytes += t.Bytes
 	}
-	return fmt.Sprintf("%s: %d of %s, %s, %s", s.Load, done, count.Of(len(s.Tables), "table"), count.Of(rows, "row"), humanize.Bytes(uint64(bytes)))
+	indexes := ""
+	if ready < done {
+		indexes = fmt.Sprintf(" (%d of them with their indexes)", ready)
+	}
+	return fmt.Sprintf("%s: %d of %s%s, %s, %s", s.Load, done, count.Of(len(s.Tables), "table"), indexes, count.Of(rows, "row"), humanize.Bytes(uint64(bytes)))
 }

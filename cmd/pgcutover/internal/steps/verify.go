@@ -444,7 +444,7 @@ func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs
 		detail = fmt.Sprintf("%s could not be verified: %s; the others are equal", count.Of(len(unverified), "table"), strings.Join(unverified, ", "))
 	}
 	// A difference is recorded too: whoever looks later must not take the migration for a good one.
-	if err := progress.StepBegins(ctx, t, stream, "verify"); err != nil {
+	if err := progress.StepBegan(ctx, t, stream, "verify", took); err != nil {
 		return equal, m.Target.Explain(err)
 	}
 	if err := progress.StepEndsWith(ctx, t, stream, "verify", detail, result); err != nil {

@@ -61,7 +61,7 @@ func (s *Status) universal() {
 // local writes a time for people: in their zone, which it names.
 func local(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
 
-// standing says how a migration stands and, if nobody is at work who should be, what to type.
+// standing says how a migration stands and what to type, unless whoever is at work does what there is to do.
 func (m *Migration) standing(h *head, s *Status) {
 	state, next := "how it stands is not known", ""
 	if s.State != nil {
@@ -81,6 +81,16 @@ func (m *Migration) standing(h *head, s *Status) {
 		}
 		state += fmt.Sprintf(", nobody has applied changes since %s", local(s.Active))
 		next = "scripts/sync " + text.Shell(s.Slot)
+	case "fenced", "drained":
+		next = "scripts/cutover " + text.Shell(s.Slot) + "; to give the source back to the application instead: pgcutover unfence" + slot
+	case "complete":
+		switch {
+		case s.Slot == "":
+		case finished(s.Cutover, "finish"):
+			next = "pgcutover cleanup" + slot + ", when the old primary is not needed any more"
+		default:
+			next = "pgcutover finish" + slot
+		}
 	}
 	h.line("slot\t%s of database %s: %s", s.Slot, s.Database, state)
 	if next != "" {
