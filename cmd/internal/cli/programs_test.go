@@ -106,9 +106,16 @@ func TestDocumentedFlags(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, f := range []string{"systemd", "kubernetes"} {
+		list, _ := filepath.Glob(filepath.Join(root, "scripts", "deploy", f, "*"))
+		if len(list) == 0 {
+			t.Errorf("there is nothing in scripts/deploy/%s", f)
+		}
+		scripts = append(scripts, list...)
+	}
 	for _, s := range scripts {
 		if info, err := os.Stat(s); err == nil && info.Mode().IsRegular() {
-			files = append(files, filepath.Join("scripts", filepath.Base(s)))
+			files = append(files, strings.TrimPrefix(s, root+"/"))
 		}
 	}
 	seen := 0

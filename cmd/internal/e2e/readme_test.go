@@ -123,7 +123,7 @@ func TestReadmeSession(t *testing.T) {
 // Loads that were interrupted, of one table, and of several processes.
 func TestReadmeLoads(t *testing.T) {
 	t.Parallel()
-	text, sections := readme(t)
+	_, sections := readme(t)
 	blocks := sections[loadSection]
 	w := newWorkplace(t)
 	w.run("pgextract --slot mig | head -c 30000 | pgapply || test $? = 65") // somebody has interrupted it
@@ -139,7 +139,11 @@ func TestReadmeLoads(t *testing.T) {
 	w = newWorkplace(t)
 	hold, load, _ := strings.Cut(blocks[2], "\n")
 	hold, _, _ = strings.Cut(hold, "#")
-	job := regexp.MustCompile(`command: \[bash, -c, '(.*)'\]`).FindStringSubmatch(text)
+	manifest, err := os.ReadFile(filepath.Join(pgtest.Root(), "scripts/deploy/kubernetes/load-parallel.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	job := regexp.MustCompile(`command: \[bash, -c, '(.*)'\]`).FindStringSubmatch(string(manifest))
 	if !strings.HasSuffix(strings.TrimSpace(hold), "--hold") || job == nil {
 		t.Fatal("the README has changed, and this test does not know how")
 	}

@@ -19,11 +19,11 @@ func bash(app *kong.Application) string {
 		paths = append(paths, "' "+commandPath(n)+"'")
 	}
 	put("# bash completion of %s, made by: %s --generate bash\n", app.Name, app.Name)
-	put("_%s() {\n\tlocal cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} path='' words='' i\n", app.Name)
+	put("_%s() {\n\tlocal cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} path='' words=''\n", app.Name)
 	put("\t# bash makes three words of --flag=value.\n")
 	put("\tif [[ $cur == '=' ]]; then cur=''; elif [[ $prev == '=' ]]; then prev=${COMP_WORDS[COMP_CWORD - 2]}; fi\n")
 	if len(paths) > 0 {
-		put("\tfor ((i = 1; i < COMP_CWORD; i++)); do\n\t\tcase ${COMP_WORDS[i]} in\n\t\t%s)\n", strings.Join(names, " | "))
+		put("\tlocal i\n\tfor ((i = 1; i < COMP_CWORD; i++)); do\n\t\tcase ${COMP_WORDS[i]} in\n\t\t%s)\n", strings.Join(names, " | "))
 		put("\t\t\tif [[ ${COMP_WORDS[i + 1]-} == '=' ]]; then ((i += 2)); else ((i += 1)); fi\n\t\t\tcontinue\n\t\t\t;;\n\t\tesac\n")
 		put("\t\tcase \"$path ${COMP_WORDS[i]}\" in\n\t\t%s) path+=\" ${COMP_WORDS[i]}\" ;;\n\t\tesac\n\tdone\n", strings.Join(paths, " | "))
 	}
