@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"runtime"
+	"slices"
 
 	"github.com/alecthomas/kong"
 	"github.com/dustin/go-humanize"
@@ -19,6 +20,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
+	"github.com/pgsluice/pgsluice/cmd/pgdecode/internal/moves"
 	"github.com/pgsluice/pgsluice/cmd/pgdecode/internal/outfile"
 	"github.com/pgsluice/pgsluice/cmd/pgdecode/internal/receive"
 	"github.com/pgsluice/pgsluice/format"
@@ -110,6 +112,8 @@ func (f *flags) decode(ctx context.Context, env *cli.Env, r *receive.Receiver, w
 	if r.Until, err = until(ctx, env, r, f.Until); err != nil {
 		return err
 	}
+	mover := moves.Mover{Server: r.Server, Slot: f.Slot, Publications: slices.Clone(r.Publications), Log: env.Log}
+	defer mover.Start(ctx)()
 	return r.Run(ctx, w)
 }
 

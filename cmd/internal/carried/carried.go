@@ -15,6 +15,7 @@ type Table struct {
 	Unlogged     bool   // its changes are in no WAL
 	Extension    bool   // a configuration table of an extension
 	Owner        string
+	Foreign      int    // how far the role is from the owner's rights
 	XID          uint32 // which transaction has made it
 	Identity     Identity
 
@@ -45,6 +46,8 @@ type Publication struct {
 	OID       uint32
 	Name      string
 	XID       uint32 // which transaction has altered it last
+	Owner     string
+	Foreign   int // how far the role is from the owner's rights
 	AllTables bool
 	ViaRoot   bool // publish_via_partition_root
 	Generated bool // publish_generated_columns = stored
@@ -59,6 +62,12 @@ type Membership struct {
 	Filter      string   // of rows, as SQL; empty if there is none
 	LeftOut     []string // columns that are not published, generated ones apart
 }
+
+// How far a role is from an owner's rights.
+const (
+	ofOther     = 1 // it could be granted them
+	ofSuperuser = 2 // nobody should be
+)
 
 // An Identity is what UPDATE and DELETE of a table name its rows by. A partitioned table's setting
 // is not its partitions': of one, the index is the primary key, which new partitions will have.
@@ -125,7 +134,8 @@ func (i *Identity) Why(version int) string {
 
 // A State is what is known of all tables of a source at one moment.
 type State struct {
-	Version      int // of the server
+	Version      int    // of the server
+	Role         string // that asks
 	Publications []*Publication
 	Tables       []*Table // by schema and name
 	XID          uint64   // the next transaction's, of 64 bits

@@ -23,7 +23,7 @@ func Tables(ctx context.Context, c *pgx.Conn, publications []string) (*State, er
 // read asks for all tables in one statement, so that all is of one moment. The first row has the
 // publications.
 func read(ctx context.Context, c *pgx.Conn, publications []string) (*State, error) {
-	s := &State{Version: pgdial.Version(c.PgConn()), byOID: make(map[uint32]*Table)}
+	s := &State{Version: pgdial.Version(c.PgConn()), Role: c.Config().User, byOID: make(map[uint32]*Table)}
 	rows, err := c.Query(ctx, statement(s.Version), publications)
 	if err != nil {
 		return nil, err
@@ -32,7 +32,7 @@ func read(ctx context.Context, c *pgx.Conn, publications []string) (*State, erro
 	var created, parentXID, xid int64
 	var t Table
 	i := &t.Identity
-	_, err = pgx.ForEachRow(rows, []any{&t.OID, &t.Schema, &t.Name, &t.Kind, &t.Unlogged, &t.Extension, &t.Owner, &created, &t.Parent, &parentXID, &t.DetachPending,
+	_, err = pgx.ForEachRow(rows, []any{&t.OID, &t.Schema, &t.Name, &t.Kind, &t.Unlogged, &t.Extension, &t.Owner, &t.Foreign, &created, &t.Parent, &parentXID, &t.DetachPending,
 		&i.Setting, &i.There, &i.Immediate, &i.Valid, &i.Generated, &i.Virtual, &i.Generating, &i.Imagining, &in, &xid, &pubs}, func() error {
 		x := t
 		x.XID, x.ParentXID = uint32(created), uint32(parentXID)
@@ -67,6 +67,9 @@ func statement(version int) string {
 	columns := func(what, of string) string {
 		return when(120000, `coalesce((SELECT pg_catalog.bool_or(`+what+`) FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped`+of+`), false)`, "false")
 	}
+	foreign := func(owner string) string {
+		return "CASE WHEN pg_catalog.pg_has_role(" + owner + ", 'USAGE') THEN 0 WHEN (SELECT o.rolsuper FROM pg_catalog.pg_roles o WHERE o.oid = " + owner + ") THEN 2 ELSE 1 END"
+	}
 	const ofKey = " AND a.attnum = ANY (k.indkey)"
 	key := when(110000, "indnkeyatts", "indnatts")
 	member := `SELECT pg_catalog.json_build_object('Publication', r.prpubid::bigint, 'XID', r.xmin::pg_catalog.text::bigint` +
@@ -77,14 +80,15 @@ func statement(version int) string {
 		when(150000, ` UNION ALL SELECT pg_catalog.json_build_object('Publication', s.pnpubid::bigint, 'XID', s.xmin::pg_catalog.text::bigint, 'Schema', true)
 			FROM pg_catalog.pg_publication_namespace s JOIN pub ON pub.id = s.pnpubid WHERE s.pnnspid = c.relnamespace`, "")
 	return `WITH pub AS (SELECT p.oid AS id, p.xmin AS xid, p.* FROM pg_catalog.pg_publication p WHERE p.pubname = ANY ($1::pg_catalog.text[]))
-	SELECT c.oid, n.nspname, c.relname, c.relkind::pg_catalog.text, c.relpersistence = 'u', e.condition IS NOT NULL, pg_catalog.pg_get_userbyid(c.relowner),
+	SELECT c.oid, n.nspname, c.relname, c.relkind::pg_catalog.text, c.relpersistence = 'u', e.condition IS NOT NULL, pg_catalog.pg_get_userbyid(c.relowner), ` + foreign("c.relowner") + `,
 		coalesce((SELECT a.xmin::pg_catalog.text::bigint FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum = -1), 0),
 		coalesce(h.inhparent, 0), coalesce(h.xmin::pg_catalog.text::bigint, 0), ` + when(140000, "coalesce(h.inhdetachpending, false)", "false") + `,
 		c.relreplident::pg_catalog.text, k.indexrelid IS NOT NULL, coalesce(k.indimmediate, false), coalesce(k.valid, false),
 		` + columns(generated("'s', 'v'"), ofKey) + `, ` + columns(generated("'v'"), ofKey) + `, ` + columns(generated("'s'"), "") + `, ` + columns(generated("'v'"), "") + `,
 		(SELECT pg_catalog.json_agg(m.x)::pg_catalog.text FROM (` + member + `) m), pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot()),
 		CASE WHEN pg_catalog.row_number() OVER (ORDER BY n.nspname, c.relname) = 1 THEN (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('OID', pub.id::bigint, 'Name', pub.pubname,
-			'XID', pub.xid::pg_catalog.text::bigint, 'AllTables', pub.puballtables, 'ViaRoot', ` + when(130000, "pub.pubviaroot", "false") + `, 'Generated', ` + when(180000, "pub.pubgencols = 's'", "false") + `,
+			'XID', pub.xid::pg_catalog.text::bigint, 'Owner', pg_catalog.pg_get_userbyid(pub.pubowner), 'Foreign', ` + foreign("pub.pubowner") + `,
+			'AllTables', pub.puballtables, 'ViaRoot', ` + when(130000, "pub.pubviaroot", "false") + `, 'Generated', ` + when(180000, "pub.pubgencols = 's'", "false") + `,
 			'Insert', pub.pubinsert, 'Update', pub.pubupdate, 'Delete', pub.pubdelete, 'Truncate', ` + when(110000, "pub.pubtruncate", "false") + `) ORDER BY pub.pubname)::pg_catalog.text FROM pub) END
 	FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 	LEFT JOIN pg_catalog.pg_inherits h ON c.relispartition AND h.inhrelid = c.oid

@@ -125,6 +125,9 @@ func (s *State) judge(t *Table, up []*Table) {
 	}
 	if len(t.Refused) > 0 {
 		t.because(Refuses, t.Identity.Why(s.Version))
+		if first, second := s.pairOf(t.Refused); second != nil {
+			t.Reasons[len(t.Reasons)-1].Lacks = s.lacks([]*Publication{first, second}, []*Table{t})
+		}
 	}
 	if len(ways) == 0 {
 		return

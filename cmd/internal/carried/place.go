@@ -7,6 +7,7 @@ import "slices"
 // the first the source would refuse the application's own UPDATE and DELETE of those.
 type Placement struct {
 	Leave  []*Table // the first one
+	Back   []*Table // leave the second one: because they join the first, or to join the second anew
 	Full   []*Table // join the first one
 	Insert []*Table // join the second one
 }
@@ -18,12 +19,29 @@ type Placement struct {
 // published too: in the first publication if all of its partitions have a usable identity, and new
 // ones will get its primary key; else in the second one, with those in the first that have one.
 func (s *State) Place(full, insert string, wanted func(*Table) bool) Placement {
-	var p Placement
-	first, second := s.Publication(full), s.Publication(insert)
-	torn, mixed := make(map[uint32]bool), make(map[uint32]bool)
+	torn := make(map[uint32]bool)
 	for _, t := range s.Tables {
 		if t.Kind == "r" && t.Root != 0 {
 			torn[t.Root] = torn[t.Root] || !wanted(t)
+		}
+	}
+	return s.place(s.Publication(full), s.Publication(insert), wanted, func(root *Table) bool { return !torn[root.OID] })
+}
+
+// Replace finds out where tables are to be published that are published now: since then they may
+// have lost their identity, or got one. No table joins that is in neither publication.
+func (s *State) Replace(full, insert string) Placement {
+	first, second := s.Publication(full), s.Publication(insert)
+	in := func(t *Table) bool { return t.in(first) != nil || t.in(second) != nil }
+	return s.place(first, second, func(t *Table) bool { return slices.ContainsFunc(s.chain(t), in) }, in)
+}
+
+// place is Place. whole says of a partitioned table whether it is published as such.
+func (s *State) place(first, second *Publication, wanted, whole func(*Table) bool) Placement {
+	var p Placement
+	mixed := make(map[uint32]bool)
+	for _, t := range s.Tables {
+		if t.Kind == "r" && t.Root != 0 {
 			mixed[t.Root] = mixed[t.Root] || !t.Identity.usable(s.Version, false)
 		}
 	}
@@ -49,6 +67,10 @@ func (s *State) Place(full, insert string, wanted func(*Table) bool) Placement {
 			if x.in(first) != nil && !left[x.OID] {
 				left[x.OID] = true
 				p.Leave = append(p.Leave, x)
+				// A membership that is older than the last load would hide that something was not carried.
+				if second != nil && x.in(second) != nil {
+					p.Back, p.Insert = append(p.Back, x), append(p.Insert, x)
+				}
 			}
 		}
 	}
@@ -62,12 +84,18 @@ func (s *State) Place(full, insert string, wanted func(*Table) bool) Placement {
 		}
 		usable := t.Identity.usable(s.Version, false)
 		root := s.byOID[t.Root]
-		whole := root != nil && s.Version >= 130000 && !torn[t.Root]
+		asRoot := root != nil && s.Version >= 130000 && whole(root)
+		if second != nil && usable && t.in(second) != nil {
+			p.Back = append(p.Back, t)
+		}
 		switch {
-		case whole && !mixed[t.Root]:
+		case asRoot && !mixed[t.Root]:
+			if second != nil && root.in(second) != nil && !slices.Contains(p.Back, root) {
+				p.Back = append(p.Back, root)
+			}
 			add(&p.Full, first, root)
 			continue
-		case whole:
+		case asRoot:
 			add(&p.Insert, second, root)
 		case !usable && !isIn(t, second, nil):
 			add(&p.Insert, second, t)

@@ -2,12 +2,10 @@ package carried
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
@@ -37,7 +35,7 @@ func Publish(ctx context.Context, c *pgx.Conn, name string, wanted func(*Table) 
 		return s, slot.EnsureRecorded(ctx, c, name)
 	}
 	if err := execute(ctx, c, s.statements(both, there, wanted)); err != nil {
-		return nil, err
+		return nil, publishing(err)
 	}
 	if err := slot.EnsureRecorded(ctx, c, name); err != nil {
 		return nil, err
@@ -48,9 +46,7 @@ func Publish(ctx context.Context, c *pgx.Conn, name string, wanted func(*Table) 
 // statements returns what brings both publications to where the wanted tables belong.
 func (s *State) statements(both, there []string, wanted func(*Table) bool) (list []string) {
 	p := s.Place(both[0], both[1], wanted)
-	if len(p.Leave) > 0 {
-		list = append(list, "ALTER PUBLICATION "+pgx.Identifier{both[0]}.Sanitize()+" DROP TABLE "+only(p.Leave))
-	}
+	list = p.leave(both)
 	truncate := ", truncate"
 	if s.Version < 110000 {
 		truncate = ""
@@ -78,8 +74,28 @@ func (s *State) statements(both, there []string, wanted func(*Table) bool) (list
 	return list
 }
 
+// leave returns what takes tables out of the two publications.
+func (p *Placement) leave(both []string) (list []string) {
+	for i, tables := range [][]*Table{p.Leave, p.Back} {
+		if len(tables) > 0 {
+			list = append(list, "ALTER PUBLICATION "+pgx.Identifier{both[i]}.Sanitize()+" DROP TABLE "+only(tables))
+		}
+	}
+	return list
+}
+
+// join returns what puts tables into the two publications.
+func (p *Placement) join(both []string) (list []string) {
+	for i, tables := range [][]*Table{p.Full, p.Insert} {
+		if len(tables) > 0 {
+			list = append(list, "ALTER PUBLICATION "+pgx.Identifier{both[i]}.Sanitize()+" ADD TABLE "+only(tables))
+		}
+	}
+	return list
+}
+
 func execute(ctx context.Context, c *pgx.Conn, list []string) error {
-	err := pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
+	return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
 		for _, sql := range list {
 			if _, err := tx.Exec(ctx, sql); err != nil {
 				return err
@@ -87,8 +103,10 @@ func execute(ctx context.Context, c *pgx.Conn, list []string) error {
 		}
 		return nil
 	})
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) && pg.Code == "42501" {
+}
+
+func publishing(err error) error {
+	if IsDenied(err) {
 		return fault.New(fault.Permission, "could not publish the tables on the source: %w", err).
 			WithHint("The role must own the tables (GRANT their owners' roles to it) and have CREATE on the database.")
 	}

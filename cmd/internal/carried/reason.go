@@ -16,6 +16,7 @@ const (
 	RowFilter     Code = "row-filter"     // some rows are not published
 	ColumnList    Code = "column-list"    // some columns are not published
 	Refuses       Code = "refuses"        // the source refuses the application's UPDATE and DELETE, because they are published
+	IdentityLost  Code = "identity-lost"  // UPDATE and DELETE are not carried any more: nothing names the rows since it was loaded
 	Gap           Code = "gap"            // it was not published, or not whole, for a time since it was loaded
 	NotLoaded     Code = "not-loaded"     // it has neither been loaded nor made by a statement that was recorded
 	Absent        Code = "absent"         // the target does not have it
@@ -25,6 +26,8 @@ const (
 type Reason struct {
 	Code   Code
 	Detail string // what of it: operations, columns, a filter, why there is no identity
+	// Lacks are the statements that give the role what it needs to mend it, if it has not got that.
+	Lacks []string
 }
 
 // Known reports whether the reason is one that the load has named: the table has no identity, or is
@@ -50,6 +53,8 @@ func (r Reason) String() string {
 		return "is published without its columns " + r.Detail
 	case Refuses:
 		return "is published with updates, and the source refuses the application's UPDATE and DELETE (" + r.Detail + ")"
+	case IdentityLost:
+		return "has lost its replica identity since it was loaded (" + r.Detail + "): UPDATE and DELETE are not carried"
 	case Gap:
 		return "was not published as a whole for a time since it was loaded: changes may be missing"
 	case NotLoaded:

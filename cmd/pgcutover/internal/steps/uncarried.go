@@ -3,6 +3,7 @@ package steps
 import (
 	"context"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -73,6 +74,8 @@ type Uncarried struct {
 	TableName
 	Reason string `json:"reason"` // a word for programs
 	Says   string `json:"says"`   // the same for people
+
+	lacks []string // statements that give sync's role what it lacks to mend it
 }
 
 // sorted sorts the tables of which not all reaches the target: what is missing there as a whole, what
@@ -90,7 +93,7 @@ func sorted(tables []*carried.Table) (missing []TableName, uncarried []Uncarried
 		}
 		for _, r := range t.Reasons {
 			if !r.Known() {
-				uncarried = append(uncarried, Uncarried{name, string(r.Code), r.String()})
+				uncarried = append(uncarried, Uncarried{name, string(r.Code), r.String(), r.Lacks})
 			}
 		}
 	}
@@ -117,6 +120,7 @@ func (m *Migration) uncarriedText(list []Uncarried) (says, remedy string) {
 	tables := make(map[string][]string) // by what is said of them
 	seen := make(map[TableName]bool)
 	reload, publish, refused := false, false, false
+	var grants []string
 	for _, u := range list {
 		if tables[u.Says] == nil {
 			order = append(order, u.Says)
@@ -125,8 +129,13 @@ func (m *Migration) uncarriedText(list []Uncarried) (says, remedy string) {
 		switch carried.Code(u.Reason) {
 		case carried.Refuses:
 			refused = true
+			for _, g := range u.lacks {
+				if !slices.Contains(grants, g) {
+					grants = append(grants, g)
+				}
+			}
 			continue
-		case carried.Gap:
+		case carried.Gap, carried.IdentityLost:
 			reload = true
 		default:
 			publish, reload = true, true
@@ -145,8 +154,11 @@ func (m *Migration) uncarriedText(list []Uncarried) (says, remedy string) {
 	}
 	var todo []string
 	if refused {
-		todo = append(todo, "Give those whose updates are refused a primary key, or ALTER TABLE … REPLICA IDENTITY FULL; or ALTER PUBLICATION "+
-			pgx.Identifier{m.Slot}.Sanitize()+" DROP TABLE …, and then: pgextract --slot "+m.Slot+" --table … --reload | pgapply, while sync is stopped.")
+		todo = append(todo, "Give those whose updates are refused a primary key, or ALTER TABLE … REPLICA IDENTITY FULL. While sync runs (scripts/sync "+m.Slot+
+			"), it takes them out of the publication of updates within seconds; by hand: ALTER PUBLICATION "+pgx.Identifier{m.Slot}.Sanitize()+" DROP TABLE …")
+		if len(grants) > 0 {
+			todo = append(todo, "Its role may not do so. On the source, as a role that may: "+strings.Join(grants, " "))
+		}
 	}
 	if publish {
 		todo = append(todo, "Publish them as they were when they were loaded (ALTER PUBLICATION "+pgx.Identifier{m.Slot}.Sanitize()+" …).")
