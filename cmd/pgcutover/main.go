@@ -46,6 +46,7 @@ type flags struct {
 		SQL          bool     `group:"output" name:"sql" help:"Print only the statements to execute on the target with psql."`
 		Retry        bool     `group:"what" help:"First try again to create what the load could not create, where that reads no rows."`
 		AllowMissing []string `group:"what" placeholder:"ID" help:"Accept this line from now on, so that it does not stop the cutover. May be repeated."`
+		AllowOrphans bool     `group:"what" help:"Do not look for rows of the source that violate foreign keys."`
 	} `cmd:"" group:"before" help:"List what the target lacks, or has otherwise than the source, with cause and remedy. Exits with 0 if nothing is missing, else with 1."`
 	Wait struct {
 		For     string        `arg:"" enum:"loaded,caught-up" help:"loaded: the full load is complete. caught-up: the target is at most --lag behind, and applies changes."`
@@ -168,6 +169,7 @@ func (f *flags) do(ctx context.Context, m *steps.Migration, command string) erro
 		case f.Missing.SQL:
 			as = "sql"
 		}
+		m.AllowOrphans = f.Missing.AllowOrphans
 		return m.Missing(ctx, as, f.Missing.Retry, f.Missing.AllowMissing)
 	case "wait <for>":
 		lag, err := humanize.ParseBytes(f.Wait.Lag)

@@ -201,6 +201,11 @@ func TestOrphans_C30(t *testing.T) {
 	if got := strings.Join(rows, " "); got != "4 9" {
 		t.Errorf("the queries show %s rows\n%s", got, out)
 	}
+	lines := m.missing()
+	if len(lines) != 1 || lines[0].Name != "public.c.c's parent" || lines[0].Problem != "orphans" || lines[0].Class != "integrity" || !strings.HasPrefix(lines[0].Cause, "4 rows ") {
+		t.Fatalf("%+v", lines)
+	}
+	m.cut(0, "missing", "--allow-orphans")
 	for _, args := range [][]string{{"fence"}, {"fence", "--check"}} {
 		_, errs := m.cut(78, args...)
 		says(t, errs, "c's parent: 4 rows of public.c")
@@ -209,6 +214,9 @@ func TestOrphans_C30(t *testing.T) {
 		t.Error("the source was closed")
 	}
 	m.cut(0, "fence", "--check", "--allow-orphans")
+	m.cut(0, "missing", "--allow-missing", lines[0].ID)
+	m.cut(0, "fence", "--check")
+	m.target.Exec("DELETE FROM pgsluice.allowed")
 	m.source.Exec("DELETE FROM c WHERE id IN (1, 2, 3, 10)")
 	m.cut(0, "fence")
 }

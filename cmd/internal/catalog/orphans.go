@@ -16,11 +16,14 @@ import (
 
 // Orphans are the rows that violate a foreign key: they were written while triggers were off, or before the constraint.
 type Orphans struct {
-	Name, Table string
-	Valid       bool // the server takes the constraint to hold
-	Rows        int64
-	Select      string // a statement that shows them
+	Name, Schema, Table string
+	Valid               bool // the server takes the constraint to hold
+	Rows                int64
+	Select              string // a statement that shows them
 }
+
+// Of names the table.
+func (o *Orphans) Of() string { return o.Schema + "." + o.Table }
 
 // A foreignKey is one that can be examined, unless why says otherwise.
 type foreignKey struct {
@@ -119,7 +122,7 @@ func CountOrphans(ctx context.Context, c *pgx.Conn, budget time.Duration) (found
 			}
 			examined++
 			if counts[i] > 0 {
-				found = append(found, Orphans{Name: k.Name, Table: k.Schema + "." + k.Table, Valid: k.Valid, Rows: counts[i], Select: "SELECT c.* " + k.from() + ";"})
+				found = append(found, Orphans{Name: k.Name, Schema: k.Schema, Table: k.Table, Valid: k.Valid, Rows: counts[i], Select: "SELECT c.* " + k.from() + ";"})
 			}
 		}
 	}

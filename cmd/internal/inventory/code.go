@@ -10,7 +10,8 @@ func functions(v int) string {
 	return `SELECT 'function', n.nspname, '', pg_catalog.format('%s(%s)', p.proname, s.args), CASE ` + kind + ` WHEN 'a' THEN 'aggregate' WHEN 'p' THEN 'procedure' ELSE 'function' END,
 	ARRAY[` + owner("p.proowner") + `, ` + says + `, 'language', (l.lanname)::pg_catalog.text, 'returns', (CASE WHEN p.proretset THEN 'SETOF ' ELSE '' END || coalesce(pg_catalog.format_type(p.prorettype, NULL), ''))::pg_catalog.text,
 		'volatility', (p.provolatile)::pg_catalog.text, 'strict', ` + yes("p.proisstrict") + `, 'security definer', ` + yes("p.prosecdef") + `, 'leakproof', ` + yes("p.proleakproof") + `, 'parallel', (p.proparallel)::pg_catalog.text,
-		'cost', (p.procost)::pg_catalog.text, 'rows', (p.prorows)::pg_catalog.text, 'settings', ` + joined("p.proconfig") + `, 'source', (pg_catalog.md5(p.prosrc))::pg_catalog.text, 'argument names', coalesce(p.proargnames::pg_catalog.text, ''), 'argument modes', coalesce(p.proargmodes::pg_catalog.text, ''),
+		'cost', (p.procost)::pg_catalog.text, 'transforms', coalesce((SELECT pg_catalog.string_agg(pg_catalog.format_type(u.u, NULL), ', ' ORDER BY u.o) FROM pg_catalog.unnest(p.protrftypes) WITH ORDINALITY u(u, o)), ''),
+		'support', ` + since(v, 120000, "coalesce(nullif(p.prosupport, 0)::pg_catalog.regproc::pg_catalog.text, '')", "''") + `, 'rows', (p.prorows)::pg_catalog.text, 'settings', ` + joined("p.proconfig") + `, 'source', (pg_catalog.md5(p.prosrc))::pg_catalog.text, 'argument names', coalesce(p.proargnames::pg_catalog.text, ''), 'argument modes', coalesce(p.proargmodes::pg_catalog.text, ''),
 		'aggregate', coalesce((SELECT pg_catalog.concat_ws(' ', g.aggkind, g.aggtransfn::pg_catalog.regproc, g.aggfinalfn::pg_catalog.regproc, g.aggcombinefn::pg_catalog.regproc, pg_catalog.format_type(g.aggtranstype, NULL), g.agginitval)
 			FROM pg_catalog.pg_aggregate g WHERE g.aggfnoid = p.oid), '')]::pg_catalog.text[],
 	` + rights("'f'", "p.proacl", "p.proowner") + `,
@@ -62,7 +63,7 @@ var extensions = `SELECT 'extension', '', '', e.extname, 'extension', ARRAY['sch
 
 // Who names no kinds of statistics gets all that the server knows, and pg_dump names none then.
 func statistics(v int) string {
-	return `SELECT 'statistics', n.nspname, '', s.stxname, 'statistics', ARRAY[` + owner("s.stxowner") + `, ` + says + `, 'table', (s.stxrelid::pg_catalog.regclass)::pg_catalog.text, 'kinds', (CASE WHEN s.stxkind @> ARRAY[` + since(v, 120000, "'d', 'f', 'm'", "'d', 'f'") + `]::"char"[] THEN 'all' ELSE (SELECT pg_catalog.string_agg(k.k::pg_catalog.text, '' ORDER BY k.k) FROM pg_catalog.unnest(s.stxkind) k(k) WHERE k.k <> 'e') END)::pg_catalog.text,
+	return `SELECT 'statistics', n.nspname, '', s.stxname, 'statistics', ARRAY[` + owner("s.stxowner") + `, ` + says + `, 'table', (s.stxrelid::pg_catalog.regclass)::pg_catalog.text, 'target', (` + since(v, 130000, "CASE WHEN s.stxstattarget >= 0 THEN s.stxstattarget::pg_catalog.text ELSE '' END", "''") + `)::pg_catalog.text, 'kinds', (CASE WHEN s.stxkind @> ARRAY[` + since(v, 120000, "'d', 'f', 'm'", "'d', 'f'") + `]::"char"[] THEN 'all' ELSE (SELECT pg_catalog.string_agg(k.k::pg_catalog.text, '' ORDER BY k.k) FROM pg_catalog.unnest(s.stxkind) k(k) WHERE k.k <> 'e') END)::pg_catalog.text,
 	'columns', ` + names("s.stxkeys::pg_catalog.int2[]", "s.stxrelid") + `]::pg_catalog.text[],
 	` + none + `, pg_catalog.pg_get_statisticsobjdef(s.oid), pg_catalog.pg_get_statisticsobjdef(s.oid)
 	FROM pg_catalog.pg_statistic_ext s JOIN pg_catalog.pg_namespace n ON n.oid = s.stxnamespace` + comment("pg_statistic_ext", "s.oid", "0") + ` WHERE ` + ours + ` AND ` + own("pg_statistic_ext", "s.oid")
@@ -70,7 +71,8 @@ func statistics(v int) string {
 
 var eventTriggers = `SELECT 'event trigger', '', '', e.evtname, 'event trigger', ARRAY[` + owner("e.evtowner") + `, ` + says + `, 'event', (e.evtevent)::pg_catalog.text, 'enabled', (e.evtenabled)::pg_catalog.text, 'function', (e.evtfoid::pg_catalog.regprocedure)::pg_catalog.text, 'tags', ` + joined("e.evttags") + `]::pg_catalog.text[],
 	` + none + `, '', pg_catalog.format('CREATE EVENT TRIGGER %I ON %I%s EXECUTE PROCEDURE %s', e.evtname, e.evtevent,
-		coalesce(' WHEN TAG IN (' || (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(g.g), ', ') FROM pg_catalog.unnest(e.evttags) g(g)) || ')', ''), e.evtfoid::pg_catalog.regprocedure)
+		coalesce(' WHEN TAG IN (' || (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(g.g), ', ') FROM pg_catalog.unnest(e.evttags) g(g)) || ')', ''), e.evtfoid::pg_catalog.regprocedure) ||
+		CASE e.evtenabled WHEN 'O' THEN '' ELSE pg_catalog.format(E';\nALTER EVENT TRIGGER %I %s', e.evtname, CASE e.evtenabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END) END
 	FROM pg_catalog.pg_event_trigger e` + comment("pg_event_trigger", "e.oid", "0") + ` WHERE e.evtname NOT LIKE 'pgsluice\_%' AND ` + own("pg_event_trigger", "e.oid")
 
 // Default privileges are named by the role whose objects get them.
@@ -86,42 +88,3 @@ var settings = `SELECT 'setting', '', '', pg_catalog.concat_ws(' ', nullif(s.set
 	ARRAY['role', coalesce(nullif(s.setrole, 0)::pg_catalog.regrole::pg_catalog.text, ''), 'parameter', (pg_catalog.split_part(x.x, '=', 1))::pg_catalog.text, 'value', (pg_catalog.substr(x.x, pg_catalog.strpos(x.x, '=') + 1))::pg_catalog.text]::pg_catalog.text[], ` + none + `, '', ''
 	FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_database b ON b.oid = s.setdatabase AND b.datname = pg_catalog.current_database(), pg_catalog.unnest(s.setconfig) x(x)
 	WHERE pg_catalog.split_part(x.x, '=', 1) <> 'default_transaction_read_only'`
-
-// others returns queries for what is compared by its name only. That of a transform was printed
-// otherwise by older versions.
-func others(v int) []string {
-	list := []struct{ catalog, owner, schema, more string }{
-		{"pg_collation", "collowner", "collnamespace", ""},
-		{"pg_conversion", "conowner", "connamespace", ""},
-		// One that is only named as the other one of an operator is none yet, and pg_dump leaves it out.
-		{"pg_operator", "oprowner", "oprnamespace", "AND o.oprcode <> 0"},
-		{"pg_opclass", "opcowner", "opcnamespace", ""},
-		{"pg_opfamily", "opfowner", "opfnamespace", ""},
-		{"pg_ts_config", "cfgowner", "cfgnamespace", ""},
-		{"pg_ts_dict", "dictowner", "dictnamespace", ""},
-		{"pg_ts_parser", "", "prsnamespace", ""},
-		{"pg_ts_template", "", "tmplnamespace", ""},
-		{"pg_cast", "", "", ""},
-		{"pg_transform", "", "", ""},
-		{"pg_am", "", "", ""},
-		{"pg_language", "lanowner", "", ""},
-		{"pg_foreign_data_wrapper", "fdwowner", "", ""},
-		{"pg_foreign_server", "srvowner", "", ""},
-		// Those of migrations are named as their slots, or have our comment.
-		{"pg_publication", "pubowner", "", `AND pg_catalog.obj_description(o.oid, 'pg_publication') IS NULL AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots s WHERE o.pubname IN (s.slot_name, pg_catalog.left(s.slot_name || '_insert_only', 63)))`},
-	}
-	var sqls []string
-	for _, x := range list {
-		oid := "o.oid"
-		facts, from := "ARRAY[]::pg_catalog.text[]", ""
-		if x.owner != "" {
-			facts = "ARRAY[" + owner("o."+x.owner) + "]::pg_catalog.text[]"
-		}
-		if x.schema != "" {
-			from = " JOIN pg_catalog.pg_namespace n ON n.oid = o." + x.schema + " AND " + ours
-		}
-		sqls = append(sqls, `SELECT 'other', coalesce(i.schema, ''), i.type, pg_catalog.replace(i.identity, ' on language ', ' language '), i.type, `+facts+`, `+none+`, '', '' FROM pg_catalog.`+x.catalog+` o`+from+`
-			CROSS JOIN LATERAL pg_catalog.pg_identify_object('pg_catalog.`+x.catalog+`'::pg_catalog.regclass, `+oid+`, 0) i WHERE o.oid >= 16384 AND `+own(x.catalog, "o.oid")+` `+x.more)
-	}
-	return sqls
-}

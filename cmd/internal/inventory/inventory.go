@@ -36,6 +36,8 @@ const (
 	EventTrigger     = "event trigger"
 	Privileges       = "default privileges"
 	Setting          = "setting"
+	Database         = "database" // itself: who may do what with it
+	Label            = "security label"
 	Other            = "other"
 )
 

@@ -5,7 +5,7 @@ package inventory
 func queries(v int) []string {
 	list := []string{
 		schemas, relations(v), columns(v), indexes(v), constraints(v), domainConstraints, triggers(v), rules, policies,
-		functions(v), types(v), sequences, extensions, statistics(v), eventTriggers, privileges, settings,
+		functions(v), types(v), sequences, extensions, statistics(v), eventTriggers, privileges, settings, database, labels,
 	}
 	return append(list, others(v)...)
 }
@@ -25,6 +25,10 @@ func relations(v int) string {
 		'options', ` + joined("c.reloptions") + `, 'type', (CASE c.reloftype WHEN 0 THEN '' ELSE pg_catalog.format_type(c.reloftype, NULL) END)::pg_catalog.text,
 		'parents', (CASE WHEN c.relhassubclass OR c.relkind <> 'v' THEN coalesce((SELECT pg_catalog.string_agg(i.inhparent::pg_catalog.regclass::pg_catalog.text, ', ' ORDER BY i.inhseqno) FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid), '') ELSE '' END)::pg_catalog.text,
 		'populated', ` + yes("c.relkind = 'm' AND c.relispopulated") + `, 'partition', ` + yes("c.relispartition") + `,
+		'replica identity', CASE WHEN c.relkind NOT IN ('r', 'p') THEN '' ELSE CASE c.relreplident WHEN 'd' THEN 'default' WHEN 'n' THEN 'nothing' WHEN 'f' THEN 'full'
+			ELSE coalesce((SELECT pg_catalog.format('using index %I', x.relname) FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid AND i.indisreplident), 'nothing') END END,
+		'access method', ` + since(v, 120000, "coalesce((SELECT m.amname::pg_catalog.text FROM pg_catalog.pg_am m WHERE m.oid = c.relam AND m.amname <> 'heap'), '')", "''") + `,
+		'toast options', CASE c.reltoastrelid WHEN 0 THEN '' ELSE coalesce((SELECT ` + joined("t.reloptions") + ` FROM pg_catalog.pg_class t WHERE t.oid = c.reltoastrelid), '') END,
 		'server', coalesce((SELECT pg_catalog.quote_ident(s.srvname) FROM pg_catalog.pg_foreign_table f JOIN pg_catalog.pg_foreign_server s ON s.oid = f.ftserver WHERE f.ftrelid = c.oid), ''),
 		'foreign options', coalesce((SELECT ` + joined("f.ftoptions") + ` FROM pg_catalog.pg_foreign_table f WHERE f.ftrelid = c.oid), '')]::pg_catalog.text[],
 	` + rights("'r'", "c.relacl", "c.relowner") + `, pg_catalog.format('TABLE %I.%I', n.nspname, c.relname),
@@ -42,7 +46,8 @@ func columns(v int) string {
 	ARRAY['type', (pg_catalog.format_type(a.atttypid, a.atttypmod))::pg_catalog.text, 'not null', ` + yes("a.attnotnull") + `, 'identity', (a.attidentity)::pg_catalog.text, 'generated', (` + generated + `)::pg_catalog.text,
 		'collation', (CASE WHEN a.attcollation <> t.typcollation AND a.attcollation <> 0 THEN (SELECT pg_catalog.format('%I.%I', cn.nspname, co.collname) FROM pg_catalog.pg_collation co JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace WHERE co.oid = a.attcollation) ELSE '' END)::pg_catalog.text,
 		'storage', (CASE WHEN a.attstorage <> t.typstorage THEN a.attstorage::pg_catalog.text ELSE '' END)::pg_catalog.text, 'statistics', (CASE WHEN a.attstattarget >= 0 THEN a.attstattarget::pg_catalog.text ELSE '' END)::pg_catalog.text,
-		'default', ` + yes("f.oid IS NOT NULL") + `, 'options', ` + joined("a.attoptions") + `, ` + says + `]::pg_catalog.text[],
+		'default', ` + yes("f.oid IS NOT NULL") + `, 'options', ` + joined("a.attoptions") + `, 'foreign options', ` + joined("a.attfdwoptions") + `,
+		'compression', (` + since(v, 140000, "CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' ELSE '' END", "''") + `)::pg_catalog.text, ` + says + `]::pg_catalog.text[],
 	CASE WHEN a.attacl IS NULL THEN NULL ELSE ` + rights("'c'", "a.attacl", "c.relowner") + ` END, pg_catalog.format('TABLE %I.%I', n.nspname, c.relname), coalesce(pg_catalog.pg_get_expr(f.adbin, f.adrelid), ''),
 	pg_catalog.format('ALTER TABLE %I.%I ADD COLUMN %I %s%s%s%s', n.nspname, c.relname, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
 		CASE WHEN f.oid IS NULL THEN '' WHEN ` + generated + ` = 's' THEN pg_catalog.format(' GENERATED ALWAYS AS (%s) STORED', pg_catalog.pg_get_expr(f.adbin, f.adrelid))
@@ -58,7 +63,7 @@ func columns(v int) string {
 // constraints rest on with the constraints.
 func indexes(v int) string {
 	return `SELECT 'index', n.nspname, t.relname, x.relname, CASE WHEN i.indisunique THEN 'unique index' ELSE 'index' END,
-	ARRAY['method', ((SELECT m.amname FROM pg_catalog.pg_am m WHERE m.oid = x.relam))::pg_catalog.text, 'columns', ` + names("i.indkey::pg_catalog.int2[]", "t.oid") + `, 'valid', ` + yes("i.indisvalid") + `,
+	ARRAY['method', ((SELECT m.amname FROM pg_catalog.pg_am m WHERE m.oid = x.relam))::pg_catalog.text, 'columns', ` + names("i.indkey::pg_catalog.int2[]", "t.oid") + `, 'valid', ` + yes("i.indisvalid") + `, 'clustered', ` + yes("i.indisclustered") + `,
 		'nulls not distinct', ` + yes(since(v, 150000, "i.indnullsnotdistinct", "false")) + `, 'partial', ` + yes("i.indpred IS NOT NULL") + `, 'options', ` + joined("x.reloptions") + `, ` + says + `]::pg_catalog.text[],
 	` + none + `, pg_catalog.pg_get_indexdef(x.oid), pg_catalog.pg_get_indexdef(x.oid)
 	FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid JOIN pg_catalog.pg_class t ON t.oid = i.indrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace` + comment("pg_class", "x.oid", "0") + `
@@ -73,7 +78,7 @@ func constraints(v int) string {
 	ARRAY['columns', (CASE k.contype WHEN 'c' THEN '' ELSE ` + names("k.conkey", "t.oid") + ` END)::pg_catalog.text, 'deferrable', ` + yes("k.condeferrable") + `, 'deferred', ` + yes("k.condeferred") + `,
 		'references', (CASE k.contype WHEN 'f' THEN pg_catalog.format('%s (%s) %s%s%s', k.confrelid::pg_catalog.regclass, ` + names("k.confkey", "k.confrelid") + `, k.confmatchtype, k.confupdtype, k.confdeltype) ELSE '' END)::pg_catalog.text,
 		'not enforced', ` + yes(since(v, 180000, "NOT k.conenforced", "false")) + `, 'without overlaps', ` + yes(since(v, 180000, "k.conperiod", "false")) + `,
-		'no inherit', ` + yes("k.contype = 'c' AND k.connoinherit") + `, ` + says + `]::pg_catalog.text[],
+		'no inherit', ` + yes("k.contype = 'c' AND k.connoinherit") + `, 'clustered', ` + yes("EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indexrelid = k.conindid AND i.indrelid = k.conrelid AND i.indisclustered)") + `, ` + says + `]::pg_catalog.text[],
 	` + none + `, pg_catalog.pg_get_constraintdef(k.oid), pg_catalog.format('ALTER TABLE %I.%I ADD CONSTRAINT %I %s', n.nspname, t.relname, k.conname, pg_catalog.pg_get_constraintdef(k.oid))
 	FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class t ON t.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace` + comment("pg_constraint", "k.oid", "0") + `
 	WHERE k.contype IN ('p', 'u', 'x', 'f', 'c') AND (k.conislocal OR k.contype <> 'c') ` + since(v, 110000, "AND k.conparentid = 0", "") + ` AND t.relpersistence <> 't' AND ` + ours + ` AND ` + own("pg_class", "t.oid") + ` ORDER BY k.contype = 'f', k.oid`

@@ -19,7 +19,7 @@ func classOf(o *inventory.Object) string {
 		}
 	case inventory.Sequence:
 		return Integrity
-	case inventory.Policy, inventory.Privileges:
+	case inventory.Policy, inventory.Privileges, inventory.Label:
 		return Rights
 	case inventory.Column:
 		return Integrity
@@ -53,7 +53,7 @@ func (c *comparison) missing(o *inventory.Object) {
 }
 
 // notCompared has facts that are no difference by themselves.
-var notCompared = map[string]bool{"initial": true, "table schema": true, "table": true, "column": true, "feeds": true, "role": true, "parameter": true, "partition": true}
+var notCompared = map[string]bool{"initial": true, "table schema": true, "table": true, "column": true, "feeds": true, "role": true, "parameter": true, "partition": true, "of": true}
 
 // differs adds a line if an object of the source is otherwise on the target; changed says that its
 // definition has changed on the source since the load, and not on the target.
@@ -75,17 +75,18 @@ func (c *comparison) differs(o, t *inventory.Object, changed bool) {
 			say(fmt.Sprintf("on the target it is called %v", t.Key), renameSequence(t, k))
 		}
 	}
-	for i := 0; i+1 < len(o.Facts); i += 2 {
-		name, is := o.Facts[i], c.Renames.text(o.Facts[i+1])
+	facts := c.facts(o, t)
+	for i := 0; i+1 < len(facts); i += 2 {
+		name, is := facts[i], facts[i+1]
 		was := t.Fact(name)
 		switch {
-		case is == was, notCompared[name], name == "owner" && (c.WithoutOwners || is == ""), name == "populated" && is == "",
+		case is == was, notCompared[name], name == "owner" && (c.WithoutOwners || is == "" || o.Class == inventory.Database), name == "mapping options" && (is == "" || was == ""), name == "populated" && is == "",
 			name == "enabled" && c.pending[t.Key], c.waits[t.Key] && (name == "row security" || name == "forced row security"), o.Class == inventory.Schema && name == "comment" && o.Name == "public":
 			continue
 		}
 		say(fmt.Sprintf("%s is %s, on the target %s", name, value(is), value(was)), c.set(o, t, name, is))
 		switch name {
-		case "owner", "row security", "forced row security", "security definer", "roles", "permissive":
+		case "owner", "row security", "forced row security", "security definer", "roles", "permissive", "trusted", "label":
 			class = Rights
 		case "comment":
 		default:
@@ -112,6 +113,26 @@ func (c *comparison) differs(o, t *inventory.Object, changed bool) {
 	}
 	l.Remedy = "on the target: " + first(l.SQL, "make it as it is on the source")
 	c.add(l)
+}
+
+// facts returns those of an object, as they have to be on the target, and those that only the
+// target's has: an option, a table of a publication.
+func (c *comparison) facts(o, t *inventory.Object) []string {
+	if o.Class != inventory.Other && !c.renamed() {
+		return o.Facts
+	}
+	facts, known := make([]string, len(o.Facts)), make(map[string]bool, len(o.Facts)/2)
+	for i := range o.Facts {
+		if facts[i] = c.Renames.text(o.Facts[i]); i%2 == 0 {
+			known[facts[i]] = true
+		}
+	}
+	for i := 0; i+1 < len(t.Facts); i += 2 {
+		if name := t.Facts[i]; !known[name] {
+			facts = append(facts, name, "")
+		}
+	}
+	return facts
 }
 
 func value(s string) string {

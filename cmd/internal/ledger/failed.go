@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
@@ -100,21 +99,25 @@ func split(class, schema, name string, known map[inventory.Key]*inventory.Object
 }
 
 // notKept has the kinds of objects that an inventory does not have.
-var notKept = map[string]bool{"USER MAPPING": true, "PUBLICATION TABLE": true, "PUBLICATION TABLES IN SCHEMA": true, "SECURITY LABEL": true, "BLOB": true, "LARGE OBJECT": true,
-	"INDEX ATTACH": true, "SEQUENCE OWNED BY": true}
+var notKept = map[string]bool{"PUBLICATION TABLE": true, "PUBLICATION TABLES IN SCHEMA": true, "BLOB": true, "LARGE OBJECT": true, "INDEX ATTACH": true, "SEQUENCE OWNED BY": true}
 
 // failures says of the lines why it came so, where the load has tried and was refused, and adds what
 // only the load knows. What is there by now has no line.
 func (c *comparison) failures() {
-	lines := make(map[inventory.Key][]*Line)
+	lines, few, own := make(map[inventory.Key][]*Line), c.few(), make(map[inventory.Key]*Line)
 	for _, l := range c.lines {
 		k := c.Renames.Key(l.key)
 		lines[k] = append(lines[k], l)
 	}
 	for i := range c.Failed {
 		f := &c.Failed[i]
-		found, known := c.lineOf(f, lines), false
-		for _, k := range keysOf(f, c.target) {
+		var found []*Line
+		known := false
+		keys := keysOf(f, c.target)
+		if keys == nil {
+			keys = fewOf(f, few)
+		}
+		for _, k := range keys {
 			known = true
 			found = append(found, lines[k]...)
 		}
@@ -137,28 +140,60 @@ func (c *comparison) failures() {
 		}
 		key := inventory.Key{Class: "failed " + f.Type, Schema: f.Schema, Table: f.Table, Name: f.Name}
 		sql := append(list(strings.TrimRight(f.SQL, "; \n")), fmt.Sprintf("UPDATE pgsluice.deferred SET state = 'done', error = NULL WHERE id = %d", f.ID))
-		if i := slices.IndexFunc(c.lines, func(l *Line) bool { return l.key == key }); i >= 0 { // one of several statements
-			c.lines[i].SQL = append(c.lines[i].SQL, sql...)
+		if l := own[key]; l != nil { // one of several statements
+			l.SQL = append(l.SQL, sql...)
 			continue
 		}
-		c.add(Line{key: key, Name: strings.TrimPrefix(f.String(), f.Type+" "), Kind: strings.ToLower(f.Type), Problem: "failed", Class: class,
+		own[key] = c.add(Line{key: key, Name: strings.TrimPrefix(f.String(), f.Type+" "), Kind: strings.ToLower(f.Type), Problem: "failed", Class: class,
 			Cause: "the load was refused: " + f.Error, Remedy: fmt.Sprintf("mend the cause, then on the target: %s", first(list(f.SQL), "")), SQL: sql, order: 20, failed: true})
 	}
 }
 
-// lineOf returns the lines of objects that are compared by name only, and of default privileges.
-func (c *comparison) lineOf(f *progress.Object, lines map[inventory.Key][]*Line) (found []*Line) {
-	kind := strings.ToLower(f.Type)
-	switch kind {
-	case "procedural language":
-		kind = "language"
-	case "default acl":
-		kind = inventory.Privileges
-	}
-	for k, list := range lines {
-		if k.Class == inventory.Other && k.Table == kind && strings.Contains(k.Name, f.Name) || k.Class == inventory.Privileges && kind == k.Class && k.Schema == f.Schema {
-			found = append(found, list...)
+// few returns the keys, on the target, of what few databases have.
+func (c *comparison) few() (list []inventory.Key) {
+	for _, side := range []map[inventory.Key]*inventory.Object{c.source, c.target} {
+		for k := range side {
+			switch k.Class {
+			case inventory.Other, inventory.Label, inventory.Privileges:
+				list = append(list, c.Renames.Key(k))
+			}
 		}
 	}
-	return found
+	return list
+}
+
+// kinds has what an inventory calls otherwise than pg_dump, in small letters.
+var kinds = map[string]string{"procedural language": "language", "foreign data wrapper": "foreign-data wrapper", "foreign server": "server"}
+
+// fewOf returns which of these a recorded object may be, or be the owner, the rights or the comment
+// of.
+func fewOf(f *progress.Object, few []inventory.Key) (list []inventory.Key) {
+	kind, name := strings.ToLower(f.Type), strings.ToLower(f.Name)
+	about := kind == "owner" || kind == "acl" || kind == "comment"
+	for _, k := range few {
+		k2, n := k.Table, name
+		switch k.Class {
+		case inventory.Privileges:
+			if kind == "default acl" && k.Schema == f.Schema {
+				list = append(list, k)
+			}
+			continue
+		case inventory.Label:
+			if kind == "security label" && k.Schema == f.Schema && strings.HasSuffix(k.Name, f.Name[strings.LastIndexAny(f.Name, " .")+1:]) {
+				list = append(list, k)
+			}
+			continue
+		}
+		is := kind == k2 || kinds[kind] == k2
+		for _, word := range []string{k2, "foreign data wrapper", "foreign server", "procedural language"} {
+			if rest, ok := strings.CutPrefix(name, word+" "); ok && (word == k2 || kinds[word] == k2) && (is || about) {
+				is, n = true, rest
+			}
+		}
+		n = strings.ReplaceAll(strings.Trim(n, `"`), " server ", " on server ")
+		if is && (k.Schema == f.Schema || k.Schema == "" || f.Schema == "") && strings.Contains(strings.ToLower(k.Name), n) {
+			list = append(list, k)
+		}
+	}
+	return list
 }

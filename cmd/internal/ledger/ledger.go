@@ -25,11 +25,12 @@ type Line struct {
 	ID      string   `json:"id"` // the same in every run, as long as it is the same object and trouble
 	Kind    string   `json:"kind"`
 	Name    string   `json:"name"`
-	Problem string   `json:"problem"` // missing, differs, rights, dropped, sequence, not carried, failed
+	Problem string   `json:"problem"` // missing, differs, rights, no rights, dropped, sequence, not carried, failed, orphans
 	Class   string   `json:"class"`
 	Cause   string   `json:"cause"`
 	Remedy  string   `json:"remedy"`
 	SQL     []string `json:"sql"` // to be executed on the target
+	As      string   `json:"as"`  // the role that may execute them: the target's of the migration, or superuser
 	Allowed bool     `json:"allowed"`
 
 	key    inventory.Key
@@ -74,7 +75,15 @@ func ID(problem string, k inventory.Key) string {
 // add appends a line.
 func (c *comparison) add(l Line) *Line {
 	l.ID = ID(l.Problem, l.key)
-	if l.Name == "" {
+	switch {
+	case l.Name != "":
+	case l.key.Class == inventory.Database:
+		l.Name = c.Database
+	case l.key.Class == inventory.Label:
+		l.Name = l.key.Name + " by " + l.key.Table
+	case l.key.Class == inventory.Other && l.Kind == l.key.Table: // its name has its schema
+		l.Name = l.key.Name
+	default:
 		l.Name = l.key.String()
 	}
 	if l.Class == "" {
@@ -84,7 +93,7 @@ func (c *comparison) add(l Line) *Line {
 		l.SQL = []string{}
 	}
 	if l.order == 0 {
-		l.order = order[l.key.Class]
+		l.order = orderOf(l.key)
 	}
 	c.lines = append(c.lines, &l)
 	return &l
@@ -92,9 +101,23 @@ func (c *comparison) add(l Line) *Line {
 
 // order is the one in which statements can be executed.
 var order = map[string]int{
-	inventory.Schema: 1, inventory.Extension: 2, inventory.Type: 3, inventory.Function: 4, inventory.Sequence: 5, inventory.Relation: 6, inventory.Column: 7, inventory.DomainConstraint: 8,
-	inventory.Other: 9, inventory.Index: 11, inventory.Constraint: 12, inventory.Statistics: 13, inventory.Rule: 14, inventory.Policy: 15, inventory.Trigger: 16,
-	inventory.Privileges: 17, inventory.Setting: 18, inventory.EventTrigger: 19,
+	inventory.Schema: 1, inventory.Extension: 2, inventory.Type: 3, inventory.Function: 4, inventory.Other: 5, inventory.Sequence: 5, inventory.Relation: 6, inventory.Column: 7, inventory.DomainConstraint: 8,
+	inventory.Index: 11, inventory.Constraint: 12, inventory.Statistics: 13, inventory.Rule: 14, inventory.Policy: 15, inventory.Trigger: 16,
+	inventory.Privileges: 17, inventory.Setting: 18, inventory.Database: 18, inventory.Label: 18, inventory.EventTrigger: 19,
+}
+
+// orderOf returns the place of an object: languages and collations come before what is made of
+// them, publications behind what they have.
+func orderOf(k inventory.Key) int {
+	if k.Class == inventory.Other {
+		switch k.Table {
+		case "language", "collation":
+			return order[inventory.Extension]
+		case "publication":
+			return order[inventory.Privileges]
+		}
+	}
+	return order[k.Class]
 }
 
 // Blocking returns the lines that were not allowed.
@@ -121,6 +144,7 @@ type comparison struct {
 
 // Compare returns what is missing, in an order in which statements can be executed.
 func Compare(in Input) []Line {
+	in.Renames = in.Renames.prepared()
 	c := &comparison{Input: in, source: byKey(in.Source), target: byKey(in.Target), pending: make(map[inventory.Key]bool), waits: make(map[inventory.Key]bool),
 		sequences: MatchSequences(in.Source, in.Target, in.Renames), gone: make(map[inventory.Key]bool)}
 	c.await()
@@ -134,6 +158,7 @@ func Compare(in Input) []Line {
 	lines := make([]Line, 0, len(c.lines))
 	for _, l := range c.lines {
 		if l.failed || !in.Ended {
+			l.As = c.as(l)
 			lines = append(lines, *l)
 		}
 	}
@@ -223,7 +248,7 @@ func (c *comparison) dropped() {
 		}
 	}
 	slices.SortFunc(keys, func(a, b inventory.Key) int {
-		return cmp.Or(cmp.Compare(order[a.Class], order[b.Class]), cmp.Compare(a.String(), b.String()))
+		return cmp.Or(cmp.Compare(orderOf(a), orderOf(b)), cmp.Compare(a.String(), b.String()))
 	})
 	for _, k := range keys {
 		on := c.Renames.Key(k)
@@ -244,7 +269,7 @@ func (c *comparison) dropped() {
 		if k.Class == inventory.Sequence && (t.Fact("identity") != "" || c.sequences.found[t]) {
 			continue // it goes with its column, or is found by it
 		}
-		l := Line{key: k, Kind: t.Kind, Problem: "dropped", Cause: "the source has dropped it since it was loaded, or named it otherwise", SQL: list(dropSQL(t)), order: -order[k.Class]}
+		l := Line{key: k, Kind: t.Kind, Problem: "dropped", Cause: "the source has dropped it since it was loaded, or named it otherwise", SQL: list(dropSQL(t)), order: -orderOf(k)}
 		if l.Class = classOf(t); l.Class == Integrity {
 			l.Class = Rest // less is enforced on the source
 		}
@@ -286,9 +311,9 @@ func first(sql []string, or string) string {
 	return sql[0]
 }
 
-// Is reports whether a line is about this table of the source.
-func (l *Line) Is(schema, table string) bool {
-	return l.key.Class == inventory.Relation && l.key.Schema == schema && l.key.Name == table
+// Table returns the table of the source that a line is about.
+func (l *Line) Table() (schema, table string, ok bool) {
+	return l.key.Schema, l.key.Name, l.key.Class == inventory.Relation
 }
 
 // NotCarried returns the line of a table whose changes do not reach the target.
@@ -296,4 +321,10 @@ func NotCarried(schema, table string) Line {
 	var c comparison
 	return *c.add(Line{key: inventory.Key{Class: inventory.Relation, Schema: schema, Name: table}, Kind: "table", Problem: "not carried", Class: Integrity,
 		Cause: "what changes in it on the source does not reach the target"})
+}
+
+// Orphans returns the line of a foreign key of the source that rows of it violate.
+func Orphans(k inventory.Key, cause, remedy string) Line {
+	var c comparison
+	return *c.add(Line{key: k, Kind: "foreign key", Problem: "orphans", Class: Integrity, Cause: cause, Remedy: remedy})
 }

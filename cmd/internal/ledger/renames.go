@@ -13,6 +13,14 @@ import (
 type Renames struct {
 	Schemas map[string]string
 	Tables  map[[2]string][2]string
+
+	replacer *strings.Replacer
+}
+
+// prepared returns the same, ready to change many texts.
+func (r Renames) prepared() Renames {
+	r.replacer = r.replace()
+	return r
 }
 
 func (r Renames) schema(name string) string {
@@ -42,7 +50,7 @@ func (r Renames) Key(k inventory.Key) inventory.Key {
 		k.Schema, k.Name = to[0], to[1]
 	case k.Class == inventory.DomainConstraint:
 		k.Schema = r.schema(k.Schema)
-	case k.Class == inventory.Other, k.Class == inventory.Function:
+	case k.Class == inventory.Other, k.Class == inventory.Function, k.Class == inventory.Label:
 		k.Schema, k.Name = r.schema(k.Schema), r.text(k.Name)
 	case k.Table != "":
 		to := r.table(k.Schema, k.Table)
@@ -55,9 +63,16 @@ func (r Renames) Key(k inventory.Key) inventory.Key {
 
 // text changes names in what a server has printed, where every name has its schema.
 func (r Renames) text(s string) string {
-	if len(r.Schemas)+len(r.Tables) == 0 {
+	switch {
+	case len(r.Schemas)+len(r.Tables) == 0:
 		return s
+	case r.replacer != nil:
+		return r.replacer.Replace(s)
 	}
+	return r.replace().Replace(s)
+}
+
+func (r Renames) replace() *strings.Replacer {
 	var pairs []string
 	add := func(from, to string) { pairs = append(pairs, from, to) }
 	for from, to := range r.Tables {
@@ -74,7 +89,7 @@ func (r Renames) text(s string) string {
 	}
 	// Longer names first, for one may begin with another.
 	sort.Sort(byLength(pairs))
-	return strings.NewReplacer(pairs...).Replace(s)
+	return strings.NewReplacer(pairs...)
 }
 
 type byLength []string

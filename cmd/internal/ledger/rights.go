@@ -40,7 +40,7 @@ func (c *comparison) rights(o, t *inventory.Object) {
 	}
 	for _, r := range sorted(s) {
 		option, there := d[r]
-		if there && (option || !s[r]) || slices.Contains(skip, r.grantee) || r.grantee == c.SourceRole && !c.Role[r.grantee] || o.Class == inventory.Schema && o.Fact("initial") != "" {
+		if there && (option || !s[r]) || slices.Contains(skip, r.grantee) || r.grantee == c.SourceRole && (!c.Role[r.grantee] || o.Class == inventory.Database) || o.Class == inventory.Schema && o.Fact("initial") != "" {
 			continue
 		}
 		narrower = append(narrower, r)

@@ -28,10 +28,15 @@ func (c *comparison) create(o *inventory.Object) (sql []string) {
 	if o.SQL == "" || c.renamed() {
 		return nil
 	}
-	sql = append(sql, o.SQL)
+	created, behind := o.SQL, ""
+	if o.Class == inventory.Sequence { // it belongs to a column only if that is its owner's
+		created, behind, _ = strings.Cut(o.SQL, ";\n")
+	}
+	sql = append(sql, created)
 	if owner := o.Fact("owner"); owner != "" && !c.WithoutOwners && ident(owner) != ident(c.bare()) {
 		sql = append(sql, alter(o)+" OWNER TO "+ident(owner))
 	}
+	sql = append(sql, list(behind)...)
 	if o.On != "" && o.Class != inventory.Column && !c.WithoutRights {
 		sql = append(sql, c.withoutPublic(o)...)
 		for _, r := range sorted(c.entries(o)) {
@@ -60,7 +65,7 @@ func (c *comparison) bare() string {
 }
 
 func publicByDefault(o *inventory.Object) bool {
-	return o.Class == inventory.Function || o.Class == inventory.Type
+	return o.Class == inventory.Function || o.Class == inventory.Type || o.Kind == "language"
 }
 
 // withoutPublic takes away what everybody has of new objects, and nobody of the source's.
@@ -127,7 +132,7 @@ func alter(o *inventory.Object) string {
 	case inventory.EventTrigger:
 		return "ALTER EVENT TRIGGER " + ident(o.Name)
 	case inventory.Other:
-		return "ALTER " + strings.ToUpper(o.Kind) + " " + o.Name
+		return "ALTER " + named(o)
 	}
 	return "ALTER TABLE " + qualified(o.Schema, o.Table)
 }
@@ -160,6 +165,8 @@ func named(o *inventory.Object) string {
 		return strings.ToUpper(o.Class) + " " + ident(o.Name) + " ON " + qualified(o.Schema, o.Table)
 	case inventory.Extension, inventory.EventTrigger:
 		return strings.ToUpper(o.Class) + " " + ident(o.Name)
+	case inventory.Other:
+		return otherName(o)
 	}
 	return ""
 }
@@ -189,9 +196,10 @@ func dropSQL(o *inventory.Object) string {
 		if strings.HasSuffix(o.Kind, "table") {
 			return ""
 		}
-	case inventory.Schema, inventory.Extension, inventory.Other, inventory.Privileges:
-		return ""
-	case inventory.Setting:
+	case inventory.Label:
+		head, _, _ := strings.Cut(o.SQL, " IS ")
+		return head + " IS NULL"
+	case inventory.Schema, inventory.Extension, inventory.Privileges, inventory.Setting, inventory.Database:
 		return ""
 	}
 	return "DROP " + named(o)
@@ -217,6 +225,8 @@ func (c *comparison) redefine(o, t *inventory.Object) string {
 		return ""
 	}
 	switch {
+	case o.Class == inventory.Other:
+		return c.redefineOther(o, t)
 	case o.Class == inventory.Column && o.Fact("generated") == "" && t.Fact("generated") == "":
 		if o.Definition == "" {
 			return alter(o) + " ALTER COLUMN " + ident(o.Name) + " DROP DEFAULT"
@@ -236,11 +246,7 @@ func (c *comparison) redefine(o, t *inventory.Object) string {
 	}
 	switch o.Class {
 	case inventory.Index, inventory.Constraint, inventory.DomainConstraint, inventory.Trigger, inventory.Rule, inventory.Policy, inventory.Statistics, inventory.EventTrigger:
-		sql := dropSQL(t) + ";\n" + o.SQL
-		if s := o.Fact("comment"); s != "" {
-			sql += ";\n" + comment(o, s)
-		}
-		return sql
+		return dropSQL(t) + ";\n" + strings.Join(c.create(o), ";\n")
 	}
 	return ""
 }
@@ -258,6 +264,26 @@ func (c *comparison) set(o, t *inventory.Object, fact, is string) string {
 		return comment(t, is)
 	case o.Class == inventory.Setting:
 		return c.setting(o)
+	case o.Class == inventory.Label:
+		return o.SQL
+	case o.Class == inventory.Other:
+		return c.setOther(o, t, fact, is)
+	case fact == "replica identity":
+		return "ALTER TABLE ONLY " + qualified(t.Schema, t.Name) + " REPLICA IDENTITY " + replicaIdentity(is)
+	case fact == "clustered" && is != "":
+		return "ALTER TABLE " + qualified(t.Schema, t.Table) + " CLUSTER ON " + ident(t.Name)
+	case fact == "clustered":
+		return "ALTER TABLE " + qualified(t.Schema, t.Table) + " SET WITHOUT CLUSTER"
+	case fact == "compression" && is == "":
+		return alter(t) + column + " SET COMPRESSION default"
+	case fact == "compression":
+		return alter(t) + column + " SET COMPRESSION " + is
+	case fact == "target" && is == "":
+		return alter(t) + " SET STATISTICS -1"
+	case fact == "target":
+		return alter(t) + " SET STATISTICS " + is
+	case fact == "enabled" && o.Class == inventory.EventTrigger:
+		return alter(t) + " " + map[string]string{"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}[is]
 	case fact == "populated":
 		return "REFRESH MATERIALIZED VIEW " + qualified(t.Schema, t.Name)
 	case fact == "row security":

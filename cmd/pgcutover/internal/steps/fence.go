@@ -46,7 +46,7 @@ func (m *Migration) Fence(ctx context.Context, allow []string) error {
 		return err
 	}
 	if !stream.Ended && (m.OnlyLook || !m.AllowOrphans) {
-		if err := m.requireParents(ctx, c); err != nil {
+		if err := m.requireParents(ctx, c, t, stream, allow); err != nil {
 			return err
 		}
 	}

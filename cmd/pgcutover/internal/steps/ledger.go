@@ -131,10 +131,16 @@ func (m *Migration) notCarried(ctx context.Context, c, t *pgx.Conn, stream *prog
 	}
 	missing, uncarried, _ := sorted(list)
 	m.lacking = missing
+	lineOf := make(map[TableName]int)
+	for i := range lines {
+		if schema, table, ok := lines[i].Table(); ok && lines[i].Problem == "missing" {
+			lineOf[TableName{Schema: schema, Table: table}] = i
+		}
+	}
 	for _, n := range missing {
 		_, remedy := m.missingText([]TableName{n})
-		i := slices.IndexFunc(lines, func(l ledger.Line) bool { return l.Problem == "missing" && l.Is(n.Schema, n.Table) })
-		if i < 0 {
+		i, ok := lineOf[n]
+		if !ok {
 			line := ledger.NotCarried(n.Schema, n.Table)
 			line.Cause = "it has never been loaded"
 			lines = append(lines, line)
@@ -294,6 +300,9 @@ func (m *Migration) Missing(ctx context.Context, as string, again bool, allow []
 	if !compared {
 		return fault.New(fault.Config, "the full load is not complete: what is missing is still to come").WithHint("First: pgcutover wait loaded --slot %s", m.Slot)
 	}
+	if lines, err = m.withOrphans(ctx, c, t, stream, lines); err != nil {
+		return err
+	}
 	if err := m.allow(ctx, t, stream, lines, allow); err != nil {
 		return err
 	}
@@ -348,9 +357,16 @@ func (m *Migration) missingSQL(lines []ledger.Line) error {
 	if _, err := fmt.Fprint(m.Out, "SET search_path = '';\nSET check_function_bodies = off;\n"); err != nil {
 		return err
 	}
+	as := ""
 	for _, l := range lines {
 		if l.Allowed {
 			continue
+		}
+		if l.As != as && len(l.SQL) > 0 {
+			as = l.As
+			if _, err := text.Fprintf(m.Out, "\n-- On the target, as %s:\n", as); err != nil {
+				return err
+			}
 		}
 		if _, err := text.Fprintf(m.Out, "\n-- %s  %s %s: %s\n", l.ID, l.Kind, l.Name, strings.Join(strings.Fields(l.Cause), " ")); err != nil {
 			return err
