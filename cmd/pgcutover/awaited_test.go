@@ -2,6 +2,7 @@ package main
 
 import (
 	"testing"
+	"time"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
@@ -42,5 +43,25 @@ func TestAwaitedDrift_C5(t *testing.T) {
 		UNION ALL SELECT pg_get_ruledef(r.oid) FROM pg_rewrite r JOIN pg_class c ON c.oid = ev_class WHERE c.relkind = 'r' AND c.oid >= 16384) q(x)`
 	if s, d := source.Query(all), target.Query(all); s != d {
 		t.Errorf("the source has\n%s\nthe target has\n%s", s, d)
+	}
+}
+
+// With ddl install, a recorded statement about what waits for the cutover is executed all the same.
+func TestAwaitedRecorded_C5(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	m := begin(t, source, target)
+	const stamps = "FOR EACH ROW EXECUTE PROCEDURE stamps()"
+	source.Exec("CREATE TABLE up (id int PRIMARY KEY)", "CREATE TABLE down (id int PRIMARY KEY, up int CONSTRAINT fk REFERENCES up)", "CREATE FUNCTION stamps() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+		"CREATE TRIGGER tg BEFORE INSERT ON up "+stamps, "CREATE TRIGGER off BEFORE INSERT ON up "+stamps, "CREATE RULE ru AS ON DELETE TO up WHERE old.id = 2 DO INSTEAD NOTHING")
+	m.cut(0, "ddl", "install")
+	m.load()
+	source.Exec("ALTER TABLE down DROP CONSTRAINT fk", "DROP TRIGGER tg ON up", "ALTER TABLE up DISABLE TRIGGER off", "DROP RULE ru ON up", "INSERT INTO up VALUES (1)")
+	pgtest.Wait(t, 60*time.Second, "the row behind them arrives", func() bool { return target.Query("SELECT count(*) FROM up") == "1" })
+	m.nothingMissing()
+	m.cut(0, "fence")
+	m.cut(0, "drain")
+	m.cut(0, "open")
+	if got := target.Query("SELECT (SELECT count(*) FROM pg_constraint WHERE conname = 'fk') || (SELECT string_agg(tgname || tgenabled::text, ' ') FROM pg_trigger WHERE tgrelid = 'up'::regclass) || (SELECT count(*) FROM pg_rewrite WHERE rulename = 'ru')"); got != "0offD0" {
+		t.Errorf("the target has %s", got)
 	}
 }

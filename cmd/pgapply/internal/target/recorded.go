@@ -62,6 +62,9 @@ func (l *lane) alter(ctx context.Context, g *plan.Group) error {
 		return nil
 	}
 	if !keep || l.onConflict == Overwrite || !isConflict(refused) {
+		if err := l.await(ctx, refused); err != nil {
+			return err
+		}
 		return l.conflict(ctx, g, 0, refused)
 	}
 	if err := l.s.exec(ctx, "ROLLBACK TO SAVEPOINT pgsluice_change"); err != nil {
