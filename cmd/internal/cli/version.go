@@ -21,8 +21,8 @@ func Version() string {
 	return "devel"
 }
 
-// Build returns Version with the commit, its date, and whether files differed from it, as far as the
-// Go command recorded them: "v1.2.0 (commit 6df8c9a2b1c0…, 2026-11-27T10:21:00Z, modified)".
+// Build returns Version with what the Go command recorded: the commit, its date, and whether files
+// differed from it: "v1.2.0 (commit 6df8c9a2b1c0…, 2026-11-27T10:21:00Z, modified)".
 func Build() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

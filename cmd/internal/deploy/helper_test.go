@@ -15,7 +15,7 @@ import (
 
 var programs = []string{"pgextract", "pgdecode", "pgapply", "pgcutover"}
 
-// forPersons are the statuses with which the same command fails again until somebody has done something.
+// forPersons are the statuses with which a command fails until a person has done something.
 var forPersons = []fault.Status{fault.Failed, fault.Usage, fault.Data, fault.Unavailable, fault.Permission, fault.Config}
 
 // read returns a file of the repository.

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// The image has static programs built by the Go version that go.mod wants, a pg_dump, what the scripts
-// need, and no root.
+// The image has static programs, built with the Go version of go.mod, pg_dump, and what the scripts
+// need. It does not run as root.
 func TestDockerfile(t *testing.T) {
 	t.Parallel()
 	text := read(t, "Dockerfile")

@@ -68,8 +68,8 @@ func manifests(t *testing.T) []string {
 	return list
 }
 
-// Every pod runs what the image has, as nobody in particular, on a root that it cannot write to, with
-// passwords from the secret.
+// Every pod runs a program of the image with the passwords of the secret, not as root, and with a
+// read-only root.
 func TestKubernetes(t *testing.T) {
 	t.Parallel()
 	jobs := make(map[string]object)
@@ -95,8 +95,8 @@ func TestKubernetes(t *testing.T) {
 			t.Errorf("%s has a password", file)
 		}
 	}
-	// A pod that ends with a status for persons is not tried again. A load's 65 is: its stream was cut,
-	// because pgextract's connection was lost or its pod was killed.
+	// A pod is not tried again after a status that asks for a person. 65 of a load is tried again: its
+	// stream was cut, for example because pgextract was killed.
 	loads := slices.DeleteFunc(slices.Clone(forPersons), func(s fault.Status) bool { return s == fault.Data })
 	for name, want := range map[string][]fault.Status{"load.yaml pgsluice-load": loads, "load-parallel.yaml pgsluice-load": loads, "sync.yaml pgsluice-sync": forPersons} {
 		rules, _ := at(jobs[name], "spec", "podFailurePolicy", "rules").([]any)

@@ -55,7 +55,7 @@ func valued(app *kong.Application) (list []*kong.Flag) {
 	return list
 }
 
-// short returns the first sentence of a help text, which is what a list of completions has room for.
+// short returns the first sentence of a help text. A list of completions has no room for more.
 func short(help string) string {
 	s, _, _ := strings.Cut(help, ". ")
 	return strings.TrimSuffix(s, ".")

@@ -1,5 +1,5 @@
-// Package manual has what a program says of itself: --help, the manual page, and the completions of
-// shells. All of it comes from kong's model of the flags and from a Manual, so that it cannot differ.
+// Package manual has what a program says of itself: --help, the manual page, and completions for
+// shells. Their one source is kong's model of the flags, and a Manual.
 package manual
 
 import (
@@ -13,15 +13,17 @@ import (
 
 // A Manual is what a program's flags do not say.
 type Manual struct {
-	Does     string                  // one sentence
-	Examples []Example               // --help shows the first two, and those of a command with that command
-	Exits    map[fault.Status]string // what a status means for this program; "" where it does not exist
+	Does     string    // one sentence
+	Examples []Example // --help shows the first two, or those of the command that it is asked for
+
+	// Exits are the meanings that statuses have for this program only; "" if it never has a status.
+	Exits map[fault.Status]string
 }
 
 // An Example is a command line that can be pasted, and what it does.
 type Example struct{ Does, Command string }
 
-// groups are the headings below which flags and commands are listed. The keys are in the flags' tags.
+// groups are the headings of --help, in its order. The keys are in the tags of flags and commands.
 var groups = []kong.Group{
 	{Key: "", Title: "Commands:"},
 	{Key: "before", Title: "Before the night:"},

@@ -37,7 +37,7 @@ func generated(t *testing.T, program, kind string) string {
 	return name
 }
 
-// checked runs a program on a file, which must have nothing to say. Where it is not installed, it says so.
+// checked runs a program on a file, and fails the test if the program prints anything.
 func checked(t *testing.T, file string, command ...string) {
 	t.Helper()
 	if _, err := exec.LookPath(command[0]); err != nil {
