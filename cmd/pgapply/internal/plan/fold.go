@@ -51,79 +51,92 @@ func (f *Fold) add(op *Op) bool {
 	}
 	switch op.Kind {
 	case OpInsert:
-		if g.hasBinary(t, op.New) || !g.hasKey(t, op.New) {
-			return false
-		}
-		slot := f.find(op.New)
-		if f.index[slot] == 0 {
-			f.insert(slot, row{netInsert, op.New, ""})
-			return true
-		}
-		r := &f.rows[f.index[slot]-1]
-		switch r.net {
-		case netNothing:
-			r.net = netInsert
-		case netDelete:
-			r.net = netReplace
-		default:
-			return false
-		}
-		r.tuple, r.mask = op.New, ""
-		return true
-
+		return f.addInsert(op.New)
 	case OpUpdate:
-		if op.Old != noTuple && !g.sameKey(t, op.Old, op.New) || !g.hasKey(t, op.New) {
-			return false
-		}
-		mask := g.mask(g.refs[op.New:int(op.New)+len(t.Columns)], refUnchanged)
-		if mask != "" && op.Old != noTuple && t.Full {
-			// The whole old row is there: it has what the new one leaves out.
-			op.New = g.merge(t, op.Old, op.New)
-			mask = g.mask(g.refs[op.New:int(op.New)+len(t.Columns)], refUnchanged)
-		}
-		if g.hasBinary(t, op.New) {
-			return false
-		}
-		slot := f.find(op.New)
-		if f.index[slot] == 0 {
-			f.insert(slot, row{netUpdate, op.New, mask})
-			return true
-		}
-		r := &f.rows[f.index[slot]-1]
-		if r.net == netDelete || r.net == netNothing {
-			return false
-		}
-		if mask != "" {
-			r.tuple = g.merge(t, r.tuple, op.New)
-			mask = g.mask(g.refs[r.tuple:int(r.tuple)+len(t.Columns)], refUnchanged)
-		} else {
-			r.tuple = op.New
-		}
-		r.mask = mask
-		return true
-
+		return f.addUpdate(op)
 	case OpDelete:
-		if !g.hasKey(t, op.Old) {
-			return false
-		}
-		slot := f.find(op.Old)
-		if f.index[slot] == 0 {
-			f.insert(slot, row{netDelete, op.Old, ""})
-			return true
-		}
-		r := &f.rows[f.index[slot]-1]
-		switch r.net {
-		case netInsert:
-			r.net = netNothing
-		case netUpdate, netReplace:
-			r.net = netDelete
-		default:
-			return false
-		}
-		r.tuple, r.mask = op.Old, ""
-		return true
+		return f.addDelete(op.Old)
 	}
 	return false
+}
+
+func (f *Fold) addInsert(tuple int32) bool {
+	g, t := f.g, f.Table
+	if g.hasBinary(t, tuple) || !g.hasKey(t, tuple) {
+		return false
+	}
+	slot := f.find(tuple)
+	if f.index[slot] == 0 {
+		f.insert(slot, row{netInsert, tuple, ""})
+		return true
+	}
+	r := &f.rows[f.index[slot]-1]
+	switch r.net {
+	case netNothing:
+		r.net = netInsert
+	case netDelete:
+		r.net = netReplace
+	default:
+		return false
+	}
+	r.tuple, r.mask = tuple, ""
+	return true
+}
+
+// addUpdate may replace op's new tuple by one that has more of the row.
+func (f *Fold) addUpdate(op *Op) bool {
+	g, t := f.g, f.Table
+	if op.Old != noTuple && !g.sameKey(t, op.Old, op.New) || !g.hasKey(t, op.New) {
+		return false
+	}
+	mask := g.mask(g.refs[op.New:int(op.New)+len(t.Columns)], refUnchanged)
+	if mask != "" && op.Old != noTuple && t.Full {
+		// The whole old row is there: it has what the new one leaves out.
+		op.New = g.merge(t, op.Old, op.New)
+		mask = g.mask(g.refs[op.New:int(op.New)+len(t.Columns)], refUnchanged)
+	}
+	if g.hasBinary(t, op.New) {
+		return false
+	}
+	slot := f.find(op.New)
+	if f.index[slot] == 0 {
+		f.insert(slot, row{netUpdate, op.New, mask})
+		return true
+	}
+	r := &f.rows[f.index[slot]-1]
+	if r.net == netDelete || r.net == netNothing {
+		return false
+	}
+	if mask != "" {
+		r.tuple = g.merge(t, r.tuple, op.New)
+		mask = g.mask(g.refs[r.tuple:int(r.tuple)+len(t.Columns)], refUnchanged)
+	} else {
+		r.tuple = op.New
+	}
+	r.mask = mask
+	return true
+}
+
+func (f *Fold) addDelete(tuple int32) bool {
+	if !f.g.hasKey(f.Table, tuple) {
+		return false
+	}
+	slot := f.find(tuple)
+	if f.index[slot] == 0 {
+		f.insert(slot, row{netDelete, tuple, ""})
+		return true
+	}
+	r := &f.rows[f.index[slot]-1]
+	switch r.net {
+	case netInsert:
+		r.net = netNothing
+	case netUpdate, netReplace:
+		r.net = netDelete
+	default:
+		return false
+	}
+	r.tuple, r.mask = tuple, ""
+	return true
 }
 
 // find returns the place in the index of the row with a tuple's key: its own, or the free one where it belongs.

@@ -235,7 +235,7 @@ type Replay struct {
 var errLog = errors.New("a piece of a transaction in progress is damaged")
 
 // Add adds the changes of a piece to the open transaction of a group.
-func (r *Replay) Add(g *Group, piece []byte) error {
+func (r *Replay) Add(g *Group, piece []byte) (err error) {
 	c := logCursor{b: piece}
 	for len(c.b) > 0 {
 		kind, sub, n := c.uvarint(), uint32(c.uvarint()), int(c.uvarint())
@@ -245,67 +245,81 @@ func (r *Replay) Add(g *Group, piece []byte) error {
 		wanted := r.Sub(sub)
 		switch kind {
 		case logTruncate:
-			op := &TruncateOp{RestartIdentity: c.byte() == 1}
-			for range n {
-				i := int(c.uvarint())
-				if c.bad || i >= len(r.Tables) {
-					return errLog
-				}
-				t, err := r.wants(wanted, r.Tables[i])
-				if err != nil {
-					return err
-				}
-				if t != nil {
-					op.Tables = append(op.Tables, t)
-				}
-			}
-			if len(op.Tables) > 0 {
-				g.AddTruncate(op)
-			}
-			continue
+			err = r.truncate(g, &c, n, wanted)
 		case logDDL:
-			d := c.ddl(n)
-			if c.bad {
-				return errLog
-			}
-			if wanted {
-				var err error
-				if g, err = r.DDL(d); err != nil {
-					return err
-				}
-			}
-			continue
+			g, err = r.statement(g, &c, n, wanted)
+		default:
+			err = r.change(g, &c, kind, n, wanted)
 		}
-		if n >= len(r.Tables) {
-			return errLog
-		}
-		t := r.Tables[n]
-		first, second := c.tuple(&r.tuples[0], t), format.Tuple(nil)
-		if kind == logUpdateOld {
-			second = c.tuple(&r.tuples[1], t)
-		}
-		if c.bad {
-			return errLog
-		}
-		t, err := r.wants(wanted, t)
 		if err != nil {
 			return err
 		}
-		if t == nil {
-			continue
-		}
-		switch kind {
-		case logInsert:
-			g.Insert(t, first)
-		case logUpdate:
-			g.Update(t, nil, first)
-		case logUpdateOld:
-			g.Update(t, first, second)
-		case logDelete:
-			g.Delete(t, first)
-		default:
+	}
+	return nil
+}
+
+// truncate adds a truncate of n tables.
+func (r *Replay) truncate(g *Group, c *logCursor, n int, wanted bool) error {
+	op := &TruncateOp{RestartIdentity: c.byte() == 1}
+	for range n {
+		i := int(c.uvarint())
+		if c.bad || i >= len(r.Tables) {
 			return errLog
 		}
+		t, err := r.wants(wanted, r.Tables[i])
+		if err != nil {
+			return err
+		}
+		if t != nil {
+			op.Tables = append(op.Tables, t)
+		}
+	}
+	if len(op.Tables) > 0 {
+		g.AddTruncate(op)
+	}
+	return nil
+}
+
+// statement hands over a statement of n bytes. It returns the group for what follows.
+func (r *Replay) statement(g *Group, c *logCursor, n int, wanted bool) (*Group, error) {
+	d := c.ddl(n)
+	if c.bad {
+		return g, errLog
+	}
+	if !wanted {
+		return g, nil
+	}
+	return r.DDL(d)
+}
+
+// change adds a change of a row in table n.
+func (r *Replay) change(g *Group, c *logCursor, kind uint64, n int, wanted bool) error {
+	if n >= len(r.Tables) {
+		return errLog
+	}
+	t := r.Tables[n]
+	first, second := c.tuple(&r.tuples[0], t), format.Tuple(nil)
+	if kind == logUpdateOld {
+		second = c.tuple(&r.tuples[1], t)
+	}
+	if c.bad {
+		return errLog
+	}
+	t, err := r.wants(wanted, t)
+	if err != nil || t == nil {
+		return err
+	}
+	switch kind {
+	case logInsert:
+		g.Insert(t, first)
+	case logUpdate:
+		g.Update(t, nil, first)
+	case logUpdateOld:
+		g.Update(t, first, second)
+	case logDelete:
+		g.Delete(t, first)
+	default:
+		return errLog
 	}
 	return nil
 }
