@@ -136,74 +136,13 @@ func (d *Decoder) xid(c *cursor) uint32 {
 func (d *Decoder) inTransaction(kind byte, xid uint32, c *cursor) (format.Record, error) {
 	switch kind {
 	case 'I':
-		r, err := d.any(c)
-		if err != nil || r.skip && r.ddl == nil {
-			c.skip()
-			return nil, err
-		}
-		if t := c.byte(); t != 'N' {
-			return nil, fmt.Errorf("tuple %q", t)
-		}
-		if r.ddl != nil {
-			return d.statement(r, xid, c)
-		}
-		d.insert.XID = xid
-		d.insert.Relation = r.id
-		d.newTuple = d.tuple(c, d.newTuple, r.columns)
-		d.insert.New = d.newTuple
-		return &d.insert, nil
+		return d.decodeInsert(xid, c)
 	case 'U':
-		r, err := d.relation(c)
-		if r == nil {
-			c.skip()
-			return nil, err
-		}
-		d.update.XID = xid
-		d.update.Relation = r.id
-		d.update.Old = nil
-		t := c.byte()
-		if t == 'K' || t == 'O' {
-			d.oldTuple = d.tuple(c, d.oldTuple, r.columns)
-			d.update.Old = d.oldTuple
-			t = c.byte()
-		}
-		if t != 'N' {
-			return nil, fmt.Errorf("tuple %q", t)
-		}
-		d.newTuple = d.tuple(c, d.newTuple, r.columns)
-		d.update.New = d.newTuple
-		return &d.update, nil
+		return d.decodeUpdate(xid, c)
 	case 'D':
-		r, err := d.relation(c)
-		if r == nil {
-			c.skip()
-			return nil, err
-		}
-		d.delete.XID = xid
-		d.delete.Relation = r.id
-		if t := c.byte(); t != 'K' && t != 'O' {
-			return nil, fmt.Errorf("tuple %q", t)
-		}
-		d.oldTuple = d.tuple(c, d.oldTuple, r.columns)
-		d.delete.Old = d.oldTuple
-		return &d.delete, nil
+		return d.decodeDelete(xid, c)
 	case 'T':
-		n := c.uint32()
-		flags := c.byte()
-		d.truncate = format.Truncate{Relations: d.truncate.Relations[:0], Cascade: flags&1 != 0, RestartIdentity: flags&2 != 0, XID: xid}
-		for ; n > 0 && c.err == nil; n-- {
-			r, err := d.relation(c)
-			if err != nil {
-				return nil, err
-			}
-			if r != nil {
-				d.truncate.Relations = append(d.truncate.Relations, r.id)
-			}
-		}
-		if len(d.truncate.Relations) == 0 {
-			return nil, nil
-		}
-		return &d.truncate, nil
+		return d.decodeTruncate(xid, c)
 	case 'M':
 		m := d.messageHead(xid, c)
 		m.Content = c.bytes(c.uint32())
@@ -213,6 +152,84 @@ func (d *Decoder) inTransaction(kind byte, xid uint32, c *cursor) (format.Record
 	}
 	c.skip()
 	return nil, nil // 'Y', type names: the catalog is asked for them
+}
+
+func (d *Decoder) decodeInsert(xid uint32, c *cursor) (format.Record, error) {
+	r, err := d.any(c)
+	if err != nil || r.skip && r.ddl == nil {
+		c.skip()
+		return nil, err
+	}
+	if t := c.byte(); t != 'N' {
+		return nil, fmt.Errorf("tuple %q", t)
+	}
+	if r.ddl != nil {
+		return d.statement(r, xid, c)
+	}
+	d.insert.XID = xid
+	d.insert.Relation = r.id
+	d.newTuple = d.tuple(c, d.newTuple, r.columns)
+	d.insert.New = d.newTuple
+	return &d.insert, nil
+}
+
+func (d *Decoder) decodeUpdate(xid uint32, c *cursor) (format.Record, error) {
+	r, err := d.relation(c)
+	if r == nil {
+		c.skip()
+		return nil, err
+	}
+	d.update.XID = xid
+	d.update.Relation = r.id
+	d.update.Old = nil
+	t := c.byte()
+	if t == 'K' || t == 'O' {
+		d.oldTuple = d.tuple(c, d.oldTuple, r.columns)
+		d.update.Old = d.oldTuple
+		t = c.byte()
+	}
+	if t != 'N' {
+		return nil, fmt.Errorf("tuple %q", t)
+	}
+	d.newTuple = d.tuple(c, d.newTuple, r.columns)
+	d.update.New = d.newTuple
+	return &d.update, nil
+}
+
+func (d *Decoder) decodeDelete(xid uint32, c *cursor) (format.Record, error) {
+	r, err := d.relation(c)
+	if r == nil {
+		c.skip()
+		return nil, err
+	}
+	d.delete.XID = xid
+	d.delete.Relation = r.id
+	if t := c.byte(); t != 'K' && t != 'O' {
+		return nil, fmt.Errorf("tuple %q", t)
+	}
+	d.oldTuple = d.tuple(c, d.oldTuple, r.columns)
+	d.delete.Old = d.oldTuple
+	return &d.delete, nil
+}
+
+// decodeTruncate returns nil for a truncate of relations that are all to be skipped.
+func (d *Decoder) decodeTruncate(xid uint32, c *cursor) (format.Record, error) {
+	n := c.uint32()
+	flags := c.byte()
+	d.truncate = format.Truncate{Relations: d.truncate.Relations[:0], Cascade: flags&1 != 0, RestartIdentity: flags&2 != 0, XID: xid}
+	for ; n > 0 && c.err == nil; n-- {
+		r, err := d.relation(c)
+		if err != nil {
+			return nil, err
+		}
+		if r != nil {
+			d.truncate.Relations = append(d.truncate.Relations, r.id)
+		}
+	}
+	if len(d.truncate.Relations) == 0 {
+		return nil, nil
+	}
+	return &d.truncate, nil
 }
 
 // messageHead takes a logical message up to its content's length.
