@@ -130,8 +130,7 @@ func (w *Writer) writePieces(k Kind, body []byte, c *cuts) error {
 	}
 	w.torn = true
 	var parts [][]byte // of a frame
-	at := 0            // in the body
-	cuts := c.list
+	rest := remainder{body: body, cuts: c.list}
 	for left > 0 {
 		n := min(left, maxFrame)
 		left -= n
@@ -142,32 +141,9 @@ func (w *Writer) writePieces(k Kind, body []byte, c *cuts) error {
 		parts = parts[:0]
 		crc := kindCRC[kind]
 		for room := n; room > 0; {
-			var p []byte
-			if len(cuts) > 0 && cuts[0].at == at {
-				cut := &cuts[0]
-				p = cut.data
-				if m := min(room, cut.n); cut.from == nil {
-					p = p[:m]
-					cut.data = cut.data[m:]
-				} else {
-					if w.piece == nil {
-						w.piece = make([]byte, maxFrame)
-					}
-					p = w.piece[:m]
-					if _, err := io.ReadFull(cut.from, p); err != nil {
-						return &readError{err}
-					}
-				}
-				if cut.n -= len(p); cut.n == 0 {
-					cuts = cuts[1:]
-				}
-			} else {
-				end := len(body)
-				if len(cuts) > 0 {
-					end = cuts[0].at
-				}
-				p = body[at:min(end, at+room)]
-				at += len(p)
+			p, err := rest.next(w, room)
+			if err != nil {
+				return err
 			}
 			room -= len(p)
 			crc = crc32.Update(crc, castagnoli, p)
@@ -193,4 +169,43 @@ func (w *Writer) writePieces(k Kind, body []byte, c *cuts) error {
 	}
 	w.torn = false
 	return nil
+}
+
+// A remainder is what has not been written yet of a body and of the values that were cut from it.
+type remainder struct {
+	body []byte
+	at   int // in the body
+	cuts []cut
+}
+
+// next takes what comes next, at most room bytes of it. What comes from a reader is in w's buffer
+// for it, which has one frame's bytes at a time.
+func (r *remainder) next(w *Writer, room int) ([]byte, error) {
+	if len(r.cuts) == 0 || r.cuts[0].at != r.at {
+		end := len(r.body)
+		if len(r.cuts) > 0 {
+			end = r.cuts[0].at
+		}
+		p := r.body[r.at:min(end, r.at+room)]
+		r.at += len(p)
+		return p, nil
+	}
+	cut := &r.cuts[0]
+	p := cut.data
+	if m := min(room, cut.n); cut.from == nil {
+		p = p[:m]
+		cut.data = cut.data[m:]
+	} else {
+		if w.piece == nil {
+			w.piece = make([]byte, maxFrame)
+		}
+		p = w.piece[:m]
+		if _, err := io.ReadFull(cut.from, p); err != nil {
+			return nil, &readError{err}
+		}
+	}
+	if cut.n -= len(p); cut.n == 0 {
+		r.cuts = r.cuts[1:]
+	}
+	return p, nil
 }
