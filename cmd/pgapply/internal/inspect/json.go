@@ -155,30 +155,7 @@ func (p *printer) transaction(rec format.Record) {
 		p.lsn("end_lsn", r.EndLSN)
 		p.time(r.Time)
 	case *format.Truncate:
-		p.key("relations")
-		p.str("[")
-		for i, id := range r.Relations {
-			if i > 0 {
-				p.str(",")
-			}
-			p.str(strconv.FormatUint(uint64(id), 10))
-		}
-		p.str("]")
-		p.key("tables")
-		p.str("[")
-		for i, id := range r.Relations {
-			if i > 0 {
-				p.str(",")
-			}
-			p.str("{")
-			p.comma = false
-			p.table(id)
-			p.str("}")
-		}
-		p.str("]")
-		p.bool("cascade", r.Cascade)
-		p.bool("restart_identity", r.RestartIdentity)
-		p.xid(r.XID)
+		p.truncate(r)
 	case *format.Message:
 		p.bool("transactional", r.Transactional)
 		p.lsn("lsn", r.LSN)
@@ -223,6 +200,33 @@ func (p *printer) transaction(rec format.Record) {
 		p.lsn("lsn", r.LSN)
 		p.time(r.Time)
 	}
+}
+
+func (p *printer) truncate(r *format.Truncate) {
+	p.key("relations")
+	p.str("[")
+	for i, id := range r.Relations {
+		if i > 0 {
+			p.str(",")
+		}
+		p.str(strconv.FormatUint(uint64(id), 10))
+	}
+	p.str("]")
+	p.key("tables")
+	p.str("[")
+	for i, id := range r.Relations {
+		if i > 0 {
+			p.str(",")
+		}
+		p.str("{")
+		p.comma = false
+		p.table(id)
+		p.str("}")
+	}
+	p.str("]")
+	p.bool("cascade", r.Cascade)
+	p.bool("restart_identity", r.RestartIdentity)
+	p.xid(r.XID)
 }
 
 // table adds the name of a relation's table, for those who filter by it.
