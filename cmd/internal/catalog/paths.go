@@ -48,7 +48,39 @@ const userSchema = `n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgslu
 // PathBoundFunctions returns the functions in SQL and PL/pgSQL that are used in generated columns, defaults, checks, index expressions, materialized views and
 // policies, and name what is not found with an empty path. It goes by their text: nothing is called.
 func PathBoundFunctions(ctx context.Context, c *pgx.Conn) ([]PathBound, error) {
-	// What uses a function, or an operator that is one.
+	used, err := functionUses(ctx, c)
+	if err != nil || len(used) == 0 {
+		return nil, err
+	}
+	list, err := bodies(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	places, err := unqualifiedNames(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	w := pathWalk{places: places, byName: make(map[string][]*body), seen: make(map[uint32]bool)}
+	for i := range list {
+		w.byName[list[i].Name] = append(w.byName[list[i].Name], &list[i])
+	}
+	for i := range list {
+		if b := &list[i]; used[b.OID] != nil {
+			w.visit(b, used[b.OID])
+		}
+	}
+	slices.SortFunc(w.found, func(a, b PathBound) int { return strings.Compare(a.Signature, b.Signature) })
+	return w.found, nil
+}
+
+// A use is what uses a function.
+type use struct {
+	by   []string
+	must bool // it cannot do without
+}
+
+// functionUses returns what uses each function, by its OID: itself, or an operator that is one.
+func functionUses(ctx context.Context, c *pgx.Conn) (map[uint32]*use, error) {
 	rows, err := c.Query(ctx, `SELECT coalesce(o.oprcode::pg_catalog.oid, d.refobjid), pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid),
 			d.classid NOT IN ('pg_catalog.pg_policy'::pg_catalog.regclass, 'pg_catalog.pg_attrdef'::pg_catalog.regclass) OR EXISTS (SELECT FROM pg_catalog.pg_attrdef f JOIN pg_catalog.pg_attribute a
 				ON a.attrelid = f.adrelid AND a.attnum = f.adnum WHERE f.oid = d.objid AND d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND pg_catalog.to_jsonb(a) ->> 'attgenerated' <> '')
@@ -61,29 +93,36 @@ func PathBoundFunctions(ctx context.Context, c *pgx.Conn) ([]PathBound, error) {
 	if err != nil {
 		return nil, err
 	}
-	usedBy, needed := make(map[uint32][]string), make(map[uint32]bool)
+	used := make(map[uint32]*use)
 	var oid uint32
 	var by string
 	var must bool
-	if _, err := pgx.ForEachRow(rows, []any{&oid, &by, &must}, func() error {
-		usedBy[oid] = append(usedBy[oid], by)
-		needed[oid] = needed[oid] || must
+	_, err = pgx.ForEachRow(rows, []any{&oid, &by, &must}, func() error {
+		if used[oid] == nil {
+			used[oid] = new(use)
+		}
+		used[oid].by = append(used[oid].by, by)
+		used[oid].must = used[oid].must || must
 		return nil
-	}); err != nil || len(usedBy) == 0 {
-		return nil, err
-	}
-	rows, err = c.Query(ctx, `SELECT p.oid, n.nspname, p.proname, pg_catalog.format('%I.%I(%s)', n.nspname, p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid)), pg_catalog.pg_get_userbyid(p.proowner),
+	})
+	return used, err
+}
+
+// bodies reads the functions of users' schemas.
+func bodies(ctx context.Context, c *pgx.Conn) ([]body, error) {
+	rows, err := c.Query(ctx, `SELECT p.oid, n.nspname, p.proname, pg_catalog.format('%I.%I(%s)', n.nspname, p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid)), pg_catalog.pg_get_userbyid(p.proowner),
 			CASE WHEN l.lanname IN ('sql', 'plpgsql') THEN p.prosrc ELSE '' END, NOT EXISTS (SELECT FROM pg_catalog.unnest(p.proconfig) x WHERE x ~ '^search_path=')
 		FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace JOIN pg_catalog.pg_language l ON l.oid = p.prolang WHERE `+userSchema+` ORDER BY p.oid`)
 	if err != nil {
 		return nil, err
 	}
-	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[body])
-	if err != nil {
-		return nil, err
-	}
-	// Names that are found by a path, and where: not those that PostgreSQL has itself, which come first.
-	rows, err = c.Query(ctx, `SELECT x.kind, x.name, x.nspname FROM (
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[body])
+}
+
+// unqualifiedNames returns the names of functions (f), relations (r) and types (t) that are found by a path, and the schemas that have them: not
+// those that PostgreSQL has itself, which come first.
+func unqualifiedNames(ctx context.Context, c *pgx.Conn) (map[string]map[string][]string, error) {
+	rows, err := c.Query(ctx, `SELECT x.kind, x.name, x.nspname FROM (
 			SELECT 'f' AS kind, p.proname AS name, n.nspname FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE `+userSchema+`
 				AND NOT EXISTS (SELECT FROM pg_catalog.pg_proc q WHERE q.proname = p.proname AND q.pronamespace = 'pg_catalog'::pg_catalog.regnamespace)
 			UNION SELECT 'r', c.relname, n.nspname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND `+userSchema+`
@@ -94,46 +133,38 @@ func PathBoundFunctions(ctx context.Context, c *pgx.Conn) ([]PathBound, error) {
 	}
 	places := map[string]map[string][]string{"f": {}, "r": {}, "t": {}}
 	var kind, name, schema string
-	if _, err := pgx.ForEachRow(rows, []any{&kind, &name, &schema}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&kind, &name, &schema}, func() error {
 		places[kind][name] = append(places[kind][name], schema)
 		return nil
-	}); err != nil {
-		return nil, err
+	})
+	return places, err
+}
+
+// A pathWalk follows functions to those that they call: these are used by what uses the caller.
+type pathWalk struct {
+	places map[string]map[string][]string
+	byName map[string][]*body
+	seen   map[uint32]bool
+	found  []PathBound
+}
+
+func (w *pathWalk) visit(b *body, u *use) {
+	if w.seen[b.OID] {
+		return
 	}
-	byOID, byName := make(map[uint32]*body), make(map[string][]*body)
-	for i := range list {
-		byOID[list[i].OID] = &list[i]
-		byName[list[i].Name] = append(byName[list[i].Name], &list[i])
-	}
-	// Those that one calls are used by what uses it.
-	seen := make(map[uint32]bool)
-	var found []PathBound
-	var visit func(b *body, users []string, must bool)
-	visit = func(b *body, users []string, must bool) {
-		if seen[b.OID] {
-			return
+	w.seen[b.OID] = true
+	p := PathBound{Signature: b.Signature, Owner: b.Owner, UsedBy: u.by, Needed: u.must}
+	for _, called := range mentions(b, w.places, &p) {
+		if !b.Bound && !called.qualified {
+			continue // its own path finds it, and goes with it
 		}
-		seen[b.OID] = true
-		p := PathBound{Signature: b.Signature, Owner: b.Owner, UsedBy: users, Needed: must}
-		for _, called := range mentions(b, places, &p) {
-			if !b.Bound && !called.qualified {
-				continue // its own path finds it, and goes with it
-			}
-			for _, f := range byName[called.name] {
-				visit(f, users, must)
-			}
-		}
-		if b.Bound && len(p.Names) > 0 {
-			found = append(found, p)
+		for _, f := range w.byName[called.name] {
+			w.visit(f, u)
 		}
 	}
-	for i := range list {
-		if b := &list[i]; usedBy[b.OID] != nil {
-			visit(b, usedBy[b.OID], needed[b.OID])
-		}
+	if b.Bound && len(p.Names) > 0 {
+		w.found = append(w.found, p)
 	}
-	slices.SortFunc(found, func(a, b PathBound) int { return strings.Compare(a.Signature, b.Signature) })
-	return found, nil
 }
 
 // A call is a function that a body calls.
