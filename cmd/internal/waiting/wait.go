@@ -41,8 +41,18 @@ func (w *wait) key() string {
 // writersSince is how long a transaction has been open that is worth a name beside the one that is waited for.
 const writersSince = 3 * time.Second
 
-// look asks what processes of ours wait for, and sessions with these application names.
-func look(ctx context.Context, c *pgx.Conn, side string, pids []int32, apps []string) ([]wait, error) {
+// A blocked is a session that waits.
+type blocked struct {
+	PID      int32
+	Event    string
+	Snapshot *bool // it waits for a snapshot that is consistent
+	Lock     string
+	Relation string
+	By       []int32
+}
+
+// blockedSessions returns those of ours that wait for a lock or a standby.
+func blockedSessions(ctx context.Context, c *pgx.Conn, pids []int32, apps []string) ([]blocked, error) {
 	rows, err := c.Query(ctx, `SELECT a.pid, a.wait_event, a.backend_type = 'walsender' AND l.locktype = 'transactionid', coalesce(l.locktype, ''),
 		CASE WHEN n.oid IS NOT NULL THEN pg_catalog.format('%I.%I', n.nspname, k.relname) ELSE '' END, pg_catalog.pg_blocking_pids(a.pid)
 		FROM pg_catalog.pg_stat_activity a
@@ -53,66 +63,69 @@ func look(ctx context.Context, c *pgx.Conn, side string, pids []int32, apps []st
 	if err != nil {
 		return nil, err
 	}
-	type found struct {
-		PID      int32
-		Event    string
-		Snapshot *bool
-		Lock     string
-		Relation string
-		By       []int32
-	}
-	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[found])
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[blocked])
+}
+
+// look asks what processes of ours wait for, and sessions with these application names.
+func look(ctx context.Context, c *pgx.Conn, side string, pids []int32, apps []string) ([]wait, error) {
+	list, err := blockedSessions(ctx, c, pids, apps)
 	if err != nil {
 		return nil, err
 	}
 	var waits []wait
-	add := func(w wait) {
+	for i := range list {
+		var w wait
+		if list[i].Event == "SyncRep" {
+			w, err = standby(ctx, c, side)
+		} else {
+			w, err = lock(ctx, c, side, &list[i], pids)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(w.holders) == 0 && list[i].Event != "SyncRep" {
+			continue // nobody holds it any more
+		}
 		if !slices.ContainsFunc(waits, func(x wait) bool { return x.key() == w.key() }) {
 			waits = append(waits, w)
 		}
 	}
-	for _, f := range list {
-		if f.Event == "SyncRep" {
-			w, err := standby(ctx, c, side)
-			if err != nil {
-				return nil, err
-			}
-			add(w)
-			continue
+	return waits, nil
+}
+
+// lock describes what a session waits for that waits for a lock.
+func lock(ctx context.Context, c *pgx.Conn, side string, b *blocked, ours []int32) (w wait, err error) {
+	var who []Holder
+	if slices.Contains(b.By, 0) {
+		if who, err = preparedBefore(ctx, c, b.PID); err != nil {
+			return w, err
 		}
-		var who []Holder
-		if slices.Contains(f.By, 0) {
-			if who, err = preparedBefore(ctx, c, f.PID); err != nil {
-				return nil, err
-			}
-			if len(who) == 0 {
-				who = []Holder{{}}
-			}
-		}
-		others, err := holders(ctx, c, f.By)
-		if err != nil {
-			return nil, err
-		}
-		w := wait{what: "a lock", holders: append(who, others...)}
-		switch {
-		case f.Snapshot != nil && *f.Snapshot:
-			w.what = "transactions that have written to end, without which there is no consistent snapshot"
-			if w.holders, err = writers(ctx, c, w.holders, pids); err != nil {
-				return nil, err
-			}
-		case f.Relation != "":
-			w.what = "a lock on " + f.Relation
-		case f.Lock == "transactionid" || f.Lock == "tuple":
-			w.what = "a transaction to end that has changed the same"
-		case f.Lock == "advisory":
-			w.what = "an advisory lock"
-		}
-		if len(w.holders) > 0 {
-			w.hint = hint(w.holders, side, c.Config().User)
-			add(w)
+		if len(who) == 0 {
+			who = []Holder{{}}
 		}
 	}
-	return waits, nil
+	others, err := holders(ctx, c, b.By)
+	if err != nil {
+		return w, err
+	}
+	w = wait{what: "a lock", holders: append(who, others...)}
+	switch {
+	case b.Snapshot != nil && *b.Snapshot:
+		w.what = "transactions that have written to end, without which there is no consistent snapshot"
+		if w.holders, err = writers(ctx, c, w.holders, ours); err != nil {
+			return w, err
+		}
+	case b.Relation != "":
+		w.what = "a lock on " + b.Relation
+	case b.Lock == "transactionid" || b.Lock == "tuple":
+		w.what = "a transaction to end that has changed the same"
+	case b.Lock == "advisory":
+		w.what = "an advisory lock"
+	}
+	if len(w.holders) > 0 {
+		w.hint = hint(w.holders, side, c.Config().User)
+	}
+	return w, nil
 }
 
 // writers returns the transactions that the creation of a slot waits for, or will: those that stand
