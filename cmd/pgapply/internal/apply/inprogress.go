@@ -237,11 +237,41 @@ func (p *inProgress) commit(ctx context.Context, r *format.StreamCommit) error {
 		return p.refuse(ctx, fault.New(fault.Failed, "the prepared transaction with commit LSN %v cannot be skipped by that: it is on the target already, ahead of its commit", r.CommitLSN).
 			WithHint("Name where it was prepared: pgapply --skip-lsn %v.", t.prepared))
 	}
-	var problem *plan.Table
+	var why refusal
+	p.whole(ctx, t, r.CommitLSN, &why)
+	var err error
+	if t.ahead {
+		err = p.commitAhead(ctx, t, r)
+	} else {
+		err = p.commitPieces(ctx, t, r.CommitLSN)
+	}
+	switch {
+	case why.table != nil:
+		return p.stuck(ctx, why.table)
+	case err != nil && err == why.statement:
+		return p.refuse(ctx, err)
+	case err != nil:
+		return err
+	}
+	if err := p.forget(ctx, t); err != nil || p.position == r.EndLSN {
+		return err
+	}
+	return p.committed(ctx, r.XID, r.CommitLSN, r.EndLSN, r.Time)
+}
+
+// A refusal is why a transaction cannot be applied: a table that its changes have no place in, or
+// the error of a statement.
+type refusal struct {
+	table     *plan.Table
+	statement error
+}
+
+// whole makes what reads all pieces of a transaction that commits into p.cur.
+func (p *inProgress) whole(ctx context.Context, t *transaction, commit format.LSN, why *refusal) {
 	clear(p.again)
 	p.replay.Sub = func(sub uint32) bool { return !t.aborted[sub] }
 	p.replay.Table = func(tab *plan.Table) (_ *plan.Table, err error) {
-		if tab.Snapshot > r.CommitLSN {
+		if tab.Snapshot > commit {
 			return nil, nil
 		}
 		if p.altered {
@@ -253,48 +283,34 @@ func (p *inProgress) commit(ctx context.Context, r *format.StreamCommit) error {
 			tab = p.again[tab]
 		}
 		if tab.Problem != nil {
-			problem = tab
+			why.table = tab
 		}
 		return tab, tab.Problem
 	}
-	var foreign error
 	p.replay.DDL = func(d *format.DDL) (*plan.Group, error) {
-		if foreign = p.renamed(d); foreign != nil && !p.cur.Skip {
-			return nil, foreign
+		if why.statement = p.renamed(d); why.statement != nil && !p.cur.Skip {
+			return nil, why.statement
 		}
 		clear(p.again)
 		err := p.alter(d)
 		return p.cur, err
 	}
-	var err error
-	if t.ahead {
-		err = p.commitAhead(ctx, t, r)
-	} else {
-		if err := p.follower.open(r.CommitLSN); err != nil {
+}
+
+// commitPieces takes what there is of a transaction that was not written ahead.
+func (p *inProgress) commitPieces(ctx context.Context, t *transaction, commit format.LSN) error {
+	if err := p.open(commit); err != nil {
+		return err
+	}
+	return p.pieces(ctx, t, func(piece []byte, lent bool) error {
+		if lent {
+			return p.follower.alone(func(g *plan.Group) error { return p.replay.Add(g, piece) })
+		}
+		if err := p.replay.Add(p.cur, piece); err != nil {
 			return err
 		}
-		err = p.pieces(ctx, t, func(piece []byte, lent bool) error {
-			if lent {
-				return p.follower.alone(func(g *plan.Group) error { return p.replay.Add(g, piece) })
-			}
-			if err := p.replay.Add(p.cur, piece); err != nil {
-				return err
-			}
-			return p.room()
-		})
-	}
-	switch {
-	case problem != nil:
-		return p.stuck(ctx, problem)
-	case err != nil && err == foreign:
-		return p.refuse(ctx, err)
-	case err != nil:
-		return err
-	}
-	if err := p.forget(ctx, t); err != nil || p.position == r.EndLSN {
-		return err
-	}
-	return p.committed(ctx, r.XID, r.CommitLSN, r.EndLSN, r.Time)
+		return p.room()
+	})
 }
 
 // commitAhead writes what is left of a transaction that was written ahead, and commits it.

@@ -47,29 +47,7 @@ func (l *Loader) copyPart(p *part) (err error) {
 	if t.err != nil {
 		return t.err
 	}
-	cols := make([]string, len(p.Columns))
-	for i, c := range p.Columns {
-		cols[i] = plan.QuoteIdent(c)
-	}
-	sql := "COPY " + t.tree.or(t.qualified())
-	if len(cols) > 0 {
-		sql += " (" + strings.Join(cols, ", ") + ")"
-	}
-	sql += " FROM STDIN"
-	var options []string
-	begin := "BEGIN; "
-	if p.Format == format.CopyBinary {
-		options = append(options, "FORMAT binary")
-	}
-	if t.freeze {
-		// Rows that are written frozen need no vacuum later. The server allows it for a table that this transaction has emptied.
-		options = append(options, "FREEZE")
-		begin += "TRUNCATE ONLY " + t.qualified() + "; "
-	}
-	if len(options) > 0 {
-		sql += " WITH (" + strings.Join(options, ", ") + ")"
-	}
-	if err := s.conn.StartCopyIn(l.ctx, begin+sql); err != nil {
+	if err := s.conn.StartCopyIn(l.ctx, copyStatement(p)); err != nil {
 		return l.Server.Explain(err)
 	}
 	for c := range p.chunks {
@@ -101,6 +79,33 @@ func (l *Loader) copyPart(p *part) (err error) {
 		l.builder.table(t.names(), p.Of == 1 && p.end.Bytes < small)
 	}
 	return nil
+}
+
+// copyStatement begins a transaction and copies a part.
+func copyStatement(p *part) string {
+	t := p.table
+	begin, sql := "BEGIN; ", "COPY "+t.tree.or(t.qualified())
+	if len(p.Columns) > 0 {
+		cols := make([]string, len(p.Columns))
+		for i, c := range p.Columns {
+			cols[i] = plan.QuoteIdent(c)
+		}
+		sql += " (" + strings.Join(cols, ", ") + ")"
+	}
+	sql += " FROM STDIN"
+	var options []string
+	if p.Format == format.CopyBinary {
+		options = append(options, "FORMAT binary")
+	}
+	if t.freeze {
+		// Rows that are written frozen need no vacuum later. The server allows it for a table that this transaction has emptied.
+		options = append(options, "FREEZE")
+		begin += "TRUNCATE ONLY " + t.qualified() + "; "
+	}
+	if len(options) > 0 {
+		sql += " WITH (" + strings.Join(options, ", ") + ")"
+	}
+	return begin + sql
 }
 
 // checked says what to do about a row that no partition of the target takes.
