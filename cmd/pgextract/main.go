@@ -65,43 +65,10 @@ func run(ctx context.Context, env *cli.Env) error {
 		return err
 	}
 	env.SetLogFormat(f.LogFormat)
-	if f.Slot != "" {
-		if err := slot.CheckName(f.Slot); err != nil {
-			return err
-		}
-	} else if f.Failover {
-		return fault.New(fault.Usage, "--failover needs --slot").WithHint("Without a slot there is nothing that could be lost in a failover.")
+	l, err := f.load(env)
+	if err != nil {
+		return err
 	}
-	l := &extract.Load{Server: pgdial.Source(f.Source, "pgextract"), Slot: f.Slot, Publication: f.Publication, Failover: f.Failover, Jobs: max(f.Jobs, 1),
-		DataOnly: f.DataOnly, NoOwner: f.NoOwner, NoACL: f.NoACL, Log: env.Log}
-	if f.Format != "auto" {
-		l.Format = f.Format
-	}
-	l.Select = extract.Selection{Schemas: f.Schema, Tables: f.Table, ExcludeTables: f.ExcludeTable, ExcludeData: f.ExcludeTableData}
-	l.Reload, l.Resume, l.Snapshot = f.Reload, f.Resume, f.Snapshot
-	l.Target = pgdial.Target(f.Target, "pgextract")
-	switch {
-	case f.Reload && len(f.Table) == 0:
-		return fault.New(fault.Usage, "--reload needs --table").WithHint("Name what is to be emptied and loaded again: --table public.orders --reload")
-	case f.Reload && f.Resume:
-		return fault.New(fault.Usage, "--reload and --resume contradict each other")
-	case f.Hold && (f.Snapshot != "" || f.Part != "" || f.Resume):
-		return fault.New(fault.Usage, "--hold makes a snapshot, and reads nothing").WithHint("Give --snapshot, --part and --resume to the processes that read it.")
-	case f.Part != "" && f.Snapshot == "":
-		return fault.New(fault.Usage, "--part needs --snapshot").WithHint("Get one from: pgextract --slot NAME --hold")
-	case f.Part != "":
-		var err error
-		if l.Part, l.Parts, err = extract.ParsePart(f.Part); err != nil {
-			return err
-		}
-	}
-	if f.Resume {
-		// Before anything is created on the source.
-		if err := l.Target.Given(); err != nil {
-			return err
-		}
-	}
-	l.Server.Standby = l.Slot == "" // which nothing follows
 	l.Waits = waiting.Start(ctx, l.Server, env.Log)
 	defer l.Waits.Stop()
 	// In a pipe, the program at its end shows how far it is.
@@ -136,4 +103,55 @@ func run(ctx context.Context, env *cli.Env) error {
 		return cli.ErrStopped // the program at the end of the pipe has the last word
 	}
 	return fault.New(fault.Interrupted, "%w: the stream has no end", cli.ErrStopped).WithHint("What is whole in it can be applied. For all of it, start the same command again.")
+}
+
+// load returns what the flags ask for, if they fit together.
+func (f *flags) load(env *cli.Env) (*extract.Load, error) {
+	if err := f.check(); err != nil {
+		return nil, err
+	}
+	l := &extract.Load{Server: pgdial.Source(f.Source, "pgextract"), Slot: f.Slot, Publication: f.Publication, Failover: f.Failover, Jobs: max(f.Jobs, 1),
+		DataOnly: f.DataOnly, NoOwner: f.NoOwner, NoACL: f.NoACL, Log: env.Log}
+	if f.Format != "auto" {
+		l.Format = f.Format
+	}
+	l.Select = extract.Selection{Schemas: f.Schema, Tables: f.Table, ExcludeTables: f.ExcludeTable, ExcludeData: f.ExcludeTableData}
+	l.Reload, l.Resume, l.Snapshot = f.Reload, f.Resume, f.Snapshot
+	l.Target = pgdial.Target(f.Target, "pgextract")
+	if f.Part != "" {
+		var err error
+		if l.Part, l.Parts, err = extract.ParsePart(f.Part); err != nil {
+			return nil, err
+		}
+	}
+	if f.Resume {
+		// Before anything is created on the source.
+		if err := l.Target.Given(); err != nil {
+			return nil, err
+		}
+	}
+	l.Server.Standby = l.Slot == "" // which nothing follows
+	return l, nil
+}
+
+// check refuses flags that contradict each other.
+func (f *flags) check() error {
+	if f.Slot != "" {
+		if err := slot.CheckName(f.Slot); err != nil {
+			return err
+		}
+	} else if f.Failover {
+		return fault.New(fault.Usage, "--failover needs --slot").WithHint("Without a slot there is nothing that could be lost in a failover.")
+	}
+	switch {
+	case f.Reload && len(f.Table) == 0:
+		return fault.New(fault.Usage, "--reload needs --table").WithHint("Name what is to be emptied and loaded again: --table public.orders --reload")
+	case f.Reload && f.Resume:
+		return fault.New(fault.Usage, "--reload and --resume contradict each other")
+	case f.Hold && (f.Snapshot != "" || f.Part != "" || f.Resume):
+		return fault.New(fault.Usage, "--hold makes a snapshot, and reads nothing").WithHint("Give --snapshot, --part and --resume to the processes that read it.")
+	case f.Part != "" && f.Snapshot == "":
+		return fault.New(fault.Usage, "--part needs --snapshot").WithHint("Get one from: pgextract --slot NAME --hold")
+	}
+	return nil
 }

@@ -87,17 +87,7 @@ func packages(t *testing.T) map[string]*goPackage {
 func (p *goPackage) declare(d ast.Decl) {
 	switch d := d.(type) {
 	case *ast.FuncDecl:
-		name := d.Name.Name
-		if d.Recv != nil {
-			t := d.Recv.List[0].Type
-			if star, ok := t.(*ast.StarExpr); ok {
-				t = star.X
-			}
-			if ident, ok := t.(*ast.Ident); ok {
-				name = ident.Name + "." + name
-			}
-		}
-		p.names[name] = true
+		p.names[functionName(d)] = true
 	case *ast.GenDecl:
 		for _, spec := range d.Specs {
 			switch spec := spec.(type) {
@@ -117,4 +107,19 @@ func (p *goPackage) declare(d ast.Decl) {
 			}
 		}
 	}
+}
+
+// functionName returns the name of a function, with its receiver's type.
+func functionName(d *ast.FuncDecl) string {
+	if d.Recv == nil {
+		return d.Name.Name
+	}
+	t := d.Recv.List[0].Type
+	if star, ok := t.(*ast.StarExpr); ok {
+		t = star.X
+	}
+	if ident, ok := t.(*ast.Ident); ok {
+		return ident.Name + "." + d.Name.Name
+	}
+	return d.Name.Name
 }

@@ -16,129 +16,172 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
+// A fullLoad is one full load while it is applied.
+type fullLoad struct {
+	*Run
+	began  time.Time
+	header *format.Header
+	stream *progress.Stream
+	loader *target.Loader
+}
+
 // load applies a full load. It returns the header of the stream that follows a torn one; a stream that comes to its end is followed by what
 // the reader has next.
 func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, err error) {
-	began := time.Now()
-	stream, err := progress.Open(ctx, r.control, progress.KeyOf(h))
-	if err != nil {
-		return nil, r.Server.Explain(err)
-	}
-	if stream.Ended {
-		return nil, fault.New(fault.Config, "the migration of %v was completed by a cutover on the target", stream.Key).
-			WithHint("To start another one: pgcutover cleanup.")
-	}
-	if err := r.representable(h); err != nil {
+	l := &fullLoad{Run: r, began: time.Now(), header: h}
+	if err := l.open(ctx); err != nil {
 		return nil, err
 	}
-	snapshots, err := progress.Snapshots(ctx, r.control, stream.ID)
-	if err != nil {
-		return nil, r.Server.Explain(err)
-	}
-	reach := stream.Applied
-	for _, lsn := range snapshots {
-		reach = max(reach, lsn)
-	}
-	if _, err := timeline(stream, h, reach); err != nil {
-		return nil, err
-	}
-	if err := r.remember(ctx, stream, h); err != nil {
-		return nil, err
-	}
-	l := &target.Loader{Server: r.Server, Control: r.control, Stream: stream, Mapper: &target.Mapper{Lookup: r.lookup, Rename: r.Rename}, Jobs: r.Jobs, Log: r.Log, Waits: r.Waits}
-	l.Meter = r.Meter
-	l.Snapshot, l.SnapshotLSN = fmt.Sprintf("%v %d", h.StartLSN, h.Created), h.StartLSN
-	if h.Load != nil {
-		l.Reload, l.ByHand, l.RebuildIndexes = h.Load.Reload, h.Load.DataOnly, r.RebuildIndexes
-		l.Whole = h.Load.Scope == format.ScopeAll
-		l.Objects = h.Load.Part <= 1
-		if h.Load.Snapshot != "" {
-			l.Snapshot = h.Load.Snapshot
-		}
-		r.Meter.Start(h.Load.Tables, h.Load.Bytes)
-	} else {
-		r.Meter.Start(0, 0)
-	}
+	l.prepare()
 	defer r.Meter.Stop()
-	// What no changes can follow has no cutover either.
-	l.Constraints = r.Constraints == "now" || r.Constraints == "" && h.Slot == ""
 	r.loading = h
-	if err := l.Start(ctx); err != nil {
+	if err := l.loader.Start(ctx); err != nil {
 		return nil, err
 	}
-	defer l.Close()
-	defer func() { err = l.Because(err) }()
-	r.streamID = stream.ID
-	if (h.Load == nil || h.Load.Scope != format.ScopeTables) && !stream.Whole {
-		if err := progress.SetWhole(ctx, r.control, stream.ID); err != nil {
-			return nil, r.Server.Explain(err)
-		}
-	}
-	if h.Load != nil && (stream.LoadStatus == "none" || !stream.ByHand && h.Load.DataOnly) {
-		if err := progress.SetScope(ctx, r.control, stream.ID, h.Load.DataOnly, h.Load.Without); err != nil {
-			return nil, r.Server.Explain(err)
-		}
-	}
-	if stream.LoadStatus != "loaded" {
-		if err := progress.SetLoadStatus(ctx, r.control, stream.ID, "loading", h.StartLSN); err != nil {
-			return nil, r.Server.Explain(err)
-		}
+	defer l.loader.Close()
+	defer func() { err = l.loader.Because(err) }()
+	r.streamID = l.stream.ID
+	if err := l.note(ctx); err != nil {
+		return nil, err
 	}
 	for {
 		rec, err := r.reader.Next()
 		if err != nil {
-			if failed := l.Drop(); failed != nil { // what was complete is kept
+			if failed := l.loader.Drop(); failed != nil { // what was complete is kept
 				return nil, failed
 			}
 			return nil, err
 		}
 		switch x := rec.(type) {
-		case *format.DDL:
-			err = l.DDL(x)
-		case *format.Relation:
-			err = l.Relation(x)
-		case *format.CopyBegin:
-			c := *x
-			err = l.CopyBegin(&c)
-		case *format.CopyData:
-			err = l.CopyData(x)
-		case *format.CopyEnd:
-			err = l.CopyEnd(x)
-		case *format.LargeObject:
-			err = l.LargeObject(x)
-		case *format.Fingerprint:
-			err = l.Fingerprint(x)
-		case *format.Sequence:
-			err = l.Sequence(x)
-		case *format.Unknown:
-			r.heard(x)
 		case *format.Header: // the stream was torn, and this one takes its place
-			return x, l.Drop()
+			return x, l.loader.Drop()
 		case *format.End:
-			if x.Reason != format.Complete {
-				return nil, fault.New(fault.Data, "the full load was stopped before its end").WithHint("Start it again with pgextract --resume.")
-			}
-			complete, err := l.Finish()
-			if err != nil {
+			if err := l.end(ctx, x); err != nil {
 				return nil, err
 			}
-			if err := r.loaded(ctx, l, stream, complete, time.Since(began)); err != nil {
-				return nil, err
-			}
-			r.loading = nil
-			if err := l.Refused(resume(stream)); err != nil {
-				return nil, err
-			}
-			r.lacking.ended(h, complete, l.Missing())
-			r.next(h, complete)
 			return r.reader.Next()
-		default:
-			err = fault.New(fault.Data, "cannot apply a %v record", rec.Kind())
 		}
-		if err != nil {
+		if err := l.take(rec); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// open looks what the target has of the stream, and whether the load fits.
+func (l *fullLoad) open(ctx context.Context) (err error) {
+	if l.stream, err = progress.Open(ctx, l.control, progress.KeyOf(l.header)); err != nil {
+		return l.Server.Explain(err)
+	}
+	if l.stream.Ended {
+		return fault.New(fault.Config, "the migration of %v was completed by a cutover on the target", l.stream.Key).
+			WithHint("To start another one: pgcutover cleanup.")
+	}
+	if err := l.representable(l.header); err != nil {
+		return err
+	}
+	snapshots, err := progress.Snapshots(ctx, l.control, l.stream.ID)
+	if err != nil {
+		return l.Server.Explain(err)
+	}
+	reach := l.stream.Applied
+	for _, lsn := range snapshots {
+		reach = max(reach, lsn)
+	}
+	if _, err := timeline(l.stream, l.header, reach); err != nil {
+		return err
+	}
+	return l.remember(ctx, l.stream, l.header)
+}
+
+// prepare makes the loader.
+func (l *fullLoad) prepare() {
+	h := l.header
+	x := &target.Loader{Server: l.Server, Control: l.control, Stream: l.stream, Mapper: &target.Mapper{Lookup: l.lookup, Rename: l.Rename}, Jobs: l.Jobs, Log: l.Log, Waits: l.Waits}
+	l.loader = x
+	x.Meter = l.Meter
+	x.Snapshot, x.SnapshotLSN = fmt.Sprintf("%v %d", h.StartLSN, h.Created), h.StartLSN
+	if h.Load != nil {
+		x.Reload, x.ByHand, x.RebuildIndexes = h.Load.Reload, h.Load.DataOnly, l.RebuildIndexes
+		x.Whole = h.Load.Scope == format.ScopeAll
+		x.Objects = h.Load.Part <= 1
+		if h.Load.Snapshot != "" {
+			x.Snapshot = h.Load.Snapshot
+		}
+		l.Meter.Start(h.Load.Tables, h.Load.Bytes)
+	} else {
+		l.Meter.Start(0, 0)
+	}
+	// What no changes can follow has no cutover either.
+	x.Constraints = l.Constraints == "now" || l.Constraints == "" && h.Slot == ""
+}
+
+// note writes down on the target what the load is of.
+func (l *fullLoad) note(ctx context.Context) error {
+	h, s := l.header, l.stream
+	if (h.Load == nil || h.Load.Scope != format.ScopeTables) && !s.Whole {
+		if err := progress.SetWhole(ctx, l.control, s.ID); err != nil {
+			return l.Server.Explain(err)
+		}
+	}
+	if h.Load != nil && (s.LoadStatus == "none" || !s.ByHand && h.Load.DataOnly) {
+		if err := progress.SetScope(ctx, l.control, s.ID, h.Load.DataOnly, h.Load.Without); err != nil {
+			return l.Server.Explain(err)
+		}
+	}
+	if s.LoadStatus != "loaded" {
+		if err := progress.SetLoadStatus(ctx, l.control, s.ID, "loading", h.StartLSN); err != nil {
+			return l.Server.Explain(err)
+		}
+	}
+	return nil
+}
+
+// take has the loader do what is between header and end.
+func (l *fullLoad) take(rec format.Record) error {
+	switch x := rec.(type) {
+	case *format.DDL:
+		return l.loader.DDL(x)
+	case *format.Relation:
+		return l.loader.Relation(x)
+	case *format.CopyBegin:
+		c := *x
+		return l.loader.CopyBegin(&c)
+	case *format.CopyData:
+		return l.loader.CopyData(x)
+	case *format.CopyEnd:
+		return l.loader.CopyEnd(x)
+	case *format.LargeObject:
+		return l.loader.LargeObject(x)
+	case *format.Fingerprint:
+		return l.loader.Fingerprint(x)
+	case *format.Sequence:
+		return l.loader.Sequence(x)
+	case *format.Unknown:
+		l.heard(x)
+		return nil
+	}
+	return fault.New(fault.Data, "cannot apply a %v record", rec.Kind())
+}
+
+// end takes the end of the stream: what is complete is finished, and what is not is told.
+func (l *fullLoad) end(ctx context.Context, e *format.End) error {
+	if e.Reason != format.Complete {
+		return fault.New(fault.Data, "the full load was stopped before its end").WithHint("Start it again with pgextract --resume.")
+	}
+	complete, err := l.loader.Finish()
+	if err != nil {
+		return err
+	}
+	if err := l.loaded(ctx, complete); err != nil {
+		return err
+	}
+	l.loading = nil
+	if err := l.loader.Refused(resume(l.stream)); err != nil {
+		return err
+	}
+	l.lacking.ended(l.header, complete, l.loader.Missing())
+	l.next(l.header, complete)
+	return nil
 }
 
 // resume is the command that goes on with a load.
@@ -161,34 +204,34 @@ func (r *Run) representable(h *format.Header) error {
 }
 
 // loaded says what a load has come to.
-func (r *Run) loaded(ctx context.Context, l *target.Loader, stream *progress.Stream, complete bool, took time.Duration) error {
-	r.Meter.Stop()
-	rows, bytes := l.Loaded()
-	r.Log.Info(fmt.Sprintf("loaded %s, %s in %v", count.Of(rows, "row"), humanize.Bytes(bytes), took.Round(time.Millisecond)))
-	failed, err := progress.Failed(ctx, r.control, stream.ID)
+func (l *fullLoad) loaded(ctx context.Context, complete bool) error {
+	l.Meter.Stop()
+	rows, bytes := l.loader.Loaded()
+	l.Log.Info(fmt.Sprintf("loaded %s, %s in %v", count.Of(rows, "row"), humanize.Bytes(bytes), time.Since(l.began).Round(time.Millisecond)))
+	failed, err := progress.Failed(ctx, l.control, l.stream.ID)
 	if err != nil {
-		return r.Server.Explain(err)
+		return l.Server.Explain(err)
 	}
 	// What can never be created was told when it came.
 	failed = slices.DeleteFunc(failed, func(o progress.Object) bool { return o.Type == format.Warning })
 	if len(failed) > 0 {
-		causes, err := objects.Causes(ctx, r.control, failed)
+		causes, err := objects.Causes(ctx, l.control, failed)
 		if err != nil {
-			return r.Server.Explain(err)
+			return l.Server.Explain(err)
 		}
 		each, remedies := objects.Text(causes)
 		msg := count.Of(len(failed), "object") + " could not be created on the target"
-		hint := "They are tried again by pgcutover open and finish, and by: " + resume(stream) + ". They are listed in pgsluice.deferred, with their definitions."
+		hint := "They are tried again by pgcutover open and finish, and by: " + resume(l.stream) + ". They are listed in pgsluice.deferred, with their definitions."
 		if remedies != "" {
 			hint = "On the target, as a role that may: " + remedies + " " + hint
 		}
-		if target.Serious(failed) && l.Refused("") == nil {
+		if target.Serious(failed) && l.loader.Refused("") == nil {
 			return fault.New(fault.Failed, "%s", msg).WithDetail("%s", each).WithHint("%s", hint)
 		}
-		r.Log.Warn(msg, "detail", each, "hint", hint)
+		l.Log.Warn(msg, "detail", each, "hint", hint)
 	}
-	if !complete && l.Refused("") == nil {
-		r.Log.Info("other parts of this load are not complete yet")
+	if !complete && l.loader.Refused("") == nil {
+		l.Log.Info("other parts of this load are not complete yet")
 	}
 	return nil
 }
