@@ -22,18 +22,25 @@ import (
 // to prove anything: a commit takes a moment from its time stamp until it is durable.
 const clockSlack = time.Second
 
+// A history is what the source's must fit to.
+type history struct {
+	last  progress.Transaction // the newest that was taken in
+	must  progress.Transaction // the one that has to come again; of none, it is zero
+	limit format.LSN           // transactions behind it are of a history that the source does not have; 0: none are
+}
+
 // sameHistory checks a header against what is remembered of the source.
 func (f *follower) sameHistory(ctx context.Context, h *format.Header) error {
 	var err error
-	if f.limit, err = timeline(f.stream, h, max(f.position, f.progress.snapshot)); err != nil {
+	if f.past.limit, err = timeline(f.stream, h, max(f.position, f.progress.snapshot)); err != nil {
 		return err
 	}
 	if applied := f.stream.AppliedTime; h.SourceLSN != 0 && h.SourceLSN < f.stream.Applied && applied.Unix() > 0 && h.Created.Time().Sub(applied) > clockSlack {
 		return parted(f.stream, fmt.Sprintf("at %s the source's WAL ended at LSN %v, and the target had what was at LSN %v before that, at %s",
 			clock(h.Created.Time()), h.SourceLSN, f.stream.Applied, clock(applied)))
 	}
-	if f.must = (progress.Transaction{}); h.StartLSN < f.last.EndLSN {
-		f.must = f.last
+	if f.past.must = (progress.Transaction{}); h.StartLSN < f.past.last.EndLSN {
+		f.past.must = f.past.last
 	}
 	return f.remember(ctx, f.stream, h)
 }
@@ -90,10 +97,10 @@ func parted(stream *progress.Stream, why string) error {
 // meetBegin is meet as far as a transaction's begin tells, so that nothing of one that is wrong is
 // written.
 func (f *follower) meetBegin(b *format.Begin) error {
-	if f.limit != 0 && b.CommitLSN >= f.limit && b.CommitLSN >= f.position {
+	if f.past.limit != 0 && b.CommitLSN >= f.past.limit && b.CommitLSN >= f.position {
 		return f.behindLimit(b.CommitLSN)
 	}
-	if f.must.EndLSN == 0 || b.CommitLSN < f.must.CommitLSN || b.CommitLSN == f.must.CommitLSN && b.XID == f.must.XID && b.Time == f.must.Time {
+	if f.past.must.EndLSN == 0 || b.CommitLSN < f.past.must.CommitLSN || b.CommitLSN == f.past.must.CommitLSN && b.XID == f.past.must.XID && b.Time == f.past.must.Time {
 		return nil
 	}
 	return f.notMet(fmt.Sprintf("transaction %d with commit LSN %v, committed at %s", b.XID, b.CommitLSN, clock(b.Time.Time())))
@@ -101,28 +108,28 @@ func (f *follower) meetBegin(b *format.Begin) error {
 
 // meet takes a transaction that has come to its end, before it is applied.
 func (f *follower) meet(t progress.Transaction) error {
-	if f.limit != 0 && t.EndLSN > f.limit && t.CommitLSN >= f.position {
+	if f.past.limit != 0 && t.EndLSN > f.past.limit && t.CommitLSN >= f.position {
 		return f.behindLimit(t.CommitLSN)
 	}
 	switch {
-	case f.must.EndLSN != 0 && t == f.must:
-		f.must = progress.Transaction{}
-	case f.must.EndLSN != 0 && t.EndLSN >= f.must.EndLSN:
+	case f.past.must.EndLSN != 0 && t == f.past.must:
+		f.past.must = progress.Transaction{}
+	case f.past.must.EndLSN != 0 && t.EndLSN >= f.past.must.EndLSN:
 		return f.notMet(t.String())
-	case f.must.EndLSN == 0:
+	case f.past.must.EndLSN == 0:
 		if err := f.meetSkipped(t); err != nil {
 			return err
 		}
 	}
 	if t.EndLSN > f.position { // else it has been applied, or a load has brought it
-		f.last = t
+		f.past.last = t
 	}
 	return nil
 }
 
 // meetSkipped refuses a transaction behind the last one, and before the position: there was none.
 func (f *follower) meetSkipped(t progress.Transaction) error {
-	if f.last.EndLSN != 0 && t.CommitLSN >= f.last.EndLSN && t.CommitLSN < f.position {
+	if f.past.last.EndLSN != 0 && t.CommitLSN >= f.past.last.EndLSN && t.CommitLSN < f.position {
 		return parted(f.stream, fmt.Sprintf("%v, where there was none", t))
 	}
 	return nil
@@ -130,16 +137,16 @@ func (f *follower) meetSkipped(t progress.Transaction) error {
 
 // meetPosition takes a position up to which everything was in the stream.
 func (f *follower) meetPosition(lsn format.LSN) error {
-	if f.must.EndLSN == 0 || lsn < f.must.EndLSN {
+	if f.past.must.EndLSN == 0 || lsn < f.past.must.EndLSN {
 		return nil
 	}
 	return f.notMet(fmt.Sprintf("nothing more up to LSN %v", lsn))
 }
 
 func (f *follower) notMet(instead string) error {
-	return parted(f.stream, fmt.Sprintf("%s, where the target has %v", instead, f.must))
+	return parted(f.stream, fmt.Sprintf("%s, where the target has %v", instead, f.past.must))
 }
 
 func (f *follower) behindLimit(commit format.LSN) error {
-	return parted(f.stream, fmt.Sprintf("a transaction with commit LSN %v, of a timeline that the source has left at LSN %v", commit, f.limit))
+	return parted(f.stream, fmt.Sprintf("a transaction with commit LSN %v, of a timeline that the source has left at LSN %v", commit, f.past.limit))
 }

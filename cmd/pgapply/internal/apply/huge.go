@@ -45,7 +45,7 @@ func (f *follower) alone(add func(*plan.Group) error) error {
 
 // writePart writes what there is of the open transaction, and waits for it.
 func (f *follower) writePart() error {
-	if err := f.handOver(true); err != nil {
+	if err := f.flush(); err != nil {
 		return err
 	}
 	return f.await()

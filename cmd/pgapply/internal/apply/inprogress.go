@@ -37,20 +37,24 @@ type inProgress struct {
 
 // A transaction in progress.
 type transaction struct {
-	xid     uint32
-	log     plan.Log
+	xid      uint32
+	log      plan.Log
+	aborted  map[uint32]bool // subtransactions
+	subs     map[uint32]bool // those that have a savepoint
+	prepared preparation
+
 	ahead   bool // it has been written in part
 	held    bool // no more of it is written ahead; set by the writer
-	spilled bool
-	subs    map[uint32]bool // subtransactions that have a savepoint
-	aborted map[uint32]bool // subtransactions
+	spilled bool // pieces of it are put away
+}
 
-	// What is known of one that is prepared.
-	gid      string
-	prepared format.LSN
-	lost     bool // it was to be skipped, and has not been kept
-	skip     bool // it is to be recorded, not applied
-	altered  bool // what is on the target ahead of its commit has changed the schema
+// A preparation is what is known of a transaction that is prepared.
+type preparation struct {
+	gid     string // empty: it is not
+	lsn     format.LSN
+	lost    bool // it was to be skipped, and has not been kept
+	skip    bool // it is to be recorded, not applied
+	altered bool // what is on the target ahead of its commit has changed the schema
 }
 
 // errHold says that a piece cannot be written ahead.
@@ -93,7 +97,7 @@ func (p *inProgress) record(ctx context.Context, rec format.Record) error {
 		p.early[r.ID] = true
 		return p.relation(ctx, r)
 	case *format.StreamStart:
-		if t := p.live[r.XID]; t != nil && t.gid != "" {
+		if t := p.live[r.XID]; t != nil && t.prepared.gid != "" {
 			return p.refuse(ctx, fault.New(fault.Data, "transaction %d has a block after it was prepared", r.XID))
 		}
 		if p.live[r.XID] == nil {
@@ -232,15 +236,15 @@ func (p *inProgress) commit(ctx context.Context, r *format.StreamCommit) error {
 	if r.EndLSN <= p.position { // it has been applied already
 		return p.forget(ctx, t)
 	}
-	p.follower.commit = r.CommitLSN
-	if t.ahead && t.gid != "" && slices.Contains(p.SkipLSN, r.CommitLSN) {
+	if t.ahead && t.prepared.gid != "" && slices.Contains(p.SkipLSN, r.CommitLSN) {
 		return p.refuse(ctx, fault.New(fault.Failed, "the prepared transaction with commit LSN %v cannot be skipped by that: it is on the target already, ahead of its commit", r.CommitLSN).
-			WithHint("Name where it was prepared: pgapply --skip-lsn %v.", t.prepared))
+			WithHint("Name where it was prepared: pgapply --skip-lsn %v.", t.prepared.lsn))
 	}
 	var why refusal
 	p.whole(ctx, t, r.CommitLSN, &why)
 	var err error
 	if t.ahead {
+		p.tx = openTransaction{state: ahead, xid: t.xid, commit: r.CommitLSN}
 		err = p.commitAhead(ctx, t, r)
 	} else {
 		err = p.commitPieces(ctx, t, r.CommitLSN)
@@ -274,7 +278,7 @@ func (p *inProgress) whole(ctx context.Context, t *transaction, commit format.LS
 		if tab.Snapshot > commit {
 			return nil, nil
 		}
-		if p.altered {
+		if p.tx.altered {
 			if p.again[tab] == nil {
 				if p.again[tab], err = p.mapper.Map(ctx, tab.Relation); err != nil {
 					return nil, p.Server.Explain(err)
@@ -299,7 +303,7 @@ func (p *inProgress) whole(ctx context.Context, t *transaction, commit format.LS
 
 // commitPieces takes what there is of a transaction that was not written ahead.
 func (p *inProgress) commitPieces(ctx context.Context, t *transaction, commit format.LSN) error {
-	if err := p.open(commit); err != nil {
+	if err := p.open(t.xid, commit); err != nil {
 		return err
 	}
 	return p.pieces(ctx, t, func(piece []byte, lent bool) error {
@@ -336,7 +340,7 @@ func (p *inProgress) commitAhead(ctx context.Context, t *transaction, r *format.
 			return nil, err
 		}
 		clear(p.again)
-		p.altered, p.alteredBy = true, t.xid
+		p.tx.altered = true
 		p.cur.AddDDL(d)
 		err := flush()
 		return p.cur, err
@@ -358,11 +362,12 @@ func (p *inProgress) commitAhead(ctx context.Context, t *transaction, r *format.
 	t.ahead = false
 	p.ahead--
 	p.position = r.EndLSN
-	p.altered = p.altered || t.altered
+	altered := p.tx.altered || t.prepared.altered
+	p.tx = openTransaction{}
 	whole := plan.Transaction{XID: t.xid, CommitLSN: r.CommitLSN, EndLSN: r.EndLSN, Time: r.Time}
 	if err := p.do(func(ctx context.Context, _ *plan.Group) error {
 		return p.applier.CommitAhead(ctx, whole)
-	}); err != nil {
+	}); err != nil || !altered {
 		return err
 	}
 	return p.seeAltered(ctx)

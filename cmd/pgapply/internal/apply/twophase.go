@@ -33,19 +33,19 @@ func (p *inProgress) keep(rec format.Record) {
 	}
 	switch r := rec.(type) {
 	case *format.Insert:
-		k.kept.Insert(p.xid, p.tables[r.Relation], r.New)
+		k.kept.Insert(p.tx.xid, p.tables[r.Relation], r.New)
 	case *format.Update:
-		k.kept.Update(p.xid, p.tables[r.Relation], r.Old, r.New)
+		k.kept.Update(p.tx.xid, p.tables[r.Relation], r.Old, r.New)
 	case *format.Delete:
-		k.kept.Delete(p.xid, p.tables[r.Relation], r.Old)
+		k.kept.Delete(p.tx.xid, p.tables[r.Relation], r.Old)
 	case *format.Truncate:
 		op := &plan.TruncateOp{RestartIdentity: r.RestartIdentity}
 		for _, id := range r.Relations {
 			op.Tables = append(op.Tables, p.tables[id])
 		}
-		k.kept.Truncate(p.xid, op)
+		k.kept.Truncate(p.tx.xid, op)
 	case *format.DDL:
-		k.kept.DDL(p.xid, r)
+		k.kept.DDL(p.tx.xid, r)
 	}
 }
 
@@ -64,7 +64,7 @@ func (p *inProgress) prepare(ctx context.Context, r *format.Prepare) error {
 		return p.refuse(ctx, fault.New(fault.Data, "transaction %q is prepared twice", gid))
 	}
 	t := p.live[r.XID]
-	if p.within {
+	if p.tx.state != closed {
 		if t != nil {
 			return p.refuse(ctx, fault.New(fault.Data, "transaction %d is prepared, and in progress", r.XID))
 		}
@@ -74,7 +74,7 @@ func (p *inProgress) prepare(ctx context.Context, r *format.Prepare) error {
 			return err
 		}
 	}
-	t.gid, t.prepared = gid, r.PrepareLSN
+	t.prepared.gid, t.prepared.lsn = gid, r.PrepareLSN
 	p.gids[gid] = t
 	return nil
 }
@@ -82,19 +82,19 @@ func (p *inProgress) prepare(ctx context.Context, r *format.Prepare) error {
 // setAside makes the open transaction one in progress.
 func (p *inProgress) setAside(ctx context.Context, t *transaction) error {
 	f := p.follower
-	t.lost = p.lost
+	t.prepared.lost = p.lost
 	if !p.lost {
 		t.log.Append(&p.kept)
 	}
 	p.twoPhase.clear()
-	t.skip = f.cur.Skip
-	switch {
-	case f.skipping:
-	case f.flushing: // in part, it is on the target
+	t.prepared.skip = f.cur.Skip
+	switch f.tx.state {
+	case skipped:
+	case inPart:
 		if err := p.settle(); err != nil {
 			return err
 		}
-		if err := f.handOver(true); err != nil {
+		if err := f.flush(); err != nil {
 			return err
 		}
 		if err := p.do(func(ctx context.Context, _ *plan.Group) error { return p.applier.SetAside(ctx, t.xid) }); err != nil {
@@ -103,7 +103,7 @@ func (p *inProgress) setAside(ctx context.Context, t *transaction) error {
 		if err := p.await(); err != nil {
 			return err
 		}
-		t.ahead, t.altered = true, f.altered
+		t.ahead, t.prepared.altered = true, f.tx.altered
 		p.ahead++
 	default:
 		t.log.Open(t.xid, f.cur)
@@ -111,7 +111,7 @@ func (p *inProgress) setAside(ctx context.Context, t *transaction) error {
 	f.cur.Begin(0)
 	f.cur.Rollback()
 	f.cur.Skip = false
-	f.within, f.skipping, f.flushing, f.altered = false, false, false, false
+	f.tx = openTransaction{}
 	p.size += t.log.Size()
 	p.block = t
 	defer func() { p.block = nil }()
@@ -128,11 +128,11 @@ func (p *inProgress) commitPrepared(ctx context.Context, r *format.CommitPrepare
 		return p.meet(progress.Transaction{XID: r.XID, CommitLSN: r.CommitLSN, EndLSN: r.EndLSN, Time: r.Time})
 	case t == nil:
 		return p.refuse(ctx, fault.New(fault.Data, "transaction %q is committed, and was not prepared in this stream", r.GID))
-	case t.lost && r.EndLSN > p.position:
+	case t.prepared.lost && r.EndLSN > p.position:
 		return p.refuse(ctx, fault.New(fault.Failed, "the prepared transaction %q cannot be applied: it was prepared before LSN %v, where the target is, and committed after it, and is too large to be kept", r.GID, p.position).
 			WithHint("Have the program that writes the stream send it in blocks (stream-start), or as an ordinary transaction when it is committed."))
-	case t.skip && t.ahead: // its changes are in pgsluice.conflicts already
-	case t.skip:
+	case t.prepared.skip && t.ahead: // its changes are in pgsluice.conflicts already
+	case t.prepared.skip:
 		p.SkipLSN = append(p.SkipLSN, r.CommitLSN)
 	}
 	return p.commit(ctx, &format.StreamCommit{XID: t.xid, CommitLSN: r.CommitLSN, EndLSN: r.EndLSN, Time: r.Time})

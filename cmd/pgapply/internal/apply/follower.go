@@ -1,0 +1,283 @@
+package apply
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/hold"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/target"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// A follower applies change streams of one slot.
+type follower struct {
+	*Run
+	groups
+	stream  *progress.Stream
+	mapper  target.Mapper
+	applier *target.Applier
+	tables  map[uint32]*plan.Table // by the numbers that the stream gives them
+
+	position   format.LSN // of what has been taken in
+	past       history
+	tx         openTransaction
+	huge       bool    // the record at hand is so large that its values are not copied
+	repair     *repair // nil: the stream has positions
+	progress   inProgress
+	processors int // that were in use before
+}
+
+// An openTransaction is the one whose changes come in: between begin and commit, or out of the
+// blocks of one in progress that commits.
+type openTransaction struct {
+	state   state
+	xid     uint32
+	commit  format.LSN
+	altered bool // it has changed the schema, and its own session alone sees how
+}
+
+// A state is where the open transaction is.
+type state uint8
+
+const (
+	closed  state = iota // there is none
+	skipped              // on the target already: it is not taken again
+	taken                // in a group, as a whole
+	inPart               // as far as it has come, on the target, by the session of all that is not ahead
+	ahead                // on the target ahead of its commit, by a session of its own
+)
+
+// follow prepares to apply the stream that a header opens.
+func (r *Run) follow(ctx context.Context, h *format.Header) (*follower, error) {
+	stream, err := progress.Open(ctx, r.control, progress.KeyOf(h))
+	if err != nil {
+		return nil, r.Server.Explain(err)
+	}
+	f := &follower{Run: r, stream: stream, groups: groups{cur: new(plan.Group), most: maxGroups / (r.ApplyJobs + 1)}}
+	if f.applier, err = target.NewApplier(ctx, r.Server, r.Log, stream, r.OnConflict); err != nil {
+		return nil, err
+	}
+	// Only now, with the lock, does the position not move any more.
+	if stream, err = progress.Open(ctx, r.control, stream.Key); err != nil {
+		f.applier.Close()
+		return nil, r.Server.Explain(err)
+	}
+	f.stream, r.streamID = stream, stream.ID
+	r.report.of(stream)
+	if stream.Ended {
+		f.applier.Close()
+		if h.StreamKind == format.Repair {
+			return nil, fault.New(fault.Config, "the repair was not applied: a cutover has ended the stream of %v, and the target is written to by others", stream.Key)
+		}
+		return nil, target.ErrEnded
+	}
+	if stream.LoadStatus == "loading" {
+		f.applier.Close()
+		return nil, fault.New(fault.Config, "the full load of %v is not complete on the target", stream.Key).
+			WithHint("Complete it first: pgextract --slot %s --resume | pgapply.", stream.Key.Slot)
+	}
+	f.applier.SetApplied(stream.Applied)
+	f.position, f.past.last = stream.Applied, stream.Last
+	report := r.report
+	var snapshots map[[2]string]format.LSN
+	if h.StreamKind == format.Repair {
+		f.repair, f.position, f.past.last, report = new(repair), 0, progress.Transaction{}, new(reporter)
+		f.applier.KeepPosition()
+	} else if snapshots, err = progress.Snapshots(ctx, r.control, stream.ID); err != nil {
+		f.applier.Close()
+		return nil, r.Server.Explain(err)
+	}
+	if err := f.hold(ctx, hold.StreamTables(stream.ID)); err != nil {
+		f.applier.Close()
+		return nil, err
+	}
+	f.mapper = target.Mapper{Lookup: f.lookup, Rename: r.Rename, Snapshot: func(schema, table string) format.LSN { return snapshots[[2]string{schema, table}] }}
+	if err := f.progress.start(ctx, f, snapshots); err != nil {
+		f.applier.Close()
+		return nil, r.Server.Explain(err)
+	}
+	// With one job it is the target's session that is busy under a backlog, and without one all of us wait most of the time: as in pgdecode, more processors
+	// only hand around what there is to do.
+	if f.processors = runtime.GOMAXPROCS(0); r.ApplyJobs == 1 {
+		runtime.GOMAXPROCS(1)
+	}
+	f.writer = newWriter(ctx, f.applier, report, r.ApplyJobs)
+	return f, nil
+}
+
+// begin takes a header: the first one, or one that goes on with the same slot.
+func (f *follower) begin(ctx context.Context, h *format.Header) error {
+	if err := f.drop(ctx); err != nil {
+		return err
+	}
+	f.tables = make(map[uint32]*plan.Table)
+	clear(f.progress.early)
+	f.progress.replay.Tables = f.progress.replay.Tables[:0]
+	f.mapper.Reset()
+	if f.repair != nil {
+		f.progress.seen = f.position
+		return nil
+	}
+	f.progress.seen = h.StartLSN
+	if f.position == 0 {
+		// Nothing was loaded and nothing applied: the target is taken to be as the source was where the stream begins.
+		f.Log.Info(fmt.Sprintf("%v has not been applied here before: starting at LSN %v", f.stream.Key, h.StartLSN))
+		f.position = h.StartLSN
+		f.cur.Progress(h.StartLSN, h.Created)
+		return f.remember(ctx, f.stream, h)
+	}
+	if err := f.sameHistory(ctx, h); err != nil {
+		return err
+	}
+	if h.StartLSN > f.position {
+		return fault.New(fault.Failed, "changes are missing: the stream begins at LSN %v, the target is at %v", h.StartLSN, f.position).
+			WithDetail("The slot was moved without this target.").
+			WithHint("If there is a file with the changes between the two, apply it first. Otherwise the target needs a new full load. %s", slot.Anew(f.stream.Key.Slot))
+	}
+	return nil
+}
+
+// drop forgets the transactions that are not complete. They will come again.
+func (f *follower) drop(ctx context.Context) error {
+	f.cur.Rollback()
+	inPart := f.tx.state == inPart
+	f.tx = openTransaction{}
+	written, err := f.progress.drop(ctx)
+	if err != nil || !written && !inPart {
+		return err
+	}
+	return f.do(func(ctx context.Context, _ *plan.Group) error { return f.applier.Abort(ctx) })
+}
+
+// next waits for input, and gives the writer what is complete as soon as it can take it.
+func (f *follower) next() ([]byte, bool, error) {
+	for {
+		select {
+		case b, ok := <-f.in.blocks:
+			return b, ok, nil
+		default:
+		}
+		if err := f.offer(); err != nil {
+			return nil, false, err
+		}
+		free := f.writer.free
+		if len(f.idle) > 0 {
+			free = nil
+		}
+		select {
+		case b, ok := <-f.in.blocks:
+			return b, ok, nil
+		case g := <-free:
+			f.idle = append(f.idle, g)
+		case <-f.writer.failed:
+			return nil, false, f.writer.err
+		case <-f.writer.ended:
+			return nil, false, target.ErrEnded
+		case <-f.giveUp:
+			return nil, false, errGiveUp
+		}
+	}
+}
+
+// flush gives the writer, which has given back a group, the open transaction as far as it has come.
+func (f *follower) flush() error {
+	f.tx.state = inPart
+	g, next := f.cur, f.take()
+	open := g.OpenLSN
+	g.Fold()
+	next.Skip = g.Skip
+	next.Begin(open)
+	f.cur = next
+	return f.send(job{group: g, do: f.applier.Flush})
+}
+
+// full makes room when the group has grown to its limit: what is complete is written; an open transaction that is itself too large is
+// written as far as it has come.
+func (f *follower) full() error {
+	if err := f.wait(1); err != nil {
+		return err
+	}
+	if f.cur.Ready() {
+		if err := f.handOver(); err != nil {
+			return err
+		}
+	}
+	if f.cur.Size() < f.most/2 {
+		return nil
+	}
+	if err := f.wait(1); err != nil {
+		return err
+	}
+	return f.flush()
+}
+
+// room makes room if the group has grown to its limit.
+func (f *follower) room() error {
+	if f.cur.Size() < f.most {
+		return nil
+	}
+	return f.full()
+}
+
+// drain waits until everything that is complete is durable on the target.
+func (f *follower) drain() error {
+	if err := f.settle(); err != nil {
+		return err
+	}
+	if err := f.send(job{group: f.take(), do: func(ctx context.Context, _ *plan.Group) error { return f.applier.Sync(ctx) }, sync: true}); err != nil {
+		return err
+	}
+	return f.await()
+}
+
+// stuck makes the error for a change that has no place on the target.
+func (f *follower) stuck(ctx context.Context, t *plan.Table) error {
+	return f.refuse(ctx, target.Describe(t, f.tx.commit))
+}
+
+// refuse returns an error when everything before the open transaction has been applied.
+func (f *follower) refuse(ctx context.Context, err error) error {
+	if err := f.drop(ctx); err != nil {
+		return err
+	}
+	if err := f.drain(); err != nil {
+		return err
+	}
+	return err
+}
+
+// expired reports whether the time is over that a stopping process gives its input.
+func (f *follower) expired() bool {
+	select {
+	case <-f.giveUp:
+		return true
+	default:
+		return false
+	}
+}
+
+// hold makes what would act on the rows of tables wait for the cutover.
+func (f *follower) hold(ctx context.Context, tables string) error {
+	n, err := hold.Tables(ctx, f.control, f.stream.ID, f.applier.Replica(), tables)
+	if err == nil && n > 0 {
+		f.Log.Info(fmt.Sprintf("triggers, rules and row level security of the target wait for the cutover: %d", n))
+	}
+	return f.Server.Explain(err)
+}
+
+func (f *follower) close() {
+	if n := f.applier.Conflicts(); n > 0 {
+		f.Log.Warn(fmt.Sprintf("%s did not fit the target, skipped or forced: SELECT * FROM pgsluice.conflicts", count.Of(n, "change")))
+	}
+	if f.writer != nil {
+		close(f.writer.work)
+	}
+	f.applier.Close()
+	runtime.GOMAXPROCS(f.processors)
+}
