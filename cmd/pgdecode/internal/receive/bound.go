@@ -50,7 +50,7 @@ func (r *Receiver) Confirm(ctx context.Context, l Line) {
 	b := &r.bound
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.known || l.Target == "" || b.binding.Token != "" && l.Token != b.binding.Token || l.LSN > format.LSN(r.written.Load()) {
+	if !b.known || l.Target == "" || b.binding.Token != "" && l.Token != b.binding.Token || l.LSN > format.LSN(r.reached.written.Load()) {
 		return
 	}
 	if b.binding.Target == "" {

@@ -81,7 +81,7 @@ func (s *session) meet(t format.StreamCommit) (again bool, err error) {
 		return false, s.meetSkipped(t)
 	case t == s.must:
 		s.must = format.StreamCommit{}
-		s.unproved.Store(false)
+		s.reached.unproved.Store(false)
 		return true, nil
 	case t.EndLSN >= s.must.EndLSN || t.XID == s.must.XID:
 		return false, s.notMet(describe(t.XID, t.CommitLSN, t.Time))

@@ -24,7 +24,7 @@ const syncEvery = 100 * time.Millisecond
 // keep makes durable what has been written, and begins a new file when the old one is full: at boundaries of transactions only, and while no
 // transaction in progress has blocks in the old file, because a header makes readers forget those.
 func (s *session) keep() error {
-	if s.Keeper == nil || s.w.InTransaction() || s.skipping {
+	if s.Keeper == nil || s.within() {
 		return nil
 	}
 	if s.blocks.open == 0 && s.Keeper.Full() {
@@ -44,7 +44,7 @@ func (s *session) sync() error {
 		return fault.New(fault.Failed, "could not make the stream durable: %w", err)
 	}
 	s.synced = time.Now()
-	s.keptUpTo.Store(uint64(s.position))
+	s.reached.kept.Store(uint64(s.position))
 	return nil
 }
 

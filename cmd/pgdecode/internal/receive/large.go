@@ -18,7 +18,7 @@ import (
 func (s *session) large(ctx context.Context, begin []byte) (done bool, err error) {
 	if len(begin) > 25 && begin[0] == 'w' {
 		s.blocks.sent(begin[25])
-		if s.decoder.Unwanted(begin[25:], s.skipping) {
+		if s.decoder.Unwanted(begin[25:], s.without == theTransaction) {
 			return false, nil
 		}
 		if m, n, size := s.decoder.BeginMessage(begin[25:]); m != nil && 25+n+size == len(begin)+s.conn.Rest() {
@@ -88,7 +88,7 @@ func (r *rest) Read(p []byte) (n int, err error) {
 			err = foreign
 			break
 		}
-		if r.stopped() && time.Since(r.stoppedAt) > boundaryTimeout || r.bound.ended.Load() {
+		if r.ending.overdue() || r.bound.ended.Load() {
 			err = cli.ErrStopped
 			break
 		}
