@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -88,33 +87,7 @@ func GetBinding(ctx context.Context, c *pgx.Conn, slot string, publications []st
 	return b, nil
 }
 
-// PublicationsOf returns the publications of a slot: those that have its binding, else the one of its
-// name; and the second one of each, for tables without identity, if there is one.
-func PublicationsOf(ctx context.Context, c *pgx.Conn, slot string) ([]string, error) {
-	rows, err := c.Query(ctx, "SELECT pubname::pg_catalog.text FROM pg_catalog.pg_publication")
-	if err != nil {
-		return nil, err
-	}
-	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return nil, err
-	}
-	all, err := comments(ctx, c, names)
-	if err != nil {
-		return nil, err
-	}
-	var list []string
-	for _, n := range names {
-		if _, found := bindingIn(all[n], slot); found {
-			list = append(list, n)
-		}
-	}
-	if len(list) == 0 {
-		list = []string{slot}
-	}
-	return Publications(ctx, c, list)
-}
-
+// comments reads the comments of publications.
 func comments(ctx context.Context, c *pgx.Conn, publications []string) (map[string]string, error) {
 	rows, err := c.Query(ctx, `SELECT pubname, coalesce(pg_catalog.obj_description(oid, 'pg_publication'), '') FROM pg_catalog.pg_publication
 		WHERE pubname = ANY($1::pg_catalog.name[])`, publications)
@@ -215,22 +188,4 @@ func Rebind(ctx context.Context, c *pgx.Conn, slot string, publications []string
 		}
 	}
 	return "", nil
-}
-
-// Migrations returns the slots of the connected database that have a publication of their name:
-// those of migrations from it.
-func Migrations(ctx context.Context, c *pgx.Conn) ([]string, error) {
-	rows, err := c.Query(ctx, `SELECT slot_name::pg_catalog.text FROM pg_catalog.pg_replication_slots WHERE plugin = 'pgoutput' AND database = pg_catalog.current_database()
-		AND slot_name IN (SELECT pubname FROM pg_catalog.pg_publication)`)
-	if err != nil {
-		return nil, err
-	}
-	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	slices.Sort(names)
-	return names, err
-}
-
-// Anew says how to begin a migration again, as a hint.
-func Anew(slot string) string {
-	return fmt.Sprintf("To begin again: pgcutover cleanup --slot %[1]s --force, which prints the statements that empty the target; execute those; then pgextract --slot %[1]s | pgapply.", slot)
 }

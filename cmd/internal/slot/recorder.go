@@ -3,6 +3,7 @@ package slot
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -74,7 +75,7 @@ func GetRecorder(ctx context.Context, c *pgx.Conn) (*Recorder, error) {
 // that carries changes of the schema.
 func EnsureRecorded(ctx context.Context, c *pgx.Conn, publication string) error {
 	r, err := GetRecorder(ctx, c)
-	if err != nil || !r.Installed || contains(r.Carried, publication) {
+	if err != nil || !r.Installed || slices.Contains(r.Carried, publication) {
 		return err
 	}
 	if err := r.Err(); err != nil {
@@ -100,7 +101,7 @@ func EnsureRecorded(ctx context.Context, c *pgx.Conn, publication string) error 
 	if err == nil {
 		r, err = GetRecorder(ctx, c)
 	}
-	if err == nil && !contains(r.Carried, publication) {
+	if err == nil && !slices.Contains(r.Carried, publication) {
 		err = fmt.Errorf("the publication belongs to %s", owner)
 	}
 	if err != nil {
@@ -121,7 +122,7 @@ func RequireRecorded(ctx context.Context, c *pgx.Conn, publications []string) er
 		return err
 	}
 	for _, p := range r.Carried {
-		if contains(publications, p) {
+		if slices.Contains(publications, p) {
 			return nil
 		}
 	}

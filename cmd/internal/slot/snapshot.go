@@ -1,0 +1,150 @@
+package slot
+
+import (
+	"context"
+	"errors"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// A Snapshot is a snapshot of the source that other sessions can import, and the LSN that it stands for: the transactions with an end LSN up
+// to it are visible in it, and no others.
+type Snapshot struct {
+	Name string
+	LSN  format.LSN // 0 if it is not known: without a slot
+	At   format.LSN // LSN, or about where the WAL was
+	XMin uint64     // transactions before this one (of 64 bits) have ended: what they have done is visible
+	Keep *pgx.Conn  // the session that holds it, in a transaction that sees it; closing it releases the snapshot
+}
+
+// Release lets the snapshot go.
+func (s *Snapshot) Release(ctx context.Context) {
+	if s.Keep != nil {
+		_ = s.Keep.Close(ctx)
+		s.Keep = nil
+	}
+}
+
+// Export creates a slot together with a snapshot of the source at its consistent point. A temporary slot goes with Export's session; it
+// serves to get a snapshot whose LSN is known for a slot that exists already.
+//
+// While a slot is being made, PostgreSQL does not notice all changes of the schema (seen with 15.20): what transactions that are open at the consistent point
+// write to such a table is decoded as the table was before, so that columns are missing, or not at all ("could not map filenode", or filenumber). A slot that
+// met such changes is dropped and made again, a few times; altered are the tables of the last one, whose changes are not to be trusted.
+func Export(ctx context.Context, server pgdial.Server, name string, temporary bool) (s *Snapshot, altered []string, err error) {
+	repl, _, err := server.ConnectRaw(ctx, true)
+	if err != nil {
+		return nil, nil, err
+	}
+	// The snapshot dies with this session, and with whatever it is asked next. So another one takes it over.
+	defer repl.Close(context.WithoutCancel(ctx))
+	for attempt := 1; ; attempt++ {
+		next, err := repl.Exec(ctx, "SELECT pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot()) % (1::bigint << 32)").ReadAll()
+		if err != nil {
+			return nil, nil, server.Explain(err)
+		}
+		s, err := export(ctx, server, repl, name, temporary)
+		if err != nil || temporary {
+			return s, nil, err
+		}
+		altered, err := s.altered(ctx, string(next[0].Rows[0][0]))
+		if err == nil && (len(altered) == 0 || attempt == attempts) {
+			return s, altered, nil
+		}
+		s.Release(ctx)
+		if e := pglogrepl.DropReplicationSlot(ctx, repl, quoteName(name), pglogrepl.DropReplicationSlotOptions{}); err == nil {
+			err = e
+		}
+		if err != nil {
+			return nil, nil, server.Explain(err)
+		}
+	}
+}
+
+// attempts is how often a slot is made while the schema changes.
+const attempts = 5
+
+func export(ctx context.Context, server pgdial.Server, repl *pgconn.PgConn, name string, temporary bool) (*Snapshot, error) {
+	r, err := pglogrepl.CreateReplicationSlot(ctx, repl, quoteName(name), "pgoutput", pglogrepl.CreateReplicationSlotOptions{Temporary: temporary,
+		SnapshotAction: "EXPORT_SNAPSHOT", Mode: pglogrepl.LogicalReplication})
+	if err != nil {
+		return nil, explainCreate(server, name, err)
+	}
+	s := new(Snapshot)
+	if s.LSN, err = format.ParseLSN(r.ConsistentPoint); err != nil {
+		return nil, err
+	}
+	s.Name, s.At = r.SnapshotName, s.LSN
+	if err := s.keep(ctx, server, s.Name); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// altered lists the tables whose definition, or file, the snapshot sees changed by a transaction that is not older than an XID.
+func (s *Snapshot) altered(ctx context.Context, xid string) ([]string, error) {
+	rows, err := s.Keep.Query(ctx, `SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+		AND (pg_catalog.age(c.xmin) BETWEEN 0 AND pg_catalog.age($1::pg_catalog.text::pg_catalog.xid) OR EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND pg_catalog.age(a.xmin) BETWEEN 0 AND pg_catalog.age($1::pg_catalog.text::pg_catalog.xid)))
+		ORDER BY 1`, xid)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+// Hold takes a snapshot without a slot. Its LSN is not known.
+func Hold(ctx context.Context, server pgdial.Server) (*Snapshot, error) {
+	s := new(Snapshot)
+	if err := s.keep(ctx, server, ""); err != nil {
+		return nil, err
+	}
+	var err error
+	if s.At, err = FlushLSN(ctx, s.Keep); err != nil {
+		s.Release(ctx)
+		return nil, server.Explain(err)
+	}
+	return s, nil
+}
+
+// Import imports a snapshot that another process holds, whose LSN was lsn if known is true.
+func Import(ctx context.Context, server pgdial.Server, name string, lsn format.LSN, known bool) (*Snapshot, error) {
+	s := &Snapshot{At: lsn}
+	if known {
+		s.LSN = lsn
+	}
+	err := s.keep(ctx, server, name)
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && (pg.Code == "22023" || pg.Code == "42704") {
+		return nil, fault.New(fault.Unavailable, "snapshot %s does not exist on the source: %w", name, err).
+			WithHint("The process that held it has ended. Hold a new one, and load with --resume what is missing.")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// keep opens the session that holds the snapshot, importing it if it has a name, and exports it again.
+func (s *Snapshot) keep(ctx context.Context, server pgdial.Server, name string) (err error) {
+	if s.Keep, err = server.Connect(ctx); err != nil {
+		return err
+	}
+	sql := "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+	if name != "" {
+		sql += "; SET TRANSACTION SNAPSHOT " + QuoteLiteral(name)
+	}
+	if _, err = s.Keep.Exec(ctx, sql); err == nil {
+		err = s.Keep.QueryRow(ctx, "SELECT pg_catalog.pg_export_snapshot(), pg_catalog.txid_snapshot_xmin(pg_catalog.txid_current_snapshot())").Scan(&s.Name, &s.XMin)
+	}
+	if err != nil {
+		s.Release(ctx)
+	}
+	return server.Explain(err)
+}
