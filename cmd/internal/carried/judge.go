@@ -135,33 +135,42 @@ func (s *State) judge(t *Table, up []*Table) {
 	if !usable && len(t.Refused) == 0 {
 		t.because(NoIdentity, t.Identity.Why(s.Version))
 	}
-	var lacks []string
-	for _, o := range []struct {
-		name   string
-		needed bool
-		has    bool
-	}{{"INSERT", true, t.Carried.Insert}, {"UPDATE", usable, t.Carried.Update}, {"DELETE", usable, t.Carried.Delete}, {"TRUNCATE", s.Version >= 110000, t.Carried.Truncate}} {
-		if o.needed && !o.has {
-			lacks = append(lacks, o.name)
-		}
-	}
-	if len(lacks) > 0 {
+	if lacks := t.narrowed(s.Version, usable); len(lacks) > 0 {
 		t.because(Narrowed, join(lacks))
 	}
 	if filter != "" && whole != t.published(ways) {
 		t.because(RowFilter, filter)
 	}
-	var leftOut []string
+	if columns := leftOut(ways); len(columns) > 0 {
+		t.because(ColumnList, join(columns))
+	}
+}
+
+// narrowed returns the operations that should be carried and are not: updates and deletes need a
+// usable identity.
+func (t *Table) narrowed(version int, usable bool) (lacks []string) {
+	for _, o := range []struct {
+		name   string
+		needed bool
+		has    bool
+	}{{"INSERT", true, t.Carried.Insert}, {"UPDATE", usable, t.Carried.Update}, {"DELETE", usable, t.Carried.Delete}, {"TRUNCATE", version >= 110000, t.Carried.Truncate}} {
+		if o.needed && !o.has {
+			lacks = append(lacks, o.name)
+		}
+	}
+	return lacks
+}
+
+// leftOut returns the columns that any of the ways leaves out.
+func leftOut(ways []way) (columns []string) {
 	for _, w := range ways {
 		for _, c := range w.leftOut {
-			if !slices.Contains(leftOut, c) {
-				leftOut = append(leftOut, c)
+			if !slices.Contains(columns, c) {
+				columns = append(columns, c)
 			}
 		}
 	}
-	if len(leftOut) > 0 {
-		t.because(ColumnList, join(leftOut))
-	}
+	return columns
 }
 
 // published returns the operations that any of the ways has.
