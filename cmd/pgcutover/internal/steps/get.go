@@ -60,7 +60,7 @@ func (m *Migration) Get(ctx context.Context, path string) error {
 		return err
 	}
 	if f.ask && f.value(s) == nil {
-		m.sourceStatus(ctx, t, s, stream)
+		m.sourceStatus(ctx, t, s, stream, path)
 	}
 	v := f.value(s)
 	if v == nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -81,7 +82,7 @@ func (m *Migration) Status(ctx context.Context) (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	m.sourceStatus(ctx, t, s, stream)
+	m.sourceStatus(ctx, t, s, stream, "")
 	return s, nil
 }
 
@@ -126,8 +127,9 @@ func (m *Migration) targetStatus(ctx context.Context, t *pgx.Conn) (*Status, *pr
 
 func (s *Status) is(state string) { s.State = &state }
 
-// sourceStatus adds what the source knows.
-func (m *Migration) sourceStatus(ctx context.Context, t *pgx.Conn, s *Status, stream *progress.Stream) {
+// sourceStatus adds what the source knows. To compare all tables, or all objects, takes long where there
+// are many, and is left out if only one field is wanted that does not need it.
+func (m *Migration) sourceStatus(ctx context.Context, t *pgx.Conn, s *Status, stream *progress.Stream, field string) {
 	c, err := m.source(ctx)
 	if err == nil {
 		defer c.Close(ctx)
@@ -150,10 +152,11 @@ func (m *Migration) sourceStatus(ctx context.Context, t *pgx.Conn, s *Status, st
 			s.is("stopped")
 		}
 	}
-	if err == nil {
+	field, _, _ = strings.Cut(field, ".")
+	if err == nil && (field == "" || strings.HasSuffix(field, "_tables")) {
 		err = m.tablesStatus(ctx, c, t, s, stream)
 	}
-	if err == nil {
+	if err == nil && (field == "" || field == "missing") {
 		s.NotThere, err = m.missingStatus(ctx, c, t, stream)
 	}
 	if s.asked = m.Locked(m.Source.Explain(err)); err != nil {
