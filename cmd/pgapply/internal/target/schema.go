@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -56,6 +57,25 @@ func phases(list []deferredObject, tables map[[2]string]bool) {
 		}
 		of[o.id] = o.Phase
 	}
+}
+
+// schemaWork is what the Loader knows of objects.
+type schemaWork struct {
+	objects     map[progress.ObjectKey]progress.Recorded
+	rowOf       map[uint64]int64    // objects of the stream, by their ids there → their ids in pgsluice.deferred
+	before      map[int64]bool      // objects that could not be created by an earlier run
+	whyLost     map[[2]string]error // why tables could not be created
+	lost        []int64             // objects without which rows are lost, that could not be created
+	held        []*format.DDL       // until all have come
+	schema      []progress.Object   // not yet executed
+	later       []deferredObject    // not yet recorded
+	tablespaces map[string]bool     // whether the target has them
+
+	schemaLocked bool
+	schemaLock   progress.Lock
+
+	idMu sync.Mutex
+	ids  []int64 // reserved for objects
 }
 
 // A deferredObject is a post-data object of the stream.
