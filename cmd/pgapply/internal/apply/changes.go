@@ -25,9 +25,9 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 	case *format.Delete:
 		return f.delete(ctx, r)
 	case *format.Begin:
-		return f.started(r)
+		return f.takeBegin(r)
 	case *format.Commit:
-		return f.ended(ctx, r)
+		return f.takeCommit(ctx, r)
 	case *format.Truncate:
 		return f.truncate(ctx, r)
 	case *format.Relation:
@@ -35,9 +35,9 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 	case *format.StreamStart, *format.StreamCommit, *format.StreamAbort, *format.Prepare, *format.CommitPrepared, *format.RollbackPrepared:
 		return f.progress.record(ctx, rec)
 	case *format.Progress:
-		return f.moved(r)
+		return f.takeProgress(r)
 	case *format.DDL:
-		return f.statement(ctx, r)
+		return f.takeDDL(ctx, r)
 	case *format.Message:
 	case *format.Unknown:
 		f.heard(r)
@@ -86,8 +86,8 @@ func (f *follower) delete(ctx context.Context, r *format.Delete) error {
 	return f.room()
 }
 
-// started takes the begin of a transaction.
-func (f *follower) started(r *format.Begin) error {
+// takeBegin takes the begin of a transaction.
+func (f *follower) takeBegin(r *format.Begin) error {
 	if err := f.meetBegin(r); err != nil {
 		return err
 	}
@@ -99,8 +99,8 @@ func (f *follower) started(r *format.Begin) error {
 	return f.open(r.XID, r.CommitLSN)
 }
 
-// ended takes the commit of the open transaction.
-func (f *follower) ended(ctx context.Context, r *format.Commit) error {
+// takeCommit takes the commit of the open transaction.
+func (f *follower) takeCommit(ctx context.Context, r *format.Commit) error {
 	if err := f.meet(progress.Transaction{XID: f.tx.xid, CommitLSN: r.CommitLSN, EndLSN: r.EndLSN, Time: r.Time}); err != nil {
 		return err
 	}
@@ -115,8 +115,8 @@ func (f *follower) ended(ctx context.Context, r *format.Commit) error {
 	return nil
 }
 
-// moved takes a position up to which the stream has everything.
-func (f *follower) moved(r *format.Progress) error {
+// takeProgress takes a position up to which the stream has everything.
+func (f *follower) takeProgress(r *format.Progress) error {
 	if err := f.meetPosition(r.LSN); err != nil {
 		return err
 	}
@@ -129,8 +129,8 @@ func (f *follower) moved(r *format.Progress) error {
 	return f.offer()
 }
 
-// statement takes a recorded statement.
-func (f *follower) statement(ctx context.Context, r *format.DDL) error {
+// takeDDL takes a recorded statement.
+func (f *follower) takeDDL(ctx context.Context, r *format.DDL) error {
 	if f.tx.state == skipped {
 		f.progress.keep(r)
 		return nil

@@ -59,56 +59,66 @@ func (r *Run) follow(ctx context.Context, h *format.Header) (*follower, error) {
 	if err != nil {
 		return nil, r.Server.Explain(err)
 	}
-	f := &follower{Run: r, stream: stream, groups: groups{cur: new(plan.Group), most: maxGroups / (r.ApplyJobs + 1)}}
+	f := &follower{Run: r, groups: groups{cur: new(plan.Group), most: maxGroups / (r.ApplyJobs + 1)}}
 	if f.applier, err = target.NewApplier(ctx, r.Server, r.Log, stream, r.OnConflict); err != nil {
 		return nil, err
 	}
-	// Only now, with the lock, does the position not move any more.
-	if stream, err = progress.Open(ctx, r.control, stream.Key); err != nil {
+	if err := f.start(ctx, h, stream.Key); err != nil {
 		f.applier.Close()
-		return nil, r.Server.Explain(err)
+		return nil, err
 	}
-	f.stream, r.streamID = stream, stream.ID
-	r.report.of(stream)
-	if stream.Ended {
-		f.applier.Close()
-		if h.StreamKind == format.Repair {
-			return nil, fault.New(fault.Config, "the repair was not applied: a cutover has ended the stream of %v, and the target is written to by others", stream.Key)
-		}
-		return nil, target.ErrEnded
+	return f, nil
+}
+
+// start looks where the stream is, now that nobody else moves it, and starts the writer.
+func (f *follower) start(ctx context.Context, h *format.Header, key progress.Key) (err error) {
+	if f.stream, err = progress.Open(ctx, f.control, key); err != nil {
+		return f.Server.Explain(err)
 	}
-	if stream.LoadStatus == "loading" {
-		f.applier.Close()
-		return nil, fault.New(fault.Config, "the full load of %v is not complete on the target", stream.Key).
-			WithHint("Complete it first: pgextract --slot %s --resume | pgapply.", stream.Key.Slot)
+	f.streamID = f.stream.ID
+	f.report.of(f.stream)
+	if err := f.admissible(h); err != nil {
+		return err
 	}
-	f.applier.SetApplied(stream.Applied)
-	f.position, f.past.last = stream.Applied, stream.Last
-	report := r.report
+	f.applier.SetApplied(f.stream.Applied)
+	f.position, f.past.last = f.stream.Applied, f.stream.Last
+	report := f.report
 	var snapshots map[[2]string]format.LSN
 	if h.StreamKind == format.Repair {
 		f.repair, f.position, f.past.last, report = new(repair), 0, progress.Transaction{}, new(reporter)
 		f.applier.KeepPosition()
-	} else if snapshots, err = progress.Snapshots(ctx, r.control, stream.ID); err != nil {
-		f.applier.Close()
-		return nil, r.Server.Explain(err)
+	} else if snapshots, err = progress.Snapshots(ctx, f.control, f.stream.ID); err != nil {
+		return f.Server.Explain(err)
 	}
-	if err := f.hold(ctx, hold.StreamTables(stream.ID)); err != nil {
-		f.applier.Close()
-		return nil, err
+	if err := f.hold(ctx, hold.StreamTables(f.stream.ID)); err != nil {
+		return err
 	}
-	f.mapper = target.Mapper{Lookup: f.lookup, Rename: r.Rename, Snapshot: func(schema, table string) format.LSN { return snapshots[[2]string{schema, table}] }}
+	f.mapper = target.Mapper{Lookup: f.lookup, Rename: f.Rename, Snapshot: func(schema, table string) format.LSN { return snapshots[[2]string{schema, table}] }}
 	if err := f.progress.start(ctx, f, snapshots); err != nil {
-		f.applier.Close()
-		return nil, r.Server.Explain(err)
+		return f.Server.Explain(err)
 	}
 	// With one job it is the target's session that is busy under a backlog, and without one all of us wait most of the time: as in pgdecode, more processors
 	// only hand around what there is to do.
-	if f.processors = runtime.GOMAXPROCS(0); r.ApplyJobs == 1 {
+	if f.processors = runtime.GOMAXPROCS(0); f.ApplyJobs == 1 {
 		runtime.GOMAXPROCS(1)
 	}
-	f.writer = newWriter(ctx, f.applier, report, r.ApplyJobs)
-	return f, nil
+	f.writer = newWriter(ctx, f.applier, report, f.ApplyJobs)
+	return nil
+}
+
+// admissible refuses changes for a target that a cutover has given to others, or that has not all
+// of its load.
+func (f *follower) admissible(h *format.Header) error {
+	switch {
+	case f.stream.Ended && h.StreamKind == format.Repair:
+		return fault.New(fault.Config, "the repair was not applied: a cutover has ended the stream of %v, and the target is written to by others", f.stream.Key)
+	case f.stream.Ended:
+		return target.ErrEnded
+	case f.stream.LoadStatus == "loading":
+		return fault.New(fault.Config, "the full load of %v is not complete on the target", f.stream.Key).
+			WithHint("Complete it first: pgextract --slot %s --resume | pgapply.", f.stream.Key.Slot)
+	}
+	return nil
 }
 
 // begin takes a header: the first one, or one that goes on with the same slot.
