@@ -91,8 +91,25 @@ func (d *Decoder) Decode(msg []byte) (format.Record, error) {
 
 func (d *Decoder) decode(kind byte, c *cursor) (format.Record, error) {
 	switch kind {
-	case 'I', 'U', 'D', 'T', 'R', 'M', 'Y':
-		return d.inTransaction(kind, d.xid(c), c)
+	case 'I':
+		return d.decodeInsert(d.xid(c), c)
+	case 'U':
+		return d.decodeUpdate(d.xid(c), c)
+	case 'D':
+		return d.decodeDelete(d.xid(c), c)
+	case 'T':
+		return d.decodeTruncate(d.xid(c), c)
+	case 'M':
+		m := d.messageHead(d.xid(c), c)
+		m.Content = c.bytes(c.uint32())
+		return m, nil
+	case 'R':
+		d.xid(c)
+		return d.describe(c)
+	case 'Y': // type names: the catalog is asked for them
+		d.xid(c)
+		c.skip()
+		return nil, nil
 	case 'B':
 		d.begin.CommitLSN, d.begin.Time, d.begin.XID = c.lsn(), c.time(), c.uint32()
 		return &d.begin, nil
@@ -131,27 +148,6 @@ func (d *Decoder) xid(c *cursor) uint32 {
 		return c.uint32()
 	}
 	return 0
-}
-
-func (d *Decoder) inTransaction(kind byte, xid uint32, c *cursor) (format.Record, error) {
-	switch kind {
-	case 'I':
-		return d.decodeInsert(xid, c)
-	case 'U':
-		return d.decodeUpdate(xid, c)
-	case 'D':
-		return d.decodeDelete(xid, c)
-	case 'T':
-		return d.decodeTruncate(xid, c)
-	case 'M':
-		m := d.messageHead(xid, c)
-		m.Content = c.bytes(c.uint32())
-		return m, nil
-	case 'R':
-		return d.describe(c)
-	}
-	c.skip()
-	return nil, nil // 'Y', type names: the catalog is asked for them
 }
 
 func (d *Decoder) decodeInsert(xid uint32, c *cursor) (format.Record, error) {
