@@ -21,7 +21,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
-	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/target"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/write"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -39,7 +39,7 @@ type Run struct {
 	RebuildIndexes bool
 	// Constraints is when foreign keys and triggers are created: "now" (at the end of the load), "cutover", or empty: at cutover if there will be one.
 	Constraints string
-	OnConflict  string       // target.StopOnConflict, Skip or Overwrite
+	OnConflict  string       // write.StopOnConflict, Skip or Overwrite
 	SkipLSN     []format.LSN // commit LSNs of transactions that are not to be applied
 	Adopt       bool         // a target that nothing was loaded into has the rows all the same
 	Lines       io.Writer    // where positions are printed; nil: nowhere
@@ -217,7 +217,7 @@ func (r *Run) explain(err error) error {
 	switch {
 	case err == nil, errors.As(err, &f):
 		return err
-	case errors.Is(err, target.ErrEnded):
+	case errors.Is(err, write.ErrEnded):
 		r.Log.Info("the cutover has ended the stream; there is nothing more to apply")
 		r.report.ended()
 		return nil

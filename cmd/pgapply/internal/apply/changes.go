@@ -8,7 +8,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
-	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/target"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/write"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -135,7 +135,7 @@ func (f *follower) takeDDL(ctx context.Context, r *format.DDL) error {
 		f.progress.keep(r)
 		return nil
 	}
-	if err := target.Alterable(r); err != nil {
+	if err := write.Alterable(r); err != nil {
 		return f.refuse(ctx, err)
 	}
 	if err := f.renamed(r); err != nil && !f.cur.Skip {

@@ -11,7 +11,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
-	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/target"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/write"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -20,8 +20,8 @@ type follower struct {
 	*Run
 	groups
 	stream  *progress.Stream
-	mapper  target.Mapper
-	applier *target.Applier
+	mapper  write.Mapper
+	applier *write.Applier
 	tables  map[uint32]*plan.Table // by the numbers that the stream gives them
 
 	position   format.LSN // of what has been taken in
@@ -60,7 +60,7 @@ func (r *Run) follow(ctx context.Context, h *format.Header) (*follower, error) {
 		return nil, r.Server.Explain(err)
 	}
 	f := &follower{Run: r, groups: groups{cur: new(plan.Group), most: maxGroups / (r.ApplyJobs + 1)}}
-	if f.applier, err = target.NewApplier(ctx, r.Server, r.Log, stream, r.OnConflict); err != nil {
+	if f.applier, err = write.NewApplier(ctx, r.Server, r.Log, stream, r.OnConflict); err != nil {
 		return nil, err
 	}
 	if err := f.start(ctx, h, stream.Key); err != nil {
@@ -93,7 +93,7 @@ func (f *follower) start(ctx context.Context, h *format.Header, key progress.Key
 	if err := f.hold(ctx, hold.StreamTables(f.stream.ID)); err != nil {
 		return err
 	}
-	f.mapper = target.Mapper{Lookup: f.lookup, Rename: f.Rename, Snapshot: func(schema, table string) format.LSN { return snapshots[[2]string{schema, table}] }}
+	f.mapper = write.Mapper{Lookup: f.lookup, Rename: f.Rename, Snapshot: func(schema, table string) format.LSN { return snapshots[[2]string{schema, table}] }}
 	if err := f.progress.start(ctx, f, snapshots); err != nil {
 		return f.Server.Explain(err)
 	}
@@ -113,7 +113,7 @@ func (f *follower) admissible(h *format.Header) error {
 	case f.stream.Ended && h.StreamKind == format.Repair:
 		return fault.New(fault.Config, "the repair was not applied: a cutover has ended the stream of %v, and the target is written to by others", f.stream.Key)
 	case f.stream.Ended:
-		return target.ErrEnded
+		return write.ErrEnded
 	case f.stream.LoadStatus == "loading":
 		return fault.New(fault.Config, "the full load of %v is not complete on the target", f.stream.Key).
 			WithHint("Complete it first: pgextract --slot %s --resume | pgapply.", f.stream.Key.Slot)
@@ -188,7 +188,7 @@ func (f *follower) next() ([]byte, bool, error) {
 		case <-f.writer.failed:
 			return nil, false, f.writer.err
 		case <-f.writer.ended:
-			return nil, false, target.ErrEnded
+			return nil, false, write.ErrEnded
 		case <-f.giveUp:
 			return nil, false, errGiveUp
 		}
@@ -248,7 +248,7 @@ func (f *follower) drain() error {
 
 // stuck makes the error for a change that has no place on the target.
 func (f *follower) stuck(ctx context.Context, t *plan.Table) error {
-	return f.refuse(ctx, target.Describe(t, f.tx.commit))
+	return f.refuse(ctx, write.Describe(t, f.tx.commit))
 }
 
 // refuse returns an error when everything before the open transaction has been applied.

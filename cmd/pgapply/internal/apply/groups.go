@@ -4,7 +4,7 @@ import (
 	"context"
 
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
-	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/target"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/write"
 )
 
 // maxGroups bounds the memory of all groups, of which there is one more than are written side by side, and with it how much is written in one go. Larger ones
@@ -93,7 +93,7 @@ func (q *groups) send(j job) error {
 	case q.writer.work <- j:
 		return nil
 	case <-q.writer.ended:
-		return target.ErrEnded
+		return write.ErrEnded
 	case <-q.writer.failed:
 		return q.writer.err
 	}

@@ -5,7 +5,7 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/huge"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
-	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/target"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/write"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -113,7 +113,7 @@ func (p *inProgress) spill(t *transaction) error {
 	piece := p.unlog(t)
 	t.spilled = true
 	return p.do(func(ctx context.Context, _ *plan.Group) error {
-		return p.applier.Spill(ctx, target.Piece{XID: t.xid, Data: piece})
+		return p.applier.Spill(ctx, write.Piece{XID: t.xid, Data: piece})
 	})
 }
 

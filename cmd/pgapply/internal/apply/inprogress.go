@@ -13,7 +13,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
-	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/target"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/write"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -111,7 +111,7 @@ func (p *inProgress) record(ctx context.Context, rec format.Record) error {
 	case *format.StreamAbort:
 		return p.abort(ctx, r)
 	case *format.DDL:
-		if err := target.Alterable(r); err != nil {
+		if err := write.Alterable(r); err != nil {
 			return p.refuse(ctx, err)
 		}
 		before := p.block.log.Size()
@@ -141,7 +141,7 @@ func (p *inProgress) logged(ctx context.Context, before int) error {
 	if p.size < maxLogs {
 		return nil
 	}
-	var pieces []target.Piece
+	var pieces []write.Piece
 	for _, t := range slices.SortedFunc(maps.Values(p.live), func(a, b *transaction) int { return cmp.Compare(b.log.Size(), a.log.Size()) }) {
 		switch {
 		case p.size < maxLogs/2:
@@ -150,7 +150,7 @@ func (p *inProgress) logged(ctx context.Context, before int) error {
 				return err
 			}
 		case t.log.Size() > 0:
-			pieces = append(pieces, target.Piece{XID: t.xid, Data: p.unlog(t)})
+			pieces = append(pieces, write.Piece{XID: t.xid, Data: p.unlog(t)})
 			t.spilled = true
 		}
 	}
@@ -168,7 +168,7 @@ func (p *inProgress) unlog(t *transaction) []byte {
 // mayAhead reports whether another transaction may be written ahead: only if it is certain that its changes are neither on the target yet nor in
 // a table's snapshot, nor to be skipped.
 func (p *inProgress) mayAhead() bool {
-	return p.stream.Ahead && len(p.SkipLSN) == 0 && p.ahead < target.MaxAhead && !p.block.spilled && p.seen >= p.position && p.seen >= p.snapshot
+	return p.stream.Ahead && len(p.SkipLSN) == 0 && p.ahead < write.MaxAhead && !p.block.spilled && p.seen >= p.position && p.seen >= p.snapshot
 }
 
 // write writes a transaction's log ahead of its commit. Everything that was committed before comes first. A piece that is refused is no error yet: what is to
@@ -189,7 +189,7 @@ func (p *inProgress) write(t *transaction) error {
 		p.idle = append(p.idle, g)
 		t.held, t.spilled = true, true
 		return p.do(func(ctx context.Context, _ *plan.Group) error {
-			return p.applier.Spill(ctx, target.Piece{XID: t.xid, Data: piece})
+			return p.applier.Spill(ctx, write.Piece{XID: t.xid, Data: piece})
 		})
 	}
 	g.Fold()
@@ -203,7 +203,7 @@ func (p *inProgress) write(t *transaction) error {
 			return err
 		}
 		t.held, t.spilled = true, true
-		return p.applier.Spill(ctx, target.Piece{XID: t.xid, Data: piece})
+		return p.applier.Spill(ctx, write.Piece{XID: t.xid, Data: piece})
 	}})
 }
 

@@ -12,7 +12,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/objects"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
-	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/target"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/write"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -22,7 +22,7 @@ type fullLoad struct {
 	began  time.Time
 	header *format.Header
 	stream *progress.Stream
-	loader *target.Loader
+	loader *write.Loader
 }
 
 // load applies a full load. It returns the header of the stream that follows a torn one; a stream that comes to its end is followed by what
@@ -96,7 +96,7 @@ func (l *fullLoad) open(ctx context.Context) (err error) {
 // prepare makes the loader.
 func (l *fullLoad) prepare() {
 	h := l.header
-	x := &target.Loader{Server: l.Server, Control: l.control, Stream: l.stream, Mapper: &target.Mapper{Lookup: l.lookup, Rename: l.Rename}, Jobs: l.Jobs, Log: l.Log, Waits: l.Waits}
+	x := &write.Loader{Server: l.Server, Control: l.control, Stream: l.stream, Mapper: &write.Mapper{Lookup: l.lookup, Rename: l.Rename}, Jobs: l.Jobs, Log: l.Log, Waits: l.Waits}
 	l.loader = x
 	x.Meter = l.Meter
 	x.Snapshot, x.SnapshotLSN = fmt.Sprintf("%v %d", h.StartLSN, h.Created), h.StartLSN
@@ -225,7 +225,7 @@ func (l *fullLoad) loaded(ctx context.Context, complete bool) error {
 		if remedies != "" {
 			hint = "On the target, as a role that may: " + remedies + " " + hint
 		}
-		if target.Serious(failed) && l.loader.Refused("") == nil {
+		if write.Serious(failed) && l.loader.Refused("") == nil {
 			return fault.New(fault.Failed, "%s", msg).WithDetail("%s", each).WithHint("%s", hint)
 		}
 		l.Log.Warn(msg, "detail", each, "hint", hint)

@@ -6,12 +6,12 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/hold"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
-	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/target"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/write"
 	"github.com/pgsluice/pgsluice/format"
 )
 
 func (f *follower) relation(ctx context.Context, r *format.Relation) error {
-	if err := target.Writable(r.Kind(), r.Schema, r.Name); err != nil {
+	if err := write.Writable(r.Kind(), r.Schema, r.Name); err != nil {
 		return f.refuse(ctx, err)
 	}
 	// Rows are told apart by the keys that were chosen when a table was looked up.

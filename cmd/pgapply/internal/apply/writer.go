@@ -9,14 +9,14 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
-	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/target"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/write"
 )
 
 // A writer writes groups to the target in a goroutine of its own, and reports the positions that have become durable. While it writes, the next
 // group is decoded and folded: a group is what arrived in the meantime. With jobs of more than one, as many groups as that are written side by
 // side if they do not change the same rows; they are committed in the source's order all the same.
 type writer struct {
-	applier *target.Applier
+	applier *write.Applier
 	report  *reporter
 	jobs    int
 	work    chan job
@@ -25,7 +25,7 @@ type writer struct {
 	err     error
 	ended   chan struct{} // closed when a cutover has ended the stream
 
-	drafts []*target.Draft // in order
+	drafts []*write.Draft // in order
 	asked  time.Time
 }
 
@@ -36,7 +36,7 @@ type job struct {
 	sync  bool                                     // tell at once what has become durable
 }
 
-func newWriter(ctx context.Context, a *target.Applier, r *reporter, jobs int) *writer {
+func newWriter(ctx context.Context, a *write.Applier, r *reporter, jobs int) *writer {
 	w := &writer{applier: a, report: r, jobs: jobs, work: make(chan job), free: make(chan *plan.Group, jobs), failed: make(chan struct{}), ended: make(chan struct{})}
 	for range jobs {
 		w.free <- new(plan.Group)
@@ -125,7 +125,7 @@ func (w *writer) take(ctx context.Context, j job) error {
 }
 
 func (w *writer) meets(g *plan.Group) bool {
-	return slices.ContainsFunc(w.drafts, func(d *target.Draft) bool { return g.Meets(d.Group) })
+	return slices.ContainsFunc(w.drafts, func(d *write.Draft) bool { return g.Meets(d.Group) })
 }
 
 // commitFirst commits the first draft. If the target has refused it, all are written again, one after the other.
@@ -189,11 +189,11 @@ func (w *writer) poll(ctx context.Context, now time.Time) (err error) {
 type reporter struct {
 	out     io.Writer // nil: nothing is printed
 	id      string    // whose positions these are: the migration's token and the target's identifier
-	pending target.Position
+	pending write.Position
 	printed time.Time
 }
 
-func (r *reporter) durable(a *target.Applier) {
+func (r *reporter) durable(a *write.Applier) {
 	if p, ok := a.Durable(); ok {
 		r.pending = p
 	}
@@ -208,7 +208,7 @@ func (r *reporter) flush() {
 		return
 	}
 	_, _ = fmt.Fprintf(r.out, "applied\t%v\t%s\t%s\n", r.pending.LSN, r.pending.Time.Time().Format("2006-01-02T15:04:05.000000Z"), r.id)
-	r.pending = target.Position{}
+	r.pending = write.Position{}
 	r.printed = time.Now()
 }
 

@@ -1,0 +1,42 @@
+package write
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
+)
+
+// Foreign keys, triggers and rules wait for the cutover. A recorded statement that drops, alters or
+// renames one of them needs it before.
+
+// await creates what a recorded statement was refused for the lack of, if it waits for the cutover,
+// and returns the error after which the transaction is applied again; nil if it is something else.
+func (l *lane) await(ctx context.Context, refused error) error {
+	var pg *pgconn.PgError
+	if !errors.As(refused, &pg) || pg.Code != "42704" || l.undo(ctx, "ROLLBACK") != nil {
+		return nil
+	}
+	const name = "pg_catalog.substr(name, pg_catalog.length(table_name) + 2)"
+	row, err := l.s.ask(ctx, fmt.Sprintf(`SELECT id, definition, pg_catalog.lower(type) || ' ' || schema_name || '.' || name FROM pgsluice.deferred, (VALUES (%s)) m(m)
+		WHERE stream_id = %d AND state = 'deferred' AND phase = '%s' AND type IN ('FK CONSTRAINT', 'TRIGGER', 'RULE') AND table_name <> ''
+		AND pg_catalog.strpos(m.m, '"' || %s || '"') > 0 AND pg_catalog.strpos(m.m, '"' || table_name || '"') > 0 ORDER BY id LIMIT 1`,
+		progress.Literal(pg.Message), l.stream, progress.PhaseCutover, name))
+	if err != nil || len(row) != 3 {
+		return nil
+	}
+	var id int64
+	if _, err := fmt.Sscan(row[0], &id); err != nil {
+		return nil
+	}
+	if err := l.s.exec(ctx, strings.TrimRight(row[1], "; \n")+"; "+progress.DoneSQL(id)); err != nil {
+		return nil
+	}
+	return fault.New(fault.TryAgain, "%s waited for the cutover, and a recorded statement is about it: it has been created, and the transaction is applied again", text.Escape(row[2]))
+}

@@ -1,0 +1,230 @@
+package write
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// errIncomplete is what becomes of a part whose end has not come.
+var errIncomplete = errors.New("the part was not completed")
+
+// Drop gives up the parts that have not come to their end, because the stream was cut, and waits for those that have. It returns an error if one of
+// those could not be kept.
+func (l *Loader) Drop() error {
+	for n, p := range l.parts {
+		close(p.chunks)
+		delete(l.parts, n)
+	}
+	l.lobs.close()
+	l.copying.Wait()
+	return l.failure()
+}
+
+// copyPart copies a part in one transaction, together with the row that says so.
+func (l *Loader) copyPart(p *part) (err error) {
+	s, err := l.acquire()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			s.close()
+			err = fmt.Errorf("load %v: %w", p.table, checked(p.table, err))
+		}
+	}()
+	t := p.table
+	t.once.Do(func() { t.err = l.prepare(s, p) })
+	if t.err != nil {
+		return t.err
+	}
+	if err := s.conn.StartCopyIn(l.ctx, copyStatement(p)); err != nil {
+		return l.Server.Explain(err)
+	}
+	for c := range p.chunks {
+		if err := l.write(s, c); err != nil {
+			return err
+		}
+	}
+	if p.end == nil {
+		return errIncomplete
+	}
+	n, err := s.conn.EndCopy(l.ctx, "")
+	if err != nil {
+		return l.Server.Explain(err)
+	}
+	if uint64(n) != p.end.Rows {
+		return fault.New(fault.Data, "the stream says that part %d of %d has %d rows, the target found %d in it", p.Index, p.Of, p.end.Rows, n)
+	}
+	copied, err := l.finishPart(s, p)
+	if err != nil {
+		return err
+	}
+	l.release(s)
+	p.meter.Done()
+	l.mu.Lock()
+	l.rows += p.end.Rows
+	l.bytes += p.end.Bytes
+	l.mu.Unlock()
+	if copied && t.tree == nil {
+		l.builder.table(t.names(), p.Of == 1 && p.end.Bytes < small)
+	}
+	return nil
+}
+
+// copyStatement begins a transaction and copies a part.
+func copyStatement(p *part) string {
+	t := p.table
+	begin, sql := "BEGIN; ", "COPY "+t.tree.or(t.qualified())
+	if len(p.Columns) > 0 {
+		cols := make([]string, len(p.Columns))
+		for i, c := range p.Columns {
+			cols[i] = plan.QuoteIdent(c)
+		}
+		sql += " (" + strings.Join(cols, ", ") + ")"
+	}
+	sql += " FROM STDIN"
+	var options []string
+	if p.Format == format.CopyBinary {
+		options = append(options, "FORMAT binary")
+	}
+	if t.freeze {
+		// Rows that are written frozen need no vacuum later. The server allows it for a table that this transaction has emptied.
+		options = append(options, "FREEZE")
+		begin += "TRUNCATE ONLY " + t.qualified() + "; "
+	}
+	if len(options) > 0 {
+		sql += " WITH (" + strings.Join(options, ", ") + ")"
+	}
+	return begin + sql
+}
+
+// checked says what to do about a row that no partition of the target takes.
+func checked(t *loadTable, err error) error {
+	var f *fault.Error
+	var pg *pgconn.PgError
+	if errors.As(err, &f) && errors.As(err, &pg) && pg.Code == "23514" && pg.ConstraintName == "" && f.Hint == "" {
+		return f.WithHint("The partitions of the target are others than those of the source, or have other bounds. Make them such that each row has one: SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = %s::regclass, on both sides. Then: pgextract --resume | pgapply.",
+			text.Literal(text.Ident(t.schema, t.name)))
+	}
+	if name := progress.Function(err); errors.As(err, &f) && name != "" {
+		return f.WithHint("Function %s finds what it names by the search path, which is empty here. On both sides: ALTER FUNCTION %[1]s SET search_path = pg_catalog, …, with the schemas of what it names; pgcutover check prints the statement. Then: pgextract --resume | pgapply.", name)
+	}
+	return err
+}
+
+// where is the condition for a table's rows in schema pgsluice.
+func (l *Loader) where(t *loadTable) string {
+	return fmt.Sprintf("stream_id = %d AND schema_name = %s AND table_name = %s", l.Stream.ID, progress.Literal(t.schema), progress.Literal(t.name))
+}
+
+// finishPart records and commits a part, and reports whether it was the table's last one.
+func (l *Loader) finishPart(s *session, p *part) (copied bool, err error) {
+	t, where := p.table, l.where(p.table)
+	b := s.conn.Batch(l.ctx)
+	b.Do(fmt.Sprintf("INSERT INTO pgsluice.parts (stream_id, schema_name, table_name, part, of, snapshot_lsn, rows, bytes) VALUES (%d, %s, %s, %d, %d, '%v', %d, %d)",
+		l.Stream.ID, progress.Literal(t.schema), progress.Literal(t.name), p.Index, p.Of, p.SnapshotLSN, p.end.Rows, p.end.Bytes))
+	// Parts that end at the same time must see each other, or none would see that the table is complete.
+	b.Do("SELECT FROM pgsluice.tables WHERE " + where + " FOR UPDATE")
+	// Nobody may have begun the table anew, from another snapshot: then this divides by zero.
+	b.Do("SELECT 1 / pg_catalog.count(*) FROM pgsluice.tables WHERE " + where + " AND snapshot = " + progress.Literal(l.Snapshot))
+	b.Do(fmt.Sprintf(`UPDATE pgsluice.tables SET rows = rows + %d, bytes = bytes + %d, copying_rows = greatest(copying_rows - %[1]d, 0), copying_bytes = greatest(copying_bytes - %[2]d, 0),
+		status = CASE WHEN (SELECT pg_catalog.count(*) FROM pgsluice.parts WHERE %[3]s) = parts THEN 'copied' ELSE status END,
+		copied_at = CASE WHEN (SELECT pg_catalog.count(*) FROM pgsluice.parts WHERE %[3]s) = parts THEN pg_catalog.clock_timestamp() END
+		WHERE %[3]s RETURNING status`, p.end.Rows, p.end.Bytes, where))
+	b.Do("COMMIT")
+	r, err := b.Run()
+	if err == nil {
+		err = r.Err
+	}
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && (pg.Code == "23505" || pg.Code == "22012") {
+		return false, l.loadedMeanwhile(t)
+	}
+	if err != nil {
+		return false, l.Server.Explain(err)
+	}
+	return len(r.Row) == 1 && r.Row[0] == "copied", nil
+}
+
+func (l *Loader) loadedMeanwhile(t *loadTable) error {
+	return fault.New(fault.TryAgain, "another process is loading, or has loaded, table %q meanwhile", t.String()).WithHint("Start again with pgextract --resume: what is there is skipped.")
+}
+
+// prepare makes a table ready for its first part in this run.
+func (l *Loader) prepare(s *session, p *part) error {
+	t, where := p.table, l.where(p.table)
+	if err := l.notCreated(t); err != nil {
+		return err
+	}
+	if err := t.fits(p, l.ByHand); err != nil {
+		return err
+	}
+	if t.tree != nil {
+		if err := t.tree.prepare(l, s); err != nil {
+			return err
+		}
+	}
+	// Other processes may load other parts of the table.
+	row, err := s.ask(l.ctx, "BEGIN", "SELECT FROM pgsluice.tables WHERE "+where+" FOR UPDATE",
+		"SELECT status, coalesce(snapshot, ''), parts, (SELECT pg_catalog.count(*) FROM pgsluice.parts WHERE "+where+") FROM pgsluice.tables WHERE "+where)
+	if err != nil {
+		return err
+	}
+	if len(row) != 4 {
+		return fmt.Errorf("table %v has no row in pgsluice.tables", t)
+	}
+	status, snapshot, of, done := progress.TableState{Status: row[0]}, row[1], row[2], row[3]
+	switch {
+	case snapshot == l.Snapshot && (row[0] == "loading" || row[0] == "error") && of == strconv.FormatUint(p.Of, 10):
+		return s.exec(l.ctx, "ROLLBACK") // the rest of what was begun
+	case status.Complete() && (snapshot == l.Snapshot || !l.Reload):
+		return l.loadedMeanwhile(t)
+	case t.tree != nil:
+		if done != "0" { // since the tree was made ready
+			return l.loadedMeanwhile(t)
+		}
+	case done != "0" || l.Reload && status.Complete(): // there are parts from another snapshot: they do not fit together
+		if err := l.empty(s, t); err != nil {
+			return err
+		}
+	default: // only now: whoever copies the table may hold its lock, and need the row that we have locked
+		row, err := s.ask(l.ctx, "SELECT EXISTS (SELECT FROM ONLY "+t.qualified()+" "+t.target.Condition+")")
+		if err != nil {
+			return err
+		}
+		if row[0] == "t" {
+			e := fault.New(fault.Config, "table %q on the target has rows already", t.String())
+			if l.Reload {
+				e.Detail = "They were not loaded from this source, so that they are not emptied either."
+			}
+			return e.WithHint("Empty it (TRUNCATE %s on the target), or leave it out.", text.Ident(t.schema, t.name))
+		}
+	}
+	t.freeze = t.tree == nil && p.Of == 1 && p.Bytes >= freezeMin && t.target.Kind == "r" && t.target.Condition == "" && !t.target.Referenced
+	return s.exec(l.ctx, fmt.Sprintf(`UPDATE pgsluice.tables SET status = 'loading', source_oid = %d, snapshot = %s, snapshot_lsn = '%v', parts = %d, rows = 0, bytes = 0, copying_rows = 0, copying_bytes = 0,
+		started_at = pg_catalog.clock_timestamp(), copied_at = NULL, loaded_at = NULL, error = NULL WHERE %s;
+		UPDATE pgsluice.streams SET load_status = 'loading' WHERE stream_id = %d AND load_status <> 'loading'; COMMIT`,
+		t.rel.ID, progress.Literal(l.Snapshot), p.SnapshotLSN, p.Of, where, l.Stream.ID))
+}
+
+// empty removes the rows of a table, in the caller's transaction: of an extension's configuration table only those that are the user's.
+func (l *Loader) empty(s *session, t *loadTable) error {
+	sql := "TRUNCATE ONLY " + t.qualified()
+	if t.target.Condition != "" || t.target.Referenced {
+		sql = "DELETE FROM ONLY " + t.qualified() + " " + t.target.Condition
+	}
+	return s.exec(l.ctx, sql+"; DELETE FROM pgsluice.parts WHERE "+l.where(t))
+}
+
+// freezeMin is from which size on freezing rows is worth a truncate.
+const freezeMin = 1 << 20

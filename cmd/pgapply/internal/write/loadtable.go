@@ -1,0 +1,166 @@
+package write
+
+import (
+	"slices"
+	"sync"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// tableWork is what the Loader knows of tables.
+type tableWork struct {
+	tables  map[uint32]*loadTable // by their relations
+	fresh   []*loadTable          // not yet looked up
+	targets map[[2]string]uint32  // which relation goes to a table of the target
+	states  map[[2]string]*progress.TableState
+	queued  []progress.LoadTable
+	trees   map[[2]string]*tree // by the names of their partitions
+}
+
+// A loadTable is a table that the stream describes.
+type loadTable struct {
+	rel          *format.Relation
+	schema, name string // on the target
+	state        *progress.TableState
+	once         sync.Once
+	err          error // of preparing it
+	tree         *tree // that it is a partition of, if rows go through the root
+	refused      error // why the load goes on without it
+	freeze       bool
+	target       *catalog.Relation // nil: it does not exist
+}
+
+func (t *loadTable) String() string { return t.schema + "." + t.name }
+
+func (t *loadTable) names() progress.LoadTable {
+	return progress.LoadTable{Schema: t.schema, Name: t.name, SourceSchema: t.rel.Schema, SourceName: t.rel.Name}
+}
+
+func (t *loadTable) qualified() string {
+	return plan.QuoteIdent(t.schema) + "." + plan.QuoteIdent(t.name)
+}
+
+// Relation takes the description of a table whose rows follow.
+func (l *Loader) Relation(rel *format.Relation) error {
+	t := &loadTable{rel: rel}
+	t.schema, t.name = l.Mapper.Target(rel.Schema, rel.Name)
+	if err := l.place(t); err != nil {
+		return err
+	}
+	l.tables[rel.ID] = t
+	l.fresh = append(l.fresh, t)
+	if t.state = l.states[[2]string{t.schema, t.name}]; t.state == nil {
+		t.state = &progress.TableState{Status: "queued", Done: make(map[int]bool)}
+		l.states[[2]string{t.schema, t.name}] = t.state
+		l.queued = append(l.queued, progress.LoadTable{Schema: t.schema, Name: t.name, SourceSchema: rel.Schema, SourceName: rel.Name})
+	}
+	return nil
+}
+
+// place checks that a table may go where it goes, and that no other does.
+func (l *Loader) place(t *loadTable) error {
+	if err := Writable(t.rel.Kind(), t.rel.Schema, t.rel.Name); err != nil {
+		return err
+	}
+	if reserved(t.schema) {
+		return fault.New(fault.Config, "table %s.%s of the source cannot go to schema %s of the target", t.rel.Schema, t.rel.Name, t.schema).WithHint("Correct --rename.")
+	}
+	key := [2]string{t.schema, t.name}
+	if other, ok := l.targets[key]; ok && other != t.rel.ID {
+		if len(l.Mapper.Rename) > 0 {
+			return fault.New(fault.Config, "two tables of the source go to %q on the target", t.String()).WithHint("Correct --rename.")
+		}
+		return fault.New(fault.Data, "the stream describes table %q twice, as relation %d and as %d", t.String(), other, t.rel.ID)
+	}
+	l.targets[key] = t.rel.ID
+	return nil
+}
+
+// inspect looks up, all at once, the tables that were described since the last time.
+func (l *Loader) inspect() error {
+	if len(l.fresh) == 0 {
+		return nil
+	}
+	names := make([][2]string, len(l.fresh))
+	for i, t := range l.fresh {
+		names[i] = [2]string{t.schema, t.name}
+	}
+	found, err := catalog.LookupAll(l.ctx, l.Control, names)
+	if err != nil {
+		return l.Server.Explain(err)
+	}
+	if err := l.findTrees(); err != nil {
+		return err
+	}
+	for _, t := range l.fresh {
+		t.target, t.tree = found[[2]string{t.schema, t.name}], l.trees[[2]string{t.schema, t.name}]
+		if s := t.state; s.Complete() && s.Status != "loaded" && !l.Reload && t.tree == nil {
+			l.builder.table(t.names(), false) // an earlier run had all its rows, and ended before that
+		}
+	}
+	fresh := l.fresh
+	l.fresh = nil
+	if !l.ByHand {
+		var there []uint32
+		for _, t := range fresh {
+			if t.target == nil { // the statement that creates it may come later
+				l.fresh = append(l.fresh, t)
+			} else {
+				there = append(there, t.target.OID)
+			}
+		}
+		if err := l.hold(there, true); err != nil {
+			return err
+		}
+		return l.takeOffChecks(fresh)
+	}
+	if !l.schemaLocked {
+		if err := l.lockSchema(); err != nil {
+			return err
+		}
+	}
+	if err := l.takeOff(fresh); err != nil {
+		return err
+	}
+	return l.takeOffChecks(fresh)
+}
+
+// fits checks that a part can be copied into the table that is there.
+func (t *loadTable) fits(p *part, byHand bool) error {
+	switch {
+	case t.target != nil:
+	case byHand:
+		return fault.New(fault.Config, "table %q does not exist on the target", t.String()).
+			WithHint("Create the schema on the target first: pg_dump -s of the source, piped into psql; or load without --data-only.")
+	default:
+		return fault.New(fault.Config, "table %q does not exist on the target any more, where a load has created it", t.String()).
+			WithHint("Create it again: pg_dump -s -t %s of the source, piped into psql on the target. Then start again.", shellPattern(t.rel))
+	}
+	for _, name := range p.Columns {
+		i := slices.IndexFunc(t.target.Columns, func(c catalog.Column) bool { return c.Name == name })
+		j := slices.IndexFunc(t.rel.Columns, func(c format.Column) bool { return c.Name == name })
+		switch {
+		case i < 0:
+			return fault.New(fault.Config, "column %q of table %q does not exist on the target", name, t.String()).
+				WithHint("On the target: ALTER TABLE %s ADD COLUMN %s …; then start again.", text.Ident(t.schema, t.name), text.Ident(name))
+		case t.target.Columns[i].Generated:
+			return fault.New(fault.Config, "column %q of table %q is generated on the target, but not on the source", name, t.String())
+		case p.Format == format.CopyBinary && j >= 0 && otherType(t.rel.Columns[j].OID, t.target.Columns[i].OID):
+			return fault.New(fault.Config, "column %q of table %q is of type %s on the target and %s on the source: binary data does not fit", name, t.String(),
+				t.target.Columns[i].Type, t.rel.Columns[j].Type).WithHint("Extract with --format text.")
+		}
+	}
+	return nil
+}
+
+// otherType reports whether binary data of a type of the source cannot be of the target's. A user's type has another OID there; whether it
+// fits, the server finds out.
+func otherType(source, target uint32) bool {
+	const firstUser = 16384
+	return source != 0 && source != target && (source < firstUser || target < firstUser)
+}

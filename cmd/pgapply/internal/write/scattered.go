@@ -1,0 +1,68 @@
+package write
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// Where the target distributes the rows of a partitioned table in another way, a partition of it
+// has rows there that the source has in others. A recorded statement that takes a partition away
+// would take those along, and leave some behind that the source does not have any more.
+
+// takesPartitions are the tags of statements that may take a partition out of its tree.
+var takesPartitions = []string{"ALTER TABLE", "DROP TABLE", "DROP SCHEMA", "DROP OWNED", "DROP TYPE", "DROP EXTENSION", "DROP FUNCTION", "DROP ACCESS METHOD", "DROP DOMAIN"}
+
+// A scattered partition is one of a tree whose rows the target distributes in another way.
+type scattered struct {
+	Leaf, Root         uint32
+	Schema, Name       string
+	RootSchema, Parent string
+}
+
+// scattered returns the partitions of such trees, if the statement may take one away.
+func (l *lane) scattered(ctx context.Context, d *format.DDL) (list []scattered, err error) {
+	if l.s.version < 100000 || !slices.Contains(takesPartitions, d.Type) {
+		return nil, nil
+	}
+	row, err := l.s.ask(ctx, catalog.LeavesStatement(l.s.version))
+	if err != nil {
+		return nil, err
+	}
+	return list, json.Unmarshal([]byte(row[0]), &list)
+}
+
+// together refuses a statement that has taken one of the partitions out of a tree that is still there.
+func (l *lane) together(ctx context.Context, d *format.DDL, before []scattered) (refused, err error) {
+	if len(before) == 0 {
+		return nil, nil
+	}
+	now, err := l.scattered(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	for _, x := range before {
+		if slices.ContainsFunc(now, func(y scattered) bool { return y.Leaf == x.Leaf && y.Root == x.Root }) {
+			continue
+		}
+		row, err := l.s.ask(ctx, fmt.Sprintf("SELECT pg_catalog.count(*) FROM pg_catalog.pg_class WHERE oid = %d", x.Root))
+		if err != nil {
+			return nil, err
+		}
+		if row[0] == "0" {
+			continue
+		}
+		root := text.Ident(x.RootSchema, x.Parent)
+		return fault.New(fault.Failed, "it takes partition %s out of %s, which has other rows in it on the target than on the source", text.Ident(x.Schema, x.Name), root).
+			WithDetail("The target distributes the rows of %s among its partitions in another way: what is taken away there is not what the source has taken away.", root).
+			WithHint("On the target, in one transaction: delete from %s what the source has taken away, copy what else is in the partition to a table, take the partition away, and insert the copy into %[1]s. "+
+				"Then start again with --on-conflict skip. Or load all of it again afterwards: pgextract --slot … --table '%[1]s' --reload | pgapply", root), nil
+	}
+	return nil, nil
+}

@@ -1,0 +1,177 @@
+// Package write changes the target: it runs what package plan has shaped, in transactions that also move the stream's position, and
+// loads tables. It does not read standard input.
+package write
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+)
+
+// A session is a connection that writes. It is used by one goroutine at a time.
+type session struct {
+	server   pgdial.Server
+	conn     *pgwire.Conn
+	version  int
+	prepared map[string]string // statement → its name on this connection
+	replica  bool              // triggers and foreign keys are off
+	set      string            // the statements that have made its settings
+	use      progress.Use
+}
+
+// sessionSettings make a session write what it is told, and nothing else. Positions are only reported once the server has flushed them, so
+// commits need not wait.
+const sessionSettings = "SET synchronous_commit = off; SET check_function_bodies = off"
+
+// applySettings are for sessions that apply changes. Their statements find rows by index: the plans are made once, maybe while a table is still
+// empty, and a sequential scan or hash join that was right then would be ruinous later. JIT compilation pays for none of them.
+const applySettings = `SET work_mem = '32MB'; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off`
+
+// newSession opens a session and takes the stream's lock for it.
+func newSession(ctx context.Context, server pgdial.Server, log *slog.Logger, stream *progress.Stream, use progress.Use) (s *session, err error) {
+	pg, _, err := server.ConnectRaw(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	s = &session{server: server, version: pgdial.Version(pg), prepared: make(map[string]string), use: use}
+	common := server.Set(pg) // again, so that the session can be made anew by what is remembered
+	if s.conn, err = pgwire.Hijack(pg); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.close()
+			s = nil
+		}
+	}()
+	set := common + "; " + sessionSettings
+	if s.version >= 140000 {
+		// A process that was killed leaves a server process behind; it should notice while it is busy.
+		set += "; SET client_connection_check_interval = '2s'"
+	}
+	if use != progress.Loading {
+		set += "; " + applySettings
+		if s.version >= 110000 {
+			set += "; SET jit = off"
+		}
+		if s.version >= 120000 {
+			set += "; SET plan_cache_mode = force_generic_plan"
+		}
+	}
+	s.set = set
+	if err = s.exec(ctx, set); err != nil {
+		return s, err
+	}
+	// By SET and not at start-up: some services allow the one and not the other.
+	if err = s.conn.Exec(ctx, "SET session_replication_role = replica"); err == nil {
+		s.replica = true
+	} else if !isDenied(err) {
+		return s, server.Explain(err)
+	}
+	err = s.lock(ctx, log, stream, use)
+	return s, err
+}
+
+func isDenied(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "42501"
+}
+
+func (s *session) exec(ctx context.Context, sql string) error {
+	return s.server.Explain(s.conn.Exec(ctx, sql))
+}
+
+func (s *session) close() {
+	if s != nil && s.conn != nil {
+		_ = s.conn.Close()
+	}
+}
+
+// ask runs statements without parameters and returns the values of the last row of any.
+func (s *session) ask(ctx context.Context, statements ...string) ([]string, error) {
+	b := s.conn.Batch(ctx)
+	for _, sql := range statements {
+		b.Do(sql)
+	}
+	r, err := b.Run()
+	if err == nil {
+		err = r.Err
+	}
+	if err != nil {
+		return nil, s.server.Explain(err)
+	}
+	return r.Row, nil
+}
+
+// lock takes the stream's lock for this session. A predecessor that was killed gets a while to notice.
+func (s *session) lock(ctx context.Context, log *slog.Logger, stream *progress.Stream, use progress.Use) error {
+	deadline := time.Now().Add(progress.LockTimeout)
+	_, err := s.await(ctx, log, stream, progress.WorkLock(use), func(holder string) error {
+		if time.Now().After(deadline) {
+			return progress.Locked(stream.Key, use, holder)
+		}
+		return nil
+	})
+	return err
+}
+
+// await takes a lock of the stream as soon as no session of ours holds it. While one does, it asks giveUp.
+func (s *session) await(ctx context.Context, log *slog.Logger, stream *progress.Stream, what progress.What, giveUp func(holder string) error) (progress.Lock, error) {
+	for {
+		lock, holder, err := progress.Try(ctx, s.askOne, stream.ID, what, func(text string) { log.Warn(text) })
+		if err != nil || holder == "" {
+			return lock, err
+		}
+		if err := giveUp(holder); err != nil {
+			return lock, err
+		}
+		select {
+		case <-ctx.Done():
+			return lock, ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// Exec and Ask are for package objects, which needs the server's own errors.
+func (s *session) Exec(ctx context.Context, sql string) error { return s.conn.Exec(ctx, sql) }
+
+// Ask is Exec for a query of one row.
+func (s *session) Ask(ctx context.Context, sql string) ([]string, error) { return s.ask(ctx, sql) }
+
+func (s *session) askOne(ctx context.Context, sql string) ([]string, error) { return s.ask(ctx, sql) }
+
+// forever waits for another process of ours, however long it takes.
+func forever(string) error { return nil }
+
+// maxPrepared bounds the statements that are kept prepared. Tables without a key need one for each set of columns that is NULL.
+const maxPrepared = 2000
+
+// name returns the name under which a statement is prepared on this connection, having the batch prepare it if it is not yet.
+func (s *session) name(b *pgwire.Batch, sql string) string {
+	name, ok := s.prepared[sql]
+	if !ok {
+		if len(s.prepared) >= maxPrepared {
+			b.Do("DEALLOCATE ALL")
+			clear(s.prepared)
+		}
+		name = fmt.Sprintf("s%d", len(s.prepared))
+		s.prepared[sql] = name
+		b.Parse(name, sql)
+	}
+	return name
+}
+
+// forget drops all prepared statements: after an error it is not known which ones the server has.
+func (s *session) forget(ctx context.Context) error {
+	clear(s.prepared)
+	return s.exec(ctx, "DEALLOCATE ALL")
+}

@@ -1,0 +1,325 @@
+package write
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
+	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// few is up to how many rows of a table are written one by one: a statement for a single row costs the server about half of one for an array of them.
+const few = 2
+
+// copyMin is from how many rows on an insert is a COPY: below it, an insert from arrays costs the server less than a COPY's set-up.
+const copyMin = 200
+
+// writeFolded writes a group folded, writeSingly change by change.
+func (l *lane) writeFolded(b *pgwire.Batch, g *plan.Group) {
+	for _, step := range g.Steps() {
+		if step.Fold != nil {
+			l.writeFold(b, g, step.Fold)
+			continue
+		}
+		for _, i := range step.Ops {
+			l.writeOp(b, g, i)
+		}
+	}
+}
+
+func (l *lane) writeSingly(b *pgwire.Batch, g *plan.Group) { l.writeRange(b, g, 0, int32(g.Len())) }
+
+// writeRange writes changes from first to before next one by one.
+func (l *lane) writeRange(b *pgwire.Batch, g *plan.Group, first, next int32) {
+	for i := first; i < next; i++ {
+		l.writeOp(b, g, i)
+	}
+}
+
+func (l *lane) writeFold(b *pgwire.Batch, g *plan.Group, f *plan.Fold) {
+	t := f.Table
+	if l.list = f.Deletes(l.list[:0]); len(l.list) <= few {
+		for _, tuple := range l.list {
+			l.deleteOne(b, g, t, tuple)
+		}
+	} else {
+		l.bulk(b, g, t, t.BulkDelete(), t.Key, l.list, len(l.list))
+	}
+	if l.list = f.Absent(l.list[:0]); len(l.list) > 0 {
+		l.bulk(b, g, t, t.BulkDelete(), t.Key, l.list, 0)
+	}
+	f.Updates(func(unchanged plan.Mask, list []int32) {
+		if len(list) <= few {
+			for _, tuple := range list {
+				l.updateOne(b, g, t, tuple, tuple, false)
+			}
+			return
+		}
+		l.bulk(b, g, t, t.BulkUpdate(unchanged), t.UpdateColumns(unchanged), list, len(list))
+	})
+	switch l.list = f.Inserts(l.list[:0]); {
+	case len(l.list) <= few:
+		for _, tuple := range l.list {
+			l.insertOne(b, g, t, tuple)
+		}
+	case len(l.list) < copyMin || t.NoCopy:
+		l.bulk(b, g, t, t.BulkInsert(), t.InsertColumns(), l.list, -1)
+	default:
+		l.copyIn(b, g, t, l.list)
+	}
+}
+
+// bulk executes a statement whose parameters are one array for each of cols, with an element for each tuple in list, and, unless it is
+// negative, the number of rows that it must meet.
+func (l *lane) bulk(b *pgwire.Batch, g *plan.Group, t *plan.Table, sql string, cols []int, list []int32, meets int) {
+	l.sort(g, t, list)
+	n := len(cols)
+	if meets >= 0 {
+		n++
+	}
+	b.Bind(l.s.name(b, sql), n, func(int) bool { return true })
+	for _, i := range cols {
+		oid, size := t.ElemOID(i)
+		b.Array(oid)
+		for _, tuple := range list {
+			kind, v := g.Value(tuple, i)
+			switch {
+			case kind != format.Text:
+				b.NullElem()
+			case size > 0:
+				n, ok := parseInt(v, size)
+				if !ok {
+					l.bad = fmt.Errorf("value %q of column %q is no %s", v, t.Columns[i].Name, t.Columns[i].Type)
+				}
+				b.IntElem(n, size)
+			default:
+				b.Elem(v)
+			}
+		}
+		b.CloseArray()
+	}
+	if meets >= 0 {
+		b.Bytes(binary.BigEndian.AppendUint64(make([]byte, 0, 8), uint64(meets)))
+	}
+	b.Execute()
+}
+
+// sort puts tuples into the order of their key, where that is an integer: rows that lie side by side, and their index entries, are met one after the other.
+func (l *lane) sort(g *plan.Group, t *plan.Table, list []int32) {
+	const many = 100
+	if len(list) < many || len(t.Key) == 0 {
+		return
+	}
+	_, size := t.ElemOID(t.Key[0])
+	if size == 0 {
+		return
+	}
+	l.order = l.order[:0]
+	for _, tuple := range list {
+		_, v := g.Value(tuple, t.Key[0])
+		n, _ := parseInt(v, size)
+		l.order = append(l.order, keyed{n, tuple})
+	}
+	slices.SortFunc(l.order, func(a, b keyed) int { return cmp.Compare(a.key, b.key) })
+	for i := range list {
+		list[i] = l.order[i].tuple
+	}
+}
+
+// A keyed is a tuple and its key.
+type keyed struct {
+	key   int64
+	tuple int32
+}
+
+// parseInt parses the text form of an integer of size bytes.
+func parseInt(v []byte, size int) (n int64, ok bool) {
+	digits := v
+	neg := len(v) > 0 && v[0] == '-'
+	if neg {
+		digits = v[1:]
+	}
+	if len(digits) == 0 || len(digits) > 19 {
+		return 0, false
+	}
+	var u uint64
+	for _, c := range digits {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		u = u*10 + uint64(c-'0')
+	}
+	limit := uint64(1) << (8*size - 1)
+	if neg {
+		return -int64(u), u <= limit
+	}
+	return int64(u), u < limit
+}
+
+// copyIn inserts rows by COPY.
+func (l *lane) copyIn(b *pgwire.Batch, g *plan.Group, t *plan.Table, list []int32) {
+	b.Do(t.CopyIn())
+	cols := t.InsertColumns()
+	const chunk = 64 << 10
+	for len(list) > 0 {
+		buf := b.OpenCopyData()
+		for full := len(buf) + chunk; len(list) > 0 && len(buf) < full; list = list[1:] {
+			for n, i := range cols {
+				if n > 0 {
+					buf = append(buf, '\t')
+				}
+				if kind, v := g.Value(list[0], i); kind == format.Text {
+					buf = appendCopyText(buf, v)
+				} else {
+					buf = append(buf, '\\', 'N')
+				}
+			}
+			buf = append(buf, '\n')
+		}
+		b.CloseCopyData(buf)
+	}
+	b.CopyDone()
+}
+
+// appendCopyText appends a value as COPY's text format has it.
+func appendCopyText(buf, v []byte) []byte {
+	start := 0
+	for i, c := range v {
+		if c > '\r' && c != '\\' {
+			continue
+		}
+		var esc byte
+		switch c {
+		case '\\':
+			esc = '\\'
+		case '\n':
+			esc = 'n'
+		case '\r':
+			esc = 'r'
+		case '\t':
+			esc = 't'
+		default:
+			continue
+		}
+		buf = append(append(buf, v[start:i]...), '\\', esc)
+		start = i + 1
+	}
+	return append(buf, v[start:]...)
+}
+
+// writeOp writes one change by itself.
+func (l *lane) writeOp(b *pgwire.Batch, g *plan.Group, i int32) {
+	op, t := g.Op(i)
+	switch op.Kind {
+	case plan.OpTruncate:
+		sql, err := truncate(g.Truncate(op))
+		if err != nil {
+			l.bad = err
+		}
+		b.Do(sql)
+	case plan.OpDDL:
+		l.bad = errors.New("a recorded statement stands beside other changes") // a mistake of the caller's: see flush
+	case plan.OpSavepoint:
+		b.Do("SAVEPOINT " + savepoint(uint32(op.New)))
+	case plan.OpInsert:
+		l.insertOne(b, g, t, op.New)
+	case plan.OpUpdate:
+		if op.Old >= 0 {
+			l.updateOne(b, g, t, op.Old, op.New, true)
+		} else {
+			l.updateOne(b, g, t, op.New, op.New, false)
+		}
+	case plan.OpDelete:
+		l.deleteOne(b, g, t, op.Old)
+	}
+}
+
+func (l *lane) insertOne(b *pgwire.Batch, g *plan.Group, t *plan.Table, tuple int32) {
+	cols := t.InsertColumns()
+	b.Bind(l.s.name(b, t.OneInsert()), len(cols), binaryIn(g, tuple, cols))
+	params(b, g, tuple, cols)
+	b.Execute()
+}
+
+// updateOne updates the row that the tuple find finds to what the tuple to has.
+func (l *lane) updateOne(b *pgwire.Batch, g *plan.Group, t *plan.Table, find, to int32, keyChanges bool) {
+	unchanged := g.Mask(t, to, format.Unchanged)
+	set := t.SetColumns(unchanged, keyChanges)
+	where, isNull := l.whereOf(g, t, find)
+	set0 := binaryIn(g, to, set)
+	where0 := binaryIn(g, find, where)
+	b.Bind(l.s.name(b, t.OneUpdate(unchanged, keyChanges, isNull, l.skipLocked)), len(set)+len(where), func(n int) bool {
+		if n < len(set) {
+			return set0(n)
+		}
+		return where0(n - len(set))
+	})
+	params(b, g, to, set)
+	params(b, g, find, where)
+	b.Execute()
+}
+
+func (l *lane) deleteOne(b *pgwire.Batch, g *plan.Group, t *plan.Table, tuple int32) {
+	where, isNull := l.whereOf(g, t, tuple)
+	b.Bind(l.s.name(b, t.OneDelete(isNull, l.skipLocked)), len(where), binaryIn(g, tuple, where))
+	params(b, g, tuple, where)
+	b.Execute()
+}
+
+// whereOf returns which columns of an old tuple find its row, and which are NULL and have no parameter.
+func (l *lane) whereOf(g *plan.Group, t *plan.Table, tuple int32) (cols []int, isNull plan.Mask) {
+	isNull = g.Mask(t, tuple, format.Null)
+	for _, i := range t.FindColumns() {
+		if !isNull.Has(i) {
+			cols = append(cols, i)
+		}
+	}
+	return cols, isNull
+}
+
+func binaryIn(g *plan.Group, tuple int32, cols []int) func(int) bool {
+	return func(n int) bool {
+		kind, _ := g.Value(tuple, cols[n])
+		return kind == format.Binary
+	}
+}
+
+func params(b *pgwire.Batch, g *plan.Group, tuple int32, cols []int) {
+	for _, i := range cols {
+		kind, v := g.Value(tuple, i)
+		if kind == format.Null {
+			b.Null()
+		} else {
+			b.Bytes(v)
+		}
+	}
+}
+
+// writeChecks looks for rows that are equal in a unique key that the session does not enforce because it is deferrable, among those that
+// the changes from first to before next have written.
+func (l *lane) writeChecks(b *pgwire.Batch, g *plan.Group, first, next int32) {
+	deferrable := false
+	for t := range g.Counts {
+		deferrable = deferrable || len(t.Deferrable) > 0
+	}
+	if !deferrable {
+		return
+	}
+	lists := make(map[*plan.Table][]int32)
+	for i := first; i < next; i++ {
+		op, t := g.Op(i)
+		if t == nil || len(t.Deferrable) == 0 || op.Kind == plan.OpDelete {
+			continue
+		}
+		lists[t] = append(lists[t], op.New)
+	}
+	for t, rows := range lists {
+		for _, k := range t.Deferrable {
+			l.bulk(b, g, t, t.CheckUnique(k), t.ColumnsOf(k), rows, -1)
+		}
+	}
+}
