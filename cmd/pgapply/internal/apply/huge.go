@@ -52,7 +52,7 @@ func (f *follower) writePart() error {
 }
 
 // alone writes a change of the open block by itself, ahead of the commit, or puts it away.
-func (p *inProgress) alone(ctx context.Context, rec format.Record) error {
+func (p *inProgress) alone(rec format.Record) error {
 	if err := p.settle(); err != nil { // from here on the writer does nothing
 		return err
 	}

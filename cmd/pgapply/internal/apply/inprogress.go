@@ -80,11 +80,11 @@ func (p *inProgress) record(ctx context.Context, rec format.Record) error {
 	switch r := rec.(type) {
 	case *format.Insert, *format.Update, *format.Delete:
 		if p.huge {
-			return p.alone(ctx, rec)
+			return p.alone(rec)
 		}
 		before := p.block.log.Size()
 		logChange(&p.block.log, rec, p.tables)
-		return p.logged(ctx, before)
+		return p.logged(before)
 	case *format.Truncate:
 		op := &plan.TruncateOp{RestartIdentity: r.RestartIdentity}
 		for _, id := range r.Relations {
@@ -92,7 +92,7 @@ func (p *inProgress) record(ctx context.Context, rec format.Record) error {
 		}
 		before := p.block.log.Size()
 		p.block.log.Truncate(r.XID, op)
-		return p.logged(ctx, before)
+		return p.logged(before)
 	case *format.Relation:
 		p.early[r.ID] = true
 		return p.relation(ctx, r)
@@ -116,7 +116,7 @@ func (p *inProgress) record(ctx context.Context, rec format.Record) error {
 		}
 		before := p.block.log.Size()
 		p.block.log.DDL(r.XID, r)
-		return p.logged(ctx, before)
+		return p.logged(before)
 	case *format.Prepare:
 		return p.prepare(ctx, r)
 	case *format.CommitPrepared:
@@ -133,7 +133,7 @@ func (p *inProgress) record(ctx context.Context, rec format.Record) error {
 }
 
 // logged puts logs away when they have become too large.
-func (p *inProgress) logged(ctx context.Context, before int) error {
+func (p *inProgress) logged(before int) error {
 	p.size += p.block.log.Size() - before
 	if p.block.log.Size() >= pieceSize && (p.block.ahead || p.mayAhead()) {
 		return p.write(p.block)

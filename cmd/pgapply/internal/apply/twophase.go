@@ -70,7 +70,7 @@ func (p *inProgress) prepare(ctx context.Context, r *format.Prepare) error {
 		}
 		t = &transaction{xid: r.XID}
 		p.live[r.XID] = t
-		if err := p.setAside(ctx, t); err != nil {
+		if err := p.setAside(t); err != nil {
 			return err
 		}
 	}
@@ -80,7 +80,7 @@ func (p *inProgress) prepare(ctx context.Context, r *format.Prepare) error {
 }
 
 // setAside makes the open transaction one in progress.
-func (p *inProgress) setAside(ctx context.Context, t *transaction) error {
+func (p *inProgress) setAside(t *transaction) error {
 	f := p.follower
 	t.prepared.lost = p.lost
 	if !p.lost {
@@ -115,7 +115,7 @@ func (p *inProgress) setAside(ctx context.Context, t *transaction) error {
 	p.size += t.log.Size()
 	p.block = t
 	defer func() { p.block = nil }()
-	return p.logged(ctx, t.log.Size())
+	return p.logged(t.log.Size())
 }
 
 // commitPrepared commits a prepared transaction.

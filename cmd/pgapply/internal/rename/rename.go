@@ -71,7 +71,7 @@ func renameSchema(tokens []*token, kind, old, to string) error {
 	for i, t := range tokens {
 		switch {
 		case t.kind == ident && t.name == old:
-			qualifies := is(next(tokens, i), ".") && !is(previous(tokens, i), ".")
+			qualifies := isDot(next(tokens, i)) && !isDot(previous(tokens, i))
 			if p := previous(tokens, i); qualifies || p != nil && p.kind == ident && strings.EqualFold(p.text, "schema") {
 				t.text = quote(to)
 			} else if queries[kind] {
@@ -81,7 +81,7 @@ func renameSchema(tokens []*token, kind, old, to string) error {
 			// 'app.counter'::regclass
 			inner := lex(t.value)
 			for k, n := range inner {
-				if n.kind == ident && n.name == old && is(next(inner, k), ".") {
+				if n.kind == ident && n.name == old && isDot(next(inner, k)) {
 					n.text = quote(to)
 				}
 			}
@@ -105,13 +105,13 @@ func renameTable(tokens []*token, kind, schema, old, to string, r Rules) error {
 		}
 		dot := previous(tokens, i)
 		var s *token
-		if is(dot, ".") {
+		if isDot(dot) {
 			s = previous(tokens, indexOf(tokens, dot))
 		}
 		switch {
 		case s != nil && s.kind == ident && (s.name == schema || s.text == quote(renamed)):
 			t.text = quote(to)
-		case is(next(tokens, i), ".") && queries[kind]:
+		case isDot(next(tokens, i)) && queries[kind]:
 			return fmt.Errorf("columns are named by table %q there", old)
 		}
 	}
@@ -122,7 +122,7 @@ func renameTable(tokens []*token, kind, schema, old, to string, r Rules) error {
 func mentions(tokens []*token, schema, table string) bool {
 	for i, t := range tokens {
 		if t.kind == ident && t.name == table {
-			if dot := previous(tokens, i); is(dot, ".") {
+			if dot := previous(tokens, i); isDot(dot) {
 				if s := previous(tokens, indexOf(tokens, dot)); s != nil && s.kind == ident && s.name == schema {
 					return true
 				}
@@ -149,7 +149,7 @@ func isName(tokens []*token, i int) bool {
 
 func quote(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
 
-func is(t *token, s string) bool { return t != nil && t.text == s }
+func isDot(t *token) bool { return t != nil && t.text == "." }
 
 func next(tokens []*token, i int) *token {
 	for i++; i < len(tokens); i++ {

@@ -102,9 +102,8 @@ func (c *checker) add(level, remedy, format string, args ...any) *finding {
 }
 
 // do adds statements that somebody is to execute: they are printed one a line, ready to be pasted.
-func (f *finding) do(side, as string, sql ...string) *finding {
+func (f *finding) do(side, as string, sql ...string) {
 	f.paste = append(f.paste, paste{side, as, sql})
-	return f
 }
 
 // Check looks at the source, the target, and the pair, before anything is begun. It changes nothing. It writes a line for each finding, and fails if
@@ -166,9 +165,9 @@ func (m *Migration) Check(ctx context.Context) error {
 }
 
 // ask returns a query's single value as text, "" for NULL.
-func (c *checker) ask(conn *pgx.Conn, sql string, args ...any) (string, error) {
+func (c *checker) ask(conn *pgx.Conn, sql string) (string, error) {
 	var s *string
-	err := conn.QueryRow(c.ctx, "SELECT ("+sql+")::pg_catalog.text", args...).Scan(&s)
+	err := conn.QueryRow(c.ctx, "SELECT ("+sql+")::pg_catalog.text").Scan(&s)
 	if err != nil || s == nil {
 		return "", err
 	}

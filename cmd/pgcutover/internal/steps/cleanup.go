@@ -152,7 +152,7 @@ func (m *Migration) ours(ctx context.Context, c *pgx.Conn, info *slot.Info) erro
 	if err := c.QueryRow(ctx, "SELECT pg_catalog.current_database()").Scan(&database); err != nil {
 		return m.Source.Explain(err)
 	}
-	what := ""
+	var what string
 	switch {
 	case info.Database == "":
 		what = "is a physical one, which a standby or a backup may need"
