@@ -12,7 +12,7 @@ import (
 )
 
 // This file is a model of a source, which runs random statements and tells a group about them as a server's changes would, and of a target,
-// which is written as package target does. Group's tests compare the two.
+// which is written as package write does. Group's tests compare the two.
 
 // A value is a format.Value that can be compared.
 type value struct {
@@ -329,7 +329,7 @@ func (db database) execute(t *tableSpec) {
 	}
 }
 
-// A target is a database that is written as package target does.
+// A target is a database that is written as package write does.
 type target struct {
 	specs map[*plan.Table]*tableSpec
 	named map[string]*tableSpec
