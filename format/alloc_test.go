@@ -8,7 +8,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// hot has the frequent records, as the changes of one transaction or the chunks of one part that can be repeated for ever.
+// hot has the frequent records, as the changes of one transaction or the chunks of one part that
+// can be repeated for ever.
 func hot() map[string][]format.Record {
 	two := row("4711042", "row 0123456789abcdef")
 	data := func(n int) format.Record {
@@ -35,7 +36,8 @@ func hotStart(rec format.Record) []format.Record {
 	return []format.Record{changeHeader(), relationT(), &format.Begin{XID: 1}}
 }
 
-// rounds is how often a record is written before and while allocations are counted: enough to fill a buffer several times.
+// rounds is how often a record is written before and while allocations are counted: enough to fill
+// a buffer several times.
 const rounds = 100
 
 func TestWriteDoesNotAllocate(t *testing.T) {
@@ -85,7 +87,8 @@ func TestNextDoesNotAllocate(t *testing.T) {
 	}
 }
 
-// Whole transactions and blocks, with end LSNs that ascend, so that they cannot be repeated as they are.
+// Whole transactions and blocks, with end LSNs that ascend, so that they cannot be repeated as they
+// are.
 func TestTransactionsDoNotAllocate(t *testing.T) {
 	var out bytes.Buffer
 	out.Grow(1 << 20)

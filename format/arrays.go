@@ -2,7 +2,8 @@ package format
 
 // Bodies of the frequent records: arrays, written and read by hand.
 
-// appendTuple appends a tuple. Unchanged values are refused where there is no old row to take them from.
+// appendTuple appends a tuple. Unchanged values are refused where there is no old row to take them
+// from.
 func appendTuple(b []byte, t Tuple, unchanged bool, c *cuts) ([]byte, error) {
 	b = appendArrayLen(b, len(t)) // no relation is wider than maxElems
 	for i := range t {
@@ -51,7 +52,8 @@ func (c *cursor) tuple(t Tuple, unchanged bool) Tuple {
 	return t
 }
 
-// fields takes the head of a body that has at least n elements, and returns how many more there are.
+// fields takes the head of a body that has at least n elements, and returns how many more there
+// are.
 func (c *cursor) fields(n int) (more int) {
 	got := c.arrayLen()
 	if got < n && c.err == nil {

@@ -25,7 +25,8 @@ func smallRow() format.Tuple {
 		{Kind: format.Text, Data: []byte("-3922")}, {Kind: format.Text, Data: []byte("row 0123456789abcdef")}}
 }
 
-// BenchmarkWriteUpdate and BenchmarkReadUpdate are about small row changes: the goal is 3 million a second, 333 ns each.
+// BenchmarkWriteUpdate and BenchmarkReadUpdate are about small row changes: the goal is 3 million a
+// second, 333 ns each.
 func BenchmarkWriteUpdate(b *testing.B) {
 	w := newChanges(b, io.Discard)
 	u := &format.Update{Relation: 16384, New: smallRow()}
@@ -54,7 +55,8 @@ func must(tb testing.TB, err error) {
 	}
 }
 
-// A loop repeats the changes of one transaction for ever, so that reading can be measured without making a large stream first.
+// A loop repeats the changes of one transaction for ever, so that reading can be measured without
+// making a large stream first.
 type loop struct {
 	head, body []byte
 	pos        int
@@ -145,8 +147,9 @@ func BenchmarkReadCopyData(b *testing.B) {
 	}
 }
 
-// BenchmarkFraming is what the framing was decided by: the cost of giving each small record a frame and a checksum of its own,
-// against frames of many records. SPEC.md has one record a frame; ARCHITECTURE.md quotes the figures.
+// BenchmarkFraming is what the framing was decided by: the cost of giving each small record a frame
+// and a checksum of its own, against frames of many records. SPEC.md has one record a frame;
+// ARCHITECTURE.md quotes the figures.
 func BenchmarkFraming(b *testing.B) {
 	body := bytes.Repeat([]byte{0xa7}, 48) // a typical small change
 	table := crc32.MakeTable(crc32.Castagnoli)

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// Streams that earlier releases wrote must be read for ever, and mean what they meant. The files are never rewritten: when this test
-// fails, the package is wrong.
+// Streams that earlier releases wrote must be read for ever, and mean what they meant. The files
+// are never rewritten: when this test fails, the package is wrong.
 func TestCompatibility(t *testing.T) {
 	files, err := filepath.Glob("testdata/v1/*.pgs")
 	must(t, err)

@@ -17,7 +17,8 @@ func eachStream(t *testing.T, f func(t *testing.T, recs []format.Record, b []byt
 	}
 }
 
-// wholeFrames returns how many records of a stream (of no long records) end within its first n bytes.
+// wholeFrames returns how many records of a stream (of no long records) end within its first n
+// bytes.
 func wholeFrames(b []byte, n int) (count int) {
 	for len(b) > 0 {
 		size := 9 + int(b[8])
@@ -50,7 +51,8 @@ func TestTruncatedAtEveryByte(t *testing.T) {
 
 // A stream that was cut anywhere may be followed by one that continues it.
 func TestTornAtEveryByte(t *testing.T) {
-	// What follows must not depend on its length: the torn frame's claim may end within the header or long after it.
+	// What follows must not depend on its length: the torn frame's claim may end within the header
+	// or long after it.
 	for _, producer := range []string{"", string(make([]byte, 300))} {
 		eachStream(t, func(t *testing.T, recs []format.Record, b []byte) {
 			next := clones(recs)
@@ -163,7 +165,8 @@ func TestEveryBitOfConcatenated(t *testing.T) {
 	}
 }
 
-// What a row holds must not be taken for a stream that follows, unless the row's own frame is broken.
+// What a row holds must not be taken for a stream that follows, unless the row's own frame is
+// broken.
 func TestHeaderInsideOfData(t *testing.T) {
 	b := write(t, ended(changeHeader(), &format.Message{Content: write(t, changeStream()...)})...)
 	if got, err := readBytes(b); err != nil || len(got) != 3 {

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// What package format may import is policy: other programs build on it, and it must stay a description of bytes. A build that
-// breaks is no reason to relax it. Test files are free.
+// What package format may import is policy: other programs build on it, and it must stay a
+// description of bytes. A build that breaks is no reason to relax it. Test files are free.
 var (
 	allowedModules = []string{"github.com/vmihailenco/msgpack/v5"}
 	// Files, flags, connections and logs belong to the programs.

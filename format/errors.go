@@ -39,7 +39,8 @@ func (e *UnknownKindError) Error() string {
 		e.Kind, Version, e.Minor, Version, Minor)
 }
 
-// An Error says where in a stream something is wrong. It wraps one of the errors above, or an error of the underlying reader.
+// An Error says where in a stream something is wrong. It wraps one of the errors above, or an error
+// of the underlying reader.
 type Error struct {
 	Frame  uint64 // number of the frame within its stream, from 0 (the header)
 	Offset int64  // offset in bytes of that frame from the beginning of the input

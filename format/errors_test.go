@@ -9,7 +9,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// Errors say what is wrong and where. Their texts are read by people at night, so they are asserted word by word.
+// Errors say what is wrong and where. Their texts are read by people at night, so they are asserted
+// word by word.
 func TestErrorTexts(t *testing.T) {
 	start := join(header("changes", "start_lsn", 0x10), relation(1, 2))
 	tx := join(frame(format.KindBegin, pack(array{7, 0x20, 0})), frame(format.KindInsert, pack(array{1, array{"a", nil}})), frame(format.KindCommit, pack(array{0x20, uint64(0x16_b374d848), 0})))

@@ -32,7 +32,8 @@ func ExampleReader() {
 		case *format.CopyBegin:
 			parts[rec.Part] = tables[rec.Relation]
 		case *format.CopyEnd:
-			// Reader has compared these totals with the chunks. Rows of a part that is cut before its end do not count.
+			// Reader has compared these totals with the chunks. Rows of a part that is cut before
+			// its end do not count.
 			rows[parts[rec.Part]] += rec.Rows
 		}
 	}
@@ -73,10 +74,12 @@ func ExampleWriter() {
 	w := format.NewWriter(&out)
 	records := []format.Record{
 		&format.Header{StreamKind: format.Changes, SystemID: "7301", Database: "shop", Slot: "mig", StartLSN: 100},
-		// A relation stands before the first change of it, so that a reader knows what the values are.
+		// A relation stands before the first change of it, so that a reader knows what the values
+		// are.
 		&format.Relation{ID: 16384, Schema: "public", Name: "users", Columns: []format.Column{{Name: "id", TypeMod: -1, Key: true}, {Name: "email", TypeMod: -1}}},
 		&format.Begin{XID: 700, CommitLSN: 200},
-		// A value is text as PostgreSQL prints it. NULL is another kind of value, not an empty text.
+		// A value is text as PostgreSQL prints it. NULL is another kind of value, not an empty
+		// text.
 		&format.Insert{Relation: 16384, New: format.Tuple{format.TextValue([]byte("1")), {Kind: format.Null}}},
 		&format.Commit{CommitLSN: 200, EndLSN: 210},
 	}
@@ -98,8 +101,9 @@ func ExampleWriter() {
 	// Output: 1 transaction, 1 change, up to LSN 0/D2
 }
 
-// A filter stands between two programs of a pipeline. This one hides the column email of the table public.users, in full loads and in changes, and
-// forwards everything else as it is. The whole of a program is
+// A filter stands between two programs of a pipeline. This one hides the column email of the table
+// public.users, in full loads and in changes, and forwards everything else as it is. The whole of a
+// program is
 //
 //	func main() {
 //		if err := maskEmail(os.Stdin, os.Stdout); err != nil {
@@ -137,7 +141,8 @@ func maskEmail(in io.Reader, out io.Writer) error {
 		}
 		switch rec := rec.(type) {
 		case *format.Header:
-			// Each stream describes its relations anew. A header that continues a torn stream is written like any other.
+			// Each stream describes its relations anew. A header that continues a torn stream is
+			// written like any other.
 			clear(columns)
 			clear(parts)
 		case *format.Relation:
@@ -201,7 +206,8 @@ func maskValue(t format.Tuple, columns map[uint32]int, relation uint32) {
 	if !ok || t == nil {
 		return
 	}
-	// NULL stays NULL, and a value that was not sent because it did not change was masked when it was sent.
+	// NULL stays NULL, and a value that was not sent because it did not change was masked when it
+	// was sent.
 	if k := t[i].Kind; k != format.Null && k != format.Unchanged {
 		t[i] = format.TextValue([]byte("***"))
 	}
@@ -214,8 +220,9 @@ type copied struct {
 	buf    []byte
 }
 
-// mask replaces the column in each row of a chunk. A chunk ends at the end of a row, and COPY writes tabs and line feeds that are
-// data with a backslash and a letter, so that rows and columns can be split without looking at what is in them.
+// mask replaces the column in each row of a chunk. A chunk ends at the end of a row, and COPY
+// writes tabs and line feeds that are data with a backslash and a letter, so that rows and columns
+// can be split without looking at what is in them.
 func (p *copied) mask(data []byte) []byte {
 	p.buf = p.buf[:0]
 	for row := range bytes.Lines(data) {
@@ -229,8 +236,9 @@ func (p *copied) mask(data []byte) []byte {
 	return p.buf
 }
 
-// A program that was built before a kind of record existed can still stand in the middle of a pipeline: records that it may ignore are returned
-// as they are, and are forwarded by writing them. Records that it may not ignore are an error that says what is needed.
+// A program that was built before a kind of record existed can still stand in the middle of a
+// pipeline: records that it may ignore are returned as they are, and are forwarded by writing them.
+// Records that it may not ignore are an error that says what is needed.
 func ExampleUnknown() {
 	in, out := exampleUnknown(), new(bytes.Buffer)
 	r, w := format.NewReader(in), format.NewWriter(out)

@@ -6,8 +6,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// loadStream and changeStream have every kind of record between them, small enough to be damaged in every bit. One record is so long that its frame
-// has a longer head.
+// loadStream and changeStream have every kind of record between them, small enough to be damaged in
+// every bit. One record is so long that its frame has a longer head.
 
 func loadStream() []format.Record {
 	return ended(

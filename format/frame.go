@@ -5,16 +5,19 @@ import (
 	"hash/crc32"
 )
 
-// Version is the format version that this package reads and writes. Minor is the newest addition that it knows.
+// Version is the format version that this package reads and writes. Minor is the newest addition
+// that it knows.
 const (
 	Version = 1
 	Minor   = 2
 )
 
 const (
-	// maxFrame bounds a frame's body, and with it what a damaged length can cost. A record that is longer is cut in pieces.
+	// maxFrame bounds a frame's body, and with it what a damaged length can cost. A record that is
+	// longer is cut in pieces.
 	maxFrame = 1 << 20
-	// maxRecord bounds a record's body. A row cannot be longer than a server's 1 GB message; the rest is our own overhead.
+	// maxRecord bounds a record's body. A row cannot be longer than a server's 1 GB message; the
+	// rest is our own overhead.
 	maxRecord = 1<<30 + maxFrame
 	// maxHeader bounds a header's body, for all versions.
 	maxHeader = 1<<16 - 1
@@ -51,7 +54,8 @@ type frameHead struct {
 	body int // length
 }
 
-// parseHead parses the head at the front of b. It returns errShort if b may be the beginning of one; h.size is then how much of b is needed.
+// parseHead parses the head at the front of b. It returns errShort if b may be the beginning of
+// one; h.size is then how much of b is needed.
 func parseHead(b []byte) (h frameHead, err error) {
 	if len(b) > 0 && b[0] != frameArray || len(b) > 1 && (b[1] == 0 || b[1] > byte(maxKind)) || len(b) > 2 && b[2] != crcMarker {
 		return h, errHead

@@ -17,8 +17,8 @@ func blanks() []Record {
 		new(StreamCommit), new(StreamAbort), new(Prepare), new(CommitPrepared), new(RollbackPrepared), new(Progress), &Unknown{K: 65}}
 }
 
-// FuzzDecodeBody decodes a body as every kind of record. Whatever a decoder accepts must come back from what is encoded of it, and
-// where the body is a map, mean the same to the msgpack library.
+// FuzzDecodeBody decodes a body as every kind of record. Whatever a decoder accepts must come back
+// from what is encoded of it, and where the body is a map, mean the same to the msgpack library.
 func FuzzDecodeBody(f *testing.F) {
 	for _, rec := range []Record{
 		&Header{StreamKind: Load, Publications: []string{"a"}, Load: &LoadInfo{Part: 1, Parts: 2}},
@@ -47,7 +47,8 @@ func FuzzDecodeBody(f *testing.F) {
 			errs[i] = rec.decodeBody(body)
 		}
 		runtime.ReadMemStats(&after)
-		// The most that a byte can cost is in columns of a byte each, and in the growth of the slice that holds them.
+		// The most that a byte can cost is in columns of a byte each, and in the growth of the
+		// slice that holds them.
 		if n := after.TotalAlloc - before.TotalAlloc; n > 1<<16+300*uint64(len(body)) {
 			t.Fatalf("%d bytes allocated for %d", n, len(body))
 		}
@@ -119,7 +120,8 @@ func FuzzSkip(f *testing.F) {
 	})
 }
 
-// FuzzValues takes values of every family from the same bytes, which must not panic, and never read beyond them.
+// FuzzValues takes values of every family from the same bytes, which must not panic, and never read
+// beyond them.
 func FuzzValues(f *testing.F) {
 	f.Add([]byte("\xd4\x01\x00\xa1x\xc4\x01y\xd3\xff\xff\xff\xff\xff\xff\xff\xff"))
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -11,8 +11,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// The targets that fuzz streams as a whole; those of single decoders are in fuzz_internal_test.go. Seeds are the vectors.
-// go test ./format -run '^$' -fuzz FuzzReader -fuzzminimizetime 10x
+// The targets that fuzz streams as a whole; those of single decoders are in fuzz_internal_test.go.
+// Seeds are the vectors. go test ./format -run '^$' -fuzz FuzzReader -fuzzminimizetime 10x
 
 func addVectors(f *testing.F) {
 	for _, v := range vectors(f) {
@@ -28,7 +28,8 @@ func FuzzReader(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte) { checkStream(t, in) })
 }
 
-// FuzzRecords reads anything whose checksums are right, so that the fuzzer gets at what is behind them.
+// FuzzRecords reads anything whose checksums are right, so that the fuzzer gets at what is behind
+// them.
 func FuzzRecords(f *testing.F) {
 	addVectors(f)
 	f.Fuzz(func(t *testing.T, in []byte) { checkStream(t, seal(bytes.Clone(in))) })
@@ -80,7 +81,8 @@ func checkStream(t *testing.T, in []byte) {
 	}
 }
 
-// rewritable leaves out what Writer does not write as it was: end records, which count the frames that were there, and what follows them.
+// rewritable leaves out what Writer does not write as it was: end records, which count the frames
+// that were there, and what follows them.
 func rewritable(recs []format.Record) []format.Record {
 	for i, rec := range recs {
 		switch rec.(type) {
@@ -114,7 +116,8 @@ func readAll(t *testing.T, in []byte) (recs []format.Record, err error) {
 	}
 }
 
-// FuzzTear cuts a stream and lets another follow that continues it. All that may be lost is what the tear, or damage, has taken.
+// FuzzTear cuts a stream and lets another follow that continues it. All that may be lost is what
+// the tear, or damage, has taken.
 func FuzzTear(f *testing.F) {
 	for i, v := range vectors(f) {
 		if len(v.stream) < 10_000 {

@@ -14,8 +14,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// The helpers below make streams without package format, so that tests can have what Writer refuses, and so that a mistake that
-// Reader and Writer share is seen.
+// The helpers below make streams without package format, so that tests can have what Writer
+// refuses, and so that a mistake that Reader and Writer share is seen.
 
 // frame returns one frame as section 2 of SPEC.md has it.
 func frame(k format.Kind, body []byte) []byte {
@@ -32,7 +32,8 @@ func frame(k format.Kind, body []byte) []byte {
 	return append(b, body...)
 }
 
-// pack encodes values one after the other with the msgpack library, which knows nothing of our helpers.
+// pack encodes values one after the other with the msgpack library, which knows nothing of our
+// helpers.
 func pack(values ...any) []byte {
 	var b bytes.Buffer
 	e := msgpack.NewEncoder(&b)
@@ -79,7 +80,8 @@ func relation(id, n int) []byte {
 	return frame(format.KindRelation, object("id", id, "schema", "public", "name", "t", "columns", cols))
 }
 
-// write returns the stream that Writer makes of the records. It fails the test where Writer refuses one.
+// write returns the stream that Writer makes of the records. It fails the test where Writer refuses
+// one.
 func write(tb testing.TB, recs ...format.Record) []byte {
 	tb.Helper()
 	var b bytes.Buffer
@@ -116,8 +118,9 @@ func readFrom(r *format.Reader) ([]format.Record, error) {
 
 func readBytes(b []byte) ([]format.Record, error) { return read(bytes.NewReader(b)) }
 
-// clone copies a record and all that it points to. What is empty becomes nil, except where that makes a difference: the old row of an
-// update. So two clones are equal when the records mean the same.
+// clone copies a record and all that it points to. What is empty becomes nil, except where that
+// makes a difference: the old row of an update. So two clones are equal when the records mean the
+// same.
 func clone(rec format.Record) format.Record {
 	v := reflect.ValueOf(rec)
 	c := reflect.New(v.Type().Elem())

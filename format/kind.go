@@ -2,8 +2,9 @@ package format
 
 import "strconv"
 
-// Kind is the number of a record's kind. The numbers are part of the wire format: none is ever changed or reused.
-// Kinds up to 63 are critical, those from 64 on may be skipped by a reader that does not know them.
+// Kind is the number of a record's kind. The numbers are part of the wire format: none is ever
+// changed or reused. Kinds up to 63 are critical, those from 64 on may be skipped by a reader that
+// does not know them.
 type Kind uint8
 
 // The kinds of version 1. SPEC.md describes their bodies.

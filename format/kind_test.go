@@ -7,7 +7,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// The names and numbers of the kinds are part of the format. A number that changes here breaks every stream that was ever written.
+// The names and numbers of the kinds are part of the format. A number that changes here breaks
+// every stream that was ever written.
 func TestKinds(t *testing.T) {
 	names := map[format.Kind]string{
 		1: "header", 2: "end", 3: "continued", 4: "relation", 5: "ddl", 6: "copy-begin", 7: "copy-data", 8: "copy-end",

@@ -11,7 +11,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// fixedBuffers is what Reader may allocate for any input: its buffer twice (it starts with a small one), and little things.
+// fixedBuffers is what Reader may allocate for any input: its buffer twice (it starts with a small
+// one), and little things.
 const fixedBuffers = 1<<20 + 512<<10
 
 // allocated returns how many bytes f allocates.
@@ -84,7 +85,8 @@ func drain(in io.Reader) error {
 	}
 }
 
-// 30 million arrays in one another, in a body of many pieces, must neither overflow the stack nor cost more than their length.
+// 30 million arrays in one another, in a body of many pieces, must neither overflow the stack nor
+// cost more than their length.
 func TestHostileNesting(t *testing.T) {
 	const depth = 30_000_000
 	for name, test := range map[string]struct {
@@ -140,7 +142,8 @@ func TestRecordLimit(t *testing.T) {
 	}
 }
 
-// Relations, parts and transactions in progress are remembered by a few bytes each, not by their records.
+// Relations, parts and transactions in progress are remembered by a few bytes each, not by their
+// records.
 func TestMemoryOfManyRelations(t *testing.T) {
 	const n = 10_000
 	var in bytes.Buffer

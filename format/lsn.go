@@ -35,7 +35,8 @@ func appendHex(b []byte, v uint32) []byte {
 	return b
 }
 
-// ParseLSN parses two hexadecimal halves of one to eight digits each, and nothing else: no spaces, no sign, no rest.
+// ParseLSN parses two hexadecimal halves of one to eight digits each, and nothing else: no spaces,
+// no sign, no rest.
 func ParseLSN(s string) (LSN, error) {
 	for i := range len(s) {
 		if s[i] != '/' {

@@ -10,9 +10,9 @@ import (
 	"github.com/vmihailenco/msgpack/v5"
 )
 
-// Bodies of the rare records: maps. The msgpack library writes them, but does not read them: it cuts off numbers that do not fit,
-// takes a bin for a str, an array for a map and nil for anything, follows hostile nesting until the stack is full, and
-// allocates whatever length is announced.
+// Bodies of the rare records: maps. The msgpack library writes them, but does not read them: it
+// cuts off numbers that do not fit, takes a bin for a str, an array for a map and nil for anything,
+// follows hostile nesting until the stack is full, and allocates whatever length is announced.
 
 // A mapRecord is a record whose body is a map; the keys are the names in its fields' tags.
 type mapRecord interface{ validate() error }
@@ -311,5 +311,6 @@ func (t TimelineEnd) EncodeMsgpack(enc *msgpack.Encoder) error {
 	return enc.EncodeUint(uint64(t.End))
 }
 
-// EncodeMsgpack makes an LSN in a map a number. Without it the msgpack library would take its text form.
+// EncodeMsgpack makes an LSN in a map a number. Without it the msgpack library would take its text
+// form.
 func (l LSN) EncodeMsgpack(enc *msgpack.Encoder) error { return enc.EncodeUint(uint64(l)) }

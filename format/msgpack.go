@@ -6,9 +6,10 @@ import (
 	"math"
 )
 
-// The frequent records are written and read by the few functions below: they append to and cut from a byte slice,
-// so that a record costs no allocation and no interface call per value. The rare records, which are maps, are
-// written by the msgpack library, and read by these functions too (maps.go).
+// The frequent records are written and read by the few functions below: they append to and cut from
+// a byte slice, so that a record costs no allocation and no interface call per value. The rare
+// records, which are maps, are written by the msgpack library, and read by these functions too
+// (maps.go).
 
 func appendUint(b []byte, v uint64) []byte {
 	switch {
@@ -100,8 +101,9 @@ var (
 	errValue = errors.New("value of a kind that does not belong here")
 )
 
-// A cursor cuts msgpack values from the front of a body. It is sticky: after the first error everything is zero, so
-// that a decoder may check once at the end. Slices that it returns point into the body.
+// A cursor cuts msgpack values from the front of a body. It is sticky: after the first error
+// everything is zero, so that a decoder may check once at the end. Slices that it returns point
+// into the body.
 type cursor struct {
 	b   []byte
 	err error
@@ -216,11 +218,12 @@ func (c *cursor) bool() bool {
 	return false
 }
 
-// maxElems bounds the arrays that we know (no table has so many columns), and with that the memory that many small elements would
-// need beyond their encoding.
+// maxElems bounds the arrays that we know (no table has so many columns), and with that the memory
+// that many small elements would need beyond their encoding.
 const maxElems = math.MaxUint16
 
-// arrayLen takes an array's head. The length is at most the number of bytes left, since every element has one.
+// arrayLen takes an array's head. The length is at most the number of bytes left, since every
+// element has one.
 func (c *cursor) arrayLen() int {
 	m := c.marker()
 	var n uint64
@@ -334,7 +337,8 @@ func (c *cursor) ext(n uint64) Value {
 	return Value{}
 }
 
-// skip steps over one value of any type. The stack of open containers is bounded, so hostile nesting costs nothing.
+// skip steps over one value of any type. The stack of open containers is bounded, so hostile
+// nesting costs nothing.
 func (c *cursor) skip() {
 	const maxDepth = 8
 	var left [maxDepth + 1]uint64 // elements still to come, by depth
@@ -399,7 +403,8 @@ func (c *cursor) skip() {
 	}
 }
 
-// rest steps over n further elements of an array, which newer writers may add, and expects the body to end there.
+// rest steps over n further elements of an array, which newer writers may add, and expects the body
+// to end there.
 func (c *cursor) rest(n int) error {
 	for ; n > 0 && c.err == nil; n-- {
 		c.skip()

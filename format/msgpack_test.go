@@ -11,8 +11,8 @@ import (
 	"github.com/vmihailenco/msgpack/v5"
 )
 
-// The tests in this file are inside the package because its msgpack helpers are not exported. The msgpack library, which shares no
-// code with them, says what is right.
+// The tests in this file are inside the package because its msgpack helpers are not exported. The
+// msgpack library, which shares no code with them, says what is right.
 
 // around returns every number at which an encoding changes its width, and its neighbours.
 func around() (all []uint64) {

@@ -2,8 +2,8 @@ package format
 
 import "fmt"
 
-// order is the state machine that Reader and Writer share: it knows which record may stand where, and keeps the totals
-// of the stream.
+// order is the state machine that Reader and Writer share: it knows which record may stand where,
+// and keeps the totals of the stream.
 type order struct {
 	state     orderState
 	header    Header // the current stream's
@@ -199,8 +199,8 @@ func (o *order) step(rec Record) error {
 	return nil
 }
 
-// continuedBy reports whether a stream that begins with c may follow this one when it is torn. A change stream does not replace the rest
-// of a full load.
+// continuedBy reports whether a stream that begins with c may follow this one when it is torn. A
+// change stream does not replace the rest of a full load.
 func (h *Header) continuedBy(c *Header) bool { return h.StreamKind == c.StreamKind && h.SameSource(c) }
 
 func (o *order) open(h *Header) {
@@ -245,7 +245,8 @@ func (o *order) change(k Kind, id uint32, cols, old int, xid uint32) error {
 	return nil
 }
 
-// lsns checks that what ends a transaction is a piece of WAL: it ends behind where it begins. A repair has no positions.
+// lsns checks that what ends a transaction is a piece of WAL: it ends behind where it begins. A
+// repair has no positions.
 func (o *order) lsns(k Kind, begin, end LSN) error {
 	switch {
 	case o.header.StreamKind == Repair && (begin != 0 || end != 0):

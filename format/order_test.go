@@ -10,7 +10,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// The places where a record may stand, by the records that lead there. Relation 1 has two columns, relation 2 has none.
+// The places where a record may stand, by the records that lead there. Relation 1 has two columns,
+// relation 2 has none.
 var places = map[string][]format.Record{
 	"start":   nil,
 	"load":    {loadHeader(), relationT(), relation0()},

@@ -12,9 +12,11 @@ const magic = "pgsluice"
 var headerSign = []byte("\xa5magic\xa8" + magic)
 
 const (
-	// smallBuffer is where a Reader's buffer begins: what a pipe holds, so that a larger one would not be filled by a read.
+	// smallBuffer is where a Reader's buffer begins: what a pipe holds, so that a larger one would
+	// not be filled by a read.
 	smallBuffer = 64 << 10
-	// readBuffer is what it becomes when a frame needs it: resync has to have a frame and a header in it.
+	// readBuffer is what it becomes when a frame needs it: resync has to have a frame and a header
+	// in it.
 	readBuffer = maxFrame + 256<<10
 )
 
@@ -61,7 +63,8 @@ type Reader struct {
 	streamStart StreamStart
 	streamStop  StreamStop
 	progress    Progress
-	// The memory of their slices. The records' own fields are the caller's, who may have put something else into them.
+	// The memory of their slices. The records' own fields are the caller's, who may have put
+	// something else into them.
 	oldTuple, newTuple Tuple
 	relations          []uint32
 }
@@ -69,16 +72,19 @@ type Reader struct {
 // NewReader returns a Reader on r. It reads ahead by up to a megabyte.
 func NewReader(r io.Reader) *Reader { return &Reader{r: r, limit: maxRecord} }
 
-// AcceptTorn makes the Reader accept a header of the same stream within the bytes of a frame that was torn, as when files are joined of which
-// the first was cut off by a crash. Without it, a header may follow an unfinished stream only where a frame ends. It is not the
-// default because values may be made to look like a header: whoever can write a value in binary format into a database could then,
-// should the stream be torn right there, have the rest of that value read as records.
+// AcceptTorn makes the Reader accept a header of the same stream within the bytes of a frame that
+// was torn, as when files are joined of which the first was cut off by a crash. Without it, a
+// header may follow an unfinished stream only where a frame ends. It is not the default because
+// values may be made to look like a header: whoever can write a value in binary format into a
+// database could then, should the stream be torn right there, have the rest of that value read as
+// records.
 func (r *Reader) AcceptTorn() { r.tears = true }
 
 // Next returns the next record. At the end of the input, after an end record, it returns io.EOF.
 //
-// The record and everything it points to is valid until the next call. A *Header that does not follow an *End means that the stream
-// before it was torn: what was incomplete (an open transaction, open parts) must be dropped; Torn reports it.
+// The record and everything it points to is valid until the next call. A *Header that does not
+// follow an *End means that the stream before it was torn: what was incomplete (an open
+// transaction, open parts) must be dropped; Torn reports it.
 func (r *Reader) Next() (Record, error) {
 	if r.err != nil {
 		return nil, r.err
@@ -150,8 +156,8 @@ func (r *Reader) advance(h frameHead) {
 	r.order.end.Frames++
 }
 
-// frameAt makes the frame that stands start bytes behind pos available in the buffer and checks it. It returns errShort if the input
-// ends before the frame does.
+// frameAt makes the frame that stands start bytes behind pos available in the buffer and checks it.
+// It returns errShort if the input ends before the frame does.
 func (r *Reader) frameAt(start int) (frameHead, []byte, error) {
 	for short := false; ; {
 		h, body, err := parseFrame(r.buf[min(r.pos+start, r.end):r.end])
@@ -186,7 +192,8 @@ func (r *Reader) frame() (frameHead, []byte, error) {
 	return h, body, err
 }
 
-// looksRight reports whether the input begins like a stream that was damaged, rather than like something else.
+// looksRight reports whether the input begins like a stream that was damaged, rather than like
+// something else.
 func (r *Reader) looksRight() bool {
 	h, err := parseHead(r.buf[r.pos:r.end])
 	if err != nil || h.kind != KindHeader {
@@ -196,7 +203,8 @@ func (r *Reader) looksRight() bool {
 	return ok
 }
 
-// parseFrame checks the frame at the front of b. It returns errShort, with the head if that is complete, if b may be the beginning of one.
+// parseFrame checks the frame at the front of b. It returns errShort, with the head if that is
+// complete, if b may be the beginning of one.
 func parseFrame(b []byte) (h frameHead, body []byte, err error) {
 	if h, err = parseHead(b); err != nil {
 		return h, nil, err
@@ -206,7 +214,8 @@ func parseFrame(b []byte) (h frameHead, body []byte, err error) {
 	}
 	body = b[h.size : h.size+h.body]
 	if h.kind == KindHeader {
-		// What is promised for all versions comes before the checksum, which a later version may change.
+		// What is promised for all versions comes before the checksum, which a later version may
+		// change.
 		if err := checkVersion(body); err != nil {
 			return h, nil, err
 		}
@@ -235,7 +244,8 @@ func checkVersion(body []byte) error {
 	return nil
 }
 
-// afterMagic returns what follows the first key and its value in a header's body, or false if it does not begin with them.
+// afterMagic returns what follows the first key and its value in a header's body, or false if it
+// does not begin with them.
 func afterMagic(body []byte) ([]byte, bool) {
 	switch {
 	case len(body) > 0 && body[0]&0xf0 == 0x80: // a map of up to 15 keys
@@ -246,8 +256,9 @@ func afterMagic(body []byte) ([]byte, bool) {
 	return nil, false
 }
 
-// resync is called when there is no good frame at pos. If what stands there is a frame that was torn, followed within the bytes that it
-// claims by a good header that continues the stream, resync moves to that header.
+// resync is called when there is no good frame at pos. If what stands there is a frame that was
+// torn, followed within the bytes that it claims by a good header that continues the stream, resync
+// moves to that header.
 func (r *Reader) resync(cause error) (frameHead, []byte, error) {
 	if !r.tears || !errors.Is(cause, ErrCorrupt) && !errors.Is(cause, ErrTruncated) && cause != ErrNotStream {
 		return frameHead{}, nil, cause
@@ -280,8 +291,9 @@ func (r *Reader) resync(cause error) (frameHead, []byte, error) {
 	}
 }
 
-// isTorn reports whether b is what a writer leaves of a frame that it does not finish: the beginning of one, whose body is not a whole value.
-// Without this a length that was damaged would look like a tear when another stream follows.
+// isTorn reports whether b is what a writer leaves of a frame that it does not finish: the
+// beginning of one, whose body is not a whole value. Without this a length that was damaged would
+// look like a tear when another stream follows.
 func (r *Reader) isTorn(b []byte) bool {
 	h, err := parseHead(b)
 	if err == nil && r.drop > len(b)-h.size {
@@ -310,8 +322,8 @@ func (r *Reader) continues(body []byte) bool {
 // outside reports whether no stream is open.
 func (r *Reader) outside() bool { return r.order.state == atStart || r.order.state == afterEnd }
 
-// fill reads until n bytes from pos on are in the buffer, or the input ends. An error of the input is reported when what came
-// before it has been used up.
+// fill reads until n bytes from pos on are in the buffer, or the input ends. An error of the input
+// is reported when what came before it has been used up.
 func (r *Reader) fill(n int) error {
 	if len(r.buf)-r.pos < n {
 		old := r.buf[r.pos:r.end]
@@ -445,7 +457,8 @@ func (r *Reader) decode(k Kind, body []byte) (Record, error) {
 	return rec, nil
 }
 
-// Header returns the header of the current stream, nil before the first record. It must not be changed.
+// Header returns the header of the current stream, nil before the first record. It must not be
+// changed.
 func (r *Reader) Header() *Header {
 	if r.order.state == atStart {
 		return nil
@@ -456,7 +469,8 @@ func (r *Reader) Header() *Header {
 // Torn reports whether the record that Next returned last is a header that continues a torn stream.
 func (r *Reader) Torn() bool { return r.torn }
 
-// Position returns the end LSN of the last complete transaction, or the LSN of a later progress record.
+// Position returns the end LSN of the last complete transaction, or the LSN of a later progress
+// record.
 func (r *Reader) Position() LSN { return r.order.position() }
 
 // Totals returns what has been read of the current stream so far.

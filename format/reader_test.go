@@ -41,7 +41,8 @@ func TestReaderOfEveryPace(t *testing.T) {
 	}
 }
 
-// A complete frame must be returned although nothing follows it, for a stream may stand still for hours.
+// A complete frame must be returned although nothing follows it, for a stream may stand still for
+// hours.
 func TestReaderDoesNotWait(t *testing.T) {
 	in, out := io.Pipe()
 	r := format.NewReader(in)
@@ -98,7 +99,8 @@ func (d *dataThenError) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// A reader that returns nothing now and then is legal, one that never returns anything is not waited for.
+// A reader that returns nothing now and then is legal, one that never returns anything is not
+// waited for.
 func TestReaderOfNothing(t *testing.T) {
 	recs := changeStream()
 	got, err := read(&stutter{bytes.NewReader(write(t, recs...)), 0, 50})
@@ -222,7 +224,8 @@ func TestReaderState(t *testing.T) {
 	}
 }
 
-// What is not a stream, what is one of another version, and what is a damaged one are different errors.
+// What is not a stream, what is one of another version, and what is a damaged one are different
+// errors.
 func TestReaderFirstFrame(t *testing.T) {
 	long := object("magic", "pgsluice", "version", 1, "kind", "load", "producer", string(bytes.Repeat([]byte{'x'}, 1<<16)))
 	ok := object("magic", "pgsluice", "version", 1, "kind", "load")
@@ -288,7 +291,8 @@ func TestReaderVersion(t *testing.T) {
 	}
 }
 
-// A caller may put its own slices into a record, to write it, and must find them as they were after the next call.
+// A caller may put its own slices into a record, to write it, and must find them as they were after
+// the next call.
 func TestReaderLeavesForeignSlices(t *testing.T) {
 	two, other := row("1", "2"), row("3", "4")
 	in := write(t, changeHeader(), relationT(), &format.Begin{XID: 1},

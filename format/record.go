@@ -2,15 +2,17 @@ package format
 
 import "unicode/utf8"
 
-// A Record is a pointer to one of the record types of this package: *Header, *End, *Relation, *DDL, *CopyBegin, *CopyData,
-// *CopyEnd, *Sequence, *LargeObject, *Fingerprint, *Begin, *Commit, *Insert, *Update, *Delete, *Truncate, *Message, *StreamStart, *StreamStop,
-// *StreamCommit, *StreamAbort, *Prepare, *CommitPrepared, *RollbackPrepared, *Progress, or *Unknown.
+// A Record is a pointer to one of the record types of this package: *Header, *End, *Relation, *DDL,
+// *CopyBegin, *CopyData, *CopyEnd, *Sequence, *LargeObject, *Fingerprint, *Begin, *Commit, *Insert,
+// *Update, *Delete, *Truncate, *Message, *StreamStart, *StreamStop, *StreamCommit, *StreamAbort,
+// *Prepare, *CommitPrepared, *RollbackPrepared, *Progress, or *Unknown.
 type Record interface {
 	// Kind returns the record's number in the stream.
 	Kind() Kind
 	// appendBody appends the body to b.
 	appendBody(b []byte) ([]byte, error)
-	// decodeBody sets the record to what the body says. It keeps references into the body, and reuses the record's slices.
+	// decodeBody sets the record to what the body says. It keeps references into the body, and
+	// reuses the record's slices.
 	decodeBody(body []byte) error
 }
 
@@ -120,7 +122,8 @@ const (
 	ScopeTables = "tables" // only some tables, or the rows of some
 )
 
-// SameSource reports whether both headers belong to streams of one slot of one database, so that one may continue the other.
+// SameSource reports whether both headers belong to streams of one slot of one database, so that
+// one may continue the other.
 func (h *Header) SameSource(o *Header) bool {
 	return h.SystemID == o.SystemID && h.Database == o.Database && h.Slot == o.Slot
 }
@@ -162,10 +165,12 @@ type Column struct {
 	Identity  string `msgpack:"identity,omitempty"` // "a" always, "d" by default
 }
 
-// Warning is the Type of a DDL record of a load that creates nothing: its Name says what of the source, or of its table, does not arrive as it is.
+// Warning is the Type of a DDL record of a load that creates nothing: its Name says what of the
+// source, or of its table, does not arrive as it is.
 const Warning = "WARNING"
 
-// DDL is one object of the schema (in a full load), or one statement that was executed on the source (in a change stream).
+// DDL is one object of the schema (in a full load), or one statement that was executed on the
+// source (in a change stream).
 type DDL struct {
 	ID         uint64   `msgpack:"id,omitempty"`
 	Section    string   `msgpack:"section"` // PreData, PostData or Change
@@ -243,8 +248,8 @@ type Sequence struct {
 	IsCalled  bool   `msgpack:"is_called,omitempty"`
 }
 
-// Fingerprint is what an object of the source's schema was at the snapshot. Definition and Facts are
-// hashes that only their writer makes: a reader compares them with later ones.
+// Fingerprint is what an object of the source's schema was at the snapshot. Definition and Facts
+// are hashes that only their writer makes: a reader compares them with later ones.
 type Fingerprint struct {
 	Class      string `msgpack:"class"`
 	Schema     string `msgpack:"schema,omitempty"`
@@ -275,7 +280,8 @@ type Commit struct {
 	Time      Time
 }
 
-// Insert, Update, Delete, Truncate, Message and DDL carry an XID inside of blocks of transactions in progress only.
+// Insert, Update, Delete, Truncate, Message and DDL carry an XID inside of blocks of transactions
+// in progress only.
 type Insert struct {
 	Relation uint32
 	New      Tuple
@@ -331,7 +337,8 @@ type StreamCommit struct {
 	Time      Time
 }
 
-// StreamAbort takes back a transaction that was sent in blocks (SubXID = XID), or one of its subtransactions.
+// StreamAbort takes back a transaction that was sent in blocks (SubXID = XID), or one of its
+// subtransactions.
 type StreamAbort struct {
 	XID    uint32
 	SubXID uint32
@@ -366,13 +373,15 @@ type RollbackPrepared struct {
 	Time          Time
 }
 
-// Progress says that every transaction with an end LSN up to LSN stands before it. Time is the source's clock.
+// Progress says that every transaction with an end LSN up to LSN stands before it. Time is the
+// source's clock.
 type Progress struct {
 	LSN  LSN
 	Time Time
 }
 
-// Unknown is an ignorable record of a kind that this package does not know. A filter forwards it by writing it.
+// Unknown is an ignorable record of a kind that this package does not know. A filter forwards it by
+// writing it.
 type Unknown struct {
 	K    Kind
 	Body []byte

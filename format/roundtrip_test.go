@@ -46,8 +46,8 @@ func everyLength(k format.ValueKind) (t format.Tuple) {
 	return t
 }
 
-// Every kind of record with its zero value, with its greatest values, and with what is special about it. Each stands after the records
-// that it needs.
+// Every kind of record with its zero value, with its greatest values, and with what is special
+// about it. Each stands after the records that it needs.
 func roundTrips() map[string][]format.Record {
 	values := everyValue()
 	wide := &format.Relation{ID: 1, Schema: "public", Name: "wide", Columns: make([]format.Column, len(values))}
@@ -182,7 +182,8 @@ func TestBodySizes(t *testing.T) {
 		}
 		rec := &format.Unknown{K: 100, Body: body}
 		b := write(t, changeHeader(), rec)[len(write(t, changeHeader())):]
-		// The pieces are in frames of kind continued, the last one is in a frame of the record's own kind.
+		// The pieces are in frames of kind continued, the last one is in a frame of the record's
+		// own kind.
 		var want []byte
 		for len(body) > piece {
 			want = append(want, frame(format.KindContinued, body[:piece])...)

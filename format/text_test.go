@@ -18,7 +18,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// The text form of records and bytes that the vectors in testdata are written in. testdata/vectors/README.md describes it.
+// The text form of records and bytes that the vectors in testdata are written in.
+// testdata/vectors/README.md describes it.
 
 // newRecord has every kind of record by its name.
 var newRecord = func() map[string]format.Record {
@@ -85,7 +86,8 @@ func formatValue(v reflect.Value) string {
 	return strconv.FormatBool(v.Bool())
 }
 
-// omitted says whether a zero field goes without saying. The rows of a change do not, nor does an old row without columns, nor typmod.
+// omitted says whether a zero field goes without saying. The rows of a change do not, nor does an
+// old row without columns, nor typmod.
 func omitted(f reflect.StructField, v reflect.Value) bool {
 	return v.IsZero() && f.Name != "New" && f.Name != "TypeMod" || v.Kind() == reflect.Slice && v.Len() == 0 && f.Type != reflect.TypeFor[format.Tuple]()
 }
@@ -127,7 +129,8 @@ func formatTupleValue(v format.Value) string {
 	return `{"unchanged":true}`
 }
 
-// formatString returns text as a JSON string, other bytes (and what is shorter so, being monotonous) in hex.
+// formatString returns text as a JSON string, other bytes (and what is shorter so, being
+// monotonous) in hex.
 func formatString(b []byte) string {
 	odd := func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) && r != '\n' && r != '\t' }
 	if h := formatHex(b); len(h)+10 < len(b) || bytes.ContainsFunc(b, odd) {

@@ -133,7 +133,8 @@ func TestVectors(t *testing.T) {
 				t.Errorf("%v, expected %s", err, v.fields["where"])
 			}
 			same(t, got, v.records)
-			// A reader that was not told of tears must do the same, or stop, where the vector says so.
+			// A reader that was not told of tears must do the same, or stop, where the vector says
+			// so.
 			strictly, strict := readFrom(format.NewReader(bytes.NewReader(v.stream)))
 			switch {
 			case v.fields["reader"] == "torn":

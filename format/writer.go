@@ -7,15 +7,16 @@ import (
 	"io"
 )
 
-// writeBuffer is how much Writer collects before it writes: with the pipe's own buffer enough for few large writes, and
-// small beside everything else.
+// writeBuffer is how much Writer collects before it writes: with the pipe's own buffer enough for
+// few large writes, and small beside everything else.
 const writeBuffer = 256 << 10
 
 // A Writer writes a stream: a header, records, and an end.
 //
-// A header of the same source and slot may also follow a stream without an end: what that one had not completed is void, and
-// is written again. It refuses records that may not stand where they are written. After an error every call returns the same error. It buffers:
-// what was written reaches the underlying writer when the buffer is full, or on Flush. It is not safe for concurrent use.
+// A header of the same source and slot may also follow a stream without an end: what that one had
+// not completed is void, and is written again. It refuses records that may not stand where they are
+// written. After an error every call returns the same error. It buffers: what was written reaches
+// the underlying writer when the buffer is full, or on Flush. It is not safe for concurrent use.
 type Writer struct {
 	w     io.Writer
 	buf   []byte
@@ -144,8 +145,8 @@ func (w *Writer) prepareHeader(h *Header) error {
 	return nil
 }
 
-// End writes the end record with this stream's totals, and flushes. lsn is taken over if it is greater than the position
-// that the records themselves have reached. Another header may follow.
+// End writes the end record with this stream's totals, and flushes. lsn is taken over if it is
+// greater than the position that the records themselves have reached. Another header may follow.
 func (w *Writer) End(reason string, lsn LSN) (End, error) {
 	e := w.order.end
 	e.Reason, e.LSN = reason, max(e.LSN, lsn)

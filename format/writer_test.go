@@ -124,7 +124,8 @@ type shortWriter struct{}
 
 func (shortWriter) Write(p []byte) (int, error) { return len(p) - 1, nil }
 
-// An error of the underlying writer, whichever write it meets, is returned by the call that made it, and by all that follow.
+// An error of the underlying writer, whichever write it meets, is returned by the call that made
+// it, and by all that follow.
 func TestWriterError(t *testing.T) {
 	recs := chunkStream()
 	var all fullDisk
@@ -167,7 +168,8 @@ func (d *fullDisk) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Only what a reader may skip can be forwarded unread, and nothing that would get round the checks on a kind that is known.
+// Only what a reader may skip can be forwarded unread, and nothing that would get round the checks
+// on a kind that is known.
 func TestWriterUnknown(t *testing.T) {
 	for k := range 256 {
 		w := format.NewWriter(io.Discard)
@@ -260,7 +262,8 @@ func TestWriterState(t *testing.T) {
 	same(t, recs[10:], []format.Record{&want})
 }
 
-// End takes the caller's position where the records have not come so far, and counts rows and bytes of finished parts.
+// End takes the caller's position where the records have not come so far, and counts rows and bytes
+// of finished parts.
 func TestWriterEnd(t *testing.T) {
 	w := format.NewWriter(io.Discard)
 	for _, rec := range []format.Record{loadHeader(), relationT(), copyBegin(1), copyBegin(2), &format.CopyData{Part: 1, Rows: 2, Data: []byte("1\n2\n")},
@@ -278,7 +281,8 @@ func TestWriterEnd(t *testing.T) {
 	}
 }
 
-// The order of keys in a map must not change from run to run, for streams are compared byte by byte.
+// The order of keys in a map must not change from run to run, for streams are compared byte by
+// byte.
 func TestWriterIsDeterministic(t *testing.T) {
 	for _, recs := range [][]format.Record{loadStream(), changeStream()} {
 		if fmt.Sprintf("%x", write(t, recs...)) != fmt.Sprintf("%x", write(t, clones(recs)...)) {

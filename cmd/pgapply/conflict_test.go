@@ -11,7 +11,8 @@ import (
 const goods = `CREATE TABLE goods (id int PRIMARY KEY, name text UNIQUE, price numeric CHECK (price < 1000), note text);
 	INSERT INTO goods SELECT i, 'name ' || i, i, repeat('note', i) FROM generate_series(1, 20) i`
 
-// conflicting makes a pair whose target was changed behind the stream's back, and the stream's changes, of which some do not fit.
+// conflicting makes a pair whose target was changed behind the stream's back, and the stream's
+// changes, of which some do not fit.
 func conflicting(t *testing.T) (source, target *pgtest.DB, env *pgtest.Env, changes []byte) {
 	t.Helper()
 	source, target = pgtest.Pair(t)

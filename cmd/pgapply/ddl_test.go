@@ -193,8 +193,8 @@ func TestDDLRefused(t *testing.T) {
 	}
 }
 
-// A statement of a transaction in progress is taken back with the subtransaction that ran it, and with no other. (It once named the
-// transaction only, and pgapply had to stop.)
+// A statement of a transaction in progress is taken back with the subtransaction that ran it, and
+// with no other. (It once named the transaction only, and pgapply had to stop.)
 func TestDDLRolledBack(t *testing.T) {
 	_, target := pgtest.Pair(t)
 	env := pgtest.NewEnv(t, target, target)

@@ -15,8 +15,9 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// streaming returns a source that sends every transaction of more than a few hundred rows in blocks, a target, and how to run the programs with them. The
-// tables that schema makes are on both sides, empty, and the slot s is where changes begin.
+// streaming returns a source that sends every transaction of more than a few hundred rows in
+// blocks, a target, and how to run the programs with them. The tables that schema makes are on both
+// sides, empty, and the slot s is where changes begin.
 func streaming(t *testing.T, schema string) (source, target *pgtest.DB, env *pgtest.Env) {
 	t.Helper()
 	source = pgtest.Start(t, 0, "logical_decoding_work_mem=64kB").Database(t, "")
@@ -35,8 +36,9 @@ func exec(t *testing.T, c *pgx.Conn, sql string, args ...any) {
 
 const accounts = `CREATE TABLE a (id int PRIMARY KEY, v int NOT NULL, pad text); CREATE TABLE log (id int, what text); ALTER TABLE log REPLICA IDENTITY FULL`
 
-// Transactions that are larger than the source keeps in memory, more of them at once than are written ahead, with subtransactions that are
-// kept and others that are rolled back, beside small ones that commit meanwhile.
+// Transactions that are larger than the source keeps in memory, more of them at once than are
+// written ahead, with subtransactions that are kept and others that are rolled back, beside small
+// ones that commit meanwhile.
 func TestInProgress(t *testing.T) {
 	source, target, env := streaming(t, accounts)
 	const writers, rows = 7, 1000
@@ -106,7 +108,8 @@ func TestInProgress(t *testing.T) {
 func TestInProgressAndLoad(t *testing.T) {
 	source, target, env := streaming(t, accounts)
 	var load bytes.Buffer
-	// A slot waits, twice, for the transactions that are running: only what began after that can still be running at its snapshot.
+	// A slot waits, twice, for the transactions that are running: only what began after that can
+	// still be running at its snapshot.
 	var open [3]*pgx.Conn
 	var extract *pgtest.Process
 	for i := range open {
@@ -136,7 +139,8 @@ func TestInProgressAndLoad(t *testing.T) {
 	pgtest.Equal(t, source, target)
 }
 
-// What is refused ahead of its commit is kept until then, where the error can say which transaction it is.
+// What is refused ahead of its commit is kept until then, where the error can say which transaction
+// it is.
 func TestAheadRefused(t *testing.T) {
 	source, target, env := streaming(t, accounts)
 	target.Exec("INSERT INTO a VALUES (4000, 1, 'in the way')")
@@ -151,7 +155,8 @@ func TestAheadRefused(t *testing.T) {
 	pgtest.Equal(t, source, target)
 }
 
-// Somebody else's lock on the target, which the session of a transaction in progress keeps waiting while another one waits for him: no server sees that circle.
+// Somebody else's lock on the target, which the session of a transaction in progress keeps waiting
+// while another one waits for him: no server sees that circle.
 func TestAheadBlocked(t *testing.T) {
 	source, target, env := streaming(t, accounts)
 	source.Exec("INSERT INTO log VALUES (1, 'x')")

@@ -59,8 +59,10 @@ var about = manual.Manual{
 	},
 }
 
-// garbage is how much of it may lie about, in percent of what is alive, before it is collected: half of Go's default. It counts when very many transactions are in
-// progress at once. (A limit in bytes would be kinder to all others, but where more than that is alive, as with ten thousand tables, collecting never ends.)
+// garbage is how much of it may lie about, in percent of what is alive, before it is collected:
+// half of Go's default. It counts when very many transactions are in progress at once. (A limit in
+// bytes would be kinder to all others, but where more than that is alive, as with ten thousand
+// tables, collecting never ends.)
 const garbage = 50
 
 func run(ctx context.Context, env *cli.Env) error {

@@ -34,10 +34,12 @@ func (s *synced) run() {
 	s.env.Must(s.env.Must(nil, "pgdecode", "--slot", s.slot, "--until", "now"), "pgapply", "--adopt")
 }
 
-// Of a table without a key, the row that a change is of is the same to the last character, and not only equal to the one that the change is of.
+// Of a table without a key, the row that a change is of is the same to the last character, and not
+// only equal to the one that the change is of.
 func TestFullIsTheSameText_C14(t *testing.T) {
 	t.Parallel()
-	// Rows that are equal, with texts that differ, and one that the column's type knows no equality for.
+	// Rows that are equal, with texts that differ, and one that the column's type knows no equality
+	// for.
 	values := []struct{ name, typ, a, b string }{
 		{"interval", "interval", "1 mon", "30 days"},
 		{"numeric", "numeric", "1.50", "1.5"},

@@ -18,8 +18,9 @@ const banks = `CREATE TABLE account (id int PRIMARY KEY, amount bigint NOT NULL,
 	INSERT INTO seat SELECT i, i FROM generate_series(1, 1000) i;
 	INSERT INTO queue SELECT i, i FROM generate_series(1, 100) i`
 
-// Groups written side by side: bulk changes apart from each other, unique values that go from row to row between transactions, and all that must be
-// written by itself. A reader of the target sees only states that the source was in.
+// Groups written side by side: bulk changes apart from each other, unique values that go from row
+// to row between transactions, and all that must be written by itself. A reader of the target sees
+// only states that the source was in.
 func TestParallel(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	env := pgtest.NewEnv(t, source, target)

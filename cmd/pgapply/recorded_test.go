@@ -193,8 +193,8 @@ func TestRecordedSettings_C19(t *testing.T) {
 	}
 }
 
-// Rows that come after a statement in its transaction are read as those before it, whatever encoding
-// the target has and whatever the role presets.
+// Rows that come after a statement in its transaction are read as those before it, whatever
+// encoding the target has and whatever the role presets.
 func TestRecordedEncoding_C19(t *testing.T) {
 	target := pgtest.Target(t).Database(t, "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
 	app := guest(t, target, "app")

@@ -7,7 +7,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A repair corrects rows and leaves the position alone. Each of its transactions is applied as a whole, and what does not fit is a conflict.
+// A repair corrects rows and leaves the position alone. Each of its transactions is applied as a
+// whole, and what does not fit is a conflict.
 func TestRepair_H10(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

@@ -338,7 +338,8 @@ func TestCommitEndsBeforeItBegins_P12(t *testing.T) {
 	b.want("SELECT string_agg(a, '') FROM t", "1")
 }
 
-// The load in section 11 of SPEC.md, and after it the changes in section 8, are applied as they stand there.
+// The load in section 11 of SPEC.md, and after it the changes in section 8, are applied as they
+// stand there.
 func TestSpecExamples_H10(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

@@ -39,7 +39,8 @@ func many(prefix string, n int) (list []format.Record) {
 	return list
 }
 
-// Prepared transactions are applied when they are committed, however they were sent, wherever the stream is cut and however often it is applied.
+// Prepared transactions are applied when they are committed, however they were sent, wherever the
+// stream is cut and however often it is applied.
 func TestTwoPhase_H10(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -59,7 +60,8 @@ func TestTwoPhase_H10(t *testing.T) {
 	b.want("SELECT b FROM t WHERE a = 'smaller'", "newer")
 	b.want("SELECT applied_lsn FROM pgsluice.streams", (lsn + 8).String())
 
-	// All at once, and with several sessions; and with transactions that are written before their prepare is there.
+	// All at once, and with several sessions; and with transactions that are written before their
+	// prepare is there.
 	for _, n := range []int{30, 150} {
 		whole, at, _ := twoPhaseStream(t, n)
 		for _, args := range [][]string{nil, {"--jobs", "3"}} {
@@ -69,7 +71,8 @@ func TestTwoPhase_H10(t *testing.T) {
 			other.want("SELECT count(*), sum(length(b)) FROM t", fmt.Sprintf("%d\t%d", n+8, (n+3)*100<<10+len("newer")))
 			other.apply(whole, 0, args...)
 		}
-		// One that is large and was prepared before the position, and is to be applied after it, is not left out silently.
+		// One that is large and was prepared before the position, and is to be applied after it, is
+		// not left out silently.
 		other := newBench(t)
 		other.target.Exec("CREATE TABLE t (a text PRIMARY KEY, b text)")
 		other.apply(whole[:at[1]], 65)
@@ -78,7 +81,8 @@ func TestTwoPhase_H10(t *testing.T) {
 	}
 }
 
-// twoPhaseStream returns a stream of prepared transactions, two of them with n rows, where it may be cut, and its last commit LSN.
+// twoPhaseStream returns a stream of prepared transactions, two of them with n rows, where it may
+// be cut, and its last commit LSN.
 func twoPhaseStream(t *testing.T, n int) (stream []byte, at []int, last format.LSN) {
 	s := newScribe(t)
 	cut := func() { at = append(at, len(s.flush())) }

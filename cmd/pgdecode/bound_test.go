@@ -65,7 +65,8 @@ func TestStaleConfirmFile_I6(t *testing.T) {
 	d.ended(format.Complete, 0)
 }
 
-// A slot is acknowledged for the target whose line came first; where the role may not write that down, as long as the process lives.
+// A slot is acknowledged for the target whose line came first; where the role may not write that
+// down, as long as the process lives.
 func TestOneTarget_I7(t *testing.T) {
 	for _, owner := range []bool{true, false} {
 		t.Run(fmt.Sprintf("owner %v", owner), func(t *testing.T) {

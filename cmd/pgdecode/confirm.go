@@ -30,7 +30,8 @@ const poll = 100 * time.Millisecond
 func (c *confirmation) follow(ctx context.Context, path string) error {
 	st, err := os.Stat(path)
 	if err == nil && st.Mode()&fs.ModeNamedPipe != 0 {
-		// Opened for both directions, so that neither opening nor reading depends on whether the writer is there.
+		// Opened for both directions, so that neither opening nor reading depends on whether the
+		// writer is there.
 		f, err := os.OpenFile(path, os.O_RDWR, 0)
 		if err != nil {
 			return confirmError(path, err)
@@ -64,7 +65,8 @@ func confirmError(path string, err error) error {
 		WithHint("--confirm-from takes the file or FIFO that pgapply's standard output goes to.")
 }
 
-// readFile reads what has been added since at, and returns the new end. A file that became shorter was written anew.
+// readFile reads what has been added since at, and returns the new end. A file that became shorter
+// was written anew.
 func (c *confirmation) readFile(path string, at int64) int64 {
 	f, err := os.Open(path)
 	if err != nil {

@@ -171,7 +171,8 @@ func (d *decoding) lines(s string) (n int) {
 	return n
 }
 
-// database makes a database with a table t, and a slot and publication that have the database's name.
+// database makes a database with a table t, and a slot and publication that have the database's
+// name.
 func database(t testing.TB, s *pgtest.Server) *pgtest.DB {
 	t.Helper()
 	d := s.Database(t, "")

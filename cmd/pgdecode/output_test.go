@@ -14,8 +14,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// What is kept in files is acknowledged, and the files replay to what the source is, however often pgdecode was killed meanwhile and wherever that cut
-// the newest file off.
+// What is kept in files is acknowledged, and the files replay to what the source is, however often
+// pgdecode was killed meanwhile and wherever that cut the newest file off.
 func TestOutput(t *testing.T) {
 	for _, rotate := range []string{"", "200kB"} {
 		t.Run("rotate "+rotate, func(t *testing.T) {
@@ -81,7 +81,8 @@ func TestOutput(t *testing.T) {
 	}
 }
 
-// cut takes some bytes from the newest file's end, as many as had not reached the disk: those behind what was acknowledged.
+// cut takes some bytes from the newest file's end, as many as had not reached the disk: those
+// behind what was acknowledged.
 func cut(t *testing.T, path string, random *rand.Rand) {
 	t.Helper()
 	files, _ := filepath.Glob(path + "*")

@@ -15,8 +15,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A source that goes away in the middle of a transaction, in good order or not, is waited for; the transaction comes again, whole, after a
-// new header.
+// A source that goes away in the middle of a transaction, in good order or not, is waited for; the
+// transaction comes again, whole, after a new header.
 func TestReconnect(t *testing.T) {
 	for _, how := range []string{"stopped", "killed"} {
 		t.Run(how, func(t *testing.T) {
@@ -65,7 +65,8 @@ func TestReconnect(t *testing.T) {
 	}
 }
 
-// A fast stop waits for walsenders to have sent everything; it must not wait for us longer than that.
+// A fast stop waits for walsenders to have sent everything; it must not wait for us longer than
+// that.
 func TestServerStops(t *testing.T) {
 	server := pgtest.Start(t, 0)
 	source := database(t, server)
@@ -150,7 +151,8 @@ func TestTerminatedWhileReconnecting(t *testing.T) {
 	d.complete(20)
 }
 
-// A slot that was made while a table was truncated may be one that PostgreSQL cannot decode (15.20, 18.4): then nothing helps but another slot.
+// A slot that was made while a table was truncated may be one that PostgreSQL cannot decode (15.20,
+// 18.4): then nothing helps but another slot.
 func TestSlotThatCannotBeDecoded(t *testing.T) {
 	source := pgtest.Start(t, 0).Database(t, "")
 	source.Exec("CREATE TABLE t (a int PRIMARY KEY)", "CREATE PUBLICATION "+source.Name+" FOR ALL TABLES")
@@ -232,8 +234,8 @@ func TestSlotMoved(t *testing.T) {
 	d.complete(10)
 }
 
-// The target may be ahead of what a source that crashed sends again. The slot is acknowledged only as far as the stream has come: else the next session would
-// find it moved.
+// The target may be ahead of what a source that crashed sends again. The slot is acknowledged only
+// as far as the stream has come: else the next session would find it moved.
 func TestTargetAhead(t *testing.T) {
 	source := database(t, pgtest.Source(t))
 	path := filepath.Join(t.TempDir(), "applied")
@@ -308,7 +310,8 @@ func TestUntil(t *testing.T) {
 	}
 }
 
-// What pgapply prints reaches the slot, through a file and through a FIFO; what is not a whole line of its is left alone.
+// What pgapply prints reaches the slot, through a file and through a FIFO; what is not a whole line
+// of its is left alone.
 func TestConfirmFrom(t *testing.T) {
 	for _, kind := range []string{"file", "fifo"} {
 		t.Run(kind, func(t *testing.T) {
@@ -456,7 +459,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// A signal ends the stream in good order also while the source is away, having left a transaction unfinished.
+// A signal ends the stream in good order also while the source is away, having left a transaction
+// unfinished.
 func TestStopWhileAway(t *testing.T) {
 	server := pgtest.Start(t, 0, "logical_decoding_work_mem=64MB")
 	source := database(t, server)

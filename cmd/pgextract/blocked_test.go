@@ -9,7 +9,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// Whoever holds a table's lock while its rows are to be read is named, instead of being waited for in silence.
+// Whoever holds a table's lock while its rows are to be read is named, instead of being waited for
+// in silence.
 func TestLockedTable_P8(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE t (a int PRIMARY KEY)", "INSERT INTO t VALUES (1)")

@@ -7,7 +7,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// by hand: what is on the target is taken off for the load, and is exactly what it was after the cutover.
+// by hand: what is on the target is taken off for the load, and is exactly what it was after the
+// cutover.
 const byHand = `CREATE TABLE "Parents" ("A" int, b text, "unique" int UNIQUE, PRIMARY KEY ("A", b));
 	CREATE TABLE kids (id int PRIMARY KEY, "a" int, b text, v text, again int REFERENCES kids DEFERRABLE INITIALLY DEFERRED,
 		CONSTRAINT "FK 'it'" FOREIGN KEY ("a", b) REFERENCES "Parents" ("A", b) MATCH FULL ON UPDATE CASCADE ON DELETE SET NULL,
@@ -74,7 +75,8 @@ func TestSchemaByHand(t *testing.T) {
 	}
 }
 
-// Without a cutover to come, or when it is wanted, foreign keys and triggers are there when the load is.
+// Without a cutover to come, or when it is wanted, foreign keys and triggers are there when the
+// load is.
 func TestConstraintsNow(t *testing.T) {
 	for _, slot := range []string{"", "now"} {
 		source, target := pgtest.Pair(t)

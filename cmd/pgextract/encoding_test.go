@@ -28,7 +28,8 @@ func TestLatin1(t *testing.T) {
 	}
 }
 
-// Nobody knows what the text of an SQL_ASCII database is: its bytes arrive as they were, or nothing is written at all.
+// Nobody knows what the text of an SQL_ASCII database is: its bytes arrive as they were, or nothing
+// is written at all.
 func TestSQLASCII(t *testing.T) {
 	source := pgtest.Source(t).Database(t, "ENCODING 'SQL_ASCII' TEMPLATE template0")
 	// A name and a value in LATIN1.
@@ -57,7 +58,8 @@ func TestSQLASCII(t *testing.T) {
 	}
 }
 
-// Rows that users have put into an extension's configuration tables belong to the database; those that the extension brings do not.
+// Rows that users have put into an extension's configuration tables belong to the database; those
+// that the extension brings do not.
 func TestExtensionConfiguration(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	for _, d := range []*pgtest.DB{source, target} {

@@ -8,7 +8,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// acting is what acts on rows that are written to a schema made by hand, in all its states: on the source it has acted before.
+// acting is what acts on rows that are written to a schema made by hand, in all its states: on the
+// source it has acted before.
 const acting = `CREATE SCHEMA app;
 	CREATE TABLE app.log (id int PRIMARY KEY, v text);
 	CREATE TABLE app.doubled (id int PRIMARY KEY, v text);
@@ -57,8 +58,8 @@ func restricted(target *pgtest.DB) (role string) {
 	return role
 }
 
-// Triggers, rules and row level security of a schema made by hand wait for the cutover, and are then what they were: whoever applies, however it
-// ends, and whatever was interrupted.
+// Triggers, rules and row level security of a schema made by hand wait for the cutover, and are
+// then what they were: whoever applies, however it ends, and whatever was interrupted.
 func TestActingWaits_C8_C25(t *testing.T) {
 	if pgtest.Source(t).Major < 13 || pgtest.Target(t).Major < 13 {
 		t.Skip("BEFORE triggers for rows of partitioned tables are of 13")
@@ -114,7 +115,8 @@ func TestActingWaits_C8_C25(t *testing.T) {
 	}
 }
 
-// What a role may not make wait is refused before anything is written, with the statement that helps.
+// What a role may not make wait is refused before anything is written, with the statement that
+// helps.
 func TestActingNotOurs_C8_C25(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
@@ -140,7 +142,8 @@ func TestActingNotOurs_C8_C25(t *testing.T) {
 	pgtest.Equal(t, source, target)
 }
 
-// The source's own schema, with policies that bind its owner: sync of a role without superuser goes on, and the policy is there in the end.
+// The source's own schema, with policies that bind its owner: sync of a role without superuser goes
+// on, and the policy is there in the end.
 func TestForcedSecurity_C8(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
@@ -174,7 +177,8 @@ func TestForcedSecurity_C8(t *testing.T) {
 	}
 }
 
-// Statements that are recorded during sync make, change and drop what acts: it waits in the state that it was given last.
+// Statements that are recorded during sync make, change and drop what acts: it waits in the state
+// that it was given last.
 func TestActingRecorded_C25(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)

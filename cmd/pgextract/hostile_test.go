@@ -9,8 +9,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// Indexes of one table are built side by side. Statements that follow some of them lock the table against all of that: in the transactions that
-// build the indexes, each would wait for the other.
+// Indexes of one table are built side by side. Statements that follow some of them lock the table
+// against all of that: in the transactions that build the indexes, each would wait for the other.
 func TestIndexesThatChangeTheirTable(t *testing.T) {
 	for _, byHand := range []bool{false, true} {
 		source, target := pgtest.Pair(t)
@@ -33,7 +33,8 @@ func TestIndexesThatChangeTheirTable(t *testing.T) {
 	}
 }
 
-// A server that crashes empties its unlogged tables. A resumed load must not take their word for it that they are loaded.
+// A server that crashes empties its unlogged tables. A resumed load must not take their word for it
+// that they are loaded.
 func TestUnloggedTableAfterCrash(t *testing.T) {
 	server := pgtest.Start(t, 0)
 	source, target := pgtest.Source(t).Database(t, ""), server.Database(t, "")
@@ -56,7 +57,8 @@ func TestUnloggedTableAfterCrash(t *testing.T) {
 	}
 }
 
-// Statistics that cannot be gathered, on the source neither, are no reason to give up a load or a cutover; a view that cannot be refreshed is one, when all else is done.
+// Statistics that cannot be gathered, on the source neither, are no reason to give up a load or a
+// cutover; a view that cannot be refreshed is one, when all else is done.
 func TestAnalyzeFails(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE t (a int PRIMARY KEY, b int)", "INSERT INTO t VALUES (0, 0)",
@@ -98,7 +100,8 @@ func TestAnalyzeFails(t *testing.T) {
 	}
 }
 
-// Sequences take no part in snapshots: what was made, dropped or renamed since then must not end a load when all rows are there.
+// Sequences take no part in snapshots: what was made, dropped or renamed since then must not end a
+// load when all rows are there.
 func TestSequencesOfTheSnapshot(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE t (id serial PRIMARY KEY)", "INSERT INTO t SELECT FROM generate_series(1, 10)", "CREATE SEQUENCE gone", "CREATE SEQUENCE old", "SELECT nextval('old')")
@@ -112,7 +115,8 @@ func TestSequencesOfTheSnapshot(t *testing.T) {
 	}
 }
 
-// The source's schema changes while a load is interrupted. What the target has is kept; where that does not fit, the hint is what helps.
+// The source's schema changes while a load is interrupted. What the target has is kept; where that
+// does not fit, the hint is what helps.
 func TestSchemaChangesBetweenRuns(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE changed (id int PRIMARY KEY)", "INSERT INTO changed SELECT generate_series(1, 100000)", "CREATE TABLE dropped (id int PRIMARY KEY)", "INSERT INTO dropped VALUES (1)",
@@ -141,7 +145,8 @@ func TestSchemaChangesBetweenRuns(t *testing.T) {
 	equalSchema(t, source, target)
 }
 
-// Limits that are set for the role or the database are no limits of a load; a read-only target is so for others.
+// Limits that are set for the role or the database are no limits of a load; a read-only target is
+// so for others.
 func TestSettingsOfTheDatabase(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 50000) i", "CREATE INDEX ON t (v, id)",
@@ -197,8 +202,9 @@ func TestTablespaces(t *testing.T) {
 	equalSchema(t, source, target, "--no-tablespaces")
 }
 
-// A check that looks at another table, at its own, or at the time, may not hold before all rows are there; it waits for that, also one of a domain. One that
-// does not hold then, holds for what is written from now on, and is named.
+// A check that looks at another table, at its own, or at the time, may not hold before all rows are
+// there; it waits for that, also one of a domain. One that does not hold then, holds for what is
+// written from now on, and is named.
 func TestChecksWait_C22(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE small (id int PRIMARY KEY)", "INSERT INTO small VALUES (1)", "CREATE TABLE large (a int, b text)", "ALTER TABLE large REPLICA IDENTITY FULL",
@@ -230,7 +236,8 @@ func TestChecksWait_C22(t *testing.T) {
 	equalSchema(t, source, target)
 }
 
-// One table that cannot be loaded does not keep the others from it, and the next run gets on: rows that the source has, however it came to them, arrive.
+// One table that cannot be loaded does not keep the others from it, and the next run gets on: rows
+// that the source has, however it came to them, arrive.
 func TestOneTableRefused_C22(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE bad (id int PRIMARY KEY, v int)", "INSERT INTO bad SELECT i, -i FROM generate_series(1, 5000) i", "ALTER TABLE bad ADD CONSTRAINT \"po sitive\" CHECK (v > 0) NOT VALID",

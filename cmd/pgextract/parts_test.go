@@ -31,7 +31,8 @@ func hold(t *testing.T, e *pgtest.Env, args ...string) (p *pgtest.Process, snaps
 	return nil, ""
 }
 
-// Several processes load disjoint parts of one snapshot, while the source goes on and one of them is killed.
+// Several processes load disjoint parts of one snapshot, while the source goes on and one of them
+// is killed.
 func TestParts(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	manyTables(source, 10)
@@ -89,7 +90,8 @@ func TestParts(t *testing.T) {
 	whole(t, source, target)
 }
 
-// The same part comes from two processes at the same time. The one that was there first ends well; the other one says why it does not.
+// The same part comes from two processes at the same time. The one that was there first ends well;
+// the other one says why it does not.
 func TestLoadedTwice(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE big (id bigint PRIMARY KEY, v text)", "INSERT INTO big SELECT i, repeat('x', 100) FROM generate_series(1, 40000) i")
@@ -166,7 +168,8 @@ func TestLoadParallelRefused(t *testing.T) {
 	pgtest.Equal(t, source, target)
 }
 
-// Servers before 14 have no scans of ranges of pages; their tables are cut by ranges of the primary key.
+// Servers before 14 have no scans of ranges of pages; their tables are cut by ranges of the primary
+// key.
 func TestKeyRanges(t *testing.T) {
 	old := pgtest.Start(t, 13)
 	source, target := old.Database(t, ""), pgtest.Target(t).Database(t, "")

@@ -30,7 +30,8 @@ func splitTable(d *pgtest.DB, name string) {
 		"INSERT INTO "+name+" SELECT i, repeat('x', 450) FROM generate_series(1, 26000) i")
 }
 
-// A load that is killed again and again, at whatever it is, ends complete when it is resumed, and reads no table twice that was finished.
+// A load that is killed again and again, at whatever it is, ends complete when it is resumed, and
+// reads no table twice that was finished.
 func TestKilledLoad(t *testing.T) {
 	sourceServer, targetServer := pgtest.Start(t, 0), pgtest.Start(t, 0)
 	source, target := sourceServer.Database(t, ""), targetServer.Database(t, "")
@@ -70,7 +71,8 @@ func TestKilledLoad(t *testing.T) {
 		if as == 0 {
 			t.Fatalf("kill %d: pgapply says that all is well\n%s", kill, a.Errors())
 		}
-		// Whoever lost a server says that it may be tried again; whoever lost the other program, or had to give up because of it, too.
+		// Whoever lost a server says that it may be tried again; whoever lost the other program, or
+		// had to give up because of it, too.
 		if s := map[int]int{2: as, 3: xs}[kill%4]; kill%4 >= 2 && s != 75 {
 			t.Errorf("kill %d: exit statuses %d and %d\n%s%s", kill, xs, as, x.Errors(), a.Errors())
 		}
@@ -130,7 +132,8 @@ func whole(t *testing.T, source, target *pgtest.DB) {
 	}
 }
 
-// A file that holds a load can be applied in part and then again: what is there is skipped, part by part, also without a slot.
+// A file that holds a load can be applied in part and then again: what is there is skipped, part by
+// part, also without a slot.
 func TestReplayedLoad(t *testing.T) {
 	source := pgtest.Source(t).Database(t, "")
 	manyTables(source, 8)
@@ -158,7 +161,8 @@ func TestReplayedLoad(t *testing.T) {
 	}
 }
 
-// Parts of one table that were read with different snapshots do not fit together, also where the snapshots have no LSN.
+// Parts of one table that were read with different snapshots do not fit together, also where the
+// snapshots have no LSN.
 func TestOtherSnapshot(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	splitTable(source, "big")
@@ -256,7 +260,8 @@ func TestStaleSnapshot(t *testing.T) {
 	source.Exec("CREATE TABLE b (id int PRIMARY KEY)", "INSERT INTO b VALUES (1)")
 	stale := e.Must(nil, "pgextract", "--slot", slot, "--table", "b")
 	source.Exec("INSERT INTO a VALUES (2)", "INSERT INTO b VALUES (2)")
-	// The table is not there yet, so that sync stops at its first change; what comes before that is applied.
+	// The table is not there yet, so that sync stops at its first change; what comes before that is
+	// applied.
 	e.Run(e.Must(nil, "pgdecode", "--slot", slot, "--until", "now"), "pgapply")
 	status, _, said := e.Run(stale, "pgapply")
 	if status != 78 || !strings.Contains(said, "have been applied already") {

@@ -71,7 +71,8 @@ func TestSelection(t *testing.T) {
 	}
 }
 
-// Tables that are named come with their partitions and sequences, and what is selected can be cut over.
+// Tables that are named come with their partitions and sequences, and what is selected can be cut
+// over.
 func TestTables(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	source.Exec(shop)
@@ -91,7 +92,8 @@ func TestTables(t *testing.T) {
 	}
 }
 
-// Schemas and tables arrive under other names, with all that belongs to them, through load, sync and cutover.
+// Schemas and tables arrive under other names, with all that belongs to them, through load, sync
+// and cutover.
 func TestRename(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	source.Exec(shop)

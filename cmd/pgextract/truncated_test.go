@@ -12,7 +12,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// To a snapshot that is older than its truncation a table looks empty: that must not pass for what was in it.
+// To a snapshot that is older than its truncation a table looks empty: that must not pass for what
+// was in it.
 func TestTruncatedMeanwhile(t *testing.T) {
 	source := pgtest.Source(t).Database(t, "")
 	source.Exec("CREATE TABLE a (id int PRIMARY KEY)", "CREATE TABLE b (id int PRIMARY KEY)", "INSERT INTO a VALUES (1)", "INSERT INTO b VALUES (1)")
@@ -39,7 +40,8 @@ func TestTruncatedMeanwhile(t *testing.T) {
 	}
 }
 
-// Tables that are changed before their turn comes are read with another snapshot, by the same process.
+// Tables that are changed before their turn comes are read with another snapshot, by the same
+// process.
 func TestChangedMeanwhile(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	for _, name := range []string{"truncated", "dropped", "renamed", "rewritten", "swapped1", "swapped2"} {

@@ -97,7 +97,8 @@ var values = map[string][]string{
 	"pg_brin_minmax_multi_summary": nil,
 }
 
-// typeTables makes a table for each type with its values, one for arrays of it, and one for ranges over it where there are.
+// typeTables makes a table for each type with its values, one for arrays of it, and one for ranges
+// over it where there are.
 func typeTables(t *testing.T, d *pgtest.DB) {
 	t.Helper()
 	d.Exec(`CREATE TABLE "hostile ""name"" \" (a int)`)

@@ -88,8 +88,8 @@ func TestPublish(t *testing.T) {
 	}
 }
 
-// A publication that somebody else has made is used if it carries all, and left as it is; else it is
-// refused with what is missing.
+// A publication that somebody else has made is used if it carries all, and left as it is; else it
+// is refused with what is missing.
 func TestForeignPublication_C3(t *testing.T) {
 	d := pgtest.Source(t).Database(t, "")
 	ctx, c := pgtest.Context(t), connect(t, d, d.URI)
@@ -131,7 +131,8 @@ func detail(err error) string {
 }
 
 // The server refuses no UPDATE of a table that is said to be carried, and lets none through that is
-// said to be refused; where nothing is refused, that is because the table is in the right publication.
+// said to be refused; where nothing is refused, that is because the table is in the right
+// publication.
 func TestAsTheServerDoes_C1(t *testing.T) {
 	d := pgtest.Source(t).Database(t, "")
 	ctx, c := pgtest.Context(t), connect(t, d, d.URI)
@@ -191,7 +192,8 @@ func TestAsTheServerDoes_C1(t *testing.T) {
 	}
 }
 
-// One partition without identity does not take the updates of the others away, whenever it loses it.
+// One partition without identity does not take the updates of the others away, whenever it loses
+// it.
 func TestPartitions_C2(t *testing.T) {
 	d := pgtest.Source(t).Database(t, "")
 	if d.Major < 13 {

@@ -108,7 +108,8 @@ func (s *State) gap(t *Table, xmin uint64) {
 	now := t.published(ways)
 	if now.Insert && !since.Insert || now.Truncate && !since.Truncate || usable && (now.Update && !since.Update || now.Delete && !since.Delete) {
 		if t.Has(NoIdentity) && !now.Update && !now.Delete {
-			// It has been moved to where inserts are published, or has lost its place with its identity.
+			// It has been moved to where inserts are published, or has lost its place with its
+			// identity.
 			t.because(IdentityLost, t.Identity.Why(s.Version))
 			return
 		}

@@ -24,7 +24,8 @@ func (s *State) Judge() {
 	}
 }
 
-// A way is how a publication has a table: through what it is published, and with which restrictions.
+// A way is how a publication has a table: through what it is published, and with which
+// restrictions.
 type way struct {
 	*Publication
 	xids    []uint32 // of the transactions that have made it so
@@ -82,7 +83,8 @@ func (s *State) ways(t *Table, up []*Table) (list []way) {
 	return list
 }
 
-// in returns the table's membership in a publication. The one through its schema has no restrictions.
+// in returns the table's membership in a publication. The one through its schema has no
+// restrictions.
 func (t *Table) in(p *Publication) (m *Membership) {
 	for i := range t.In {
 		if x := &t.In[i]; x.Publication == p.OID && (m == nil || x.Schema) {

@@ -67,7 +67,8 @@ func (s *State) place(first, second *Publication, wanted, whole func(*Table) boo
 			if x.in(first) != nil && !left[x.OID] {
 				left[x.OID] = true
 				p.Leave = append(p.Leave, x)
-				// A membership that is older than the last load would hide that something was not carried.
+				// A membership that is older than the last load would hide that something was not
+				// carried.
 				if second != nil && x.in(second) != nil {
 					p.Back, p.Insert = append(p.Back, x), append(p.Insert, x)
 				}

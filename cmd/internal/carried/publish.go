@@ -15,8 +15,8 @@ import (
 // Publish makes sure that the wanted tables are published, each in the right one of two
 // publications, which it makes where they are missing: see Place. Both are made in one transaction,
 // and the second one in any case: a table without identity may be created later, and a publication
-// that is younger than its slot cannot serve it. One that stands alone is somebody else's, for which
-// he has his reasons: it is left as it is, and used if it carries all that is wanted. Publish
+// that is younger than its slot cannot serve it. One that stands alone is somebody else's, for
+// which he has his reasons: it is left as it is, and used if it carries all that is wanted. Publish
 // returns what is carried then.
 func Publish(ctx context.Context, c *pgx.Conn, name string, wanted func(*Table) bool) (*State, error) {
 	both := []string{name, slot.InsertOnly(name)}
@@ -113,7 +113,8 @@ func publishing(err error) error {
 	return err
 }
 
-// only names tables without those that inherit from them; partitions go with their partitioned table.
+// only names tables without those that inherit from them; partitions go with their partitioned
+// table.
 func only(tables []*Table) string {
 	names := make([]string, len(tables))
 	for i, t := range tables {

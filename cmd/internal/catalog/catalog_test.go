@@ -111,7 +111,8 @@ func TestTables(t *testing.T) {
 	}
 }
 
-// Extensions bring their own tables; of those, what their users have written is marked as configuration.
+// Extensions bring their own tables; of those, what their users have written is marked as
+// configuration.
 func TestExtensionTables(t *testing.T) {
 	d, ctx, c := begin(t)
 	d.Exec("CREATE EXTENSION hstore", "CREATE TABLE mine (a int)", "CREATE TABLE theirs (a int)", "CREATE TABLE settings (a int)", "CREATE SEQUENCE theirs_seq",

@@ -12,14 +12,17 @@ type Check struct {
 	Drop string
 }
 
-// mutable is true of a CHECK constraint k whose result may not be the same everywhere and always: it calls a function that is not immutable, or one that is
-// not written in C, since that may say so and look at tables all the same.
+// mutable is true of a CHECK constraint k whose result may not be the same everywhere and always:
+// it calls a function that is not immutable, or one that is not written in C, since that may say so
+// and look at tables all the same.
 const mutable = `(k.conbin::pg_catalog.text ~ 'SQLVALUEFUNCTION|NEXTVALUEEXPR' OR EXISTS (SELECT FROM pg_catalog.regexp_matches(k.conbin::pg_catalog.text, ':(?:func|opfunc|hashfunc)id (\d+)', 'g') m
 	JOIN pg_catalog.pg_proc p ON p.oid = m[1]::pg_catalog.oid JOIN pg_catalog.pg_language g ON g.oid = p.prolang WHERE p.provolatile <> 'i' OR p.oid >= 16384 AND g.lanname NOT IN ('internal', 'c')))`
 
-// Checks returns the CHECK constraints, and from 18 on those of NOT NULL that are not valid, that rows of tables have to pass: those of the tables themselves, or of what they inherit from, and of the domains that
-// their columns are made of. Unless all is set, only those that are not valid, or whose result may not be the same before all rows of all tables are there. What is inherited
-// goes with the constraint that it is inherited from.
+// Checks returns the CHECK constraints, and from 18 on those of NOT NULL that are not valid, that
+// rows of tables have to pass: those of the tables themselves, or of what they inherit from, and of
+// the domains that their columns are made of. Unless all is set, only those that are not valid, or
+// whose result may not be the same before all rows of all tables are there. What is inherited goes
+// with the constraint that it is inherited from.
 func Checks(ctx context.Context, c *pgx.Conn, oids []uint32, all bool) ([]Check, error) {
 	// What is within arrays and rows of a table cannot be checked later by the server.
 	which, domains := mutable, mutable+" AND k.contypid NOT IN (SELECT y.oid FROM y WHERE y.inside)"

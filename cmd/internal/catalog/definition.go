@@ -8,8 +8,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 )
 
-// A Definition is what it takes to make an object of a table again, exactly as it is: its properties, and mostly its comment, are part of SQL. Names have
-// their schema if the session's search path is empty.
+// A Definition is what it takes to make an object of a table again, exactly as it is: its
+// properties, and mostly its comment, are part of SQL. Names have their schema if the session's
+// search path is empty.
 type Definition struct {
 	Schema, Table string
 	Name          string
@@ -41,8 +42,8 @@ func ForeignKeys(ctx context.Context, c *pgx.Conn, oids []uint32) ([]Definition,
 		WHERE k.contype = 'f' `+top+` AND (k.conrelid IN `+related+` OR k.confrelid IN `+related+`) AND n.nspname <> 'pgsluice' ORDER BY k.oid`, oids)
 }
 
-// Indexes returns the indexes of tables, with the constraints that rest on them. Those that are parts of a partitioned table's index are left out: they
-// cannot go alone.
+// Indexes returns the indexes of tables, with the constraints that rest on them. Those that are
+// parts of a partitioned table's index are left out: they cannot go alone.
 func Indexes(ctx context.Context, c *pgx.Conn, oids []uint32) ([]Definition, error) {
 	period := "false"
 	if pgdial.Version(c.PgConn()) >= 180000 {

@@ -1,6 +1,7 @@
 package catalog
 
-// An Operator is an equality operator, as an operator class has it: found by its own name it may be another one, or none.
+// An Operator is an equality operator, as an operator class has it: found by its own name it may be
+// another one, or none.
 type Operator struct {
 	Schema, Name string
 	Left         string // the type that both sides are to be cast to; empty: they need not be
@@ -11,9 +12,10 @@ type Operator struct {
 // inPgCatalog is the equality of the kinds of types that PostgreSQL itself provides for.
 const inPgCatalog = `'{"Schema": "pg_catalog", "Name": "="}'::pg_catalog.json`
 
-// equality is an expression for the Operator by which values of a type are equal: that of the default operator class for btree or
-// hash of the type, or the base type of a domain, directly or as another type with the same bytes, or of the elements of an array.
-// It is NULL for a type that has none. (box has a "=" that compares areas.)
+// equality is an expression for the Operator by which values of a type are equal: that of the
+// default operator class for btree or hash of the type, or the base type of a domain, directly or
+// as another type with the same bytes, or of the elements of an array. It is NULL for a type that
+// has none. (box has a "=" that compares areas.)
 func equality(typ string) string {
 	// The type itself comes before those that it can be taken for.
 	class := func(what, t string) string {
@@ -31,8 +33,9 @@ func equality(typ string) string {
 		FROM pg_catalog.pg_type b LEFT JOIN pg_catalog.pg_type e ON e.oid = b.typelem WHERE b.oid = ` + baseType(typ) + `)`
 }
 
-// indexEquality is an expression for the Operator that makes the index i, which is a unique one, refuse a value beside another in
-// its k.n-th column, which is a. It is NULL where the index has no such operator.
+// indexEquality is an expression for the Operator that makes the index i, which is a unique one,
+// refuse a value beside another in its k.n-th column, which is a. It is NULL where the index has no
+// such operator.
 const indexEquality = `(SELECT pg_catalog.json_build_object('Schema', s.nspname, 'Name', o.oprname,
 			'Left', CASE WHEN t.typtype <> 'p' AND t.oid <> a.atttypid THEN pg_catalog.format_type(t.oid, -1) END, 'Read', CASE WHEN t.oid = 2249 THEN pg_catalog.format_type(a.atttypid, -1) END,
 			'Collation', (SELECT pg_catalog.quote_ident(cs.nspname) || '.' || pg_catalog.quote_ident(co.collname) FROM pg_catalog.pg_collation co
@@ -41,16 +44,17 @@ const indexEquality = `(SELECT pg_catalog.json_build_object('Schema', s.nspname,
 		JOIN pg_catalog.pg_amop p ON p.amopfamily = oc.opcfamily AND p.amoplefttype = oc.opcintype AND p.amoprighttype = oc.opcintype AND p.amopstrategy = 3 AND p.amoppurpose = 's'
 		JOIN pg_catalog.pg_operator o ON o.oid = p.amopopr JOIN pg_catalog.pg_namespace s ON s.oid = o.oprnamespace WHERE oc.oid = i.indclass[k.n - 1])`
 
-// exact is an expression that tells whether values of a type that are equal have the same text: it is true for some of PostgreSQL's
-// own types, with a collation that tells all texts apart, and for enums. numeric, interval, float, jsonb and what is made of others
-// know equal values that differ to the eye.
+// exact is an expression that tells whether values of a type that are equal have the same text: it
+// is true for some of PostgreSQL's own types, with a collation that tells all texts apart, and for
+// enums. numeric, interval, float, jsonb and what is made of others know equal values that differ
+// to the eye.
 func exact(typ, collation string, version int) string {
 	deterministic := "true"
 	if version >= 120000 {
 		deterministic = `NOT EXISTS (SELECT FROM pg_catalog.pg_collation x WHERE x.oid = ` + collation + ` AND NOT x.collisdeterministic)`
 	}
-	// bool, bytea, "char", name, int8, int2, int4, oid, cidr, macaddr, inet, money, date, time, timestamp, timestamptz, timetz, bit,
-	// varbit, uuid, pg_lsn; text, varchar.
+	// bool, bytea, "char", name, int8, int2, int4, oid, cidr, macaddr, inet, money, date, time,
+	// timestamp, timestamptz, timetz, bit, varbit, uuid, pg_lsn; text, varchar.
 	return `(SELECT b.typtype = 'e' OR b.oid IN (16, 17, 18, 19, 20, 21, 23, 26, 650, 829, 869, 790, 1082, 1083, 1114, 1184, 1266, 1560, 1562, 2950, 3220)
 			OR b.oid IN (25, 1043) AND ` + deterministic + ` FROM pg_catalog.pg_type b WHERE b.oid = ` + baseType(typ) + `)`
 }

@@ -11,7 +11,8 @@ type LargeObject struct {
 	OID     uint32
 	Owner   string
 	Comment string
-	// Rights were granted explicitly, if there are any or Restricted is set: then the owner has only what is in them.
+	// Rights were granted explicitly, if there are any or Restricted is set: then the owner has
+	// only what is in them.
 	Restricted bool
 	Rights     []Right
 }

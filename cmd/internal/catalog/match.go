@@ -20,8 +20,9 @@ func MatchSchemas(ctx context.Context, c *pgx.Conn, re string) ([]string, error)
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
-// MatchTables adds to found the tables, views and sequences that match regular expressions for schema and name, with their partitions. Without one
-// for the schema it finds what the search path of the user's own sessions finds. It returns how many there were.
+// MatchTables adds to found the tables, views and sequences that match regular expressions for
+// schema and name, with their partitions. Without one for the schema it finds what the search path
+// of the user's own sessions finds. It returns how many there were.
 func MatchTables(ctx context.Context, c *pgx.Conn, schema, name string, found map[uint32]Name) (int, error) {
 	var path []string
 	if schema == "" {

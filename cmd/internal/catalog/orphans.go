@@ -14,7 +14,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// Orphans are the rows that violate a foreign key: they were written while triggers were off, or before the constraint.
+// Orphans are the rows that violate a foreign key: they were written while triggers were off, or
+// before the constraint.
 type Orphans struct {
 	Name, Schema, Table string
 	Valid               bool // the server takes the constraint to hold
@@ -63,8 +64,9 @@ func (k *foreignKey) from() string {
 
 func (k *foreignKey) String() string { return k.Name + " of " + k.Schema + "." + k.Table }
 
-// CountOrphans counts the rows that violate the foreign keys of the database, the small tables' first, for as long as budget allows. It returns those that have some, and the
-// names of those that were not examined: for lack of time or rights, or because to compare is code of others.
+// CountOrphans counts the rows that violate the foreign keys of the database, the small tables'
+// first, for as long as budget allows. It returns those that have some, and the names of those that
+// were not examined: for lack of time or rights, or because to compare is code of others.
 func CountOrphans(ctx context.Context, c *pgx.Conn, budget time.Duration) (found []Orphans, examined int, left []string, err error) {
 	keys, err := foreignKeys(ctx, c)
 	if err != nil || len(keys) == 0 {
@@ -169,7 +171,8 @@ func foreignKeys(ctx context.Context, c *pgx.Conn) ([]foreignKey, error) {
 		enforced += " AND k.conenforced"
 		period = "k.conperiod"
 	}
-	// Equality of a type of the server's own is the server's own; that of an array or a row calls its elements'.
+	// Equality of a type of the server's own is the server's own; that of an array or a row calls
+	// its elements'.
 	plain := `NOT EXISTS (SELECT FROM pg_catalog.unnest(k.conpfeqop) o(oid) JOIN pg_catalog.pg_operator e ON e.oid = o.oid JOIN pg_catalog.pg_namespace x ON x.oid = e.oprnamespace
 			JOIN pg_catalog.pg_type l ON l.oid = e.oprleft JOIN pg_catalog.pg_type g ON g.oid = e.oprright
 			WHERE x.nspname <> 'pg_catalog' OR l.typnamespace <> x.oid OR g.typnamespace <> x.oid OR l.typtype <> 'b' AND l.typname <> 'anyenum' OR g.typtype <> 'b' AND g.typname <> 'anyenum')

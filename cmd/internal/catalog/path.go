@@ -7,8 +7,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// DefaultPath returns the schemas that the database and the session's user have as their search path: what the user's own sessions find names in. Ours
-// have none.
+// DefaultPath returns the schemas that the database and the session's user have as their search
+// path: what the user's own sessions find names in. Ours have none.
 func DefaultPath(ctx context.Context, c *pgx.Conn) ([]string, error) {
 	var user, path string
 	// Of several settings that apply, the server takes the same one.
@@ -29,7 +29,8 @@ func DefaultPath(ctx context.Context, c *pgx.Conn) ([]string, error) {
 	return list, nil
 }
 
-// splitPath takes a list of schemas apart as the server does: names that are not quoted are folded to lower case.
+// splitPath takes a list of schemas apart as the server does: names that are not quoted are folded
+// to lower case.
 func splitPath(path string) (list []string) {
 	var b strings.Builder
 	quoted, any := false, false

@@ -11,8 +11,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// A PathBound is a function that finds what it names by the search path of its caller, and something that is made or checked with it, for which the servers' own tools have an
-// empty one.
+// A PathBound is a function that finds what it names by the search path of its caller, and
+// something that is made or checked with it, for which the servers' own tools have an empty one.
 type PathBound struct {
 	Signature string // as ALTER FUNCTION takes it
 	Owner     string
@@ -39,14 +39,16 @@ type body struct {
 	Bound                   bool // it has no path of its own
 }
 
-// token matches what matters of a body: comments and strings, to be left out, and names with what is before and behind them.
+// token matches what matters of a body: comments and strings, to be left out, and names with what
+// is before and behind them.
 var token = regexp.MustCompile(`(?s)--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|("(?:[^"]|"")+"|[\pL_][\pL\pN_$]*)(\s*\.\s*("(?:[^"]|"")+"|[\pL_][\pL\pN_$]*))?(\s*\()?`)
 
 // userSchema is true of namespaces (n) that are not the system's.
 const userSchema = `n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice') AND n.nspname !~ '^pg_'`
 
-// PathBoundFunctions returns the functions in SQL and PL/pgSQL that are used in generated columns, defaults, checks, index expressions, materialized views and
-// policies, and name what is not found with an empty path. It goes by their text: nothing is called.
+// PathBoundFunctions returns the functions in SQL and PL/pgSQL that are used in generated columns,
+// defaults, checks, index expressions, materialized views and policies, and name what is not found
+// with an empty path. It goes by their text: nothing is called.
 func PathBoundFunctions(ctx context.Context, c *pgx.Conn) ([]PathBound, error) {
 	used, err := functionUses(ctx, c)
 	if err != nil || len(used) == 0 {
@@ -119,8 +121,9 @@ func bodies(ctx context.Context, c *pgx.Conn) ([]body, error) {
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[body])
 }
 
-// unqualifiedNames returns the names of functions (f), relations (r) and types (t) that are found by a path, and the schemas that have them: not
-// those that PostgreSQL has itself, which come first.
+// unqualifiedNames returns the names of functions (f), relations (r) and types (t) that are found
+// by a path, and the schemas that have them: not those that PostgreSQL has itself, which come
+// first.
 func unqualifiedNames(ctx context.Context, c *pgx.Conn) (map[string]map[string][]string, error) {
 	rows, err := c.Query(ctx, `SELECT x.kind, x.name, x.nspname FROM (
 			SELECT 'f' AS kind, p.proname AS name, n.nspname FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE `+userSchema+`
@@ -173,7 +176,8 @@ type call struct {
 	qualified bool
 }
 
-// mentions adds to p the names in a body that are found by a path, and returns the functions that it calls.
+// mentions adds to p the names in a body that are found by a path, and returns the functions that
+// it calls.
 func mentions(b *body, places map[string]map[string][]string, p *PathBound) (calls []call) {
 	add := func(name string, schemas []string) {
 		if slices.Contains(p.Names, name) {

@@ -61,8 +61,9 @@ func Lookup(ctx context.Context, c *pgx.Conn, schema, name string) (*Relation, e
 	return ParseRelation(text)
 }
 
-// LookupStatement returns the query behind Lookup, for sessions that are not the driver's. Its parameters are the names of schema and table, its
-// result is at most one row of one column, which ParseRelation reads.
+// LookupStatement returns the query behind Lookup, for sessions that are not the driver's. Its
+// parameters are the names of schema and table, its result is at most one row of one column, which
+// ParseRelation reads.
 func LookupStatement(version int) string {
 	generated, identity := "false", "''"
 	if version >= 120000 {
@@ -100,7 +101,8 @@ func ParseRelation(text string) (*Relation, error) {
 	return &r, nil
 }
 
-// LookupAll reads kind, columns (number, name, type, generated, identity), Condition and Referenced of many tables at once, without their keys.
+// LookupAll reads kind, columns (number, name, type, generated, identity), Condition and Referenced
+// of many tables at once, without their keys.
 func LookupAll(ctx context.Context, c *pgx.Conn, names [][2]string) (map[[2]string]*Relation, error) {
 	v := pgdial.Version(c.PgConn())
 	generated, identity := "false", "''"
@@ -144,7 +146,8 @@ func LookupAll(ctx context.Context, c *pgx.Conn, names [][2]string) (map[[2]stri
 	return found, err
 }
 
-// keyColumns is the column of pg_index that counts an index's key columns, without those that INCLUDE adds.
+// keyColumns is the column of pg_index that counts an index's key columns, without those that
+// INCLUDE adds.
 func keyColumns(version int) string {
 	if version >= 110000 {
 		return "indnkeyatts"

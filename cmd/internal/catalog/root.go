@@ -8,9 +8,10 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 )
 
-// A Root is a partitioned table among whose partitions another server may distribute the same rows in another way: enums are hashed
-// by their OID and texts by their bytes in the database's encoding, texts are ordered as the collation's library has it, and a function may be
-// another one there. It is the topmost one of its tree: those above it distribute rows alike everywhere.
+// A Root is a partitioned table among whose partitions another server may distribute the same rows
+// in another way: enums are hashed by their OID and texts by their bytes in the database's
+// encoding, texts are ordered as the collation's library has it, and a function may be another one
+// there. It is the topmost one of its tree: those above it distribute rows alike everywhere.
 type Root struct {
 	OID          uint32
 	Schema, Name string
@@ -25,16 +26,17 @@ type Leaf struct {
 	Root         *Root // the same one for all partitions of a tree
 }
 
-// roots is a query for the Root of each of the partitions that a condition on leaf, their pg_class, selects,
-// where it has one.
+// roots is a query for the Root of each of the partitions that a condition on leaf, their pg_class,
+// selects, where it has one.
 func roots(version int, condition string) string {
 	// There are collations that do not tell all texts apart.
 	loose := "false"
 	if version >= 120000 {
 		loose = "EXISTS (SELECT FROM pg_catalog.pg_collation z WHERE z.oid = p.partcollation[k.n] AND NOT z.collisdeterministic)"
 	}
-	// Types that are hashed, by all versions, by nothing but their value: bool, bytea, "char", int8, int2, int4, oid, cidr,
-	// money, macaddr, inet, date, time, timestamp, timestamptz, interval, timetz, numeric, uuid, pg_lsn.
+	// Types that are hashed, by all versions, by nothing but their value: bool, bytea, "char",
+	// int8, int2, int4, oid, cidr, money, macaddr, inet, date, time, timestamp, timestamptz,
+	// interval, timetz, numeric, uuid, pg_lsn.
 	const hashed = "16, 17, 18, 20, 21, 23, 26, 650, 790, 829, 869, 1082, 1083, 1114, 1184, 1186, 1266, 1700, 2950, 3220"
 	// The collations C and POSIX, or none; but jsonb has the database's without saying so.
 	const bytes = "p.partcollation[k.n] IN (0, 950, 951) AND b.oid <> 3802"

@@ -18,7 +18,8 @@ type KeyIndex struct {
 	Deferred   bool
 }
 
-// KeyIndexes returns those constraints that can be made of an index: of ordinary tables, with nothing but columns in their keys.
+// KeyIndexes returns those constraints that can be made of an index: of ordinary tables, with
+// nothing but columns in their keys.
 func KeyIndexes(ctx context.Context, c *pgx.Conn) ([]KeyIndex, error) {
 	period := ""
 	if pgdial.Version(c.PgConn()) >= 180000 {

@@ -10,8 +10,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A Table is a table of the source that has rows of its own: ordinary tables and partitions, but not partitioned tables, nor tables that an
-// extension fills by itself.
+// A Table is a table of the source that has rows of its own: ordinary tables and partitions, but
+// not partitioned tables, nor tables that an extension fills by itself.
 type Table struct {
 	format.Relation
 	Kind      string // r ordinary, p partitioned (only in Published)
@@ -24,13 +24,14 @@ type Table struct {
 	Owner     string
 }
 
-// Migrated is true for relations (c in namespace n) that are to be migrated: none of the system's, of ours, or of an extension, except for
-// the latter's configuration tables.
+// Migrated is true for relations (c in namespace n) that are to be migrated: none of the system's,
+// of ours, or of an extension, except for the latter's configuration tables.
 const Migrated = `n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgsluice') AND n.nspname !~ '^pg_(temp|toast_temp)_'
 	AND c.relpersistence <> 't'`
 
-// Tables returns the tables whose rows are to be migrated, largest first, and the partitioned tables above them with Kind p. The size of one that
-// somebody has locked, whose file cannot be asked for it, is that of the last VACUUM or ANALYZE.
+// Tables returns the tables whose rows are to be migrated, largest first, and the partitioned
+// tables above them with Kind p. The size of one that somebody has locked, whose file cannot be
+// asked for it, is that of the last VACUUM or ANALYZE.
 func Tables(ctx context.Context, c *pgx.Conn) ([]*Table, error) {
 	v := pgdial.Version(c.PgConn())
 	partition := "false"
@@ -114,7 +115,8 @@ func columns(ctx context.Context, c *pgx.Conn, version int, tables map[uint32]*T
 	return err
 }
 
-// KeyRange returns the least and the greatest value of a table's primary key, if that is a single column of an integer type; else key is empty.
+// KeyRange returns the least and the greatest value of a table's primary key, if that is a single
+// column of an integer type; else key is empty.
 func KeyRange(ctx context.Context, c *pgx.Conn, t *Table) (from, to int64, key string, err error) {
 	err = c.QueryRow(ctx, `SELECT a.attname FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
 		WHERE i.indrelid = $1 AND i.indisprimary AND i.indisvalid AND i.indnatts = 1 AND a.atttypid IN (20, 21, 23)`, t.ID).Scan(&key)
@@ -131,7 +133,8 @@ func KeyRange(ctx context.Context, c *pgx.Conn, t *Table) (from, to int64, key s
 	return from, to, key, read(ctx, c, &batch)
 }
 
-// A Sequence is a sequence of the source, with its state now: sequences do not take part in snapshots.
+// A Sequence is a sequence of the source, with its state now: sequences do not take part in
+// snapshots.
 type Sequence struct {
 	format.Sequence
 	OID   uint32

@@ -1,4 +1,5 @@
-// Package catalog has the queries on PostgreSQL's catalogs, on either side. It returns what they say and decides nothing.
+// Package catalog has the queries on PostgreSQL's catalogs, on either side. It returns what they
+// say and decides nothing.
 package catalog
 
 import (
@@ -7,7 +8,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// TypeNames returns the names of all types by OID, as format_type prints them without modifiers: "numeric", "public.mood", `"char"`, "bpchar".
+// TypeNames returns the names of all types by OID, as format_type prints them without modifiers:
+// "numeric", "public.mood", `"char"`, "bpchar".
 func TypeNames(ctx context.Context, c *pgx.Conn) (map[uint32]string, error) {
 	rows, err := c.Query(ctx, "SELECT oid, pg_catalog.format_type(oid, -1) FROM pg_catalog.pg_type")
 	if err != nil {

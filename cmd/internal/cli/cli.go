@@ -1,7 +1,9 @@
-// Package cli is the edge of a process: arguments, standard streams, signals, and how an error becomes text and an exit status.
+// Package cli is the edge of a process: arguments, standard streams, signals, and how an error
+// becomes text and an exit status.
 //
-// Standard output carries data only, apart from the help that somebody asked for. Everything else for people goes to standard error,
-// through this package, with the program's name in front. It knows nothing of PostgreSQL and nothing of the stream.
+// Standard output carries data only, apart from the help that somebody asked for. Everything else
+// for people goes to standard error, through this package, with the program's name in front. It
+// knows nothing of PostgreSQL and nothing of the stream.
 package cli
 
 import (
@@ -28,7 +30,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// An Env is what a program sees of the world. Tests run programs in-process with an Env of their own.
+// An Env is what a program sees of the world. Tests run programs in-process with an Env of their
+// own.
 type Env struct {
 	Name   string
 	Args   []string // without the program's name
@@ -37,7 +40,8 @@ type Env struct {
 	Stderr io.Writer
 	Log    *slog.Logger // to Stderr
 
-	// Stop is closed by the first SIGINT or SIGTERM: come to an orderly end. The second one ends the context, and then the process itself.
+	// Stop is closed by the first SIGINT or SIGTERM: come to an orderly end. The second one ends
+	// the context, and then the process itself.
 	Stop <-chan struct{}
 
 	signal func() os.Signal
@@ -45,10 +49,11 @@ type Env struct {
 }
 
 var (
-	// together is how soon after the first signal another one is the same wish: a supervisor or a terminal tells our whole group, and whoever started us
-	// passes it on.
+	// together is how soon after the first signal another one is the same wish: a supervisor or a
+	// terminal tells our whole group, and whoever started us passes it on.
 	together = time.Second
-	// patience is how long a program may take to end when its context has: what writes into a pipe that nobody reads knows no context.
+	// patience is how long a program may take to end when its context has: what writes into a pipe
+	// that nobody reads knows no context.
 	patience = 5 * time.Second
 )
 
@@ -57,7 +62,8 @@ func Main(name string, run func(context.Context, *Env) error) int {
 	stop := make(chan struct{})
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	// A reader that goes away must be an error of Write, not the death of the process: there is something to clean up.
+	// A reader that goes away must be an error of Write, not the death of the process: there is
+	// something to clean up.
 	signal.Ignore(syscall.SIGPIPE)
 	signals := make(chan os.Signal, 3)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
@@ -101,7 +107,8 @@ func exit(s os.Signal) {
 	os.Exit(int(signalStatus(s)))
 }
 
-// Run runs a program in this environment and returns its exit status, having reported the error, if any, on Stderr.
+// Run runs a program in this environment and returns its exit status, having reported the error, if
+// any, on Stderr.
 func (env *Env) Run(ctx context.Context, run func(context.Context, *Env) error) int {
 	if env.Log == nil {
 		env.SetLogFormat("text")
@@ -130,8 +137,8 @@ func (env *Env) Run(ctx context.Context, run func(context.Context, *Env) error) 
 	return int(fault.StatusOf(err))
 }
 
-// ErrStopped is returned by a program that came to an orderly end because of a signal before its work was done. Where there is something to say about
-// that, a fault is around it.
+// ErrStopped is returned by a program that came to an orderly end because of a signal before its
+// work was done. Where there is something to say about that, a fault is around it.
 var ErrStopped = errors.New("stopped by a signal")
 
 func signalStatus(s os.Signal) fault.Status {
@@ -174,8 +181,9 @@ func (w *lockedWriter) Write(b []byte) (int, error) {
 	return w.env.Stderr.Write(b)
 }
 
-// textHandler writes "program: message", and each attribute on a line of its own if it is a detail or hint, else behind the message. Whatever names, values
-// and servers have brought into them, a terminal obeys nothing of it, and no line but ours begins at the left.
+// textHandler writes "program: message", and each attribute on a line of its own if it is a detail
+// or hint, else behind the message. Whatever names, values and servers have brought into them, a
+// terminal obeys nothing of it, and no line but ours begins at the left.
 type textHandler struct {
 	env   *Env
 	attrs []slog.Attr
@@ -218,8 +226,8 @@ type exitOK struct{}
 
 func (exitOK) Error() string { return "done" }
 
-// Parse parses the arguments into flags, a pointer to a struct with kong's tags. Help and version are what was asked for, and go to
-// standard output; a wrong usage is an error like any other.
+// Parse parses the arguments into flags, a pointer to a struct with kong's tags. Help and version
+// are what was asked for, and go to standard output; a wrong usage is an error like any other.
 func (env *Env) Parse(flags any, m manual.Manual) (*kong.Context, error) {
 	exited := false
 	p, err := kong.New(flags, append(m.Options(),
@@ -244,7 +252,8 @@ func (env *Env) Parse(flags any, m manual.Manual) (*kong.Context, error) {
 	return k, nil
 }
 
-// empty reports whether a flag's value is, or has among its values, the empty string: which says nothing, where something was meant.
+// empty reports whether a flag's value is, or has among its values, the empty string: which says
+// nothing, where something was meant.
 func empty(v reflect.Value) bool {
 	switch v.Kind() {
 	case reflect.String:
@@ -261,7 +270,8 @@ func empty(v reflect.Value) bool {
 
 var passwords = regexp.MustCompile(`(://)\S*@|(password\s*=\s*)\S+`)
 
-// withoutPasswords takes out of a message what a connection string in a wrong place has brought into it.
+// withoutPasswords takes out of a message what a connection string in a wrong place has brought
+// into it.
 func withoutPasswords(msg string) string { return passwords.ReplaceAllString(msg, "$1$2…") }
 
 // IsPipe reports whether a standard stream is a pipe.
@@ -280,7 +290,8 @@ func IsTerminal(stream any) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// Output returns where a stream is to be written: standard output, which must not be a terminal, or, if force is true, whatever it is.
+// Output returns where a stream is to be written: standard output, which must not be a terminal,
+// or, if force is true, whatever it is.
 func (env *Env) Output(force bool) (io.Writer, error) {
 	if IsTerminal(env.Stdout) && !force {
 		return nil, fault.New(fault.Usage, "standard output is a terminal, and a stream is not for eyes").

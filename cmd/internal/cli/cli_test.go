@@ -94,7 +94,8 @@ func TestLog(t *testing.T) {
 	}
 }
 
-// What others control begins no line, and a terminal obeys nothing of it; JSON has it as it is, in escapes.
+// What others control begins no line, and a terminal obeys nothing of it; JSON has it as it is, in
+// escapes.
 func TestControlCharacters_P11(t *testing.T) {
 	const s = "x\nprog: hint: \x1b[31m\u009b\u202e\xff\ty"
 	f := func(_ context.Context, env *cli.Env) error {

@@ -65,7 +65,8 @@ func parsed(script string) (list []string) {
 	return list
 }
 
-// What a program prints for people, a name or a server can have a part in; scripts read what it prints for programs.
+// What a program prints for people, a name or a server can have a part in; scripts read what it
+// prints for programs.
 func TestScriptsParseNoText_P11(t *testing.T) {
 	for _, bad := range []string{
 		`pgcutover status --slot "$slot" | sed -n '1s/^slot .*: //p'`,

@@ -11,7 +11,8 @@ func Of[N ~int | ~int64 | ~uint64](n N, noun string) string {
 	return humanize.Comma(int64(n)) + " " + Word(n, noun, "")
 }
 
-// Word returns the form of a word that goes with a number. The plural may be left empty if it has just an s.
+// Word returns the form of a word that goes with a number. The plural may be left empty if it has
+// just an s.
 func Word[N ~int | ~int64 | ~uint64](n N, singular, plural string) string {
 	return english.PluralWord(int(n), singular, plural)
 }

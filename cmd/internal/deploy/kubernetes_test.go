@@ -95,8 +95,8 @@ func TestKubernetes(t *testing.T) {
 			t.Errorf("%s has a password", file)
 		}
 	}
-	// A pod is not tried again after a status that asks for a person. 65 of a load is tried again: its
-	// stream was cut, for example because pgextract was killed.
+	// A pod is not tried again after a status that asks for a person. 65 of a load is tried again:
+	// its stream was cut, for example because pgextract was killed.
 	loads := slices.DeleteFunc(slices.Clone(forPersons), func(s fault.Status) bool { return s == fault.Data })
 	for name, want := range map[string][]fault.Status{"load.yaml pgsluice-load": loads, "load-parallel.yaml pgsluice-load": loads, "sync.yaml pgsluice-sync": forPersons} {
 		rules, _ := at(jobs[name], "spec", "podFailurePolicy", "rules").([]any)

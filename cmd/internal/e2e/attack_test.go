@@ -13,8 +13,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// evilFunctions are functions with names of PostgreSQL's that whoever owns a database can put before
-// them. Each notes who has called it, and makes its author a superuser if the caller may.
+// evilFunctions are functions with names of PostgreSQL's that whoever owns a database can put
+// before them. Each notes who has called it, and makes its author a superuser if the caller may.
 var evilFunctions = []string{
 	"current_database() RETURNS name", "current_setting(text) RETURNS text",
 	"current_setting(text, bool) RETURNS text", "pg_backend_pid() RETURNS int",
@@ -31,8 +31,8 @@ var evilFunctions = []string{
 	"obj_description(oid, name) RETURNS text", "pg_get_userbyid(oid) RETURNS name",
 }
 
-// evil makes a schema, on both sides, whose functions and operators come before PostgreSQL's in each
-// session of the database that does not say otherwise.
+// evil makes a schema, on both sides, whose functions and operators come before PostgreSQL's in
+// each session of the database that does not say otherwise.
 func evil(db *pgtest.DB) []string {
 	list := []string{
 		"CREATE SCHEMA evil", "GRANT USAGE ON SCHEMA evil TO PUBLIC",
@@ -56,7 +56,8 @@ func evil(db *pgtest.DB) []string {
 		`CREATE FUNCTION evil.over(int, int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN
 			PERFORM evil.escalate('/'); RETURN $1 OPERATOR(pg_catalog./) $2; END $$`,
 		`CREATE OPERATOR evil./ (LEFTARG = int, RIGHTARG = int, PROCEDURE = evil.over)`,
-		// What a statement of DDL calls on the way, and what it leaves behind for those that follow.
+		// What a statement of DDL calls on the way, and what it leaves behind for those that
+		// follow.
 		`CREATE FUNCTION evil.ddl() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
 			PERFORM evil.escalate('ddl');
 			BEGIN EXECUTE 'SET standard_conforming_strings = off'; EXCEPTION WHEN OTHERS THEN NULL; END;
@@ -282,7 +283,8 @@ func TestAttack_P1_P2_P3_P4_P5_P6_P7_P8(t *testing.T) {
 	}
 	defer func() { stop(); wg.Wait() }()
 
-	// The databases have owners and settings of their own, which do not travel; check may warn of that.
+	// The databases have owners and settings of their own, which do not travel; check may warn of
+	// that.
 	if status, out, errs := env.Run(nil, "pgcutover", "check"); status != 0 {
 		t.Errorf("check: status %d\n%s%s", status, out, errs)
 	}

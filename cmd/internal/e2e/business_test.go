@@ -17,7 +17,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// In this business money only moves: the balances have the same sum after every transaction, and the ledger's amounts have the sum 0.
+// In this business money only moves: the balances have the same sum after every transaction, and
+// the ledger's amounts have the sum 0.
 const businessSchema = `
 CREATE TABLE accounts (id int PRIMARY KEY, balance int NOT NULL, note text);
 ALTER TABLE accounts ALTER note SET STORAGE EXTERNAL;
@@ -33,7 +34,8 @@ CREATE TABLE orders_done PARTITION OF orders FOR VALUES IN ('done');
 CREATE SEQUENCE number;
 `
 
-// businessOf returns the schema for a version. Before 11 a partitioned table has no primary key, and rows do not move between partitions.
+// businessOf returns the schema for a version. Before 11 a partitioned table has no primary key,
+// and rows do not move between partitions.
 func businessOf(major int) string {
 	if major >= 11 {
 		return businessSchema
@@ -74,7 +76,8 @@ func transaction(rnd *rand.Rand) string {
 	}
 }
 
-// A business writes to the source in several sessions, and looks at the target's totals all the while.
+// A business writes to the source in several sessions, and looks at the target's totals all the
+// while.
 type business struct {
 	t      *testing.T
 	stop   chan struct{}

@@ -18,9 +18,9 @@ func inFull(d *pgtest.DB, slot string) string {
 	return d.Query("SELECT coalesce(string_agg(tablename, ' ' ORDER BY tablename), '') FROM pg_publication_tables WHERE pubname = '" + slot + "' AND schemaname = 'public'")
 }
 
-// With recorded changes of the schema, a table that loses its identity leaves the publication of all
-// operations before the application's next statement, so that none of those is refused, and comes back
-// when it has one again. The other partitions of a partitioned table go on as before.
+// With recorded changes of the schema, a table that loses its identity leaves the publication of
+// all operations before the application's next statement, so that none of those is refused, and
+// comes back when it has one again. The other partitions of a partitioned table go on as before.
 func TestIdentityLost_C1(t *testing.T) {
 	t.Parallel()
 	source := pgtest.Source(t).Database(t, "")
@@ -222,8 +222,8 @@ func TestLoadThatNeverArrived_C20(t *testing.T) {
 	pgtest.Wait(t, 10*time.Second, "the source takes writes", func() bool { _, err := source.Try("INSERT INTO a VALUES (3)"); return err == nil })
 }
 
-// A publication that a DBA has made FOR ALL TABLES serves a role that owns none of them, and is still
-// there when the migration is over.
+// A publication that a DBA has made FOR ALL TABLES serves a role that owns none of them, and is
+// still there when the migration is over.
 func TestForeignPublication_C3(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)

@@ -20,8 +20,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// The checker lets clients do on the source whatever an application may, kills one part of the pipe after the other meanwhile, and looks at the target all
-// the time: it must never be in a state that the source was not in, and be equal in the end.
+// The checker lets clients do on the source whatever an application may, kills one part of the pipe
+// after the other meanwhile, and looks at the target all the time: it must never be in a state that
+// the source was not in, and be equal in the end.
 func TestChecker(t *testing.T) {
 	t.Parallel()
 	for _, jobs := range []int{1, 4} {
@@ -68,9 +69,11 @@ const checkerSum = `SELECT (SELECT sum(balance) FROM acc0) + (SELECT sum(balance
 type client struct {
 	*rand.Rand
 	ctx context.Context
-	// loaded is set when the full load is done. A table that is truncated while it is being loaded is a reason to begin again, and we would never come to an end.
+	// loaded is set when the full load is done. A table that is truncated while it is being loaded
+	// is a reason to begin again, and we would never come to an end.
 	loaded *atomic.Bool
-	// behind is set while the target has much to catch up with. A backlog is part of the test, but one that only grows would make it endless.
+	// behind is set while the target has much to catch up with. A backlog is part of the test, but
+	// one that only grows would make it endless.
 	behind *atomic.Bool
 	tx     pgx.Tx
 	err    error // the first one; everything after it is void
@@ -301,7 +304,8 @@ func (c *client) run(t *testing.T, source *pgtest.DB, stop <-chan struct{}, done
 	}
 }
 
-// A supervised pipe is started again whenever one of its ends has ended, as scripts/sync does, but at once.
+// A supervised pipe is started again whenever one of its ends has ended, as scripts/sync does, but
+// at once.
 type supervised struct {
 	mu            sync.Mutex
 	decode, apply *pgtest.Process
@@ -381,7 +385,8 @@ func check(t *testing.T, jobs int) {
 		c := &client{Rand: rand.New(rand.NewPCG(rnd.Uint64(), 0)), ctx: context.Background(), loaded: &loaded, behind: &behind}
 		clients.Go(func() { c.run(t, source, stop, &done) })
 	}
-	// The clients are at it already; a deadlock of theirs with the publication is a reason to try again.
+	// The clients are at it already; a deadlock of theirs with the publication is a reason to try
+	// again.
 	env.Bash(`until pgextract --slot "$1" > "$2"; do (($? == 75)); done; pgapply < "$2"`, source.Name, filepath.Join(t.TempDir(), "load.pgs"))
 	loaded.Store(true)
 

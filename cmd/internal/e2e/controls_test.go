@@ -15,7 +15,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// Names that a role of the source may choose: what a terminal obeys, and what would be a line of ours.
+// Names that a role of the source may choose: what a terminal obeys, and what would be a line of
+// ours.
 var hostile = []string{
 	"a\x1b[31mRED\x1b]0;title\a\nmissing  public.forged",
 	"b\npgapply: forged\u009b31m\u0085",
@@ -34,7 +35,8 @@ type scanner struct {
 	seen strings.Builder
 }
 
-// scan fails the test if a terminal would obey anything in a text but the line breaks and tabs that are ours.
+// scan fails the test if a terminal would obey anything in a text but the line breaks and tabs that
+// are ours.
 func (s *scanner) scan(what, text string) {
 	s.t.Helper()
 	s.seen.WriteString(text)
@@ -52,7 +54,8 @@ func (s *scanner) scan(what, text string) {
 	}
 }
 
-// run runs a program that must end with a status, any but 0 if that is −1, and returns all that it prints.
+// run runs a program that must end with a status, any but 0 if that is −1, and returns all that it
+// prints.
 func (s *scanner) run(want int, name string, args ...string) string {
 	s.t.Helper()
 	status, out, errs := s.Run(nil, name, args...)
@@ -97,8 +100,9 @@ func part(t *testing.T, text, pattern string) string {
 	return m[1]
 }
 
-// Whatever a role of little right calls its tables, columns, keys and sessions: in a whole migration, nothing of it reaches a terminal raw, no line is made
-// by it, and the commands in hints can be pasted.
+// Whatever a role of little right calls its tables, columns, keys and sessions: in a whole
+// migration, nothing of it reaches a terminal raw, no line is made by it, and the commands in hints
+// can be pasted.
 func TestControlCharactersInNames_P11(t *testing.T) {
 	t.Parallel()
 	server, other := pgtest.Start(t, pgtest.Source(t).Major), pgtest.Start(t, pgtest.Target(t).Major) // for roles of our own
@@ -185,7 +189,8 @@ func TestControlCharactersInNames_P11(t *testing.T) {
 	s.bash(0, part(t, out, `While sync is stopped: (pgextract .*)`))
 	pgtest.EqualTable(t, source, target, ident(schema)+"."+ident(late))
 
-	// What belongs to a role that the target lacks holds up a cutover, unless each line of it is let pass.
+	// What belongs to a role that the target lacks holds up a cutover, unless each line of it is
+	// let pass.
 	allow := ""
 	for _, m := range regexp.MustCompile(`(?m)^([a-z0-9]{8})  `).FindAllStringSubmatch(s.bash(1, "pgcutover missing --slot mig"), -1) {
 		allow += " --allow-missing " + m[1]

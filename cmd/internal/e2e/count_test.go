@@ -9,7 +9,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// nodePath returns the value of NODE_PATH with which scripts/examples/count.js finds the package that it needs.
+// nodePath returns the value of NODE_PATH with which scripts/examples/count.js finds the package
+// that it needs.
 func nodePath(t *testing.T) string {
 	t.Helper()
 	for _, program := range []string{"node", "npm"} {
@@ -25,7 +26,8 @@ func nodePath(t *testing.T) string {
 	return "NODE_PATH=" + dir + "/node_modules"
 }
 
-// A program that is not ours reads both kinds of stream, and counts what PostgreSQL has counted itself.
+// A program that is not ours reads both kinds of stream, and counts what PostgreSQL has counted
+// itself.
 func TestCount(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)

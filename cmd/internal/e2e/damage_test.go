@@ -13,7 +13,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A recording is a full load and the changes after it as files, and what the source looked like after each transaction.
+// A recording is a full load and the changes after it as files, and what the source looked like
+// after each transaction.
 type recording struct {
 	load     []byte
 	changes  []byte
@@ -46,7 +47,8 @@ func record(t *testing.T, source *pgtest.DB, env *pgtest.Env) *recording {
 	return r
 }
 
-// fingerprint returns the query whose result is the same on two databases if all tables of d have the same rows there.
+// fingerprint returns the query whose result is the same on two databases if all tables of d have
+// the same rows there.
 func fingerprint(t *testing.T, d *pgtest.DB) string {
 	var sql []string
 	for name := range strings.SplitSeq(d.Query(tables), "\n") {
@@ -80,7 +82,8 @@ func frames(t *testing.T, stream []byte) []int {
 	return at
 }
 
-// complete returns how many transactions with changes are whole in the first n bytes of a stream, and how many of those were sent while in progress.
+// complete returns how many transactions with changes are whole in the first n bytes of a stream,
+// and how many of those were sent while in progress.
 func complete(t *testing.T, stream []byte, n int) (transactions, inProgress int) {
 	t.Helper()
 	r := format.NewReader(bytes.NewReader(stream[:n]))
@@ -106,7 +109,8 @@ func complete(t *testing.T, stream []byte, n int) (transactions, inProgress int)
 	}
 }
 
-// positions returns ascending positions in a stream: frame borders, those next to them, and any others.
+// positions returns ascending positions in a stream: frame borders, those next to them, and any
+// others.
 func positions(rnd *rand.Rand, at []int, borders, others int) []int {
 	var list []int
 	if borders >= len(at) {
@@ -128,7 +132,8 @@ func positions(rnd *rand.Rand, at []int, borders, others int) []int {
 	return slices.DeleteFunc(slices.Compact(list), func(n int) bool { return n >= at[len(at)-1] })
 }
 
-// Whatever is cut off or damaged: what was whole before it is applied, nothing after it, and pgapply says so with status 65.
+// Whatever is cut off or damaged: what was whole before it is applied, nothing after it, and
+// pgapply says so with status 65.
 func TestDamage(t *testing.T) {
 	t.Parallel()
 	rnd := random(t)

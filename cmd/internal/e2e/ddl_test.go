@@ -11,8 +11,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// summary returns what a stream of changes has: each change by its table and first column, each statement with its search path, and "commit" after those of a
-// transaction that has any.
+// summary returns what a stream of changes has: each change by its table and first column, each
+// statement with its search path, and "commit" after those of a transaction that has any.
 func summary(t *testing.T, stream []byte) (list []string) {
 	t.Helper()
 	r := format.NewReader(bytes.NewReader(stream))
@@ -43,7 +43,8 @@ func summary(t *testing.T, stream []byte) (list []string) {
 	}
 }
 
-// Statements that change the schema stand in the stream once, at their place in their transaction, alone; what a target has nothing of is left out.
+// Statements that change the schema stand in the stream once, at their place in their transaction,
+// alone; what a target has nothing of is left out.
 func TestDDL(t *testing.T) {
 	t.Parallel()
 	source := pgtest.Source(t).Database(t, "")
@@ -131,7 +132,8 @@ func TestDDL(t *testing.T) {
 	source.Exec("ALTER TABLE t DROP f")
 }
 
-// A statement is repeated with the search path and for the role that it ran with, whoever may have run it, and in blocks with its subtransaction.
+// A statement is repeated with the search path and for the role that it ran with, whoever may have
+// run it, and in blocks with its subtransaction.
 func TestDDLContext(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Start(t, 0, "logical_decoding_work_mem=64kB")

@@ -9,7 +9,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// A slot is made to survive a failover when it is created, and when it is adopted; where the server cannot, nothing is created.
+// A slot is made to survive a failover when it is created, and when it is adopted; where the server
+// cannot, nothing is created.
 func TestFailoverSlot(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Start(t, 17)
@@ -49,7 +50,8 @@ func TestFailoverSlot(t *testing.T) {
 	}
 }
 
-// A source that fails over to a standby with the slot synchronized goes on there, on a new timeline, as if nothing had been.
+// A source that fails over to a standby with the slot synchronized goes on there, on a new
+// timeline, as if nothing had been.
 func TestFailover_I4(t *testing.T) {
 	t.Parallel()
 	major := pgtest.Source(t).Major
@@ -77,7 +79,8 @@ func TestFailover_I4(t *testing.T) {
 	rows(source, "old", 1, 3)
 	once()
 	pgtest.Wait(t, 2*time.Minute, "the slot is on the standby", func() bool {
-		// The standby keeps its copy only when the slot has come to where the standby's own WAL begins.
+		// The standby keeps its copy only when the slot has come to where the standby's own WAL
+		// begins.
 		source.Exec("SELECT pg_log_standby_snapshot()")
 		once()
 		return promoted.Query("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '"+source.Name+"' AND synced AND NOT temporary") == "1"

@@ -19,7 +19,8 @@ func TestMain(m *testing.M) {
 	pgtest.Main(m)
 }
 
-// often returns how often to try something at random, and long if scripts/test --full runs the test.
+// often returns how often to try something at random, and long if scripts/test --full runs the
+// test.
 func often(short, long int) int {
 	if pgtest.Full() {
 		return long
@@ -47,8 +48,8 @@ func sorted(lines []string) string {
 	return strings.Join(lines, "\n") + "\n"
 }
 
-// unasked returns what programs have written to standard error, without the lines that name source and target, and without what sync says at its start and when it was told
-// to stop.
+// unasked returns what programs have written to standard error, without the lines that name source
+// and target, and without what sync says at its start and when it was told to stop.
 func unasked(errs string) string {
 	var b strings.Builder
 	for line := range strings.Lines(errs) {

@@ -18,7 +18,8 @@ import (
 
 const secret = "s3cret"
 
-// refused checks what a program says about what it cannot do: the exit status, the message that names the thing, a hint, and no password.
+// refused checks what a program says about what it cannot do: the exit status, the message that
+// names the thing, a hint, and no password.
 func refused(t *testing.T, status, want int, errs string, says ...string) {
 	t.Helper()
 	if status != want {
@@ -178,7 +179,8 @@ func TestSlotInUse(t *testing.T) {
 	}
 }
 
-// A change that has no place on the target stops pgapply before it. When the place is there, the same command goes on.
+// A change that has no place on the target stops pgapply before it. When the place is there, the
+// same command goes on.
 func TestNoPlace(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
@@ -215,7 +217,8 @@ func TestNoPlace(t *testing.T) {
 	}
 }
 
-// Told to stop, pgapply does not wait for an input that does not come, neither before a stream nor in the middle of one.
+// Told to stop, pgapply does not wait for an input that does not come, neither before a stream nor
+// in the middle of one.
 func TestStopped(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)

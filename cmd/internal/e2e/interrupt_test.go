@@ -10,8 +10,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// Ctrl-C reaches all programs of a pipe, and pgapply may see the end of its stream before the signal. That is no
-// failure either: the last lines are how far the load is, and how it goes on.
+// Ctrl-C reaches all programs of a pipe, and pgapply may see the end of its stream before the
+// signal. That is no failure either: the last lines are how far the load is, and how it goes on.
 func TestInterruptedBehindItsStream_H9(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
@@ -46,8 +46,8 @@ func TestInterruptedBehindItsStream_H9(t *testing.T) {
 	}
 }
 
-// A sync that has ended with an error which it does not try again after is not waited for: neither by pgcutover nor by
-// scripts/cutover, which says what the error was.
+// A sync that has ended with an error which it does not try again after is not waited for: neither
+// by pgcutover nor by scripts/cutover, which says what the error was.
 func TestWaitsForNoFailedSync(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
@@ -55,7 +55,8 @@ func TestWaitsForNoFailedSync(t *testing.T) {
 	sync := e.Start(nil, nil, "bash", script("sync"), slot)
 	source.Exec("INSERT INTO t VALUES (1000, 'y')")
 	follow(t, source, target)
-	// A row that stands in the way of the next one, which is waited for until it is certain that it does.
+	// A row that stands in the way of the next one, which is waited for until it is certain that it
+	// does.
 	ctx := pgtest.Context(t)
 	c := target.Connect()
 	tx, err := c.Begin(ctx)

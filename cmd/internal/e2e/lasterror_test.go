@@ -11,7 +11,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// The status has the last error of each filter with its time, also of one that knows nothing of the target; in UTC for programs, wherever they run.
+// The status has the last error of each filter with its time, also of one that knows nothing of the
+// target; in UTC for programs, wherever they run.
 func TestLastErrors_H9(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)

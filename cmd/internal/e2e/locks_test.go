@@ -9,7 +9,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// A target that has room for few locks takes a schema of many tables all the same: load, open, finish and verify lock some of them at a time.
+// A target that has room for few locks takes a schema of many tables all the same: load, open,
+// finish and verify lock some of them at a time.
 func TestFewLocks_C29(t *testing.T) {
 	t.Parallel()
 	source := pgtest.Source(t).Database(t, "")
@@ -98,7 +99,8 @@ func TestManyPartitions_C29(t *testing.T) {
 	}
 }
 
-// Foreign keys that are not enforced, or not valid, on the source stay so, and stand in the way of nothing; others of the same name are validated.
+// Foreign keys that are not enforced, or not valid, on the source stay so, and stand in the way of
+// nothing; others of the same name are validated.
 func TestNotEnforced_C7(t *testing.T) {
 	t.Parallel()
 	major := 18

@@ -17,7 +17,8 @@ import (
 // most is how much memory a program may have, in kB.
 const most = 64 << 10
 
-// A transaction of a million rows, or ten, passes without being held in memory, however the server sends it.
+// A transaction of a million rows, or ten, passes without being held in memory, however the server
+// sends it.
 func TestHugeTransaction(t *testing.T) {
 	t.Parallel()
 	rows := often(400_000, 4_000_000)
@@ -60,7 +61,8 @@ func TestHugeTransaction(t *testing.T) {
 	}
 }
 
-// Very many transactions are in progress at the same time. Those that do not fit into memory are put away, and all are applied in the order of their commits.
+// Very many transactions are in progress at the same time. Those that do not fit into memory are
+// put away, and all are applied in the order of their commits.
 func TestManyTransactionsInProgress(t *testing.T) {
 	pgtest.Long(t)
 	t.Parallel()
@@ -85,7 +87,8 @@ func TestManyTransactionsInProgress(t *testing.T) {
 			if err := <-done; err != nil {
 				t.Error(err)
 			}
-			// Every third was rolled back; the others have a row of each round, and counted themselves in row 0.
+			// Every third was rolled back; the others have a row of each round, and counted
+			// themselves in row 0.
 			want := fmt.Sprintf("%d\t%d\t%d", n-n/3, n-n/3, n-n/3)
 			if got := target.Query("SELECT count(*) FILTER (WHERE round = 1), count(*) FILTER (WHERE round = 2), max(round) FILTER (WHERE id = 0) FROM many WHERE length(v) = " +
 				fmt.Sprint(length) + " OR id = 0"); got != want {
@@ -95,7 +98,8 @@ func TestManyTransactionsInProgress(t *testing.T) {
 	}
 }
 
-// manyInProgress writes a stream of n transactions that are all in progress before the first one ends. Each comes in three blocks.
+// manyInProgress writes a stream of n transactions that are all in progress before the first one
+// ends. Each comes in three blocks.
 func manyInProgress(w *format.Writer, n uint32, length int) error {
 	var failed error
 	write := func(rec format.Record) {

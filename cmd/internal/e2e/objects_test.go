@@ -8,7 +8,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// grantsOf lists the rights that are granted in a database, and what policies are for: without the roles named in it, if there are any.
+// grantsOf lists the rights that are granted in a database, and what policies are for: without the
+// roles named in it, if there are any.
 func grantsOf(d *pgtest.DB, without ...string) string {
 	names := "'" + strings.Join(append(without, ""), "','") + "'"
 	return d.Query(`WITH a AS (
@@ -37,8 +38,8 @@ func cutOver(e *pgtest.Env, slot string) (status int, said string) {
 	return status, said
 }
 
-// A role that the target does not have costs the statements that name it, and no others: rights are never wider than on the source. When it is there, they are
-// executed, by whatever comes first.
+// A role that the target does not have costs the statements that name it, and no others: rights are
+// never wider than on the source. When it is there, they are executed, by whatever comes first.
 func TestMissingRole_C6_C17_C24(t *testing.T) {
 	t.Parallel()
 	for _, again := range []string{"resume", "finish"} {
@@ -76,7 +77,8 @@ func TestMissingRole_C6_C17_C24(t *testing.T) {
 				t.Errorf("the failures do not have one cause with one remedy: %s", said)
 			}
 			if a, b := grantsOf(source, gone), grantsOf(target, gone); a != b {
-				// What the missing role owns is ours until it is there, and what it has granted is not granted.
+				// What the missing role owns is ours until it is there, and what it has granted is
+				// not granted.
 				a = without(a, "table app.u:", "lo 3:", "table app.t: "+app+" INSERT")
 				b = without(b, "table app.u:", "lo 3:", "owner of lo 3:", "table app.t: "+app+" INSERT")
 				if a != b {
@@ -138,7 +140,8 @@ func TestWithOIDs_C23(t *testing.T) {
 	pgtest.Equal(t, source, target)
 }
 
-// What fails because of something else says so, is told with that as one cause, and is made when the first cause is gone, in the order of its needs.
+// What fails because of something else says so, is told with that as one cause, and is made when
+// the first cause is gone, in the order of its needs.
 func TestFirstCause_C21(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)

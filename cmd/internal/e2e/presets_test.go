@@ -8,8 +8,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// presets are settings that a database may have for all of its sessions, and that change how values and statements are read or printed, or how long
-// a session lives. It has begun before idle_session_timeout can be set, so that must leave a busy machine the time for it.
+// presets are settings that a database may have for all of its sessions, and that change how values
+// and statements are read or printed, or how long a session lives. It has begun before
+// idle_session_timeout can be set, so that must leave a busy machine the time for it.
 var presets = []string{
 	"standard_conforming_strings = off", "backslash_quote = off", "array_nulls = off", "transform_null_equals = on", "quote_all_identifiers = on", "xmloption = document", "xmlbinary = hex",
 	"bytea_output = escape", "extra_float_digits = -10", "IntervalStyle = sql_standard", "DateStyle = 'SQL, DMY'", "TimeZone = 'Asia/Kathmandu'", "gin_fuzzy_search_limit = 1",
@@ -59,7 +60,8 @@ UNION ALL SELECT 'row', 'c', w::text FROM public.c w UNION ALL SELECT 'row', 'mv
 UNION ALL SELECT 'row', tableoid::regclass::text, x::text FROM public.parts x
 ORDER BY 1, 2, 3`
 
-// Whatever both databases preset, statements and values are on the target what they are on the source.
+// Whatever both databases preset, statements and values are on the target what they are on the
+// source.
 func TestPresets_C10_C19(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)

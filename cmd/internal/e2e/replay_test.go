@@ -6,7 +6,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// A full load and the changes after it are two files; together they make an equal target, and applied once more they change nothing.
+// A full load and the changes after it are two files; together they make an equal target, and
+// applied once more they change nothing.
 func TestReplay(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)

@@ -9,8 +9,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// The sample's application ends when it is told to, also where the program that it has just started does not hear of it. The
-// programs are replaced.
+// The sample's application ends when it is told to, also where the program that it has just started
+// does not hear of it. The programs are replaced.
 func TestSampleStops(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ script, program, args, text string }{

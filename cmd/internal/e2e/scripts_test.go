@@ -15,7 +15,8 @@ import (
 // script returns the path of one of the scripts.
 func script(name string) string { return filepath.Join(pgtest.Root(), "scripts", name) }
 
-// When sync starts its programs again and when it ends, and with which status. The programs are replaced by some that end as they are told.
+// When sync starts its programs again and when it ends, and with which status. The programs are
+// replaced by some that end as they are told.
 func TestSyncStatuses(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -85,7 +86,8 @@ func follow(t *testing.T, source, target *pgtest.DB) {
 	})
 }
 
-// sync goes on after either server was away, stops in order when it is told to, and goes on from there when it is started again.
+// sync goes on after either server was away, stops in order when it is told to, and goes on from
+// there when it is started again.
 func TestSyncRestarts(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Start(t, pgtest.Source(t).Major).Database(t, ""), pgtest.Start(t, pgtest.Target(t).Major).Database(t, "")
@@ -113,8 +115,8 @@ func TestSyncRestarts(t *testing.T) {
 			t.Errorf("the target was back %d times: %s", back, p.Errors())
 		}
 	}
-	// Two at a time do not work on the same slot; the second one says so, and who the first one is. It makes no difference if of the first one only what
-	// it has started is left.
+	// Two at a time do not work on the same slot; the second one says so, and who the first one is.
+	// It makes no difference if of the first one only what it has started is left.
 	for range 2 {
 		second := e.Start(nil, nil, "bash", script("sync"), slot)
 		if source.Major >= 12 { // before, nothing tells whether a reader is at work
@@ -185,7 +187,8 @@ func writable(d *pgtest.DB) bool {
 	return err == nil
 }
 
-// A cutover that fails, or is interrupted, before the target is open gives the source back; afterwards it does not, and does what is left.
+// A cutover that fails, or is interrupted, before the target is open gives the source back;
+// afterwards it does not, and does what is left.
 func TestCutoverScript(t *testing.T) {
 	t.Parallel()
 	// A server of its own: what other tests write would be lag.
@@ -216,7 +219,8 @@ func TestCutoverScript(t *testing.T) {
 	if _, err := app.Exec(pgtest.Context(t), "INSERT INTO t VALUES (0, 'undisturbed')"); err != nil {
 		t.Errorf("without sync: %v", err)
 	}
-	// A table was made on the source, and nobody has told the target: which is found out before, too.
+	// A table was made on the source, and nobody has told the target: which is found out before,
+	// too.
 	source.Exec(`CREATE TABLE "Late" (a int PRIMARY KEY)`, `INSERT INTO "Late" VALUES (1)`, "CREATE TABLE late (a int PRIMARY KEY)", "INSERT INTO late VALUES (1)")
 	const reload = ` --table '"public"."Late"' --table public.late --reload | pgapply`
 	p := e.Start(nil, nil, "bash", script("sync"), slot)
@@ -257,7 +261,8 @@ func TestCutoverScript(t *testing.T) {
 	if _, err := holdUp.Exec(t.Context(), "ROLLBACK"); err != nil {
 		t.Fatal(err)
 	}
-	// The command that directs the application to the target fails: the target is open all the same, and everything else is done.
+	// The command that directs the application to the target fails: the target is open all the
+	// same, and everything else is done.
 	cutover(1, "direct the application to the target yourself", "--switch", "exit 9")
 	if status := p.Wait(30 * time.Second); status != 0 {
 		t.Errorf("sync: status %d: %s", status, p.Errors())
@@ -301,8 +306,9 @@ func TestCutoverRemembersDifferences(t *testing.T) {
 	}
 }
 
-// What verify has come to is its exit status: a cutover takes nothing that could not be compared for a difference, and no word of a report for another. The programs
-// are replaced by one that ends as it is told.
+// What verify has come to is its exit status: a cutover takes nothing that could not be compared
+// for a difference, and no word of a report for another. The programs are replaced by one that ends
+// as it is told.
 func TestCutoverVerifyStatuses_F13(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

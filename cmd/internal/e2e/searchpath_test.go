@@ -8,8 +8,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// evilSQL makes functions, operators and views that have the names of PostgreSQL's own. Each makes a role superuser if it is called by one, and is counted by
-// the server. Its parameters are the schema and the role.
+// evilSQL makes functions, operators and views that have the names of PostgreSQL's own. Each makes
+// a role superuser if it is called by one, and is counted by the server. Its parameters are the
+// schema and the role.
 const evilSQL = `
 CREATE FUNCTION %[1]s.attack() RETURNS boolean LANGUAGE plpgsql AS $a$ BEGIN
 	IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) current_user) THEN ALTER ROLE %[2]s SUPERUSER; END IF;
@@ -48,7 +49,8 @@ BEGIN
 	END LOOP;
 END $do$`
 
-// Whoever may create objects in a database, and presets the search path of those who connect to it, has nothing of his called by any program, on either side.
+// Whoever may create objects in a database, and presets the search path of those who connect to it,
+// has nothing of his called by any program, on either side.
 func TestSearchPath_P5(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Start(t, pgtest.Source(t).Major, "track_functions=all")

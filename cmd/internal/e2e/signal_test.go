@@ -12,8 +12,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// A signal to the group of a sync that has just been started ends it, wherever in its beginning that is, and nothing of it is left. The programs are replaced by some that
-// go on until they are told to stop.
+// A signal to the group of a sync that has just been started ends it, wherever in its beginning
+// that is, and nothing of it is left. The programs are replaced by some that go on until they are
+// told to stop.
 func TestSyncSignalAtStart_H12(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -26,7 +27,8 @@ func TestSyncSignalAtStart_H12(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// What a script waits for, while signals come: nothing of that dies of them, as something quick would not have either.
+	// What a script waits for, while signals come: nothing of that dies of them, as something quick
+	// would not have either.
 	for _, name := range []string{"dirname", "mktemp", "mkfifo"} {
 		path, err := exec.LookPath(name)
 		if err != nil {

@@ -137,7 +137,8 @@ func TestSyncStops(t *testing.T) {
 	}
 }
 
-// A sync that is told to stop while a cutover ends it does the one or the other, and leaves nothing running or said.
+// A sync that is told to stop while a cutover ends it does the one or the other, and leaves nothing
+// running or said.
 func TestSyncStopsAtItsEnd(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
@@ -166,7 +167,8 @@ func TestSyncStopsAtItsEnd(t *testing.T) {
 	}
 }
 
-// The cutover has opened the target while sync waited for it, and the source is gone by now: sync ends all the same.
+// The cutover has opened the target while sync waited for it, and the source is gone by now: sync
+// ends all the same.
 func TestSyncEndsWithoutSource(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)

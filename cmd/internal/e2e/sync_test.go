@@ -29,7 +29,8 @@ func stopSync(t *testing.T, p *pgtest.Process) {
 	}
 }
 
-// The slot of an idle database must not hold back the WAL that other databases of its server write: a day and night of segments and checkpoints.
+// The slot of an idle database must not hold back the WAL that other databases of its server write:
+// a day and night of segments and checkpoints.
 func TestIdleSlotAdvances(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Start(t, 0)
@@ -59,8 +60,8 @@ func TestIdleSlotAdvances(t *testing.T) {
 	stopSync(t, sync)
 }
 
-// A transaction that began before another one's commit and ended after it is applied, whatever lies between: transactions are ordered and skipped by
-// where they commit, never by where they began.
+// A transaction that began before another one's commit and ended after it is applied, whatever lies
+// between: transactions are ordered and skipped by where they commit, never by where they began.
 func TestLongTransaction(t *testing.T) {
 	pgtest.Long(t)
 	t.Parallel()
@@ -104,8 +105,9 @@ func TestLongTransaction(t *testing.T) {
 				source.Exec("INSERT INTO t VALUES (2000001, 'before the load')")
 				fallthrough
 			case "a full load":
-				// The creation of a slot waits for transactions that are older than it. One that begins while it waits is in neither
-				// snapshot nor slot until it commits; one that it waits for is in the snapshot.
+				// The creation of a slot waits for transactions that are older than it. One that
+				// begins while it waits is in neither snapshot nor slot until it commits; one that
+				// it waits for is in the snapshot.
 				first := begin("1, 1000")
 				done := make(chan struct{})
 				go func() { defer close(done); load() }()

@@ -9,13 +9,15 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// squeezed is what stands in lines, without blanks: a terminal breaks lines wherever they meet its edge.
+// squeezed is what stands in lines, without blanks: a terminal breaks lines wherever they meet its
+// edge.
 func squeezed(lines ...string) string {
 	return strings.Join(strings.Fields(strings.Join(lines, "")), "")
 }
 
-// One terminal, and everything that a migration shows on it: programs of a pipe, a sync in the background of a status that is watched, a cutover. Whatever the size, each message
-// can be read at the end, nothing that was only for the moment is left, and the last words say what to do next.
+// One terminal, and everything that a migration shows on it: programs of a pipe, a sync in the
+// background of a status that is watched, a cutover. Whatever the size, each message can be read at
+// the end, nothing that was only for the moment is left, and the last words say what to do next.
 func TestTerminalLoad_H9(t *testing.T) {
 	t.Parallel()
 	for _, size := range [][2]int{{40, 24}, {80, 24}, {120, 30}, {200, 50}} {

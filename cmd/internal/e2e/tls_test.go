@@ -7,7 +7,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// Managed services take connections over TLS only. Everything works there as it does without, pg_dump included.
+// Managed services take connections over TLS only. Everything works there as it does without,
+// pg_dump included.
 func TestTLS(t *testing.T) {
 	t.Parallel()
 	settings, certificate := pgtest.TLS(t)

@@ -7,7 +7,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// treesSchema has tables whose rows another server puts into other partitions than the source has them in.
+// treesSchema has tables whose rows another server puts into other partitions than the source has
+// them in.
 const treesSchema = `
 CREATE TYPE mood AS ENUM ('a', 'b', 'c', 'd', 'e', 'f', 'g', 'h');
 CREATE TABLE hashed (id int, m mood, v text, PRIMARY KEY (id, m)) PARTITION BY HASH (m);
@@ -63,7 +64,8 @@ func scatteredPair(t *testing.T) (source, target *pgtest.DB) {
 	return source, target
 }
 
-// Trees whose rows are in other partitions on the target are loaded, resumed, loaded again, synced and verified through their roots.
+// Trees whose rows are in other partitions on the target are loaded, resumed, loaded again, synced
+// and verified through their roots.
 func TestTreesThroughRoot_C16(t *testing.T) {
 	t.Parallel()
 	source, target := scatteredPair(t)

@@ -44,8 +44,8 @@ func named(t *testing.T, p *pgtest.Process, what ...string) {
 	})
 }
 
-// What the creation of a slot waits for is named to any role: prepared transactions, whatever database they are of, and open ones, of which it is said
-// what the role may not see.
+// What the creation of a slot waits for is named to any role: prepared transactions, whatever
+// database they are of, and open ones, of which it is said what the role may not see.
 func TestSlotCreationWaits_H1(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Start(t, pgtest.Source(t).Major)
@@ -70,8 +70,9 @@ func TestSlotCreationWaits_H1(t *testing.T) {
 	source.Exec("SELECT pg_drop_replication_slot('mig')")
 }
 
-// A lock on a table of the source holds nobody up who only looks; a lock on the target, or on the source's database, holds up open and fence for as long as
-// they are told to wait, and they name who holds it.
+// A lock on a table of the source holds nobody up who only looks; a lock on the target, or on the
+// source's database, holds up open and fence for as long as they are told to wait, and they name
+// who holds it.
 func TestLocks_H3(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
@@ -129,8 +130,9 @@ func TestLocks_H3(t *testing.T) {
 	pgtest.Equal(t, source, target)
 }
 
-// A target whose commits wait for a standby that is not there is loaded, and follows, as the target itself has what it reports. It is not opened: check and
-// fence say what the application would wait for.
+// A target whose commits wait for a standby that is not there is loaded, and follows, as the target
+// itself has what it reports. It is not opened: check and fence say what the application would wait
+// for.
 func TestSyncStandby_H2(t *testing.T) {
 	t.Parallel()
 	source := pgtest.Source(t).Database(t, "")
@@ -209,7 +211,8 @@ func TestLostSlot_H4(t *testing.T) {
 	source.Exec("INSERT INTO t VALUES (-1)") // it is not closed
 }
 
-// A server that is too old, or a standby, is refused by every program, once and by its name. A full load that nothing follows may be read from a standby.
+// A server that is too old, or a standby, is refused by every program, once and by its name. A full
+// load that nothing follows may be read from a standby.
 func TestRefusedServers_H6(t *testing.T) {
 	t.Parallel()
 	major := max(pgtest.Source(t).Major, 12)

@@ -1,4 +1,5 @@
-// Package fault has the errors that users see: what failed, why, what to do next, and the exit status that a script sees.
+// Package fault has the errors that users see: what failed, why, what to do next, and the exit
+// status that a script sees.
 package fault
 
 import (
@@ -6,7 +7,8 @@ import (
 	"fmt"
 )
 
-// A Status is a process's exit status. The numbers are those of sysexits.h, so that a supervising loop needs no other table.
+// A Status is a process's exit status. The numbers are those of sysexits.h, so that a supervising
+// loop needs no other table.
 type Status int
 
 // The statuses that the programs choose. 2 is Go's own for a panic and never chosen.
@@ -23,7 +25,8 @@ const (
 	Terminated  Status = 143
 )
 
-// An Error is an error with what a user needs besides the message. Detail and Hint are full sentences.
+// An Error is an error with what a user needs besides the message. Detail and Hint are full
+// sentences.
 type Error struct {
 	Status Status
 	Detail string
@@ -51,7 +54,8 @@ func (e *Error) WithDetail(format string, args ...any) *Error {
 	return e
 }
 
-// StatusOf returns the status of the outermost Error in err's chain: OK for nil, Failed if there is none.
+// StatusOf returns the status of the outermost Error in err's chain: OK for nil, Failed if there is
+// none.
 func StatusOf(err error) Status {
 	if err == nil {
 		return OK

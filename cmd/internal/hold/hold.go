@@ -1,6 +1,7 @@
-// Package hold knows what acts on the rows that a session of ours writes to a table of the target: triggers, rules and row level
-// security. On the source it has acted already. So it is made to wait for the cutover: it is switched off, and how it was is recorded in
-// pgsluice.deferred, in one transaction.
+// Package hold knows what acts on the rows that a session of ours writes to a table of the target:
+// triggers, rules and row level security. On the source it has acted already. So it is made to wait
+// for the cutover: it is switched off, and how it was is recorded in pgsluice.deferred, in one
+// transaction.
 package hold
 
 import (
@@ -31,7 +32,8 @@ const (
 // Types is the list of them for a query.
 const Types = "'" + trigger + "', '" + rule + "', '" + security + "'"
 
-// Is reports whether an object of this type is one that was switched off, and not one that is to be created.
+// Is reports whether an object of this type is one that was switched off, and not one that is to be
+// created.
 func Is(kind string) bool { return kind == trigger || kind == rule || kind == security }
 
 // An Item is a trigger, a rule, or the row level security of a table.
@@ -110,9 +112,10 @@ func OIDs(oids ...uint32) string {
 	return "SELECT pg_catalog.unnest('{" + strings.Join(list, ",") + "}'::pg_catalog.oid[])"
 }
 
-// Select returns a query of one value, which Parse reads: what there is on the tables that the query of returns, and on those whose
-// partitions they are, with all of their partitions, the partitioned ones first. Replica says whether the session that writes has
-// session_replication_role = replica.
+// Select returns a query of one value, which Parse reads: what there is on the tables that the
+// query of returns, and on those whose partitions they are, with all of their partitions, the
+// partitioned ones first. Replica says whether the session that writes has session_replication_role
+// = replica.
 func Select(version int, replica bool, of string) string {
 	clone, definition := "false", "''"
 	if version >= 130000 && version < 150000 {
@@ -151,7 +154,8 @@ func Parse(result string) (list []Item, err error) {
 	return list, err
 }
 
-// Acting returns those items that act, with what has to be kept for their sake: the states of partitions' triggers.
+// Acting returns those items that act, with what has to be kept for their sake: the states of
+// partitions' triggers.
 func Acting(list []Item) []Item {
 	if !slices.ContainsFunc(list, func(i Item) bool { return i.Acts }) {
 		return nil
@@ -159,7 +163,8 @@ func Acting(list []Item) []Item {
 	return slices.DeleteFunc(list, func(i Item) bool { return !i.Acts && i.State != "D" })
 }
 
-// Refused returns an error if the role may not switch off some of what acts, and the others, and those of its own that do not act.
+// Refused returns an error if the role may not switch off some of what acts, and the others, and
+// those of its own that do not act.
 func Refused(list []Item, version int) ([]Item, error) {
 	var names, grants []string
 	mine := list[:0:0]
@@ -207,7 +212,8 @@ func SQL(stream int32, list []Item) string {
 // lockTimeout is how long others may stand in the way.
 const lockTimeout = "10s"
 
-// notOpening fails, by a division by zero, while a cutover is about to switch on again what was off. It keeps one from beginning, too.
+// notOpening fails, by a division by zero, while a cutover is about to switch on again what was
+// off. It keeps one from beginning, too.
 const notOpening = `SELECT FROM pgsluice.streams WHERE stream_id = %[1]d FOR UPDATE;
 	SELECT 1 / (CASE WHEN EXISTS (SELECT FROM pgsluice.cutover WHERE stream_id = %[1]d AND step = 'open') THEN 0 ELSE 1 END); `
 
@@ -237,7 +243,8 @@ func Make(ctx context.Context, c *pgx.Conn, stream int32, list []Item) error {
 	return nil
 }
 
-// Tables makes what acts on the tables that the query of returns wait for the cutover, and returns how much that was.
+// Tables makes what acts on the tables that the query of returns wait for the cutover, and returns
+// how much that was.
 func Tables(ctx context.Context, c *pgx.Conn, stream int32, replica bool, of string) (int, error) {
 	list, err := Look(ctx, c, replica, of)
 	if err != nil {

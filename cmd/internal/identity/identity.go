@@ -44,8 +44,9 @@ func System(ctx context.Context, c *pgx.Conn) (id string, err error) {
 // its server process in the low 32 bits. Whoever sees that process hold that lock is connected to
 // the same database, whatever it is called there and wherever it seems to be. It needs no rights,
 // and no name or identifier that a copy of the database would have, too. Everybody sees the number,
-// and could take the lock of it elsewhere, to make two databases look like one: but not in a process
-// of the same number; and nobody should ask where the servers' identifiers are known to differ.
+// and could take the lock of it elsewhere, to make two databases look like one: but not in a
+// process of the same number; and nobody should ask where the servers' identifiers are known to
+// differ.
 type Probe uint64
 
 // Hold takes the lock of a new probe, until the session ends.

@@ -51,8 +51,8 @@ type Object struct {
 	Kind       string   // for people: table, view, unique index …
 	Facts      []string // name and value in turn
 	Definition string
-	// ACL has grantee (PUBLIC, @owner, or a role, quoted where needed), privilege, and * if it may be
-	// passed on. On has how GRANT names the object; empty if there are no rights on it.
+	// ACL has grantee (PUBLIC, @owner, or a role, quoted where needed), privilege, and * if it may
+	// be passed on. On has how GRANT names the object; empty if there are no rights on it.
 	ACL [][]string
 	On  string
 	SQL string // creates it, without its owner, rights and comment; empty if that takes more than a statement

@@ -75,7 +75,8 @@ func optionList(array string) string {
 	return `coalesce((SELECT ' OPTIONS (' || pg_catalog.string_agg(pg_catalog.format('%I %L', pg_catalog.split_part(x.x, '=', 1), pg_catalog.substr(x.x, pg_catalog.strpos(x.x, '=') + 1)), ', ') || ')' FROM pg_catalog.unnest(` + array + `) x(x)), '')`
 }
 
-// qualified returns an expression for the name of a row of a catalog, such as the dictionary of an OID.
+// qualified returns an expression for the name of a row of a catalog, such as the dictionary of an
+// OID.
 func qualified(catalog, name, namespace, oid string) string {
 	return `(SELECT pg_catalog.format('%I.%I', qn.nspname, q.` + name + `) FROM pg_catalog.` + catalog + ` q JOIN pg_catalog.pg_namespace qn ON qn.oid = q.` + namespace + ` WHERE q.oid = ` + oid + `)`
 }
@@ -138,7 +139,8 @@ var families = other{
 	sql: `pg_catalog.format('CREATE OPERATOR FAMILY %I.%I USING %I', n.nspname, o.opfname, a.amname) || coalesce(pg_catalog.format(E';\nALTER OPERATOR FAMILY %I.%I USING %I ADD ', n.nspname, o.opfname, a.amname) || ` + members("pg_opfamily") + `, '')`,
 }
 
-// members returns an expression for those that belong to a family or class, as statements have them.
+// members returns an expression for those that belong to a family or class, as statements have
+// them.
 func members(of string) string {
 	dependent := func(catalog string) string {
 		return ` AND EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.classid = 'pg_catalog.` + catalog + `'::pg_catalog.regclass AND x.objid = m.oid AND x.refclassid = 'pg_catalog.` + of + `'::pg_catalog.regclass AND x.refobjid = o.oid)`

@@ -36,10 +36,10 @@ func Of(program string, err error) Failure {
 	return f
 }
 
-// Write writes why the program fails. It is worth no error: a stream that cannot be written to any more
-// has no place for it, and a signal is no failure. One that has not begun gets a header for that, which
-// says of which kind and slot it would have been (see Only): but only where slot is given, by a caller
-// who knows that pgapply reads it.
+// Write writes why the program fails. It is worth no error: a stream that cannot be written to any
+// more has no place for it, and a signal is no failure. One that has not begun gets a header for
+// that, which says of which kind and slot it would have been (see Only): but only where slot is
+// given, by a caller who knows that pgapply reads it.
 func Write(w *format.Writer, kind, slot, program string, err error) {
 	if err == nil || errors.Is(err, cli.ErrStopped) || cli.IsBrokenPipe(err) {
 		return
@@ -60,8 +60,8 @@ func Write(w *format.Writer, kind, slot, program string, err error) {
 // nowhere is no server's system identifier.
 const nowhere = "0"
 
-// Only reports whether a stream is of a program that failed before it knew its source: there is nothing
-// in it but why.
+// Only reports whether a stream is of a program that failed before it knew its source: there is
+// nothing in it but why.
 func Only(h *format.Header) bool { return h.SystemID == nowhere }
 
 // most is how long a text of a failure may be: what follows is not for a line of a status.

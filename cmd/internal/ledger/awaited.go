@@ -8,8 +8,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 )
 
-// What waits for the cutover, such as foreign keys and triggers, is not on the target yet. The target
-// gets it as it was when it was loaded, whatever the source has made of it since.
+// What waits for the cutover, such as foreign keys and triggers, is not on the target yet. The
+// target gets it as it was when it was loaded, whatever the source has made of it since.
 
 // creates reports whether a recorded object is one that makes something, and not what goes with it
 // or was only switched off.

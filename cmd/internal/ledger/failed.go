@@ -101,8 +101,8 @@ func split(class, schema, name string, known map[inventory.Key]*inventory.Object
 // notKept has the kinds of objects that an inventory does not have.
 var notKept = map[string]bool{"PUBLICATION TABLE": true, "PUBLICATION TABLES IN SCHEMA": true, "BLOB": true, "LARGE OBJECT": true, "INDEX ATTACH": true, "SEQUENCE OWNED BY": true}
 
-// failures says of the lines why it came so, where the load has tried and was refused, and adds what
-// only the load knows. What is there by now has no line.
+// failures says of the lines why it came so, where the load has tried and was refused, and adds
+// what only the load knows. What is there by now has no line.
 func (c *comparison) failures() {
 	lines, few, own := make(map[inventory.Key][]*Line), c.few(), make(map[inventory.Key]*Line)
 	for _, l := range c.lines {

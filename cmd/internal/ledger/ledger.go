@@ -1,5 +1,5 @@
-// Package ledger compares what the source has with what the target has, and says of each object that
-// is missing or otherwise why, and what to do about it. It asks no server.
+// Package ledger compares what the source has with what the target has, and says of each object
+// that is missing or otherwise why, and what to do about it. It asks no server.
 package ledger
 
 import (
@@ -48,8 +48,9 @@ type Input struct {
 	Source, Target []inventory.Object
 	// Baseline is what the load has brought, and is nil where none was remembered.
 	Baseline map[inventory.Key]Baseline
-	// Selected: the load was told to bring only what the baseline has, and what belongs to tables in it.
-	// ByHand: the schema was made by hand, so that only what has changed on the source counts.
+	// Selected: the load was told to bring only what the baseline has, and what belongs to tables
+	// in it. ByHand: the schema was made by hand, so that only what has changed on the source
+	// counts.
 	Selected, ByHand             bool
 	WithoutOwners, WithoutRights bool
 	Renames                      Renames

@@ -8,7 +8,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/screen"
 )
 
-// redrawn is how often bars are drawn: often enough to look alive, and seldom enough for a slow line.
+// redrawn is how often bars are drawn: often enough to look alive, and seldom enough for a slow
+// line.
 const redrawn = 200 * time.Millisecond
 
 // bars draws bars until the load is stopped.

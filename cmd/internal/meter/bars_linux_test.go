@@ -11,8 +11,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/screen"
 )
 
-// Bars fit terminals of any size, and nothing of them is left; messages that come meanwhile, of this
-// program and of another, stay whole.
+// Bars fit terminals of any size, and nothing of them is left; messages that come meanwhile, of
+// this program and of another, stay whole.
 func TestBars_H9(t *testing.T) {
 	for _, columns := range []int{20, 40, 80, 120, 200} {
 		x := pgtest.OpenTerminal(t, columns, 12)

@@ -1,4 +1,5 @@
-// Package meter shows how far a load is: bars on a terminal, a line every few seconds elsewhere. It knows nothing of streams and servers.
+// Package meter shows how far a load is: bars on a terminal, a line every few seconds elsewhere. It
+// knows nothing of streams and servers.
 package meter
 
 import (
@@ -15,7 +16,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// every is how often a line is logged: often enough to see that something happens, and few lines for a load of hours.
+// every is how often a line is logged: often enough to see that something happens, and few lines
+// for a load of hours.
 const every = 5 * time.Second
 
 // A Meter adds up what is loaded. A nil Meter does nothing.

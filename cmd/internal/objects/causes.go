@@ -16,14 +16,15 @@ import (
 
 // A Cause is what several objects could not be created for.
 type Cause struct {
-	// Says is the cause in words, and Remedy what mends it: statements for the target, to be executed by a role that may. It is empty where there is none
-	// that is known.
+	// Says is the cause in words, and Remedy what mends it: statements for the target, to be
+	// executed by a role that may. It is empty where there is none that is known.
 	Says, Remedy string
 	Objects      []progress.Object // those that failed by themselves first
 }
 
-// Causes groups objects that could not be created by what they could not be created for, in the order of the first of each group. It asks the target, in the
-// session of the role that creates them, which of the roles that they name are missing, or not granted.
+// Causes groups objects that could not be created by what they could not be created for, in the
+// order of the first of each group. It asks the target, in the session of the role that creates
+// them, which of the roles that they name are missing, or not granted.
 func Causes(ctx context.Context, c *pgx.Conn, list []progress.Object) ([]Cause, error) {
 	lacking, err := lackingRoles(ctx, c, list)
 	if err != nil {
@@ -77,7 +78,8 @@ func Causes(ctx context.Context, c *pgx.Conn, list []progress.Object) ([]Cause, 
 // A lack says what is wrong with a role: it is missing, or not granted to ours.
 type lack struct{ says, remedy string }
 
-// lackingRoles finds those of the roles in statements that the target does not have, or that our role may not give things to.
+// lackingRoles finds those of the roles in statements that the target does not have, or that our
+// role may not give things to.
 func lackingRoles(ctx context.Context, c *pgx.Conn, list []progress.Object) (map[string]lack, error) {
 	var names []string
 	for i := range list {
@@ -90,7 +92,8 @@ func lackingRoles(ctx context.Context, c *pgx.Conn, list []progress.Object) (map
 	if len(names) == 0 {
 		return nil, nil
 	}
-	// From 16 on, membership alone is not enough: the role must be able to take the other, and to act with its rights.
+	// From 16 on, membership alone is not enough: the role must be able to take the other, and to
+	// act with its rights.
 	member := "pg_catalog.pg_has_role(r.oid, 'MEMBER')"
 	with := ""
 	if pgdial.Version(c.PgConn()) >= 160000 {

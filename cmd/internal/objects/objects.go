@@ -1,5 +1,7 @@
-// Package objects creates the objects of a schema that stand in pgsluice.deferred. What the server refuses as a whole it tries statement by statement, so
-// that one missing role loses one statement; it records the failures with their first cause, tries them again, and says what they have in common.
+// Package objects creates the objects of a schema that stand in pgsluice.deferred. What the server
+// refuses as a whole it tries statement by statement, so that one missing role loses one statement;
+// it records the failures with their first cause, tries them again, and says what they have in
+// common.
 package objects
 
 import (
@@ -17,20 +19,22 @@ import (
 
 // A Session executes statements on the target.
 type Session interface {
-	// Exec sends statements as one query and returns the first error. A right that the server has not granted, or not revoked, is one, although the
-	// server only warns of it.
+	// Exec sends statements as one query and returns the first error. A right that the server has
+	// not granted, or not revoked, is one, although the server only warns of it.
 	Exec(ctx context.Context, sql string) error
 	// Ask returns the values of a query's only row.
 	Ask(ctx context.Context, sql string) ([]string, error)
 }
 
-// Refused reports whether an error is the server's opinion of a statement, which says nothing of the session.
+// Refused reports whether an error is the server's opinion of a statement, which says nothing of
+// the session.
 func Refused(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && (!pgdial.Lost(err) || pg.Code == pgdial.OutOfLocks)
 }
 
-// Execute executes statements in one transaction, together with the one that records that. If it fails, the transaction is still open.
+// Execute executes statements in one transaction, together with the one that records that. If it
+// fails, the transaction is still open.
 func Execute(ctx context.Context, s Session, sql, record string) error {
 	if err := s.Exec(ctx, "BEGIN; SET LOCAL client_min_messages = warning;\n"+sql+"\n;"+record); err != nil {
 		return err
@@ -48,7 +52,8 @@ type Maker struct {
 	patiently func(do func() error) error
 }
 
-// try is Execute, and takes back what it has done if that fails. The second error is not about the statements.
+// try is Execute, and takes back what it has done if that fails. The second error is not about the
+// statements.
 func (m *Maker) try(ctx context.Context, sql, record string) (refused, err error) {
 	if m.patiently == nil {
 		return m.once(ctx, sql, record)
@@ -74,8 +79,9 @@ func (m *Maker) once(ctx context.Context, sql, record string) (refused, err erro
 	return refused, m.Session.Exec(ctx, "ROLLBACK")
 }
 
-// Settle does what can be done about an object, recorded in pgsluice.deferred, that the server has refused for a reason, and records what could not. It
-// returns the errors that are left of it, and an error if it could not do so.
+// Settle does what can be done about an object, recorded in pgsluice.deferred, that the server has
+// refused for a reason, and records what could not. It returns the errors that are left of it, and
+// an error if it could not do so.
 func (m *Maker) Settle(ctx context.Context, o *progress.Object, reason error) (left []error, err error) {
 	if list := units(o); list != nil {
 		lost, err := m.lost(ctx, o)
@@ -93,7 +99,8 @@ func (m *Maker) Settle(ctx context.Context, o *progress.Object, reason error) (l
 	return []error{reason}, m.Session.Exec(ctx, progress.FailSQL(o.ID, reason))
 }
 
-// lost reports whether something that the object needs could not be created: none of its statements can do anything then.
+// lost reports whether something that the object needs could not be created: none of its statements
+// can do anything then.
 func (m *Maker) lost(ctx context.Context, o *progress.Object) (bool, error) {
 	if len(o.Needs) == 0 {
 		return false, nil
@@ -138,7 +145,8 @@ func (m *Maker) each(ctx context.Context, o *progress.Object, list []unit) (left
 	if len(failed) == 1 && !some { // it stays what it was
 		return reasons, m.Session.Exec(ctx, progress.FailSQL(o.ID, reasons[0]))
 	}
-	// Only now the rows are written: if this is interrupted before, all is tried again, which does no harm.
+	// Only now the rows are written: if this is interrupted before, all is tried again, which does
+	// no harm.
 	var sql strings.Builder
 	sql.WriteString("BEGIN; " + progress.DoneSQL(o.ID))
 	for i := range failed {
@@ -161,7 +169,8 @@ func (m *Maker) each(ctx context.Context, o *progress.Object, list []unit) (left
 	return left, nil
 }
 
-// instead executes another statement in place of one that was refused, if there is one that does the same as far as it can be done.
+// instead executes another statement in place of one that was refused, if there is one that does
+// the same as far as it can be done.
 func (m *Maker) instead(ctx context.Context, o *progress.Object, reason error) (done bool, left []error, err error) {
 	var pg *pgconn.PgError
 	if !errors.As(reason, &pg) {
@@ -178,7 +187,8 @@ func (m *Maker) instead(ctx context.Context, o *progress.Object, reason error) (
 	return false, nil, nil
 }
 
-// forFewer makes a policy for those of its roles that are there. What is left is to name the others.
+// forFewer makes a policy for those of its roles that are there. What is left is to name the
+// others.
 func (m *Maker) forFewer(ctx context.Context, o *progress.Object, reason error) (done bool, left []error, err error) {
 	l := policyRoles(o.SQL)
 	if l == nil || len(l.names) < 2 {
@@ -199,7 +209,8 @@ func (m *Maker) forFewer(ctx context.Context, o *progress.Object, reason error) 
 	}
 	record := progress.FailSQL(o.ID, reason)
 	if strings.HasPrefix(o.SQL, "CREATE") {
-		// The whole statement stays known, so that a later run of the load does not take the policy for a new one.
+		// The whole statement stays known, so that a later run of the load does not take the policy
+		// for a new one.
 		rest := progress.Object{Phase: o.Phase, Type: o.Type, Schema: o.Schema, Table: o.Table, Name: o.Name, SQL: l.alter(), Needs: o.Needs}
 		if rest.ID, err = m.NewID(); err != nil {
 			return false, nil, err
@@ -233,7 +244,8 @@ func (m *Maker) roleExists(ctx context.Context, token string) (bool, error) {
 	return m.exists[name], nil
 }
 
-// lendCreate gives an object to its owner although he may not create in its schema, as on the source he need not be able to any more: for the moment he may.
+// lendCreate gives an object to its owner although he may not create in its schema, as on the
+// source he need not be able to any more: for the moment he may.
 func (m *Maker) lendCreate(ctx context.Context, o *progress.Object) (done bool, left []error, err error) {
 	tokens := rules.Tokens(strings.TrimRight(o.SQL, "; \n"))
 	if len(tokens) < 3 || !strings.EqualFold(tokens[len(tokens)-3].Text, "OWNER") {
@@ -251,11 +263,12 @@ const UncheckedPattern = `NOT (VALID|ENFORCED);?\s*$`
 
 var unchecked = regexp.MustCompile(UncheckedPattern)
 
-// Unchecked reports whether a constraint is one that rows need not pass, from the statement that creates it.
+// Unchecked reports whether a constraint is one that rows need not pass, from the statement that
+// creates it.
 func Unchecked(sql string) bool { return unchecked.MatchString(sql) }
 
-// checkLater makes a check that the rows do not pass hold for what is written from now on, as on the source, where they have become so. What is left is to
-// have them looked at.
+// checkLater makes a check that the rows do not pass hold for what is written from now on, as on
+// the source, where they have become so. What is left is to have them looked at.
 func (m *Maker) checkLater(ctx context.Context, o *progress.Object, reason error) (done bool, left []error, err error) {
 	head, constraint, ok := strings.Cut(o.SQL, addConstraint)
 	if !ok {
@@ -277,7 +290,8 @@ func (m *Maker) checkLater(ctx context.Context, o *progress.Object, reason error
 	return true, []error{reason}, nil
 }
 
-// addConstraint is where a statement for a constraint goes on behind the table's name, as pg_dump writes it.
+// addConstraint is where a statement for a constraint goes on behind the table's name, as pg_dump
+// writes it.
 const addConstraint = "\n    ADD CONSTRAINT "
 
 func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }

@@ -47,7 +47,8 @@ func (c *conn) Ask(ctx context.Context, sql string) ([]string, error) {
 	return row, nil
 }
 
-// Quick reports whether an object is created without reading rows of tables, however many they have.
+// Quick reports whether an object is created without reading rows of tables, however many they
+// have.
 func Quick(o *progress.Object) bool {
 	switch o.Type {
 	case "INDEX", "CONSTRAINT":
@@ -66,10 +67,12 @@ func NotData(o *progress.Object) bool {
 // Any is for all objects.
 func Any(*progress.Object) bool { return true }
 
-// Retry tries again to create the objects of a stream that could not be created, in order, and those that failed because of others after these. It leaves
-// out those that want does not want, and what waits for the cutover: foreign keys, triggers and rules. It returns how many it has created. progress.Failed
-// has what is left. A statement that is given up for a lock of somebody else is tried by patiently, again and again for as long as that has patience: a lock
-// says nothing of the object.
+// Retry tries again to create the objects of a stream that could not be created, in order, and
+// those that failed because of others after these. It leaves out those that want does not want, and
+// what waits for the cutover: foreign keys, triggers and rules. It returns how many it has created.
+// progress.Failed has what is left. A statement that is given up for a lock of somebody else is
+// tried by patiently, again and again for as long as that has patience: a lock says nothing of the
+// object.
 func Retry(ctx context.Context, server pgdial.Server, stream int32, want func(*progress.Object) bool, patiently func(do func() error) error) (created int, err error) {
 	s := &conn{}
 	s.Conn, err = server.ConnectNoticing(ctx, func(n *pgconn.Notice) {
@@ -141,7 +144,8 @@ func (m *Maker) again(ctx context.Context, o *progress.Object) (done bool, err e
 	return err == nil && len(left) == 0, err
 }
 
-// isThere reports whether an object could not be created because it has been meanwhile, by hand. What was in its way from the beginning is not it.
+// isThere reports whether an object could not be created because it has been meanwhile, by hand.
+// What was in its way from the beginning is not it.
 func isThere(o *progress.Object, err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && exists(o, pg.Code) && !exists(o, o.Code)

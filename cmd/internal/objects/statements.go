@@ -23,8 +23,9 @@ type unit struct {
 	must bool // the others are not worth trying without it
 }
 
-// units returns what of an object can be executed by itself, in an order in which no right is ever wider than in the end. A failed REVOKE takes along the
-// GRANTs to the same role that follow it: executed later, it would take them back.
+// units returns what of an object can be executed by itself, in an order in which no right is ever
+// wider than in the end. A failed REVOKE takes along the GRANTs to the same role that follow it:
+// executed later, it would take them back.
 func units(o *progress.Object) []unit {
 	list := statements(o.SQL)
 	if len(list) < 2 || o.Index != "" || o.Attach != "" {
@@ -40,7 +41,8 @@ func units(o *progress.Object) []unit {
 	return nil
 }
 
-// statements cuts SQL text. What holds for several statements, a setting or the role that grants, is put to each of them.
+// statements cuts SQL text. What holds for several statements, a setting or the role that grants,
+// is put to each of them.
 func statements(sql string) (list []unit) {
 	before, after := "", ""
 	for _, s := range rules.Split(sql) {
@@ -63,7 +65,8 @@ func statements(sql string) (list []unit) {
 	return list
 }
 
-// about returns what a GRANT or REVOKE is about, as it is written: the object and the role; and whether it takes rights away.
+// about returns what a GRANT or REVOKE is about, as it is written: the object and the role; and
+// whether it takes rights away.
 func about(sql string) (object, role string, revoke bool) {
 	tokens := rules.Tokens(sql)
 	on := false
@@ -164,7 +167,8 @@ func FirstName(sql string) string {
 // noRole has the words that stand for no role of that name.
 var noRole = map[string]bool{"public": true, "current_user": true, "session_user": true, "current_role": true}
 
-// roles returns the names of the roles that a statement names where its failure may be about one: the one that it gives something to, takes from, or speaks for.
+// roles returns the names of the roles that a statement names where its failure may be about one:
+// the one that it gives something to, takes from, or speaks for.
 func roles(o *progress.Object) (names []string) {
 	add := func(token sqltext.Token) {
 		if !token.Word && !token.Name {

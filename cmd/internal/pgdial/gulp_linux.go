@@ -16,13 +16,16 @@ import (
 
 // A Gulp is a connection that can read in few large gulps.
 //
-// A server sends a message for every row and flushes each one; sending it by itself costs the server more than making it. While SetBehind
-// is in force, Read therefore leaves the socket alone for a while whenever it has emptied it: it takes a nap. The server fills the
-// socket's window and goes on into its own send buffer, where rows are packed together for nothing, and Read then takes all that at once.
-// While it is not in force, and over a Unix socket, which packs nothing, Read returns whatever there is as soon as it is there.
+// A server sends a message for every row and flushes each one; sending it by itself costs the
+// server more than making it. While SetBehind is in force, Read therefore leaves the socket alone
+// for a while whenever it has emptied it: it takes a nap. The server fills the socket's window and
+// goes on into its own send buffer, where rows are packed together for nothing, and Read then takes
+// all that at once. While it is not in force, and over a Unix socket, which packs nothing, Read
+// returns whatever there is as soon as it is there.
 //
-// Go's network poller would spoil this: it is woken by everything that arrives on a socket that it knows, whether or not anybody reads.
-// So the socket is taken away from it, and listened to only while there is nothing else to do.
+// Go's network poller would spoil this: it is woken by everything that arrives on a socket that it
+// knows, whether or not anybody reads. So the socket is taken away from it, and listened to only
+// while there is nothing else to do.
 type Gulp struct {
 	orig net.Conn // for addresses
 	fd   int
@@ -45,18 +48,19 @@ type Gulp struct {
 
 const (
 	gulpSize = 1 << 20
-	// emptied is how little a read must return for the socket to count as empty: less than the window.
+	// emptied is how little a read must return for the socket to count as empty: less than the
+	// window.
 	emptied = 32 << 10
-	// smallWindow keeps what can be sent row by row small. Over a long way it would bound the throughput, so it is for short ones only:
-	// at half a millisecond it allows 250 MB a second.
+	// smallWindow keeps what can be sent row by row small. Over a long way it would bound the
+	// throughput, so it is for short ones only: at half a millisecond it allows 250 MB a second.
 	smallWindow = 64 << 10
 	shortWay    = 500 * time.Microsecond
 	// breath is about what a server needs for the rows of a small transaction.
 	breath = 100 * time.Microsecond
 )
 
-// Naps are to be so long that much arrives at once, and not so long that the server's send buffer is full before they end, whose size
-// nobody tells us: the rate at which bytes arrive does.
+// Naps are to be so long that much arrives at once, and not so long that the server's send buffer
+// is full before they end, whose size nobody tells us: the rate at which bytes arrive does.
 type naps struct {
 	length time.Duration
 	count  int       // with this length
@@ -68,8 +72,9 @@ type naps struct {
 }
 
 const (
-	// Measured with 200,000 small transactions from a server on the same machine, or over an Ethernet: 7 to 9 s without naps or with naps
-	// of 1 ms, which end before the window is full, 3.5 to 7 s with 5 or 10 ms, 3.3 s with 20 ms and more.
+	// Measured with 200,000 small transactions from a server on the same machine, or over an
+	// Ethernet: 7 to 9 s without naps or with naps of 1 ms, which end before the window is full,
+	// 3.5 to 7 s with 5 or 10 ms, 3.3 s with 20 ms and more.
 	shortestNap, longestNap = 5 * time.Millisecond, 40 * time.Millisecond
 	// A nap should gather this much. Linux lets a send buffer grow to 4 MB unless told otherwise.
 	napSize = 2 << 20
@@ -116,11 +121,13 @@ func (g *Gulp) shrink() {
 	}
 }
 
-// deadAfter is how long a peer may leave unacknowledged what is sent to it. Linux would wait for a quarter of an hour.
+// deadAfter is how long a peer may leave unacknowledged what is sent to it. Linux would wait for a
+// quarter of an hour.
 const deadAfter = time.Minute
 
-// expectAnswers has the kernel give the connection up when the other side has not acknowledged anything for so long: when its machine, or the way there, is gone. It
-// is for sessions that send little: one that has filled the other side's window would be given up, too.
+// expectAnswers has the kernel give the connection up when the other side has not acknowledged
+// anything for so long: when its machine, or the way there, is gone. It is for sessions that send
+// little: one that has filled the other side's window would be given up, too.
 func (g *Gulp) expectAnswers() {
 	_ = unix.SetsockoptInt(g.fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(deadAfter.Milliseconds()))
 }
@@ -151,8 +158,9 @@ func newGulp(c net.Conn) (*Gulp, error) {
 	return g, c.Close()
 }
 
-// Breathe waits for a moment, unless a backlog is to be read. The server is in the middle of a transaction of which it sends row by row: it needs less than
-// that for a small one, and whoever waits for each row wakes up as often.
+// Breathe waits for a moment, unless a backlog is to be read. The server is in the middle of a
+// transaction of which it sends row by row: it needs less than that for a small one, and whoever
+// waits for each row wakes up as often.
 func (g *Gulp) Breathe() {
 	if !g.behind.Load() {
 		// Go's own timers would make a whole millisecond of it.

@@ -185,7 +185,8 @@ func TestGulpDeadlines(t *testing.T) {
 		_ = g.SetDeadline(time.Now().Add(time.Hour))
 		within(t, name+" with a nearer deadline", os.ErrDeadlineExceeded, f, func() { _ = g.SetDeadline(soon()) })
 	}
-	// A deadline that has passed does no harm to what comes later, nor does the one of the other direction.
+	// A deadline that has passed does no harm to what comes later, nor does the one of the other
+	// direction.
 	if err := g.SetReadDeadline(time.Time{}); err != nil {
 		t.Fatal(err)
 	}

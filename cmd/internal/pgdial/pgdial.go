@@ -1,5 +1,6 @@
-// Package pgdial turns a connection string and libpq's environment into a connection whose session prints values in the one way that
-// the stream promises, and turns what goes wrong into errors with an exit status and a hint. No password leaves it.
+// Package pgdial turns a connection string and libpq's environment into a connection whose session
+// prints values in the one way that the stream promises, and turns what goes wrong into errors with
+// an exit status and a hint. No password leaves it.
 package pgdial
 
 import (
@@ -35,7 +36,8 @@ type Server struct {
 	Sessions *Sessions
 }
 
-// Source and Target return the servers that --source and --target, or PGSLUICE_SOURCE and PGSLUICE_TARGET, name.
+// Source and Target return the servers that --source and --target, or PGSLUICE_SOURCE and
+// PGSLUICE_TARGET, name.
 func Source(flag, app string) Server { return server("source", flag, "PGSLUICE_SOURCE", app) }
 
 // Target is like Source.
@@ -48,11 +50,13 @@ func server(side, flag, env, app string) Server {
 	return Server{Side: side, DSN: flag, App: app, Sessions: new(Sessions)}
 }
 
-// connectTimeout bounds one attempt to connect, so that a firewall that drops packets is an error and not a hang.
+// connectTimeout bounds one attempt to connect, so that a firewall that drops packets is an error
+// and not a hang.
 const connectTimeout = 20 * time.Second
 
-// libpq are the variables of the environment that say where a server is, or who connects. With none of them, and no connection string, nobody has
-// meant a server, and the local one of libpq's defaults would be a guess.
+// libpq are the variables of the environment that say where a server is, or who connects. With none
+// of them, and no connection string, nobody has meant a server, and the local one of libpq's
+// defaults would be a guess.
 var libpq = []string{"PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE"}
 
 // Given returns an error if nobody has said where the server is.
@@ -98,7 +102,8 @@ func redact(err error) error {
 // Connect opens an ordinary session.
 func (s Server) Connect(ctx context.Context) (*pgx.Conn, error) { return s.ConnectNoticing(ctx, nil) }
 
-// ConnectNoticing is Connect for a session whose notices are wanted. It has none but errors unless it asks for more.
+// ConnectNoticing is Connect for a session whose notices are wanted. It has none but errors unless
+// it asks for more.
 func (s Server) ConnectNoticing(ctx context.Context, notice func(*pgconn.Notice)) (*pgx.Conn, error) {
 	c, err := s.config()
 	if err != nil {
@@ -121,8 +126,8 @@ func (s Server) ConnectNoticing(ctx context.Context, notice func(*pgconn.Notice)
 	return conn, nil
 }
 
-// ConnectRaw opens a session over a connection that can read in gulps (see Gulp); with replication it speaks the
-// replication protocol as well.
+// ConnectRaw opens a session over a connection that can read in gulps (see Gulp); with replication
+// it speaks the replication protocol as well.
 func (s Server) ConnectRaw(ctx context.Context, replication bool) (*pgconn.PgConn, *Gulp, error) {
 	c, err := s.config()
 	if err != nil {
@@ -157,7 +162,8 @@ func (s Server) ConnectRaw(ctx context.Context, replication bool) (*pgconn.PgCon
 	return conn, gulp, nil
 }
 
-// mayReplicate says what to do about a role that is refused a session because that is to speak the replication protocol.
+// mayReplicate says what to do about a role that is refused a session because that is to speak the
+// replication protocol.
 func mayReplicate(replication bool, err error) error {
 	var pg *pgconn.PgError
 	var f *fault.Error
@@ -167,7 +173,8 @@ func mayReplicate(replication bool, err error) error {
 	return err
 }
 
-// ClientEncoding returns the encoding that text crosses the connection in: UTF8, unless the database does not know what its text is.
+// ClientEncoding returns the encoding that text crosses the connection in: UTF8, unless the
+// database does not know what its text is.
 func ClientEncoding(c *pgconn.PgConn) string {
 	if c.ParameterStatus("server_encoding") == "SQL_ASCII" {
 		return "SQL_ASCII"
@@ -193,7 +200,8 @@ func Version(c *pgconn.PgConn) int {
 	return n[0]*10000 + n[1]*100 + n[2]
 }
 
-// Explain turns an error of the driver into one for users. Errors that have a status already are returned as they are.
+// Explain turns an error of the driver into one for users. Errors that have a status already are
+// returned as they are.
 func (s Server) Explain(err error) error {
 	var f *fault.Error
 	if err == nil || errors.As(err, &f) || errors.Is(err, context.Canceled) {
@@ -250,7 +258,8 @@ func (s Server) Explain(err error) error {
 	return err
 }
 
-// noTLS reports whether a connection failed because client and server do not agree on TLS, which trying again does not change.
+// noTLS reports whether a connection failed because client and server do not agree on TLS, which
+// trying again does not change.
 func noTLS(err error) bool {
 	var verify *tls.CertificateVerificationError
 	var authority x509.UnknownAuthorityError
@@ -260,7 +269,8 @@ func noTLS(err error) bool {
 		strings.Contains(err.Error(), "server refused TLS connection")
 }
 
-// where says who wanted to connect to what; a connection string that names several hosts may mean any of them.
+// where says who wanted to connect to what; a connection string that names several hosts may mean
+// any of them.
 func where(c *pgconn.Config) string {
 	place := net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))
 	for _, f := range c.Fallbacks {
@@ -271,7 +281,8 @@ func where(c *pgconn.Config) string {
 	return fmt.Sprintf("That was as %q at %s, database %q.", c.User, place, c.Database)
 }
 
-// hideUser reduces pgx's message, which repeats user and database, to the cause. Attempts with and without TLS that fail alike are told once.
+// hideUser reduces pgx's message, which repeats user and database, to the cause. Attempts with and
+// without TLS that fail alike are told once.
 func hideUser(c *pgconn.ConnectError) error {
 	err := c.Unwrap()
 	if err == nil {
@@ -286,10 +297,12 @@ func hideUser(c *pgconn.ConnectError) error {
 	return errors.New(strings.Join(causes, "; "))
 }
 
-// OutOfLocks is the SQLSTATE of a transaction that holds more locks than the server has room for. A smaller one may succeed.
+// OutOfLocks is the SQLSTATE of a transaction that holds more locks than the server has room for. A
+// smaller one may succeed.
 const OutOfLocks = "53200"
 
-// Lost reports whether err means that the connection is gone, so that the same thing may work on another one.
+// Lost reports whether err means that the connection is gone, so that the same thing may work on
+// another one.
 func Lost(err error) bool {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {

@@ -53,7 +53,8 @@ func ask(t *testing.T, c *pgconn.PgConn, sql string) string {
 	return string(r[len(r)-1].Rows[0][0])
 }
 
-// Sessions print values the way that the stream promises, whatever the database, the role and the environment say.
+// Sessions print values the way that the stream promises, whatever the database, the role and the
+// environment say.
 func TestSession(t *testing.T) {
 	d := pgtest.Source(t).Database(t, "")
 	settings := map[string]string{"DateStyle": "German, DMY", "IntervalStyle": "iso_8601", "extra_float_digits": "-15", "bytea_output": "escape",
@@ -100,8 +101,8 @@ func TestSession(t *testing.T) {
 	_ = c.Close(pgtest.Context(t))
 }
 
-// Every session begins with an empty search path, reads statements as they are meant, and is who it has logged in as: whatever the owner of the database has
-// preset, no function of his is called.
+// Every session begins with an empty search path, reads statements as they are meant, and is who it
+// has logged in as: whatever the owner of the database has preset, no function of his is called.
 func TestSearchPath_P5(t *testing.T) {
 	d := pgtest.Source(t).Database(t, "")
 	owner := "owner_" + d.Name
@@ -168,7 +169,8 @@ func TestSearchPath_P5(t *testing.T) {
 	}
 }
 
-// A pooler either does not know our settings or leaves them out. Both are found out at once, and for good, and the pooler is named.
+// A pooler either does not know our settings or leaves them out. Both are found out at once, and
+// for good, and the pooler is named.
 func TestPooler_P5_C10(t *testing.T) {
 	program, err := exec.LookPath("pgbouncer")
 	if err != nil {
@@ -224,7 +226,8 @@ func TestPooler_P5_C10(t *testing.T) {
 	}
 }
 
-// A server that is too old is refused by its version, whatever is asked of it; one that is even older does not know our settings.
+// A server that is too old is refused by its version, whatever is asked of it; one that is even
+// older does not know our settings.
 func TestOldServer_H6(t *testing.T) {
 	for _, version := range []string{"9.6.24", "9.5.25", "8.4.22"} {
 		uri := pgtest.Stub{Version: version}.Start(t)
@@ -272,7 +275,8 @@ func TestWhere(t *testing.T) {
 	}
 }
 
-// Everything that can go wrong when connecting has the status that tells a loop whether to try again, and never the password.
+// Everything that can go wrong when connecting has the status that tells a loop whether to try
+// again, and never the password.
 func TestConnectErrors(t *testing.T) {
 	s := pgtest.Start(t, 0, "max_connections=4", "superuser_reserved_connections=1", "max_wal_senders=0", "ssl=off")
 	d := s.Database(t, "")

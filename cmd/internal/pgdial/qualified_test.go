@@ -15,8 +15,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// Although no schema is on the search path but pg_catalog, relations and types of pg_temp come before its own. So SQL of ours names them with their schema,
-// and functions too.
+// Although no schema is on the search path but pg_catalog, relations and types of pg_temp come
+// before its own. So SQL of ours names them with their schema, and functions too.
 var (
 	relationName = regexp.MustCompile(`(?:\b(?:FROM|JOIN|INTO|UPDATE|TABLE)\s+(?:ONLY\s+)?|,\s*)(pg_[a-z_]+)\b(?:[ \n\t)"` + "`" + `]|$)`)
 	functionName = regexp.MustCompile(`\b(pg_[a-z0-9_]+|current_(?:database|setting|schemas)|(?:clock|statement)_timestamp|now|format|format_type|count|sum|min|max|bool_(?:and|or)|string_agg|array_agg|json_agg|json_build_object|` +

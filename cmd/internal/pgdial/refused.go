@@ -13,7 +13,8 @@ import (
 // What a connection may lead to instead of a server that can be worked with, told by its name at
 // the first connection, and for good: to try again does not change it.
 
-// oldest is the first version of PostgreSQL that is supported: pgoutput, and publications, came with it.
+// oldest is the first version of PostgreSQL that is supported: pgoutput, and publications, came
+// with it.
 const oldest = 100000
 
 // supported refuses a version that is too old.
@@ -29,12 +30,14 @@ func (s Server) supported(version int) error {
 		WithDetail("Versions 10 and newer are.").WithHint("%s", remedy)
 }
 
-// lacksSetting reports whether a server has refused a session because it does not know one of our settings.
+// lacksSetting reports whether a server has refused a session because it does not know one of our
+// settings.
 func lacksSetting(e *pgconn.PgError) bool {
 	return e.Code == "42704" && slices.ContainsFunc(pinned, func(x setting) bool { return strings.Contains(e.Message, `"`+x.name+`"`) })
 }
 
-// tooOld is the error for a server so old that it does not know the settings which sessions begin with.
+// tooOld is the error for a server so old that it does not know the settings which sessions begin
+// with.
 func (s Server) tooOld(e *pgconn.PgError) error {
 	return fault.New(fault.Config, "the %s does not know a setting that every supported version knows: %w", s.Side, e).
 		WithDetail("Versions of PostgreSQL before 10 are not supported, nor are other servers that speak its protocol.").

@@ -10,13 +10,15 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// A setting is one that every session has, whatever the database, the role and the environment preset.
+// A setting is one that every session has, whatever the database, the role and the environment
+// preset.
 type setting struct{ name, value string }
 
-// pinned are part of the request for a connection, so that they hold before anything is looked up by name: the owner of a database may preset
-// any setting that a user may set.
+// pinned are part of the request for a connection, so that they hold before anything is looked up
+// by name: the owner of a database may preset any setting that a user may set.
 var pinned = []setting{
-	// No function, operator or type is found by name but PostgreSQL's own; names in answers come with their schema.
+	// No function, operator or type is found by name but PostgreSQL's own; names in answers come
+	// with their schema.
 	{"search_path", ""},
 	// How the server reads statements and constants.
 	{"standard_conforming_strings", "on"}, {"array_nulls", "on"}, {"transform_null_equals", "off"}, {"xmloption", "content"},
@@ -51,8 +53,8 @@ func pin(params map[string]string) {
 	}
 }
 
-// Options returns command-line options of the server that pin the same settings for a program that uses libpq: those that the user has asked for,
-// and ours, which win.
+// Options returns command-line options of the server that pin the same settings for a program that
+// uses libpq: those that the user has asked for, and ours, which win.
 func (s Server) Options() (string, error) {
 	c, err := s.config()
 	if err != nil {
@@ -77,9 +79,9 @@ func inForce(params map[string]string) []setting {
 var escapeOption = strings.NewReplacer(`\`, `\\`, " ", `\ `)
 
 // TablesOnly is a query after which a session reads nothing that stands in a table's place by the
-// time it reads: whoever owns a table can have a view of its name, and with that his functions called
-// by its reader. A server older than the minor releases of August 2024 has no such setting. TablesOrViews
-// takes it back.
+// time it reads: whoever owns a table can have a view of its name, and with that his functions
+// called by its reader. A server older than the minor releases of August 2024 has no such setting.
+// TablesOrViews takes it back.
 func TablesOnly(side string) string {
 	kinds := "view, foreign-table"
 	if side == "target" {
@@ -91,8 +93,9 @@ func TablesOnly(side string) string {
 // TablesOrViews is the query that takes TablesOnly back.
 const TablesOrViews = "SELECT pg_catalog.set_config(name, reset_val, false) FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'"
 
-// prepare refuses servers that cannot be worked with, sets what depends on the version and the encoding, and proves in the same round trip that
-// everything is in force: a pooler may have swallowed it. It returns the session's server process.
+// prepare refuses servers that cannot be worked with, sets what depends on the version and the
+// encoding, and proves in the same round trip that everything is in force: a pooler may have
+// swallowed it. It returns the session's server process.
 func (s Server) prepare(ctx context.Context, c *pgconn.PgConn, asked *pgconn.Config) (pid uint32, err error) {
 	if err := s.supported(Version(c)); err != nil {
 		return 0, err
@@ -149,7 +152,8 @@ func (s Server) settings(c *pgconn.PgConn) []setting {
 		set = append(set, setting{"idle_in_transaction_session_timeout", "0"})
 	}
 	if v >= 110000 {
-		// To compile one of our queries of catalogs takes longer than to execute it a hundred times.
+		// To compile one of our queries of catalogs takes longer than to execute it a hundred
+		// times.
 		set = append(set, setting{"jit", "off"})
 	}
 	if v >= 140000 {
@@ -161,8 +165,9 @@ func (s Server) settings(c *pgconn.PgConn) []setting {
 	if s.Side == "target" {
 		// It may be kept from being written to by others, and for the role that is the default.
 		set = append(set, setting{"default_transaction_read_only", "off"}, setting{"check_function_bodies", "off"})
-		// What is reported durable must survive a crash of the target. That its standbys have it, too, is what
-		// pgcutover open waits for: until then a standby that is not there holds nothing up.
+		// What is reported durable must survive a crash of the target. That its standbys have it,
+		// too, is what pgcutover open waits for: until then a standby that is not there holds
+		// nothing up.
 		set = append(set, setting{"synchronous_commit", "local"})
 		if v < 120000 {
 			set = append(set, setting{"default_with_oids", "off"})
@@ -178,7 +183,8 @@ func (s Server) settings(c *pgconn.PgConn) []setting {
 	return set
 }
 
-// Set returns the statements that make the settings which a session has not begun with. RESET ALL takes them back.
+// Set returns the statements that make the settings which a session has not begun with. RESET ALL
+// takes them back.
 func (s Server) Set(c *pgconn.PgConn) string {
 	var list []string
 	for _, x := range s.settings(c) {

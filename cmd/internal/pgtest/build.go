@@ -13,9 +13,9 @@ import (
 	"time"
 )
 
-// RaceSteps has pgcutover, too, made with the race detector. The tests of that program set it; those
-// of others run it by the hundred, one step after the other, and under the race detector it takes four
-// times as long to start as the step takes.
+// RaceSteps has pgcutover, too, made with the race detector. The tests of that program set it;
+// those of others run it by the hundred, one step after the other, and under the race detector it
+// takes four times as long to start as the step takes.
 var RaceSteps bool
 
 // build makes the programs, unless another package's tests have made them of the same source files,

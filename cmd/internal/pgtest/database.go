@@ -22,7 +22,8 @@ type DB struct {
 
 var databases atomic.Int32
 
-// Database makes a database that is dropped, with its slots, when the test has ended. Options follow CREATE DATABASE name.
+// Database makes a database that is dropped, with its slots, when the test has ended. Options
+// follow CREATE DATABASE name.
 func (s *Server) Database(t testing.TB, options string) *DB {
 	t.Helper()
 	d := &DB{Server: s, Name: fmt.Sprintf("t%d", databases.Add(1)), t: t}
@@ -90,8 +91,8 @@ func (d *DB) Try(sql string) (string, error) {
 	return x.try(sql)
 }
 
-// Exec runs statements, one after the other. Nothing of what one of them sets for its session is left
-// for the next one.
+// Exec runs statements, one after the other. Nothing of what one of them sets for its session is
+// left for the next one.
 func (d *DB) Exec(sql ...string) {
 	d.t.Helper()
 	d.with(func(x *session) {
@@ -114,8 +115,8 @@ func (d *DB) Query(sql string) string {
 	return s
 }
 
-// Wait waits until cond is true, and fails the test if that takes too long. It asks ever less often:
-// cond may open a session, and that is what many tests at once have the processors do.
+// Wait waits until cond is true, and fails the test if that takes too long. It asks ever less
+// often: cond may open a session, and that is what many tests at once have the processors do.
 func Wait(t testing.TB, timeout time.Duration, what string, cond func() bool) {
 	t.Helper()
 	began := time.Now()
@@ -132,7 +133,8 @@ func Wait(t testing.TB, timeout time.Duration, what string, cond func() bool) {
 const listTables = `SELECT coalesce(string_agg(format('%I.%I', n.nspname, c.relname), E'\x1f' ORDER BY n.nspname, c.relname), '') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 	WHERE c.relkind IN ('r', 'm') AND c.relispopulated AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgsluice')`
 
-// Equal fails the test unless both databases have the same tables with the same rows, compared by their text, and says which rows are not.
+// Equal fails the test unless both databases have the same tables with the same rows, compared by
+// their text, and says which rows are not.
 func Equal(t testing.TB, source, target *DB) {
 	t.Helper()
 	from, to := source.session(t), target.session(t)
@@ -162,7 +164,8 @@ func EqualTable(t testing.TB, source, target *DB, table string) {
 
 func equalTable(t testing.TB, source, target *session, table string) {
 	t.Helper()
-	// The order of columns may differ; a row's hash is made of its values in the order of their names.
+	// The order of columns may differ; a row's hash is made of its values in the order of their
+	// names.
 	columns := source.query(`SELECT coalesce(string_agg(format('%I', attname), ', ' ORDER BY attname::text COLLATE "C"), 'NULL') FROM pg_attribute WHERE attrelid = '` +
 		strings.ReplaceAll(table, "'", "''") + `'::regclass AND attnum > 0 AND NOT attisdropped`)
 	digits := Digits(source.db.Major, target.db.Major)
@@ -202,8 +205,8 @@ func equalTable(t testing.TB, source, target *session, table string) {
 	}
 }
 
-// Digits returns the extra_float_digits with which servers of both versions print floating-point numbers alike: all of them, or, between versions before 12
-// and newer ones, rounded to 15.
+// Digits returns the extra_float_digits with which servers of both versions print floating-point
+// numbers alike: all of them, or, between versions before 12 and newer ones, rounded to 15.
 func Digits(a, b int) int {
 	if (a < 12) != (b < 12) {
 		return 0

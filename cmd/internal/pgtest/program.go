@@ -24,8 +24,8 @@ var programs struct {
 	errs map[string]error
 }
 
-// Programs builds the four programs, once for all packages, and returns their directory. Under the race detector they have it too, unless plain is set:
-// tests that measure memory want that.
+// Programs builds the four programs, once for all packages, and returns their directory. Under the
+// race detector they have it too, unless plain is set: tests that measure memory want that.
 func Programs(t testing.TB, plain bool) string {
 	t.Helper()
 	flag := "-race=false"
@@ -87,7 +87,8 @@ func NewEnv(t testing.TB, source, target *DB) *Env {
 	return &Env{T: t, Dir: Programs(t, false), Source: source.URI, Target: target.URI}
 }
 
-// Start starts a program: one of ours, or bash. Standard input and output may be nil. It is killed when the test ends.
+// Start starts a program: one of ours, or bash. Standard input and output may be nil. It is killed
+// when the test ends.
 func (e *Env) Start(stdin io.Reader, stdout io.Writer, name string, args ...string) *Process {
 	e.T.Helper()
 	path := filepath.Join(e.Dir, name)
@@ -119,7 +120,8 @@ func (p *Process) begin() {
 
 // environ is the environment without what libpq would take from it.
 func (e *Env) environ() []string {
-	// Under the race detector a program would sleep for a second before its end, to let others report; there are many of them.
+	// Under the race detector a program would sleep for a second before its end, to let others
+	// report; there are many of them.
 	env := []string{"PGSLUICE_SOURCE=" + e.Source, "PGSLUICE_TARGET=" + e.Target, "PATH=" + e.Dir + ":" + os.Getenv("PATH"), "GORACE=atexit_sleep_ms=20"}
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "PG") && !strings.HasPrefix(v, "PATH=") {
@@ -152,7 +154,8 @@ func (p *Process) Running() bool {
 // Errors returns what the process has written to standard error.
 func (p *Process) Errors() string { return p.errors.String() }
 
-// Wait waits for the process and returns its exit status; 128 and more for a signal, as the shell has it.
+// Wait waits for the process and returns its exit status; 128 and more for a signal, as the shell
+// has it.
 func (p *Process) Wait(timeout time.Duration) int {
 	p.t.Helper()
 	select {
@@ -229,7 +232,8 @@ func (e *Env) Must(stdin []byte, name string, args ...string) []byte {
 	return out
 }
 
-// Bash runs a script that must succeed, with pipefail, in the repository's top directory, and returns its standard output.
+// Bash runs a script that must succeed, with pipefail, in the repository's top directory, and
+// returns its standard output.
 func (e *Env) Bash(script string, args ...string) string {
 	e.T.Helper()
 	return string(e.Must(nil, "bash", append([]string{"-c", "set -euo pipefail; cd '" + Root() + "'; " + script, "bash"}, args...)...))

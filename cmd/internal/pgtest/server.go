@@ -1,5 +1,6 @@
-// Package pgtest starts PostgreSQL servers for tests, and compares their databases row by row. Nothing is mocked: a test that needs a
-// server gets a real one, and fails where PostgreSQL is not installed.
+// Package pgtest starts PostgreSQL servers for tests, and compares their databases row by row.
+// Nothing is mocked: a test that needs a server gets a real one, and fails where PostgreSQL is not
+// installed.
 package pgtest
 
 import (
@@ -25,7 +26,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A Server is a PostgreSQL server that lives as long as the test, or the tests, that it was started for.
+// A Server is a PostgreSQL server that lives as long as the test, or the tests, that it was started
+// for.
 type Server struct {
 	Port  int
 	Major int
@@ -40,7 +42,8 @@ type Server struct {
 // startTimeout bounds a server's start, crash recovery included.
 const startTimeout = 60 * time.Second
 
-// base settings: logical WAL, room for many tests at once, and no waiting for a disk whose content nobody will read again.
+// base settings: logical WAL, room for many tests at once, and no waiting for a disk whose content
+// nobody will read again.
 var base = []string{
 	"listen_addresses=127.0.0.1", "unix_socket_directories=", "wal_level=logical", "max_wal_senders=50", "max_replication_slots=50",
 	"max_connections=200", "max_prepared_transactions=20", "fsync=off", "shared_buffers=64MB", "max_wal_size=1GB", "timezone=GMT", "log_min_messages=warning",
@@ -56,7 +59,8 @@ func (s *Server) base() []string {
 	return append(base[:len(base):len(base)], "jit=off")
 }
 
-// Start starts a server of the given major version (0: the newest that is installed) with settings ("name=value") for the length of a test.
+// Start starts a server of the given major version (0: the newest that is installed) with settings
+// ("name=value") for the length of a test.
 func Start(t testing.TB, major int, settings ...string) *Server {
 	t.Helper()
 	s, err := start(major, settings)
@@ -77,8 +81,9 @@ var shared struct {
 	servers map[string]*Server
 }
 
-// Source returns the server that tests of this package share as their source, Target the one for targets. PGSLUICE_TEST_SOURCE and
-// PGSLUICE_TEST_TARGET choose their major versions. A package that calls them has Main called by TestMain.
+// Source returns the server that tests of this package share as their source, Target the one for
+// targets. PGSLUICE_TEST_SOURCE and PGSLUICE_TEST_TARGET choose their major versions. A package
+// that calls them has Main called by TestMain.
 func Source(t testing.TB) *Server { return sharedServer(t, "PGSLUICE_TEST_SOURCE") }
 
 // Target returns the server that tests of this package share as their target.
@@ -241,7 +246,8 @@ func (s *Server) Kill() {
 // Stop shuts the server down in its fast mode, which waits for walsenders to have sent everything.
 func (s *Server) Stop() { s.Signal(syscall.SIGINT) }
 
-// Signal sends a signal that ends the server, and waits until it has: SIGINT is a fast stop, SIGQUIT one without clean-up.
+// Signal sends a signal that ends the server, and waits until it has: SIGINT is a fast stop,
+// SIGQUIT one without clean-up.
 func (s *Server) Signal(sig syscall.Signal) {
 	_ = s.cmd.Process.Signal(sig)
 	select {

@@ -10,8 +10,8 @@ import (
 )
 
 // A Stub answers like a server that is not to be had here. Sessions have the settings that they ask
-// for; Answer has the rows of all other queries: a string, or a bool, for each column, nil for a query
-// that has none.
+// for; Answer has the rows of all other queries: a string, or a bool, for each column, nil for a
+// query that has none.
 type Stub struct {
 	Version string // as server_version has it: 9.6.24
 	Answer  func(sql string) []any

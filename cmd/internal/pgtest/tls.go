@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// TLS makes a key and a certificate for servers on 127.0.0.1. It returns the settings that have a server use them, and the certificate's
-// file, which signs itself.
+// TLS makes a key and a certificate for servers on 127.0.0.1. It returns the settings that have a
+// server use them, and the certificate's file, which signs itself.
 func TLS(t testing.TB) (settings []string, certificate string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "pgsluice-tls-") // the server runs as another user, who could not read t.TempDir

@@ -8,11 +8,12 @@ import (
 	"strconv"
 )
 
-// flushAt is when a batch sends what it has: the server works on the beginning while the rest is being made.
+// flushAt is when a batch sends what it has: the server works on the beginning while the rest is
+// being made.
 const flushAt = 256 << 10
 
-// fits is what the sockets' buffers take without the server's help. More is written while answers are read: they may fill the other
-// direction, and a server that cannot write does not read.
+// fits is what the sockets' buffers take without the server's help. More is written while answers
+// are read: they may fill the other direction, and a server that cannot write does not read.
 const fits = 16 << 10
 
 // notCopied is from which length on a value is sent from where it is.
@@ -49,7 +50,8 @@ type cut struct {
 	size  int
 }
 
-// Batch begins a batch, which Run must end. There is one at a time. When ctx ends, so does the connection.
+// Batch begins a batch, which Run must end. There is one at a time. When ctx ends, so does the
+// connection.
 func (c *Conn) Batch(ctx context.Context) *Batch {
 	c.result = Result{Counts: c.result.Counts[:0], Row: c.result.Row[:0], Tag: c.result.Tag[:0]}
 	b := &c.batch
@@ -136,8 +138,8 @@ func (b *Batch) Parse(name, sql string) {
 	b.close()
 }
 
-// Bind begins the execution of a prepared statement with n parameters. binary says which format each is in; parameters beyond its
-// length are text.
+// Bind begins the execution of a prepared statement with n parameters. binary says which format
+// each is in; parameters beyond its length are text.
 func (b *Batch) Bind(name string, n int, isBinary func(int) bool) {
 	b.message('B')
 	b.buf = append(b.buf, 0) // the unnamed portal
@@ -165,7 +167,8 @@ func (b *Batch) String(v string) {
 	b.buf = append(b.buf, v...)
 }
 
-// Array begins a parameter that is an array of one dimension, in binary format; Elem, NullElem and IntElem follow, then CloseArray.
+// Array begins a parameter that is an array of one dimension, in binary format; Elem, NullElem and
+// IntElem follow, then CloseArray.
 func (b *Batch) Array(elemOID uint32) {
 	b.param = b.mark()
 	b.dims = len(b.buf)
@@ -224,8 +227,9 @@ func (b *Batch) Do(sql string) {
 	b.Execute()
 }
 
-// OpenCopyData begins a message of data for the COPY FROM STDIN that was executed last. The caller appends the data to the slice
-// that it returns, and hands that to CloseCopyData. CopyDone must follow the last one.
+// OpenCopyData begins a message of data for the COPY FROM STDIN that was executed last. The caller
+// appends the data to the slice that it returns, and hands that to CloseCopyData. CopyDone must
+// follow the last one.
 func (b *Batch) OpenCopyData() []byte {
 	b.message('d')
 	return b.buf
@@ -251,8 +255,8 @@ type Result struct {
 	Err    error    // of the statement after the last one in Counts
 }
 
-// Run sends the rest of the batch and waits for all answers. The error is one of the connection; a statement's is in the Result. The
-// Result is valid until the next Batch.
+// Run sends the rest of the batch and waits for all answers. The error is one of the connection; a
+// statement's is in the Result. The Result is valid until the next Batch.
 func (b *Batch) Run() (*Result, error) {
 	defer b.stop()
 	b.message('S')

@@ -104,7 +104,8 @@ func TestBatch(t *testing.T) {
 	})
 }
 
-// Whoever sends everything before reading anything comes to a standstill with the server: it cannot send its answers, and does not read.
+// Whoever sends everything before reading anything comes to a standstill with the server: it cannot
+// send its answers, and does not read.
 func TestBatchBothWays(t *testing.T) {
 	transports(t, func(t *testing.T, d *pgtest.DB) {
 		ctx, c := pgtest.Context(t), open(t, d.URI, false)
@@ -221,7 +222,8 @@ func TestBatchCopy(t *testing.T) {
 		if r.Err != nil || !slices.Equal(r.Counts, []int64{0, 1, 50000, 1, 0}) {
 			t.Errorf("counts %v, %v", r.Counts, r.Err)
 		}
-		// The data is refused at its beginning, in its middle, or at its end; or the COPY has not even begun.
+		// The data is refused at its beginning, in its middle, or at its end; or the COPY has not
+		// even begun.
 		for _, bad := range []int{0, 25000, 49999} {
 			r = load("TRUNCATE t", 50000, func(i int) string {
 				if i == bad {

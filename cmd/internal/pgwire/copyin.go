@@ -30,8 +30,8 @@ func (c *Conn) StartCopyIn(ctx context.Context, sql string) error {
 	return c.startCopy(ctx, sql, 'G', "the server did not start the COPY")
 }
 
-// WriteCopy sends a chunk: CopyHead bytes that it overwrites, then data. If the server has refused what was sent before, it returns that
-// error, and the COPY is over.
+// WriteCopy sends a chunk: CopyHead bytes that it overwrites, then data. If the server has refused
+// what was sent before, it returns that error, and the COPY is over.
 func (c *Conn) WriteCopy(ctx context.Context, chunk []byte) error {
 	stop := c.watch(ctx)
 	defer stop()

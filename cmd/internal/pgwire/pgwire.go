@@ -1,6 +1,7 @@
-// Package pgwire reads the messages of a PostgreSQL connection raw, where rows arrive by the million: COPY TO STDOUT and
-// START_REPLICATION. The driver's message loop costs more per row than all that we do with it. Everything else is left to the driver:
-// a connection is opened by it, and taken over.
+// Package pgwire reads the messages of a PostgreSQL connection raw, where rows arrive by the
+// million: COPY TO STDOUT and START_REPLICATION. The driver's message loop costs more per row than
+// all that we do with it. Everything else is left to the driver: a connection is opened by it, and
+// taken over.
 package pgwire
 
 import (
@@ -26,8 +27,8 @@ const (
 	maxMessage = 1<<30 + 1<<16
 )
 
-// A Conn is a connection that was taken over from the driver. It is not safe for concurrent use, except that SendCopyData may be called
-// by one other goroutine while Receive is running.
+// A Conn is a connection that was taken over from the driver. It is not safe for concurrent use,
+// except that SendCopyData may be called by one other goroutine while Receive is running.
 type Conn struct {
 	nc  net.Conn
 	buf []byte
@@ -50,7 +51,8 @@ const syncTimeout = 30 * time.Second
 
 // Hijack takes over a connection that is idle. The driver must not be used on it any more.
 func Hijack(pg *pgconn.PgConn) (*Conn, error) {
-	// Whenever a write took long, the driver has left a goroutine behind that reads: it would take the next answer away from us.
+	// Whenever a write took long, the driver has left a goroutine behind that reads: it would take
+	// the next answer away from us.
 	ctx, cancel := context.WithTimeout(context.Background(), syncTimeout)
 	defer cancel()
 	if err := pg.SyncConn(ctx); err != nil {
@@ -126,7 +128,8 @@ func (c *Conn) take(n int) (byte, []byte, error) {
 	return t, body, nil
 }
 
-// fill reads until n bytes are in the buffer. It grows with what arrives, not with what is announced, and shrinks again.
+// fill reads until n bytes are in the buffer. It grows with what arrives, not with what is
+// announced, and shrinks again.
 func (c *Conn) fill(n int) error {
 	if c.pos > 0 {
 		rest := c.buf[c.pos:c.end]
@@ -160,7 +163,8 @@ func (c *Conn) Waiting() bool {
 	return c.end-c.pos < int(binary.BigEndian.Uint32(c.buf[c.pos+1:]))+1
 }
 
-// serverError returns the error that the server reports. If it has ended the session by that, it is why the connection is lost.
+// serverError returns the error that the server reports. If it has ended the session by that, it is
+// why the connection is lost.
 func (c *Conn) serverError(body []byte) error {
 	var m pgproto3.ErrorResponse
 	if err := m.Decode(body); err != nil {
@@ -173,7 +177,8 @@ func (c *Conn) serverError(body []byte) error {
 	return err
 }
 
-// Unchanged reports whether a warning of that SQLSTATE says that a GRANT or REVOKE has not done what it was to do.
+// Unchanged reports whether a warning of that SQLSTATE says that a GRANT or REVOKE has not done
+// what it was to do.
 func Unchanged(code string) bool { return code == "01006" || code == "01007" }
 
 // notice returns such a warning as an error, nil for any other notice.
@@ -185,7 +190,8 @@ func (c *Conn) notice(body []byte) error {
 	return pgconn.ErrorResponseToPgError((*pgproto3.ErrorResponse)(&m))
 }
 
-// Exec runs statements and returns the first error; that a right was not granted or revoked is one, if the session is to be warned of it. Rows are dropped.
+// Exec runs statements and returns the first error; that a right was not granted or revoked is one,
+// if the session is to be warned of it. Rows are dropped.
 func (c *Conn) Exec(ctx context.Context, sql string) error {
 	_, err := c.CopyOut(ctx, sql, nil)
 	return err
@@ -244,7 +250,8 @@ func (c *Conn) CopyOut(ctx context.Context, sql string, row func([]byte) error) 
 	}
 }
 
-// lost closes a connection that cannot be used any more, and returns why: the context's end, or what the server has said, or err.
+// lost closes a connection that cannot be used any more, and returns why: the context's end, or
+// what the server has said, or err.
 func (c *Conn) lost(ctx context.Context, err error) error {
 	_ = c.nc.Close()
 	if ctx.Err() != nil {
@@ -288,7 +295,8 @@ func (c *Conn) startCopy(ctx context.Context, sql string, begins byte, otherwise
 	}
 }
 
-// ErrEnded is returned by Receive when the server has ended the replication in good order, as it does when it shuts down.
+// ErrEnded is returned by Receive when the server has ended the replication in good order, as it
+// does when it shuts down.
 var ErrEnded = errors.New("the server ended the replication")
 
 // Receive returns the next CopyData message's payload, valid until the next call; of a large one

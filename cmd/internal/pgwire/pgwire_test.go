@@ -159,7 +159,8 @@ func TestCopyIn(t *testing.T) {
 		if !strings.Contains(err.Error(), "no more") {
 			t.Errorf("the reason is not given: %v", err)
 		}
-		// What the server refuses is told before all has been sent: a load of many gigabytes must not go on for nothing.
+		// What the server refuses is told before all has been sent: a load of many gigabytes must
+		// not go on for nothing.
 		must(t, c.StartCopyIn(ctx, "COPY t FROM STDIN"))
 		for sent := 0; err != nil && sent < 10000; sent++ {
 			if err = write("one\tx\n" + strings.Repeat("2\tx\n", 2000)); err != nil {
@@ -292,7 +293,8 @@ func TestShutdownEndsReplication(t *testing.T) {
 	<-stopped
 }
 
-// The end of a context ends whatever waits, and the session with it; so do the session's end and the server's.
+// The end of a context ends whatever waits, and the session with it; so do the session's end and
+// the server's.
 func TestInterrupted(t *testing.T) {
 	s := pgtest.Start(t, 0)
 	d := s.Database(t, "")

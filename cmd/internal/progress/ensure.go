@@ -22,8 +22,8 @@ var schemaSQL string
 const layout = "; layout 3"
 
 // present is what there is of the schema: whether it is there and belongs to our role, whether its
-// tables are, and what their layout is. What others have made there does not count as our tables: to
-// read a view, or a column of a type of theirs, would already execute what they have written.
+// tables are, and what their layout is. What others have made there does not count as our tables:
+// to read a view, or a column of a type of theirs, would already execute what they have written.
 type present struct {
 	schema, owned, tables bool
 	comment               string

@@ -10,7 +10,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 )
 
-// A schema in which others have something to say is refused, whatever that is; nothing of theirs is executed.
+// A schema in which others have something to say is refused, whatever that is; nothing of theirs is
+// executed.
 func TestForeignSchema_P6(t *testing.T) {
 	d := pgtest.Target(t).Database(t, "")
 	ctx := pgtest.Context(t)
@@ -106,7 +107,8 @@ func TestForeignView_P6(t *testing.T) {
 	}
 }
 
-// A schema that a DBA has made for the role is used, also without the right to create schemas; default privileges give nobody rights in it.
+// A schema that a DBA has made for the role is used, also without the right to create schemas;
+// default privileges give nobody rights in it.
 func TestSchemaMadeForUs_P6(t *testing.T) {
 	d := pgtest.Target(t).Database(t, "")
 	ctx := pgtest.Context(t)

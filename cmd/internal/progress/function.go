@@ -8,11 +8,13 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// inFunction matches what the server says of where it was: in a function, by its name, or by its signature.
+// inFunction matches what the server says of where it was: in a function, by its name, or by its
+// signature.
 var inFunction = regexp.MustCompile(`(?m)(?:SQL function "((?:[^"]|"")+)"|PL/pgSQL function ([^\n]*?\)))(?: |$)`)
 
-// Function returns the function, called by the server itself, that did not find something with an empty search path, as the server names it: with its signature, or by its
-// bare name. It is empty if an error is another.
+// Function returns the function, called by the server itself, that did not find something with an
+// empty search path, as the server names it: with its signature, or by its bare name. It is empty
+// if an error is another.
 func Function(err error) string {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {

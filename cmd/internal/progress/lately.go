@@ -14,8 +14,8 @@ type Copying struct {
 	Rows, Bytes  uint64
 }
 
-// Beat records that a load is at work, and how far its tables are. It waits for nobody: a table that
-// somebody else has locked just now is left as it is until the next time.
+// Beat records that a load is at work, and how far its tables are. It waits for nobody: a table
+// that somebody else has locked just now is left as it is until the next time.
 func Beat(ctx context.Context, c *pgx.Conn, stream int32, list []Copying) error {
 	if _, err := c.Exec(ctx, `UPDATE pgsluice.streams SET loading_at = pg_catalog.clock_timestamp()
 		WHERE stream_id = (SELECT s.stream_id FROM pgsluice.streams s WHERE s.stream_id = $1 FOR UPDATE SKIP LOCKED)`, stream); err != nil || len(list) == 0 {

@@ -60,8 +60,8 @@ func TableStates(ctx context.Context, c *pgx.Conn, stream int32) (map[[2]string]
 	return m, err
 }
 
-// Emptied returns the tables, by schema and name on the target, that a crash of the target's server has emptied, because they are unlogged. TableStates
-// takes them for queued.
+// Emptied returns the tables, by schema and name on the target, that a crash of the target's server
+// has emptied, because they are unlogged. TableStates takes them for queued.
 func Emptied(ctx context.Context, c *pgx.Conn, stream int32) ([][2]string, error) {
 	rows, err := c.Query(ctx, `SELECT t.schema_name, t.table_name FROM pgsluice.tables t JOIN pg_catalog.pg_namespace n ON n.nspname = t.schema_name
 		JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.table_name
@@ -127,7 +127,8 @@ func QueueTables(ctx context.Context, c *pgx.Conn, stream int32, list []LoadTabl
 	return err
 }
 
-// SetLoadStatus records how far the load of a stream is. The first load's snapshot is where changes begin.
+// SetLoadStatus records how far the load of a stream is. The first load's snapshot is where changes
+// begin.
 func SetLoadStatus(ctx context.Context, c *pgx.Conn, stream int32, status string, snapshot format.LSN) error {
 	_, err := c.Exec(ctx, `UPDATE pgsluice.streams SET load_status = $2, start_lsn = coalesce(start_lsn, $3::pg_catalog.text::pg_catalog.pg_lsn), updated_at = pg_catalog.now() WHERE stream_id = $1`,
 		stream, status, snapshot.String())
@@ -140,7 +141,8 @@ func SetWhole(ctx context.Context, c *pgx.Conn, stream int32) error {
 	return err
 }
 
-// Unfinished returns the tables of a stream whose rows are all there, but not what belongs to them, and those that have not all of their rows.
+// Unfinished returns the tables of a stream whose rows are all there, but not what belongs to them,
+// and those that have not all of their rows.
 func Unfinished(ctx context.Context, c *pgx.Conn, stream int32) (copied, missing []LoadTable, err error) {
 	rows, err := c.Query(ctx, "SELECT schema_name, table_name, source_schema, source_table, status FROM pgsluice.tables WHERE stream_id = $1 AND status <> 'loaded' ORDER BY 1, 2", stream)
 	if err != nil {
@@ -159,7 +161,8 @@ func Unfinished(ctx context.Context, c *pgx.Conn, stream int32) (copied, missing
 	return copied, missing, err
 }
 
-// Unbuilt returns the tables of a stream that count as loaded, and have objects that nobody has tried to create.
+// Unbuilt returns the tables of a stream that count as loaded, and have objects that nobody has
+// tried to create.
 func Unbuilt(ctx context.Context, c *pgx.Conn, stream int32) ([]LoadTable, error) {
 	rows, err := c.Query(ctx, `SELECT schema_name, table_name, source_schema, source_table FROM pgsluice.tables t WHERE stream_id = $1 AND status = 'loaded' AND EXISTS (
 		SELECT FROM pgsluice.deferred d WHERE d.stream_id = t.stream_id AND d.phase = 'table' AND d.state = 'deferred'
@@ -173,8 +176,9 @@ func Unbuilt(ctx context.Context, c *pgx.Conn, stream int32) ([]LoadTable, error
 	})
 }
 
-// FinishLoad marks the load of a stream complete and lets changes begin where its first snapshot was taken, unless some have been applied.
-// It returns false if there are tables that are not complete.
+// FinishLoad marks the load of a stream complete and lets changes begin where its first snapshot
+// was taken, unless some have been applied. It returns false if there are tables that are not
+// complete.
 func FinishLoad(ctx context.Context, c *pgx.Conn, stream int32) (complete bool, err error) {
 	err = c.QueryRow(ctx, `UPDATE pgsluice.streams SET load_status = 'loaded', applied_lsn = greatest(applied_lsn, coalesce(start_lsn, '0/0')), updated_at = pg_catalog.now()
 		WHERE stream_id = $1 AND NOT EXISTS (SELECT FROM pgsluice.tables WHERE stream_id = $1 AND status <> 'loaded') RETURNING true`, stream).Scan(&complete)
@@ -196,7 +200,8 @@ func StepBegan(ctx context.Context, c *pgx.Conn, stream int32, step string, ago 
 	return err
 }
 
-// StepEnds records that a step has ended. It waits for the target's WAL to be flushed, and with it for everything that was committed before.
+// StepEnds records that a step has ended. It waits for the target's WAL to be flushed, and with it
+// for everything that was committed before.
 func StepEnds(ctx context.Context, c *pgx.Conn, stream int32, step, detail string) error {
 	return StepEndsWith(ctx, c, stream, step, detail, "")
 }
@@ -262,7 +267,8 @@ type TableInfo struct {
 	Snapshot  string `json:"-"` // that it was loaded from; MadeByStatement if a recorded statement has made it
 }
 
-// Tables returns what is known of a stream's tables. What is being copied counts as long as somebody has told of it just now.
+// Tables returns what is known of a stream's tables. What is being copied counts as long as
+// somebody has told of it just now.
 func Tables(ctx context.Context, c *pgx.Conn, stream int32) ([]TableInfo, error) {
 	rows, err := c.Query(ctx, `SELECT schema_name, table_name, source_schema, source_table, status, parts,
 		(SELECT pg_catalog.count(*) FROM pgsluice.parts p WHERE p.stream_id = t.stream_id AND p.schema_name = t.schema_name AND p.table_name = t.table_name),
@@ -280,7 +286,8 @@ func Tables(ctx context.Context, c *pgx.Conn, stream int32) ([]TableInfo, error)
 	})
 }
 
-// RenamedSchemas returns the schemas of a stream's source whose tables are in another schema of the target, all in the same, with that one.
+// RenamedSchemas returns the schemas of a stream's source whose tables are in another schema of the
+// target, all in the same, with that one.
 func RenamedSchemas(ctx context.Context, c *pgx.Conn, stream int32) (map[string]string, error) {
 	rows, err := c.Query(ctx, `SELECT source_schema, pg_catalog.min(schema_name) FROM pgsluice.tables WHERE stream_id = $1
 		GROUP BY source_schema HAVING pg_catalog.count(DISTINCT schema_name) = 1 AND pg_catalog.min(schema_name) <> source_schema`, stream)

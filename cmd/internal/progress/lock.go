@@ -132,7 +132,8 @@ func secrets(ctx context.Context, ask Ask, stream int32) (current int64, all []i
 	return current, all, nil
 }
 
-// maxSecrets bounds how many secrets are remembered. Each is replaced only when somebody stands in the way.
+// maxSecrets bounds how many secrets are remembered. Each is replaced only when somebody stands in
+// the way.
 const maxSecrets = 200
 
 // Try takes a lock of a stream for the session, if no session of ours stands in the way; else it

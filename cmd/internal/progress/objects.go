@@ -23,8 +23,8 @@ type Object struct {
 	Index  string  // creates the index that a constraint rests on
 	Attach string  // makes the constraint of that index
 	Needs  []int64 // ids of the objects that have to be there before it
-	// Error is why it could not be created, with the SQLSTATE that Code is, and Because the id of the object whose failure is
-	// the first cause of that; 0 if it failed by itself.
+	// Error is why it could not be created, with the SQLSTATE that Code is, and Because the id of
+	// the object whose failure is the first cause of that; 0 if it failed by itself.
 	Error   string
 	Code    string
 	Because int64
@@ -39,7 +39,8 @@ func (o *Object) String() string {
 	return s + o.Name
 }
 
-// Rest returns the statements that create the object, or what is left to do if an earlier run has made its index.
+// Rest returns the statements that create the object, or what is left to do if an earlier run has
+// made its index.
 func (o *Object) Rest() string {
 	if o.Index == "" && o.Attach != "" {
 		return o.Attach
@@ -146,8 +147,8 @@ func needsText(ids []int64) string {
 	return b.String()
 }
 
-// FailSQL is the statement that records why an object could not be created, and what the first cause of that is: the failure of an object that
-// it needs, or what made that fail.
+// FailSQL is the statement that records why an object could not be created, and what the first
+// cause of that is: the failure of an object that it needs, or what made that fail.
 func FailSQL(id int64, reason error) string {
 	code := "NULL"
 	var pg *pgconn.PgError
@@ -169,7 +170,8 @@ func DoneSQL(ids ...int64) string {
 	return "UPDATE pgsluice.deferred SET state = 'done', error = NULL, code = NULL, because = NULL, finished_at = pg_catalog.clock_timestamp() WHERE id = ANY ('" + needsText(ids) + "')"
 }
 
-// Literal quotes a string for SQL text. Where it needs an escape string, a blank keeps its E from what stands before it.
+// Literal quotes a string for SQL text. Where it needs an escape string, a blank keeps its E from
+// what stands before it.
 func Literal(s string) string {
 	s = strings.ReplaceAll(s, "'", "''")
 	if strings.Contains(s, `\`) {
@@ -186,7 +188,8 @@ func scanObject(row pgx.CollectableRow) (o Object, err error) {
 	return o, err
 }
 
-// Pending returns the objects of a phase that have not been created, in order; of one table, or of all if schema is empty.
+// Pending returns the objects of a phase that have not been created, in order; of one table, or of
+// all if schema is empty.
 func Pending(ctx context.Context, c *pgx.Conn, stream int32, phase Phase, schema, table string) ([]Object, error) {
 	rows, err := c.Query(ctx, selectObject+`WHERE stream_id = $1 AND phase = $2 AND state <> 'done' AND ($3 = '' OR schema_name = $3 AND table_name = $4) ORDER BY id`,
 		stream, string(phase), schema, table)
@@ -196,7 +199,8 @@ func Pending(ctx context.Context, c *pgx.Conn, stream int32, phase Phase, schema
 	return pgx.CollectRows(rows, scanObject)
 }
 
-// Failed returns the objects that could not be created, with the reasons, in the order in which they can be created.
+// Failed returns the objects that could not be created, with the reasons, in the order in which
+// they can be created.
 func Failed(ctx context.Context, c *pgx.Conn, stream int32) ([]Object, error) {
 	rows, err := c.Query(ctx, selectObject+"WHERE stream_id = $1 AND state = 'failed' ORDER BY id", stream)
 	if err != nil {

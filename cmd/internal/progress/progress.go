@@ -1,5 +1,6 @@
-// Package progress is what a target knows of the migrations into it: schema pgsluice. It creates the tables, reads them, and writes them
-// in the caller's transaction. It does not know what a record is.
+// Package progress is what a target knows of the migrations into it: schema pgsluice. It creates
+// the tables, reads them, and writes them in the caller's transaction. It does not know what a
+// record is.
 package progress
 
 import (
@@ -152,7 +153,8 @@ func Open(ctx context.Context, c *pgx.Conn, k Key) (*Stream, error) {
 	return s, err
 }
 
-// Streams returns the streams of a slot, or all if slot is empty. It returns none if the schema does not exist, or is another role's.
+// Streams returns the streams of a slot, or all if slot is empty. It returns none if the schema
+// does not exist, or is another role's.
 func Streams(ctx context.Context, c *pgx.Conn, slot string) ([]*Stream, error) {
 	p, err := look(ctx, c)
 	if err != nil || !p.tables {
@@ -169,9 +171,11 @@ func Streams(ctx context.Context, c *pgx.Conn, slot string) ([]*Stream, error) {
 	return streams, notOurs(err)
 }
 
-// Advance is the statement that moves a stream's position. Its parameters are the new LSN, its time (or NULL), the numbers of transactions and of
-// changes, the stream's id, the LSN that it has now, and of the last transaction XID, commit LSN, end LSN and time (or NULL, if there is none to be remembered). If it has another one, somebody else has applied; if it was ended by a cutover, nothing may
-// be applied any more: then the statement fails with division by zero.
+// Advance is the statement that moves a stream's position. Its parameters are the new LSN, its time
+// (or NULL), the numbers of transactions and of changes, the stream's id, the LSN that it has now,
+// and of the last transaction XID, commit LSN, end LSN and time (or NULL, if there is none to be
+// remembered). If it has another one, somebody else has applied; if it was ended by a cutover,
+// nothing may be applied any more: then the statement fails with division by zero.
 const Advance = `WITH w AS (UPDATE pgsluice.streams SET applied_lsn = $1::pg_catalog.pg_lsn, applied_time = coalesce($2::pg_catalog.timestamptz, applied_time),
 	transactions = transactions + $3::pg_catalog.int8, changes = changes + $4::pg_catalog.int8, updated_at = pg_catalog.clock_timestamp(),
 	last_xid = coalesce($7::pg_catalog.int8, last_xid), last_commit_lsn = coalesce($8::pg_catalog.pg_lsn, last_commit_lsn), last_end_lsn = coalesce($9::pg_catalog.pg_lsn, last_end_lsn),
@@ -179,8 +183,8 @@ const Advance = `WITH w AS (UPDATE pgsluice.streams SET applied_lsn = $1::pg_cat
 	WHERE stream_id = $5::pg_catalog.int4 AND applied_lsn = $6::pg_catalog.pg_lsn AND ended_at IS NULL RETURNING 1)
 	SELECT 1/pg_catalog.count(*) FROM w`
 
-// Count is the statement that adds to the counters of tables. Its parameters are the stream's id and arrays: schema, table, the same on the source,
-// inserts, updates, deletes, truncates.
+// Count is the statement that adds to the counters of tables. Its parameters are the stream's id
+// and arrays: schema, table, the same on the source, inserts, updates, deletes, truncates.
 const Count = `INSERT INTO pgsluice.tables AS t (stream_id, schema_name, table_name, source_schema, source_table, status, inserts, updates, deletes, truncates, changed_at)
 	SELECT $1::pg_catalog.int4, s, n, ss, sn, 'loaded', i, u, d, tr, pg_catalog.clock_timestamp()
 	FROM unnest($2::pg_catalog.text[], $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[], $6::pg_catalog.int8[], $7::pg_catalog.int8[], $8::pg_catalog.int8[], $9::pg_catalog.int8[]) AS v(s, n, ss, sn, i, u, d, tr)
@@ -193,7 +197,8 @@ func Conflicts(ctx context.Context, c *pgx.Conn, stream int32) (n int64, err err
 	return n, err
 }
 
-// Snapshots returns, by schema and table on the target, the LSNs of the snapshots that tables were loaded at.
+// Snapshots returns, by schema and table on the target, the LSNs of the snapshots that tables were
+// loaded at.
 func Snapshots(ctx context.Context, c *pgx.Conn, stream int32) (map[[2]string]format.LSN, error) {
 	rows, err := c.Query(ctx, "SELECT schema_name, table_name, snapshot_lsn::pg_catalog.text FROM pgsluice.tables WHERE stream_id = $1 AND snapshot_lsn IS NOT NULL", stream)
 	if err != nil {

@@ -172,7 +172,8 @@ func TestLocks(t *testing.T) {
 			t.Errorf("%v is not given back", what)
 		}
 	}
-	// A predecessor's sessions that work ahead keep a successor out, which then does not keep out others.
+	// A predecessor's sessions that work ahead keep a successor out, which then does not keep out
+	// others.
 	d, ctx, a, s = begin(t)
 	b, c = connect(t, d.URI), connect(t, d.URI)
 	ahead := progress.WorkLock(progress.Ahead)
@@ -189,8 +190,8 @@ func TestLocks(t *testing.T) {
 	}
 }
 
-// Anybody may take any advisory lock. What others hold, or wait for, stands in nobody's way; what sessions of ours hold counts also when the keys have changed
-// meanwhile.
+// Anybody may take any advisory lock. What others hold, or wait for, stands in nobody's way; what
+// sessions of ours hold counts also when the keys have changed meanwhile.
 func TestLocksOfOthers_P8(t *testing.T) {
 	d, ctx, a, s := begin(t)
 	role := "low_" + d.Name
@@ -244,7 +245,8 @@ func TestLocksOfOthers_P8(t *testing.T) {
 		t.Errorf("it is not seen that changes are applied: %v, %v", applied, err)
 	}
 	must(t, b.Close(ctx))
-	// Two loads, between which somebody queues for the lock that they share: the second has another key, and both keep an applier out.
+	// Two loads, between which somebody queues for the lock that they share: the second has another
+	// key, and both keep an applier out.
 	first, second, applier := connect(t, d.URI), connect(t, d.URI), connect(t, d.URI)
 	for try(first, shared) != "" {
 		must(t, ctx.Err())

@@ -2,8 +2,8 @@ package progress
 
 import "fmt"
 
-// MadeByStatement is the snapshot of a table that was not loaded: a statement which the source has recorded
-// has made it, so that all of its rows come with the changes.
+// MadeByStatement is the snapshot of a table that was not loaded: a statement which the source has
+// recorded has made it, so that all of its rows come with the changes.
 const MadeByStatement = "recorded"
 
 // AddRecordedSQL is the statement that remembers a table which a recorded statement has made, also

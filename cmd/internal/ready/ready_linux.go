@@ -1,4 +1,5 @@
-// Package ready waits for files that Go's network poller does not know: sockets that are kept from it, and standard input.
+// Package ready waits for files that Go's network poller does not know: sockets that are kept from
+// it, and standard input.
 package ready
 
 import (
@@ -15,8 +16,9 @@ const (
 	Out = unix.EPOLLOUT
 )
 
-// A Waiter waits until a file can be read, or written. While nobody waits, nobody is woken. While somebody does, no thread is: one that blocks in a
-// system call costs Go's scheduler up to half of all that a small message costs us.
+// A Waiter waits until a file can be read, or written. While nobody waits, nobody is woken. While
+// somebody does, no thread is: one that blocks in a system call costs Go's scheduler up to half of
+// all that a small message costs us.
 //
 // It is an epoll instance, of which the file is the only member, and which Go's poller knows.
 type Waiter struct {
@@ -27,7 +29,8 @@ type Waiter struct {
 	conn   syscall.RawConn
 }
 
-// New returns a Waiter for a descriptor, which stays the caller's. What is always ready, as a regular file is, cannot be waited for: that is an error.
+// New returns a Waiter for a descriptor, which stays the caller's. What is always ready, as a
+// regular file is, cannot be waited for: that is an error.
 func New(fd int, events uint32) (*Waiter, error) {
 	e, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
@@ -49,19 +52,21 @@ func New(fd int, events uint32) (*Waiter, error) {
 	return w, nil
 }
 
-// Wait returns when the descriptor is ready; now and then it does so too early. At the deadline it returns os.ErrDeadlineExceeded. One goroutine may wait at
-// a time.
+// Wait returns when the descriptor is ready; now and then it does so too early. At the deadline it
+// returns os.ErrDeadlineExceeded. One goroutine may wait at a time.
 func (w *Waiter) Wait() error {
 	armed := false
 	var failed error
 	err := w.conn.Read(func(e uintptr) bool {
 		if armed {
-			// Fetched, it is not reported again until the next Wait. Nothing else depends on this: while the poller looks at the instance, it may seem empty.
+			// Fetched, it is not reported again until the next Wait. Nothing else depends on this:
+			// while the poller looks at the instance, it may seem empty.
 			var got [1]unix.EpollEvent
 			_, _ = unix.EpollWait(int(e), got[:], 0)
 			return true
 		}
-		// Here and not before: what happens from now on wakes us. What the instance knew already does not, so the file itself is asked.
+		// Here and not before: what happens from now on wakes us. What the instance knew already
+		// does not, so the file itself is asked.
 		armed = true
 		if failed = unix.EpollCtl(int(e), unix.EPOLL_CTL_MOD, w.fd, &unix.EpollEvent{Events: w.events}); failed != nil {
 			return true
@@ -78,7 +83,8 @@ func (w *Waiter) Wait() error {
 // Check returns os.ErrDeadlineExceeded if the deadline has passed.
 func (w *Waiter) Check() error { return w.conn.Read(func(uintptr) bool { return true }) }
 
-// SetDeadline sets until when Wait waits, also for one that is waiting. The zero time means for ever.
+// SetDeadline sets until when Wait waits, also for one that is waiting. The zero time means for
+// ever.
 func (w *Waiter) SetDeadline(t time.Time) error { return w.epoll.SetReadDeadline(t) }
 
 // Close gives up what the Waiter uses. Nobody may be waiting.

@@ -84,7 +84,8 @@ func TestWait(t *testing.T) {
 	_ = in.SetDeadline(time.Time{})
 	time.AfterFunc(10*time.Millisecond, func() { _ = in.SetDeadline(time.Unix(1, 0)) })
 	wait("interrupted", in, os.ErrDeadlineExceeded)
-	// What came while nobody waited, and what Wait was armed for when it was interrupted, is no reason to miss what comes later.
+	// What came while nobody waited, and what Wait was armed for when it was interrupted, is no
+	// reason to miss what comes later.
 	write()
 	_ = in.SetDeadline(time.Time{})
 	wait("what is there after all", in, nil)

@@ -4,8 +4,8 @@
 //
 // A block, which is bars or a status that is shown again and again, is drawn from the cursor down,
 // in one write. It begins with erasing what is there, and ends with moving the cursor back to its
-// first line, which is blank. So whatever anybody writes takes the block's place, from its left edge
-// on, and the block is drawn again below that. A message is one write, too, and erases what it
+// first line, which is blank. So whatever anybody writes takes the block's place, from its left
+// edge on, and the block is drawn again below that. A message is one write, too, and erases what it
 // does not cover. A window that gets another size changes nothing of that.
 //
 // The package does not know what is shown.

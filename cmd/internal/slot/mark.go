@@ -8,11 +8,13 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// MessagePrefix is the prefix of the logical messages that pgsluice itself writes into the source's WAL.
+// MessagePrefix is the prefix of the logical messages that pgsluice itself writes into the source's
+// WAL.
 const MessagePrefix = "pgsluice"
 
-// Mark writes a logical message into the source's WAL, in a transaction of its own, and returns a position behind it. Everything that was
-// committed before, also asynchronously, is durable then and has a smaller end LSN. A fenced database does not stand in the way.
+// Mark writes a logical message into the source's WAL, in a transaction of its own, and returns a
+// position behind it. Everything that was committed before, also asynchronously, is durable then
+// and has a smaller end LSN. A fenced database does not stand in the way.
 func Mark(ctx context.Context, c *pgx.Conn, content string) (format.LSN, error) {
 	tx, err := c.BeginTx(ctx, pgx.TxOptions{AccessMode: pgx.ReadWrite})
 	if err != nil {

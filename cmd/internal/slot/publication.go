@@ -9,10 +9,12 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 )
 
-// InsertOnly is the name of the publication for the tables that have no usable replica identity: see package carried.
+// InsertOnly is the name of the publication for the tables that have no usable replica identity:
+// see package carried.
 func InsertOnly(publication string) string { return publication + "_insert_only" }
 
-// Publications returns those of the given publications that exist, together with the insert-only companions of each.
+// Publications returns those of the given publications that exist, together with the insert-only
+// companions of each.
 func Publications(ctx context.Context, c *pgx.Conn, names []string) ([]string, error) {
 	all := make([]string, 0, 2*len(names))
 	for _, n := range names {
@@ -40,8 +42,8 @@ func RequirePublications(ctx context.Context, c *pgx.Conn, names []string) ([]st
 	return have, nil
 }
 
-// PublicationsOf returns the publications of a slot: those that have its binding, else the one of its
-// name; and the second one of each, for tables without identity, if there is one.
+// PublicationsOf returns the publications of a slot: those that have its binding, else the one of
+// its name; and the second one of each, for tables without identity, if there is one.
 func PublicationsOf(ctx context.Context, c *pgx.Conn, slot string) ([]string, error) {
 	rows, err := c.Query(ctx, "SELECT pubname::pg_catalog.text FROM pg_catalog.pg_publication")
 	if err != nil {

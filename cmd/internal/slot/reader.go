@@ -36,7 +36,8 @@ func GetReader(ctx context.Context, c *pgx.Conn, name string) (*Reader, error) {
 	return &x, nil
 }
 
-// Lives reports whether the session's client has been heard of between two looks, x and the later one y. If not, it may still be alive.
+// Lives reports whether the session's client has been heard of between two looks, x and the later
+// one y. If not, it may still be alive.
 func (x *Reader) Lives(y *Reader) bool {
 	return x != nil && y != nil && x.PID == y.PID && x.sign != y.sign
 }

@@ -1,5 +1,5 @@
-// Package slot knows replication slots, publications, exported snapshots, and what identifies a source. It knows nothing of decoding and
-// nothing of targets.
+// Package slot knows replication slots, publications, exported snapshots, and what identifies a
+// source. It knows nothing of decoding and nothing of targets.
 package slot
 
 import (
@@ -121,11 +121,12 @@ func (i *Info) Lost() error {
 // QuoteLiteral quotes a string for a replication command.
 func QuoteLiteral(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 
-// quoteName quotes the name of a slot, which may begin with a digit or be a keyword, for a replication command.
+// quoteName quotes the name of a slot, which may begin with a digit or be a keyword, for a
+// replication command.
 func quoteName(name string) string { return pgx.Identifier{name}.Sanitize() }
 
-// StartCommand returns the command that starts streaming from lsn on, with everything that the server's version can do: transactions in
-// progress in blocks (14), logical messages (14).
+// StartCommand returns the command that starts streaming from lsn on, with everything that the
+// server's version can do: transactions in progress in blocks (14), logical messages (14).
 func StartCommand(version int, name string, lsn format.LSN, publications []string) string {
 	quoted := make([]string, len(publications))
 	for i, p := range publications {
@@ -147,7 +148,8 @@ func StartCommand(version int, name string, lsn format.LSN, publications []strin
 		quoteName(name), lsn, proto, QuoteLiteral(strings.Join(quoted, ",")), more)
 }
 
-// EnableFailover has the slot copied to standbys that synchronize slots, so that it is there after a failover of the source.
+// EnableFailover has the slot copied to standbys that synchronize slots, so that it is there after
+// a failover of the source.
 func EnableFailover(ctx context.Context, server pgdial.Server, name string) error {
 	repl, _, err := server.ConnectRaw(ctx, true)
 	if err != nil {

@@ -117,7 +117,8 @@ func TestGetAndUsable(t *testing.T) {
 	}
 }
 
-// Mark, Now and FlushLSN are positions behind everything that was committed, also asynchronously and in a fenced database.
+// Mark, Now and FlushLSN are positions behind everything that was committed, also asynchronously
+// and in a fenced database.
 func TestPositions(t *testing.T) {
 	d := pgtest.Source(t).Database(t, "")
 	d.Exec("CREATE TABLE t (a int)", "ALTER DATABASE "+d.Name+" SET synchronous_commit = off", "ALTER DATABASE "+d.Name+" SET default_transaction_read_only = on")
@@ -175,7 +176,8 @@ func TestExport(t *testing.T) {
 		if info != nil {
 			d.Exec("SELECT pg_drop_replication_slot('" + name + "')")
 		}
-		// Other sessions see what the snapshot does, and nothing that came later, for as long as it is kept.
+		// Other sessions see what the snapshot does, and nothing that came later, for as long as it
+		// is kept.
 		d.Exec("INSERT INTO t VALUES (2)")
 		look := func() (string, error) {
 			return d.Try("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT " + slot.QuoteLiteral(s.Name) + "; SELECT count(*) FROM t")
@@ -194,7 +196,8 @@ func TestExport(t *testing.T) {
 	s.Release(ctx)
 }
 
-// PostgreSQL loses sight of what was truncated or altered while it made a slot, for transactions that are open when the slot is ready.
+// PostgreSQL loses sight of what was truncated or altered while it made a slot, for transactions
+// that are open when the slot is ready.
 func TestExportWhileSchemaChanges(t *testing.T) {
 	d := pgtest.Start(t, 0).Database(t, "")
 	ctx := pgtest.Context(t)

@@ -13,8 +13,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A Snapshot is a snapshot of the source that other sessions can import, and the LSN that it stands for: the transactions with an end LSN up
-// to it are visible in it, and no others.
+// A Snapshot is a snapshot of the source that other sessions can import, and the LSN that it stands
+// for: the transactions with an end LSN up to it are visible in it, and no others.
 type Snapshot struct {
 	Name string
 	LSN  format.LSN // 0 if it is not known: without a slot
@@ -31,18 +31,22 @@ func (s *Snapshot) Release(ctx context.Context) {
 	}
 }
 
-// Export creates a slot together with a snapshot of the source at its consistent point. A temporary slot goes with Export's session; it
-// serves to get a snapshot whose LSN is known for a slot that exists already.
+// Export creates a slot together with a snapshot of the source at its consistent point. A temporary
+// slot goes with Export's session; it serves to get a snapshot whose LSN is known for a slot that
+// exists already.
 //
-// While a slot is being made, PostgreSQL does not notice all changes of the schema (seen with 15.20): what transactions that are open at the consistent point
-// write to such a table is decoded as the table was before, so that columns are missing, or not at all ("could not map filenode", or filenumber). A slot that
-// met such changes is dropped and made again, a few times; altered are the tables of the last one, whose changes are not to be trusted.
+// While a slot is being made, PostgreSQL does not notice all changes of the schema (seen with
+// 15.20): what transactions that are open at the consistent point write to such a table is decoded
+// as the table was before, so that columns are missing, or not at all ("could not map filenode", or
+// filenumber). A slot that met such changes is dropped and made again, a few times; altered are the
+// tables of the last one, whose changes are not to be trusted.
 func Export(ctx context.Context, server pgdial.Server, name string, temporary bool) (s *Snapshot, altered []string, err error) {
 	repl, _, err := server.ConnectRaw(ctx, true)
 	if err != nil {
 		return nil, nil, err
 	}
-	// The snapshot dies with this session, and with whatever it is asked next. So another one takes it over.
+	// The snapshot dies with this session, and with whatever it is asked next. So another one takes
+	// it over.
 	defer repl.Close(context.WithoutCancel(ctx))
 	for attempt := 1; ; attempt++ {
 		next, err := repl.Exec(ctx, "SELECT pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot()) % (1::bigint << 32)").ReadAll()
@@ -87,7 +91,8 @@ func export(ctx context.Context, server pgdial.Server, repl *pgconn.PgConn, name
 	return s, nil
 }
 
-// altered lists the tables whose definition, or file, the snapshot sees changed by a transaction that is not older than an XID.
+// altered lists the tables whose definition, or file, the snapshot sees changed by a transaction
+// that is not older than an XID.
 func (s *Snapshot) altered(ctx context.Context, xid string) ([]string, error) {
 	rows, err := s.Keep.Query(ctx, `SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
@@ -131,7 +136,8 @@ func Import(ctx context.Context, server pgdial.Server, name string, lsn format.L
 	return s, nil
 }
 
-// keep opens the session that holds the snapshot, importing it if it has a name, and exports it again.
+// keep opens the session that holds the snapshot, importing it if it has a name, and exports it
+// again.
 func (s *Snapshot) keep(ctx context.Context, server pgdial.Server, name string) (err error) {
 	if s.Keep, err = server.Connect(ctx); err != nil {
 		return err

@@ -25,13 +25,14 @@ type Identity struct {
 	Encoding string // of the text that the server sends us
 	Recovery bool   // a standby
 
-	// What a replication session adds: the timelines before Timeline, and up to where the WAL was durable then.
+	// What a replication session adds: the timelines before Timeline, and up to where the WAL was
+	// durable then.
 	History []format.TimelineEnd
 	At      format.LSN
 }
 
-// Identify asks an ordinary session who the server is, as far as any role may know. The system identifier is not among that everywhere: a
-// replication session always tells it (IdentifySystem).
+// Identify asks an ordinary session who the server is, as far as any role may know. The system
+// identifier is not among that everywhere: a replication session always tells it (IdentifySystem).
 func Identify(ctx context.Context, c *pgx.Conn) (Identity, error) {
 	id := Identity{Version: pgdial.Version(c.PgConn()), Encoding: pgdial.ClientEncoding(c.PgConn())}
 	err := c.QueryRow(ctx, "SELECT pg_catalog.current_database(), pg_catalog.pg_is_in_recovery()").Scan(&id.Database, &id.Recovery)
@@ -86,8 +87,8 @@ func (id Identity) Header(kind string) *format.Header {
 		ServerVersion: uint64(id.Version), Encoding: id.Encoding}
 }
 
-// Decodes makes sure that changes can be decoded on the server: on a standby only from version 16 on,
-// and not from a slot that it has from its primary.
+// Decodes makes sure that changes can be decoded on the server: on a standby only from version 16
+// on, and not from a slot that it has from its primary.
 func (id *Identity) Decodes(i *Info) error {
 	switch {
 	case !id.Recovery:

@@ -10,8 +10,9 @@ import (
 
 const walHint = "Set wal_level = logical and restart the source. On RDS and Aurora: rds.logical_replication = 1 in the parameter group, then reboot. On Cloud SQL: cloudsql.logical_decoding = on."
 
-// WALLevel returns the server's wal_level, and whether changes can be decoded. From version 19 on the
-// server raises the level that is in effect by itself, while there are logical slots, if it is replica.
+// WALLevel returns the server's wal_level, and whether changes can be decoded. From version 19 on
+// the server raises the level that is in effect by itself, while there are logical slots, if it is
+// replica.
 func WALLevel(ctx context.Context, c *pgx.Conn) (level string, logical bool, err error) {
 	var raises bool
 	err = c.QueryRow(ctx, "SELECT pg_catalog.current_setting('wal_level'), pg_catalog.current_setting('effective_wal_level', true) IS NOT NULL").Scan(&level, &raises)

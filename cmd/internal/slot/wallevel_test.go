@@ -10,8 +10,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 )
 
-// PostgreSQL 19 decodes with wal_level = replica as well: it has effective_wal_level, and raises that by
-// itself. There is no such server here, so something answers like one.
+// PostgreSQL 19 decodes with wal_level = replica as well: it has effective_wal_level, and raises
+// that by itself. There is no such server here, so something answers like one.
 func TestEffectiveWALLevel_H8(t *testing.T) {
 	for _, x := range []struct {
 		version, level string

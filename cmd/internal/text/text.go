@@ -1,5 +1,6 @@
-// Package text makes what others control fit for people's eyes: names, keys, values and messages of servers may hold characters that a
-// terminal obeys, that begin a new line, or that turn the order of what is shown around. It knows nothing of what the text is about.
+// Package text makes what others control fit for people's eyes: names, keys, values and messages of
+// servers may hold characters that a terminal obeys, that begin a new line, or that turn the order
+// of what is shown around. It knows nothing of what the text is about.
 package text
 
 import (
@@ -10,7 +11,8 @@ import (
 	"unicode/utf8"
 )
 
-// obeyed reports whether a character does something to a terminal, or to the line that it stands in, instead of being shown.
+// obeyed reports whether a character does something to a terminal, or to the line that it stands
+// in, instead of being shown.
 func obeyed(r rune) bool {
 	switch {
 	case r < ' ', r >= 0x7f && r <= 0x9f, r == '\u2028', r == '\u2029': // C0, DEL, C1, the separators of lines and paragraphs
@@ -29,7 +31,8 @@ func plain(s string) bool {
 	return true
 }
 
-// rewrite has f write what takes the place of each character that is not shown as it is. r is RuneError where raw is no UTF-8.
+// rewrite has f write what takes the place of each character that is not shown as it is. r is
+// RuneError where raw is no UTF-8.
 func rewrite(s string, f func(b *strings.Builder, r rune, raw string)) string {
 	var b strings.Builder
 	for i := 0; i < len(s); {
@@ -59,8 +62,8 @@ func escape(b *strings.Builder, r rune, raw string) {
 	}
 }
 
-// Escape returns s on one line, with escapes as Go and C have them for what is not shown as it is. It is for eyes: a backslash stays one, so there
-// is no way back.
+// Escape returns s on one line, with escapes as Go and C have them for what is not shown as it is.
+// It is for eyes: a backslash stays one, so there is no way back.
 func Escape(s string) string {
 	if plain(s) {
 		return s
@@ -68,8 +71,8 @@ func Escape(s string) string {
 	return rewrite(s, escape)
 }
 
-// Lines is like Escape for a text that may have several lines: those after the first are indented, so that none of them can be taken for a
-// message of its own. A tab becomes blanks.
+// Lines is like Escape for a text that may have several lines: those after the first are indented,
+// so that none of them can be taken for a message of its own. A tab becomes blanks.
 func Lines(s string) string {
 	if plain(s) {
 		return s
@@ -86,7 +89,8 @@ func Lines(s string) string {
 	})
 }
 
-// Sprintf is like fmt's. What the format says is ours; strings and errors among the arguments are others', and are escaped.
+// Sprintf is like fmt's. What the format says is ours; strings and errors among the arguments are
+// others', and are escaped.
 func Sprintf(format string, args ...any) string { return fmt.Sprintf(format, escaped(args)...) }
 
 // Fprintf is like Sprintf.
@@ -111,7 +115,8 @@ func escaped(args []any) []any {
 	return list
 }
 
-// JSON rewrites JSON such that it means the same, and has no character that a terminal obeys but its own line breaks and tabs.
+// JSON rewrites JSON such that it means the same, and has no character that a terminal obeys but
+// its own line breaks and tabs.
 func JSON(b []byte) []byte {
 	s := string(b)
 	if plain(s) {
@@ -130,7 +135,8 @@ func JSON(b []byte) []byte {
 	}))
 }
 
-// JSONWriter returns a writer of JSON that is rewritten as JSON does it. Each Write must have whole characters.
+// JSONWriter returns a writer of JSON that is rewritten as JSON does it. Each Write must have whole
+// characters.
 func JSONWriter(w io.Writer) io.Writer { return jsonWriter{w} }
 
 type jsonWriter struct{ w io.Writer }

@@ -142,8 +142,8 @@ func holders(ctx context.Context, c *pgx.Conn, pids []int32) ([]Holder, error) {
 	return pgx.CollectRows(rows, scan)
 }
 
-// preparedBefore returns the prepared transactions that hold what a process waits for. In pg_locks they
-// have no process, and are told apart by the lock that each holds of its own number.
+// preparedBefore returns the prepared transactions that hold what a process waits for. In pg_locks
+// they have no process, and are told apart by the lock that each holds of its own number.
 func preparedBefore(ctx context.Context, c *pgx.Conn, pid int32) ([]Holder, error) {
 	rows, err := c.Query(ctx, `SELECT 0, p.gid, p.owner::pg_catalog.text, '', p.database::pg_catalog.text, '', extract(epoch FROM pg_catalog.clock_timestamp() - p.prepared)::pg_catalog.float8, false
 		FROM pg_catalog.pg_prepared_xacts p WHERE EXISTS (SELECT FROM pg_catalog.pg_locks w

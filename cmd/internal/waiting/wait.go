@@ -38,7 +38,8 @@ func (w *wait) key() string {
 	return b.String()
 }
 
-// writersSince is how long a transaction has been open that is worth a name beside the one that is waited for.
+// writersSince is how long a transaction has been open that is worth a name beside the one that is
+// waited for.
 const writersSince = 3 * time.Second
 
 // A blocked is a session that waits.
@@ -171,8 +172,8 @@ func StandbyHint(side string) string {
 	return fmt.Sprintf("Start the standby; or do without, as superuser on the %s: ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_catalog.pg_reload_conf();", side)
 }
 
-// Durable is the query after which a session's commits are as durable as the server's own settings have
-// them, and on the server's disk at least.
+// Durable is the query after which a session's commits are as durable as the server's own settings
+// have them, and on the server's disk at least.
 const Durable = "SELECT pg_catalog.set_config('synchronous_commit', CASE reset_val WHEN 'off' THEN 'local' ELSE reset_val END, false) FROM pg_catalog.pg_settings WHERE name = 'synchronous_commit'"
 
 // Commits reports whether ordinary commits on a server wait for a standby that does not answer, and
@@ -190,7 +191,8 @@ func Commits(ctx context.Context, server pgdial.Server) (names string, stuck boo
 	const patience = 2500 * time.Millisecond
 	short, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	// The client gives up, not the server: a timeout of the server's does not end a commit. The connection then tells the server so.
+	// The client gives up, not the server: a timeout of the server's does not end a commit. The
+	// connection then tells the server so.
 	for _, sql := range []string{Durable, "SELECT pg_catalog.pg_logical_emit_message(true, 'pgsluice', 'probe')"} {
 		if _, err := c.Exec(short, sql); err != nil {
 			if short.Err() != nil && ctx.Err() == nil {

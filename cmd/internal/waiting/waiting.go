@@ -1,6 +1,7 @@
 // Package waiting says whom a program waits for on a server. It looks from a session of its own at
-// what the program's other sessions wait for: a lock, a prepared transaction, a standby. It opens that
-// session only when one of the others has not been answered for a while, and does not know what they do.
+// what the program's other sessions wait for: a lock, a prepared transaction, a standby. It opens
+// that session only when one of the others has not been answered for a while, and does not know
+// what they do.
 package waiting
 
 import (
@@ -20,8 +21,8 @@ import (
 const (
 	// tick is how often it is looked, in this process, whether a session is without an answer.
 	tick = 200 * time.Millisecond
-	// soon is after how long the server is asked why, and early the same while somebody wants to know
-	// in any case, whose statements are given up after LockTimeout.
+	// soon is after how long the server is asked why, and early the same while somebody wants to
+	// know in any case, whose statements are given up after LockTimeout.
 	soon  = 2200 * time.Millisecond
 	early = 300 * time.Millisecond
 	// silent is how long is waited without a word, and again how long after that it is said again.
@@ -222,8 +223,8 @@ func (w *Watch) last() *wait {
 	return &w.seen[0]
 }
 
-// Retry runs do, statements with a lock_timeout, again and again while they are given up for a lock,
-// for as long as limit (0: for ever). Meanwhile it is said who stands in the way.
+// Retry runs do, statements with a lock_timeout, again and again while they are given up for a
+// lock, for as long as limit (0: for ever). Meanwhile it is said who stands in the way.
 func (w *Watch) Retry(ctx context.Context, limit time.Duration, do func() error) error {
 	began := time.Now()
 	err := do()

@@ -107,7 +107,8 @@ func TestWatch_H3(t *testing.T) {
 	}
 }
 
-// A statement that is given up for a lock is tried again; when there has been enough of that, the error says who stood in the way.
+// A statement that is given up for a lock is tried again; when there has been enough of that, the
+// error says who stood in the way.
 func TestRetry_H3(t *testing.T) {
 	t.Parallel()
 	d := pgtest.Source(t).Database(t, "")
@@ -149,8 +150,9 @@ func TestRetry_H3(t *testing.T) {
 	}
 }
 
-// The transactions that the creation of a slot waits for are known to any role, in whichever database they are, prepared ones too. What the role may not
-// see of them is hidden, and not taken for nothing.
+// The transactions that the creation of a slot waits for are known to any role, in whichever
+// database they are, prepared ones too. What the role may not see of them is hidden, and not taken
+// for nothing.
 func TestWriters_H1(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Start(t, pgtest.Source(t).Major)

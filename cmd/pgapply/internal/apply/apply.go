@@ -1,4 +1,5 @@
-// Package apply reads the streams on standard input, whatever their kinds and however many, and has them written to the target.
+// Package apply reads the streams on standard input, whatever their kinds and however many, and has
+// them written to the target.
 package apply
 
 import (
@@ -35,9 +36,11 @@ type Run struct {
 	Meter *meter.Meter
 	// Waits knows whom sessions wait for.
 	Waits *waiting.Watch
-	// RebuildIndexes has indexes of tables that were created by hand dropped, and built again when the rows are there.
+	// RebuildIndexes has indexes of tables that were created by hand dropped, and built again when
+	// the rows are there.
 	RebuildIndexes bool
-	// Constraints is when foreign keys and triggers are created: "now" (at the end of the load), "cutover", or empty: at cutover if there will be one.
+	// Constraints is when foreign keys and triggers are created: "now" (at the end of the load),
+	// "cutover", or empty: at cutover if there will be one.
 	Constraints string
 	OnConflict  string       // write.StopOnConflict, Skip or Overwrite
 	SkipLSN     []format.LSN // commit LSNs of transactions that are not to be applied
@@ -60,8 +63,8 @@ type Run struct {
 	unbegun  bool               // one of them failed before its stream began
 }
 
-// grace is how long the program that writes our input may take to end it, when both have been told to stop; and then, once more, how long the target may take
-// to answer.
+// grace is how long the program that writes our input may take to end it, when both have been told
+// to stop; and then, once more, how long the target may take to answer.
 const grace = 5 * time.Second
 
 var (

@@ -144,7 +144,8 @@ func (f *follower) takeDDL(ctx context.Context, r *format.DDL) error {
 	return f.alter(r)
 }
 
-// open begins a transaction that is to be applied. One that is to be skipped is written as a group of its own.
+// open begins a transaction that is to be applied. One that is to be skipped is written as a group
+// of its own.
 func (f *follower) open(xid uint32, commit format.LSN) error {
 	f.tx = openTransaction{state: taken, xid: xid, commit: commit}
 	if slices.Contains(f.SkipLSN, commit) {

@@ -119,8 +119,8 @@ func (r *Run) heard(rec *format.Unknown) {
 	}
 }
 
-// neverBegun takes note of why the stream of a slot has not begun. For people the input is empty; the
-// target is only looked at to write it down there, if it knows the slot.
+// neverBegun takes note of why the stream of a slot has not begun. For people the input is empty;
+// the target is only looked at to write it down there, if it knows the slot.
 func (r *Run) neverBegun(ctx context.Context, h *format.Header) error {
 	r.unbegun = true
 	for {

@@ -97,8 +97,9 @@ func (f *follower) start(ctx context.Context, h *format.Header, key progress.Key
 	if err := f.progress.start(ctx, f, snapshots); err != nil {
 		return f.Server.Explain(err)
 	}
-	// With one job it is the target's session that is busy under a backlog, and without one all of us wait most of the time: as in pgdecode, more processors
-	// only hand around what there is to do.
+	// With one job it is the target's session that is busy under a backlog, and without one all of
+	// us wait most of the time: as in pgdecode, more processors only hand around what there is to
+	// do.
 	if f.processors = runtime.GOMAXPROCS(0); f.ApplyJobs == 1 {
 		runtime.GOMAXPROCS(1)
 	}
@@ -136,7 +137,8 @@ func (f *follower) begin(ctx context.Context, h *format.Header) error {
 	}
 	f.progress.seen = h.StartLSN
 	if f.position == 0 {
-		// Nothing was loaded and nothing applied: the target is taken to be as the source was where the stream begins.
+		// Nothing was loaded and nothing applied: the target is taken to be as the source was where
+		// the stream begins.
 		f.Log.Info(fmt.Sprintf("%v has not been applied here before: starting at LSN %v", f.stream.Key, h.StartLSN))
 		f.position = h.StartLSN
 		f.cur.Progress(h.StartLSN, h.Created)
@@ -207,8 +209,8 @@ func (f *follower) flush() error {
 	return f.send(job{group: g, do: f.applier.Flush})
 }
 
-// full makes room when the group has grown to its limit: what is complete is written; an open transaction that is itself too large is
-// written as far as it has come.
+// full makes room when the group has grown to its limit: what is complete is written; an open
+// transaction that is itself too large is written as far as it has come.
 func (f *follower) full() error {
 	if err := f.wait(1); err != nil {
 		return err

@@ -7,8 +7,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/write"
 )
 
-// maxGroups bounds the memory of all groups, of which there is one more than are written side by side, and with it how much is written in one go. Larger ones
-// are no faster.
+// maxGroups bounds the memory of all groups, of which there is one more than are written side by
+// side, and with it how much is written in one go. Larger ones are no faster.
 const maxGroups = 12 << 20
 
 // groups collects changes, and gives them to the writer.
@@ -61,7 +61,8 @@ func (q *groups) take() *plan.Group {
 	return g
 }
 
-// handOver gives the writer, which has given back a group, what is complete; the open transaction stays behind.
+// handOver gives the writer, which has given back a group, what is complete; the open transaction
+// stays behind.
 func (q *groups) handOver() error {
 	g, next := q.cur, q.take()
 	g.MoveOpen(next)

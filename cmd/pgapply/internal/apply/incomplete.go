@@ -10,7 +10,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// incomplete has the loads whose streams have come to their end, and that lack rows on the target all the same.
+// incomplete has the loads whose streams have come to their end, and that lack rows on the target
+// all the same.
 type incomplete map[progress.Key]*lacking
 
 type lacking struct {
@@ -20,7 +21,8 @@ type lacking struct {
 	tables []string        // described in the newest stream, and not complete
 }
 
-// ended notes what a stream of a load has left to be done: the tables that it describes and that have not all of their rows.
+// ended notes what a stream of a load has left to be done: the tables that it describes and that
+// have not all of their rows.
 func (i incomplete) ended(h *format.Header, complete bool, tables []string) {
 	key := progress.KeyOf(h)
 	if complete {
@@ -39,7 +41,8 @@ func (i incomplete) ended(h *format.Header, complete bool, tables []string) {
 	l.slot, l.tables, l.seen[part] = h.Slot, tables, true
 }
 
-// check returns an error if a load should be complete and is not: no other stream was announced that could have the rest.
+// check returns an error if a load should be complete and is not: no other stream was announced
+// that could have the rest.
 func (i incomplete) check() error {
 	for _, l := range i {
 		if uint64(len(l.seen)) < l.parts || len(l.tables) == 0 {

@@ -8,8 +8,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/ready"
 )
 
-// An input is standard input, read ahead by a goroutine of its own, so that whoever decodes it can do something else while there is
-// nothing to read.
+// An input is standard input, read ahead by a goroutine of its own, so that whoever decodes it can
+// do something else while there is nothing to read.
 type input struct {
 	blocks chan []byte // what has been read
 	free   chan []byte
@@ -27,7 +27,8 @@ const (
 	blocks    = 3
 )
 
-// newInput reads ahead. When giveUp is closed, and nothing more is there, reading ends with errGiveUp.
+// newInput reads ahead. When giveUp is closed, and nothing more is there, reading ends with
+// errGiveUp.
 func newInput(r io.Reader, giveUp <-chan struct{}) *input {
 	in := &input{giveUp: giveUp, blocks: make(chan []byte, blocks), free: make(chan []byte, blocks)}
 	in.next = in.plain

@@ -25,8 +25,8 @@ type fullLoad struct {
 	loader *write.Loader
 }
 
-// load applies a full load. It returns the header of the stream that follows a torn one; a stream that comes to its end is followed by what
-// the reader has next.
+// load applies a full load. It returns the header of the stream that follows a torn one; a stream
+// that comes to its end is followed by what the reader has next.
 func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, err error) {
 	l := &fullLoad{Run: r, began: time.Now(), header: h}
 	if err := l.open(ctx); err != nil {
@@ -192,8 +192,8 @@ func resume(stream *progress.Stream) string {
 	return "pgextract --slot " + stream.Key.Slot + " --resume | pgapply"
 }
 
-// representable checks, before anything is written, that the target can take the stream's text: nobody knows what the bytes of an SQL_ASCII database
-// mean.
+// representable checks, before anything is written, that the target can take the stream's text:
+// nobody knows what the bytes of an SQL_ASCII database mean.
 func (r *Run) representable(h *format.Header) error {
 	target := r.control.PgConn().ParameterStatus("server_encoding")
 	if h.Encoding != "SQL_ASCII" || target == "SQL_ASCII" || r.Server.Encoding != "" {

@@ -2,8 +2,8 @@ package apply
 
 import "github.com/pgsluice/pgsluice/format"
 
-// A repair has no positions: its transactions are numbered, so that they can be told apart, and the target's position stays where it is. The
-// n-th one has LSN n in messages, and for --skip-lsn.
+// A repair has no positions: its transactions are numbered, so that they can be told apart, and the
+// target's position stays where it is. The n-th one has LSN n in messages, and for --skip-lsn.
 type repair struct{ transactions format.LSN }
 
 // number gives a record of a repair the LSNs that all others have.

@@ -12,8 +12,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/write"
 )
 
-// A writer writes groups to the target in a goroutine of its own, and reports the positions that have become durable. While it writes, the next
-// group is decoded and folded: a group is what arrived in the meantime. With jobs of more than one, as many groups as that are written side by
+// A writer writes groups to the target in a goroutine of its own, and reports the positions that
+// have become durable. While it writes, the next group is decoded and folded: a group is what
+// arrived in the meantime. With jobs of more than one, as many groups as that are written side by
 // side if they do not change the same rows; they are committed in the source's order all the same.
 type writer struct {
 	applier *write.Applier
@@ -46,8 +47,8 @@ func newWriter(ctx context.Context, a *write.Applier, r *reporter, jobs int) *wr
 }
 
 const (
-	// pollEvery is how often the target is asked whether it has flushed what was committed. Its WAL writer does so by itself, by default
-	// five times a second.
+	// pollEvery is how often the target is asked whether it has flushed what was committed. Its WAL
+	// writer does so by itself, by default five times a second.
 	pollEvery = 100 * time.Millisecond
 	// flushAfter is when we stop relying on that.
 	flushAfter = time.Second
@@ -128,7 +129,8 @@ func (w *writer) meets(g *plan.Group) bool {
 	return slices.ContainsFunc(w.drafts, func(d *write.Draft) bool { return g.Meets(d.Group) })
 }
 
-// commitFirst commits the first draft. If the target has refused it, all are written again, one after the other.
+// commitFirst commits the first draft. If the target has refused it, all are written again, one
+// after the other.
 func (w *writer) commitFirst(ctx context.Context) error {
 	d := w.drafts[0]
 	done, err := w.applier.Commit(ctx, d)
@@ -185,7 +187,8 @@ func (w *writer) poll(ctx context.Context, now time.Time) (err error) {
 	return err
 }
 
-// A reporter prints a line on standard output for each position that has become durable, ten times a second at most.
+// A reporter prints a line on standard output for each position that has become durable, ten times
+// a second at most.
 type reporter struct {
 	out     io.Writer // nil: nothing is printed
 	id      string    // whose positions these are: the migration's token and the target's identifier
@@ -202,7 +205,8 @@ func (r *reporter) durable(a *write.Applier) {
 	}
 }
 
-// flush prints what is pending. A reader that went away is no reason to stop: what counts is on the target.
+// flush prints what is pending. A reader that went away is no reason to stop: what counts is on the
+// target.
 func (r *reporter) flush() {
 	if r.out == nil || r.pending.LSN == 0 {
 		return

@@ -14,7 +14,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// Check reads all streams of in to their end. It returns a summary, or what is wrong with them and where. Warn is called for what is no damage.
+// Check reads all streams of in to their end. It returns a summary, or what is wrong with them and
+// where. Warn is called for what is no damage.
 func Check(in io.Reader, warn func(string)) (summary string, err error) {
 	r := newReader(in)
 	r.DropMessages()
@@ -44,7 +45,8 @@ func Check(in io.Reader, warn func(string)) (summary string, err error) {
 	return c.summary(), nil
 }
 
-// A checker follows streams beyond what Reader checks: what one of them announces, another may bring.
+// A checker follows streams beyond what Reader checks: what one of them announces, another may
+// bring.
 type checker struct {
 	warn    func(string)
 	load    *load // that the current stream belongs to, nil if it is of changes
@@ -128,7 +130,8 @@ func (c *checker) record(rec format.Record, before format.End) error {
 		}
 		c.gids[string(r.GID)] = true
 	case *format.CommitPrepared:
-		// One that was prepared in another stream has been applied there, or cannot be: only a target knows.
+		// One that was prepared in another stream has been applied there, or cannot be: only a
+		// target knows.
 		delete(c.gids, string(r.GID))
 	case *format.RollbackPrepared:
 		delete(c.gids, string(r.GID))

@@ -1,4 +1,5 @@
-// Package inspect reads the streams on standard input without a database: it checks them, or prints their records. It knows nothing of targets.
+// Package inspect reads the streams on standard input without a database: it checks them, or prints
+// their records. It knows nothing of targets.
 package inspect
 
 import (

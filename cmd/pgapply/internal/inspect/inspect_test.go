@@ -118,7 +118,8 @@ func TestCheckTotals(t *testing.T) {
 	}
 }
 
-// Every line is valid JSON, whatever the bytes, nothing in it is obeyed by a terminal, and each value can be told from every other.
+// Every line is valid JSON, whatever the bytes, nothing in it is obeyed by a terminal, and each
+// value can be told from every other.
 func TestJSON(t *testing.T) {
 	every := make([]byte, 256)
 	for i := range every {

@@ -13,7 +13,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// JSON prints the records of all streams of in, each as one JSON object on a line of its own. SPEC.md says what they look like.
+// JSON prints the records of all streams of in, each as one JSON object on a line of its own.
+// SPEC.md says what they look like.
 func JSON(in io.Reader, out io.Writer) error {
 	r := newReader(in)
 	p := &printer{Writer: bufio.NewWriterSize(out, 64<<10), reader: r}
@@ -292,7 +293,8 @@ func (p *printer) object(key string, b []byte) {
 
 const digits = "0123456789abcdef"
 
-// text prints valid UTF-8 as a string. Nothing in it is obeyed by a terminal: characters that control are escaped.
+// text prints valid UTF-8 as a string. Nothing in it is obeyed by a terminal: characters that
+// control are escaped.
 func (p *printer) text(b []byte) {
 	p.str(`"`)
 	start := 0
@@ -326,8 +328,8 @@ func (p *printer) text(b []byte) {
 	p.str(`"`)
 }
 
-// fields prints the fields of a record that is a map, under the keys that it has in the stream; what is zero is left out, except for what
-// the map always has.
+// fields prints the fields of a record that is a map, under the keys that it has in the stream;
+// what is zero is left out, except for what the map always has.
 func (p *printer) fields(v reflect.Value) {
 	for i := range v.NumField() {
 		name, option, _ := strings.Cut(v.Type().Field(i).Tag.Get("msgpack"), ",")

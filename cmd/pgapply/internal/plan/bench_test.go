@@ -9,8 +9,9 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// BenchmarkFold is about what pgbench's TPC-B transactions cost: three updates, of which those of tellers and branches meet the same rows
-// again and again, and an insert into a table without a key.
+// BenchmarkFold is about what pgbench's TPC-B transactions cost: three updates, of which those of
+// tellers and branches meet the same rows again and again, and an insert into a table without a
+// key.
 func BenchmarkFold(b *testing.B) {
 	accounts, tellers := spec("pgbench_accounts", "aid* bid abalance filler", nil).Table, spec("pgbench_tellers", "tid* bid tbalance filler", nil).Table
 	branches, history := spec("pgbench_branches", "bid* bbalance filler", nil).Table, spec("pgbench_history", "tid bid aid delta mtime filler", nil).Table

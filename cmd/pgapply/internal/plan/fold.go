@@ -1,8 +1,9 @@
 package plan
 
-// A Fold is the net effect of a run of changes on the rows of one table. Written as deletes, then updates, then inserts, it leaves the
-// table as the changes one by one would have; where intermediate states matter (two rows swapping a unique value), the target refuses
-// it, and the changes are written one by one instead.
+// A Fold is the net effect of a run of changes on the rows of one table. Written as deletes, then
+// updates, then inserts, it leaves the table as the changes one by one would have; where
+// intermediate states matter (two rows swapping a unique value), the target refuses it, and the
+// changes are written one by one instead.
 type Fold struct {
 	g      *Group
 	Table  *Table
@@ -30,7 +31,8 @@ const (
 	netNothing            // it was not there, and is not
 )
 
-// keepRows is how many rows' memory a group keeps in its folds: more than a group has, but for one with a huge transaction.
+// keepRows is how many rows' memory a group keeps in its folds: more than a group has, but for one
+// with a huge transaction.
 const keepRows = 1 << 17
 
 func (f *Fold) reset(g *Group, t *Table) {
@@ -38,7 +40,8 @@ func (f *Fold) reset(g *Group, t *Table) {
 	clear(f.index)
 }
 
-// add folds a change in. It returns false for one that cannot be: its key changes, or its table's history makes no sense by the key.
+// add folds a change in. It returns false for one that cannot be: its key changes, or its table's
+// history makes no sense by the key.
 func (f *Fold) add(op *Op) bool {
 	g, t := f.g, f.Table
 	if !t.Foldable {
@@ -139,7 +142,8 @@ func (f *Fold) addDelete(tuple int32) bool {
 	return true
 }
 
-// find returns the place in the index of the row with a tuple's key: its own, or the free one where it belongs.
+// find returns the place in the index of the row with a tuple's key: its own, or the free one where
+// it belongs.
 func (f *Fold) find(tuple int32) int {
 	if 2*len(f.rows) >= len(f.index) {
 		f.grow()
@@ -233,7 +237,8 @@ func (g *Group) merge(t *Table, old, new int32) int32 {
 	return int32(at)
 }
 
-// sameKey reports whether the key is the same in both tuples. An old tuple is only sent if it is not, or if it is the whole row.
+// sameKey reports whether the key is the same in both tuples. An old tuple is only sent if it is
+// not, or if it is the whole row.
 func (g *Group) sameKey(t *Table, old, new int32) bool {
 	for _, k := range t.Key {
 		if g.refs[int(new)+k].n&refKind == refUnchanged {
@@ -253,7 +258,8 @@ func (g *Group) hasBinary(t *Table, tuple int32) bool {
 	return false
 }
 
-// hasKey reports whether all key columns are there, as text: otherwise the row cannot be found by them in bulk.
+// hasKey reports whether all key columns are there, as text: otherwise the row cannot be found by
+// them in bulk.
 func (g *Group) hasKey(t *Table, tuple int32) bool {
 	for _, k := range t.Key {
 		if g.refs[int(tuple)+k].n&refKind != refText {

@@ -11,7 +11,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// tuple makes a tuple of words: "null", "~" for an unchanged value, "#x" for a binary one, anything else is text.
+// tuple makes a tuple of words: "null", "~" for an unchanged value, "#x" for a binary one, anything
+// else is text.
 func tuple(words ...string) format.Tuple {
 	t := format.Tuple{}
 	for _, w := range words {
@@ -31,7 +32,8 @@ func tuple(words ...string) format.Tuple {
 	return t
 }
 
-// play adds changes to the open transaction: "+ new", "- old", "= new", "old > new", "truncate", each with a table's values.
+// play adds changes to the open transaction: "+ new", "- old", "= new", "old > new", "truncate",
+// each with a table's values.
 func play(g *plan.Group, t *plan.Table, changes string) {
 	for _, c := range strings.Split(changes, ";") {
 		w := strings.Fields(c)
@@ -54,7 +56,8 @@ func play(g *plan.Group, t *plan.Table, changes string) {
 	}
 }
 
-// steps prints a group's steps: what a fold deletes, expects to be absent, updates and inserts, and the numbers of single changes.
+// steps prints a group's steps: what a fold deletes, expects to be absent, updates and inserts, and
+// the numbers of single changes.
 func steps(g *plan.Group) string {
 	var out []string
 	for _, s := range g.Steps() {

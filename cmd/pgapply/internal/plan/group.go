@@ -8,7 +8,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A ref is a value in a group's arena: where it is, how long, and in the two highest bits of n what kind it is.
+// A ref is a value in a group's arena: where it is, how long, and in the two highest bits of n what
+// kind it is.
 type ref struct{ off, n uint32 }
 
 const (
@@ -40,8 +41,9 @@ const (
 	OpSavepoint
 )
 
-// An Op is one change, in source order. Old and New are tuples of the group (or noTuple); for a truncate or DDL, New is its argument's place in the group's
-// list of those, and for a savepoint it is the subtransaction.
+// An Op is one change, in source order. Old and New are tuples of the group (or noTuple); for a
+// truncate or DDL, New is its argument's place in the group's list of those, and for a savepoint it
+// is the subtransaction.
 type Op struct {
 	Kind  OpKind
 	table int32
@@ -60,11 +62,13 @@ func (c *Counts) Add(n *Counts, sign int64) {
 	c.Truncates += uint64(sign) * n.Truncates
 }
 
-// A Group is a run of changes that is written to the target at once: whole source transactions, or a piece of one large transaction.
-// It keeps every change in source order, for when they must be written one by one, and beside that folds them table by table to their
-// net effect. Its memory is reused by Reset.
+// A Group is a run of changes that is written to the target at once: whole source transactions, or
+// a piece of one large transaction. It keeps every change in source order, for when they must be
+// written one by one, and beside that folds them table by table to their net effect. Its memory is
+// reused by Reset.
 //
-// Changes are added to the open transaction first and folded when that commits, so that a transaction that never does leaves no trace.
+// Changes are added to the open transaction first and folded when that commits, so that a
+// transaction that never does leaves no trace.
 type Group struct {
 	Transactions []Transaction // the complete ones, in order
 	EndLSN       format.LSN    // of the last one, or of a later progress record
@@ -99,7 +103,8 @@ type Transaction struct {
 	Ops       int // the number of the first change after it
 }
 
-// A Step is a part of a group that is written in one go, after the steps before it: a Fold, or Ops one by one.
+// A Step is a part of a group that is written in one go, after the steps before it: a Fold, or Ops
+// one by one.
 type Step struct {
 	Fold *Fold
 	Ops  []int32 // indexes for Op
@@ -170,7 +175,8 @@ func (g *Group) CommitLSN(i int32) format.LSN {
 	return g.OpenLSN
 }
 
-// Op returns the change of that number and its table (nil for one that is not of a single table's rows).
+// Op returns the change of that number and its table (nil for one that is not of a single table's
+// rows).
 func (g *Group) Op(i int32) (Op, *Table) {
 	op := g.ops[i]
 	if op.table == noTuple {
@@ -384,8 +390,8 @@ func (g *Group) copyTuple(from *Group, tuple int32, n int) int32 {
 	return int32(at)
 }
 
-// Fold takes the open transaction's changes so far into the steps. It is what Commit does, and by itself serves transactions that are too
-// large to wait for their end.
+// Fold takes the open transaction's changes so far into the steps. It is what Commit does, and by
+// itself serves transactions that are too large to wait for their end.
 func (g *Group) Fold() {
 	if g.Counts == nil {
 		g.Counts = make(map[*Table]*Counts)

@@ -103,7 +103,8 @@ func (r *run) write() {
 	r.want = expectation{}
 }
 
-// diverge writes the group to a target that somebody else has written to. Folded or not, it must be refused, or not, and end the same.
+// diverge writes the group to a target that somebody else has written to. Folded or not, it must be
+// refused, or not, and end the same.
 func (r *run) diverge() {
 	g := r.cur
 	db := r.folded.db.clone()

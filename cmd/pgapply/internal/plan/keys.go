@@ -1,6 +1,7 @@
 package plan
 
-// Apart reports whether a group can be written beside others that it does not meet: all of its changes are to rows that are known by their key.
+// Apart reports whether a group can be written beside others that it does not meet: all of its
+// changes are to rows that are known by their key.
 func (g *Group) Apart() bool {
 	for _, s := range g.Steps() {
 		if s.Fold == nil || len(s.Fold.Table.Deferrable) > 0 {
@@ -51,7 +52,8 @@ func (g *Group) Meets(other *Group) bool {
 	return false
 }
 
-// rowHash tells rows of the target apart; it is never 0. Rows that have the same are taken for the same row.
+// rowHash tells rows of the target apart; it is never 0. Rows that have the same are taken for the
+// same row.
 func (g *Group) rowHash(t *Table, tuple int32) uint64 {
 	return (g.hash(t, tuple)+uint64(t.OID))*0x9e3779b97f4a7c15 | 1
 }

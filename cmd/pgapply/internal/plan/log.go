@@ -7,12 +7,14 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A Log keeps the changes of a transaction that is in progress on the source, of which it is not known whether it will commit. It is compact,
-// since there may be very many of them at once, and a piece of it can be put away as it is. Tables are written as their Index: a piece means
-// something only to the run that has made it.
+// A Log keeps the changes of a transaction that is in progress on the source, of which it is not
+// known whether it will commit. It is compact, since there may be very many of them at once, and a
+// piece of it can be put away as it is. Tables are written as their Index: a piece means something
+// only to the run that has made it.
 //
-// A change is its kind, its subtransaction and its table, each as a uvarint, and its tuples. A tuple is, for each column, a uvarint: twice the length of
-// a text value, twice the length plus one of a binary one, both plus two, or 0 for NULL and 1 for an unchanged one.
+// A change is its kind, its subtransaction and its table, each as a uvarint, and its tuples. A
+// tuple is, for each column, a uvarint: twice the length of a text value, twice the length plus one
+// of a binary one, both plus two, or 0 for NULL and 1 for an unchanged one.
 type Log struct {
 	Lend bool // large values are not copied: they stay as they are until TakeLent's result has been used
 	buf  []byte
@@ -222,11 +224,14 @@ func (l *Log) strings(list []string) {
 // A Replay reads pieces of logs into a group.
 type Replay struct {
 	Tables []*Table // by Index
-	// Sub tells whether changes of a subtransaction are wanted. It is asked for each, just before it is added.
+	// Sub tells whether changes of a subtransaction are wanted. It is asked for each, just before
+	// it is added.
 	Sub func(sub uint32) bool
-	// Table tells where changes of a table go, nil if they are not wanted, or that they cannot be applied.
+	// Table tells where changes of a table go, nil if they are not wanted, or that they cannot be
+	// applied.
 	Table func(*Table) (*Table, error)
-	// DDL is called for a statement, after everything before it was added, and returns the group to which what follows is added.
+	// DDL is called for a statement, after everything before it was added, and returns the group to
+	// which what follows is added.
 	DDL func(*format.DDL) (*Group, error)
 
 	tuples [2]format.Tuple

@@ -52,7 +52,8 @@ func list(g *plan.Group) (lines []string) {
 	return lines
 }
 
-// What is read back from a log is what would have been added to a group at once, but for what was not wanted.
+// What is read back from a log is what would have been added to a group at once, but for what was
+// not wanted.
 func TestLog(t *testing.T) {
 	tables := logTables()
 	long := bytes.Repeat([]byte("long"), 100)
@@ -109,7 +110,8 @@ func TestLog(t *testing.T) {
 		t.Errorf("want %q\ngot  %q", a, b)
 	}
 
-	// A table that is not wanted is left out, also of truncates; one that has a problem stops the reading.
+	// A table that is not wanted is left out, also of truncates; one that has a problem stops the
+	// reading.
 	var only plan.Group
 	r.Table = func(t *plan.Table) (*plan.Table, error) {
 		if t == tables[0] {

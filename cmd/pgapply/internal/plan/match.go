@@ -13,7 +13,8 @@ type Operator struct {
 	Collation string // quoted, if it is not the column's
 }
 
-// Equals is the operator of PostgreSQL's own types. It is found by its name alone, since no schema is on the search path.
+// Equals is the operator of PostgreSQL's own types. It is found by its name alone, since no schema
+// is on the search path.
 var Equals = Operator{SQL: "="}
 
 // None is the zero Operator: only their text tells whether two values are the same.
@@ -44,9 +45,10 @@ func (o Operator) write(b *strings.Builder, column string, value func()) {
 	}
 }
 
-// where writes the condition that finds one row by the old tuple: by the key, or by all columns, in which case exactly one of several
-// rows that are the same to the last character is meant: with skipLocked, one that no other session has locked. Parameters are
-// numbered from n+1 on; isNull says which columns are NULL and have no parameter.
+// where writes the condition that finds one row by the old tuple: by the key, or by all columns, in
+// which case exactly one of several rows that are the same to the last character is meant: with
+// skipLocked, one that no other session has locked. Parameters are numbered from n+1 on; isNull
+// says which columns are NULL and have no parameter.
 func (t *Table) where(b *strings.Builder, n int, isNull Mask, skipLocked bool) {
 	if t.Key != nil {
 		for k, i := range t.Key {
@@ -83,7 +85,8 @@ func (t *Table) where(b *strings.Builder, n int, isNull Mask, skipLocked bool) {
 	b.WriteString(")")
 }
 
-// same writes the condition that a row o is the same as the tuple in all columns, to the last character.
+// same writes the condition that a row o is the same as the tuple in all columns, to the last
+// character.
 func (t *Table) same(b *strings.Builder, n int, isNull Mask) {
 	cols := t.FindColumns()
 	if len(cols) == 0 {
@@ -116,8 +119,9 @@ func (t *Table) same(b *strings.Builder, n int, isNull Mask) {
 	}
 }
 
-// sameText writes the condition that column i, which is not NULL, has the same text as the parameter. A cast to text is another thing for some types, and the
-// source may print values in another way: so the parameter is read and printed, too.
+// sameText writes the condition that column i, which is not NULL, has the same text as the
+// parameter. A cast to text is another thing for some types, and the source may print values in
+// another way: so the parameter is read and printed, too.
 func (t *Table) sameText(b *strings.Builder, name string, i, n int) {
 	b.WriteString(name + " IS DISTINCT FROM NULL AND pg_catalog.concat(" + name + `) COLLATE pg_catalog."C" = pg_catalog.concat($` + strconv.Itoa(n) + "::" + t.Columns[i].Type + ")")
 }

@@ -11,8 +11,9 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// This file is a model of a source, which runs random statements and tells a group about them as a server's changes would, and of a target,
-// which is written as package write does. Group's tests compare the two.
+// This file is a model of a source, which runs random statements and tells a group about them as a
+// server's changes would, and of a target, which is written as package write does. Group's tests
+// compare the two.
 
 // A value is a format.Value that can be compared.
 type value struct {
@@ -55,8 +56,9 @@ func (s *tableSpec) keyOf(r row) string {
 	return k.String()
 }
 
-// spec makes a table out of a list of columns: a name, then "*" if it is of the key, "~" for one that is left out where it does not change,
-// "1" for one in binary format, "=" for one that the target generates out of the one before.
+// spec makes a table out of a list of columns: a name, then "*" if it is of the key, "~" for one
+// that is left out where it does not change, "1" for one in binary format, "=" for one that the
+// target generates out of the one before.
 func spec(name, columns string, more func(*plan.Table)) *tableSpec {
 	s := &tableSpec{Table: &plan.Table{Schema: "public", Name: name, Foldable: true, Relation: &format.Relation{}}}
 	for i, c := range strings.Fields(columns) {
@@ -218,7 +220,8 @@ func (s *source) pick(t *tableSpec) string {
 	return list[s.IntN(len(list))]
 }
 
-// What a source sends: old has the key only, unless the identity is full; new leaves out what does not change.
+// What a source sends: old has the key only, unless the identity is full; new leaves out what does
+// not change.
 func (t *tableSpec) old(r row) format.Tuple {
 	var tuple format.Tuple // nil without columns, as format.Reader has it
 	for i, v := range r {
@@ -248,7 +251,8 @@ func (v value) format() format.Value {
 	return format.Value{Kind: v.kind, Data: []byte(v.data)}
 }
 
-// statement executes a random statement that the source's constraints allow. It reports whether there was one.
+// statement executes a random statement that the source's constraints allow. It reports whether
+// there was one.
 func (s *source) statement(g *plan.Group) (kind plan.OpKind, tables []*tableSpec, ok bool) {
 	t := s.tables[s.IntN(len(s.tables))]
 	tables = []*tableSpec{t}
@@ -312,7 +316,8 @@ func (s *source) statement(g *plan.Group) (kind plan.OpKind, tables []*tableSpec
 	}
 }
 
-// execute stands for a statement that changes the schema: it rewrites every row, so that it must stand between what was before and after it.
+// execute stands for a statement that changes the schema: it rewrites every row, so that it must
+// stand between what was before and after it.
 func (db database) execute(t *tableSpec) {
 	rows := slices.Collect(maps.Values(db[t]))
 	clear(db[t])

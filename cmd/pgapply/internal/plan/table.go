@@ -1,5 +1,6 @@
-// Package plan decides what is to be written to the target: it collects the changes of source transactions into groups, folds the
-// changes of each row to their net effect, and shapes the statements. It is pure: it knows records and tables, and no connection.
+// Package plan decides what is to be written to the target: it collects the changes of source
+// transactions into groups, folds the changes of each row to their net effect, and shapes the
+// statements. It is pure: it knows records and tables, and no connection.
 package plan
 
 import (
@@ -11,8 +12,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A Table is a relation of the stream together with the table on the target that it goes to. Columns are aligned: Columns[i] is where the
-// i-th value of a tuple goes.
+// A Table is a relation of the stream together with the table on the target that it goes to.
+// Columns are aligned: Columns[i] is where the i-th value of a tuple goes.
 type Table struct {
 	Index    int // among all tables of the stream
 	Relation *format.Relation
@@ -24,21 +25,26 @@ type Table struct {
 	Root     *Root  // where rows go instead, if it is not nil; OID, Only and Spread are then the root's
 	Columns  []Column
 
-	// Key has the columns that find a row, ascending. It is nil for a table that has none: then all columns find it.
+	// Key has the columns that find a row, ascending. It is nil for a table that has none: then all
+	// columns find it.
 	Key []int
 	// Equal says for each of Key by which operator values are equal.
 	Equal []Operator
-	// Foldable is false if changes must be written one by one, in order: no unique index over Key, or types that unnest cannot carry.
+	// Foldable is false if changes must be written one by one, in order: no unique index over Key,
+	// or types that unnest cannot carry.
 	Foldable bool
-	// NoBulk is true if rows can only be inserted one by one: no columns to insert, or types that unnest cannot carry.
+	// NoBulk is true if rows can only be inserted one by one: no columns to insert, or types that
+	// unnest cannot carry.
 	NoBulk bool
 	// NoCopy is true if COPY FROM is refused: the table is a view, or foreign.
 	NoCopy bool
 	// Full is true if old tuples are whole rows.
 	Full bool
-	// Deferrable is true if a unique constraint is deferrable: replica mode does not enforce those, so they have to be checked.
+	// Deferrable is true if a unique constraint is deferrable: replica mode does not enforce those,
+	// so they have to be checked.
 	Deferrable []UniqueKey
-	// Snapshot is the LSN of the snapshot that the rows were loaded at: transactions that ended by then are in them already.
+	// Snapshot is the LSN of the snapshot that the rows were loaded at: transactions that ended by
+	// then are in them already.
 	Snapshot format.LSN
 
 	// Problem is set if the relation cannot be applied; it is reported by the first change.
@@ -48,7 +54,8 @@ type Table struct {
 	sql map[shape]string
 }
 
-// A Root is a partitioned table of the target that rows go through, and come from: they may be in other partitions there than on the source.
+// A Root is a partitioned table of the target that rows go through, and come from: they may be in
+// other partitions there than on the source.
 type Root struct {
 	Schema, Name string
 	Leaves       int // how many partitions have rows
@@ -138,7 +145,8 @@ func (t *Table) target(b *strings.Builder) {
 	b.WriteString(t.place())
 }
 
-// A Mask says which columns of a tuple are left alone or NULL: one byte a column, '1' for yes. The empty mask means none.
+// A Mask says which columns of a tuple are left alone or NULL: one byte a column, '1' for yes. The
+// empty mask means none.
 type Mask string
 
 // Has reports whether column i is in the mask.
@@ -156,14 +164,16 @@ func (t *Table) isKey(i int) bool {
 // Inserted reports whether column i takes part in inserts.
 func (t *Table) Inserted(i int) bool { return !t.Columns[i].Ignore }
 
-// Updated reports whether an update with this mask sets column i. Key columns are not set where the key does not change.
+// Updated reports whether an update with this mask sets column i. Key columns are not set where the
+// key does not change.
 func (t *Table) Updated(i int, unchanged Mask, keyChanges bool) bool {
 	c := &t.Columns[i]
 	return !c.Ignore && !unchanged.Has(i) && (keyChanges || t.Key == nil || !t.isKey(i))
 }
 
-// ElemOID returns the element type of the array parameter that carries column i in bulk, and for integers their size in bytes. What
-// is not an integer travels as text, in the server's own notation, and is cast by the server.
+// ElemOID returns the element type of the array parameter that carries column i in bulk, and for
+// integers their size in bytes. What is not an integer travels as text, in the server's own
+// notation, and is cast by the server.
 func (t *Table) ElemOID(i int) (oid uint32, size int) {
 	switch t.Columns[i].OID {
 	case 20:
@@ -178,8 +188,8 @@ func (t *Table) ElemOID(i int) (oid uint32, size int) {
 
 var elemTypes = map[uint32]string{20: "pg_catalog.int8[]", 21: "pg_catalog.int2[]", 23: "pg_catalog.int4[]", 25: "pg_catalog.text[]"}
 
-// unnest writes "(SELECT unnest($1::text[]) AS c0, …) AS v" for the columns in list. As a function in FROM it would cost more: the server puts the
-// rows of those away first.
+// unnest writes "(SELECT unnest($1::text[]) AS c0, …) AS v" for the columns in list. As a function
+// in FROM it would cost more: the server puts the rows of those away first.
 func (t *Table) unnest(b *strings.Builder, list []int) {
 	b.WriteString("(SELECT ")
 	for n, i := range list {
@@ -192,7 +202,8 @@ func (t *Table) unnest(b *strings.Builder, list []int) {
 	b.WriteString(") AS v")
 }
 
-// cast writes the n-th column of v as the type of column i. The cast is to the bare type: to one with a length it would cut silently.
+// cast writes the n-th column of v as the type of column i. The cast is to the bare type: to one
+// with a length it would cut silently.
 func (t *Table) cast(b *strings.Builder, n, i int) {
 	b.WriteString("v.c" + strconv.Itoa(n))
 	if oid, _ := t.ElemOID(i); oid == 25 && t.Columns[i].OID != 25 {
@@ -249,14 +260,16 @@ func (t *Table) CopyIn() string {
 	})
 }
 
-// UpdateColumns returns the columns that an update with this mask takes as parameters: the key's, then those that it sets.
+// UpdateColumns returns the columns that an update with this mask takes as parameters: the key's,
+// then those that it sets.
 func (t *Table) UpdateColumns(unchanged Mask) []int {
 	set := t.list(func(i int) bool { return t.Updated(i, unchanged, false) })
 	return append(append([]int{}, t.Key...), set...)
 }
 
-// counted makes a statement of the CTEs that write writes, the last of which is w, so that it fails (with 22012, division by zero) unless w has as many
-// rows as the parameter after the n-th says, or exactly one if n is -1: the answer would come too late, since the commit is already on its way.
+// counted makes a statement of the CTEs that write writes, the last of which is w, so that it fails
+// (with 22012, division by zero) unless w has as many rows as the parameter after the n-th says, or
+// exactly one if n is -1: the answer would come too late, since the commit is already on its way.
 func counted(b *strings.Builder, n int, write func()) {
 	b.WriteString("WITH ")
 	write()
@@ -278,7 +291,8 @@ func (t *Table) matchKey(b *strings.Builder) {
 	}
 }
 
-// BulkUpdate returns the statement that updates rows given as one array for each of UpdateColumns, and a count.
+// BulkUpdate returns the statement that updates rows given as one array for each of UpdateColumns,
+// and a count.
 func (t *Table) BulkUpdate(unchanged Mask) string {
 	return t.statement(shape{verb: bulkUpdate, mask: string(unchanged)}, func(b *strings.Builder) {
 		cols := t.UpdateColumns(unchanged)
@@ -323,13 +337,14 @@ func (t *Table) BulkUpdate(unchanged Mask) string {
 	})
 }
 
-// replaced reports whether an update that sets these columns is a delete and an insert, because the server refuses to update one of them.
+// replaced reports whether an update that sets these columns is a delete and an insert, because the
+// server refuses to update one of them.
 func (t *Table) replaced(set []int) bool {
 	return slices.ContainsFunc(set, func(i int) bool { return t.Columns[i].Always })
 }
 
-// reinsert goes on after a delete in v AS (DELETE … RETURNING …), and inserts the deleted row again with columns cols set to what value writes and the others
-// as they were.
+// reinsert goes on after a delete in v AS (DELETE … RETURNING …), and inserts the deleted row again
+// with columns cols set to what value writes and the others as they were.
 func (t *Table) reinsert(b *strings.Builder, cols []int, value func(n, i int)) {
 	kept := t.list(func(i int) bool { return t.Inserted(i) && !slices.Contains(cols, i) })
 	for n, i := range kept {
@@ -350,7 +365,8 @@ func (t *Table) reinsert(b *strings.Builder, cols []int, value func(n, i int)) {
 	b.WriteString(" FROM v RETURNING 1")
 }
 
-// BulkDelete returns the statement that deletes rows given as one array for each column of Key, and a count.
+// BulkDelete returns the statement that deletes rows given as one array for each column of Key, and
+// a count.
 func (t *Table) BulkDelete() string {
 	return t.statement(shape{verb: bulkDelete}, func(b *strings.Builder) {
 		counted(b, len(t.Key), func() {
@@ -365,7 +381,8 @@ func (t *Table) BulkDelete() string {
 	})
 }
 
-// OneInsert returns the statement that inserts one row, given as a parameter for each of InsertColumns.
+// OneInsert returns the statement that inserts one row, given as a parameter for each of
+// InsertColumns.
 func (t *Table) OneInsert() string {
 	return t.statement(shape{verb: oneInsert}, func(b *strings.Builder) {
 		b.WriteString("INSERT INTO " + t.place())
@@ -395,13 +412,15 @@ func (t *Table) FindColumns() []int {
 	return t.list(func(i int) bool { return !t.Columns[i].Ignore })
 }
 
-// SetColumns returns the columns that a single update with this mask sets: those of the key only if it changes.
+// SetColumns returns the columns that a single update with this mask sets: those of the key only if
+// it changes.
 func (t *Table) SetColumns(unchanged Mask, keyChanges bool) []int {
 	return t.list(func(i int) bool { return t.Updated(i, unchanged, keyChanges) })
 }
 
-// OneUpdate returns the statement that updates one row, given as a parameter for each of SetColumns, then one for each of FindColumns that is not NULL
-// in the old tuple. It fails with division by zero unless it meets exactly one.
+// OneUpdate returns the statement that updates one row, given as a parameter for each of
+// SetColumns, then one for each of FindColumns that is not NULL in the old tuple. It fails with
+// division by zero unless it meets exactly one.
 func (t *Table) OneUpdate(unchanged Mask, keyChanges bool, isNull Mask, skipLocked bool) string {
 	more := string(isNull)
 	if keyChanges {
@@ -442,8 +461,8 @@ func (t *Table) OneUpdate(unchanged Mask, keyChanges bool, isNull Mask, skipLock
 	})
 }
 
-// OneDelete returns the statement that deletes one row, given as a parameter for each of FindColumns that is not NULL. It fails with division by
-// zero unless it meets exactly one.
+// OneDelete returns the statement that deletes one row, given as a parameter for each of
+// FindColumns that is not NULL. It fails with division by zero unless it meets exactly one.
 func (t *Table) OneDelete(isNull Mask, skipLocked bool) string {
 	return t.statement(shape{verb: oneDelete, more: string(isNull), skipLocked: skipLocked}, func(b *strings.Builder) {
 		counted(b, -1, func() {
@@ -456,7 +475,8 @@ func (t *Table) OneDelete(isNull Mask, skipLocked bool) string {
 	})
 }
 
-// DeleteAny returns the statement that deletes the row with a key, if there is one. Its parameters are those of OneDelete.
+// DeleteAny returns the statement that deletes the row with a key, if there is one. Its parameters
+// are those of OneDelete.
 func (t *Table) DeleteAny(isNull Mask) string {
 	return t.statement(shape{verb: deleteAny, more: string(isNull)}, func(b *strings.Builder) {
 		b.WriteString("DELETE FROM ")
@@ -476,8 +496,9 @@ func (t *Table) CountKey(isNull Mask) string {
 	})
 }
 
-// CheckUnique returns the statement that fails with division by zero if two rows have the same values in a unique key, looking at the rows
-// given as one array for each of its columns. It stands in for constraints that are not enforced while they are deferrable.
+// CheckUnique returns the statement that fails with division by zero if two rows have the same
+// values in a unique key, looking at the rows given as one array for each of its columns. It stands
+// in for constraints that are not enforced while they are deferrable.
 func (t *Table) CheckUnique(k UniqueKey) string {
 	return t.statement(shape{verb: checkUnique, more: k.Name}, func(b *strings.Builder) {
 		cols := t.ColumnsOf(k)
@@ -511,7 +532,8 @@ func (t *Table) CheckUnique(k UniqueKey) string {
 	})
 }
 
-// CheckUniqueWhole returns the statement that looks at all rows, for a transaction too large to know which ones it has written.
+// CheckUniqueWhole returns the statement that looks at all rows, for a transaction too large to
+// know which ones it has written.
 func (t *Table) CheckUniqueWhole(k UniqueKey) string {
 	return t.statement(shape{verb: checkUniqueWhole, more: k.Name}, func(b *strings.Builder) {
 		cols := t.ColumnsOf(k)

@@ -13,19 +13,23 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 )
 
-// MaxAhead is how many transactions in progress are written ahead of their commit at the same time, each on a session of its own.
+// MaxAhead is how many transactions in progress are written ahead of their commit at the same time,
+// each on a session of its own.
 const MaxAhead = 4
 
-// aheadLockTimeout bounds how long a session waits for a lock while transactions in progress hold some.
+// aheadLockTimeout bounds how long a session waits for a lock while transactions in progress hold
+// some.
 const aheadLockTimeout = "3s"
 
-// Ahead writes a piece of a transaction that is in progress on the source, ahead of its commit, on a session of its own. It returns false
-// if the target refuses it; what was written before stays.
+// Ahead writes a piece of a transaction that is in progress on the source, ahead of its commit, on
+// a session of its own. It returns false if the target refuses it; what was written before stays.
 //
-// That is safe because the source has done the same: a row that the transaction has changed was not changed by others until it ended, and everything
-// that was committed there before it came to this change is committed here too. Only on a target that has other constraints, triggers or users
-// may another session wait for a lock that this one holds. A timeout ends that: then all transactions in progress are rolled back, and the error says "try again": from
-// then on the stream's transactions in progress are kept until they commit.
+// That is safe because the source has done the same: a row that the transaction has changed was not
+// changed by others until it ended, and everything that was committed there before it came to this
+// change is committed here too. Only on a target that has other constraints, triggers or users may
+// another session wait for a lock that this one holds. A timeout ends that: then all transactions
+// in progress are rolled back, and the error says "try again": from then on the stream's
+// transactions in progress are kept until they commit.
 func (a *Applier) Ahead(ctx context.Context, xid uint32, g *plan.Group) (bool, error) {
 	l, err := a.aheadLane(ctx, xid)
 	if err != nil {
@@ -68,8 +72,8 @@ func (a *Applier) aheadLane(ctx context.Context, xid uint32) (*lane, error) {
 	return l, nil
 }
 
-// SetAside makes the open transaction, which Flush has written in part, one that is ahead of its commit: it was prepared. Its session goes with it,
-// and keeps the stream's lock.
+// SetAside makes the open transaction, which Flush has written in part, one that is ahead of its
+// commit: it was prepared. Its session goes with it, and keeps the stream's lock.
 func (a *Applier) SetAside(ctx context.Context, xid uint32) error {
 	l, err := a.aheadLane(ctx, xid)
 	if err != nil {
@@ -125,7 +129,8 @@ func (a *Applier) Abort(ctx context.Context) error {
 	return a.renew(ctx, a.lane)
 }
 
-// renew replaces a session in which code of others has run. Should another process take the stream in between, it keeps it.
+// renew replaces a session in which code of others has run. Should another process take the stream
+// in between, it keeps it.
 func (a *Applier) renew(ctx context.Context, l *lane) error {
 	if !l.tainted {
 		return nil
@@ -150,7 +155,8 @@ func (a *Applier) renew(ctx context.Context, l *lane) error {
 	return nil
 }
 
-// Flush writes a piece of a transaction that is complete on the source, but too large to be written in one go.
+// Flush writes a piece of a transaction that is complete on the source, but too large to be written
+// in one go.
 func (a *Applier) Flush(ctx context.Context, g *plan.Group) error {
 	err := a.flush(ctx, g)
 	return or(a.blocked(ctx, err), err)

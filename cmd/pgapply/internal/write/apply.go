@@ -22,14 +22,17 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// An Applier writes groups of changes to the target over one session, each in one transaction together with the stream's position.
+// An Applier writes groups of changes to the target over one session, each in one transaction
+// together with the stream's position.
 //
-// A group is written folded, in one round trip; every statement checks by itself that it meets as many rows as it should. Should the target
-// refuse any of it, the transaction is rolled back and written change by change in source order, which is right wherever the source's own
-// execution was. Should that fail too, it is written once more, transaction by transaction and waiting for each change, so that what
-// comes before the failing transaction is kept and the error names the change.
+// A group is written folded, in one round trip; every statement checks by itself that it meets as
+// many rows as it should. Should the target refuse any of it, the transaction is rolled back and
+// written change by change in source order, which is right wherever the source's own execution was.
+// Should that fail too, it is written once more, transaction by transaction and waiting for each
+// change, so that what comes before the failing transaction is kept and the error names the change.
 //
-// Transactions that are in progress on the source are written ahead of their commit, each on a session of its own (see Ahead).
+// Transactions that are in progress on the source are written ahead of their commit, each on a
+// session of its own (see Ahead).
 type Applier struct {
 	*lane
 	stream  *progress.Stream
@@ -63,7 +66,8 @@ type Position struct {
 	Time format.Time
 }
 
-// NewApplier opens a session on the target that applies a stream, and takes the stream's lock. OnConflict is StopOnConflict, Skip or Overwrite.
+// NewApplier opens a session on the target that applies a stream, and takes the stream's lock.
+// OnConflict is StopOnConflict, Skip or Overwrite.
 func NewApplier(ctx context.Context, server pgdial.Server, log *slog.Logger, stream *progress.Stream, onConflict string) (*Applier, error) {
 	s, err := newSession(ctx, server, log, stream, progress.Applying)
 	if err != nil {
@@ -72,7 +76,8 @@ func NewApplier(ctx context.Context, server pgdial.Server, log *slog.Logger, str
 	return &Applier{lane: &lane{s: s, onConflict: onConflict, stream: stream.ID, conflicts: new(atomic.Int64)}, ahead: make(map[uint32]*lane), stream: stream, log: log, counting: make(map[*plan.Table]*plan.Counts), counted: time.Now()}, nil
 }
 
-// Replica reports whether triggers, rules and foreign keys rest in the session unless they are set to act in a replica, too.
+// Replica reports whether triggers, rules and foreign keys rest in the session unless they are set
+// to act in a replica, too.
 func (a *Applier) Replica() bool { return a.s.replica }
 
 // SetApplied tells where the stream is, as read from the target after the lock was taken.
@@ -104,13 +109,15 @@ func (a *Applier) Close() {
 // Open reports whether a transaction was written in part, by Flush: Apply is to complete it.
 func (a *Applier) Open() bool { return a.open }
 
-// Conflicts returns how many changes were recorded in pgsluice.conflicts. It may be called at any time.
+// Conflicts returns how many changes were recorded in pgsluice.conflicts. It may be called at any
+// time.
 func (a *Applier) Conflicts() int64 { return a.conflicts.Load() }
 
 // Ended reports whether a cutover has ended the stream. It may be called at any time.
 func (a *Applier) Ended() bool { return a.ended.Load() }
 
-// Apply writes a group of whole transactions and commits it. A large transaction that Flush has begun is committed with it.
+// Apply writes a group of whole transactions and commits it. A large transaction that Flush has
+// begun is committed with it.
 func (a *Applier) Apply(ctx context.Context, g *plan.Group) error {
 	e := endOf(g)
 	if a.open {
@@ -204,8 +211,9 @@ func or(a, b error) error {
 	return b
 }
 
-// carefully writes transactions from i to before j of a group, which was refused as a whole, change by change: half of them, and half of that, until the one
-// that is refused has been found. What comes before it stays.
+// carefully writes transactions from i to before j of a group, which was refused as a whole, change
+// by change: half of them, and half of that, until the one that is refused has been found. What
+// comes before it stays.
 func (a *Applier) carefully(ctx context.Context, g *plan.Group, i, j int) error {
 	first := int32(0)
 	if i > 0 {
@@ -337,7 +345,8 @@ func (a *Applier) askWAL(b *pgwire.Batch, s *session) {
 	b.Execute()
 }
 
-// committed notes a commit. Where it is in the target's WAL the next Poll finds out, for all that came before it.
+// committed notes a commit. Where it is in the target's WAL the next Poll finds out, for all that
+// came before it.
 func (a *Applier) committed(p Position) {
 	if n := len(a.commits); n > 0 && a.commits[n-1].wal == notAsked {
 		a.commits[n-1].Position = p
@@ -367,8 +376,9 @@ func (a *Applier) wal(r *pgwire.Result) error {
 	return nil
 }
 
-// endOfRecord turns the position where the next WAL record will begin into the one where the last record ended. They differ by a page's
-// header if a page is full, and the flush position stays before it until there is more to flush.
+// endOfRecord turns the position where the next WAL record will begin into the one where the last
+// record ended. They differ by a page's header if a page is full, and the flush position stays
+// before it until there is more to flush.
 func endOfRecord(insert format.LSN) format.LSN {
 	const page, shortHeader, longHeader = 8192, 24, 40
 	if off := insert % page; off == shortHeader || off == longHeader {
@@ -377,7 +387,8 @@ func endOfRecord(insert format.LSN) format.LSN {
 	return insert
 }
 
-// Durable returns the newest position that the target has flushed, and true if it has not been returned before.
+// Durable returns the newest position that the target has flushed, and true if it has not been
+// returned before.
 func (a *Applier) Durable() (Position, bool) {
 	n := 0
 	for n < len(a.commits) && a.commits[n].wal <= a.walFlushed {
@@ -391,8 +402,8 @@ func (a *Applier) Durable() (Position, bool) {
 	return p, true
 }
 
-// Waiting reports whether there are positions that are not known to be durable, and since when the target is known not to have flushed the oldest of them;
-// zero if it has not been asked.
+// Waiting reports whether there are positions that are not known to be durable, and since when the
+// target is known not to have flushed the oldest of them; zero if it has not been asked.
 func (a *Applier) Waiting() (since time.Time, some bool) {
 	if len(a.commits) > 0 {
 		since = a.commits[0].asked
@@ -400,7 +411,8 @@ func (a *Applier) Waiting() (since time.Time, some bool) {
 	return since, len(a.commits) > 0
 }
 
-// Lookup reads a table of the target as the open transaction, or the one that is written ahead with this XID, sees it; nil if there is none.
+// Lookup reads a table of the target as the open transaction, or the one that is written ahead with
+// this XID, sees it; nil if there is none.
 func (a *Applier) Lookup(ctx context.Context, xid uint32, schema, table string) (*catalog.Relation, error) {
 	l := a.lane
 	if xid != 0 {
@@ -435,8 +447,8 @@ func (a *Applier) Poll(ctx context.Context) error {
 	return a.wal(r)
 }
 
-// Sync makes everything that was committed durable, and the counters of tables with it. While a large transaction is open it only asks: the
-// session must not commit that.
+// Sync makes everything that was committed durable, and the counters of tables with it. While a
+// large transaction is open it only asks: the session must not commit that.
 func (a *Applier) Sync(ctx context.Context) error {
 	if a.open {
 		return a.Poll(ctx)

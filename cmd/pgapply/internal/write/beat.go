@@ -10,8 +10,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 )
 
-// beatEvery is how often a load tells the target that it is at work, and how far the tables are whose
-// rows are on their way: pgcutover status has it from there.
+// beatEvery is how often a load tells the target that it is at work, and how far the tables are
+// whose rows are on their way: pgcutover status has it from there.
 const beatEvery = 2 * time.Second
 
 // onTheWay counts what has come of a part.
@@ -35,8 +35,8 @@ func (l *Loader) ends(p *part) {
 	delete(l.copies, p)
 }
 
-// beat tells the target until the load ends. Nothing depends on it: it has a session of its own, and
-// what cannot be written is not.
+// beat tells the target until the load ends. Nothing depends on it: it has a session of its own,
+// and what cannot be written is not.
 func (l *Loader) beat() {
 	var c *pgx.Conn
 	defer func() {
@@ -65,7 +65,8 @@ func (l *Loader) beat() {
 	}
 }
 
-// far returns how far the tables are that have parts on their way, and those that had the last time.
+// far returns how far the tables are that have parts on their way, and those that had the last
+// time.
 func (l *Loader) far(told map[[2]string]bool) (list []progress.Copying) {
 	at := make(map[[2]string]*progress.Copying)
 	for k := range told {

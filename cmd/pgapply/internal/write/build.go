@@ -15,8 +15,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A builder creates what belongs to tables whose rows are there: several indexes at the same time, also of one table, then the constraints
-// that rest on them.
+// A builder creates what belongs to tables whose rows are there: several indexes at the same time,
+// also of one table, then the constraints that rest on them.
 type builder struct {
 	l     *Loader
 	ctx   context.Context
@@ -108,7 +108,8 @@ func (b *builder) work() {
 	}
 }
 
-// session opens a session for building: with memory for sorting that the server can afford for all builders together.
+// session opens a session for building: with memory for sorting that the server can afford for all
+// builders together.
 func (b *builder) session() (*session, error) {
 	s, err := newSession(b.ctx, b.l.Server, b.l.Log, b.l.Stream, progress.Loading)
 	if err != nil {
@@ -121,8 +122,9 @@ func (b *builder) session() (*session, error) {
 	return s, nil
 }
 
-// buildMemory returns the statement that sets maintenance_work_mem: a share of what the server counts on for its own and the system's caches, but
-// not less than is set, and not more than sorting makes use of.
+// buildMemory returns the statement that sets maintenance_work_mem: a share of what the server
+// counts on for its own and the system's caches, but not less than is set, and not more than
+// sorting makes use of.
 func buildMemory(jobs int) string {
 	return fmt.Sprintf(`SELECT pg_catalog.set_config('maintenance_work_mem', greatest((SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'maintenance_work_mem'),
 		least(1048576, (SELECT setting::bigint * 8 FROM pg_catalog.pg_settings WHERE name = 'effective_cache_size') / %d))::pg_catalog.text || 'kB', false)`, 8*max(jobs, 1))
@@ -144,7 +146,8 @@ func (b *builder) pending(phase progress.Phase, schema, table string) (list []pr
 	return list, b.l.Server.Explain(err)
 }
 
-// lock takes, or releases, the lock for building what belongs to a table, and reports whether it could be taken.
+// lock takes, or releases, the lock for building what belongs to a table, and reports whether it
+// could be taken.
 func (b *builder) lock(t progress.LoadTable, take bool) (ok bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -164,8 +167,9 @@ func (b *builder) lock(t progress.LoadTable, take bool) (ok bool, err error) {
 // small is below how many bytes of rows a table counts as small.
 const small = 1 << 20
 
-// table has everything created that belongs to a table, which has its rows, unless another process is about it. What belongs to a small one is created by one session, in one transaction: where there
-// are thousands of them, the statements in between are what costs.
+// table has everything created that belongs to a table, which has its rows, unless another process
+// is about it. What belongs to a small one is created by one session, in one transaction: where
+// there are thousands of them, the statements in between are what costs.
 func (b *builder) table(t progress.LoadTable, isSmall bool) {
 	b.mu.Lock()
 	mine := b.mine[t]
@@ -200,7 +204,8 @@ func (b *builder) table(t progress.LoadTable, isSmall bool) {
 	})
 }
 
-// whole creates what belongs to a table in one transaction. If the server refuses any of it, nothing has happened, and it returns false.
+// whole creates what belongs to a table in one transaction. If the server refuses any of it,
+// nothing has happened, and it returns false.
 func (b *builder) whole(s *session, t progress.LoadTable, list []progress.Object) (done bool, err error) {
 	var sql, ids strings.Builder
 	sql.WriteString("BEGIN;\n")
@@ -268,7 +273,8 @@ func (b *builder) build(s *session, t progress.LoadTable, list []progress.Object
 	return nil
 }
 
-// rest creates what needs the indexes, and what changes the table itself and therefore cannot be done by several sessions.
+// rest creates what needs the indexes, and what changes the table itself and therefore cannot be
+// done by several sessions.
 func (b *builder) rest(s *session, t progress.LoadTable, first, then []progress.Object) error {
 	defer b.open.Done()
 	for i := range first {
@@ -310,8 +316,10 @@ const (
 	isDone   = "state = 'done', error = NULL, code = NULL, because = NULL, finished_at = clock_timestamp()"
 )
 
-// create creates an object and records it in the same transaction. If only an index was made, and not yet the constraint that is to rest on
-// it or what else follows it, the object is not yet done, but a later run must find the index. An object that the server refuses is recorded with the reason; the load goes on.
+// create creates an object and records it in the same transaction. If only an index was made, and
+// not yet the constraint that is to rest on it or what else follows it, the object is not yet done,
+// but a later run must find the index. An object that the server refuses is recorded with the
+// reason; the load goes on.
 func (b *builder) create(s *session, o *progress.Object, sql string, half bool) error {
 	state := isDone
 	if half {
@@ -339,8 +347,8 @@ func (b *builder) create(s *session, o *progress.Object, sql string, half bool) 
 	return e
 }
 
-// finish waits for all tables, also for those that others build, then creates what belongs to none. It reports whether the load is complete:
-// rows may be missing that other processes bring.
+// finish waits for all tables, also for those that others build, then creates what belongs to none.
+// It reports whether the load is complete: rows may be missing that other processes bring.
 func (b *builder) finish() (complete bool, err error) {
 	const again = 200 * time.Millisecond
 	for {
@@ -415,7 +423,8 @@ func (b *builder) waitTables() error {
 	}
 }
 
-// last creates the objects that belong to no table, one after the other, in the order of the schema. Another process may be about to do the same.
+// last creates the objects that belong to no table, one after the other, in the order of the
+// schema. Another process may be about to do the same.
 func (b *builder) last(s *session) error {
 	lock, err := s.await(b.ctx, b.l.Log, b.l.Stream, progress.SchemaLock, forever)
 	if err != nil {

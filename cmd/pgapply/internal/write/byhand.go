@@ -13,8 +13,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 )
 
-// takeOff records what stands in the way of a load on tables that were created by hand, and takes it off: foreign keys, triggers and rules until
-// the cutover, and, if that is wanted, indexes until the rows are there.
+// takeOff records what stands in the way of a load on tables that were created by hand, and takes
+// it off: foreign keys, triggers and rules until the cutover, and, if that is wanted, indexes until
+// the rows are there.
 func (l *Loader) takeOff(tables []*loadTable) error {
 	var all, empty []uint32
 	for _, t := range tables {
@@ -73,7 +74,8 @@ func (l *Loader) takeOff(tables []*loadTable) error {
 	}))
 }
 
-// hold makes what acts on the rows of tables wait for the cutover: only what does so in our sessions, or all that there is.
+// hold makes what acts on the rows of tables wait for the cutover: only what does so in our
+// sessions, or all that there is.
 func (l *Loader) hold(oids []uint32, acting bool) error {
 	if len(oids) == 0 {
 		return nil
@@ -91,7 +93,8 @@ func (l *Loader) hold(oids []uint32, acting bool) error {
 	return l.Server.Explain(hold.Make(l.ctx, l.Control, l.Stream.ID, list))
 }
 
-// locksAtOnce is how many objects are taken off in one transaction: each locks its table, and one of another, and there may be thousands of them.
+// locksAtOnce is how many objects are taken off in one transaction: each locks its table, and one
+// of another, and there may be thousands of them.
 const locksAtOnce = 16
 
 // take records an object and executes the statement that takes it off.

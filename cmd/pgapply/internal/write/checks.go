@@ -11,8 +11,10 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 )
 
-// takeOffChecks takes the CHECK constraints off that rows may not pass before all rows are there, or not here and now, as those may not whose functions look
-// at tables. Those of a table that could not be loaded for whatever reason are all taken off. They come back when all rows are there, and are checked then.
+// takeOffChecks takes the CHECK constraints off that rows may not pass before all rows are there,
+// or not here and now, as those may not whose functions look at tables. Those of a table that could
+// not be loaded for whatever reason are all taken off. They come back when all rows are there, and
+// are checked then.
 func (l *Loader) takeOffChecks(tables []*loadTable) error {
 	var coming, again []uint32
 	for _, t := range tables {
@@ -34,7 +36,8 @@ func (l *Loader) takeChecks(oids []uint32, all bool) error {
 	if len(oids) == 0 {
 		return nil
 	}
-	// A constraint of a table that has it by itself as well stays there when the one that it inherits goes.
+	// A constraint of a table that has it by itself as well stays there when the one that it
+	// inherits goes.
 	const generations = 5
 	for range generations {
 		list, err := catalog.Checks(l.ctx, l.Control, oids, all)

@@ -20,7 +20,8 @@ import (
 
 var opNames = map[plan.OpKind]string{plan.OpInsert: "insert", plan.OpUpdate: "update", plan.OpDelete: "delete", plan.OpTruncate: "truncate", plan.OpDDL: "ddl"}
 
-// careful writes changes from first to before next, of which some are refused, in the open transaction: half of them, and half of that, until those are found.
+// careful writes changes from first to before next, of which some are refused, in the open
+// transaction: half of them, and half of that, until those are found.
 func (l *lane) careful(ctx context.Context, g *plan.Group, first, next int32) error {
 	if next-first <= 1 {
 		if next == first {
@@ -51,8 +52,8 @@ func (l *lane) careful(ctx context.Context, g *plan.Group, first, next int32) er
 	return nil
 }
 
-// one writes a change and waits for it. A change that does not fit is treated as the policy says; its error names the transaction, the
-// table and the key, and the transaction has failed.
+// one writes a change and waits for it. A change that does not fit is treated as the policy says;
+// its error names the transaction, the table and the key, and the transaction has failed.
 func (l *lane) one(ctx context.Context, g *plan.Group, i int32) error {
 	b := l.s.conn.Batch(ctx)
 	keep := l.onConflict != StopOnConflict
@@ -97,7 +98,8 @@ const (
 	Overwrite      = "overwrite" // make the target's row what the source's is
 )
 
-// isConflict reports whether a change was refused because of the rows that the target has, or lacks.
+// isConflict reports whether a change was refused because of the rows that the target has, or
+// lacks.
 func isConflict(err error) bool {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
@@ -106,8 +108,8 @@ func isConflict(err error) bool {
 	return pg.Code == "22012" || strings.HasPrefix(pg.Code, "23")
 }
 
-// overwrite makes a row that a change has to meet: what stands in the way by its key is deleted, and what is missing is inserted. It returns false, and changes
-// nothing, if that cannot be done.
+// overwrite makes a row that a change has to meet: what stands in the way by its key is deleted,
+// and what is missing is inserted. It returns false, and changes nothing, if that cannot be done.
 func (l *lane) overwrite(ctx context.Context, g *plan.Group, i int32) (bool, error) {
 	op, t := g.Op(i)
 	if op.Kind == plan.OpDelete || !canOverwrite(g, i) {
@@ -140,13 +142,15 @@ func (l *lane) overwrite(ctx context.Context, g *plan.Group, i int32) (bool, err
 	return true, nil
 }
 
-// canOverwrite reports whether Overwrite knows the row that a change is to leave, and by which key to remove what is in its place.
+// canOverwrite reports whether Overwrite knows the row that a change is to leave, and by which key
+// to remove what is in its place.
 func canOverwrite(g *plan.Group, i int32) bool {
 	op, t := g.Op(i)
 	return op.Kind == plan.OpDelete || t.Key != nil && g.Mask(t, op.New, format.Unchanged) == ""
 }
 
-// mayStay reports whether the target is as the change would leave it although it could not be applied: a row that is to be deleted is not there.
+// mayStay reports whether the target is as the change would leave it although it could not be
+// applied: a row that is to be deleted is not there.
 func (l *lane) mayStay(g *plan.Group, i int32) bool {
 	op, _ := g.Op(i)
 	return op.Kind == plan.OpDelete
@@ -323,8 +327,9 @@ func (l *lane) lookAt(g *plan.Group, t *plan.Table, tuple int32) string {
 	return fmt.Sprintf("Compare both sides: SELECT * FROM %s WHERE %s%s. ", place, strings.Join(where, " AND "), source)
 }
 
-// goOn says how to go on in spite of a conflict: by another policy than the one that has not helped, if one may. byKey is false if what stands in the way is
-// not the row with the change's key, which is all that Overwrite replaces.
+// goOn says how to go on in spite of a conflict: by another policy than the one that has not
+// helped, if one may. byKey is false if what stands in the way is not the row with the change's
+// key, which is all that Overwrite replaces.
 func (l *lane) goOn(g *plan.Group, i int32, byKey bool) string {
 	policy, why := "pgapply --on-conflict skip, or ", ""
 	switch {
@@ -360,7 +365,8 @@ func withServer(e *fault.Error, cause error) *fault.Error {
 	return e
 }
 
-// meets counts the rows that a change meets now, after its transaction was rolled back; −1 if that cannot be told.
+// meets counts the rows that a change meets now, after its transaction was rolled back; −1 if that
+// cannot be told.
 func (l *lane) meets(ctx context.Context, g *plan.Group, t *plan.Table, tuple int32) int {
 	if l.undo(ctx, "ROLLBACK") != nil {
 		return -1

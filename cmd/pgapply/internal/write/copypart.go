@@ -18,8 +18,8 @@ import (
 // errIncomplete is what becomes of a part whose end has not come.
 var errIncomplete = errors.New("the part was not completed")
 
-// Drop gives up the parts that have not come to their end, because the stream was cut, and waits for those that have. It returns an error if one of
-// those could not be kept.
+// Drop gives up the parts that have not come to their end, because the stream was cut, and waits
+// for those that have. It returns an error if one of those could not be kept.
 func (l *Loader) Drop() error {
 	for n, p := range l.parts {
 		close(p.chunks)
@@ -98,7 +98,8 @@ func copyStatement(p *part) string {
 		options = append(options, "FORMAT binary")
 	}
 	if t.freeze {
-		// Rows that are written frozen need no vacuum later. The server allows it for a table that this transaction has emptied.
+		// Rows that are written frozen need no vacuum later. The server allows it for a table that
+		// this transaction has emptied.
 		options = append(options, "FREEZE")
 		begin += "TRUNCATE ONLY " + t.qualified() + "; "
 	}
@@ -133,7 +134,8 @@ func (l *Loader) finishPart(s *session, p *part) (copied bool, err error) {
 	b := s.conn.Batch(l.ctx)
 	b.Do(fmt.Sprintf("INSERT INTO pgsluice.parts (stream_id, schema_name, table_name, part, of, snapshot_lsn, rows, bytes) VALUES (%d, %s, %s, %d, %d, '%v', %d, %d)",
 		l.Stream.ID, progress.Literal(t.schema), progress.Literal(t.name), p.Index, p.Of, p.SnapshotLSN, p.end.Rows, p.end.Bytes))
-	// Parts that end at the same time must see each other, or none would see that the table is complete.
+	// Parts that end at the same time must see each other, or none would see that the table is
+	// complete.
 	b.Do("SELECT FROM pgsluice.tables WHERE " + where + " FOR UPDATE")
 	// Nobody may have begun the table anew, from another snapshot: then this divides by zero.
 	b.Do("SELECT 1 / pg_catalog.count(*) FROM pgsluice.tables WHERE " + where + " AND snapshot = " + progress.Literal(l.Snapshot))
@@ -217,7 +219,8 @@ func (l *Loader) prepare(s *session, p *part) error {
 		t.rel.ID, progress.Literal(l.Snapshot), p.SnapshotLSN, p.Of, where, l.Stream.ID))
 }
 
-// empty removes the rows of a table, in the caller's transaction: of an extension's configuration table only those that are the user's.
+// empty removes the rows of a table, in the caller's transaction: of an extension's configuration
+// table only those that are the user's.
 func (l *Loader) empty(s *session, t *loadTable) error {
 	sql := "TRUNCATE ONLY " + t.qualified()
 	if t.target.Condition != "" || t.target.Referenced {

@@ -10,7 +10,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 )
 
-// countEvery is how often the counters of tables are written. They are for people; a crash loses what has been counted since.
+// countEvery is how often the counters of tables are written. They are for people; a crash loses
+// what has been counted since.
 const countEvery = time.Second
 
 // count adds (or takes back) a group's changes to what is to be counted.
@@ -92,12 +93,14 @@ func (a *Applier) countRange(g *plan.Group, first, next int32) {
 	}
 }
 
-// Uncounted reports whether there are counts that should have been written by now: nothing comes that they could be written with.
+// Uncounted reports whether there are counts that should have been written by now: nothing comes
+// that they could be written with.
 func (a *Applier) Uncounted(now time.Time) bool {
 	return len(a.counting) > 0 && now.Sub(a.counted) >= countEvery
 }
 
-// LastCounts writes what has been counted when nothing more is applied. An open transaction is rolled back. It may fail: the target may be gone.
+// LastCounts writes what has been counted when nothing more is applied. An open transaction is
+// rolled back. It may fail: the target may be gone.
 func (a *Applier) LastCounts(ctx context.Context) {
 	if len(a.counting) == 0 {
 		return

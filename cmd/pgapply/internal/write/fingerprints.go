@@ -23,7 +23,8 @@ func (l *Loader) keepFingerprints(side string) error {
 	return l.Server.Explain(progress.AddFingerprints(l.ctx, l.Control, l.Stream.ID, side, list))
 }
 
-// fingerprintTarget keeps what the objects of the target are, now that they have come with the load.
+// fingerprintTarget keeps what the objects of the target are, now that they have come with the
+// load.
 func (l *Loader) fingerprintTarget() error {
 	if err := l.keepFingerprints("source"); err != nil {
 		return err

@@ -11,10 +11,12 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A recorded statement may be about a trigger, a rule or row level security that waits for the cutover, or may make one that has to. So it is executed on tables
-// as they were, and what acts after it waits again.
+// A recorded statement may be about a trigger, a rule or row level security that waits for the
+// cutover, or may make one that has to. So it is executed on tables as they were, and what acts
+// after it waits again.
 
-// mayAct reports whether after a recorded statement there may be something that acts on rows, or what did so may be another.
+// mayAct reports whether after a recorded statement there may be something that acts on rows, or
+// what did so may be another.
 func mayAct(d *format.DDL) bool {
 	for _, kind := range []string{"TABLE", "TRIGGER", "RULE"} {
 		if strings.HasSuffix(d.Type, " "+kind) {
@@ -24,7 +26,8 @@ func mayAct(d *format.DDL) bool {
 	return d.Type == ""
 }
 
-// wake switches on again what waits for the cutover on the tables that a recorded statement is about.
+// wake switches on again what waits for the cutover on the tables that a recorded statement is
+// about.
 func (l *lane) wake(ctx context.Context, d *format.DDL) error {
 	if !mayAct(d) {
 		return nil

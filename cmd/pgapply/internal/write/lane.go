@@ -10,14 +10,16 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 )
 
-// A lane is a session that changes are written on. It may have one open transaction, which is written in pieces.
+// A lane is a session that changes are written on. It may have one open transaction, which is
+// written in pieces.
 type lane struct {
 	s     *session
 	list  []int32
 	bad   error // a value that no array can carry
 	order []keyed
 
-	// skipLocked is true while others of our sessions may have locked one of several equal rows of a table without a key.
+	// skipLocked is true while others of our sessions may have locked one of several equal rows of
+	// a table without a key.
 	skipLocked bool
 
 	onConflict string        // StopOnConflict, Skip or Overwrite
@@ -57,8 +59,8 @@ func (l *lane) begin(ctx context.Context) error {
 	return nil
 }
 
-// piece writes what has been folded of a transaction that goes on, without committing it. If the target refuses that, the transaction is as it was
-// before.
+// piece writes what has been folded of a transaction that goes on, without committing it. If the
+// target refuses that, the transaction is as it was before.
 func (l *lane) piece(ctx context.Context, g *plan.Group) (refused, err error) {
 	if err := l.begin(ctx); err != nil {
 		return nil, err
@@ -97,7 +99,8 @@ func (l *lane) piece(ctx context.Context, g *plan.Group) (refused, err error) {
 	return refused, nil
 }
 
-// flush is piece for a transaction that has committed on the source: a refusal is the error, which names the change. The transaction has then failed.
+// flush is piece for a transaction that has committed on the source: a refusal is the error, which
+// names the change. The transaction has then failed.
 func (l *lane) flush(ctx context.Context, g *plan.Group) error {
 	if recorded(g) {
 		return l.alter(ctx, g)
@@ -130,7 +133,8 @@ func (l *lane) written(g *plan.Group, savepoints int) {
 	}
 }
 
-// writeWholeChecks looks for equal rows in the deferrable unique keys of all tables that the open transaction has changed.
+// writeWholeChecks looks for equal rows in the deferrable unique keys of all tables that the open
+// transaction has changed.
 func (l *lane) writeWholeChecks(b *pgwire.Batch) {
 	for t := range l.whole {
 		for _, k := range t.Deferrable {
@@ -153,7 +157,8 @@ func (l *lane) rollback(ctx context.Context) error {
 	return l.undo(ctx, "ROLLBACK")
 }
 
-// rollbackTo undoes a subtransaction, if anything of it was written. Savepoints that were set after its own go with it.
+// rollbackTo undoes a subtransaction, if anything of it was written. Savepoints that were set after
+// its own go with it.
 func (l *lane) rollbackTo(ctx context.Context, sub uint32) error {
 	i := slices.Index(l.subs, sub)
 	if i < 0 {
@@ -178,7 +183,8 @@ func (l *lane) run(b *pgwire.Batch) (*pgwire.Result, error) {
 	return r, nil
 }
 
-// undo rolls a refused batch back. It is not known which statements the server has prepared, so all are forgotten.
+// undo rolls a refused batch back. It is not known which statements the server has prepared, so all
+// are forgotten.
 func (l *lane) undo(ctx context.Context, sql string) error {
 	if err := l.s.exec(ctx, sql); err != nil {
 		return err

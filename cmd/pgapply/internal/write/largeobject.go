@@ -13,7 +13,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// largeObjects writes the large objects of a load in one transaction. In schema pgsluice they are one more table, whose rows are the objects.
+// largeObjects writes the large objects of a load in one transaction. In schema pgsluice they are
+// one more table, whose rows are the objects.
 type largeObjects struct {
 	l       *Loader
 	records chan *format.LargeObject

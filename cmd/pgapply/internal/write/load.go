@@ -18,8 +18,9 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A Loader writes a full load: the schema, the rows over a session for each part that is open, and a table's indexes as soon as its rows
-// are there. Its methods are called by one goroutine, which reads the stream.
+// A Loader writes a full load: the schema, the rows over a session for each part that is open, and
+// a table's indexes as soon as its rows are there. Its methods are called by one goroutine, which
+// reads the stream.
 type Loader struct {
 	Server  pgdial.Server
 	Control *pgx.Conn
@@ -29,14 +30,17 @@ type Loader struct {
 	Log     *slog.Logger
 	Meter   *meter.Meter
 	Waits   *waiting.Watch
-	// Snapshot identifies what the rows of this load were read with, and SnapshotLSN is where that was, unless a part says otherwise.
+	// Snapshot identifies what the rows of this load were read with, and SnapshotLSN is where that
+	// was, unless a part says otherwise.
 	Snapshot    string
 	SnapshotLSN format.LSN
 	// Reload empties the tables of this load that have been loaded before.
 	Reload bool
-	// Whole says that the stream describes all tables of the source that are wanted, and Objects, that it brings the large objects if there are any.
+	// Whole says that the stream describes all tables of the source that are wanted, and Objects,
+	// that it brings the large objects if there are any.
 	Whole, Objects bool
-	// ByHand says that the schema was created by hand: what stands in the way is taken off and recorded.
+	// ByHand says that the schema was created by hand: what stands in the way is taken off and
+	// recorded.
 	ByHand bool
 	// RebuildIndexes takes off indexes, too, and builds them when the rows are there.
 	RebuildIndexes bool
@@ -134,7 +138,8 @@ func (l *Loader) Close() {
 	}
 }
 
-// Finish waits for everything that is under way, creates what belongs to no table, and marks the load complete. It reports whether it is.
+// Finish waits for everything that is under way, creates what belongs to no table, and marks the
+// load complete. It reports whether it is.
 func (l *Loader) Finish() (complete bool, err error) {
 	if err := l.flush(); err != nil {
 		return false, err
@@ -171,7 +176,8 @@ func (l *Loader) Finish() (complete bool, err error) {
 	return true, l.fingerprintTarget()
 }
 
-// forget takes out of the load what an earlier run was to bring, and the source has no more: else it would never be complete.
+// forget takes out of the load what an earlier run was to bring, and the source has no more: else
+// it would never be complete.
 func (l *Loader) forget() error {
 	if !l.Whole {
 		return nil
@@ -195,7 +201,8 @@ func (l *Loader) forget() error {
 	return nil
 }
 
-// Missing returns the tables that the stream describes, and that have not all of their rows when Finish says that the load is not complete.
+// Missing returns the tables that the stream describes, and that have not all of their rows when
+// Finish says that the load is not complete.
 func (l *Loader) Missing() (names []string) {
 	for _, t := range l.builder.missing {
 		if _, ok := l.targets[[2]string{t.Schema, t.Name}]; ok {

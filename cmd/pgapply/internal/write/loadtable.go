@@ -158,8 +158,8 @@ func (t *loadTable) fits(p *part, byHand bool) error {
 	return nil
 }
 
-// otherType reports whether binary data of a type of the source cannot be of the target's. A user's type has another OID there; whether it
-// fits, the server finds out.
+// otherType reports whether binary data of a type of the source cannot be of the target's. A user's
+// type has another OID there; whether it fits, the server finds out.
 func otherType(source, target uint32) bool {
 	const firstUser = 16384
 	return source != 0 && source != target && (source < firstUser || target < firstUser)

@@ -17,9 +17,11 @@ import (
 type Mapper struct {
 	// Lookup reads a table of the target; nil if there is none.
 	Lookup func(ctx context.Context, schema, table string) (*catalog.Relation, error)
-	// Rename maps schemas and tables of the source to others: "old" or "old.table" to "new" or "new.table".
+	// Rename maps schemas and tables of the source to others: "old" or "old.table" to "new" or
+	// "new.table".
 	Rename map[string]string
-	// Snapshot tells the LSN of the snapshot that a table of the target was loaded at, 0 if it was not.
+	// Snapshot tells the LSN of the snapshot that a table of the target was loaded at, 0 if it was
+	// not.
 	Snapshot func(schema, table string) format.LSN
 
 	seen map[string]uint32 // target table → the relation that goes there
@@ -33,8 +35,8 @@ func (m *Mapper) Target(schema, table string) (string, string) {
 	return rename.Rules(m.Rename).Table(schema, table)
 }
 
-// Map returns the table for a relation. A relation that has no place on the target is returned with a Problem, which only matters if a
-// change of it comes.
+// Map returns the table for a relation. A relation that has no place on the target is returned with
+// a Problem, which only matters if a change of it comes.
 func (m *Mapper) Map(ctx context.Context, rel *format.Relation) (*plan.Table, error) {
 	t := &plan.Table{Relation: rel, Full: rel.ReplicaIdentity == "f"}
 	t.Schema, t.Name = m.Target(rel.Schema, rel.Name)
@@ -107,12 +109,14 @@ func (m *Mapper) columns(t *plan.Table, c *catalog.Relation) error {
 	return nil
 }
 
-// shellPattern returns the pattern, for pg_dump and for us, that only this table of the source matches, quoted for a shell.
+// shellPattern returns the pattern, for pg_dump and for us, that only this table of the source
+// matches, quoted for a shell.
 func shellPattern(rel *format.Relation) string {
 	return text.Shell(plan.QuoteIdent(rel.Schema) + "." + plan.QuoteIdent(rel.Name))
 }
 
-// newColumn says what to do about a column that the target does not have: what the source did is not known, but it matters for the rows that are there.
+// newColumn says what to do about a column that the target does not have: what the source did is
+// not known, but it matters for the rows that are there.
 func newColumn(t *plan.Table, c *catalog.Relation, col *format.Column) string {
 	typ := text.Escape(col.Type)
 	if typ == "" {
@@ -130,7 +134,8 @@ func newColumn(t *plan.Table, c *catalog.Relation, col *format.Column) string {
 	return fmt.Sprintf("On the target: %s, %s; then start again.", add, what)
 }
 
-// key chooses what finds a row: the columns of a unique index of the target that the old tuples have.
+// key chooses what finds a row: the columns of a unique index of the target that the old tuples
+// have.
 func (m *Mapper) key(t *plan.Table, c *catalog.Relation) {
 	column := func(name string) int {
 		return slices.IndexFunc(t.Columns, func(x plan.Column) bool { return x.Name == name })
@@ -146,7 +151,8 @@ func (m *Mapper) key(t *plan.Table, c *catalog.Relation) {
 			i := column(name)
 			sent = sent && i >= 0 && (t.Full || t.Relation.Columns[i].Key) && (u.Equal[k] != nil || t.Columns[i].Equal != plan.None)
 		}
-		// With whole old rows the source may have none but a deferrable key, too, and two rows with the same in the middle of a transaction.
+		// With whole old rows the source may have none but a deferrable key, too, and two rows with
+		// the same in the middle of a transaction.
 		if sent && u.NotNull && !(u.Deferrable && t.Full) && (best == nil || best.Deferrable && !u.Deferrable) {
 			best = u
 		}

@@ -41,7 +41,8 @@ type part struct {
 	far    onTheWay
 }
 
-// queuedChunks is how many chunks may wait for a session: enough to ride out its pauses, and little memory.
+// queuedChunks is how many chunks may wait for a session: enough to ride out its pauses, and little
+// memory.
 const queuedChunks = 4
 
 // CopyBegin opens a part.
@@ -101,7 +102,8 @@ func (l *Loader) CopyBegin(r *format.CopyBegin) error {
 	return nil
 }
 
-// past returns an error if the target is past a snapshot: the changes in between would never come again.
+// past returns an error if the target is past a snapshot: the changes in between would never come
+// again.
 func (l *Loader) past(lsn format.LSN) error {
 	if l.Stream.Key.Slot == "" || l.Stream.Applied <= lsn {
 		return nil

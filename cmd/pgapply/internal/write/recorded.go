@@ -141,8 +141,8 @@ func (l *lane) statement(ctx context.Context, d *format.DDL) (refused, err error
 	return nil, l.remember(ctx, d)
 }
 
-// remember notes the tables that a statement has made: they need no load, for all of their rows come
-// with the changes.
+// remember notes the tables that a statement has made: they need no load, for all of their rows
+// come with the changes.
 func (l *lane) remember(ctx context.Context, d *format.DDL) error {
 	if !strings.HasPrefix(d.Type, "CREATE ") && d.Type != "SELECT INTO" {
 		return nil
@@ -290,8 +290,8 @@ func settings(d *format.DDL) ([]string, error) {
 		}
 		list = append(list, set)
 	}
-	// The path comes when there is no name left to be looked up with it, and the way to read strings
-	// after the last string of ours that it would change.
+	// The path comes when there is no name left to be looked up with it, and the way to read
+	// strings after the last string of ours that it would change.
 	list = append(list, "SELECT pg_catalog.set_config('search_path', "+progress.Literal(d.SearchPath)+", true)")
 	if v := d.Settings[stringsSetting]; v != "" {
 		list = append(list, "SELECT pg_catalog.set_config('"+stringsSetting+"', "+progress.Literal(v)+", true)")

@@ -8,7 +8,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// reserved reports whether only the server, or pgapply itself, may write to a schema. The server lets nobody create one that begins with pg_.
+// reserved reports whether only the server, or pgapply itself, may write to a schema. The server
+// lets nobody create one that begins with pg_.
 func reserved(schema string) bool {
 	return schema == progress.Schema || schema == "information_schema" || strings.HasPrefix(schema, "pg_")
 }
@@ -23,7 +24,8 @@ func Writable(kind format.Kind, schema, name string) error {
 		WithHint("Find out which program has written it: the header names it (pgapply --to json prints it), and a filter may have changed it.")
 }
 
-// Alterable is Writable for a statement of a transaction, as far as its record says what it changes. Temporary tables are the session's own.
+// Alterable is Writable for a statement of a transaction, as far as its record says what it
+// changes. Temporary tables are the session's own.
 func Alterable(d *format.DDL) error {
 	schemas := []string{d.Schema}
 	if d.Type == "GRANT" || d.Type == "REVOKE" || d.Type == "COMMENT" || d.Type == "SECURITY LABEL" {
@@ -44,7 +46,8 @@ func Alterable(d *format.DDL) error {
 	return nil
 }
 
-// writable is Writable for an object of the schema. What pg_dump brings of the server's own objects are their rights and comments.
+// writable is Writable for an object of the schema. What pg_dump brings of the server's own objects
+// are their rights and comments.
 func writable(d *format.DDL) error {
 	schema := d.Schema
 	if d.Type == "SCHEMA" {

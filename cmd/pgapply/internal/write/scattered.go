@@ -38,7 +38,8 @@ func (l *lane) scattered(ctx context.Context, d *format.DDL) (list []scattered, 
 	return list, json.Unmarshal([]byte(row[0]), &list)
 }
 
-// together refuses a statement that has taken one of the partitions out of a tree that is still there.
+// together refuses a statement that has taken one of the partitions out of a tree that is still
+// there.
 func (l *lane) together(ctx context.Context, d *format.DDL, before []scattered) (refused, err error) {
 	if len(before) == 0 {
 		return nil, nil

@@ -26,7 +26,8 @@ func phaseOf(o *progress.Object, tables map[[2]string]bool) progress.Phase {
 	case "FK CONSTRAINT", "TRIGGER":
 		return progress.PhaseCutover
 	case "RULE":
-		// A rule would change what is applied. One that is called _RETURN makes a view, which others may be made of.
+		// A rule would change what is applied. One that is called _RETURN makes a view, which
+		// others may be made of.
 		if !strings.HasSuffix(o.Name, " _RETURN") {
 			return progress.PhaseCutover
 		}
@@ -43,8 +44,9 @@ func phaseOf(o *progress.Object, tables map[[2]string]bool) progress.Phase {
 // phaseOrder is the order of the phases that post-data objects are created in.
 var phaseOrder = map[progress.Phase]int{progress.PhaseTable: 1, progress.PhaseLoad: 2, progress.PhaseCutover: 3, progress.PhaseFinish: 4}
 
-// phases sets when objects, which come in order, are created: not before what they depend on. What depends on an object of a table comes
-// after the load, since it would not be found with that table.
+// phases sets when objects, which come in order, are created: not before what they depend on. What
+// depends on an object of a table comes after the load, since it would not be found with that
+// table.
 func phases(list []deferredObject, tables map[[2]string]bool) {
 	of := make(map[uint64]progress.Phase, len(list))
 	for i := range list {
@@ -89,8 +91,8 @@ type deferredObject struct {
 // schemaBatch is how many objects of the pre-data section are created in one transaction.
 const schemaBatch = 200
 
-// DDL takes an object of the schema. If there are names to be changed in it, it is kept until all have come: nothing is to be written if
-// the names in one of them cannot be.
+// DDL takes an object of the schema. If there are names to be changed in it, it is kept until all
+// have come: nothing is to be written if the names in one of them cannot be.
 func (l *Loader) DDL(d *format.DDL) error {
 	if err := writable(d); err != nil {
 		return err
@@ -197,10 +199,12 @@ func (l *Loader) warning(o progress.Object, recorded bool) error {
 // warned is the SQLSTATE of a warning.
 const warned = "01000"
 
-// inTablespace matches the statements of an object that is not in the database's default tablespace.
+// inTablespace matches the statements of an object that is not in the database's default
+// tablespace.
 var inTablespace = regexp.MustCompile(`(?s)^SET default_tablespace = "((?:[^"]|"")*)";\n(.*)\nRESET default_tablespace;`)
 
-// placed returns an object's statements without a tablespace that the target does not have: many services let nobody make one.
+// placed returns an object's statements without a tablespace that the target does not have: many
+// services let nobody make one.
 func (l *Loader) placed(sql string) (string, error) {
 	m := inTablespace.FindStringSubmatch(sql)
 	if m == nil {
@@ -223,7 +227,8 @@ func (l *Loader) placed(sql string) (string, error) {
 	return m[2] + sql[len(m[0]):], nil
 }
 
-// lockSchema makes sure that only one of several loads of a snapshot creates the schema. The others wait, and then find it there.
+// lockSchema makes sure that only one of several loads of a snapshot creates the schema. The others
+// wait, and then find it there.
 func (l *Loader) lockSchema() (err error) {
 	if l.schemaLock, err = l.guard.await(l.ctx, l.Log, l.Stream, progress.SchemaLock, forever); err != nil {
 		return err
@@ -236,7 +241,8 @@ func (l *Loader) lockSchema() (err error) {
 	return l.Server.Explain(err)
 }
 
-// retry tries again to create what could not be created before. The first time it notes what an earlier run has left.
+// retry tries again to create what could not be created before. The first time it notes what an
+// earlier run has left.
 func (l *Loader) retry(want func(*progress.Object) bool) error {
 	var failed []progress.Object
 	err := l.builder.use(func(c *pgx.Conn) (err error) {
@@ -262,7 +268,8 @@ func (l *Loader) retry(want func(*progress.Object) bool) error {
 	return err
 }
 
-// flushSchema executes objects of the pre-data section: all in one transaction if they let themselves, else in smaller ones, down to one by one.
+// flushSchema executes objects of the pre-data section: all in one transaction if they let
+// themselves, else in smaller ones, down to one by one.
 func (l *Loader) flushSchema() error {
 	list := l.schema
 	l.schema = nil
@@ -310,7 +317,8 @@ func isThere(o *progress.Object, err error) bool {
 		o.Attach != "" && pg.Code == "55000") // the index is a constraint's already
 }
 
-// refusedObject decides what becomes of the load when an object cannot be created. The reason is recorded with it.
+// refusedObject decides what becomes of the load when an object cannot be created. The reason is
+// recorded with it.
 func (l *Loader) refusedObject(o *progress.Object, refused error) error {
 	var pg *pgconn.PgError
 	if !errors.As(refused, &pg) {
@@ -349,7 +357,8 @@ func (l *Loader) settle(s *session, o *progress.Object, refused error) ([]error,
 	return left, l.Server.Explain(err)
 }
 
-// made reports whether this load has created an object of this kind and name, whatever its definition was.
+// made reports whether this load has created an object of this kind and name, whatever its
+// definition was.
 func (l *Loader) made(o *progress.Object) bool {
 	for k, x := range l.objects {
 		if x.Done && k[0] == o.Type && k[1] == o.Schema && k[2] == o.Name {
@@ -405,8 +414,8 @@ func (l *Loader) flush() error {
 	return nil
 }
 
-// Serious reports whether any of the objects that could not be created failed for another reason than that the target's role may not, or the target
-// cannot, have it.
+// Serious reports whether any of the objects that could not be created failed for another reason
+// than that the target's role may not, or the target cannot, have it.
 func Serious(list []progress.Object) bool {
 	for _, o := range list {
 		if o.Because == 0 && !excusable[o.Code] {
@@ -416,7 +425,8 @@ func Serious(list []progress.Object) bool {
 	return false
 }
 
-// excusable has the SQLSTATEs of privileges, and of something that the target does not have, or cannot reach.
+// excusable has the SQLSTATEs of privileges, and of something that the target does not have, or
+// cannot reach.
 var excusable = map[string]bool{"42501": true, "0A000": true, "58P01": true, "42704": true, "22023": true, "08001": true, "HV00N": true, warned: true, "01006": true, "01007": true}
 
 // newID returns an id for an object that is to be recorded.

@@ -1,5 +1,5 @@
-// Package write changes the target: it runs what package plan has shaped, in transactions that also move the stream's position, and
-// loads tables. It does not read standard input.
+// Package write changes the target: it runs what package plan has shaped, in transactions that also
+// move the stream's position, and loads tables. It does not read standard input.
 package write
 
 import (
@@ -27,12 +27,13 @@ type session struct {
 	use      progress.Use
 }
 
-// sessionSettings make a session write what it is told, and nothing else. Positions are only reported once the server has flushed them, so
-// commits need not wait.
+// sessionSettings make a session write what it is told, and nothing else. Positions are only
+// reported once the server has flushed them, so commits need not wait.
 const sessionSettings = "SET synchronous_commit = off; SET check_function_bodies = off"
 
-// applySettings are for sessions that apply changes. Their statements find rows by index: the plans are made once, maybe while a table is still
-// empty, and a sequential scan or hash join that was right then would be ruinous later. JIT compilation pays for none of them.
+// applySettings are for sessions that apply changes. Their statements find rows by index: the plans
+// are made once, maybe while a table is still empty, and a sequential scan or hash join that was
+// right then would be ruinous later. JIT compilation pays for none of them.
 const applySettings = `SET work_mem = '32MB'; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off`
 
 // newSession opens a session and takes the stream's lock for it.
@@ -54,7 +55,8 @@ func newSession(ctx context.Context, server pgdial.Server, log *slog.Logger, str
 	}()
 	set := common + "; " + sessionSettings
 	if s.version >= 140000 {
-		// A process that was killed leaves a server process behind; it should notice while it is busy.
+		// A process that was killed leaves a server process behind; it should notice while it is
+		// busy.
 		set += "; SET client_connection_check_interval = '2s'"
 	}
 	if use != progress.Loading {
@@ -111,7 +113,8 @@ func (s *session) ask(ctx context.Context, statements ...string) ([]string, erro
 	return r.Row, nil
 }
 
-// lock takes the stream's lock for this session. A predecessor that was killed gets a while to notice.
+// lock takes the stream's lock for this session. A predecessor that was killed gets a while to
+// notice.
 func (s *session) lock(ctx context.Context, log *slog.Logger, stream *progress.Stream, use progress.Use) error {
 	deadline := time.Now().Add(progress.LockTimeout)
 	_, err := s.await(ctx, log, stream, progress.WorkLock(use), func(holder string) error {
@@ -123,7 +126,8 @@ func (s *session) lock(ctx context.Context, log *slog.Logger, stream *progress.S
 	return err
 }
 
-// await takes a lock of the stream as soon as no session of ours holds it. While one does, it asks giveUp.
+// await takes a lock of the stream as soon as no session of ours holds it. While one does, it asks
+// giveUp.
 func (s *session) await(ctx context.Context, log *slog.Logger, stream *progress.Stream, what progress.What, giveUp func(holder string) error) (progress.Lock, error) {
 	for {
 		lock, holder, err := progress.Try(ctx, s.askOne, stream.ID, what, func(text string) { log.Warn(text) })
@@ -152,10 +156,12 @@ func (s *session) askOne(ctx context.Context, sql string) ([]string, error) { re
 // forever waits for another process of ours, however long it takes.
 func forever(string) error { return nil }
 
-// maxPrepared bounds the statements that are kept prepared. Tables without a key need one for each set of columns that is NULL.
+// maxPrepared bounds the statements that are kept prepared. Tables without a key need one for each
+// set of columns that is NULL.
 const maxPrepared = 2000
 
-// name returns the name under which a statement is prepared on this connection, having the batch prepare it if it is not yet.
+// name returns the name under which a statement is prepared on this connection, having the batch
+// prepare it if it is not yet.
 func (s *session) name(b *pgwire.Batch, sql string) string {
 	name, ok := s.prepared[sql]
 	if !ok {

@@ -12,9 +12,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 )
 
-// A tree is a tree of partitions that is loaded through its root: the target's server may put rows into other partitions than the
-// source's has. So it is emptied as a whole, and its indexes are built when all of its rows are there: until then any of its
-// partitions may be written to.
+// A tree is a tree of partitions that is loaded through its root: the target's server may put rows
+// into other partitions than the source's has. So it is emptied as a whole, and its indexes are
+// built when all of its rows are there: until then any of its partitions may be written to.
 type tree struct {
 	*catalog.Root
 	leaves [][2]string // names of the partitions on the target
@@ -65,8 +65,9 @@ func (t *tree) or(table string) string {
 
 func (t *tree) qualified() string { return plan.QuoteIdent(t.Schema) + "." + plan.QuoteIdent(t.Name) }
 
-// anew reports whether all partitions of a tree are to be loaded anew, because the rows that are there cannot be told apart from those that have to go. It is
-// called by the goroutine that reads the stream.
+// anew reports whether all partitions of a tree are to be loaded anew, because the rows that are
+// there cannot be told apart from those that have to go. It is called by the goroutine that reads
+// the stream.
 func (t *tree) anew(l *Loader) bool {
 	if t == nil {
 		return false
@@ -81,7 +82,8 @@ func (t *tree) anew(l *Loader) bool {
 	return t.again
 }
 
-// prepare makes a tree ready for its first part in this run, unless other processes load it already.
+// prepare makes a tree ready for its first part in this run, unless other processes load it
+// already.
 func (t *tree) prepare(l *Loader, s *session) error {
 	t.once.Do(func() { t.err = t.ready(l, s) })
 	return t.err
@@ -147,7 +149,8 @@ func (t *tree) oneOf(l *Loader) string {
 	return t.Schema + "." + t.Name
 }
 
-// empty removes the rows of all partitions, and has them loaded anew, in the open transaction, which it commits.
+// empty removes the rows of all partitions, and has them loaded anew, in the open transaction,
+// which it commits.
 func (t *tree) empty(l *Loader, s *session, where string) error {
 	sql := "TRUNCATE " + t.qualified()
 	for _, n := range t.leaves {
@@ -159,7 +162,8 @@ func (t *tree) empty(l *Loader, s *session, where string) error {
 		copied_at = NULL, loaded_at = NULL WHERE `+where+"; COMMIT")
 }
 
-// whole leaves out the tables of trees that are not all there: what belongs to them is not created yet.
+// whole leaves out the tables of trees that are not all there: what belongs to them is not created
+// yet.
 func (l *Loader) whole(copied, missing []progress.LoadTable) []progress.LoadTable {
 	if len(l.trees) == 0 {
 		return copied

@@ -13,8 +13,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// without reports whether the load may go on without a table that could not be loaded, and then records why it could not. What is wrong with one table says
-// nothing of the others; what is wrong with the connection, the server or the stream does.
+// without reports whether the load may go on without a table that could not be loaded, and then
+// records why it could not. What is wrong with one table says nothing of the others; what is wrong
+// with the connection, the server or the stream does.
 func (l *Loader) without(t *loadTable, err error) bool {
 	var f *fault.Error
 	var pg *pgconn.PgError
@@ -58,7 +59,8 @@ func (l *Loader) notCreated(t *loadTable) error {
 	return nil
 }
 
-// hopeless returns an error if none of the tables could be created: there is nothing to go on with then.
+// hopeless returns an error if none of the tables could be created: there is nothing to go on with
+// then.
 func (l *Loader) hopeless() error {
 	if len(l.lost) == 0 || len(l.tables) == 0 {
 		return nil
@@ -91,7 +93,8 @@ func (l *Loader) isRefused(t *loadTable) bool {
 	return t.refused != nil
 }
 
-// Refused returns an error that names the tables that could not be loaded, nil if there are none. resume is the command that loads what is missing.
+// Refused returns an error that names the tables that could not be loaded, nil if there are none.
+// resume is the command that loads what is missing.
 func (l *Loader) Refused(resume string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -120,7 +123,8 @@ func (l *Loader) Refused(resume string) error {
 	return fault.New(status, "%s could not be loaded; all others are", count.Of(len(l.refused), "table")).WithDetail("%s", detail).WithHint("%s", hint)
 }
 
-// dropCheck returns the statements that take off the checks that rows did not pass, empty if any table was refused for another reason.
+// dropCheck returns the statements that take off the checks that rows did not pass, empty if any
+// table was refused for another reason.
 func dropCheck(tables []*loadTable) (sql string) {
 	seen := make(map[string]bool)
 	for _, t := range tables {

@@ -12,10 +12,12 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// few is up to how many rows of a table are written one by one: a statement for a single row costs the server about half of one for an array of them.
+// few is up to how many rows of a table are written one by one: a statement for a single row costs
+// the server about half of one for an array of them.
 const few = 2
 
-// copyMin is from how many rows on an insert is a COPY: below it, an insert from arrays costs the server less than a COPY's set-up.
+// copyMin is from how many rows on an insert is a COPY: below it, an insert from arrays costs the
+// server less than a COPY's set-up.
 const copyMin = 200
 
 // writeFolded writes a group folded, writeSingly change by change.
@@ -73,8 +75,8 @@ func (l *lane) writeFold(b *pgwire.Batch, g *plan.Group, f *plan.Fold) {
 	}
 }
 
-// bulk executes a statement whose parameters are one array for each of cols, with an element for each tuple in list, and, unless it is
-// negative, the number of rows that it must meet.
+// bulk executes a statement whose parameters are one array for each of cols, with an element for
+// each tuple in list, and, unless it is negative, the number of rows that it must meet.
 func (l *lane) bulk(b *pgwire.Batch, g *plan.Group, t *plan.Table, sql string, cols []int, list []int32, meets int) {
 	l.sort(g, t, list)
 	n := len(cols)
@@ -108,7 +110,8 @@ func (l *lane) bulk(b *pgwire.Batch, g *plan.Group, t *plan.Table, sql string, c
 	b.Execute()
 }
 
-// sort puts tuples into the order of their key, where that is an integer: rows that lie side by side, and their index entries, are met one after the other.
+// sort puts tuples into the order of their key, where that is an integer: rows that lie side by
+// side, and their index entries, are met one after the other.
 func (l *lane) sort(g *plan.Group, t *plan.Table, list []int32) {
 	const many = 100
 	if len(list) < many || len(t.Key) == 0 {
@@ -270,7 +273,8 @@ func (l *lane) deleteOne(b *pgwire.Batch, g *plan.Group, t *plan.Table, tuple in
 	b.Execute()
 }
 
-// whereOf returns which columns of an old tuple find its row, and which are NULL and have no parameter.
+// whereOf returns which columns of an old tuple find its row, and which are NULL and have no
+// parameter.
 func (l *lane) whereOf(g *plan.Group, t *plan.Table, tuple int32) (cols []int, isNull plan.Mask) {
 	isNull = g.Mask(t, tuple, format.Null)
 	for _, i := range t.FindColumns() {
@@ -299,8 +303,8 @@ func params(b *pgwire.Batch, g *plan.Group, tuple int32, cols []int) {
 	}
 }
 
-// writeChecks looks for rows that are equal in a unique key that the session does not enforce because it is deferrable, among those that
-// the changes from first to before next have written.
+// writeChecks looks for rows that are equal in a unique key that the session does not enforce
+// because it is deferrable, among those that the changes from first to before next have written.
 func (l *lane) writeChecks(b *pgwire.Batch, g *plan.Group, first, next int32) {
 	deferrable := false
 	for t := range g.Counts {

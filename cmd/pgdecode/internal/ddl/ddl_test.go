@@ -70,7 +70,8 @@ func TestInner(t *testing.T) {
 	}
 }
 
-// A query whose statements end elsewhere by the other rules is only cut if nothing has changed the rules.
+// A query whose statements end elsewhere by the other rules is only cut if nothing has changed the
+// rules.
 func TestBackslash_P4(t *testing.T) {
 	const query = `select '\'; create table a as select 1; --'; create table b (c int)`
 	for _, c := range []struct {

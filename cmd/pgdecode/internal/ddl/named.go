@@ -6,8 +6,9 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// named gives the record schema, name and table of the first object that the statement has changed, for filters that go by names. Of some
-// kinds of objects the address begins with the table; of an index it does not tell.
+// named gives the record schema, name and table of the first object that the statement has changed,
+// for filters that go by names. Of some kinds of objects the address begins with the table; of an
+// index it does not tell.
 func named(d *format.DDL) {
 	if len(d.Objects) == 0 {
 		return

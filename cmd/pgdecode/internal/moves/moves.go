@@ -24,8 +24,8 @@ import (
 )
 
 const (
-	// every is how often it is looked. A source of very many tables is asked less often, so that its
-	// catalogs are read for a small part of the time.
+	// every is how often it is looked. A source of very many tables is asked less often, so that
+	// its catalogs are read for a small part of the time.
 	every, seldom = time.Second, 4 * time.Second
 	share         = 25
 	// patience is how long one look may take.

@@ -1,5 +1,6 @@
-// Package outfile keeps a stream of changes in files: it finds where the stream goes on after a crash, begins a new file when one is full,
-// and makes durable what was written. It knows no server, and does not decide what a boundary is.
+// Package outfile keeps a stream of changes in files: it finds where the stream goes on after a
+// crash, begins a new file when one is full, and makes durable what was written. It knows no
+// server, and does not decide what a boundary is.
 package outfile
 
 import (
@@ -16,7 +17,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A File is one file, or a row of files of which the newest is written to. Write, Sync and Close are for one goroutine.
+// A File is one file, or a row of files of which the newest is written to. Write, Sync and Close
+// are for one goroutine.
 type File struct {
 	path   string
 	rotate int64
@@ -30,8 +32,9 @@ type File struct {
 	torn   int64               // how many bytes were behind that
 }
 
-// Open opens path, or, if rotate is not 0, the newest of the files path.LSN, of which a new one is to be begun when it has that many bytes. None needs to
-// be there. No other process can open it until Close. Nothing is changed before Begin.
+// Open opens path, or, if rotate is not 0, the newest of the files path.LSN, of which a new one is
+// to be begun when it has that many bytes. None needs to be there. No other process can open it
+// until Close. Nothing is changed before Begin.
 func Open(path string, rotate int64) (*File, error) {
 	f := &File{path: path, rotate: rotate}
 	names := []string{path}
@@ -92,7 +95,8 @@ func escape(s string) string {
 	return string(b)
 }
 
-// name returns the name of the file that begins at lsn. All are of one length, so that they sort in the order of the stream.
+// name returns the name of the file that begins at lsn. All are of one length, so that they sort in
+// the order of the stream.
 func (f *File) name(lsn format.LSN) string {
 	if f.rotate == 0 {
 		return f.path
@@ -116,8 +120,9 @@ func (f *File) open(name string, create int) error {
 	return nil
 }
 
-// scan finds the last boundary of transactions in the file. What comes behind it is what a crash leaves: the beginning of a transaction, or, if the
-// machine went down, whatever the disk had of it. Should that have been more, then the slot will not go back far enough, and say so.
+// scan finds the last boundary of transactions in the file. What comes behind it is what a crash
+// leaves: the beginning of a transaction, or, if the machine went down, whatever the disk had of
+// it. Should that have been more, then the slot will not go back far enough, and say so.
 func (f *File) scan() error {
 	r := format.NewReader(f.f)
 	r.LongRecords(huge.Reserve, huge.Free)
@@ -168,8 +173,8 @@ func (f *File) scan() error {
 	}
 }
 
-// begins reports whether a file that is no stream may be what a crash left of one: the first bytes, or zeros, if its length reached the disk and its
-// data did not. No text begins like that.
+// begins reports whether a file that is no stream may be what a crash left of one: the first bytes,
+// or zeros, if its length reached the disk and its data did not. No text begins like that.
 func begins(f *os.File) bool {
 	b := make([]byte, 1)
 	_, err := f.ReadAt(b, 0)
@@ -191,8 +196,9 @@ func (f *File) Last() (last format.StreamCommit, timeline uint64) {
 // Torn returns how many bytes the first Begin cuts off.
 func (f *File) Torn() int64 { return f.torn }
 
-// Begin prepares for a stream with this header, which the caller writes next: it cuts off what is not complete at the end of the file, or begins a
-// new one. It does nothing if a stream has been begun already, so that a header may follow one that broke off.
+// Begin prepares for a stream with this header, which the caller writes next: it cuts off what is
+// not complete at the end of the file, or begins a new one. It does nothing if a stream has been
+// begun already, so that a header may follow one that broke off.
 func (f *File) Begin(h *format.Header) error {
 	if old := f.header; old != nil && (old.SystemID != h.SystemID || old.Database != h.Database || old.Slot != h.Slot) {
 		return fault.New(fault.Config, "file %q is of slot %q of database %q on another server or of another slot than %q of %q", f.f.Name(), old.Slot, old.Database, h.Slot, h.Database).

@@ -19,7 +19,8 @@ func header(start format.LSN) *format.Header {
 	return &format.Header{StreamKind: format.Changes, SystemID: "7301", Database: "shop", Slot: "mig", StartLSN: start}
 }
 
-// records writes records and returns their bytes, and after how many bytes of them there was a boundary at which LSN.
+// records writes records and returns their bytes, and after how many bytes of them there was a
+// boundary at which LSN.
 func records(t *testing.T, recs ...format.Record) (stream []byte, boundaries map[int]format.LSN) {
 	t.Helper()
 	var b bytes.Buffer

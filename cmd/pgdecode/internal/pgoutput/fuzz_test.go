@@ -8,8 +8,9 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// FuzzDecode decodes several messages, each behind its length. Whatever they are, there is a record or an error and no panic, and
-// a record that is packed by hand again is decoded to the same record.
+// FuzzDecode decodes several messages, each behind its length. Whatever they are, there is a record
+// or an error and no panic, and a record that is packed by hand again is decoded to the same
+// record.
 func FuzzDecode(f *testing.F) {
 	var all []byte
 	for _, s := range samples {

@@ -11,7 +11,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// pack makes a message by hand: runes and bytes are one byte, other integers what their type says, strings end with a zero byte.
+// pack makes a message by hand: runes and bytes are one byte, other integers what their type says,
+// strings end with a zero byte.
 func pack(parts ...any) []byte {
 	var b []byte
 	for _, p := range parts {
@@ -60,7 +61,8 @@ func tuple(values ...any) []byte {
 	return b
 }
 
-// relation packs a relation with columns of type text; those whose name begins with "*" are of the replica identity.
+// relation packs a relation with columns of type text; those whose name begins with "*" are of the
+// replica identity.
 func relation(id uint32, schema, name string, identity rune, columns ...string) []byte {
 	b := pack('R', id, schema, name, identity, uint16(len(columns)))
 	for _, c := range columns {
@@ -77,7 +79,8 @@ func flag(b bool) byte {
 	return 0
 }
 
-// inBlock puts a transaction id behind a message's kind, as it stands within stream-start and stream-stop.
+// inBlock puts a transaction id behind a message's kind, as it stands within stream-start and
+// stream-stop.
 func inBlock(xid uint32, msg []byte) []byte { return pack(msg[0], xid, msg[1:]) }
 
 // at is a time, in the server's microseconds since 2000 and as records print it.

@@ -1,5 +1,6 @@
-// Package pgoutput turns the messages of PostgreSQL's output plugin pgoutput, protocol versions 1 to 4, into records of the stream.
-// It is a pure function of bytes and of the relations that it has seen: it knows no network and no time.
+// Package pgoutput turns the messages of PostgreSQL's output plugin pgoutput, protocol versions 1
+// to 4, into records of the stream. It is a pure function of bytes and of the relations that it has
+// seen: it knows no network and no time.
 package pgoutput
 
 import (
@@ -14,15 +15,18 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A Decoder decodes the messages of one replication session, in order. The records that it returns are its own, and valid with everything
-// they point to until the next call; values point into the message.
+// A Decoder decodes the messages of one replication session, in order. The records that it returns
+// are its own, and valid with everything they point to until the next call; values point into the
+// message.
 type Decoder struct {
-	// CheckText makes text that is not UTF-8 a format.RawText: for sources that do not know the encoding of their text.
+	// CheckText makes text that is not UTF-8 a format.RawText: for sources that do not know the
+	// encoding of their text.
 	CheckText bool
 	// Skip tells which schemas' relations are left out, with all their changes.
 	Skip func(schema string) bool
-	// Recorded tells whether a table of the name pgsluice.ddl, which is asked for by its OID, has what the event triggers of pgcutover
-	// ddl install record. Nothing else becomes a ddl record. nil: none has.
+	// Recorded tells whether a table of the name pgsluice.ddl, which is asked for by its OID, has
+	// what the event triggers of pgcutover ddl install record. Nothing else becomes a ddl record.
+	// nil: none has.
 	Recorded func(oid uint32) (bool, error)
 
 	relations map[uint32]*relation
@@ -54,8 +58,9 @@ type relation struct {
 // recorded is where the columns of table pgsluice.ddl are.
 type recorded struct{ query, statement int }
 
-// Relations returns the records of all relations that have been described, in the order of their OIDs: what a new stream begins with if it goes on in
-// the middle of a session. They must not be changed after the next call of Decode.
+// Relations returns the records of all relations that have been described, in the order of their
+// OIDs: what a new stream begins with if it goes on in the middle of a session. They must not be
+// changed after the next call of Decode.
 func (d *Decoder) Relations() []*format.Relation {
 	var all []*format.Relation
 	for _, r := range d.relations {
@@ -344,7 +349,8 @@ func (d *Decoder) tuple(c *cursor, t format.Tuple, columns int) format.Tuple {
 	return t
 }
 
-// A cursor cuts values from the front of a message. It is sticky: after the first error everything is zero.
+// A cursor cuts values from the front of a message. It is sticky: after the first error everything
+// is zero.
 type cursor struct {
 	b   []byte
 	err error

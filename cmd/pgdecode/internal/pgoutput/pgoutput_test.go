@@ -18,7 +18,8 @@ var (
 	skipped  = relation(400, "pgsluice", "streams", 'd', "*id")
 )
 
-// samples has every kind of message, in an order that a server could send, with the record that it becomes.
+// samples has every kind of message, in an order that a server could send, with the record that it
+// becomes.
 var samples = []struct {
 	name string
 	msg  []byte
@@ -93,8 +94,9 @@ func TestMessages(t *testing.T) {
 	}
 }
 
-// Every message, cut anywhere or with a byte too many, is an error: it means that server and decoder do not speak the same language. Only an
-// abort has two lengths. What is left out is not looked into.
+// Every message, cut anywhere or with a byte too many, is an error: it means that server and
+// decoder do not speak the same language. Only an abort has two lengths. What is left out is not
+// looked into.
 func TestWrongLengths(t *testing.T) {
 	for i, s := range samples {
 		ignored := s.want == "-" && !slices.Contains([]string{"relation of a skipped schema", "truncate of skipped relations"}, s.name)
@@ -179,7 +181,8 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// A server describes a relation again whenever its cache was invalidated. The stream gets it only if something has changed.
+// A server describes a relation again whenever its cache was invalidated. The stream gets it only
+// if something has changed.
 func TestRepeatedRelations(t *testing.T) {
 	d := newDecoder()
 	first := `relation 100 "public"."accounts" identity=d [id 25 key, name 25, note 25]`
@@ -217,7 +220,8 @@ func TestRepeatedRelations(t *testing.T) {
 	}
 }
 
-// The decoder must not look into its relation's description later: the caller's buffer holds other messages by then.
+// The decoder must not look into its relation's description later: the caller's buffer holds other
+// messages by then.
 func TestRelationIsKept(t *testing.T) {
 	d := newDecoder()
 	msg := slices.Clone(accounts)

@@ -30,8 +30,8 @@ func (e *ending) wished() bool {
 // overdue reports whether the end of an open transaction has been waited for long enough.
 func (e *ending) overdue() bool { return e.wished() && time.Since(e.since) > boundaryTimeout }
 
-// boundary ends the stream if that is wanted and no transaction is open. If there is nobody any more for whom to wait, or it has been waited for
-// long enough, an open one is taken back.
+// boundary ends the stream if that is wanted and no transaction is open. If there is nobody any
+// more for whom to wait, or it has been waited for long enough, an open one is taken back.
 func (s *session) boundary() (done bool, err error) {
 	if foreign := s.bound.foreign.Load(); foreign != nil {
 		return true, foreign
@@ -58,7 +58,8 @@ func (s *session) boundary() (done bool, err error) {
 // within reports whether a transaction is open, be it written or not.
 func (s *session) within() bool { return s.w.InTransaction() || s.without == theTransaction }
 
-// finish writes the end record and gives the target a moment to make durable what it has, so that the slot learns of it.
+// finish writes the end record and gives the target a moment to make durable what it has, so that
+// the slot learns of it.
 func (s *session) finish(reason string) error {
 	err := s.end(s.w, reason)
 	if err != nil && !errors.Is(err, cli.ErrStopped) || !s.Confirms && s.Keeper == nil {
@@ -75,9 +76,10 @@ func (s *session) finish(reason string) error {
 	return err
 }
 
-// boundaryTimeout is how long after the wish to stop the end of an open transaction is waited for: it may be large, or its server silent. pgapply, told
-// to stop at the same time, waits longer.
+// boundaryTimeout is how long after the wish to stop the end of an open transaction is waited for:
+// it may be large, or its server silent. pgapply, told to stop at the same time, waits longer.
 const boundaryTimeout = 3 * time.Second
 
-// confirmTimeout bounds the wait for the last confirmation. Nothing is lost without it: the slot stays a little behind.
+// confirmTimeout bounds the wait for the last confirmation. Nothing is lost without it: the slot
+// stays a little behind.
 const confirmTimeout = 5 * time.Second

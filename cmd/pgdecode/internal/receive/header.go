@@ -34,7 +34,8 @@ func (r *Receiver) begin(w *format.Writer, start format.LSN) error {
 func (r *Receiver) end(w *format.Writer, reason string) error {
 	if r.header != nil {
 		if w.InTransaction() {
-			// The session broke in a transaction; a header takes that back. What was before the transaction is not in this stream any more.
+			// The session broke in a transaction; a header takes that back. What was before the
+			// transaction is not in this stream any more.
 			h := *r.header
 			h.StartLSN, h.SourceLSN = r.position, 0
 			if err := write(w, &h); err != nil {

@@ -25,8 +25,8 @@ func (r *Receiver) reader(ctx context.Context) *slot.Reader {
 	return reader
 }
 
-// inUse is the error for a slot that is not given free. Its reader may be a session whose process is gone, which the server will notice: that is worth
-// trying again. One that is at work is not.
+// inUse is the error for a slot that is not given free. Its reader may be a session whose process
+// is gone, which the server will notice: that is worth trying again. One that is at work is not.
 func (r *Receiver) inUse(ctx context.Context, before *slot.Reader, err error) error {
 	now := r.reader(ctx)
 	if !before.Lives(now) {
@@ -42,7 +42,8 @@ func (r *Receiver) inUse(ctx context.Context, before *slot.Reader, err error) er
 		WithHint("One scripts/sync, or pgdecode, at a time reads a slot. Leave that one at work, or stop it first; on its host, pgrep -af 'pgdecode.*%s' finds it.", r.Slot)
 }
 
-// releaseTimeout is how long the server may take to notice that the process which used the slot before is gone.
+// releaseTimeout is how long the server may take to notice that the process which used the slot
+// before is gone.
 const releaseTimeout = 2 * time.Second
 
 func slotInUse(err error) bool {

@@ -18,11 +18,13 @@ type Keeper interface {
 	Close() error
 }
 
-// syncEvery bounds how often a disk is waited for. What is not durable yet is not lost when we die: it is read from the slot again.
+// syncEvery bounds how often a disk is waited for. What is not durable yet is not lost when we die:
+// it is read from the slot again.
 const syncEvery = 100 * time.Millisecond
 
-// keep makes durable what has been written, and begins a new file when the old one is full: at boundaries of transactions only, and while no
-// transaction in progress has blocks in the old file, because a header makes readers forget those.
+// keep makes durable what has been written, and begins a new file when the old one is full: at
+// boundaries of transactions only, and while no transaction in progress has blocks in the old file,
+// because a header makes readers forget those.
 func (s *session) keep() error {
 	if s.Keeper == nil || s.within() {
 		return nil
@@ -48,7 +50,8 @@ func (s *session) sync() error {
 	return nil
 }
 
-// rotate ends the stream and begins another one in a new file. The server has described the relations and will not do so again.
+// rotate ends the stream and begins another one in a new file. The server has described the
+// relations and will not do so again.
 func (s *session) rotate() error {
 	if _, err := s.w.End(format.Complete, s.position); err != nil {
 		return writeError(err)

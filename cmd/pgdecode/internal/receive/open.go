@@ -19,13 +19,15 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// quietServer replaces a wal_sender_timeout of 0, never, by a very long one. A server without it looks for our answer, in vain, after
-// every message that it sends: measured with small transactions, that is a sixth of the processor time that decoding costs it.
-// Before 12 the setting is not a session's to make.
+// quietServer replaces a wal_sender_timeout of 0, never, by a very long one. A server without it
+// looks for our answer, in vain, after every message that it sends: measured with small
+// transactions, that is a sixth of the processor time that decoding costs it. Before 12 the setting
+// is not a session's to make.
 const quietServer = "SELECT pg_catalog.set_config('wal_sender_timeout', '1d', false) " +
 	"WHERE pg_catalog.current_setting('wal_sender_timeout') = '0' AND pg_catalog.current_setting('server_version_num')::int >= 120000"
 
-// session holds one session, from its beginning to its end. It calls connected when the server has accepted it.
+// session holds one session, from its beginning to its end. It calls connected when the server has
+// accepted it.
 func (r *Receiver) session(ctx context.Context, w *format.Writer, connected func()) error {
 	types, err := r.inspect(ctx)
 	if err != nil {
@@ -116,7 +118,8 @@ func (r *Receiver) inspect(ctx context.Context) (map[uint32]string, error) {
 		return nil, err
 	}
 	if r.position != 0 && info.Confirmed > r.position {
-		// A slot that was moved past what we have written: something is missing, and only a gap in the header would tell.
+		// A slot that was moved past what we have written: something is missing, and only a gap in
+		// the header would tell.
 		return nil, fault.New(fault.Unavailable, "slot %q was moved to LSN %v, past %v up to where changes were read", r.Slot, info.Confirmed, r.position).
 			WithDetail("Somebody else used the slot, and the changes between are lost to this stream.").
 			WithHint("The target needs a new full load. %s", slot.Anew(r.Slot))
@@ -156,8 +159,8 @@ func (r *Receiver) identify(ctx context.Context, pg *pgconn.PgConn) error {
 	return nil
 }
 
-// recorded reports whether a table has what event triggers record, and nothing else. It is asked when the table is met: the triggers may
-// have been made while we are at work.
+// recorded reports whether a table has what event triggers record, and nothing else. It is asked
+// when the table is met: the triggers may have been made while we are at work.
 func (r *Receiver) recorded(ctx context.Context, oid uint32) (bool, error) {
 	c, err := r.Server.Connect(ctx)
 	if err != nil {
@@ -171,7 +174,8 @@ func (r *Receiver) recorded(ctx context.Context, oid uint32) (bool, error) {
 	return recorder.Trusted() && recorder.OID == oid, recorder.Err()
 }
 
-// startReplication starts streaming. The process that read the slot before may have ended a moment ago.
+// startReplication starts streaming. The process that read the slot before may have ended a moment
+// ago.
 func (r *Receiver) startReplication(ctx context.Context, conn *pgwire.Conn, from format.LSN) error {
 	sql := slot.StartCommand(r.identity.Version, r.Slot, from, r.Publications)
 	began := time.Now()
@@ -203,8 +207,10 @@ func (r *Receiver) startReplication(ctx context.Context, conn *pgwire.Conn, from
 	}
 }
 
-// refused explains why the server has ended the session. Decoding begins at the same place in every session, so what the server cannot decode in one it
-// cannot in any: measured with 15.20, where about one of 15 slots that are made while tables are truncated all the time lacks one of those truncates.
+// refused explains why the server has ended the session. Decoding begins at the same place in every
+// session, so what the server cannot decode in one it cannot in any: measured with 15.20, where
+// about one of 15 slots that are made while tables are truncated all the time lacks one of those
+// truncates.
 func (s *session) refused(err error) error {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) || pg.Code != "XX000" || !strings.HasPrefix(pg.Message, "could not map file") {

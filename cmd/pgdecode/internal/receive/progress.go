@@ -13,8 +13,8 @@ type heard struct {
 	passed time.Time // when the stream was last told
 }
 
-// progress writes a progress record if the server's position has moved past everything that was written, or if it is time for one; often
-// enough, or at once.
+// progress writes a progress record if the server's position has moved past everything that was
+// written, or if it is time for one; often enough, or at once.
 func (s *session) progress(now bool) error {
 	since := time.Since(s.heard.passed)
 	if s.within() || s.heard.at <= s.position && since < heartbeat || !now && since < progressEvery {

@@ -1,5 +1,6 @@
-// Package receive holds the replication session: it starts it, keeps it alive, tells the server what the target has made durable, and
-// starts it again when it breaks. What the messages mean is pgoutput's business.
+// Package receive holds the replication session: it starts it, keeps it alive, tells the server
+// what the target has made durable, and starts it again when it breaks. What the messages mean is
+// pgoutput's business.
 package receive
 
 import (
@@ -46,8 +47,9 @@ type source struct {
 	start    format.LSN // of the slot
 }
 
-// Run writes a stream to w until Until is reached (the end record then says complete), Stop is closed (it says stopped, and the error is
-// cli.ErrStopped), or something fails for good. A session that breaks is started again, with a new header in the stream.
+// Run writes a stream to w until Until is reached (the end record then says complete), Stop is
+// closed (it says stopped, and the error is cli.ErrStopped), or something fails for good. A session
+// that breaks is started again, with a new header in the stream.
 func (r *Receiver) Run(ctx context.Context, w *format.Writer) error {
 	const firstDelay, lastDelay = 200 * time.Millisecond, 30 * time.Second
 	delay := firstDelay
@@ -111,10 +113,12 @@ func (r *Receiver) awaitLastLine(ctx context.Context) {
 	}
 }
 
-// giveUpAfter is when a source that stays away becomes the supervisor's problem: longer than a managed service's failover takes.
+// giveUpAfter is when a source that stays away becomes the supervisor's problem: longer than a
+// managed service's failover takes.
 const giveUpAfter = 5 * time.Minute
 
-// retryable reports whether a new session may cure err. Before the first header the caller is told at once.
+// retryable reports whether a new session may cure err. Before the first header the caller is told
+// at once.
 func (r *Receiver) retryable(err error) bool {
 	if fault.StatusOf(err) != fault.TryAgain || cli.IsBrokenPipe(err) {
 		return false

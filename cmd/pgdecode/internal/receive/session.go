@@ -16,14 +16,17 @@ import (
 )
 
 const (
-	// tick is how often an idle session looks after itself: it is what a dead reader of the pipe, a signal and a moved WAL position
-	// wait for at most. The server hears of us as often, which is enough for every wal_sender_timeout above a second.
+	// tick is how often an idle session looks after itself: it is what a dead reader of the pipe, a
+	// signal and a moved WAL position wait for at most. The server hears of us as often, which is
+	// enough for every wal_sender_timeout above a second.
 	tick = 200 * time.Millisecond
-	// progressEvery bounds the progress records of a source whose WAL moves without us; heartbeat is how often there is one in any case: it
-	// tells whoever reads the stream that it is alive, and us if nobody does.
+	// progressEvery bounds the progress records of a source whose WAL moves without us; heartbeat
+	// is how often there is one in any case: it tells whoever reads the stream that it is alive,
+	// and us if nobody does.
 	progressEvery = 200 * time.Millisecond
 	heartbeat     = time.Second
-	// behindBy is how old a commit must be, by the server's own clock, for throughput to count more than latency.
+	// behindBy is how old a commit must be, by the server's own clock, for throughput to count more
+	// than latency.
 	behindBy = 100 * time.Millisecond
 )
 
@@ -65,7 +68,8 @@ func (s *session) run(ctx context.Context) error {
 			if done, err := s.idle(); done || err != nil {
 				return err
 			}
-			// The deadline is only moved when it has passed: it makes a tick, and moving it costs system calls.
+			// The deadline is only moved when it has passed: it makes a tick, and moving it costs
+			// system calls.
 			if now := time.Now(); now.After(wakeAt) {
 				wakeAt = now.Add(tick)
 				_ = s.conn.SetReadDeadline(wakeAt)
@@ -99,7 +103,8 @@ func (s *session) run(ctx context.Context) error {
 	}
 }
 
-// idle is called when the server has sent nothing more for the moment: what was decoded must not wait in our buffer.
+// idle is called when the server has sent nothing more for the moment: what was decoded must not
+// wait in our buffer.
 func (s *session) idle() (done bool, err error) {
 	if err := s.progress(false); err != nil {
 		return false, err
@@ -111,7 +116,8 @@ func (s *session) idle() (done bool, err error) {
 	case s.w.Buffered() == 0:
 		s.unsent = time.Time{}
 	case s.w.InTransaction() && s.unsent.IsZero():
-		// The rest is on its way, message by message, and whoever reads the stream would be woken for each in vain.
+		// The rest is on its way, message by message, and whoever reads the stream would be woken
+		// for each in vain.
 		s.unsent = time.Now()
 	case !s.w.InTransaction() || time.Since(s.unsent) >= tick:
 		s.unsent = time.Time{}

@@ -86,9 +86,10 @@ func (a *answers) send(reply bool) {
 // letGoAfter is how long a server that shuts down may wait for us.
 const letGoAfter = 10 * time.Second
 
-// letGo returns an error if the server has asked for an answer over and over for too long. We answer more often than it needs, so that it asks only when it shuts
-// down, until what it has sent is confirmed; if the target is in no state to do so, it would wait for ever. Nothing is lost: the next session goes on where this
-// one ended.
+// letGo returns an error if the server has asked for an answer over and over for too long. We
+// answer more often than it needs, so that it asks only when it shuts down, until what it has sent
+// is confirmed; if the target is in no state to do so, it would wait for ever. Nothing is lost: the
+// next session goes on where this one ended.
 func (a *answers) letGo(now time.Time) error {
 	if now.Sub(a.last) > time.Second {
 		a.first = now

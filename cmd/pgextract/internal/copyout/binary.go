@@ -7,9 +7,10 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// binarySafe has the types whose binary format is the same on every server, with what using it gains: true where the text form costs the
-// servers more than it. Not among them are types that travel as OIDs (regclass and its like) and types whose format names other
-// types by OID (composites, arrays of such).
+// binarySafe has the types whose binary format is the same on every server, with what using it
+// gains: true where the text form costs the servers more than it. Not among them are types that
+// travel as OIDs (regclass and its like) and types whose format names other types by OID
+// (composites, arrays of such).
 var binarySafe = map[string]bool{
 	"boolean": false, "smallint": false, "integer": false, "bigint": false, "oid": false, "text": false, "character varying": false,
 	"bpchar": false, `"char"`: false, "name": false, "json": false, "xml": false, "jsonb": false,

@@ -1,4 +1,5 @@
-// Package copyout reads the rows of tables by COPY, several connections over one snapshot, into the stream.
+// Package copyout reads the rows of tables by COPY, several connections over one snapshot, into the
+// stream.
 package copyout
 
 import (
@@ -24,7 +25,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// chunkSize is about how many bytes go into one record: enough to make the cost of a record vanish, and little beside a pipe's buffer.
+// chunkSize is about how many bytes go into one record: enough to make the cost of a record vanish,
+// and little beside a pipe's buffer.
 const chunkSize = 256 << 10
 
 // Output is the stream, shared by the connections.
@@ -74,8 +76,9 @@ type Reader struct {
 	Changed  map[uint32]*catalog.Table // by OID
 }
 
-// Read reads all parts but those of tables that cannot be read any more as they were in the snapshot: these are in r.Changed then, and nothing of such a part is
-// in the stream. It returns how many rows and bytes the others had.
+// Read reads all parts but those of tables that cannot be read any more as they were in the
+// snapshot: these are in r.Changed then, and nothing of such a part is in the stream. It returns
+// how many rows and bytes the others had.
 func (r *Reader) Read(ctx context.Context, parts []*Part) (rows, bytes uint64, err error) {
 	queue := make(chan int)
 	g, ctx := errgroup.WithContext(ctx)
@@ -140,7 +143,8 @@ func (r *Reader) connect(ctx context.Context) (*pgwire.Conn, *pgdial.Gulp, error
 // begin returns the statements that begin to read the snapshot.
 func (r *Reader) begin() string {
 	return "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '" + r.Snapshot + "'; " +
-		// Readers would start in the middle of a table that another session is reading, and ranges of pages would be read by several processes.
+		// Readers would start in the middle of a table that another session is reading, and ranges
+		// of pages would be read by several processes.
 		"SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0; " + pgdial.TablesOnly("source")
 }
 
@@ -164,7 +168,8 @@ func (c *copier) part(ctx context.Context, number uint32, p *Part) (there bool, 
 		return false, err
 	}
 	if p.ByKey != c.byKey {
-		// A range of a key that looks large to the planner would be read by looking at the whole table.
+		// A range of a key that looks large to the planner would be read by looking at the whole
+		// table.
 		set := map[bool]string{true: "off", false: "on"}[p.ByKey]
 		if err := c.conn.Exec(ctx, "SET enable_seqscan = "+set); err != nil {
 			return false, c.Server.Explain(err)
@@ -227,9 +232,10 @@ func (c *copier) part(ctx context.Context, number uint32, p *Part) (there bool, 
 	return true, c.Out.Write(&end)
 }
 
-// lock keeps a table from being changed, and reports whether it is what it was in the snapshot. It may have been truncated or rewritten since then: to every
-// older snapshot such a table is empty, whatever it had. The function knows the file that the table has now, pg_class the one that it had. Or another
-// table may have its name by now.
+// lock keeps a table from being changed, and reports whether it is what it was in the snapshot. It
+// may have been truncated or rewritten since then: to every older snapshot such a table is empty,
+// whatever it had. The function knows the file that the table has now, pg_class the one that it
+// had. Or another table may have its name by now.
 func (c *copier) lock(ctx context.Context, t *catalog.Table) (there bool, err error) {
 	name := pgx.Identifier{t.Schema, t.Name}.Sanitize()
 	b := c.conn.Batch(ctx)
@@ -256,8 +262,8 @@ func (c *copier) again(ctx context.Context) error {
 	return c.Server.Explain(c.conn.Exec(ctx, "ROLLBACK; "+c.begin()))
 }
 
-// isBinaryRow reports whether a message of binary COPY data has a row: the first one has the header before it, and a trailer follows the
-// last row, or the header.
+// isBinaryRow reports whether a message of binary COPY data has a row: the first one has the header
+// before it, and a trailer follows the last row, or the header.
 func isBinaryRow(msg []byte, first bool) bool {
 	const header = 19
 	if first {

@@ -33,9 +33,10 @@ const MinPart = 128 << 20
 // maxPart is the greatest: a part is what a broken load repeats.
 const maxPart = 2 << 30
 
-// Plan cuts tables, which come largest first, into parts for a number of connections, in the order in which they are to be read. Tables are
-// cut by ranges of pages, which a server of version 14 or newer reads without looking at the rest; on an older one by ranges of their
-// primary key, if that is a number. What is asked of the server is asked over c, within the snapshot.
+// Plan cuts tables, which come largest first, into parts for a number of connections, in the order
+// in which they are to be read. Tables are cut by ranges of pages, which a server of version 14 or
+// newer reads without looking at the rest; on an older one by ranges of their primary key, if that
+// is a number. What is asked of the server is asked over c, within the snapshot.
 func Plan(ctx context.Context, c *pgx.Conn, tables []*catalog.Table, jobs, version int, copyFormat string) ([]*Part, error) {
 	var total int64
 	for _, t := range tables {
@@ -78,7 +79,8 @@ func Plan(ctx context.Context, c *pgx.Conn, tables []*catalog.Table, jobs, versi
 	return parts, nil
 }
 
-// pages returns conditions for n ranges of a table's pages. The last one has no end: the table may have grown.
+// pages returns conditions for n ranges of a table's pages. The last one has no end: the table may
+// have grown.
 func pages(all, n int64) []string {
 	list := make([]string, n)
 	for i := range n {

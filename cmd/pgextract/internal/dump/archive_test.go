@@ -127,7 +127,8 @@ func TestReadTOC(t *testing.T) {
 				t.Errorf("%v: %q is %q for pg_restore", args, want, l[0])
 			}
 		}
-		// Statements and sections: what pg_restore would execute for each section is what the entries have.
+		// Statements and sections: what pg_restore would execute for each section is what the
+		// entries have.
 		for section, flag := range map[Section]string{SectionPreData: "pre-data", SectionPostData: "post-data"} {
 			cmd := exec.Command("pg_restore", "--section="+flag, "-f", "-")
 			cmd.Stdin = bytes.NewReader(archive)

@@ -8,7 +8,8 @@ var relations = map[string]bool{"TABLE": true, "VIEW": true, "MATERIALIZED VIEW"
 // A relationName is schema and name of a table.
 type relationName struct{ schema, name string }
 
-// belongsTo returns the table that an entry belongs to, so that a filter which drops a table by its name finds all of it; nothing if it is of none.
+// belongsTo returns the table that an entry belongs to, so that a filter which drops a table by its
+// name finds all of it; nothing if it is of none.
 func (b *builder) belongsTo(e *Entry) relationName {
 	none := relationName{}
 	switch {
@@ -43,8 +44,9 @@ func (b *builder) belongsTo(e *Entry) relationName {
 	return none
 }
 
-// dependsOn returns the table among those that an entry depends on. A foreign key depends on both of its tables, a rule or trigger on what it
-// uses: its own is the one in its schema that its tag begins with.
+// dependsOn returns the table among those that an entry depends on. A foreign key depends on both
+// of its tables, a rule or trigger on what it uses: its own is the one in its schema that its tag
+// begins with.
 func (b *builder) dependsOn(e *Entry) relationName {
 	var found relationName
 	for _, id := range e.Deps {

@@ -8,7 +8,8 @@ import (
 
 // Extra is what the catalog knows of objects beyond pg_dump's statements.
 type Extra struct {
-	// Constraints has, by the OID of the constraint, what a primary key or unique constraint rests on.
+	// Constraints has, by the OID of the constraint, what a primary key or unique constraint rests
+	// on.
 	Constraints map[uint32]ConstraintIndex
 	// Populated has the OIDs of the materialized views that have data.
 	Populated map[uint32]bool
@@ -32,7 +33,8 @@ var skipped = map[string]bool{
 	"STATISTICS DATA": true,
 }
 
-// DDL turns entries into records: pre-data objects and post-data objects, each in an order in which they can be created.
+// DDL turns entries into records: pre-data objects and post-data objects, each in an order in which
+// they can be created.
 func DDL(entries []Entry, x Extra) []*format.DDL {
 	b := &builder{Extra: x, byID: make(map[int]*Entry, len(entries)), records: make(map[int]uint64), sequences: make(map[int]relationName)}
 	for i := range entries {
@@ -60,7 +62,8 @@ func DDL(entries []Entry, x Extra) []*format.DDL {
 	return b.list
 }
 
-// ofDatabase reports whether an entry grants rights on the database itself, or describes it: the target has its own, which may have another name.
+// ofDatabase reports whether an entry grants rights on the database itself, or describes it: the
+// target has its own, which may have another name.
 func ofDatabase(e *Entry) bool {
 	return strings.HasPrefix(e.Tag, "DATABASE ") && (e.Desc == "ACL" || e.Desc == "COMMENT" || e.Desc == "SECURITY LABEL")
 }
@@ -110,7 +113,8 @@ func (b *builder) add(e *Entry) {
 			d.Attach = "ALTER TABLE ONLY " + quote(e.Schema) + "." + quote(d.Table) + " ADD CONSTRAINT " + quote(c.Index) + " " + c.Kind + " USING INDEX " + quote(c.Index) +
 				c.Suffix + ";" + strings.TrimRight(afterFirst(e.SQL), "\n")
 		} else if rest := afterFirst(e.SQL); e.Desc == "INDEX" && strings.TrimSpace(rest) != "" {
-			// What changes the table (CLUSTER ON, REPLICA IDENTITY) must wait for the indexes that others build on it, and would hold its own lock meanwhile.
+			// What changes the table (CLUSTER ON, REPLICA IDENTITY) must wait for the indexes that
+			// others build on it, and would hold its own lock meanwhile.
 			d.Index = inTablespace(e, strings.TrimSuffix(e.SQL, rest))
 			d.Attach = strings.TrimLeft(rest, "\n")
 		}
@@ -132,7 +136,8 @@ func (b *builder) after(entries ...int) (ids []uint64) {
 	return ids
 }
 
-// refresh adds the statement that fills a materialized view: a dump of the schema alone leaves it empty.
+// refresh adds the statement that fills a materialized view: a dump of the schema alone leaves it
+// empty.
 func (b *builder) refresh(e *Entry) {
 	if e.Desc == "MATERIALIZED VIEW" && b.Populated[e.OID] {
 		b.append(&format.DDL{Section: format.PostData, Type: "MATERIALIZED VIEW DATA", Schema: e.Schema, Table: e.Tag, Name: e.Tag,
@@ -140,7 +145,8 @@ func (b *builder) refresh(e *Entry) {
 	}
 }
 
-// inTablespace has sql executed with the tablespace and the table access method that the object had.
+// inTablespace has sql executed with the tablespace and the table access method that the object
+// had.
 func inTablespace(e *Entry, sql string) string {
 	if e.AccessMeth != "" && e.AccessMeth != "heap" {
 		sql = "SET default_table_access_method = " + quote(e.AccessMeth) + ";\n" + sql + "\nSET default_table_access_method = heap;"
@@ -151,7 +157,8 @@ func inTablespace(e *Entry, sql string) string {
 	return sql
 }
 
-// afterFirst returns what follows the first statement of sql, which has no comments and no dollar quotes.
+// afterFirst returns what follows the first statement of sql, which has no comments and no dollar
+// quotes.
 func afterFirst(sql string) string {
 	var quoted byte
 	for i := range len(sql) {

@@ -27,7 +27,8 @@ type Options struct {
 	Args     []string
 }
 
-// Schema runs pg_dump and returns the objects of the schema, in an order in which they can be created, and what pg_dump has warned of.
+// Schema runs pg_dump and returns the objects of the schema, in an order in which they can be
+// created, and what pg_dump has warned of.
 func Schema(ctx context.Context, o Options) (entries []Entry, warnings []string, err error) {
 	program, err := find(ctx, o.Version)
 	if err != nil {
@@ -66,7 +67,8 @@ func Schema(ctx context.Context, o Options) (entries []Entry, warnings []string,
 	return entries, warningsIn(stderr.String()), tocErr
 }
 
-// warningsIn returns what a pg_dump that has succeeded has said. A detail or hint goes with the warning before it.
+// warningsIn returns what a pg_dump that has succeeded has said. A detail or hint goes with the
+// warning before it.
 func warningsIn(stderr string) (list []string) {
 	for line := range strings.Lines(stderr) {
 		line = strings.TrimPrefix(strings.TrimSpace(line), "pg_dump: ")
@@ -91,7 +93,8 @@ func firstLine(s string, err error) string {
 
 var versionNumber = regexp.MustCompile(`\(PostgreSQL\) (\d+)(?:\.(\d+))?`)
 
-// find returns the pg_dump to use: the one on PATH, or else the newest that is installed, but none that is older than the source.
+// find returns the pg_dump to use: the one on PATH, or else the newest that is installed, but none
+// that is older than the source.
 func find(ctx context.Context, version int) (string, error) {
 	var programs []string
 	if p, err := exec.LookPath("pg_dump"); err == nil {
@@ -126,8 +129,8 @@ func find(ctx context.Context, version int) (string, error) {
 	return "", e
 }
 
-// withoutPassword returns a connection string without its passwords, so that it may stand on a command line. A URI is taken apart by
-// hand: one with several hosts is none to package url.
+// withoutPassword returns a connection string without its passwords, so that it may stand on a
+// command line. A URI is taken apart by hand: one with several hosts is none to package url.
 func withoutPassword(dsn string) string {
 	scheme, rest, uri := strings.Cut(dsn, "://")
 	if !uri || scheme != "postgres" && scheme != "postgresql" {
@@ -144,8 +147,8 @@ func withoutPassword(dsn string) string {
 	return scheme + "://" + uriPassword.ReplaceAllString(authority+path, "$1")
 }
 
-// withOptions returns a connection string that asks for these command-line options of the server, and no others: neither its own nor those of the
-// environment or of a service file.
+// withOptions returns a connection string that asks for these command-line options of the server,
+// and no others: neither its own nor those of the environment or of a service file.
 func withOptions(dsn, options string) string {
 	if scheme, rest, uri := strings.Cut(dsn, "://"); uri && (scheme == "postgres" || scheme == "postgresql") {
 		sep := "?"

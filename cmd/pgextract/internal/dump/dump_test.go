@@ -83,7 +83,8 @@ func TestSchema(t *testing.T) {
 	}
 }
 
-// pg_dump's session has the settings that it is given, and neither those of the database nor the user's own.
+// pg_dump's session has the settings that it is given, and neither those of the database nor the
+// user's own.
 func TestDumpSettings_P5(t *testing.T) {
 	d := pgtest.Source(t).Database(t, "")
 	d.Exec("CREATE SCHEMA evil", "CREATE TABLE evil.calls (what text)",
@@ -127,7 +128,8 @@ func TestDumpSettings_P5(t *testing.T) {
 	}
 }
 
-// The first pg_dump that is not older than the source is run: PATH's own, or one that is installed beside it.
+// The first pg_dump that is not older than the source is run: PATH's own, or one that is installed
+// beside it.
 func TestFind(t *testing.T) {
 	ctx := context.Background()
 	real, err := find(ctx, pgtest.Source(t).Major*10000)

@@ -1,4 +1,5 @@
-// Package extract makes the stream of a full load: slot and snapshot first, then the schema, then the rows, then what is no part of either.
+// Package extract makes the stream of a full load: slot and snapshot first, then the schema, then
+// the rows, then what is no part of either.
 package extract
 
 import (
@@ -51,7 +52,8 @@ type Load struct {
 	ddl    []*format.DDL // the schema
 }
 
-// Run writes the stream of the load to out. Tables that were changed before they could be read follow in streams of their own, each with a new snapshot.
+// Run writes the stream of the load to out. Tables that were changed before they could be read
+// follow in streams of their own, each with a new snapshot.
 func (l *Load) Run(ctx context.Context, out io.Writer) error {
 	err := l.streams(ctx, out)
 	if err != nil && l.made != "" {

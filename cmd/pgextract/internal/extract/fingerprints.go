@@ -49,7 +49,8 @@ func (l *Load) inventory(ctx context.Context, snapshot string) ([]inventory.Obje
 			return list, l.Server.Explain(err)
 		case try == tries:
 			// The snapshot has an object that is gone by now, and nobody can tell any more what it
-			// was: the server prints definitions as they are now. So they are those of a moment later.
+			// was: the server prints definitions as they are now. So they are those of a moment
+			// later.
 			at = ""
 		}
 	}

@@ -10,7 +10,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgextract/internal/copyout"
 )
 
-// Hold makes slot and snapshot, prints both, and holds the snapshot until stop is closed, so that any number of others can read parts of it.
+// Hold makes slot and snapshot, prints both, and holds the snapshot until stop is closed, so that
+// any number of others can read parts of it.
 func (l *Load) Hold(ctx context.Context, out io.Writer, stop <-chan struct{}) error {
 	c, _, snapshot, err := l.begin(ctx)
 	if err != nil {

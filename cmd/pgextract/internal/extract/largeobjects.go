@@ -16,11 +16,13 @@ import (
 const (
 	// lobChunk is how much of a large object goes into one record.
 	lobChunk = 256 << 10
-	// lobGroup is how many large objects share one record for owners, rights and comments: there may be millions of them.
+	// lobGroup is how many large objects share one record for owners, rights and comments: there
+	// may be millions of them.
 	lobGroup = 500
 )
 
-// largeObjectDDL writes the owners, rights and comments of large objects, which belong to the data, like the objects themselves.
+// largeObjectDDL writes the owners, rights and comments of large objects, which belong to the data,
+// like the objects themselves.
 func (l *Load) largeObjectDDL(ctx context.Context, c *pgx.Conn, write func(*format.DDL) error) error {
 	var first, last uint32
 	n := 0
@@ -92,7 +94,8 @@ func lobRights(name string, o *catalog.LargeObject) string {
 
 func quote(name string) string { return pgx.Identifier{name}.Sanitize() }
 
-// largeObjects writes the large objects as of a snapshot: first the beginning of each, then the rest of those that are longer.
+// largeObjects writes the large objects as of a snapshot: first the beginning of each, then the
+// rest of those that are longer.
 func (l *Load) largeObjects(ctx context.Context, snapshot string, out *copyout.Output) (count, bytes uint64, err error) {
 	c, err := l.Server.Connect(ctx)
 	if err != nil {

@@ -14,7 +14,8 @@ import (
 func (l *Load) plan(ctx context.Context, snapshot *slot.Snapshot, tables []*catalog.Table, version int) ([]*copyout.Part, error) {
 	jobs := l.Jobs
 	if l.Parts > 0 {
-		// All processes must come to the same plan, whatever has grown meanwhile: what is not in the token is small.
+		// All processes must come to the same plan, whatever has grown meanwhile: what is not in
+		// the token is small.
 		jobs = l.Parts
 		for _, t := range tables {
 			t.Pages = l.token.pages[t.ID]

@@ -78,7 +78,8 @@ func (h loaded) complete(schema, name string) bool {
 	return t != nil && t.Complete()
 }
 
-// missing returns the parts that are not on the target: all of an unfinished table, unless others of its parts were read with the same snapshot.
+// missing returns the parts that are not on the target: all of an unfinished table, unless others
+// of its parts were read with the same snapshot.
 func (h loaded) missing(parts []*copyout.Part, snapshot string) []*copyout.Part {
 	if h == nil {
 		return parts

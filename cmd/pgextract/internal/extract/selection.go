@@ -11,7 +11,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgextract/internal/pattern"
 )
 
-// A Selection says what of a database is wanted, by patterns as in pg_dump. The zero Selection is all of it.
+// A Selection says what of a database is wanted, by patterns as in pg_dump. The zero Selection is
+// all of it.
 type Selection struct {
 	Schemas       []string
 	Tables        []string

@@ -11,7 +11,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// sequences writes the state that sequences have now, under the names that they had in the snapshot.
+// sequences writes the state that sequences have now, under the names that they had in the
+// snapshot.
 func (l *Load) sequences(ctx context.Context, c *pgx.Conn, list []catalog.Sequence, w *format.Writer) error {
 	now, err := catalog.Sequences(ctx, c)
 	if err != nil {

@@ -11,7 +11,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 )
 
-// snapshot gets a snapshot whose LSN is known: with a new slot, or for one that exists. Without a slot the LSN does not matter.
+// snapshot gets a snapshot whose LSN is known: with a new slot, or for one that exists. Without a
+// slot the LSN does not matter.
 func (l *Load) snapshot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*slot.Snapshot, error) {
 	if l.Slot != "" {
 		if err := l.identify(ctx, id); err != nil {
@@ -43,7 +44,8 @@ func (l *Load) snapshot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*s
 	return l.create(ctx)
 }
 
-// slot looks for the slot, and checks what decoding needs. It returns nil if the slot is to be made.
+// slot looks for the slot, and checks what decoding needs. It returns nil if the slot is to be
+// made.
 func (l *Load) slot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*slot.Info, error) {
 	if l.Failover && id.Version < 170000 {
 		return nil, fault.New(fault.Config, "slots survive a failover of the source from PostgreSQL 17 on; this is %d", id.Version/10000).
@@ -62,7 +64,8 @@ func (l *Load) slot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*slot.
 	return info, err
 }
 
-// bind gives the slot that is to be made a token, in place of the one of an earlier slot of that name, if there was one.
+// bind gives the slot that is to be made a token, in place of the one of an earlier slot of that
+// name, if there was one.
 func (l *Load) bind(ctx context.Context, c *pgx.Conn) error {
 	var set bool
 	err := l.retry(ctx, c, func() (err error) {

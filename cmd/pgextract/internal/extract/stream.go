@@ -38,7 +38,8 @@ type stream struct {
 // totals are how much of each was read.
 type totals struct{ rows, bytes, objects, objectBytes uint64 }
 
-// run writes one stream. It returns its tables, and those that could not be read because they had changed.
+// run writes one stream. It returns its tables, and those that could not be read because they had
+// changed.
 func (l *Load) run(ctx context.Context, out io.Writer) (tables []*catalog.Table, changed map[uint32]*catalog.Table, err error) {
 	s := &stream{Load: l, began: time.Now(), w: format.NewWriter(out)}
 	defer func() {
@@ -195,7 +196,8 @@ func (s *stream) writeRows(ctx context.Context) error {
 	return nil
 }
 
-// writeSequences writes the sequences that were there in the snapshot. Those that were made since are not part of this load.
+// writeSequences writes the sequences that were there in the snapshot. Those that were made since
+// are not part of this load.
 func (s *stream) writeSequences(ctx context.Context) error {
 	list, err := catalog.SequenceNames(ctx, s.snapshot.Keep)
 	if err != nil {

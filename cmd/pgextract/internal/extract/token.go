@@ -9,13 +9,14 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A token is what several processes need to know to read disjoint parts of one snapshot: its name, its LSN, and how large the large tables were
-// when it was taken, so that all of them cut the tables at the same places. It is written as
+// A token is what several processes need to know to read disjoint parts of one snapshot: its name,
+// its LSN, and how large the large tables were when it was taken, so that all of them cut the
+// tables at the same places. It is written as
 //
 //	00000003-0000001B-1@16/B374D848.1207:16385=55000,16390=1200
 //
-// with OIDs and numbers of pages. Behind the LSN is the snapshot's xmin: what transactions from that
-// one on have done to the publications is later than the load. It stays on the target with the
+// with OIDs and numbers of pages. Behind the LSN is the snapshot's xmin: what transactions from
+// that one on have done to the publications is later than the load. It stays on the target with the
 // tables that were loaded, as a part of the snapshot's name.
 type token struct {
 	name  string

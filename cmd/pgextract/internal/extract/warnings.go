@@ -10,7 +10,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// warn says that something of the source does not arrive as it is, and returns the record that has the target remember it.
+// warn says that something of the source does not arrive as it is, and returns the record that has
+// the target remember it.
 func (l *Load) warn(schema, table, says string) *format.DDL {
 	l.Log.Warn(text.Escape(says))
 	return &format.DDL{Section: format.PostData, Type: format.Warning, Schema: schema, Table: table, Name: says}

@@ -6,9 +6,10 @@ import (
 	"strings"
 )
 
-// Parse turns a pattern into regular expressions of the server, for schema and name. Schema is empty if the pattern has none. Letters are folded to
-// lower case, * stands for any sequence of characters and ? for one, except within double quotes; what else is special in regular expressions
-// is so here.
+// Parse turns a pattern into regular expressions of the server, for schema and name. Schema is
+// empty if the pattern has none. Letters are folded to lower case, * stands for any sequence of
+// characters and ? for one, except within double quotes; what else is special in regular
+// expressions is so here.
 func Parse(pattern string) (schema, name string, err error) {
 	var part strings.Builder
 	quoted, dots := false, 0
