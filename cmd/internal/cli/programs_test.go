@@ -113,6 +113,13 @@ func TestDocumentedFlags(t *testing.T) {
 		}
 		scripts = append(scripts, list...)
 	}
+	pages, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("no pages in docs: %v", err)
+	}
+	for _, s := range pages {
+		files = append(files, filepath.Join("docs", filepath.Base(s)))
+	}
 	for _, s := range scripts {
 		if info, err := os.Stat(s); err == nil && info.Mode().IsRegular() {
 			files = append(files, strings.TrimPrefix(s, root+"/"))

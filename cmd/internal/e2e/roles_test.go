@@ -13,10 +13,16 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// recipe returns the statements of SECURITY.md that follow a line which begins with a heading.
+// roleRecipes is what stands before the statements of docs/roles.md, in the order of the page.
+var roleRecipes = []string{
+	"On the source, as superuser", "On the target, as superuser", "On both sides, version 15 and older", "On both sides, version 16", "On the target, version 15",
+	"A schema that you create by hand",
+}
+
+// recipe returns the statements of docs/roles.md that follow a line which begins with a heading.
 func recipe(t *testing.T, heading string) string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(pgtest.Root(), "SECURITY.md"))
+	text, err := os.ReadFile(filepath.Join(pgtest.Root(), "docs", "roles.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,12 +30,12 @@ func recipe(t *testing.T, heading string) string {
 	_, rest, begun := strings.Cut(rest, "```sql\n")
 	sql, _, ended := strings.Cut(rest, "```")
 	if !found || !begun || !ended {
-		t.Fatalf("SECURITY.md has no statements after %q", heading)
+		t.Fatalf("docs/roles.md has no statements after %q", heading)
 	}
 	return sql
 }
 
-// The roles that SECURITY.md describes, and no others, do a whole migration.
+// The roles that docs/roles.md describes, and no others, do a whole migration.
 func TestLeastPrivilegeRoles_P10(t *testing.T) {
 	t.Parallel()
 	for _, major := range []int{15, 18} {
@@ -55,12 +61,12 @@ func TestLeastPrivilegeRoles_P10(t *testing.T) {
 				source.Exec("CREATE TRIGGER stamp BEFORE INSERT ON app.t FOR EACH ROW EXECUTE PROCEDURE app.stamp()")
 			} else { // there is no pg_dump of that version everywhere; so this is also the way with a schema made by hand
 				target.Exec("CREATE ROLE mover LOGIN", schema)
-				run(target, "If the schema is created by hand")
+				run(target, "A schema that you create by hand")
 				load += " --data-only"
 			}
 			for _, d := range []*pgtest.DB{source, target} {
 				if major < 16 {
-					run(d, "On both sides, version 14 and 15")
+					run(d, "On both sides, version 15 and older")
 				} else {
 					run(d, "On both sides, version 16")
 				}

@@ -45,14 +45,14 @@ func TestError(t *testing.T) {
 	}
 }
 
-// What scripts rely on is the table in README.md.
+// What scripts rely on is the table in docs/troubleshooting.md.
 func TestStatusesAreDocumented(t *testing.T) {
-	readme, err := os.ReadFile("../../../README.md")
+	page, err := os.ReadFile("../../../docs/troubleshooting.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	documented := make(map[fault.Status]bool)
-	for _, row := range regexp.MustCompile(`(?m)^\| ([0-9, ]+) \|`).FindAllStringSubmatch(string(readme), -1) {
+	for _, row := range regexp.MustCompile(`(?m)^\| ([0-9, ]+) \|`).FindAllStringSubmatch(string(page), -1) {
 		for _, n := range regexp.MustCompile(`\d+`).FindAllString(row[1], -1) {
 			v, _ := strconv.Atoi(n)
 			documented[fault.Status(v)] = true
@@ -62,11 +62,11 @@ func TestStatusesAreDocumented(t *testing.T) {
 		fault.Interrupted, fault.Terminated}
 	for _, s := range chosen {
 		if !documented[s] {
-			t.Errorf("README.md does not have status %d", s)
+			t.Errorf("docs/troubleshooting.md does not have status %d", s)
 		}
 		delete(documented, s)
 	}
 	if len(documented) > 0 {
-		t.Errorf("README.md has statuses that no program chooses: %v", documented)
+		t.Errorf("docs/troubleshooting.md has statuses that no program chooses: %v", documented)
 	}
 }
