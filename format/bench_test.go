@@ -119,7 +119,8 @@ func newLoad(tb testing.TB, out io.Writer) *format.Writer {
 	w := format.NewWriter(out)
 	must(tb, w.Write(&format.Header{StreamKind: format.Load, Database: "shop", Encoding: "UTF8"}))
 	must(tb, w.Write(accounts()))
-	must(tb, w.Write(&format.CopyBegin{Part: 1, Relation: 16384, Columns: []string{"aid", "bid", "abalance", "filler"}, Format: format.CopyText, Index: 1, Of: 1}))
+	must(tb, w.Write(&format.CopyBegin{Part: 1, Relation: 16384,
+		Columns: []string{"aid", "bid", "abalance", "filler"}, Format: format.CopyText, Index: 1, Of: 1}))
 	return w
 }
 

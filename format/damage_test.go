@@ -140,7 +140,8 @@ func TestTornLongRecord(t *testing.T) {
 	piece := start + 12 + 1<<20
 	next := changeStream()
 	tail := write(t, next...)
-	for _, n := range []int{start, start + 1, start + 11, start + 12, start + 13, start + 500, piece - 1, piece, piece + 1, piece + 12, piece + 500,
+	for _, n := range []int{start, start + 1, start + 11, start + 12, start + 13, start + 500, piece - 1,
+		piece, piece + 1, piece + 12, piece + 500,
 		2*piece - start - 1, 2*piece - start, 2*piece - start + 1, len(b) - 1} {
 		got, err := readBytes(join(b[:n], tail))
 		if err != nil {

@@ -15,7 +15,8 @@ import (
 var (
 	allowedModules = []string{"github.com/vmihailenco/msgpack/v5"}
 	// Files, flags, connections and logs belong to the programs.
-	forbidden = []string{"os", "os/exec", "os/signal", "io/fs", "path/filepath", "flag", "log", "log/slog", "net", "net/http", "database/sql", "syscall", "unsafe", "context"}
+	forbidden = []string{"os", "os/exec", "os/signal", "io/fs", "path/filepath", "flag", "log", "log/slog",
+		"net", "net/http", "database/sql", "syscall", "unsafe", "context"}
 )
 
 func TestImports(t *testing.T) {

@@ -44,8 +44,10 @@ func (e *UnknownKindError) Error() string {
 type Error struct {
 	Frame  uint64 // number of the frame within its stream, from 0 (the header)
 	Offset int64  // offset in bytes of that frame from the beginning of the input
-	LSN    LSN    // end LSN of the last complete transaction (or progress) before it, else where the stream starts, 0 if unknown
-	Err    error
+	// end LSN of the last complete transaction (or progress) before it, else where the stream
+	// starts, 0 if unknown
+	LSN LSN
+	Err error
 }
 
 func (e *Error) Error() string {

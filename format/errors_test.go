@@ -13,7 +13,9 @@ import (
 // word by word.
 func TestErrorTexts(t *testing.T) {
 	start := join(header("changes", "start_lsn", 0x10), relation(1, 2))
-	tx := join(frame(format.KindBegin, pack(array{7, 0x20, 0})), frame(format.KindInsert, pack(array{1, array{"a", nil}})), frame(format.KindCommit, pack(array{0x20, uint64(0x16_b374d848), 0})))
+	tx := join(frame(format.KindBegin, pack(array{7, 0x20, 0})),
+		frame(format.KindInsert, pack(array{1, array{"a", nil}})),
+		frame(format.KindCommit, pack(array{0x20, uint64(0x16_b374d848), 0})))
 	flip := func(b []byte) []byte { return append(bytes.Clone(b[:len(b)-1]), b[len(b)-1]^1) }
 	tests := []struct {
 		name string
@@ -27,17 +29,26 @@ func TestErrorTexts(t *testing.T) {
 		{"no end after a transaction", join(start, tx), "stream is truncated (frame 5, byte 221, after LSN 16/B374D848)"},
 		{"cut in a transaction", join(start, tx[:25]), "stream is truncated (frame 3, byte 185, after LSN 0/10)"},
 		{"checksum", join(start, tx, flip(relation(2, 1))), "stream is damaged: wrong checksum (frame 5, byte 221, after LSN 16/B374D848)"},
-		{"too large", join(start, []byte("\x93\x0d\xce1234\xc6\x7f\xff\xff\xff")), "stream is damaged: too large (frame 2, byte 172, after LSN 0/10)"},
-		{"body", join(start, frame(format.KindBegin, pack(array{7, 8}))), "stream is damaged: begin record: body ends too early (frame 2, byte 172, after LSN 0/10)"},
-		{"a map's field", join(start, frame(format.KindRelation, object("id", "x"))), "stream is damaged: relation record: id: value of a wrong type (frame 2, byte 172, after LSN 0/10)"},
+		{"too large", join(start, []byte("\x93\x0d\xce1234\xc6\x7f\xff\xff\xff")),
+			"stream is damaged: too large (frame 2, byte 172, after LSN 0/10)"},
+		{"body", join(start, frame(format.KindBegin, pack(array{7, 8}))),
+			"stream is damaged: begin record: body ends too early (frame 2, byte 172, after LSN 0/10)"},
+		{"a map's field", join(start, frame(format.KindRelation, object("id", "x"))),
+			"stream is damaged: relation record: id: value of a wrong type (frame 2, byte 172, after LSN 0/10)"},
 		{"order", join(start, tx[13:]), "stream is damaged: insert record: not in a transaction (frame 2, byte 172, after LSN 0/10)"},
-		{"frames", join(start, end(5)), "stream is damaged: end record: 5 frames were announced, 2 were there (frame 2, byte 172, after LSN 0/10)"},
-		{"unknown kind", join(start, frame(40, []byte{0xc0})), "record of unknown kind 40 cannot be skipped: a program that reads format version 1.0 is needed, this one reads 1.2 (frame 2, byte 172, after LSN 0/10)"},
+		{"frames", join(start, end(5)),
+			"stream is damaged: end record: 5 frames were announced, 2 were there (frame 2, byte 172, after LSN 0/10)"},
+		{"unknown kind", join(start, frame(40, []byte{0xc0})),
+			"record of unknown kind 40 cannot be skipped: a program that reads format version 1.0 is needed, this one reads 1.2 (frame 2, byte 172, after LSN 0/10)"},
 		{"a second stream", join(start, end(2), header("load"), relation(1, 1), frame(format.KindCopyEnd, pack(array{5, 0, 0}))),
 			"stream is damaged: copy-end record: part 5 is not open (frame 2, byte 348)"},
-		{"garbage after the end", join(start, tx, end(5), []byte("garbage")), "stream is damaged: no frame where one must begin (frame 6, byte 255, after LSN 16/B374D848)"},
-		{"a torn stream", join(start, tx[:25], header("changes"), []byte("garbage")), "stream is damaged: no frame where one must begin (frame 1, byte 282)"},
-		{"long record", join(start, frame(format.KindContinued, []byte{1}), frame(format.KindContinued, []byte{1}), []byte("x")), "stream is damaged: no frame where one must begin (frame 4, byte 192, after LSN 0/10)"},
+		{"garbage after the end", join(start, tx, end(5), []byte("garbage")),
+			"stream is damaged: no frame where one must begin (frame 6, byte 255, after LSN 16/B374D848)"},
+		{"a torn stream", join(start, tx[:25], header("changes"), []byte("garbage")),
+			"stream is damaged: no frame where one must begin (frame 1, byte 282)"},
+		{"long record", join(start, frame(format.KindContinued, []byte{1}),
+			frame(format.KindContinued, []byte{1}), []byte("x")),
+			"stream is damaged: no frame where one must begin (frame 4, byte 192, after LSN 0/10)"},
 		{"input", nil, "cable cut (frame 0, byte 0)"},
 	}
 	for _, test := range tests {
@@ -56,7 +67,8 @@ func TestErrorTexts(t *testing.T) {
 
 // Which errors are which. Callers branch on this, and exit statuses rest on it.
 func TestErrorKinds(t *testing.T) {
-	all := map[string]error{"not stream": format.ErrNotStream, "empty": format.ErrEmpty, "truncated": format.ErrTruncated, "corrupt": format.ErrCorrupt, "too large": format.ErrTooLarge}
+	all := map[string]error{"not stream": format.ErrNotStream, "empty": format.ErrEmpty,
+		"truncated": format.ErrTruncated, "corrupt": format.ErrCorrupt, "too large": format.ErrTooLarge}
 	is := map[string][]string{"empty": {"truncated"}, "too large": {"corrupt"}}
 	for name, err := range all {
 		for other, target := range all {
@@ -76,7 +88,8 @@ func TestUnknownKinds(t *testing.T) {
 		if k == format.KindProgress || k == format.KindFingerprint {
 			continue
 		}
-		rec := frame(k, pack(array{"anything", object("x", nested(100))})) // a body is not looked into
+		// a body is not looked into
+		rec := frame(k, pack(array{"anything", object("x", nested(100))}))
 		in := join(header("changes", "minor", 3), rec, end(2))
 		got, err := readBytes(in)
 		if k.Ignorable() {
@@ -106,7 +119,8 @@ func TestUnknownKinds(t *testing.T) {
 func TestOrderError(t *testing.T) {
 	_, err := readBytes(join(header("changes"), frame(format.KindCommit, pack(array{1, 2, 3}))))
 	var order *format.OrderError
-	if !errors.As(err, &order) || order.Kind != format.KindCommit || order.Reason != "not in a transaction" || !errors.Is(err, format.ErrCorrupt) {
+	if !errors.As(err, &order) || order.Kind != format.KindCommit || order.Reason != "not in a transaction" ||
+		!errors.Is(err, format.ErrCorrupt) {
 		t.Errorf("got %v, %+v", err, order)
 	}
 	var where *format.Error

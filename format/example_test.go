@@ -76,7 +76,8 @@ func ExampleWriter() {
 		&format.Header{StreamKind: format.Changes, SystemID: "7301", Database: "shop", Slot: "mig", StartLSN: 100},
 		// A relation stands before the first change of it, so that a reader knows what the values
 		// are.
-		&format.Relation{ID: 16384, Schema: "public", Name: "users", Columns: []format.Column{{Name: "id", TypeMod: -1, Key: true}, {Name: "email", TypeMod: -1}}},
+		&format.Relation{ID: 16384, Schema: "public", Name: "users",
+			Columns: []format.Column{{Name: "id", TypeMod: -1, Key: true}, {Name: "email", TypeMod: -1}}},
 		&format.Begin{XID: 700, CommitLSN: 200},
 		// A value is text as PostgreSQL prints it. NULL is another kind of value, not an empty
 		// text.

@@ -14,9 +14,11 @@ func loadStream() []format.Record {
 		&format.Header{StreamKind: format.Load, Producer: "pgextract 1", Created: 1700000000000000, SystemID: "7301", Timeline: 1,
 			Database: "shop", ServerVersion: 150020, Encoding: "UTF8", Slot: "mig", Publications: []string{"mig"}, StartLSN: 100,
 			Load: &format.LoadInfo{Snapshot: "00000003-1", Part: 1, Parts: 2, Tables: 1, Bytes: 12, Scope: format.ScopeAll}},
-		&format.DDL{ID: 1, Section: format.PreData, Type: "TABLE", Schema: "public", Name: "t", Owner: "o", SQL: "CREATE TABLE t();" + strings.Repeat(" ", 250)},
+		&format.DDL{ID: 1, Section: format.PreData, Type: "TABLE", Schema: "public", Name: "t", Owner: "o",
+			SQL: "CREATE TABLE t();" + strings.Repeat(" ", 250)},
 		relationT(),
-		&format.CopyBegin{Part: 1, Relation: 1, Columns: []string{"a", "b"}, Format: format.CopyText, Index: 1, Of: 2, SnapshotLSN: 100, Rows: 3},
+		&format.CopyBegin{Part: 1, Relation: 1, Columns: []string{"a", "b"}, Format: format.CopyText,
+			Index: 1, Of: 2, SnapshotLSN: 100, Rows: 3},
 		&format.CopyBegin{Part: 2, Relation: 1, Columns: []string{"a", "b"}, Format: format.CopyBinary, Index: 2, Of: 2, Bytes: 9},
 		&format.CopyData{Part: 1, Rows: 2, Data: []byte("1\tx\n2\t\\N\n")},
 		&format.CopyData{Part: 2, Data: []byte("PGCOPY\n\xff\r\n\x00")},
@@ -27,13 +29,15 @@ func loadStream() []format.Record {
 		&format.CopyEnd{Part: 2, Rows: 0, Bytes: 11},
 		&format.Sequence{Schema: "public", Name: "s", LastValue: -7, IsCalled: true},
 		&format.Unknown{K: 100, Body: []byte{0x91, 0x07}},
-		&format.DDL{ID: 2, Section: format.PostData, Type: "CONSTRAINT", Schema: "public", Name: "p", Table: "t", SQL: "ALTER;", Index: "CREATE;", Attach: "ALTER;", After: []uint64{1}},
+		&format.DDL{ID: 2, Section: format.PostData, Type: "CONSTRAINT", Schema: "public", Name: "p",
+			Table: "t", SQL: "ALTER;", Index: "CREATE;", Attach: "ALTER;", After: []uint64{1}},
 	)
 }
 
 func relationT() *format.Relation {
 	return &format.Relation{ID: 1, Schema: "public", Name: "t", ReplicaIdentity: "d", Columns: []format.Column{
-		{Name: "a", Type: "integer", OID: 23, TypeMod: -1, Key: true, Identity: "a"}, {Name: "b", Type: "text", OID: 25, TypeMod: 5, Generated: true}}}
+		{Name: "a", Type: "integer", OID: 23, TypeMod: -1, Key: true, Identity: "a"},
+		{Name: "b", Type: "text", OID: 25, TypeMod: 5, Generated: true}}}
 }
 
 func changeHeader() *format.Header {
@@ -47,7 +51,9 @@ func changeStream() []format.Record {
 		&format.Begin{XID: 700, CommitLSN: 200, Time: 1700000000000000},
 		&format.Insert{Relation: 1, New: format.Tuple{text("1"), {}}},
 		&format.Update{Relation: 1, New: format.Tuple{text(""), {Kind: format.Unchanged}}},
-		&format.Update{Relation: 1, Old: row("1", ""), New: format.Tuple{{Kind: format.Binary, Data: []byte{0, 1}}, {Kind: format.RawText, Data: []byte{0xff}}}},
+		&format.Update{Relation: 1, Old: row("1", ""),
+			New: format.Tuple{{Kind: format.Binary, Data: []byte{0, 1}},
+				{Kind: format.RawText, Data: []byte{0xff}}}},
 		&format.Delete{Relation: 1, Old: format.Tuple{text("1"), {}}},
 		&format.Truncate{Relations: []uint32{1, 1}, Cascade: true, RestartIdentity: true},
 		&format.Message{Transactional: true, LSN: 150, Prefix: []byte("p"), Content: []byte("c")},

@@ -12,7 +12,8 @@ import (
 
 // blanks returns an empty record of every kind.
 func blanks() []Record {
-	return []Record{new(Header), new(End), new(Relation), new(DDL), new(CopyBegin), new(CopyData), new(CopyEnd), new(Sequence), new(Fingerprint), new(LargeObject),
+	return []Record{new(Header), new(End), new(Relation), new(DDL), new(CopyBegin), new(CopyData),
+		new(CopyEnd), new(Sequence), new(Fingerprint), new(LargeObject),
 		new(Begin), new(Commit), new(Insert), new(Update), new(Delete), new(Truncate), new(Message), new(StreamStart), new(StreamStop),
 		new(StreamCommit), new(StreamAbort), new(Prepare), new(CommitPrepared), new(RollbackPrepared), new(Progress), &Unknown{K: 65}}
 }
@@ -26,7 +27,9 @@ func FuzzDecodeBody(f *testing.F) {
 		&Relation{ID: 1, Name: "t", Columns: []Column{{Name: "a", TypeMod: -1, Key: true}, {Name: "b", OID: 1 << 31}}},
 		&DDL{Section: PostData, After: []uint64{1, 1 << 33}, SQL: "x"},
 		&CopyBegin{Format: CopyText, Index: 1, Of: 2, Columns: []string{"", "b"}},
-		&CopyData{Part: 1, Data: []byte("data")}, &CopyEnd{Rows: 1 << 40}, &Sequence{Name: "s", LastValue: -5}, &Fingerprint{Class: "index", Name: "i", Facts: "1"}, &LargeObject{OID: 1, Data: []byte{0}},
+		&CopyData{Part: 1, Data: []byte("data")}, &CopyEnd{Rows: 1 << 40},
+		&Sequence{Name: "s", LastValue: -5}, &Fingerprint{Class: "index", Name: "i", Facts: "1"},
+		&LargeObject{OID: 1, Data: []byte{0}},
 		&Begin{XID: 1, Time: -1}, &Commit{}, &StreamStart{First: true}, &StreamStop{}, &StreamCommit{}, &StreamAbort{}, &Progress{},
 		&Insert{Relation: 1, New: Tuple{{}, {Text, []byte("x")}, {Binary, []byte("y")}, {RawText, []byte{0xff}}}, XID: 1},
 		&Update{Relation: 1, Old: Tuple{}, New: Tuple{{Kind: Unchanged}}}, &Update{}, &Delete{Old: Tuple{{}}},
@@ -98,7 +101,9 @@ func agrees(t *testing.T, rec Record, body []byte) {
 
 // FuzzSkip compares skip with the msgpack library.
 func FuzzSkip(f *testing.F) {
-	for _, s := range []string{"\xc0", "\x93\x01\x02\x03", "\x82\xa1a\x01\xa1b\x91\xc3", "\xd9\x02ab", "\xc7\x03\x05abc", "\xd8\x010123456789abcdef", "\xde\x00\x01\xc4\x01a\xcb01234567", "\x91\x91\x91\x91\x91\x91\x91\x91\x90"} {
+	for _, s := range []string{"\xc0", "\x93\x01\x02\x03", "\x82\xa1a\x01\xa1b\x91\xc3", "\xd9\x02ab",
+		"\xc7\x03\x05abc", "\xd8\x010123456789abcdef", "\xde\x00\x01\xc4\x01a\xcb01234567",
+		"\x91\x91\x91\x91\x91\x91\x91\x91\x90"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -126,8 +131,10 @@ func FuzzValues(f *testing.F) {
 	f.Add([]byte("\xd4\x01\x00\xa1x\xc4\x01y\xd3\xff\xff\xff\xff\xff\xff\xff\xff"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, take := range []func(c *cursor){
-			func(c *cursor) { c.uint() }, func(c *cursor) { c.uint32() }, func(c *cursor) { c.int() }, func(c *cursor) { c.bool() }, func(c *cursor) { c.str() },
-			func(c *cursor) { c.bin() }, func(c *cursor) { c.value() }, func(c *cursor) { c.arrayLen() }, func(c *cursor) { c.mapLen() }, func(c *cursor) { c.tuple(nil, true) },
+			func(c *cursor) { c.uint() }, func(c *cursor) { c.uint32() }, func(c *cursor) { c.int() },
+			func(c *cursor) { c.bool() }, func(c *cursor) { c.str() },
+			func(c *cursor) { c.bin() }, func(c *cursor) { c.value() }, func(c *cursor) { c.arrayLen() },
+			func(c *cursor) { c.mapLen() }, func(c *cursor) { c.tuple(nil, true) },
 		} {
 			for c := (cursor{b: b}); c.err == nil; {
 				before := len(c.b)
@@ -141,7 +148,8 @@ func FuzzValues(f *testing.F) {
 
 // FuzzParseLSN accepts what the pattern says, and nothing else.
 func FuzzParseLSN(f *testing.F) {
-	for _, s := range []string{"16/B374D848", "0/0", "FFFFFFFF/FFFFFFFF", "0/1garbage", "1FFFFFFFF/0", " 0/1", "+1/2", "0x1/2", "1_0/2", "//"} {
+	for _, s := range []string{"16/B374D848", "0/0", "FFFFFFFF/FFFFFFFF", "0/1garbage", "1FFFFFFFF/0", " 0/1",
+		"+1/2", "0x1/2", "1_0/2", "//"} {
 		f.Add(s)
 	}
 	pattern := regexp.MustCompile(`^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$`)

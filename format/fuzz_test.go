@@ -48,7 +48,8 @@ func seal(b []byte) []byte {
 		if len(rest) < head+body {
 			break
 		}
-		crc := crc32.Update(crc32.Checksum(rest[1:2], crc32.MakeTable(crc32.Castagnoli)), crc32.MakeTable(crc32.Castagnoli), rest[head:head+body])
+		crc := crc32.Update(crc32.Checksum(rest[1:2], crc32.MakeTable(crc32.Castagnoli)),
+			crc32.MakeTable(crc32.Castagnoli), rest[head:head+body])
 		binary.BigEndian.PutUint32(rest[3:], crc)
 		rest = rest[head+body:]
 	}
@@ -59,7 +60,9 @@ func checkStream(t *testing.T, in []byte) {
 	var recs []format.Record
 	var err error
 	n := allocated(func() { recs, err = readAll(t, in) })
-	if n > 4*fixedBuffers+500*uint64(len(in)) { // the clones that readAll makes are most of it: a record has up to 200 bytes and its frame 9
+	if n > 4*fixedBuffers+500*uint64(len(in)) {
+		// the clones that readAll makes are most of it: a record has up to 200 bytes and its frame
+		// 9
 		t.Errorf("%d bytes allocated for %d", n, len(in))
 	}
 	var where *format.Error

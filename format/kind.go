@@ -9,9 +9,10 @@ type Kind uint8
 
 // The kinds of version 1. SPEC.md describes their bodies.
 const (
-	KindHeader           Kind = 1
-	KindEnd              Kind = 2
-	KindContinued        Kind = 3 // a piece of a long record, never seen by users of Reader and Writer
+	KindHeader Kind = 1
+	KindEnd    Kind = 2
+	// a piece of a long record, never seen by users of Reader and Writer
+	KindContinued        Kind = 3
 	KindRelation         Kind = 4
 	KindDDL              Kind = 5
 	KindCopyBegin        Kind = 6

@@ -36,10 +36,13 @@ func TestMemoryIsBounded(t *testing.T) {
 		want error
 	}{
 		{"a frame of 4 GiB", join(head, []byte("\x93\x0d\xce\x00\x00\x00\x00\xc6\xff\xff\xff\xff and a few bytes")), format.ErrTooLarge},
-		{"a frame of 1 MiB and a byte", join(head, []byte("\x93\x0d\xce\x00\x00\x00\x00\xc6\x00\x10\x00\x01 and a few bytes")), format.ErrTooLarge},
+		{"a frame of 1 MiB and a byte", join(head,
+			[]byte("\x93\x0d\xce\x00\x00\x00\x00\xc6\x00\x10\x00\x01 and a few bytes")), format.ErrTooLarge},
 		{"a frame of 1 MiB", join(head, []byte("\x93\x0d\xce\x00\x00\x00\x00\xc6\x00\x10\x00\x00 and a few bytes")), format.ErrTruncated},
 		{"a header of 4 GiB", []byte("\x93\x01\xce\x00\x00\x00\x00\xc6\xff\xff\xff\xff and a few bytes"), format.ErrNotStream},
-		{"a second header of 1 MiB", join(head, []byte("\x93\x01\xce\x00\x00\x00\x00\xc6\x00\x10\x00\x00 and a few bytes")), format.ErrTooLarge},
+		{"a second header of 1 MiB",
+			join(head, []byte("\x93\x01\xce\x00\x00\x00\x00\xc6\x00\x10\x00\x00 and a few bytes")),
+			format.ErrTooLarge},
 		{"an array of 4 Gi in a body", in(format.KindInsert, "\xdd\xff\xff\xff\xff\x01\x90"), format.ErrCorrupt},
 		{"a tuple of 4 Gi", in(format.KindInsert, "\x92\x01\xdd\xff\xff\xff\xff\xc0"), format.ErrCorrupt},
 		{"a tuple of 1 Mi", in(format.KindInsert, "\x92\x01\xdd\x00\x0f\xff\xf0"+strings.Repeat("\xc0", 1<<20-16)), format.ErrCorrupt},
@@ -54,11 +57,13 @@ func TestMemoryIsBounded(t *testing.T) {
 		{"a key of 4 GiB", in(format.KindRelation, "\x81\xdb\xff\xff\xff\xffid"), format.ErrCorrupt},
 		{"a name of 4 GiB", in(format.KindRelation, "\x81\xa4name\xdb\xff\xff\xff\xffid"), format.ErrCorrupt},
 		{"columns of 4 Gi", in(format.KindRelation, "\x81\xa7columns\xdd\xff\xff\xff\xff\x80"), format.ErrCorrupt},
-		{"columns of 1 Mi", in(format.KindRelation, "\x81\xa7columns\xdd\x00\x0f\xff\x00"+strings.Repeat("\x80", 1<<20-256)), format.ErrCorrupt},
+		{"columns of 1 Mi", in(format.KindRelation,
+			"\x81\xa7columns\xdd\x00\x0f\xff\x00"+strings.Repeat("\x80", 1<<20-256)), format.ErrCorrupt},
 		{"an unknown key's array of 4 Gi", in(format.KindRelation, "\x81\xa1x\xdd\xff\xff\xff\xff\x80"), format.ErrCorrupt},
 		{"nested arrays", in(format.KindRelation, "\x81\xa1x"+strings.Repeat("\x91", mib-4)+"\x90"), format.ErrCorrupt},
 		{"nested arrays in an element", in(format.KindCommit, "\x94\x01\x02\x03"+strings.Repeat("\x91", mib-5)+"\x90"), format.ErrCorrupt},
-		{"pieces that do not arrive", join(load, frame(format.KindContinued, make([]byte, 100)), []byte("\x93\x03\xce\x00\x00\x00\x00\xc6\x00\x10\x00\x00 and a few bytes")), format.ErrTruncated},
+		{"pieces that do not arrive", join(load, frame(format.KindContinued, make([]byte, 100)),
+			[]byte("\x93\x03\xce\x00\x00\x00\x00\xc6\x00\x10\x00\x00 and a few bytes")), format.ErrTruncated},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

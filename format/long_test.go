@@ -24,7 +24,8 @@ func bigValue(n int) []byte {
 // however large they are; and it copies none of it.
 func TestWriterDoesNotCopyLongRecords_H11(t *testing.T) {
 	const mib = 1 << 20
-	for _, sizes := range [][]int{{mib - 20, 1}, {mib, 0}, {mib + 1, 5000}, {4095, mib, 4096}, {3 * mib, 3 * mib}, {20 * mib, 1, 17, 2*mib - 1}, {5000, 5000, 8 * mib, 5000}} {
+	for _, sizes := range [][]int{{mib - 20, 1}, {mib, 0}, {mib + 1, 5000}, {4095, mib, 4096},
+		{3 * mib, 3 * mib}, {20 * mib, 1, 17, 2*mib - 1}, {5000, 5000, 8 * mib, 5000}} {
 		var tuple format.Tuple
 		var columns []format.Column
 		body := []byte{0x92, 1, 0x90 | byte(len(sizes))}
@@ -247,10 +248,14 @@ func TestDropMessages_H11(t *testing.T) {
 	small := &format.Message{LSN: 1, Prefix: []byte("p"), Content: []byte("kept")}
 	tuple := format.Tuple{{Kind: format.Text, Data: bigValue(3 * mib)}, text("x")}
 	recs := []format.Record{changeHeader(), relationT(), small, &format.Message{LSN: 2, Prefix: []byte("pp"), Content: bigValue(40 * mib)},
-		&format.Begin{XID: 1, CommitLSN: 200}, &format.Message{Transactional: true, LSN: 2, Prefix: []byte("pp"), Content: bigValue(2 * mib)},
+		&format.Begin{XID: 1, CommitLSN: 200}, &format.Message{Transactional: true, LSN: 2,
+			Prefix: []byte("pp"), Content: bigValue(2 * mib)},
 		&format.Insert{Relation: 1, New: tuple}, &format.Commit{CommitLSN: 200, EndLSN: 300},
-		&format.StreamStart{XID: 3, First: true}, &format.Message{Transactional: true, LSN: 2, Prefix: []byte("pp"), Content: bigValue(2 * mib), XID: 7},
-		&format.Insert{Relation: 1, New: row("1", "2"), XID: 8}, &format.StreamStop{}, &format.StreamCommit{XID: 3, CommitLSN: 400, EndLSN: 500}}
+		&format.StreamStart{XID: 3, First: true},
+		&format.Message{Transactional: true, LSN: 2, Prefix: []byte("pp"), Content: bigValue(2 * mib),
+			XID: 7},
+		&format.Insert{Relation: 1, New: row("1", "2"), XID: 8}, &format.StreamStop{},
+		&format.StreamCommit{XID: 3, CommitLSN: 400, EndLSN: 500}}
 	var out bytes.Buffer
 	w := format.NewWriter(&out)
 	for _, rec := range recs {
@@ -294,8 +299,10 @@ func TestDropMessages_H11(t *testing.T) {
 		"too short":     {message(false, content[:len(content)-1]), format.ErrCorrupt},
 		"too long":      {message(false, content, 0), format.ErrCorrupt},
 		"transactional": {message(true, content), format.ErrCorrupt},
-		"another kind":  {join(frame(format.KindContinued, content[:0]), frame(format.KindContinued, append([]byte{0x94}, append(pack(false, 7, "p"), content...)...)), frame(format.KindBegin, nil)), format.ErrCorrupt},
-		"a header":      {join(message(false, content)[:150], header("changes")), format.ErrCorrupt},
+		"another kind": {join(frame(format.KindContinued, content[:0]),
+			frame(format.KindContinued, append([]byte{0x94}, append(pack(false, 7, "p"), content...)...)),
+			frame(format.KindBegin, nil)), format.ErrCorrupt},
+		"a header": {join(message(false, content)[:150], header("changes")), format.ErrCorrupt},
 	} {
 		r := format.NewReader(bytes.NewReader(join(header("changes"), test.in)))
 		r.DropMessages()

@@ -154,7 +154,8 @@ func (c *cursor) uint() uint64 {
 	switch m := c.marker(); m {
 	case 0xcc, 0xcd, 0xce, 0xcf:
 		return c.be(1 << (m - 0xcc))
-	case 0xd0, 0xd1, 0xd2, 0xd3: // a signed encoding of a number that is not negative is legal msgpack
+	case 0xd0, 0xd1, 0xd2, 0xd3:
+		// a signed encoding of a number that is not negative is legal msgpack
 		v := c.signed(1 << (m - 0xd0))
 		if v < 0 {
 			c.fail(errRange)

@@ -155,7 +155,8 @@ func TestStrBinExt(t *testing.T) {
 				binary.BigEndian.AppendUint32([]byte{0xdb}, uint32(n))},
 			{"bin", appendBinLen(nil, n), encode(t, func(e *msgpack.Encoder) error { return e.EncodeBytes(data) }), Binary,
 				binary.BigEndian.AppendUint32([]byte{0xc6}, uint32(n))},
-			{"ext", appendExtLen(nil, extRawText, n), nil, RawText, append(binary.BigEndian.AppendUint32([]byte{0xc9}, uint32(n)), extRawText)},
+			{"ext", appendExtLen(nil, extRawText, n), nil, RawText,
+				append(binary.BigEndian.AppendUint32([]byte{0xc9}, uint32(n)), extRawText)},
 		} {
 			b := append(test.head, data...)
 			if test.want != nil && !bytes.Equal(b, test.want) {
@@ -278,7 +279,8 @@ func TestFamilies(t *testing.T) {
 
 // Skip must take as much as the library takes, of values of every family, and notice every cut.
 func TestSkip(t *testing.T) {
-	values := []any{nil, true, false, 0, 127, 128, 255, 256, 65535, 65536, uint64(math.MaxUint64), -1, -32, -33, -128, -129, -32769, int64(math.MinInt64),
+	values := []any{nil, true, false, 0, 127, 128, 255, 256, 65535, 65536, uint64(math.MaxUint64), -1, -32,
+		-33, -128, -129, -32769, int64(math.MinInt64),
 		float32(1.5), 1.5, "", strings.Repeat("s", 31), strings.Repeat("s", 32), strings.Repeat("s", 256), strings.Repeat("s", 65536),
 		[]byte{}, make([]byte, 255), make([]byte, 256), make([]byte, 65536),
 		[]any{}, make([]any, 15), make([]any, 16), make([]any, 65536), []any{1, []any{"a", nil}, map[string]any{"k": []any{}}},
@@ -316,7 +318,8 @@ func bigMap(n int) map[string]int {
 // Unknown values may be nested 8 deep, whatever mixture of arrays and maps.
 func TestSkipDepth(t *testing.T) {
 	for n := range 12 {
-		for _, test := range []struct{ open, inner string }{{"\x91", "\x90"}, {"\x81\x01", "\x80"}, {"\xdd\x00\x00\x00\x01", "\xdc\x00\x00"}, {"\x82\x01\x02\x03", "\x90"}, {"\x92\x90", "\x80"}} {
+		for _, test := range []struct{ open, inner string }{{"\x91", "\x90"}, {"\x81\x01", "\x80"},
+			{"\xdd\x00\x00\x00\x01", "\xdc\x00\x00"}, {"\x82\x01\x02\x03", "\x90"}, {"\x92\x90", "\x80"}} {
 			c := cursor{b: []byte(strings.Repeat(test.open, n) + test.inner)}
 			c.skip()
 			if n+1 <= 8 && c.rest(0) != nil || n+1 > 8 && c.err != errDepth {
@@ -328,7 +331,8 @@ func TestSkipDepth(t *testing.T) {
 
 // Lengths of up to 4 Gi must be compared with what is there before anything is done for them.
 func TestHostileLengths(t *testing.T) {
-	for _, head := range []string{"\xdb\xff\xff\xff\xff", "\xc6\xff\xff\xff\xff", "\xc9\xff\xff\xff\xff\x02", "\xdd\xff\xff\xff\xff", "\xdf\xff\xff\xff\xff",
+	for _, head := range []string{"\xdb\xff\xff\xff\xff", "\xc6\xff\xff\xff\xff", "\xc9\xff\xff\xff\xff\x02",
+		"\xdd\xff\xff\xff\xff", "\xdf\xff\xff\xff\xff",
 		"\xdf\x80\x00\x00\x00", "\xda\xff\xff", "\xdc\xff\xff", "\xde\xff\xff"} {
 		for _, rest := range []string{"", "x", strings.Repeat("\x01", 100)} {
 			for name, take := range map[string]func(c *cursor){
@@ -353,7 +357,8 @@ func TestCursorIsSticky(t *testing.T) {
 	c := cursor{b: []byte{0xc1, 1, 2, 3}}
 	c.uint()
 	first := c.err
-	if first == nil || c.uint() != 0 || c.int() != 0 || c.bool() || c.str() != nil || c.bin() != nil || c.arrayLen() != 0 || c.nilOr() || c.value().Data != nil {
+	if first == nil || c.uint() != 0 || c.int() != 0 || c.bool() || c.str() != nil || c.bin() != nil ||
+		c.arrayLen() != 0 || c.nilOr() || c.value().Data != nil {
 		t.Error("a broken cursor gives something")
 	}
 	c.skip()

@@ -8,14 +8,15 @@ type order struct {
 	state     orderState
 	header    Header // the current stream's
 	relations map[uint32]int
-	lastID    uint32 // the relation of the last change and the number of its columns, to spare the map
-	lastCols  int
-	parts     map[uint32]*CopyEnd    // open parts and their totals so far
-	cuts      map[uint32]*tableParts // how tables are cut into parts, by relation
-	streamed  map[uint32]bool        // transactions in progress that have been sent in part
-	xid       uint32                 // of the open transaction
-	commit    LSN                    // of the open transaction
-	end       End                    // totals so far; Frames counts all frames before the next one
+	// the relation of the last change and the number of its columns, to spare the map
+	lastID   uint32
+	lastCols int
+	parts    map[uint32]*CopyEnd    // open parts and their totals so far
+	cuts     map[uint32]*tableParts // how tables are cut into parts, by relation
+	streamed map[uint32]bool        // transactions in progress that have been sent in part
+	xid      uint32                 // of the open transaction
+	commit   LSN                    // of the open transaction
+	end      End                    // totals so far; Frames counts all frames before the next one
 }
 
 // tableParts is how a table is cut into parts, and which of them have begun.

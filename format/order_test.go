@@ -28,7 +28,8 @@ func loadHeader() *format.Header  { return &format.Header{StreamKind: format.Loa
 func relation0() *format.Relation { return &format.Relation{ID: 2, Schema: "public", Name: "nothing"} }
 
 func copyBegin(part uint32) *format.CopyBegin {
-	return &format.CopyBegin{Part: part, Relation: 1, Columns: []string{"a", "b"}, Format: format.CopyText, Index: uint64(part) + 1, Of: 1 << 20}
+	return &format.CopyBegin{Part: part, Relation: 1, Columns: []string{"a", "b"}, Format: format.CopyText,
+		Index: uint64(part) + 1, Of: 1 << 20}
 }
 
 func pre(section string) *format.DDL { return &format.DDL{Section: section, SQL: "x"} }
@@ -40,7 +41,8 @@ func TestOrderOfKinds(t *testing.T) {
 		rec    format.Record
 		places string
 	}{
-		{changeHeader(), "start end changes tx block blocks"}, // in an unfinished stream it continues it
+		// in an unfinished stream it continues it
+		{changeHeader(), "start end changes tx block blocks"},
 		{loadHeader(), "start end load part"},
 		{&format.Header{StreamKind: format.Repair}, "start end repair"},
 		{relationT(), "load part changes repair tx block blocks"},
@@ -51,8 +53,10 @@ func TestOrderOfKinds(t *testing.T) {
 		{copyBegin(2), "load part"},
 		{copyBegin(1), "load"},
 		{&format.CopyBegin{Part: 3, Relation: 99, Format: format.CopyText, Index: 1, Of: 1}, ""},
-		{&format.CopyBegin{Part: 3, Relation: 1, Format: format.CopyText, Index: 2, Of: 1 << 20}, "load"}, // the one that is open
-		{&format.CopyBegin{Part: 3, Relation: 1, Format: format.CopyText, Index: 1, Of: 2}, "load"},       // and another cut
+		// the one that is open
+		{&format.CopyBegin{Part: 3, Relation: 1, Format: format.CopyText, Index: 2, Of: 1 << 20}, "load"},
+		// and another cut
+		{&format.CopyBegin{Part: 3, Relation: 1, Format: format.CopyText, Index: 1, Of: 2}, "load"},
 		{&format.CopyData{Part: 1, Rows: 1, Data: []byte("x\n")}, "part"},
 		{&format.CopyData{Part: 1, Data: make([]byte, 64<<10)}, "part"}, // written in another way
 		{&format.CopyEnd{Part: 1}, "part"},
@@ -135,7 +139,8 @@ func TestOrderOfKinds(t *testing.T) {
 // What the records before have changed about what may come.
 func TestOrderOfSequences(t *testing.T) {
 	begin := func(lsn format.LSN) format.Record { return &format.Begin{XID: 7, CommitLSN: lsn} }
-	finish := func(end format.LSN) format.Record { return &format.Commit{CommitLSN: 200, EndLSN: end} } // of the place "tx"
+	// of the place "tx"
+	finish := func(end format.LSN) format.Record { return &format.Commit{CommitLSN: 200, EndLSN: end} }
 	commit := func(end format.LSN) format.Record { return &format.Commit{CommitLSN: end - 1, EndLSN: end} }
 	insert := func(n int) format.Record { return &format.Insert{Relation: 1, New: make(format.Tuple, n)} }
 	end := func(frames uint64) format.Record { return &format.End{Reason: format.Stopped, Frames: frames} }
@@ -155,13 +160,16 @@ func TestOrderOfSequences(t *testing.T) {
 		{"end with a frame too many", "changes", []format.Record{end(4)}, false},
 		{"end in a transaction", "tx", []format.Record{end(4)}, false},
 		{"end in a block", "block", []format.Record{end(4)}, false},
-		{"end between blocks", "blocks", []format.Record{end(5)}, true}, // the transaction is dropped
+		// the transaction is dropped
+		{"end between blocks", "blocks", []format.Record{end(5)}, true},
 		{"end in a part", "part", []format.Record{end(4)}, false},
 		{"end after a part", "part", []format.Record{data, done, end(6)}, true},
 		{"two parts", "part", []format.Record{copyBegin(2), data, &format.CopyEnd{Part: 2}, done}, true},
-		{"another part's data", "part", []format.Record{copyBegin(2), &format.CopyData{Part: 2, Rows: 2, Data: []byte("1\n2\n")}, done}, false},
+		{"another part's data", "part", []format.Record{copyBegin(2),
+			&format.CopyData{Part: 2, Rows: 2, Data: []byte("1\n2\n")}, done}, false},
 		{"a part of a table twice", "part", []format.Record{data, done, copyBegin(1)}, false},
-		{"a part of a table again, in a continued stream", "part", []format.Record{data, done, loadHeader(), relationT(), copyBegin(1)}, true},
+		{"a part of a table again, in a continued stream", "part",
+			[]format.Record{data, done, loadHeader(), relationT(), copyBegin(1)}, true},
 		{"an LSN in repair", "repair", []format.Record{begin(0), &format.Commit{EndLSN: 1}}, false},
 		{"a part twice", "part", []format.Record{copyBegin(1)}, false},
 		{"a part closed twice", "part", []format.Record{data, done, done}, false},
@@ -179,9 +187,12 @@ func TestOrderOfSequences(t *testing.T) {
 		{"end LSN equals progress", "changes", []format.Record{&format.Progress{LSN: 210}, begin(209), commit(210)}, false},
 		{"end LSN just after progress", "changes", []format.Record{&format.Progress{LSN: 210}, begin(210), commit(211)}, true},
 		{"progress goes back", "changes", []format.Record{&format.Progress{LSN: 210}, &format.Progress{LSN: 205}}, true},
-		{"and counts for nothing", "changes", []format.Record{&format.Progress{LSN: 210}, &format.Progress{LSN: 205}, begin(207), commit(208)}, false},
-		{"end LSN of a streamed transaction", "blocks", []format.Record{&format.StreamCommit{XID: 7, EndLSN: 210}, begin(209), commit(210)}, false},
-		{"end LSN of a prepared transaction", "changes", []format.Record{&format.CommitPrepared{XID: 7, EndLSN: 210}, begin(209), commit(210)}, false},
+		{"and counts for nothing", "changes", []format.Record{&format.Progress{LSN: 210},
+			&format.Progress{LSN: 205}, begin(207), commit(208)}, false},
+		{"end LSN of a streamed transaction", "blocks",
+			[]format.Record{&format.StreamCommit{XID: 7, EndLSN: 210}, begin(209), commit(210)}, false},
+		{"end LSN of a prepared transaction", "changes",
+			[]format.Record{&format.CommitPrepared{XID: 7, EndLSN: 210}, begin(209), commit(210)}, false},
 		{"no positions in repair", "repair", []format.Record{begin(0), &format.Commit{}, begin(0), &format.Commit{}}, true},
 		{"a commit of another transaction", "tx", []format.Record{commit(210)}, false},
 		{"a relation becomes narrow", "tx", []format.Record{insert(2), narrow, insert(0)}, true},
@@ -201,11 +212,14 @@ func TestOrderOfSequences(t *testing.T) {
 		{"a change between blocks", "block", []format.Record{stop, &format.Insert{Relation: 1, New: make(format.Tuple, 2), XID: 7}}, false},
 		{"a prepared streamed transaction again", "blocks", []format.Record{&format.Prepare{XID: 7, EndLSN: 8}, again}, false},
 		{"changes after prepare", "tx", []format.Record{&format.Prepare{XID: 7, PrepareLSN: 200, EndLSN: 300}, insert(2)}, false},
-		{"a second stream", "changes", []format.Record{end(3), changeHeader(), relationT(), begin(209), insert(2), commit(210), end(5)}, true},
+		{"a second stream", "changes", []format.Record{end(3), changeHeader(), relationT(), begin(209),
+			insert(2), commit(210), end(5)}, true},
 		{"a second stream knows no relation", "changes", []format.Record{end(3), changeHeader(), begin(209), insert(2)}, false},
 		{"a second stream counts anew", "changes", []format.Record{end(3), changeHeader(), end(4)}, false},
-		{"a second stream of another source", "changes", []format.Record{end(3), &format.Header{StreamKind: format.Load, Database: "x"}}, true},
-		{"a second stream has its own positions", "tx", []format.Record{finish(210), end(5), changeHeader(), begin(209), commit(210)}, true},
+		{"a second stream of another source", "changes",
+			[]format.Record{end(3), &format.Header{StreamKind: format.Load, Database: "x"}}, true},
+		{"a second stream has its own positions", "tx",
+			[]format.Record{finish(210), end(5), changeHeader(), begin(209), commit(210)}, true},
 		{"a commit of another transaction", "tx", []format.Record{&format.Commit{CommitLSN: 201, EndLSN: 210}}, false},
 		{"a second stream has no blocks", "blocks", []format.Record{end(5), changeHeader(), again}, false},
 		{"a continued stream", "tx", []format.Record{changeHeader(), relationT(), begin(209), insert(2), commit(210), end(5)}, true},
@@ -239,7 +253,9 @@ func checkOrder(t *testing.T, name string, recs []format.Record, allowed bool) (
 		fail("writer", err)
 	}
 	got, err := readBytes(unchecked(t, recs...))
-	if allowed && len(got) != n+1 || !allowed && (len(got) != n || n > 0 && !errors.Is(err, format.ErrCorrupt) || n == 0 && !errors.Is(err, format.ErrNotStream)) {
+	if allowed && len(got) != n+1 || !allowed &&
+		(len(got) != n || n > 0 && !errors.Is(err, format.ErrCorrupt) ||
+			n == 0 && !errors.Is(err, format.ErrNotStream)) {
 		fail("reader", fmt.Sprint(len(got), " records, ", err))
 	}
 	if !allowed && n > 0 && (!errors.As(err, &refused) || refused.Kind != recs[n].Kind()) {

@@ -46,7 +46,8 @@ func (c *cuts) append(b, data []byte) ([]byte, error) {
 	case len(data) < minCut:
 		return append(b, data...), nil
 	case c == nil:
-		if len(b)+len(data) > maxFrame+writeBuffer+headMax { // b may begin with what is in the buffer
+		if len(b)+len(data) > maxFrame+writeBuffer+headMax {
+			// b may begin with what is in the buffer
 			return b, errInPieces
 		}
 		return append(b, data...), nil

@@ -48,7 +48,8 @@ func TestReaderDoesNotWait(t *testing.T) {
 	r := format.NewReader(in)
 	r.AcceptTorn()
 	// The second is the smallest frame that there is among those that we know.
-	for _, b := range [][]byte{header("changes"), frame(format.KindStreamStart, pack(array{1, true})), frame(format.KindStreamStop, pack(array{}))} {
+	for _, b := range [][]byte{header("changes"), frame(format.KindStreamStart, pack(array{1, true})),
+		frame(format.KindStreamStop, pack(array{}))} {
 		go out.Write(b)
 		done := make(chan error, 1)
 		go func() {

@@ -47,10 +47,11 @@ type Tuple []Value
 
 // Header opens a stream. Time-stamped facts about the source that are unknown may be left zero.
 type Header struct {
-	Magic         string    `msgpack:"magic"`           // set by Writer
-	Version       uint64    `msgpack:"version"`         // set by Writer
-	Minor         uint64    `msgpack:"minor,omitempty"` // the newest addition that the stream uses; Writer raises it for those of the header
-	StreamKind    string    `msgpack:"kind"`            // Load, Changes or Repair
+	Magic   string `msgpack:"magic"`   // set by Writer
+	Version uint64 `msgpack:"version"` // set by Writer
+	// the newest addition that the stream uses; Writer raises it for those of the header
+	Minor         uint64    `msgpack:"minor,omitempty"`
+	StreamKind    string    `msgpack:"kind"` // Load, Changes or Repair
 	Producer      string    `msgpack:"producer,omitempty"`
 	Created       Time      `msgpack:"created,omitempty"`
 	SystemID      string    `msgpack:"system_id,omitempty"`
@@ -66,9 +67,11 @@ type Header struct {
 	// What tells this source, and its history, apart from others that look alike. These keys are of
 	// minor version 1.
 
-	Token     string        `msgpack:"token,omitempty"`      // made together with the slot
-	History   []TimelineEnd `msgpack:"history,omitempty"`    // of the source: the timelines before Timeline, oldest first
-	SourceLSN LSN           `msgpack:"source_lsn,omitempty"` // up to where the source's WAL was durable when its clock said Created
+	Token string `msgpack:"token,omitempty"` // made together with the slot
+	// of the source: the timelines before Timeline, oldest first
+	History []TimelineEnd `msgpack:"history,omitempty"`
+	// up to where the source's WAL was durable when its clock said Created
+	SourceLSN LSN `msgpack:"source_lsn,omitempty"`
 }
 
 // A TimelineEnd says up to where a timeline belongs to a source's history.
@@ -97,17 +100,21 @@ const (
 
 // LoadInfo is the part of a Header that only full loads have.
 type LoadInfo struct {
-	Snapshot string   `msgpack:"snapshot,omitempty"`
-	Part     uint64   `msgpack:"part,omitempty"` // from 1; 0 means 1 of 1
-	Parts    uint64   `msgpack:"parts,omitempty"`
-	DataOnly bool     `msgpack:"data_only,omitempty"`
-	Tables   uint64   `msgpack:"tables,omitempty"` // in the whole load
-	Bytes    uint64   `msgpack:"bytes,omitempty"`  // estimate, of this stream
-	Resumed  bool     `msgpack:"resumed,omitempty"`
-	Reload   bool     `msgpack:"reload,omitempty"`  // tables that have been loaded before are to be emptied
-	Scope    string   `msgpack:"scope,omitempty"`   // ScopeAll or ScopeTables
-	Without  []string `msgpack:"without,omitempty"` // what of the schema is left out: WithoutOwners, WithoutRights
-	Probe    uint64   `msgpack:"probe,omitempty"`   // the source's database holds an advisory lock of this key while the stream is written, in the server process of its low 32 bits
+	Snapshot string `msgpack:"snapshot,omitempty"`
+	Part     uint64 `msgpack:"part,omitempty"` // from 1; 0 means 1 of 1
+	Parts    uint64 `msgpack:"parts,omitempty"`
+	DataOnly bool   `msgpack:"data_only,omitempty"`
+	Tables   uint64 `msgpack:"tables,omitempty"` // in the whole load
+	Bytes    uint64 `msgpack:"bytes,omitempty"`  // estimate, of this stream
+	Resumed  bool   `msgpack:"resumed,omitempty"`
+	// tables that have been loaded before are to be emptied
+	Reload bool   `msgpack:"reload,omitempty"`
+	Scope  string `msgpack:"scope,omitempty"` // ScopeAll or ScopeTables
+	// what of the schema is left out: WithoutOwners, WithoutRights
+	Without []string `msgpack:"without,omitempty"`
+	// the source's database holds an advisory lock of this key while the stream is written, in the
+	// server process of its low 32 bits
+	Probe uint64 `msgpack:"probe,omitempty"`
 }
 
 // What a full load may leave out of the schema.

@@ -70,33 +70,46 @@ func roundTrips() map[string][]format.Record {
 		"repair header, zero":  {&format.Header{StreamKind: format.Repair}},
 		"changes header, zero": {&format.Header{StreamKind: format.Changes, SystemID: "1", Database: "d", Slot: "s"}},
 		"header, max": {&format.Header{StreamKind: format.Load, Producer: long[:60000], Created: minTime, SystemID: "18446744073709551615",
-			Timeline: math.MaxUint64, Database: "d\x00\xff", ServerVersion: math.MaxUint64, Encoding: "SQL_ASCII", Slot: "s", StartLSN: maxLSN,
-			Publications: []string{"", "a", long[:300]}, Load: &format.LoadInfo{Snapshot: "s", Part: math.MaxUint64, Parts: math.MaxUint64, DataOnly: true,
-				Tables: math.MaxUint64, Bytes: math.MaxUint64, Resumed: true, Scope: format.ScopeTables}}},
+			Timeline: math.MaxUint64, Database: "d\x00\xff", ServerVersion: math.MaxUint64,
+			Encoding: "SQL_ASCII", Slot: "s", StartLSN: maxLSN,
+			Publications: []string{"", "a", long[:300]},
+			Load: &format.LoadInfo{Snapshot: "s", Part: math.MaxUint64, Parts: math.MaxUint64,
+				DataOnly: true,
+				Tables:   math.MaxUint64, Bytes: math.MaxUint64, Resumed: true, Scope: format.ScopeTables}}},
 		"header, empty load": {&format.Header{StreamKind: format.Load, Load: &format.LoadInfo{}}},
-		"relation, max": after(changes, &format.Relation{ID: math.MaxUint32, Schema: long[:70000], Name: "n", ReplicaIdentity: "n", Columns: []format.Column{
-			{Name: "a", Type: "character varying", OID: math.MaxUint32, TypeMod: math.MaxInt32, Key: true, Generated: true, Identity: "d"},
-			{Name: "b", TypeMod: math.MinInt32}, {Name: "c", TypeMod: 0}, {Name: "d", TypeMod: -1}}}),
+		"relation, max": after(changes, &format.Relation{ID: math.MaxUint32, Schema: long[:70000], Name: "n",
+			ReplicaIdentity: "n", Columns: []format.Column{
+				{Name: "a", Type: "character varying", OID: math.MaxUint32, TypeMod: math.MaxInt32, Key: true,
+					Generated: true, Identity: "d"},
+				{Name: "b", TypeMod: math.MinInt32}, {Name: "c", TypeMod: 0}, {Name: "d", TypeMod: -1}}}),
 		"ddl, zero": after(load, pre(format.PreData), &format.DDL{Section: format.PostData}),
-		"ddl, max": after(load, &format.DDL{ID: math.MaxUint64, Section: format.PostData, Type: "FK CONSTRAINT", Schema: "s", Name: "n", Table: "t", Owner: "o",
+		"ddl, max": after(load, &format.DDL{ID: math.MaxUint64, Section: format.PostData,
+			Type: "FK CONSTRAINT", Schema: "s", Name: "n", Table: "t", Owner: "o",
 			SQL: long, Index: "i", Attach: "a", After: []uint64{0, 1, math.MaxUint64}}),
 		"ddl in a transaction": after(tx, &format.DDL{Section: format.Change, SQL: "x", SearchPath: `"$user", public`}),
 		"ddl in a block":       after(block, &format.DDL{Section: format.Change, SQL: "x", XID: maxXID}),
-		"ddl, recorded": after(tx, &format.DDL{Section: format.Change, Type: "CREATE TABLE", Owner: "o", SQL: "x", Settings: map[string]string{"b": "", "a": "on"},
-			Objects: []format.Object{{Type: "table", Names: []string{"s", "t"}}, {Type: "function", Names: []string{"f"}, Args: []string{"int4", ""}}}}),
-		"copy-begin, max": after(load, &format.CopyBegin{Part: math.MaxUint32, Relation: 2, Columns: []string{"", "b"}, Format: format.CopyBinary,
+		"ddl, recorded": after(tx, &format.DDL{Section: format.Change, Type: "CREATE TABLE", Owner: "o",
+			SQL: "x", Settings: map[string]string{"b": "", "a": "on"},
+			Objects: []format.Object{{Type: "table", Names: []string{"s", "t"}},
+				{Type: "function", Names: []string{"f"}, Args: []string{"int4", ""}}}}),
+		"copy-begin, max": after(load, &format.CopyBegin{Part: math.MaxUint32, Relation: 2,
+			Columns: []string{"", "b"}, Format: format.CopyBinary,
 			Index: math.MaxUint64, Of: math.MaxUint64, SnapshotLSN: maxLSN, Rows: math.MaxUint64, Bytes: math.MaxUint64}),
 		"copy-begin, zero": after(load, &format.CopyBegin{Relation: 2, Format: format.CopyText, Index: 1, Of: 1}),
 		"copy-data, zero":  after(load, &format.CopyData{Part: 1}),
-		"copy-data, max":   after(load, &format.CopyData{Part: 1, Rows: math.MaxUint64, Data: []byte(long)}, &format.CopyEnd{Part: 1, Rows: math.MaxUint64, Bytes: uint64(len(long))}),
-		"copy-end, zero":   after(load, &format.CopyEnd{Part: 1}),
-		"fingerprint":      after(load, &format.Fingerprint{Class: "index", Schema: "s", Table: "t", Name: "i", Definition: "d", Facts: "f"}),
-		"sequence, min":    after(load, &format.Sequence{Schema: "s", Name: "n", LastValue: math.MinInt64}),
-		"sequence, max":    after(load, &format.Sequence{Schema: "s", Name: "n", LastValue: math.MaxInt64, IsCalled: true}),
-		"large-object":     after(load, &format.LargeObject{}, &format.LargeObject{OID: math.MaxUint32, Offset: math.MaxUint64, Data: []byte(long)}),
-		"begin, zero":      after(changes, &format.Begin{}),
-		"begin, max":       after(changes, &format.Begin{XID: maxXID, CommitLSN: maxLSN, Time: maxTime}),
-		"commit, max":      after(changes, &format.Begin{XID: 1, CommitLSN: maxLSN - 1}, &format.Commit{CommitLSN: maxLSN - 1, EndLSN: maxLSN, Time: minTime}),
+		"copy-data, max": after(load, &format.CopyData{Part: 1, Rows: math.MaxUint64, Data: []byte(long)},
+			&format.CopyEnd{Part: 1, Rows: math.MaxUint64, Bytes: uint64(len(long))}),
+		"copy-end, zero": after(load, &format.CopyEnd{Part: 1}),
+		"fingerprint": after(load, &format.Fingerprint{Class: "index", Schema: "s", Table: "t",
+			Name: "i", Definition: "d", Facts: "f"}),
+		"sequence, min": after(load, &format.Sequence{Schema: "s", Name: "n", LastValue: math.MinInt64}),
+		"sequence, max": after(load, &format.Sequence{Schema: "s", Name: "n", LastValue: math.MaxInt64, IsCalled: true}),
+		"large-object": after(load, &format.LargeObject{},
+			&format.LargeObject{OID: math.MaxUint32, Offset: math.MaxUint64, Data: []byte(long)}),
+		"begin, zero": after(changes, &format.Begin{}),
+		"begin, max":  after(changes, &format.Begin{XID: maxXID, CommitLSN: maxLSN, Time: maxTime}),
+		"commit, max": after(changes, &format.Begin{XID: 1, CommitLSN: maxLSN - 1},
+			&format.Commit{CommitLSN: maxLSN - 1, EndLSN: maxLSN, Time: minTime}),
 		"commit, least":    after(tx, &format.Commit{EndLSN: 101}),
 		"commit in repair": {&format.Header{StreamKind: format.Repair}, &format.Begin{}, &format.Commit{}},
 		"insert":           after(tx, &format.Insert{Relation: 1, New: values}),
@@ -104,35 +117,53 @@ func roundTrips() map[string][]format.Record {
 		"insert, xid":      after(block, &format.Insert{Relation: 1, New: values, XID: maxXID}),
 		"update":           after(tx, &format.Update{Relation: 1, New: unchanged}),
 		"update, old":      after(tx, &format.Update{Relation: 1, Old: values, New: unchanged}),
-		"update, xid":      after(block, &format.Update{Relation: 1, New: values, XID: 1}, &format.Update{Relation: 1, Old: values, New: unchanged, XID: maxXID}),
-		"update, nothing":  after(tx, &format.Update{Relation: 2}, &format.Update{Relation: 2, Old: format.Tuple{}}, &format.Update{Relation: 2}),
+		"update, xid": after(block, &format.Update{Relation: 1, New: values, XID: 1},
+			&format.Update{Relation: 1, Old: values, New: unchanged, XID: maxXID}),
+		"update, nothing": after(tx, &format.Update{Relation: 2},
+			&format.Update{Relation: 2, Old: format.Tuple{}}, &format.Update{Relation: 2}),
 		"old comes and goes": after(tx, &format.Update{Relation: 1, Old: values, New: values}, &format.Update{Relation: 1, New: values},
 			&format.Update{Relation: 1, Old: values, New: values}),
-		"delete":                      after(tx, &format.Delete{Relation: 1, Old: values}, &format.Delete{Relation: 2}),
-		"delete, xid":                 after(block, &format.Delete{Relation: 1, Old: values, XID: maxXID}),
-		"truncate":                    after(tx, &format.Truncate{}, &format.Truncate{Relations: []uint32{1}, Cascade: true}, &format.Truncate{Relations: []uint32{2, 1}, RestartIdentity: true}),
-		"truncate, many":              after(tx, &format.Truncate{Relations: bytes32(65535, 1), Cascade: true, RestartIdentity: true}),
-		"truncate, xid":               after(block, &format.Truncate{Relations: []uint32{1}, XID: maxXID}),
-		"message, zero":               after(changes, &format.Message{}),
-		"message, max":                after(changes, &format.Message{LSN: maxLSN, Prefix: []byte(long), Content: []byte(long)}),
-		"message, in a transaction":   after(tx, &format.Message{Transactional: true, LSN: 1}),
-		"message, xid":                after(block, &format.Message{Transactional: true, XID: maxXID}, &format.Message{}, &format.Message{XID: 1}),
-		"stream-start":                after(changes, &format.StreamStart{XID: maxXID, First: true}, &format.StreamStop{}, &format.StreamStart{XID: maxXID}),
-		"stream-commit, max":          after(block, &format.StreamStop{}, &format.StreamCommit{XID: 1, CommitLSN: maxLSN - 1, EndLSN: maxLSN, Time: maxTime}),
-		"stream-abort, zero":          after(block, &format.StreamStop{}, &format.StreamAbort{XID: 1}, &format.StreamAbort{XID: 1, SubXID: 1}),
-		"stream-abort, max":           after(block, &format.StreamStop{}, &format.StreamAbort{XID: 1, SubXID: maxXID, LSN: maxLSN, Time: minTime}),
-		"prepare":                     after(tx, &format.Prepare{XID: 1, EndLSN: 1}),
-		"prepare, max":                after(block, &format.StreamStop{}, &format.Prepare{GID: []byte(long), XID: 1, PrepareLSN: maxLSN - 1, EndLSN: maxLSN, Time: maxTime}),
-		"commit-prepared, max":        after(changes, &format.CommitPrepared{GID: []byte("\xff"), XID: maxXID, CommitLSN: maxLSN - 1, EndLSN: maxLSN, Time: minTime}),
-		"rollback-prepared":           after(changes, &format.RollbackPrepared{EndLSN: 1}, &format.RollbackPrepared{GID: []byte("g"), XID: maxXID, PrepareEndLSN: maxLSN - 1, EndLSN: maxLSN, Time: maxTime}),
-		"progress":                    after(changes, &format.Progress{}, &format.Progress{LSN: maxLSN, Time: minTime}),
-		"unknown":                     after(changes, &format.Unknown{K: 65}, &format.Unknown{K: 127, Body: []byte(long)}),
-		"end, zero":                   after(changes, &format.End{Reason: format.Stopped, Frames: 3}),
-		"end, max":                    after(changes, &format.End{Reason: format.Complete, Frames: 3, Transactions: math.MaxUint64, Changes: math.MaxUint64, Rows: math.MaxUint64, Bytes: math.MaxUint64, LSN: maxLSN}),
+		"delete":      after(tx, &format.Delete{Relation: 1, Old: values}, &format.Delete{Relation: 2}),
+		"delete, xid": after(block, &format.Delete{Relation: 1, Old: values, XID: maxXID}),
+		"truncate": after(tx, &format.Truncate{},
+			&format.Truncate{Relations: []uint32{1}, Cascade: true},
+			&format.Truncate{Relations: []uint32{2, 1}, RestartIdentity: true}),
+		"truncate, many":            after(tx, &format.Truncate{Relations: bytes32(65535, 1), Cascade: true, RestartIdentity: true}),
+		"truncate, xid":             after(block, &format.Truncate{Relations: []uint32{1}, XID: maxXID}),
+		"message, zero":             after(changes, &format.Message{}),
+		"message, max":              after(changes, &format.Message{LSN: maxLSN, Prefix: []byte(long), Content: []byte(long)}),
+		"message, in a transaction": after(tx, &format.Message{Transactional: true, LSN: 1}),
+		"message, xid": after(block, &format.Message{Transactional: true, XID: maxXID},
+			&format.Message{}, &format.Message{XID: 1}),
+		"stream-start": after(changes, &format.StreamStart{XID: maxXID, First: true},
+			&format.StreamStop{}, &format.StreamStart{XID: maxXID}),
+		"stream-commit, max": after(block, &format.StreamStop{},
+			&format.StreamCommit{XID: 1, CommitLSN: maxLSN - 1, EndLSN: maxLSN, Time: maxTime}),
+		"stream-abort, zero": after(block, &format.StreamStop{}, &format.StreamAbort{XID: 1},
+			&format.StreamAbort{XID: 1, SubXID: 1}),
+		"stream-abort, max": after(block, &format.StreamStop{},
+			&format.StreamAbort{XID: 1, SubXID: maxXID, LSN: maxLSN, Time: minTime}),
+		"prepare": after(tx, &format.Prepare{XID: 1, EndLSN: 1}),
+		"prepare, max": after(block, &format.StreamStop{},
+			&format.Prepare{GID: []byte(long), XID: 1, PrepareLSN: maxLSN - 1, EndLSN: maxLSN,
+				Time: maxTime}),
+		"commit-prepared, max": after(changes,
+			&format.CommitPrepared{GID: []byte("\xff"), XID: maxXID, CommitLSN: maxLSN - 1, EndLSN: maxLSN,
+				Time: minTime}),
+		"rollback-prepared": after(changes, &format.RollbackPrepared{EndLSN: 1},
+			&format.RollbackPrepared{GID: []byte("g"), XID: maxXID, PrepareEndLSN: maxLSN - 1, EndLSN: maxLSN,
+				Time: maxTime}),
+		"progress":  after(changes, &format.Progress{}, &format.Progress{LSN: maxLSN, Time: minTime}),
+		"unknown":   after(changes, &format.Unknown{K: 65}, &format.Unknown{K: 127, Body: []byte(long)}),
+		"end, zero": after(changes, &format.End{Reason: format.Stopped, Frames: 3}),
+		"end, max": after(changes,
+			&format.End{Reason: format.Complete, Frames: 3, Transactions: math.MaxUint64,
+				Changes: math.MaxUint64, Rows: math.MaxUint64, Bytes: math.MaxUint64, LSN: maxLSN}),
 		"relation without a relation": after(changes, &format.Relation{ID: 9, Name: "t", Columns: []format.Column{}}),
 	}
 	for name, k := range map[string]format.ValueKind{"text": format.Text, "binary": format.Binary, "raw text": format.RawText} {
-		all["lengths of "+name] = []format.Record{changeHeader(), lengths, &format.Begin{XID: 1}, &format.Insert{Relation: 1, New: everyLength(k)}}
+		all["lengths of "+name] = []format.Record{changeHeader(), lengths, &format.Begin{XID: 1},
+			&format.Insert{Relation: 1, New: everyLength(k)}}
 	}
 	for _, n := range []int{0, 15, 16, 31, 32, 1600, 65535} {
 		cols := make([]format.Column, n)
@@ -140,8 +171,10 @@ func roundTrips() map[string][]format.Record {
 			cols[i].Name = "c"
 		}
 		rel := &format.Relation{ID: 1, Name: "t", Columns: cols}
-		all[fmt.Sprint(n, " columns")] = []format.Record{changeHeader(), rel, &format.Begin{XID: 1}, &format.Insert{Relation: 1, New: make(format.Tuple, n)},
-			&format.Update{Relation: 1, Old: make(format.Tuple, n), New: make(format.Tuple, n)}, &format.Delete{Relation: 1, Old: make(format.Tuple, n)}}
+		all[fmt.Sprint(n, " columns")] = []format.Record{changeHeader(), rel, &format.Begin{XID: 1},
+			&format.Insert{Relation: 1, New: make(format.Tuple, n)},
+			&format.Update{Relation: 1, Old: make(format.Tuple, n), New: make(format.Tuple, n)},
+			&format.Delete{Relation: 1, Old: make(format.Tuple, n)}}
 	}
 	return all
 }
@@ -175,7 +208,8 @@ func TestRoundTrip(t *testing.T) {
 // Bodies of every length around which the head of a frame, or the number of frames, changes.
 func TestBodySizes(t *testing.T) {
 	const piece = 1 << 20
-	for _, size := range []int{0, 1, 254, 255, 256, 257, 65534, 65535, 65536, 65537, piece - 1, piece, piece + 1, 2*piece - 1, 2 * piece, 2*piece + 1, 3*piece + 17} {
+	for _, size := range []int{0, 1, 254, 255, 256, 257, 65534, 65535, 65536, 65537, piece - 1, piece,
+		piece + 1, 2*piece - 1, 2 * piece, 2*piece + 1, 3*piece + 17} {
 		body := make([]byte, size)
 		for i := range body {
 			body[i] = byte(i * i >> 8)
@@ -211,7 +245,8 @@ func TestLongRecords(t *testing.T) {
 	changes := []format.Record{changeHeader(), relationT(), &format.Begin{XID: 1, CommitLSN: 200},
 		&format.Insert{Relation: 1, New: format.Tuple{{Kind: format.Text, Data: big(mib + 16)}, {}}},
 		&format.Insert{Relation: 1, New: row("small", "one")},
-		&format.Update{Relation: 1, Old: format.Tuple{{Kind: format.Binary, Data: big(3 * mib)}, text("x")}, New: format.Tuple{{Kind: format.RawText, Data: big(mib)}, {Kind: format.Unchanged}}},
+		&format.Update{Relation: 1, Old: format.Tuple{{Kind: format.Binary, Data: big(3 * mib)}, text("x")},
+			New: format.Tuple{{Kind: format.RawText, Data: big(mib)}, {Kind: format.Unchanged}}},
 		&format.Delete{Relation: 1, Old: format.Tuple{text("x"), {Kind: format.Text, Data: big(2 * mib)}}},
 		&format.Message{Transactional: true, Prefix: []byte("p"), Content: big(3*mib + 160)},
 		&format.DDL{Section: format.Change, SQL: string(big(2 * mib))},
@@ -282,7 +317,8 @@ func TestTextValue(t *testing.T) {
 
 // What tells a source's history apart survives, and a history of another shape is refused.
 func TestHistory_I4(t *testing.T) {
-	h := &format.Header{StreamKind: format.Changes, SystemID: "7301", Database: "shop", Slot: "mig", Timeline: 3, Token: "a1b2", SourceLSN: 0x16_b374d878,
+	h := &format.Header{StreamKind: format.Changes, SystemID: "7301", Database: "shop", Slot: "mig",
+		Timeline: 3, Token: "a1b2", SourceLSN: 0x16_b374d878,
 		History: []format.TimelineEnd{{1, 0x300}, {2, 0x16_b374d848}}}
 	got, _ := readAll(t, write(t, h))
 	same(t, got, []format.Record{h})

@@ -26,7 +26,8 @@ func TestSpecExample(t *testing.T) {
 func TestSpecLoad(t *testing.T) {
 	checkExample(t, "11", []format.Record{
 		&format.Header{StreamKind: format.Load},
-		&format.DDL{ID: 1, Section: format.PreData, Type: "TABLE", Schema: "public", Name: "t", Table: "t", SQL: "CREATE TABLE public.t (a integer, b text);"},
+		&format.DDL{ID: 1, Section: format.PreData, Type: "TABLE", Schema: "public", Name: "t", Table: "t",
+			SQL: "CREATE TABLE public.t (a integer, b text);"},
 		&format.Relation{ID: 1, Schema: "public", Name: "t", Columns: []format.Column{{Name: "a", TypeMod: -1}, {Name: "b", TypeMod: -1}}},
 		&format.CopyBegin{Part: 1, Relation: 1, Format: format.CopyText, Index: 1, Of: 1},
 		&format.CopyData{Part: 1, Rows: 2, Data: []byte("1\tone\n2\t\\N\n")},
@@ -70,7 +71,9 @@ func TestSpecNamesKinds(t *testing.T) {
 			continue
 		}
 		number := strconv.Itoa(int(rec.Kind()))
-		if !strings.Contains(spec, name+" ("+number+")") && !strings.Contains(spec, "| "+name+" | "+number+" |") || !strings.Contains(spec, "| "+number+" | "+name+" |") {
+		if !strings.Contains(spec, name+" ("+number+")") &&
+			!strings.Contains(spec, "| "+name+" | "+number+" |") ||
+			!strings.Contains(spec, "| "+number+" | "+name+" |") {
 			t.Errorf("SPEC.md does not give %s the number %s", name, number)
 		}
 	}

@@ -89,7 +89,8 @@ func formatValue(v reflect.Value) string {
 // omitted says whether a zero field goes without saying. The rows of a change do not, nor does an
 // old row without columns, nor typmod.
 func omitted(f reflect.StructField, v reflect.Value) bool {
-	return v.IsZero() && f.Name != "New" && f.Name != "TypeMod" || v.Kind() == reflect.Slice && v.Len() == 0 && f.Type != reflect.TypeFor[format.Tuple]()
+	return v.IsZero() && f.Name != "New" && f.Name != "TypeMod" ||
+		v.Kind() == reflect.Slice && v.Len() == 0 && f.Type != reflect.TypeFor[format.Tuple]()
 }
 
 // fieldName returns the name that SPEC.md has for a field.
@@ -321,7 +322,8 @@ func TestTextForm(t *testing.T) {
 			same(t, []format.Record{got}, []format.Record{rec})
 		}
 	}
-	for _, line := range []string{"", "x {}", "begin", "begin {", `begin {"x":1}`, `begin {"xid":-1}`, `begin {"xid":4294967296}`, `begin {"commit_lsn":5}`,
+	for _, line := range []string{"", "x {}", "begin", "begin {", `begin {"x":1}`, `begin {"xid":-1}`,
+		`begin {"xid":4294967296}`, `begin {"commit_lsn":5}`,
 		`insert {"new":[1]}`, `insert {"new":[{"bin":"0"}]}`, `message {"prefix":null}`} {
 		if rec, err := parseRecord(line); err == nil {
 			t.Errorf("%q is %+v", line, rec)
@@ -373,9 +375,11 @@ func (a *annotator) rest() { a.line(0, len(a.b), "no frame that can be read") }
 // arrayFields are the names of what stands in an array body.
 var arrayFields = map[format.Kind][]string{
 	7: {"part", "rows", "data"}, 8: {"part", "rows", "bytes"}, 10: {"oid", "offset", "data"}, 11: {"xid", "commit_lsn", "time"},
-	12: {"commit_lsn", "end_lsn", "time"}, 13: {"relation", "new", "xid"}, 14: {"relation", "old", "new", "xid"}, 15: {"relation", "old", "xid"},
+	12: {"commit_lsn", "end_lsn", "time"}, 13: {"relation", "new", "xid"},
+	14: {"relation", "old", "new", "xid"}, 15: {"relation", "old", "xid"},
 	16: {"relations", "flags", "xid"}, 17: {"transactional", "lsn", "prefix", "content", "xid"}, 18: {"xid", "first"},
-	20: {"xid", "commit_lsn", "end_lsn", "time"}, 21: {"xid", "subxid", "lsn", "time"}, 22: {"gid", "xid", "prepare_lsn", "end_lsn", "time"},
+	20: {"xid", "commit_lsn", "end_lsn", "time"}, 21: {"xid", "subxid", "lsn", "time"},
+	22: {"gid", "xid", "prepare_lsn", "end_lsn", "time"},
 	23: {"gid", "xid", "commit_lsn", "end_lsn", "time"}, 24: {"gid", "xid", "prepare_end_lsn", "end_lsn", "time"}, 64: {"lsn", "time"},
 }
 

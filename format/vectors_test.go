@@ -138,7 +138,9 @@ func TestVectors(t *testing.T) {
 			strictly, strict := readFrom(format.NewReader(bytes.NewReader(v.stream)))
 			switch {
 			case v.fields["reader"] == "torn":
-				if err != nil || !errors.Is(strict, format.ErrCorrupt) && !errors.Is(strict, format.ErrTruncated) && !errors.Is(strict, format.ErrNotStream) || !isPrefix(strictly, v.records) {
+				if err != nil || !errors.Is(strict, format.ErrCorrupt) &&
+					!errors.Is(strict, format.ErrTruncated) && !errors.Is(strict, format.ErrNotStream) ||
+					!isPrefix(strictly, v.records) {
 					t.Errorf("a reader that accepts no tears within frames: %v", strict)
 				}
 			case expectation(strict) != v.fields["expect"]:

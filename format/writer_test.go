@@ -37,7 +37,8 @@ func TestWriterRefusesInvalidRecords(t *testing.T) {
 		{"ddl after 65536", load, &format.DDL{Section: format.PostData, After: make([]uint64, 1<<16)}},
 		{"copy-begin without format", load, &format.CopyBegin{Part: 1, Relation: 1, Index: 1, Of: 1}},
 		{"copy-begin without index", load, &format.CopyBegin{Part: 1, Relation: 1, Format: format.CopyText, Of: 1}},
-		{"copy-begin of 65536 columns", load, &format.CopyBegin{Part: 1, Relation: 1, Format: format.CopyText, Index: 1, Of: 1, Columns: make([]string, 1<<16)}},
+		{"copy-begin of 65536 columns", load, &format.CopyBegin{Part: 1, Relation: 1, Format: format.CopyText,
+			Index: 1, Of: 1, Columns: make([]string, 1<<16)}},
 		{"sequence without name", load, &format.Sequence{}},
 		{"end without reason", load, &format.End{Frames: 2}},
 		{"value of no kind", tx, &format.Insert{Relation: 1, New: format.Tuple{{Kind: 9}, null}}},
@@ -105,7 +106,8 @@ func chunkStream() []format.Record {
 		total += n
 	}
 	recs = append(recs, &format.CopyEnd{Part: 1, Bytes: uint64(total)})
-	return append(recs, &format.End{Reason: format.Complete, Frames: uint64(len(recs)) + 2}) // two are in two pieces
+	// two are in two pieces
+	return append(recs, &format.End{Reason: format.Complete, Frames: uint64(len(recs)) + 2})
 }
 
 // An io.Writer that takes less than it is given must say why. One that does not is caught.
@@ -190,7 +192,8 @@ func TestWriterClose(t *testing.T) {
 		{"nothing", nil, false},
 		{"no end", []format.Record{changeHeader()}, false},
 		{"an end", []format.Record{changeHeader(), &format.End{Reason: format.Complete, Frames: 1}}, true},
-		{"a second stream without end", []format.Record{changeHeader(), &format.End{Reason: format.Complete, Frames: 1}, changeHeader()}, false},
+		{"a second stream without end", []format.Record{changeHeader(),
+			&format.End{Reason: format.Complete, Frames: 1}, changeHeader()}, false},
 	}
 	for _, test := range tests {
 		w := format.NewWriter(io.Discard)
@@ -266,7 +269,8 @@ func TestWriterState(t *testing.T) {
 // of finished parts.
 func TestWriterEnd(t *testing.T) {
 	w := format.NewWriter(io.Discard)
-	for _, rec := range []format.Record{loadHeader(), relationT(), copyBegin(1), copyBegin(2), &format.CopyData{Part: 1, Rows: 2, Data: []byte("1\n2\n")},
+	for _, rec := range []format.Record{loadHeader(), relationT(), copyBegin(1), copyBegin(2),
+		&format.CopyData{Part: 1, Rows: 2, Data: []byte("1\n2\n")},
 		&format.CopyEnd{Part: 1, Rows: 2, Bytes: 4}, &format.CopyEnd{Part: 2}} {
 		must(t, w.Write(rec))
 	}

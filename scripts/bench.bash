@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# bench.bash - what the benchmarks share; $work is a folder, and the servers are bench-source and bench-target
+# bench.bash - what the benchmarks share; $work is a folder, and the servers are bench-source and
+# bench-target
 # shellcheck source=SCRIPTDIR/lib.bash
 . "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
 

@@ -12,9 +12,10 @@ shown() {
 	shown=${shown//$'\330\234'/?}
 }
 
-# clear_line sets clear and rest to what has to stand before and behind a line on a terminal, so that
-# nothing is left beside it of the bars, or of the status, that another program may be showing below
-# the cursor. In the background of a shell, what stands before it may be what somebody is typing.
+# clear_line sets clear and rest to what has to stand before and behind a line on a terminal, so
+# that nothing is left beside it of the bars, or of the status, that another program may be showing
+# below the cursor. In the background of a shell, what stands before it may be what somebody is
+# typing.
 clear_line() {
 	local stat
 	clear='' rest=''
@@ -67,8 +68,9 @@ quietly() {
 	return "$status"
 }
 
-# end_children PID ... tells children to end, and waits until they have. Once is not enough: what has just been
-# started is a copy of this shell for a moment, which forgets a signal that this shell has a trap for.
+# end_children PID ... tells children to end, and waits until they have. Once is not enough: what
+# has just been started is a copy of this shell for a moment, which forgets a signal that this shell
+# has a trap for.
 end_children() {
 	local pid left=yes
 	while [[ $left ]]; do
@@ -97,7 +99,8 @@ lock_cache() {
 	flock 9
 }
 
-# find_programs makes sure that our own programs can be run: from PATH, or as built into bin/ of this repository.
+# find_programs makes sure that our own programs can be run: from PATH, or as built into bin/ of
+# this repository.
 find_programs() {
 	local program bin
 	bin=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/bin

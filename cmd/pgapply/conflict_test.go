@@ -33,7 +33,8 @@ const recorded = `SELECT operation, action, key, tuple->>'name' FROM pgsluice.co
 func TestConflictStops(t *testing.T) {
 	_, target, env, changes := conflicting(t)
 	status, _, errs := env.Run(changes, "pgapply", "--adopt")
-	if status != 1 || !strings.Contains(errs, `insert to relation "public.goods"`) || !strings.Contains(errs, "(id)=(21) is there already") ||
+	if status != 1 || !strings.Contains(errs, `insert to relation "public.goods"`) ||
+		!strings.Contains(errs, "(id)=(21) is there already") ||
 		!strings.Contains(errs, `SELECT * FROM "public"."goods" WHERE "id" = '21'. To go on without correcting it: pgapply --on-conflict skip (or overwrite)`) {
 		t.Errorf("status %d: %s", status, errs)
 	}
@@ -78,7 +79,8 @@ update	skipped	{"id": "5"}	name 5`)
 	if got := string(env.Must(nil, "pgcutover", "status")); !strings.Contains(got, "5 changes skipped or forced") {
 		t.Errorf("status:\n%s", got)
 	}
-	env.Must(changes, "pgapply", "--adopt", "--on-conflict", "skip") // a second time changes nothing, and finds nothing
+	// a second time changes nothing, and finds nothing
+	env.Must(changes, "pgapply", "--adopt", "--on-conflict", "skip")
 	if got := target.Query(recorded); got != want {
 		t.Errorf("recorded by a second run:\n%s", got)
 	}
@@ -88,7 +90,8 @@ func TestConflictOverwrite(t *testing.T) {
 	source, target, env, changes := conflicting(t)
 	// The row that has another's name cannot be overwritten by key: that stops it all the same.
 	status, _, errs := env.Run(changes, "pgapply", "--adopt", "--on-conflict", "overwrite")
-	if status != 1 || !strings.Contains(errs, "row with (id)=(22): another row of the target") || !strings.Contains(errs, "goods_name_key") ||
+	if status != 1 || !strings.Contains(errs, "row with (id)=(22): another row of the target") ||
+		!strings.Contains(errs, "goods_name_key") ||
 		!strings.Contains(errs, "Key (name)=(name 22) already exists") || !strings.Contains(errs, "--on-conflict skip, or without") {
 		t.Fatalf("status %d: %s", status, errs)
 	}
@@ -120,7 +123,8 @@ func TestConflictWithoutKey(t *testing.T) {
 	changes := env.Must(nil, "pgdecode", "--slot", slot, "--until", "now")
 	for _, policy := range []string{"error", "overwrite"} {
 		status, _, errs := env.Run(changes, "pgapply", "--adopt", "--on-conflict", policy)
-		if status != 1 || !strings.Contains(errs, "there is no row with (a, b)=(1, x)") || !strings.Contains(errs, "--on-conflict skip, or without") {
+		if status != 1 || !strings.Contains(errs, "there is no row with (a, b)=(1, x)") ||
+			!strings.Contains(errs, "--on-conflict skip, or without") {
 			t.Errorf("%s: status %d: %s", policy, status, errs)
 		}
 	}
@@ -142,11 +146,13 @@ func TestConflictHints(t *testing.T) {
 	for _, d := range []*pgtest.DB{source, target} {
 		d.Exec(tables)
 	}
-	source.Exec("ALTER TABLE wide ALTER id TYPE bigint", "CREATE PUBLICATION "+slot+" FOR ALL TABLES", "SELECT pg_create_logical_replication_slot('"+slot+"', 'pgoutput')")
+	source.Exec("ALTER TABLE wide ALTER id TYPE bigint", "CREATE PUBLICATION "+slot+" FOR ALL TABLES",
+		"SELECT pg_create_logical_replication_slot('"+slot+"', 'pgoutput')")
 	target.Exec("DELETE FROM big")
 	source.Exec("UPDATE big SET a = 2", "INSERT INTO wide VALUES (10000000000)")
 	changes := env.Must(nil, "pgdecode", "--slot", slot, "--until", "now")
-	for _, says := range []string{`It cannot be overwritten: the source has not sent the whole row`, `ALTER TABLE "public"."wide" ALTER COLUMN`} {
+	for _, says := range []string{`It cannot be overwritten: the source has not sent the whole row`,
+		`ALTER TABLE "public"."wide" ALTER COLUMN`} {
 		status, _, errs := env.Run(changes, "pgapply", "--adopt", "--on-conflict", "overwrite")
 		if status != 1 || !strings.Contains(errs, says) {
 			t.Errorf("status %d: %s", status, errs)

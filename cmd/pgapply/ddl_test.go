@@ -21,7 +21,8 @@ type scribe struct {
 func newScribe(t *testing.T) *scribe {
 	s := &scribe{t: t, lsn: 0x1000}
 	s.w = format.NewWriter(&s.buf)
-	s.write(&format.Header{StreamKind: format.Changes, Producer: "test", SystemID: "1", Timeline: 1, Database: "d", ServerVersion: 150000, Encoding: "UTF8", Slot: "s",
+	s.write(&format.Header{StreamKind: format.Changes, Producer: "test", SystemID: "1", Timeline: 1,
+		Database: "d", ServerVersion: 150000, Encoding: "UTF8", Slot: "s",
 		Publications: []string{"s"}, StartLSN: s.lsn})
 	return s
 }
@@ -114,7 +115,8 @@ func TestDDL(t *testing.T) {
 	s.transaction(ddl("ALTER TABLE t ADD COLUMN b text DEFAULT 'x;''y'"))
 	s.write(relation("a", "b"))
 	s.transaction(insert("2", "two"))
-	s.transaction(insert("3", "three"), ddl("ALTER TABLE t ADD c text"), relation("a", "b", "c"), insert("4", "four", "more"), ddl("ALTER TABLE t DROP COLUMN b"),
+	s.transaction(insert("3", "three"), ddl("ALTER TABLE t ADD c text"), relation("a", "b", "c"),
+		insert("4", "four", "more"), ddl("ALTER TABLE t DROP COLUMN b"),
 		relation("a", "c"), insert("5", "more"))
 	s.transaction(insert("6", "more"))
 	stream := s.end()
@@ -178,7 +180,8 @@ func TestDDLRefused(t *testing.T) {
 	s.transaction(insert("3"))
 	stream := s.end()
 	status, _, errs := env.Run(stream, "pgapply", "--adopt")
-	if status != 1 || !strings.Contains(errs, "ALTER TABLE other ADD b text") || !strings.Contains(errs, "0/1200") || !strings.Contains(errs, "--skip-lsn 0/1200") {
+	if status != 1 || !strings.Contains(errs, "ALTER TABLE other ADD b text") ||
+		!strings.Contains(errs, "0/1200") || !strings.Contains(errs, "--skip-lsn 0/1200") {
 		t.Fatalf("status %d: %s", status, errs)
 	}
 	if got := target.Query("SELECT * FROM t ORDER BY a"); got != "1" {

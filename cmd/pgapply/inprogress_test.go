@@ -48,7 +48,8 @@ func TestInProgress(t *testing.T) {
 			c := source.Connect()
 			open = append(open, c)
 			exec(t, c, "BEGIN")
-			exec(t, c, "INSERT INTO a SELECT i, 0, repeat('x', 50) FROM generate_series(%d, %d) i", (round*writers+w)*10*rows, (round*writers+w)*10*rows+rows-1)
+			exec(t, c, "INSERT INTO a SELECT i, 0, repeat('x', 50) FROM generate_series(%d, %d) i",
+				(round*writers+w)*10*rows, (round*writers+w)*10*rows+rows-1)
 		}
 		for step := range 4 {
 			for w, c := range open {
@@ -56,7 +57,8 @@ func TestInProgress(t *testing.T) {
 				exec(t, c, "SAVEPOINT outside")
 				exec(t, c, "UPDATE a SET v = v + 1 WHERE id BETWEEN %d AND %d", first, first+rows/2)
 				exec(t, c, "SAVEPOINT inside")
-				exec(t, c, "INSERT INTO a SELECT i, %d, repeat('y', 80) FROM generate_series(%d, %d) i", step, first+(step+1)*rows, first+(step+2)*rows-1)
+				exec(t, c, "INSERT INTO a SELECT i, %d, repeat('y', 80) FROM generate_series(%d, %d) i", step,
+					first+(step+1)*rows, first+(step+2)*rows-1)
 				switch (w + step) % 3 {
 				case 0:
 					exec(t, c, "ROLLBACK TO inside")
@@ -66,7 +68,8 @@ func TestInProgress(t *testing.T) {
 				exec(t, c, "DELETE FROM a WHERE id BETWEEN %d AND %d", first+step*10, first+step*10+3)
 				exec(t, c, "INSERT INTO log VALUES (%d, 'step'), (%d, 'step')", step, step)
 				exec(t, c, "DELETE FROM log WHERE ctid = (SELECT max(ctid) FROM log WHERE id = %d)", step)
-				source.Exec(fmt.Sprintf("INSERT INTO a VALUES (%d, 1, 'small'); INSERT INTO log VALUES (%d, 'small')", -1-(round*writers+w)*10-step, w))
+				source.Exec(fmt.Sprintf("INSERT INTO a VALUES (%d, 1, 'small'); INSERT INTO log VALUES (%d, 'small')",
+					-1-(round*writers+w)*10-step, w))
 			}
 		}
 		for w, c := range open {

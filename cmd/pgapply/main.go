@@ -51,7 +51,8 @@ var about = manual.Manual{
 	Examples: []manual.Example{
 		{Does: "Load a database:", Command: "pgextract --slot mig | pgapply"},
 		{Does: "Check a file before you rely on it:", Command: "pgapply --check < load.pgs"},
-		{Does: "Go on after a row that the target already has, and record it:", Command: "pgdecode --slot mig --until now | pgapply --on-conflict skip"},
+		{Does: "Go on after a row that the target already has, and record it:",
+			Command: "pgdecode --slot mig --until now | pgapply --on-conflict skip"},
 	},
 	Exits: map[fault.Status]string{
 		fault.OK:   "Success: all that the input has is applied, and durable.",
@@ -80,13 +81,16 @@ func run(ctx context.Context, env *cli.Env) error {
 	}
 	switch {
 	case f.Check && f.To != "":
-		return fault.New(fault.Usage, "--check and --to cannot be used together").WithHint("--to json checks the same, but for what is missing at the end.")
+		return fault.New(fault.Usage, "--check and --to cannot be used together").
+			WithHint("--to json checks the same, but for what is missing at the end.")
 	case f.Check:
 		return check(env, in)
 	case f.To == "json":
 		return printJSON(env, in)
 	}
-	r := &apply.Run{Server: pgdial.Target(f.Target, "pgapply"), Jobs: 4, ApplyJobs: 1, OnConflict: f.OnConflict, Adopt: f.Adopt, Stop: env.Stop, Log: env.Log, Rename: make(map[string]string)}
+	r := &apply.Run{Server: pgdial.Target(f.Target, "pgapply"), Jobs: 4, ApplyJobs: 1,
+		OnConflict: f.OnConflict, Adopt: f.Adopt, Stop: env.Stop, Log: env.Log,
+		Rename: make(map[string]string)}
 	// Before the program at the other end of the pipe begins anything.
 	if err := r.Server.Given(); err != nil {
 		return err

@@ -75,7 +75,8 @@ func TestFullIsTheSameText_C14(t *testing.T) {
 	p := newSynced(t, schema.String())
 	for _, v := range values {
 		// Whichever an index or a scan comes to first, these rows are meant.
-		p.source.Exec(fmt.Sprintf("DELETE FROM t_%s WHERE ctid = '(0,2)'", v.name), fmt.Sprintf("UPDATE t_%s SET n = 6 WHERE ctid = '(0,5)'", v.name),
+		p.source.Exec(fmt.Sprintf("DELETE FROM t_%s WHERE ctid = '(0,2)'", v.name),
+			fmt.Sprintf("UPDATE t_%s SET n = 6 WHERE ctid = '(0,5)'", v.name),
 			fmt.Sprintf("INSERT INTO t_%s VALUES ('%s', 7)", v.name, v.a))
 	}
 	p.run()
@@ -109,7 +110,9 @@ func TestKeysOfOtherOperators_C15(t *testing.T) {
 	p := newSynced(t, schema)
 	const rows = 40
 	all := func(sql string) {
-		for table, key := range map[string]string{"trees": "('a.b' || i)::x.ltree", "books": "('978030640' || lpad(i::text, 3, '0') || '?')::x.isbn13", "words": "('W' || i)::x.citext", "points": "ROW(i, i)::x.pt", "pairs": "ROW(i, i)::x.pair",
+		for table, key := range map[string]string{"trees": "('a.b' || i)::x.ltree",
+			"books": "('978030640' || lpad(i::text, 3, '0') || '?')::x.isbn13",
+			"words": "('W' || i)::x.citext", "points": "ROW(i, i)::x.pt", "pairs": "ROW(i, i)::x.pair",
 			"paths": "('a.c' || i)::x.ltree", "bags": "('k=>' || i)::x.hstore", "whole": "('w.b' || i)::x.ltree"} {
 			more, values := "", ""
 			switch table {
@@ -118,7 +121,9 @@ func TestKeysOfOtherOperators_C15(t *testing.T) {
 			case "bags":
 				more, values = "c, t, ", "('(' || i || ')')::x.cube, ('z.y' || i)::x.ltree, "
 			}
-			p.source.Exec("SET search_path = x, public; " + strings.NewReplacer("{table}", "public."+table, "{key}", key, "{more}", more, "{values}", values).Replace(sql))
+			p.source.Exec("SET search_path = x, public; " +
+				strings.NewReplacer("{table}", "public."+table, "{key}", key, "{more}", more, "{values}",
+					values).Replace(sql))
 		}
 	}
 	all(fmt.Sprintf("INSERT INTO {table} (k, {more}n) SELECT {key}, {values}0 FROM generate_series(1, %d) i", rows))

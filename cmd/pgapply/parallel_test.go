@@ -37,7 +37,8 @@ func TestParallel(t *testing.T) {
 			from, from+999, to, to+999)
 		fmt.Fprintf(&script, "INSERT INTO journal SELECT %d, repeat('y', 200) FROM generate_series(1, 1000);\n", i)
 		// Each holder goes to another seat, which a third one has just left.
-		fmt.Fprintf(&script, "UPDATE seat SET holder = NULL, note = repeat('z', 2000) WHERE id = %d; UPDATE seat SET holder = %d WHERE id = %d;\n", i+1, i+1, i+500)
+		fmt.Fprintf(&script, "UPDATE seat SET holder = NULL, note = repeat('z', 2000) WHERE id = %d; UPDATE seat SET holder = %d WHERE id = %d;\n",
+			i+1, i+1, i+500)
 		fmt.Fprintf(&script, "DELETE FROM seat WHERE id = %d; INSERT INTO seat VALUES (%d, %d);\n", i+500, i+2000, i+1)
 		switch i % 10 {
 		case 3:
@@ -49,7 +50,8 @@ func TestParallel(t *testing.T) {
 		}
 	}
 	for i := range 30 { // nothing stands between these
-		fmt.Fprintf(&script, "INSERT INTO account SELECT i, 0, repeat('x', 1000) FROM generate_series(%d, %d) i;\n", 100000+i*1500, 100000+i*1500+1499)
+		fmt.Fprintf(&script, "INSERT INTO account SELECT i, 0, repeat('x', 1000) FROM generate_series(%d, %d) i;\n",
+			100000+i*1500, 100000+i*1500+1499)
 	}
 	for _, sql := range strings.Split(script.String(), ";\n") {
 		if sql != "" {

@@ -82,9 +82,13 @@ func TestRecordedAsOwner_P3(t *testing.T) {
 			s.transaction(by(app, "CREATE FUNCTION", fmt.Sprintf(grab, "grab() RETURNS text LANGUAGE plpgsql", app, "RETURN current_user")),
 				by(app, "CREATE FUNCTION", fmt.Sprintf(grab, "trigger() RETURNS trigger LANGUAGE plpgsql", app, "RETURN NULL")),
 				by(app, "CREATE FUNCTION", fmt.Sprintf(escape, app)))
-			s.transaction(insert("2"), by(app, "CREATE TABLE AS", "CREATE TABLE x AS SELECT escape() AS who", object("table", "app", "x")), insert("3"),
-				by(app, "CREATE FUNCTION", "CREATE FUNCTION who() RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT current_user::text'"), insert(`4'\`))
-			s.transaction(insert("5"), by(app, "DROP FUNCTION", "DROP FUNCTION grab()", format.Object{Type: "function", Names: []string{"app", "grab"}}))
+			s.transaction(insert("2"), by(app, "CREATE TABLE AS", "CREATE TABLE x AS SELECT escape() AS who",
+				object("table", "app", "x")), insert("3"),
+				by(app, "CREATE FUNCTION",
+					"CREATE FUNCTION who() RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT current_user::text'"),
+				insert(`4'\`))
+			s.transaction(insert("5"), by(app, "DROP FUNCTION", "DROP FUNCTION grab()",
+				format.Object{Type: "function", Names: []string{"app", "grab"}}))
 			s.transaction(insert("6"))
 			stream := s.end()
 			if !superuser {
@@ -132,17 +136,18 @@ func TestRecordedOther_P4(t *testing.T) {
 		ddl    *format.DDL
 		status int
 	}{
-		"two statements":                 {by(app, "CREATE TABLE", "CREATE TABLE x (); DROP TABLE t"), 1},
-		"two statements, own role":       {by("", "CREATE TABLE", "CREATE TABLE app.x (); DROP TABLE public.t"), 1},
-		"another command":                {by(app, "CREATE TABLE", "DROP TABLE old"), 1},
-		"another object":                 {by(app, "CREATE TABLE", "CREATE TABLE x ()", object("table", "app", "y")), 1},
-		"not dropped":                    {by(app, "DROP TABLE", "DROP TABLE IF EXISTS nothing", object("table", "app", "old")), 1},
-		"by other rules":                 {by(app, "CREATE TABLE", `CREATE TABLE z (a text DEFAULT '\'); CREATE TABLE evil (); --')`), 1},
-		"a setting that gives rights":    {role, 78},
-		"a role that is not there":       {by("nobody_"+target.Name, "CREATE TABLE", "CREATE TABLE x ()"), 78},
-		"no right to it":                 {by(app, "DROP TABLE", "DROP TABLE public.t", object("table", "public", "t")), 1},
-		"undecided":                      {by(app, "CREATE TABLE", "DO $pgsluice$BEGIN RAISE EXCEPTION 'no'; END$pgsluice$"), 1},
-		"undecided, and does not say so": {by(app, "CREATE TABLE", "DO $pgsluice$BEGIN RAISE EXCEPTION 'no'; EXCEPTION WHEN OTHERS THEN CREATE TABLE app.x (); END$pgsluice$"), 1},
+		"two statements":              {by(app, "CREATE TABLE", "CREATE TABLE x (); DROP TABLE t"), 1},
+		"two statements, own role":    {by("", "CREATE TABLE", "CREATE TABLE app.x (); DROP TABLE public.t"), 1},
+		"another command":             {by(app, "CREATE TABLE", "DROP TABLE old"), 1},
+		"another object":              {by(app, "CREATE TABLE", "CREATE TABLE x ()", object("table", "app", "y")), 1},
+		"not dropped":                 {by(app, "DROP TABLE", "DROP TABLE IF EXISTS nothing", object("table", "app", "old")), 1},
+		"by other rules":              {by(app, "CREATE TABLE", `CREATE TABLE z (a text DEFAULT '\'); CREATE TABLE evil (); --')`), 1},
+		"a setting that gives rights": {role, 78},
+		"a role that is not there":    {by("nobody_"+target.Name, "CREATE TABLE", "CREATE TABLE x ()"), 78},
+		"no right to it":              {by(app, "DROP TABLE", "DROP TABLE public.t", object("table", "public", "t")), 1},
+		"undecided":                   {by(app, "CREATE TABLE", "DO $pgsluice$BEGIN RAISE EXCEPTION 'no'; END$pgsluice$"), 1},
+		"undecided, and does not say so": {by(app, "CREATE TABLE",
+			"DO $pgsluice$BEGIN RAISE EXCEPTION 'no'; EXCEPTION WHEN OTHERS THEN CREATE TABLE app.x (); END$pgsluice$"), 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newScribe(t)
@@ -163,7 +168,8 @@ func TestRecordedOther_P4(t *testing.T) {
 	s := newScribe(t)
 	s.transaction(off)
 	env.Must(s.end(), "pgapply", "--adopt")
-	if got := target.Query("SELECT string_agg(relname, ' ') FROM pg_class WHERE relnamespace = 'app'::regnamespace AND relkind = 'r'"); got != "old z" && got != "z old" {
+	if got := target.Query("SELECT string_agg(relname, ' ') FROM pg_class WHERE relnamespace = 'app'::regnamespace AND relkind = 'r'"); got != "old z" &&
+		got != "z old" {
 		t.Errorf("the target has %s", got)
 	}
 }
@@ -177,7 +183,8 @@ func TestRecordedSettings_C19(t *testing.T) {
 	s := newScribe(t)
 	s.write(relation("a"))
 	for i, owner := range []string{app, ""} {
-		d := by(owner, "CREATE TABLE", fmt.Sprintf(`CREATE TABLE app.s%d (a text DEFAULT 'it\'s', b text[] DEFAULT '{NULL}', c date DEFAULT '03/04/2020')`, i))
+		d := by(owner, "CREATE TABLE",
+			fmt.Sprintf(`CREATE TABLE app.s%d (a text DEFAULT 'it\'s', b text[] DEFAULT '{NULL}', c date DEFAULT '03/04/2020')`, i))
 		d.Settings["standard_conforming_strings"], d.Settings["array_nulls"], d.Settings["DateStyle"] = "off", "off", "ISO, DMY"
 		s.transaction(insert(fmt.Sprintf(`\%d'`, i)), d, insert(fmt.Sprintf(`%d\'`, i)))
 	}
@@ -202,7 +209,8 @@ func TestRecordedEncoding_C19(t *testing.T) {
 	target.Exec("CREATE TABLE t (a text PRIMARY KEY)")
 	s := newScribe(t)
 	s.write(relation("a"))
-	s.transaction(insert("é1"), by(app, "CREATE TABLE", "CREATE TABLE x ()"), insert("é2"), by("", "CREATE TABLE", "CREATE TABLE y ()"), insert("é3"))
+	s.transaction(insert("é1"), by(app, "CREATE TABLE", "CREATE TABLE x ()"), insert("é2"),
+		by("", "CREATE TABLE", "CREATE TABLE y ()"), insert("é3"))
 	env.Must(s.end(), "pgapply", "--adopt")
 	if got := target.Query("SELECT string_agg(length(a)::text, ' ') FROM t"); got != "2 2 2" {
 		t.Errorf("the texts have %s characters", got)
@@ -216,7 +224,8 @@ func TestRecordedPassword_P9(t *testing.T) {
 	target.Exec("CREATE TABLE t (a text PRIMARY KEY)")
 	s := newScribe(t)
 	s.write(relation("a"))
-	s.transaction(insert("1"), by("", "CREATE USER MAPPING", "CREATE USER MAPPING FOR CURRENT_USER SERVER nothing OPTIONS (password 'hidden')"))
+	s.transaction(insert("1"), by("", "CREATE USER MAPPING",
+		"CREATE USER MAPPING FOR CURRENT_USER SERVER nothing OPTIONS (password 'hidden')"))
 	stream := s.end()
 	status, _, errs := env.Run(stream, "pgapply", "--adopt")
 	if status != 1 || strings.Contains(errs, "hidden") || !strings.Contains(errs, "CREATE USER MAPPING") {
@@ -296,7 +305,8 @@ func TestRecordedRenamed(t *testing.T) {
 	target.Exec("CREATE SCHEMA other", "CREATE TABLE app.x (a int)")
 	s := newScribe(t)
 	s.transaction(by(app, "CREATE TABLE", "CREATE TABLE y (a int)", object("table", "app", "y")))
-	if status, _, errs := env.Run(s.end(), "pgapply", "--adopt", "--rename", "app=other"); status != 78 || !strings.Contains(errs, "hint: ") {
+	if status, _, errs := env.Run(s.end(), "pgapply", "--adopt", "--rename", "app=other"); status != 78 ||
+		!strings.Contains(errs, "hint: ") {
 		t.Errorf("status %d: %s", status, errs)
 	}
 	if got := target.Query("SELECT count(*) FROM pg_class WHERE relname = 'y'"); got != "0" {

@@ -12,8 +12,10 @@ import (
 func TestRepair_H10(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	h := &format.Header{StreamKind: format.Load, SystemID: "1", Database: "d", Slot: "s", StartLSN: 0x1000, Load: &format.LoadInfo{Snapshot: "s1"}}
-	b.apply(stream(t, slices.Concat([]format.Record{h, tableDDL("t", "a text PRIMARY KEY, b text"), relationOf(1, "t", "a", "b")}, copied(1, 1, 1, 1, "1\n2\n3\n"))...), 0)
+	h := &format.Header{StreamKind: format.Load, SystemID: "1", Database: "d", Slot: "s", StartLSN: 0x1000,
+		Load: &format.LoadInfo{Snapshot: "s1"}}
+	b.apply(stream(t, slices.Concat([]format.Record{h, tableDDL("t", "a text PRIMARY KEY, b text"),
+		relationOf(1, "t", "a", "b")}, copied(1, 1, 1, 1, "1\n2\n3\n"))...), 0)
 	s := newScribe(t)
 	s.write(relation("a", "b"))
 	s.transaction(insert("4", "four"))
@@ -32,7 +34,9 @@ func TestRepair_H10(t *testing.T) {
 		return stream(t, slices.Concat([]format.Record{h, relation("a", "b")}, records)...)
 	}
 	good := repair(begin, update("1", "one"), remove("3"), commit, begin, insert("5", "five"), commit,
-		&format.StreamStart{XID: 9, First: true}, &format.Insert{Relation: 1, XID: 9, New: format.Tuple{format.TextValue([]byte("6")), {}}}, &format.StreamStop{},
+		&format.StreamStart{XID: 9, First: true},
+		&format.Insert{Relation: 1, XID: 9, New: format.Tuple{format.TextValue([]byte("6")), {}}},
+		&format.StreamStop{},
 		&format.StreamCommit{XID: 9, Time: 7})
 	b.apply(good, 0)
 	const rows = "SELECT string_agg(a || coalesce(b, '-'), ' ' ORDER BY a) FROM t"

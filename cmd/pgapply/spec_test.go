@@ -65,12 +65,14 @@ func stream(t *testing.T, records ...format.Record) []byte {
 // loadOf makes a full load of records.
 func loadOf(t *testing.T, records ...format.Record) []byte {
 	t.Helper()
-	h := &format.Header{StreamKind: format.Load, SystemID: "1", Database: "d", ServerVersion: 150000, Encoding: "UTF8", StartLSN: 0x1000, Load: &format.LoadInfo{Snapshot: "s1"}}
+	h := &format.Header{StreamKind: format.Load, SystemID: "1", Database: "d", ServerVersion: 150000,
+		Encoding: "UTF8", StartLSN: 0x1000, Load: &format.LoadInfo{Snapshot: "s1"}}
 	return stream(t, append([]format.Record{h}, records...)...)
 }
 
 func tableDDL(name, columns string) *format.DDL {
-	return &format.DDL{Section: format.PreData, Type: "TABLE", Schema: "public", Name: name, SQL: "CREATE TABLE public." + name + " (" + columns + ");"}
+	return &format.DDL{Section: format.PreData, Type: "TABLE", Schema: "public", Name: name,
+		SQL: "CREATE TABLE public." + name + " (" + columns + ");"}
 }
 
 func relationOf(id uint32, name string, columns ...string) *format.Relation {
@@ -82,7 +84,8 @@ func relationOf(id uint32, name string, columns ...string) *format.Relation {
 }
 
 func part(number, relation uint32, index, of uint64, columns ...string) *format.CopyBegin {
-	return &format.CopyBegin{Part: number, Relation: relation, Columns: columns, Format: format.CopyText, Index: index, Of: of, SnapshotLSN: 0x1000}
+	return &format.CopyBegin{Part: number, Relation: relation, Columns: columns, Format: format.CopyText,
+		Index: index, Of: of, SnapshotLSN: 0x1000}
 }
 
 // copied is a part as a whole.
@@ -126,7 +129,8 @@ func TestFrozenStreams_H10(t *testing.T) {
 func TestLargeObjectInPieces_H10(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	s := loadOf(t, &format.LargeObject{OID: 7}, &format.LargeObject{OID: 9, Data: []byte("nine")}, &format.LargeObject{OID: 7}, &format.LargeObject{OID: 7, Data: []byte("se")},
+	s := loadOf(t, &format.LargeObject{OID: 7}, &format.LargeObject{OID: 9, Data: []byte("nine")},
+		&format.LargeObject{OID: 7}, &format.LargeObject{OID: 7, Data: []byte("se")},
 		&format.LargeObject{OID: 8}, &format.LargeObject{OID: 7, Offset: 2, Data: []byte("ven")})
 	b.apply(s, 0)
 	b.want("SELECT oid, convert_from(lo_get(oid), 'UTF8') FROM pg_largeobject_metadata ORDER BY oid", "7\tseven\n8\t\n9\tnine")
@@ -146,7 +150,8 @@ func TestBinaryWithoutTypes_H10(t *testing.T) {
 	data := []byte("PGCOPY\n\xff\r\n\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00\x04\x00\x00\x00\x2a\x00\x00\x00\x02hi\xff\xff")
 	begin := part(1, 1, 1, 1, "a", "b")
 	begin.Format = format.CopyBinary
-	b.apply(loadOf(t, &format.DDL{Section: format.PreData, Type: "TYPE", Schema: "public", Name: "m", SQL: "CREATE TYPE public.m AS ENUM ('hi');"},
+	b.apply(loadOf(t, &format.DDL{Section: format.PreData, Type: "TYPE", Schema: "public", Name: "m",
+		SQL: "CREATE TYPE public.m AS ENUM ('hi');"},
 		tableDDL("t", "b public.m, a int"), relationOf(1, "t", "a", "b"), begin, &format.CopyData{Part: 1, Rows: 1, Data: data},
 		&format.CopyEnd{Part: 1, Rows: 1, Bytes: uint64(len(data))}), 0)
 	b.want("SELECT a, b FROM public.t", "42\thi")
@@ -157,13 +162,15 @@ func TestMissingPart_H10(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	s := loadOf(t, slices.Concat([]format.Record{tableDDL("whole", "a int"), tableDDL("half", "a int"), tableDDL("none", "a int"),
-		relationOf(1, "whole", "a"), relationOf(2, "half", "a"), relationOf(3, "none", "a")}, copied(1, 1, 1, 1, "1\n"), copied(1, 2, 1, 2, "1\n"))...)
+		relationOf(1, "whole", "a"), relationOf(2, "half", "a"), relationOf(3, "none", "a")},
+		copied(1, 1, 1, 1, "1\n"), copied(1, 2, 1, 2, "1\n"))...)
 	errs := b.apply(s, 65)
 	if !strings.Contains(errs, "public.half") || !strings.Contains(errs, "public.none") || strings.Contains(errs, "public.whole") {
 		t.Errorf("the tables are not named:\n%s", errs)
 	}
 	// The rest, in the same input or later, makes it whole.
-	rest := loadOf(t, slices.Concat([]format.Record{relationOf(2, "half", "a"), relationOf(3, "none", "a")}, copied(1, 2, 2, 2, "2\n"), copied(2, 3, 1, 1, "3\n"))...)
+	rest := loadOf(t, slices.Concat([]format.Record{relationOf(2, "half", "a"), relationOf(3, "none", "a")},
+		copied(1, 2, 2, 2, "2\n"), copied(2, 3, 1, 1, "3\n"))...)
 	b.apply(rest, 0)
 	b.want("SELECT load_status FROM pgsluice.streams", "loaded")
 	other := newBench(t)
@@ -172,7 +179,8 @@ func TestMissingPart_H10(t *testing.T) {
 
 	// One of several streams may lack what others have, until all of them were there.
 	some := func(part uint64, more ...format.Record) []byte {
-		h := &format.Header{StreamKind: format.Load, SystemID: "1", Database: "d", Load: &format.LoadInfo{Snapshot: "s", Part: part, Parts: 2}}
+		h := &format.Header{StreamKind: format.Load, SystemID: "1", Database: "d",
+			Load: &format.LoadInfo{Snapshot: "s", Part: part, Parts: 2}}
 		return stream(t, append([]format.Record{h, tableDDL("t", "a int"), relationOf(1, "t", "a")}, more...)...)
 	}
 	several := newBench(t)
@@ -187,7 +195,8 @@ func TestMissingPart_H10(t *testing.T) {
 func TestPartTwice_H10(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.apply(damaged(t, loadOf(t, slices.Concat([]format.Record{tableDDL("t", "a int"), relationOf(1, "t", "a")}, copied(1, 1, 1, 2, "1\n"), copied(2, 1, 2, 2, "2\n"))...),
+	b.apply(damaged(t, loadOf(t, slices.Concat([]format.Record{tableDDL("t", "a int"),
+		relationOf(1, "t", "a")}, copied(1, 1, 1, 2, "1\n"), copied(2, 1, 2, 2, "2\n"))...),
 		func(body []byte) []byte {
 			return bytes.Replace(body, []byte("\xa5index\x02"), []byte("\xa5index\x01"), 1)
 		}), 65)
@@ -195,7 +204,8 @@ func TestPartTwice_H10(t *testing.T) {
 
 	// Two relations that are one table on the target.
 	b = newBench(t)
-	b.apply(loadOf(t, slices.Concat([]format.Record{tableDDL("t", "a int"), relationOf(1, "t", "a"), relationOf(2, "t", "a")}, copied(1, 1, 1, 1, "1\n"), copied(2, 2, 1, 1, "2\n"))...), 65)
+	b.apply(loadOf(t, slices.Concat([]format.Record{tableDDL("t", "a int"), relationOf(1, "t", "a"),
+		relationOf(2, "t", "a")}, copied(1, 1, 1, 1, "1\n"), copied(2, 2, 1, 1, "2\n"))...), 65)
 }
 
 // damaged changes the bodies of a stream's frames, and makes their checksums right.
@@ -235,13 +245,15 @@ func TestAnyOrder_H10(t *testing.T) {
 		return &format.CopyEnd{Part: number, Rows: rows, Bytes: bytes}
 	}
 	b.apply(loadOf(t,
-		&format.Sequence{Schema: "public", Name: "s", LastValue: 77, IsCalled: true}, // before it is created
+		// before it is created
+		&format.Sequence{Schema: "public", Name: "s", LastValue: 77, IsCalled: true},
 		relationOf(2, "u", "a"), // before it is created
 		post(9, "INDEX", "t_b", "CREATE INDEX t_b ON public.t (b);"), // before its table
 		relationOf(1, "t", "b", "a"),
 		tableDDL("t", "a int, c int GENERATED BY DEFAULT AS IDENTITY, b text"),
 		&format.LargeObject{OID: 5, Data: []byte("x")},
-		&format.CopyBegin{Part: 1, Relation: 1, Format: format.CopyText, Index: 1, Of: 3}, // columns: those of the relation
+		// columns: those of the relation
+		&format.CopyBegin{Part: 1, Relation: 1, Format: format.CopyText, Index: 1, Of: 3},
 		part(7, 1, 3, 3, "a", "b"),
 		data(1, "one\t1\n"), data(7, "3\tthree\n"),
 		part(2, 1, 2, 3, "b", "a"),
@@ -279,8 +291,10 @@ func TestReservedSchemas_P12(t *testing.T) {
 		for name, s := range map[string][]byte{
 			"relation": loadOf(t, in("streams")),
 			"schema":   loadOf(t, &format.DDL{Section: format.PreData, Type: "SCHEMA", Name: schema, SQL: "DROP TABLE public.t;"}),
-			"ddl":      loadOf(t, &format.DDL{Section: format.PreData, Type: "TABLE", Schema: schema, Name: "x", SQL: "DROP TABLE public.t;"}),
-			"post":     loadOf(t, &format.DDL{Section: format.PostData, Type: "INDEX", Schema: schema, Name: "x", SQL: "DROP TABLE public.t;"}),
+			"ddl": loadOf(t, &format.DDL{Section: format.PreData, Type: "TABLE", Schema: schema,
+				Name: "x", SQL: "DROP TABLE public.t;"}),
+			"post": loadOf(t, &format.DDL{Section: format.PostData, Type: "INDEX", Schema: schema,
+				Name: "x", SQL: "DROP TABLE public.t;"}),
 			"sequence": loadOf(t, &format.Sequence{Schema: schema, Name: "streams_stream_id_seq", LastValue: 9}),
 			"copy":     loadOf(t, append([]format.Record{in("cutover")}, copied(1, 1, 1, 1, "x\n")...)...),
 			"changes": func() []byte {

@@ -88,9 +88,11 @@ func twoPhaseStream(t *testing.T, n int) (stream []byte, at []int, last format.L
 	cut := func() { at = append(at, len(s.flush())) }
 	s.write(relation("a", "b"))
 	s.transaction(insert("1", ""))
-	s.prepare("small", 71, insert("small", ""), insert("gone", ""), &format.Delete{Relation: 1, Old: format.Tuple{format.TextValue([]byte("gone")), {}}},
+	s.prepare("small", 71, insert("small", ""), insert("gone", ""),
+		&format.Delete{Relation: 1, Old: format.Tuple{format.TextValue([]byte("gone")), {}}},
 		&format.Update{Relation: 1, New: format.Tuple{format.TextValue([]byte("small")), format.TextValue([]byte("new"))}},
-		&format.Update{Relation: 1, Old: format.Tuple{format.TextValue([]byte("small")), {}}, New: format.Tuple{format.TextValue([]byte("smaller")), {Kind: format.Unchanged}}})
+		&format.Update{Relation: 1, Old: format.Tuple{format.TextValue([]byte("small")), {}},
+			New: format.Tuple{format.TextValue([]byte("smaller")), {Kind: format.Unchanged}}})
 	s.prepare("large", 72, many("large", n)...)
 	s.prepare("never", 73, many("never", n)...)
 	s.block(74, true, many("blocks", 3)...)
@@ -115,11 +117,14 @@ func twoPhaseStream(t *testing.T, n int) (stream []byte, at []int, last format.L
 func TestPreparedBeforeSnapshot_H10(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	h := &format.Header{StreamKind: format.Load, SystemID: "1", Database: "d", Slot: "s", StartLSN: 0x1180, Load: &format.LoadInfo{Snapshot: "s1"}}
-	load := stream(t, append([]format.Record{h, tableDDL("t", "a text PRIMARY KEY"), relationOf(1, "t", "a")}, copied(1, 1, 1, 1, "loaded\n")...)...)
+	h := &format.Header{StreamKind: format.Load, SystemID: "1", Database: "d", Slot: "s", StartLSN: 0x1180,
+		Load: &format.LoadInfo{Snapshot: "s1"}}
+	load := stream(t, append([]format.Record{h, tableDDL("t", "a text PRIMARY KEY"), relationOf(1, "t", "a")},
+		copied(1, 1, 1, 1, "loaded\n")...)...)
 	load = slices.Clone(load)
 	b.apply(load, 0)
-	b.want("SELECT applied_lsn FROM pgsluice.streams", "0/1180") // its part says 0/1000, which is before it
+	// its part says 0/1000, which is before it
+	b.want("SELECT applied_lsn FROM pgsluice.streams", "0/1180")
 	s := newScribe(t)
 	s.write(relation("a"))
 	s.prepare("p", 71, insert("prepared"))

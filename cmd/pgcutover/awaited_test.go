@@ -13,17 +13,28 @@ func TestAwaitedDrift_C5(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
 	const stamps = "FOR EACH ROW EXECUTE PROCEDURE stamps()"
-	source.Exec("CREATE TABLE up (id int PRIMARY KEY)", `CREATE TABLE "do'wn" (id int PRIMARY KEY, up int, other int, CONSTRAINT changed FOREIGN KEY (up) REFERENCES up, CONSTRAINT "go'ne" FOREIGN KEY (other) REFERENCES up, CONSTRAINT "no'ted" FOREIGN KEY (id) REFERENCES up)`,
-		"CREATE FUNCTION stamps() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'", "CREATE TRIGGER changed BEFORE INSERT ON up "+stamps, "CREATE TRIGGER gone BEFORE INSERT ON up "+stamps,
-		"CREATE TRIGGER off BEFORE UPDATE ON up "+stamps, `CREATE TRIGGER "no'ted" BEFORE UPDATE ON up `+stamps, "COMMENT ON TRIGGER gone ON up IS 'x'", "COMMENT ON TRIGGER changed ON up IS 'before'", "CREATE TRIGGER kept BEFORE UPDATE ON up "+stamps,
-		"CREATE RULE changed AS ON DELETE TO up WHERE old.id = 1 DO INSTEAD NOTHING", "CREATE RULE gone AS ON DELETE TO up WHERE old.id = 2 DO INSTEAD NOTHING", "INSERT INTO up VALUES (1)", `INSERT INTO "do'wn" VALUES (1, 1, 1)`)
+	source.Exec("CREATE TABLE up (id int PRIMARY KEY)",
+		`CREATE TABLE "do'wn" (id int PRIMARY KEY, up int, other int, CONSTRAINT changed FOREIGN KEY (up) REFERENCES up, CONSTRAINT "go'ne" FOREIGN KEY (other) REFERENCES up, CONSTRAINT "no'ted" FOREIGN KEY (id) REFERENCES up)`,
+		"CREATE FUNCTION stamps() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+		"CREATE TRIGGER changed BEFORE INSERT ON up "+stamps,
+		"CREATE TRIGGER gone BEFORE INSERT ON up "+stamps,
+		"CREATE TRIGGER off BEFORE UPDATE ON up "+stamps,
+		`CREATE TRIGGER "no'ted" BEFORE UPDATE ON up `+stamps, "COMMENT ON TRIGGER gone ON up IS 'x'",
+		"COMMENT ON TRIGGER changed ON up IS 'before'", "CREATE TRIGGER kept BEFORE UPDATE ON up "+stamps,
+		"CREATE RULE changed AS ON DELETE TO up WHERE old.id = 1 DO INSTEAD NOTHING",
+		"CREATE RULE gone AS ON DELETE TO up WHERE old.id = 2 DO INSTEAD NOTHING",
+		"INSERT INTO up VALUES (1)", `INSERT INTO "do'wn" VALUES (1, 1, 1)`)
 	m.load()
 	m.nothingMissing()
-	source.Exec(`ALTER TABLE "do'wn" DROP CONSTRAINT changed, ADD CONSTRAINT changed FOREIGN KEY (up) REFERENCES up ON DELETE CASCADE, DROP CONSTRAINT "go'ne"`, `COMMENT ON CONSTRAINT "no'ted" ON "do'wn" IS 'it''s \'`,
-		"DROP TRIGGER changed ON up", "CREATE TRIGGER changed AFTER INSERT ON up "+stamps, "COMMENT ON TRIGGER changed ON up IS 'after'", "DROP TRIGGER gone ON up", "ALTER TABLE up DISABLE TRIGGER off", `COMMENT ON TRIGGER "no'ted" ON up IS 'new'`,
+	source.Exec(`ALTER TABLE "do'wn" DROP CONSTRAINT changed, ADD CONSTRAINT changed FOREIGN KEY (up) REFERENCES up ON DELETE CASCADE, DROP CONSTRAINT "go'ne"`,
+		`COMMENT ON CONSTRAINT "no'ted" ON "do'wn" IS 'it''s \'`,
+		"DROP TRIGGER changed ON up", "CREATE TRIGGER changed AFTER INSERT ON up "+stamps,
+		"COMMENT ON TRIGGER changed ON up IS 'after'", "DROP TRIGGER gone ON up",
+		"ALTER TABLE up DISABLE TRIGGER off", `COMMENT ON TRIGGER "no'ted" ON up IS 'new'`,
 		"CREATE OR REPLACE RULE changed AS ON DELETE TO up WHERE old.id = 3 DO INSTEAD NOTHING", "DROP RULE gone ON up")
 	lines := m.missing()
-	for _, name := range []string{"public.do'wn.changed", "public.do'wn.go'ne", "public.do'wn.no'ted", "public.up.changed", "public.up.gone", "public.up.off", "public.up.no'ted"} {
+	for _, name := range []string{"public.do'wn.changed", "public.do'wn.go'ne", "public.do'wn.no'ted",
+		"public.up.changed", "public.up.gone", "public.up.off", "public.up.no'ted"} {
 		if named(lines, name) == nil {
 			t.Errorf("%s is not named", name)
 		}
@@ -51,11 +62,15 @@ func TestAwaitedRecorded_C5(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
 	const stamps = "FOR EACH ROW EXECUTE PROCEDURE stamps()"
-	source.Exec("CREATE TABLE up (id int PRIMARY KEY)", "CREATE TABLE down (id int PRIMARY KEY, up int CONSTRAINT fk REFERENCES up)", "CREATE FUNCTION stamps() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
-		"CREATE TRIGGER tg BEFORE INSERT ON up "+stamps, "CREATE TRIGGER off BEFORE INSERT ON up "+stamps, "CREATE RULE ru AS ON DELETE TO up WHERE old.id = 2 DO INSTEAD NOTHING")
+	source.Exec("CREATE TABLE up (id int PRIMARY KEY)",
+		"CREATE TABLE down (id int PRIMARY KEY, up int CONSTRAINT fk REFERENCES up)",
+		"CREATE FUNCTION stamps() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+		"CREATE TRIGGER tg BEFORE INSERT ON up "+stamps, "CREATE TRIGGER off BEFORE INSERT ON up "+stamps,
+		"CREATE RULE ru AS ON DELETE TO up WHERE old.id = 2 DO INSTEAD NOTHING")
 	m.cut(0, "ddl", "install")
 	m.load()
-	source.Exec("ALTER TABLE down DROP CONSTRAINT fk", "DROP TRIGGER tg ON up", "ALTER TABLE up DISABLE TRIGGER off", "DROP RULE ru ON up", "INSERT INTO up VALUES (1)")
+	source.Exec("ALTER TABLE down DROP CONSTRAINT fk", "DROP TRIGGER tg ON up",
+		"ALTER TABLE up DISABLE TRIGGER off", "DROP RULE ru ON up", "INSERT INTO up VALUES (1)")
 	pgtest.Wait(t, 60*time.Second, "the row behind them arrives", func() bool { return target.Query("SELECT count(*) FROM up") == "1" })
 	m.nothingMissing()
 	m.cut(0, "fence")

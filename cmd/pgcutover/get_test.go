@@ -26,7 +26,8 @@ func (m *migration) get(status int, field string) string {
 	return ""
 }
 
-// Scripts ask for one field, and get it exactly or not at all. What the target knows needs no source.
+// Scripts ask for one field, and get it exactly or not at all. What the target knows needs no
+// source.
 func TestStatusGet_P11(t *testing.T) {
 	source, target := pgtest.Start(t, pgtest.Source(t).Major).Database(t, ""), pgtest.Target(t).Database(t, "")
 	m := begin(t, source, target)
@@ -52,13 +53,15 @@ func TestStatusGet_P11(t *testing.T) {
 	m.cut(0, "wait", "caught-up", "--timeout", "30s")
 	source.Exec(`CREATE TABLE late (a int PRIMARY KEY)`, "CREATE TABLE \"x\ny\" (a int PRIMARY KEY)")
 	pgtest.Wait(t, 20*time.Second, "it is applied", func() bool { return m.get(0, "applying") == "true" })
-	known := map[string]string{"slot": m.slot, "database": source.Name, "load": "loaded", "applying": "true", "conflicts": "0", "failed_objects": "0",
+	known := map[string]string{"slot": m.slot, "database": source.Name, "load": "loaded", "applying": "true",
+		"conflicts": "0", "failed_objects": "0",
 		"verified": "none", "target_open": "false", "tables.count": "6", "cutover": "[]"}
 	is(m, known)
 	is(&away, known)
 	is(m, map[string]string{"state": "syncing", "source_slot.active": "true", "missing_tables.count": "2", "insert_only_tables.count": "4",
 		"missing_tables": `[{"schema":"public","table":"late"},{"schema":"public","table":"x\ny"}]`})
-	for _, field := range []string{"state", "source_lsn", "lag_bytes", "lag_seconds", "source_slot", "source_slot.active", "missing_tables", "missing_tables.count", "insert_only_tables"} {
+	for _, field := range []string{"state", "source_lsn", "lag_bytes", "lag_seconds", "source_slot",
+		"source_slot.active", "missing_tables", "missing_tables.count", "insert_only_tables"} {
 		away.get(75, field)
 	}
 	source.Exec("DROP TABLE late", "DROP TABLE \"x\ny\"")
@@ -69,7 +72,9 @@ func TestStatusGet_P11(t *testing.T) {
 		t.Fatal(err)
 	}
 	for field := range all {
-		if v := string(all[field]); (v == "null") != (field == "state" || strings.HasPrefix(field, "lag") || strings.HasPrefix(field, "source") || strings.HasSuffix(field, "y_tables") || strings.HasPrefix(field, "missing") || strings.HasPrefix(field, "uncarried")) {
+		if v := string(all[field]); (v == "null") != (field == "state" || strings.HasPrefix(field, "lag") ||
+			strings.HasPrefix(field, "source") || strings.HasSuffix(field, "y_tables") ||
+			strings.HasPrefix(field, "missing") || strings.HasPrefix(field, "uncarried")) {
 			t.Errorf("without the source, %s is %s", field, v)
 		}
 		m.get(0, field)
@@ -103,12 +108,15 @@ func TestStatusGet_P11(t *testing.T) {
 	is(&away, map[string]string{"verified": "equal"})
 	// Nothing can be compared: the server fails.
 	target.Exec("ALTER TABLE customer RENAME COLUMN name TO named", "ALTER TABLE customer ADD name regclass")
-	target.Exec("CREATE FUNCTION public.fails() RETURNS text LANGUAGE plpgsql STABLE AS 'BEGIN RAISE EXCEPTION ''no''; END'", "CREATE SCHEMA hidden",
-		"ALTER TABLE customer SET SCHEMA hidden", "CREATE VIEW public.customer AS SELECT id, public.fails() AS name, note FROM hidden.customer")
+	target.Exec("CREATE FUNCTION public.fails() RETURNS text LANGUAGE plpgsql STABLE AS 'BEGIN RAISE EXCEPTION ''no''; END'",
+		"CREATE SCHEMA hidden",
+		"ALTER TABLE customer SET SCHEMA hidden",
+		"CREATE VIEW public.customer AS SELECT id, public.fails() AS name, note FROM hidden.customer")
 	_, errs := m.cut(78, "verify")
 	says(t, errs, "could not")
 	is(&away, map[string]string{"verified": "equal"})
-	target.Exec("DROP VIEW public.customer", "ALTER TABLE hidden.customer SET SCHEMA public", "ALTER TABLE customer DROP COLUMN name", "ALTER TABLE customer RENAME COLUMN named TO name")
+	target.Exec("DROP VIEW public.customer", "ALTER TABLE hidden.customer SET SCHEMA public",
+		"ALTER TABLE customer DROP COLUMN name", "ALTER TABLE customer RENAME COLUMN named TO name")
 	m.cut(0, "open")
 	is(&away, map[string]string{"target_open": "true", "state": "complete"})
 	m.get(78, "lag_bytes") // there is none any more

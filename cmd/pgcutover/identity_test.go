@@ -47,7 +47,8 @@ func TestEndsAreNamed_I9(t *testing.T) {
 	m := begin(t, source, target)
 	m.Source, m.Target = source.As("postgres", "s3cret"), target.As("postgres", "s3cret")
 	end := func(side string, d *pgtest.DB) string {
-		return side + "  postgres@127.0.0.1:" + strings.TrimSuffix(strings.TrimPrefix(d.Server.URI("x"), "postgres://postgres@127.0.0.1:"), "/x?sslmode=disable") + "/" + d.Name + " (PostgreSQL "
+		return side + "  postgres@127.0.0.1:" + strings.TrimSuffix(strings.TrimPrefix(d.Server.URI("x"),
+			"postgres://postgres@127.0.0.1:"), "/x?sslmode=disable") + "/" + d.Name + " (PostgreSQL "
 	}
 	from, to := end("source", source), end("target", target)
 	both := func(what, text string) {
@@ -117,7 +118,9 @@ func TestWayBack_I8(t *testing.T) {
 	said(errs)
 
 	statements, _ := m.cut(0, "cleanup", "--force")
-	if status, _, errs = m.Run(nil, "bash", "-o", "pipefail", "-c", "pgextract --slot "+m.slot+" | pgapply"); status == 0 || !strings.Contains(errs, strings.Split(statements, ";")[0]) {
+	if status, _, errs = m.Run(nil, "bash", "-o", "pipefail", "-c",
+		"pgextract --slot "+m.slot+" | pgapply"); status == 0 ||
+		!strings.Contains(errs, strings.Split(statements, ";")[0]) {
 		t.Errorf("onto the old rows: status %d: %s", status, errs)
 	}
 	m.cut(0, "cleanup", "--force")

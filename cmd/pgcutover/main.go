@@ -119,7 +119,8 @@ func run(ctx context.Context, env *cli.Env) error {
 			return err
 		}
 	} else if command == "cleanup" {
-		return fault.New(fault.Usage, "--slot is missing").WithHint("Name the slot of the migration whose traces are to be removed; pgcutover status says which there is.")
+		return fault.New(fault.Usage, "--slot is missing").
+			WithHint("Name the slot of the migration whose traces are to be removed; pgcutover status says which there is.")
 	}
 	// There is nothing to bring to an end first: a step that is interrupted is repeated.
 	ctx, cancel := context.WithCancel(ctx)
@@ -131,7 +132,8 @@ func run(ctx context.Context, env *cli.Env) error {
 		case <-ctx.Done():
 		}
 	}()
-	m := &steps.Migration{Source: pgdial.Source(f.Source, "pgcutover"), Target: pgdial.Target(f.Target, "pgcutover"), Slot: f.Slot, Out: env.Stdout, Log: env.Log}
+	m := &steps.Migration{Source: pgdial.Source(f.Source, "pgcutover"),
+		Target: pgdial.Target(f.Target, "pgcutover"), Slot: f.Slot, Out: env.Stdout, Log: env.Log}
 	m.Waits = make(map[string]*waiting.Watch)
 	for _, s := range []pgdial.Server{m.Source, m.Target} {
 		w := waiting.Start(ctx, s, env.Log)

@@ -67,20 +67,36 @@ func named(lines []line, name string) *line {
 func TestSchemaDrift_C5(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
-	source.Exec(`CREATE TABLE "It's" ("Old ""one" int, kept text DEFAULT 'a')`, "CREATE TYPE mood AS ENUM ('good')", "CREATE VIEW shown AS SELECT id FROM customer",
-		"CREATE TABLE policed (a int)", "ALTER TABLE policed ENABLE ROW LEVEL SECURITY", "CREATE POLICY p ON policed USING (a > 0)", "CREATE DOMAIN positive AS int CHECK (VALUE > 0)")
+	source.Exec(`CREATE TABLE "It's" ("Old ""one" int, kept text DEFAULT 'a')`,
+		"CREATE TYPE mood AS ENUM ('good')", "CREATE VIEW shown AS SELECT id FROM customer",
+		"CREATE TABLE policed (a int)", "ALTER TABLE policed ENABLE ROW LEVEL SECURITY",
+		"CREATE POLICY p ON policed USING (a > 0)", "CREATE DOMAIN positive AS int CHECK (VALUE > 0)")
 	m.load()
 	m.nothingMissing()
-	source.Exec(`CREATE UNIQUE INDEX "drift index" ON customer (name)`, `ALTER TABLE "It's" DROP COLUMN "Old ""one"`, `ALTER TABLE "It's" ADD COLUMN fresh numeric(5,2) DEFAULT 1 NOT NULL`,
-		`ALTER TABLE "Order" ADD CONSTRAINT positive CHECK (id > 0)`, "CREATE VIEW drift_view AS SELECT 1 AS x", "CREATE FUNCTION drift() RETURNS int LANGUAGE sql AS 'SELECT 1'",
-		"REVOKE EXECUTE ON FUNCTION drift() FROM PUBLIC", "ALTER TYPE mood ADD VALUE 'it''s bad'", "CREATE SEQUENCE drift_seq START 77", `ALTER TABLE customer ALTER COLUMN name SET NOT NULL`,
-		"CREATE SCHEMA drift", "CREATE TYPE drift.pair AS (a int, b text)", "CREATE DOMAIN drift.small AS int CHECK (VALUE < 10)", "COMMENT ON TABLE log IS 'lines; of a ''log'''",
-		"CREATE TRIGGER later BEFORE UPDATE ON customer FOR EACH ROW EXECUTE PROCEDURE stamp()", "CREATE STATISTICS drift_stats ON id, customer FROM \"Order\"", "CREATE RULE drift_rule AS ON DELETE TO policed DO INSTEAD NOTHING",
-		"CREATE POLICY q ON policed FOR SELECT USING (a > 1)", "ALTER TABLE policed FORCE ROW LEVEL SECURITY", "CREATE MATERIALIZED VIEW drift_mv AS SELECT 1 AS a", "ALTER DOMAIN positive ADD CONSTRAINT small CHECK (VALUE < 100)",
+	source.Exec(`CREATE UNIQUE INDEX "drift index" ON customer (name)`,
+		`ALTER TABLE "It's" DROP COLUMN "Old ""one"`,
+		`ALTER TABLE "It's" ADD COLUMN fresh numeric(5,2) DEFAULT 1 NOT NULL`,
+		`ALTER TABLE "Order" ADD CONSTRAINT positive CHECK (id > 0)`,
+		"CREATE VIEW drift_view AS SELECT 1 AS x",
+		"CREATE FUNCTION drift() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+		"REVOKE EXECUTE ON FUNCTION drift() FROM PUBLIC", "ALTER TYPE mood ADD VALUE 'it''s bad'",
+		"CREATE SEQUENCE drift_seq START 77", `ALTER TABLE customer ALTER COLUMN name SET NOT NULL`,
+		"CREATE SCHEMA drift", "CREATE TYPE drift.pair AS (a int, b text)",
+		"CREATE DOMAIN drift.small AS int CHECK (VALUE < 10)",
+		"COMMENT ON TABLE log IS 'lines; of a ''log'''",
+		"CREATE TRIGGER later BEFORE UPDATE ON customer FOR EACH ROW EXECUTE PROCEDURE stamp()",
+		"CREATE STATISTICS drift_stats ON id, customer FROM \"Order\"",
+		"CREATE RULE drift_rule AS ON DELETE TO policed DO INSTEAD NOTHING",
+		"CREATE POLICY q ON policed FOR SELECT USING (a > 1)", "ALTER TABLE policed FORCE ROW LEVEL SECURITY",
+		"CREATE MATERIALIZED VIEW drift_mv AS SELECT 1 AS a",
+		"ALTER DOMAIN positive ADD CONSTRAINT small CHECK (VALUE < 100)",
 		"ALTER FUNCTION stamp() COST 77")
 	lines := m.missing()
-	for _, name := range []string{"public.customer.drift index", `public.It's.Old "one`, "public.It's.fresh", "public.Order.positive", "public.drift_view", "public.drift()", "public.mood", "public.drift_seq",
-		"public.customer.name", "drift", "drift.pair", "drift.small", "public.log", "public.customer.later", "public.drift_stats", "public.policed.drift_rule", "public.policed.q", "public.policed", "public.drift_mv",
+	for _, name := range []string{"public.customer.drift index", `public.It's.Old "one`, "public.It's.fresh",
+		"public.Order.positive", "public.drift_view", "public.drift()", "public.mood", "public.drift_seq",
+		"public.customer.name", "drift", "drift.pair", "drift.small", "public.log", "public.customer.later",
+		"public.drift_stats", "public.policed.drift_rule", "public.policed.q", "public.policed",
+		"public.drift_mv",
 		"public.positive.small", "public.stamp()"} {
 		if named(lines, name) == nil {
 			t.Errorf("%s is not named", name)
@@ -105,13 +121,16 @@ func TestSchemaDrift_C5(t *testing.T) {
 	m.cut(0, "cleanup")
 }
 
-// What only its own server can compare is compared with what it was at the load; what the source has
-// dropped is named; what both sides have changed alike is no difference.
+// What only its own server can compare is compared with what it was at the load; what the source
+// has dropped is named; what both sides have changed alike is no difference.
 func TestDefinitionDrift_C5(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
-	source.Exec("CREATE VIEW shown AS SELECT id, name FROM customer", "CREATE VIEW gone AS SELECT 1 AS x", "CREATE TABLE d (a int DEFAULT 1, b text CHECK (b IN ('x', 'y')), c varchar(5) CONSTRAINT c CHECK (c IN ('x', 'y')))",
-		"CREATE INDEX partly ON d (a) WHERE a > 0", "CREATE INDEX gone_index ON d (b)", "CREATE TABLE alike (a int DEFAULT 1)", "CREATE RULE r AS ON DELETE TO d DO INSTEAD NOTHING", "CREATE SEQUENCE gone_seq", "CREATE DOMAIN dom AS int DEFAULT 1",
+	source.Exec("CREATE VIEW shown AS SELECT id, name FROM customer", "CREATE VIEW gone AS SELECT 1 AS x",
+		"CREATE TABLE d (a int DEFAULT 1, b text CHECK (b IN ('x', 'y')), c varchar(5) CONSTRAINT c CHECK (c IN ('x', 'y')))",
+		"CREATE INDEX partly ON d (a) WHERE a > 0", "CREATE INDEX gone_index ON d (b)",
+		"CREATE TABLE alike (a int DEFAULT 1)", "CREATE RULE r AS ON DELETE TO d DO INSTEAD NOTHING",
+		"CREATE SEQUENCE gone_seq", "CREATE DOMAIN dom AS int DEFAULT 1",
 		"CREATE FUNCTION with_default(a int DEFAULT 1) RETURNS int LANGUAGE sql AS 'SELECT 1'")
 	m.load()
 	m.nothingMissing()
@@ -119,11 +138,15 @@ func TestDefinitionDrift_C5(t *testing.T) {
 		d.Exec("ALTER TABLE alike ALTER COLUMN a SET DEFAULT 2", "ALTER TABLE alike ADD COLUMN b int", "CREATE VIEW also AS SELECT 1 AS x")
 	}
 	m.nothingMissing()
-	source.Exec("CREATE OR REPLACE VIEW shown AS SELECT id, upper(name) AS name FROM customer", "DROP VIEW gone", "ALTER TABLE d ALTER COLUMN a SET DEFAULT 7", "ALTER TABLE d DROP CONSTRAINT c", "ALTER TABLE d ADD CONSTRAINT c CHECK (c IN ('x', 'z'))",
-		"DROP INDEX partly", "CREATE INDEX partly ON d (a) WHERE a > 10", "DROP INDEX gone_index", "DROP SEQUENCE gone_seq", "ALTER DOMAIN dom SET DEFAULT 2", "ALTER TABLE d DROP COLUMN b",
+	source.Exec("CREATE OR REPLACE VIEW shown AS SELECT id, upper(name) AS name FROM customer",
+		"DROP VIEW gone", "ALTER TABLE d ALTER COLUMN a SET DEFAULT 7", "ALTER TABLE d DROP CONSTRAINT c",
+		"ALTER TABLE d ADD CONSTRAINT c CHECK (c IN ('x', 'z'))",
+		"DROP INDEX partly", "CREATE INDEX partly ON d (a) WHERE a > 10", "DROP INDEX gone_index",
+		"DROP SEQUENCE gone_seq", "ALTER DOMAIN dom SET DEFAULT 2", "ALTER TABLE d DROP COLUMN b",
 		"CREATE OR REPLACE FUNCTION with_default(a int DEFAULT 5) RETURNS int LANGUAGE sql AS 'SELECT 1'")
 	lines := m.missing()
-	names := []string{"public.shown", "public.gone", "public.d.a", "public.d.c", "public.d.partly", "public.d.b", "public.gone_seq", "public.dom", "public.with_default(integer)"}
+	names := []string{"public.shown", "public.gone", "public.d.a", "public.d.c", "public.d.partly",
+		"public.d.b", "public.gone_seq", "public.dom", "public.with_default(integer)"}
 	for _, name := range names {
 		if named(lines, name) == nil {
 			t.Errorf("%s is not named", name)
@@ -139,7 +162,9 @@ func TestSelectionIsNoDrift_C5(t *testing.T) {
 		source, target := pgtest.Pair(t)
 		m := begin(t, source, target)
 		role := "left_" + source.Name
-		source.Exec("CREATE SCHEMA app", "CREATE TABLE app.a (id serial PRIMARY KEY)", "CREATE TABLE app.b (id serial PRIMARY KEY)", "CREATE ROLE "+role, "GRANT SELECT ON app.a TO "+role, "ALTER TABLE app.a OWNER TO "+role)
+		source.Exec("CREATE SCHEMA app", "CREATE TABLE app.a (id serial PRIMARY KEY)",
+			"CREATE TABLE app.b (id serial PRIMARY KEY)", "CREATE ROLE "+role,
+			"GRANT SELECT ON app.a TO "+role, "ALTER TABLE app.a OWNER TO "+role)
 		t.Cleanup(func() { source.Exec("DROP OWNED BY "+role, "DROP ROLE "+role) })
 		m.Bash("pgextract --slot " + m.slot + " --schema app --exclude-table app.b --no-owner --no-acl | pgapply")
 		m.startSync()
@@ -154,8 +179,11 @@ func TestSelectionIsNoDrift_C5(t *testing.T) {
 	t.Run("by hand", func(t *testing.T) {
 		source, target := pgtest.Pair(t)
 		m := begin(t, source, target)
-		target.Exec(`CREATE TABLE customer (id bigserial PRIMARY KEY, note text, name text, more int)`, `CREATE TABLE "Order" (id serial PRIMARY KEY, customer bigint, at timestamptz, total numeric, ratio float8, ratios real[])`,
-			"CREATE SEQUENCE apart", "CREATE TABLE log (line text)", "CREATE TABLE none ()", "CREATE TABLE event (id int NOT NULL, customer bigint)", "CREATE TABLE event_1 () INHERITS (event)", "CREATE TABLE event_2 () INHERITS (event)")
+		target.Exec(`CREATE TABLE customer (id bigserial PRIMARY KEY, note text, name text, more int)`,
+			`CREATE TABLE "Order" (id serial PRIMARY KEY, customer bigint, at timestamptz, total numeric, ratio float8, ratios real[])`,
+			"CREATE SEQUENCE apart", "CREATE TABLE log (line text)", "CREATE TABLE none ()",
+			"CREATE TABLE event (id int NOT NULL, customer bigint)",
+			"CREATE TABLE event_1 () INHERITS (event)", "CREATE TABLE event_2 () INHERITS (event)")
 		m.Bash("pgextract --slot " + m.slot + " --data-only | pgapply")
 		m.startSync()
 		m.nothingMissing()
@@ -193,14 +221,22 @@ func TestAllowMissing_C5(t *testing.T) {
 func TestSequencesByColumn_C4(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
-	source.Exec("CREATE SCHEMA other", "CREATE TABLE a (id serial PRIMARY KEY, x int)", "CREATE TABLE b (id serial PRIMARY KEY, x int)", "CREATE SEQUENCE loose",
-		"CREATE TABLE c (id int PRIMARY KEY DEFAULT nextval('loose'), x int)", "CREATE TABLE d (id serial PRIMARY KEY, x int)", "CREATE TABLE e (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, x int)")
+	source.Exec("CREATE SCHEMA other", "CREATE TABLE a (id serial PRIMARY KEY, x int)",
+		"CREATE TABLE b (id serial PRIMARY KEY, x int)", "CREATE SEQUENCE loose",
+		"CREATE TABLE c (id int PRIMARY KEY DEFAULT nextval('loose'), x int)",
+		"CREATE TABLE d (id serial PRIMARY KEY, x int)",
+		"CREATE TABLE e (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, x int)")
 	m.load()
-	source.Exec("ALTER SEQUENCE a_id_seq RENAME TO spare", "ALTER SEQUENCE b_id_seq RENAME TO a_id_seq", "ALTER SEQUENCE loose RENAME TO tied", "ALTER SEQUENCE tied SET SCHEMA other", "ALTER SEQUENCE e_id_seq RENAME TO e_seq",
-		"INSERT INTO a (x) SELECT g FROM generate_series(1, 10) g", "INSERT INTO b (x) SELECT g FROM generate_series(1, 20) g", "INSERT INTO c (x) SELECT g FROM generate_series(1, 30) g",
+	source.Exec("ALTER SEQUENCE a_id_seq RENAME TO spare", "ALTER SEQUENCE b_id_seq RENAME TO a_id_seq",
+		"ALTER SEQUENCE loose RENAME TO tied", "ALTER SEQUENCE tied SET SCHEMA other",
+		"ALTER SEQUENCE e_id_seq RENAME TO e_seq",
+		"INSERT INTO a (x) SELECT g FROM generate_series(1, 10) g",
+		"INSERT INTO b (x) SELECT g FROM generate_series(1, 20) g",
+		"INSERT INTO c (x) SELECT g FROM generate_series(1, 30) g",
 		"INSERT INTO e (x) SELECT g FROM generate_series(1, 50) g",
 		// Another sequence takes a column over.
-		"CREATE SEQUENCE d_new START 1000", "ALTER TABLE d ALTER COLUMN id SET DEFAULT nextval('d_new')", "DROP SEQUENCE d_id_seq", "INSERT INTO d (x) VALUES (1)")
+		"CREATE SEQUENCE d_new START 1000", "ALTER TABLE d ALTER COLUMN id SET DEFAULT nextval('d_new')",
+		"DROP SEQUENCE d_id_seq", "INSERT INTO d (x) VALUES (1)")
 	lines := m.missing()
 	for _, name := range []string{"public.spare", "public.a_id_seq", "other.tied", "public.e_seq", "public.d_new"} {
 		if named(lines, name) == nil {
@@ -226,14 +262,18 @@ func TestSequencesByColumn_C4(t *testing.T) {
 func TestRightsWider_C26(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	role := "wide_" + target.Name
-	target.Exec("CREATE ROLE "+role, "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC", "ALTER DEFAULT PRIVILEGES GRANT USAGE ON SCHEMAS TO "+role,
-		"ALTER DEFAULT PRIVILEGES GRANT USAGE ON SEQUENCES TO "+role, "ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO "+role+" WITH GRANT OPTION")
+	target.Exec("CREATE ROLE "+role, "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC",
+		"ALTER DEFAULT PRIVILEGES GRANT USAGE ON SCHEMAS TO "+role,
+		"ALTER DEFAULT PRIVILEGES GRANT USAGE ON SEQUENCES TO "+role,
+		"ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO "+role+" WITH GRANT OPTION")
 	t.Cleanup(func() { target.Exec("DROP OWNED BY "+role, "DROP ROLE "+role) })
 	m := begin(t, source, target)
 	source.Exec("CREATE SCHEMA closed", "CREATE TABLE closed.secret (a int)", "REVOKE EXECUTE ON FUNCTION stamp() FROM PUBLIC")
 	m.load()
 	wide := func() string {
-		return target.Query("SELECT has_table_privilege('" + role + "', 'closed.secret', 'SELECT'), has_schema_privilege('" + role + "', 'closed', 'USAGE'), has_function_privilege('" + role + "', 'stamp()', 'EXECUTE')")
+		return target.Query("SELECT has_table_privilege('" + role +
+			"', 'closed.secret', 'SELECT'), has_schema_privilege('" + role +
+			"', 'closed', 'USAGE'), has_function_privilege('" + role + "', 'stamp()', 'EXECUTE')")
 	}
 	if wide() == "f\tf\tf" {
 		t.Fatal("nothing is open")
@@ -260,7 +300,9 @@ func TestDatabaseSettings_C28(t *testing.T) {
 		d.Exec("CREATE ROLE " + role)
 		t.Cleanup(func() { d.Exec("DROP OWNED BY "+role, "DROP ROLE "+role) })
 	}
-	source.Exec("ALTER DATABASE "+source.Name+` SET search_path = "$user", public, "It's"`, "ALTER DATABASE "+source.Name+" SET work_mem = '8MB'", "ALTER ROLE "+role+" IN DATABASE "+source.Name+` SET my.own = 'a\b''c'`)
+	source.Exec("ALTER DATABASE "+source.Name+` SET search_path = "$user", public, "It's"`,
+		"ALTER DATABASE "+source.Name+" SET work_mem = '8MB'",
+		"ALTER ROLE "+role+" IN DATABASE "+source.Name+` SET my.own = 'a\b''c'`)
 	m.load()
 	if lines := m.missing(); len(lines) != 3 {
 		t.Errorf("%+v", lines)
@@ -280,7 +322,8 @@ func TestFailedObjects_C6(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
 	role := "absent_" + source.Name
-	source.Exec("CREATE ROLE "+role, "GRANT SELECT ON customer TO "+role, "ALTER TABLE log OWNER TO "+role, "REVOKE EXECUTE ON FUNCTION stamp() FROM PUBLIC", "GRANT EXECUTE ON FUNCTION stamp() TO "+role)
+	source.Exec("CREATE ROLE "+role, "GRANT SELECT ON customer TO "+role, "ALTER TABLE log OWNER TO "+role,
+		"REVOKE EXECUTE ON FUNCTION stamp() FROM PUBLIC", "GRANT EXECUTE ON FUNCTION stamp() TO "+role)
 	t.Cleanup(func() {
 		m.Run(nil, "pgcutover", "unfence", "--slot", m.slot)
 		source.Exec("DROP OWNED BY "+role, "DROP ROLE "+role)

@@ -7,8 +7,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// mendAs executes the blocks of what pgcutover missing --sql prints as the roles that they name, and
-// returns those roles.
+// mendAs executes the blocks of what pgcutover missing --sql prints as the roles that they name,
+// and returns those roles.
 func (m *migration) mendAs() (roles map[string]int) {
 	m.T.Helper()
 	out, _ := m.cut(1, "missing", "--sql")
@@ -69,7 +69,9 @@ func TestMissingRestricted_C5_C6(t *testing.T) {
 		COMMENT ON POLICY p ON policed IS 'p'; COMMENT ON SCHEMA app IS 's'; COMMENT ON VIEW shown IS 'v'; COMMENT ON MATERIALIZED VIEW mv IS 'mv'; COMMENT ON DOMAIN positive IS 'd'; COMMENT ON TEXT SEARCH CONFIGURATION texts IS 't';
 		ALTER TABLE policed REPLICA IDENTITY FULL; ALTER TABLE policed CLUSTER ON policed_pkey; ALTER TEXT SEARCH CONFIGURATION texts ALTER MAPPING FOR word WITH words, pg_catalog.simple; CREATE OPERATOR !== (PROCEDURE = int4ne, LEFTARG = int, RIGHTARG = int);
 		CREATE CAST (pair AS mood) WITH INOUT; CREATE CONVERSION conv FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8; CREATE COLLATION sorts (lc_collate = 'C', lc_ctype = 'C')`,
-		"ALTER TYPE app.mood ADD VALUE 'it''s bad' BEFORE 'bad'", "ALTER DATABASE "+source.Name+" SET work_mem = '8MB'", "ALTER ROLE "+reader+" IN DATABASE "+source.Name+" SET work_mem = '9MB'",
+		"ALTER TYPE app.mood ADD VALUE 'it''s bad' BEFORE 'bad'",
+		"ALTER DATABASE "+source.Name+" SET work_mem = '8MB'",
+		"ALTER ROLE "+reader+" IN DATABASE "+source.Name+" SET work_mem = '9MB'",
 		"GRANT CREATE ON DATABASE "+source.Name+" TO "+reader, "CREATE OPERATOR FAMILY app.fam USING btree")
 	roles := m.mendAs()
 	if roles[mover] == 0 || roles["superuser"] == 0 {

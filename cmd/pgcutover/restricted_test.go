@@ -61,13 +61,16 @@ func levels(out string) (errs, warnings []string) {
 	return errs, warnings
 }
 
-// check finds everything that a role without superuser lacks, at once, on every version; when what it prints has been executed by those whom it names, it finds nothing any more.
+// check finds everything that a role without superuser lacks, at once, on every version; when what
+// it prints has been executed by those whom it names, it finds nothing any more.
 func TestCheckRestricted_H5_C6_C9(t *testing.T) {
 	for _, versions := range [][2]int{{10, 10}, {15, 15}, {18, 18}, {15, 18}} {
 		t.Run(fmt.Sprint(versions), func(t *testing.T) {
 			t.Parallel()
 			source, target := pgtest.Start(t, versions[0]).Database(t, ""), pgtest.Start(t, versions[1]).Database(t, "")
-			source.Exec("CREATE ROLE mover LOGIN", "CREATE ROLE \"The app\" LOGIN", "CREATE ROLE other", "CREATE ROLE reader", "CREATE ROLE gone", "ALTER DATABASE "+source.Name+" OWNER TO \"The app\"",
+			source.Exec("CREATE ROLE mover LOGIN", "CREATE ROLE \"The app\" LOGIN", "CREATE ROLE other",
+				"CREATE ROLE reader", "CREATE ROLE gone",
+				"ALTER DATABASE "+source.Name+" OWNER TO \"The app\"",
 				`SET ROLE "The app"; CREATE SCHEMA app; CREATE TABLE app."T 1" (id int PRIMARY KEY, v text); GRANT SELECT ON app."T 1" TO reader; CREATE TABLE app.forced (id int PRIMARY KEY);
 				ALTER TABLE app.forced ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; CREATE POLICY p ON app.forced TO gone USING (false); CREATE TABLE app.forced2 (id int PRIMARY KEY);
 				ALTER TABLE app.forced2 ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY`,
@@ -86,7 +89,9 @@ func TestCheckRestricted_H5_C6_C9(t *testing.T) {
 				return string(out)
 			}
 			out := check(78)
-			for _, want := range []string{"no REPLICATION", "app.forced, app.forced2", "4711, 4712", `public.numbers`, "The app", "other", "gone", "reader", "could not be examined", "may not create a publication"} {
+			for _, want := range []string{"no REPLICATION", "app.forced, app.forced2", "4711, 4712",
+				`public.numbers`, "The app", "other", "gone", "reader", "could not be examined",
+				"may not create a publication"} {
 				if !strings.Contains(out, want) {
 					t.Errorf("check does not find %q:\n%s", want, out)
 				}
@@ -103,7 +108,8 @@ func TestCheckRestricted_H5_C6_C9(t *testing.T) {
 	}
 }
 
-// The owner's role was made by the target's role itself, which from 16 on has only ADMIN on it: it is told what it can do about that by itself.
+// The owner's role was made by the target's role itself, which from 16 on has only ADMIN on it: it
+// is told what it can do about that by itself.
 func TestCheckOwnerByCreator_C6(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Source(t).Database(t, ""), pgtest.Start(t, 18).Database(t, "")
@@ -128,8 +134,12 @@ func TestExtractClosed_C9(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	role := "closed_" + source.Name
-	source.Exec("CREATE ROLE "+role+" LOGIN REPLICATION", "GRANT CREATE ON DATABASE "+source.Name+" TO "+role, "CREATE SCHEMA s", "CREATE TABLE s.t (id int PRIMARY KEY)", "CREATE TABLE forced (id int PRIMARY KEY)",
-		"ALTER TABLE forced OWNER TO "+role, "ALTER TABLE forced ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY", "SELECT lo_create(1)", "SELECT lo_create(2)", "CREATE SEQUENCE s.q")
+	source.Exec("CREATE ROLE "+role+" LOGIN REPLICATION", "GRANT CREATE ON DATABASE "+source.Name+" TO "+role,
+		"CREATE SCHEMA s", "CREATE TABLE s.t (id int PRIMARY KEY)",
+		"CREATE TABLE forced (id int PRIMARY KEY)",
+		"ALTER TABLE forced OWNER TO "+
+			role, "ALTER TABLE forced ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+		"SELECT lo_create(1)", "SELECT lo_create(2)", "CREATE SEQUENCE s.q")
 	t.Cleanup(func() { source.Exec("DROP OWNED BY "+role, "DROP ROLE "+role) })
 	e := pgtest.NewEnv(t, source, target)
 	e.Source = source.As(role, "")
@@ -139,7 +149,8 @@ func TestExtractClosed_C9(t *testing.T) {
 			t.Errorf("%q is not named in\n%s", want, said)
 		}
 	}
-	if n := source.Query("SELECT (SELECT count(*) FROM pg_replication_slots WHERE database = '" + source.Name + "') + (SELECT count(*) FROM pg_publication)"); status != 77 || n != "0" {
+	if n := source.Query("SELECT (SELECT count(*) FROM pg_replication_slots WHERE database = '" +
+		source.Name + "') + (SELECT count(*) FROM pg_publication)"); status != 77 || n != "0" {
 		t.Errorf("status %d, %s slots and publications\n%s", status, n, said)
 	}
 }
@@ -148,7 +159,9 @@ func TestExtractClosed_C9(t *testing.T) {
 func TestCheckCollation_C13(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Start(t, 18)
-	options := []string{"LOCALE_PROVIDER icu ICU_LOCALE 'sv-SE'", "LOCALE_PROVIDER libc", "LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8'", "LOCALE_PROVIDER icu ICU_LOCALE 'sv-SE' ICU_RULES '&a < b'"}
+	options := []string{"LOCALE_PROVIDER icu ICU_LOCALE 'sv-SE'", "LOCALE_PROVIDER libc",
+		"LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8'",
+		"LOCALE_PROVIDER icu ICU_LOCALE 'sv-SE' ICU_RULES '&a < b'"}
 	var dbs []*pgtest.DB
 	for _, o := range options {
 		dbs = append(dbs, server.Database(t, o+" LC_COLLATE 'C' LC_CTYPE 'C' ENCODING 'UTF8' TEMPLATE template0"))
@@ -161,7 +174,8 @@ func TestCheckCollation_C13(t *testing.T) {
 			t.Errorf("%s", out)
 		}
 	}
-	dbs[0].Exec("CREATE COLLATION mine (provider = icu, locale = 'de')", "CREATE TABLE t (v text COLLATE mine, w text COLLATE \"de-x-icu\")")
+	dbs[0].Exec("CREATE COLLATION mine (provider = icu, locale = 'de')",
+		"CREATE TABLE t (v text COLLATE mine, w text COLLATE \"de-x-icu\")")
 	same.Exec("CREATE COLLATION mine (provider = icu, locale = 'fr', deterministic = false)")
 	e := pgtest.NewEnv(t, dbs[0], same)
 	_, out, _ := e.Run(nil, "pgcutover", "check")
@@ -172,12 +186,14 @@ func TestCheckCollation_C13(t *testing.T) {
 		t.Errorf("%s", out)
 	}
 	same.Exec("DELETE FROM pg_collation WHERE collname = 'de-x-icu'")
-	if _, out, _ = e.Run(nil, "pgcutover", "check"); !strings.Contains(string(out), "error\tcolumns have collations that the target does not have: de-x-icu") {
+	if _, out, _ = e.Run(nil, "pgcutover", "check"); !strings.Contains(string(out),
+		"error\tcolumns have collations that the target does not have: de-x-icu") {
 		t.Errorf("%s", out)
 	}
 }
 
-// Rows without a parent are named with their number and a query before the source is closed; one can go on with them.
+// Rows without a parent are named with their number and a query before the source is closed; one
+// can go on with them.
 func TestOrphans_C30(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
@@ -187,7 +203,8 @@ func TestOrphans_C30(t *testing.T) {
 		INSERT INTO p VALUES (1, 'x'); SET session_replication_role = replica; INSERT INTO c SELECT g, 1, CASE WHEN g < 4 THEN 'none' ELSE 'x' END, 99 FROM generate_series(1, 9) g; INSERT INTO c VALUES (10, 5, NULL, 1)`)
 	m.Bash("pgextract --slot " + m.slot + " | pgapply")
 	out, _ := m.cut(0, "check")
-	for _, want := range []string{"4 rows of public.c on the source violate foreign key c's parent", "9 rows of public.c on the source violate foreign key self"} {
+	for _, want := range []string{"4 rows of public.c on the source violate foreign key c's parent",
+		"9 rows of public.c on the source violate foreign key self"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is not in\n%s", want, out)
 		}
@@ -202,7 +219,8 @@ func TestOrphans_C30(t *testing.T) {
 		t.Errorf("the queries show %s rows\n%s", got, out)
 	}
 	lines := m.missing()
-	if len(lines) != 1 || lines[0].Name != "public.c.c's parent" || lines[0].Problem != "orphans" || lines[0].Class != "integrity" || !strings.HasPrefix(lines[0].Cause, "4 rows ") {
+	if len(lines) != 1 || lines[0].Name != "public.c.c's parent" || lines[0].Problem != "orphans" ||
+		lines[0].Class != "integrity" || !strings.HasPrefix(lines[0].Cause, "4 rows ") {
 		t.Fatalf("%+v", lines)
 	}
 	m.cut(0, "missing", "--allow-orphans")
@@ -221,8 +239,9 @@ func TestOrphans_C30(t *testing.T) {
 	m.cut(0, "fence")
 }
 
-// Functions that rely on the search path where the load, an index or a materialized view calls them are found, and those that do not are left alone. When they have the
-// path that check prints, everything loads.
+// Functions that rely on the search path where the load, an index or a materialized view calls them
+// are found, and those that do not are left alone. When they have the path that check prints,
+// everything loads.
 func TestSearchPathFunctions_C11(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
@@ -278,7 +297,8 @@ func TestSearchPathMessage_C11(t *testing.T) {
 		CREATE TABLE v (id int PRIMARY KEY); CREATE INDEX ON v (app.slowly(id)); INSERT INTO t VALUES (1); INSERT INTO u VALUES (1); INSERT INTO v VALUES (1)`)
 	e := pgtest.NewEnv(t, source, target)
 	status, _, said := e.Run(nil, "bash", "-c", "set -o pipefail; pgextract --slot "+source.Name+" | pgapply")
-	for _, want := range []string{"ALTER FUNCTION app.twice(integer) SET search_path = ", "ALTER FUNCTION app.slowly(integer) SET search_path = "} {
+	for _, want := range []string{"ALTER FUNCTION app.twice(integer) SET search_path = ",
+		"ALTER FUNCTION app.slowly(integer) SET search_path = "} {
 		if !strings.Contains(said, want) {
 			t.Errorf("%q is not said", want)
 		}

@@ -16,7 +16,8 @@ func TestVerifyLargeRows_C18(t *testing.T) {
 	m := begin(t, source, target)
 	// Both sides make the values themselves: the text of the row would have 1.08 GB.
 	const value = "bytea GENERATED ALWAYS AS (decode(repeat('00', n), 'hex')) STORED"
-	source.Exec("CREATE TABLE large (id int PRIMARY KEY, n int, a "+value+", b "+value+")", "INSERT INTO large VALUES (1, 270000000), (2, 1)")
+	source.Exec("CREATE TABLE large (id int PRIMARY KEY, n int, a "+value+", b "+value+")",
+		"INSERT INTO large VALUES (1, 270000000), (2, 1)")
 	m.load()
 	m.cut(0, "wait", "caught-up", "--timeout", "30s", "--lag", "0")
 	m.cut(0, "fence")
@@ -28,9 +29,9 @@ func TestVerifyLargeRows_C18(t *testing.T) {
 	says(t, out, "row\tpublic.large\t(2)\tdifferent\n")
 }
 
-// A table of which no query can be planned, for a function of an index of its own that relies on its
-// caller's search path, is compared all the same, without calling that function. One that cannot be
-// read at all is named, and the others are compared.
+// A table of which no query can be planned, for a function of an index of its own that relies on
+// its caller's search path, is compared all the same, without calling that function. One that
+// cannot be read at all is named, and the others are compared.
 func TestVerifyPathOfFunctions_C11(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	const schema = "CREATE SCHEMA app; SET search_path = app; CREATE FUNCTION mul(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 * 2';" +

@@ -19,10 +19,12 @@ func claim(lsn format.LSN, id string) string {
 // What a file has from an earlier time acknowledges nothing and ends nothing.
 func TestStaleConfirmFile_I6(t *testing.T) {
 	source := database(t, pgtest.Source(t))
-	source.Exec("COMMENT ON PUBLICATION " + source.Name + " IS 'of the DBA\n  pgsluice slot=" + source.Name + "x token=theirs target=theirs\npgsluice slot=" + source.Name + " token=ours'")
+	source.Exec("COMMENT ON PUBLICATION " + source.Name + " IS 'of the DBA\n  pgsluice slot=" + source.Name +
+		"x token=theirs target=theirs\npgsluice slot=" + source.Name + " token=ours'")
 	began := confirmed(source)
 	path := filepath.Join(t.TempDir(), "applied")
-	stale := "ended\nended\told.t\nended\t.t\napplied\tFF/0\t2020-01-01T00:00:00Z\n" + claim(0xff_0000_0000, "old.t") + claim(0xff_0000_0000, "ours.t") + claim(0xff_0000_0000, ".t")
+	stale := "ended\nended\told.t\nended\t.t\napplied\tFF/0\t2020-01-01T00:00:00Z\n" +
+		claim(0xff_0000_0000, "old.t") + claim(0xff_0000_0000, "ours.t") + claim(0xff_0000_0000, ".t")
 	if err := os.WriteFile(path, []byte(stale), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -47,14 +49,17 @@ func TestStaleConfirmFile_I6(t *testing.T) {
 	defer f.Close()
 	var at format.LSN
 	d.look(func() { at = d.at })
-	_, _ = f.WriteString("ended\nended\told.t\n" + claim(at, "old.t") + claim(at, ".t") + claim(at, "ours.") + claim(0xff_0000_0000, "ours.t") + fmt.Sprintf("applied\t%v\tx\n", at))
+	_, _ = f.WriteString("ended\nended\told.t\n" +
+		claim(at, "old.t") + claim(at, ".t") + claim(at, "ours.") + claim(0xff_0000_0000,
+		"ours.t") + fmt.Sprintf("applied\t%v\tx\n", at))
 	more()
 	if got := source.Query("SELECT obj_description(oid) FROM pg_publication"); strings.HasSuffix(got, "target=t") {
 		t.Errorf("the slot was given away: %s", got)
 	}
 	_, _ = f.WriteString(claim(at, "ours.t"))
 	pgtest.Wait(t, patience, "the slot is acknowledged", func() bool { return confirmed(source) == at })
-	want := "of the DBA\n  pgsluice slot=" + source.Name + "x token=theirs target=theirs\npgsluice slot=" + source.Name + " token=ours target=t"
+	want := "of the DBA\n  pgsluice slot=" + source.Name + "x token=theirs target=theirs\npgsluice slot=" +
+		source.Name + " token=ours target=t"
 	if got := source.Query("SELECT obj_description(oid) FROM pg_publication"); got != want {
 		t.Errorf("the comment is\n%s\nnot\n%s", got, want)
 	}

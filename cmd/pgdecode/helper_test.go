@@ -112,7 +112,8 @@ func (d *decoding) wait(what string, cond func() bool) {
 			return
 		}
 		if over || time.Now().After(deadline) {
-			d.t.Fatalf("did not come: %s; at %v, %d rows, last record %s, error %v; standard error:\n%s", what, d.at, len(d.rows), d.last, d.err, d.Errors())
+			d.t.Fatalf("did not come: %s; at %v, %d rows, last record %s, error %v; standard error:\n%s",
+				what, d.at, len(d.rows), d.last, d.err, d.Errors())
 		}
 	}
 }

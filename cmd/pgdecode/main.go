@@ -53,7 +53,8 @@ var about = manual.Manual{
 		{Does: "Apply the changes up to now:", Command: "pgdecode --slot mig --until now | pgapply"},
 		{Does: "Keep the changes in files while the target is away:", Command: "pgdecode --slot mig --output changes.pgs --rotate 1GB"},
 	},
-	Exits: map[fault.Status]string{fault.OK: "Success: the stream is complete.", fault.Data: "The file of --output is not a stream, or is damaged."},
+	Exits: map[fault.Status]string{fault.OK: "Success: the stream is complete.",
+		fault.Data: "The file of --output is not a stream, or is damaged."},
 }
 
 func run(ctx context.Context, env *cli.Env) error {
@@ -69,7 +70,8 @@ func run(ctx context.Context, env *cli.Env) error {
 	if err := slot.CheckName(f.Slot); err != nil {
 		return err
 	}
-	r := &receive.Receiver{Server: pgdial.Source(f.Source, "pgdecode"), Slot: f.Slot, Publications: f.Publication, Stop: env.Stop, Log: env.Log}
+	r := &receive.Receiver{Server: pgdial.Source(f.Source, "pgdecode"), Slot: f.Slot,
+		Publications: f.Publication, Stop: env.Stop, Log: env.Log}
 	if len(r.Publications) == 0 {
 		r.Publications = []string{f.Slot}
 	}

@@ -20,7 +20,9 @@ func TestOutput(t *testing.T) {
 	for _, rotate := range []string{"", "200kB"} {
 		t.Run("rotate "+rotate, func(t *testing.T) {
 			source, target := pgtest.Source(t).Database(t, ""), pgtest.Target(t).Database(t, "")
-			source.Exec("CREATE TABLE t (a int PRIMARY KEY, b text)", "CREATE TABLE u (a int PRIMARY KEY, b int)", "INSERT INTO u SELECT i, 0 FROM generate_series(1, 100) i")
+			source.Exec("CREATE TABLE t (a int PRIMARY KEY, b text)",
+				"CREATE TABLE u (a int PRIMARY KEY, b int)",
+				"INSERT INTO u SELECT i, 0 FROM generate_series(1, 100) i")
 			env := pgtest.NewEnv(t, source, target)
 			env.Bash(`pgextract --slot "$1" | pgapply`, source.Name)
 			began := confirmed(source)
@@ -44,7 +46,8 @@ func TestOutput(t *testing.T) {
 						return
 					default:
 					}
-					_, err = source.Try(fmt.Sprintf("INSERT INTO t SELECT %d000 + i, repeat('x', 50) FROM generate_series(1, %d) i; UPDATE u SET b = b + %d WHERE a %% 10 = %d", i, 1+i%300, i, i%10))
+					_, err = source.Try(fmt.Sprintf("INSERT INTO t SELECT %d000 + i, repeat('x', 50) FROM generate_series(1, %d) i; UPDATE u SET b = b + %d WHERE a %% 10 = %d",
+						i, 1+i%300, i, i%10))
 				}
 				written <- err
 			}()
@@ -170,7 +173,8 @@ func TestOutputLost(t *testing.T) {
 	if now, err := os.ReadFile(path); err != nil || len(now) != len(first) {
 		t.Errorf("the file was changed: %v", err)
 	}
-	for _, args := range [][]string{{"--rotate", "1GB"}, {"--output", path, "--confirm-from", path}, {"--output", path, "--rotate", "much"}} {
+	for _, args := range [][]string{{"--rotate", "1GB"}, {"--output", path, "--confirm-from", path},
+		{"--output", path, "--rotate", "much"}} {
 		if status, _, errs := env.Run(nil, "pgdecode", append([]string{"--slot", source.Name}, args...)...); status != 64 {
 			t.Errorf("%v: status %d:\n%s", args, status, errs)
 		}

@@ -190,7 +190,8 @@ func TestSlotThatCannotBeDecoded(t *testing.T) {
 	exec(third, "COMMIT")
 	env := &pgtest.Env{T: t, Dir: pgtest.Programs(t, false), Source: source.URI}
 	status, _, errs := env.Run(nil, "pgdecode", "--slot", source.Name, "--until", "now")
-	if status != 0 && (status != 69 || !strings.Contains(errs, "could not map file") || !strings.Contains(errs, "hint: The target needs a new full load")) {
+	if status != 0 && (status != 69 || !strings.Contains(errs, "could not map file") ||
+		!strings.Contains(errs, "hint: The target needs a new full load")) {
 		t.Errorf("status %d: %s", status, errs)
 	}
 }
@@ -304,7 +305,8 @@ func TestUntil(t *testing.T) {
 	if lsn, _ := format.ParseLSN(now); d.end.LSN <= lsn {
 		t.Errorf("the end is at %v, not after %v", d.end.LSN, lsn)
 	}
-	status, _, errs := (&pgtest.Env{T: t, Dir: pgtest.Programs(t, false), Source: source.URI}).Run(nil, "pgdecode", "--slot", source.Name, "--until", "later")
+	status, _, errs := (&pgtest.Env{T: t, Dir: pgtest.Programs(t, false), Source: source.URI}).
+		Run(nil, "pgdecode", "--slot", source.Name, "--until", "later")
 	if status != 64 || !strings.Contains(errs, "--until") {
 		t.Errorf("status %d: %s", status, errs)
 	}

@@ -101,7 +101,8 @@ func TestConstraintsNow(t *testing.T) {
 func TestConstraintsNowDenied(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE a (id int PRIMARY KEY)")
-	target.Exec("DO $$ BEGIN CREATE ROLE load_plain LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$", "ALTER DATABASE "+target.Name+" OWNER TO load_plain", "GRANT ALL ON SCHEMA public TO load_plain")
+	target.Exec("DO $$ BEGIN CREATE ROLE load_plain LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$",
+		"ALTER DATABASE "+target.Name+" OWNER TO load_plain", "GRANT ALL ON SCHEMA public TO load_plain")
 	e := pgtest.NewEnv(t, source, target)
 	e.Target = target.As("load_plain", "")
 	_, said, _, status := pipe(e, []string{"--constraints", "now"}, []string{"--slot", source.Name, "--no-owner", "--no-acl"})

@@ -34,7 +34,9 @@ func TestSQLASCII(t *testing.T) {
 	source := pgtest.Source(t).Database(t, "ENCODING 'SQL_ASCII' TEMPLATE template0")
 	// A name and a value in LATIN1.
 	name := string([]byte("\"n\xe4me\""))
-	source.Exec("CREATE TABLE "+name+" (id int PRIMARY KEY, v text)", "INSERT INTO "+name+" VALUES (1, convert_from('\\xe4f6fc', 'SQL_ASCII'))", "CREATE TABLE plain (v text)")
+	source.Exec("CREATE TABLE "+name+" (id int PRIMARY KEY, v text)",
+		"INSERT INTO "+name+" VALUES (1, convert_from('\\xe4f6fc', 'SQL_ASCII'))",
+		"CREATE TABLE plain (v text)")
 	same := pgtest.Target(t).Database(t, "ENCODING 'SQL_ASCII' TEMPLATE template0")
 	load(t, pgtest.NewEnv(t, source, same))
 	if got := same.Query("SELECT encode(v::bytea, 'hex') FROM " + name); got != "e4f6fc" {
@@ -64,7 +66,8 @@ func TestExtensionConfiguration(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	for _, d := range []*pgtest.DB{source, target} {
 		d.Exec("CREATE EXTENSION hstore", "CREATE TABLE settings (id int PRIMARY KEY, theirs bool)", "CREATE TABLE internals (id int)",
-			"INSERT INTO settings VALUES (1, true), (2, true)", "INSERT INTO internals VALUES (1)", "ALTER EXTENSION hstore ADD TABLE settings", "ALTER EXTENSION hstore ADD TABLE internals",
+			"INSERT INTO settings VALUES (1, true), (2, true)", "INSERT INTO internals VALUES (1)",
+			"ALTER EXTENSION hstore ADD TABLE settings", "ALTER EXTENSION hstore ADD TABLE internals",
 			"UPDATE pg_extension SET extconfig = ARRAY['settings'::regclass::oid], extcondition = ARRAY['WHERE NOT theirs'] WHERE extname = 'hstore'")
 	}
 	source.Exec("INSERT INTO settings VALUES (3, false), (4, false)", "INSERT INTO internals VALUES (2)")

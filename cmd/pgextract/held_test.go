@@ -149,7 +149,9 @@ func TestForcedSecurity_C8(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	slot := source.Name
 	role := restricted(target)
-	source.Exec("CREATE TABLE secret (id int PRIMARY KEY, v text)", "INSERT INTO secret SELECT g, 'x' FROM generate_series(1, 20) g", "ALTER TABLE secret ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+	source.Exec("CREATE TABLE secret (id int PRIMARY KEY, v text)",
+		"INSERT INTO secret SELECT g, 'x' FROM generate_series(1, 20) g",
+		"ALTER TABLE secret ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
 		"CREATE POLICY few ON secret USING (id < 5)")
 	e := pgtest.NewEnv(t, source, target)
 	e.Target = target.As(role, "")
@@ -163,7 +165,8 @@ func TestForcedSecurity_C8(t *testing.T) {
 		pgcutover drain --slot "$1"; pgcutover open --slot "$1"; wait $sync || true`, slot)
 	// Now the policy hides rows from the role. What cannot be seen is neither equal nor different.
 	status, out, errs := e.Run(nil, "pgcutover", "verify", "--slot", slot)
-	if status != 78 || !strings.Contains(string(out), "unverified\tpublic.secret\t") || !strings.Contains(errs, "ALTER ROLE \""+role+"\" BYPASSRLS;") {
+	if status != 78 || !strings.Contains(string(out), "unverified\tpublic.secret\t") ||
+		!strings.Contains(errs, "ALTER ROLE \""+role+"\" BYPASSRLS;") {
 		t.Errorf("verify under a policy: status %d\n%s\n%s", status, out, errs)
 	}
 	target.Exec(`ALTER ROLE "` + role + `" BYPASSRLS`)
@@ -183,7 +186,8 @@ func TestActingRecorded_C25(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	slot := source.Name
-	source.Exec("CREATE TABLE a (id int PRIMARY KEY, v text)", "CREATE TABLE b (id int PRIMARY KEY, v text)", "CREATE TABLE log (id int PRIMARY KEY, v text)",
+	source.Exec("CREATE TABLE a (id int PRIMARY KEY, v text)", "CREATE TABLE b (id int PRIMARY KEY, v text)",
+		"CREATE TABLE log (id int PRIMARY KEY, v text)",
 		"CREATE FUNCTION other() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.v := NEW.v || '!'; RETURN NEW; END $$")
 	e := pgtest.NewEnv(t, source, target)
 	e.Must(nil, "pgcutover", "ddl", "install")
@@ -193,12 +197,14 @@ func TestActingRecorded_C25(t *testing.T) {
 		e.Bash("pgdecode --slot " + slot + " --until now | pgapply >/dev/null")
 		pgtest.Equal(t, source, target)
 	}
-	source.Exec("CREATE TRIGGER always BEFORE INSERT ON a FOR EACH ROW EXECUTE PROCEDURE other()", "ALTER TABLE a ENABLE ALWAYS TRIGGER always",
+	source.Exec("CREATE TRIGGER always BEFORE INSERT ON a FOR EACH ROW EXECUTE PROCEDURE other()",
+		"ALTER TABLE a ENABLE ALWAYS TRIGGER always",
 		"CREATE TRIGGER gone BEFORE INSERT ON b FOR EACH ROW EXECUTE PROCEDURE other()", "ALTER TABLE b ENABLE ALWAYS TRIGGER gone",
 		"CREATE RULE also AS ON INSERT TO b DO ALSO INSERT INTO log VALUES (new.id, new.v)", "ALTER TABLE b ENABLE ALWAYS RULE also",
 		"INSERT INTO a VALUES (1, 'x')", "INSERT INTO b VALUES (1, 'x')")
 	sync()
-	source.Exec("ALTER TABLE a DISABLE TRIGGER always", "DROP TRIGGER gone ON b", "ALTER TABLE b ENABLE RULE also", "ALTER TABLE b ENABLE ALWAYS RULE also",
+	source.Exec("ALTER TABLE a DISABLE TRIGGER always", "DROP TRIGGER gone ON b",
+		"ALTER TABLE b ENABLE RULE also", "ALTER TABLE b ENABLE ALWAYS RULE also",
 		"INSERT INTO a VALUES (2, 'x')", "INSERT INTO b VALUES (2, 'x')")
 	sync()
 	e.Bash(fenced+`; pgdecode --slot "$1" | pgapply >/dev/null & sync=$!

@@ -102,7 +102,8 @@ func run(ctx context.Context, env *cli.Env) error {
 	if l.Meter == nil {
 		return cli.ErrStopped // the program at the end of the pipe has the last word
 	}
-	return fault.New(fault.Interrupted, "%w: the stream has no end", cli.ErrStopped).WithHint("What is whole in it can be applied. For all of it, start the same command again.")
+	return fault.New(fault.Interrupted, "%w: the stream has no end", cli.ErrStopped).
+		WithHint("What is whole in it can be applied. For all of it, start the same command again.")
 }
 
 // load returns what the flags ask for, if they fit together.
@@ -110,7 +111,8 @@ func (f *flags) load(env *cli.Env) (*extract.Load, error) {
 	if err := f.check(); err != nil {
 		return nil, err
 	}
-	l := &extract.Load{Server: pgdial.Source(f.Source, "pgextract"), Slot: f.Slot, Publication: f.Publication, Failover: f.Failover, Jobs: max(f.Jobs, 1),
+	l := &extract.Load{Server: pgdial.Source(f.Source, "pgextract"), Slot: f.Slot, Publication: f.Publication,
+		Failover: f.Failover, Jobs: max(f.Jobs, 1),
 		DataOnly: f.DataOnly, NoOwner: f.NoOwner, NoACL: f.NoACL, Log: env.Log}
 	if f.Format != "auto" {
 		l.Format = f.Format
@@ -141,15 +143,18 @@ func (f *flags) check() error {
 			return err
 		}
 	} else if f.Failover {
-		return fault.New(fault.Usage, "--failover needs --slot").WithHint("Without a slot there is nothing that could be lost in a failover.")
+		return fault.New(fault.Usage, "--failover needs --slot").
+			WithHint("Without a slot there is nothing that could be lost in a failover.")
 	}
 	switch {
 	case f.Reload && len(f.Table) == 0:
-		return fault.New(fault.Usage, "--reload needs --table").WithHint("Name what is to be emptied and loaded again: --table public.orders --reload")
+		return fault.New(fault.Usage, "--reload needs --table").
+			WithHint("Name what is to be emptied and loaded again: --table public.orders --reload")
 	case f.Reload && f.Resume:
 		return fault.New(fault.Usage, "--reload and --resume contradict each other")
 	case f.Hold && (f.Snapshot != "" || f.Part != "" || f.Resume):
-		return fault.New(fault.Usage, "--hold makes a snapshot, and reads nothing").WithHint("Give --snapshot, --part and --resume to the processes that read it.")
+		return fault.New(fault.Usage, "--hold makes a snapshot, and reads nothing").
+			WithHint("Give --snapshot, --part and --resume to the processes that read it.")
 	case f.Part != "" && f.Snapshot == "":
 		return fault.New(fault.Usage, "--part needs --snapshot").WithHint("Get one from: pgextract --slot NAME --hold")
 	}

@@ -27,7 +27,8 @@ func loadInto(t *testing.T, e *pgtest.Env, apply []string, args ...string) strin
 	t.Helper()
 	extracted, said, extractStatus, applyStatus := pipe(e, apply, args)
 	if extractStatus != 0 || applyStatus != 0 {
-		t.Fatalf("pgextract %s | pgapply %s: exit statuses %d and %d\n%s%s", strings.Join(args, " "), strings.Join(apply, " "), extractStatus, applyStatus, extracted, said)
+		t.Fatalf("pgextract %s | pgapply %s: exit statuses %d and %d\n%s%s", strings.Join(args, " "),
+			strings.Join(apply, " "), extractStatus, applyStatus, extracted, said)
 	}
 	return extracted + said
 }

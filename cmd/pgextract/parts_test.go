@@ -40,7 +40,9 @@ func TestParts(t *testing.T) {
 	slot := source.Name
 	holder, snapshot := hold(t, e, "--slot", slot)
 	// From here on the source is another; the tables grow beyond what the plan was made for.
-	source.Exec("CREATE TABLE reference AS SELECT * FROM big", "INSERT INTO big SELECT i, repeat('y', 450) FROM generate_series(30001, 60000) i", "DELETE FROM t3", "CREATE TABLE too_late (a int)")
+	source.Exec("CREATE TABLE reference AS SELECT * FROM big",
+		"INSERT INTO big SELECT i, repeat('y', 450) FROM generate_series(30001, 60000) i", "DELETE FROM t3",
+		"CREATE TABLE too_late (a int)")
 	const n = 3
 	part := func(i int) []string {
 		return []string{"--slot", slot, "--snapshot", snapshot, "--part", fmt.Sprintf("%d/%d", i, n), "--resume"}
@@ -94,7 +96,8 @@ func TestParts(t *testing.T) {
 // the other one says why it does not.
 func TestLoadedTwice(t *testing.T) {
 	source, target := pgtest.Pair(t)
-	source.Exec("CREATE TABLE big (id bigint PRIMARY KEY, v text)", "INSERT INTO big SELECT i, repeat('x', 100) FROM generate_series(1, 40000) i")
+	source.Exec("CREATE TABLE big (id bigint PRIMARY KEY, v text)",
+		"INSERT INTO big SELECT i, repeat('x', 100) FROM generate_series(1, 40000) i")
 	e := pgtest.NewEnv(t, source, target)
 	holder, snapshot := hold(t, e, "--slot", source.Name)
 	stream := e.Must(nil, "pgextract", "--slot", source.Name, "--snapshot", snapshot)
@@ -153,7 +156,8 @@ func TestLoadParallel(t *testing.T) {
 func TestLoadParallelRefused(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE good AS SELECT i FROM generate_series(1, 1000) i",
-		"CREATE FUNCTION picky(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RETURN n / (current_database() = '"+source.Name+"')::int; END$$",
+		"CREATE FUNCTION picky(n int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RETURN n / (current_database() = '"+
+			source.Name+"')::int; END$$",
 		"CREATE TABLE bad AS SELECT i FROM generate_series(1, 1000) i", "CREATE INDEX refused ON bad (picky(i))")
 	e := pgtest.NewEnv(t, source, target)
 	errors := t.TempDir() + "/errors"
@@ -162,7 +166,8 @@ func TestLoadParallelRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(string(said), "ERROR: division by zero"); !strings.Contains(out, "status 1") || n < 1 || n > 2 || !strings.Contains(string(said), "could not be created on the target") {
+	if n := strings.Count(string(said), "ERROR: division by zero"); !strings.Contains(out, "status 1") ||
+		n < 1 || n > 2 || !strings.Contains(string(said), "could not be created on the target") {
 		t.Errorf("%s, and %d refusals:\n%s", out, n, said)
 	}
 	pgtest.Equal(t, source, target)
@@ -174,7 +179,8 @@ func TestKeyRanges(t *testing.T) {
 	old := pgtest.Start(t, 13)
 	source, target := old.Database(t, ""), pgtest.Target(t).Database(t, "")
 	splitTable(source, "big")
-	source.Exec("UPDATE big SET id = id - 13000", "INSERT INTO big VALUES (-9223372036854775808, 'least'), (9223372036854775807, 'greatest')",
+	source.Exec("UPDATE big SET id = id - 13000",
+		"INSERT INTO big VALUES (-9223372036854775808, 'least'), (9223372036854775807, 'greatest')",
 		"CREATE TABLE no_key AS SELECT * FROM big LIMIT 10")
 	e := pgtest.NewEnv(t, source, target)
 	load(t, e)

@@ -23,7 +23,8 @@ func TestProgressLines(t *testing.T) {
 			t.Fatal(a.Errors())
 		}
 		x.Wait(timeout)
-		line := a.Errors()[strings.LastIndexByte(a.Errors()[:strings.Index(a.Errors(), "loading")], '\n')+1:] // before it, where the target is
+		// before it, where the target is
+		line := a.Errors()[strings.LastIndexByte(a.Errors()[:strings.Index(a.Errors(), "loading")], '\n')+1:]
 		line, _, _ = strings.Cut(line, "\n")
 		if log == "text" {
 			if !strings.Contains(line, "% of 1 table") || !strings.Contains(line, "/s, ") || !strings.HasSuffix(line, " left") {
@@ -38,7 +39,8 @@ func TestProgressLines(t *testing.T) {
 			Percent float64
 			Left    int `json:"seconds_left"`
 		}
-		if err := json.Unmarshal([]byte(line), &m); err != nil || m.Msg != "loading" || m.Rows == 0 || m.Bytes == 0 || m.Percent <= 0 || m.Percent >= 100 {
+		if err := json.Unmarshal([]byte(line), &m); err != nil || m.Msg != "loading" || m.Rows == 0 ||
+			m.Bytes == 0 || m.Percent <= 0 || m.Percent >= 100 {
 			t.Error(line, err)
 		}
 	}
@@ -50,7 +52,8 @@ func TestProgressBars(t *testing.T) { progressBars(t, "big") }
 // The terminal obeys nothing of a table's name.
 func TestProgressBars_P11(t *testing.T) {
 	written := progressBars(t, "big\x1b[31m\u009b\u202e\npgapply: forged")
-	if !strings.Contains(written, `public.big\x1b[31m\u009b\u202e\npgapply: forged`) || strings.ContainsAny(written, "\u009b\u202e") || strings.Contains(written, "\x1b[31m") {
+	if !strings.Contains(written, `public.big\x1b[31m\u009b\u202e\npgapply: forged`) ||
+		strings.ContainsAny(written, "\u009b\u202e") || strings.Contains(written, "\x1b[31m") {
 		t.Errorf("%q", written)
 	}
 }

@@ -20,7 +20,9 @@ func manyTables(d *pgtest.DB, n int) {
 	}
 	d.Exec(sql.String())
 	splitTable(d, "big")
-	d.Exec("ALTER TABLE t1 ADD FOREIGN KEY (id) REFERENCES t2", "CREATE MATERIALIZED VIEW counted AS SELECT count(*) FROM t1", "CREATE SEQUENCE s", "SELECT nextval('s')",
+	d.Exec("ALTER TABLE t1 ADD FOREIGN KEY (id) REFERENCES t2",
+		"CREATE MATERIALIZED VIEW counted AS SELECT count(*) FROM t1", "CREATE SEQUENCE s",
+		"SELECT nextval('s')",
 		"SELECT lo_from_bytea(1000 + i, decode(md5(i::text), 'hex')) FROM generate_series(1, 100) i")
 }
 
@@ -88,7 +90,8 @@ func TestKilledLoad(t *testing.T) {
 		t.Errorf("only these tables were finished: %s", done)
 	}
 	// The server counts what is read, with a delay; a crash has reset it.
-	read := "SELECT relname, seq_scan, seq_tup_read, coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables WHERE relname IN (" + done + ") ORDER BY 1"
+	read := "SELECT relname, seq_scan, seq_tup_read, coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables WHERE relname IN (" +
+		done + ") ORDER BY 1"
 	const all = "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0)) FROM pg_stat_user_tables"
 	before, beforeAll := source.Query(read), source.Query(all)
 	said := load(t, e, args...)
@@ -202,7 +205,8 @@ func upToFirstPart(t *testing.T, stream []byte) []byte {
 // A table can be loaded again, and one that was made later be added, while sync is stopped.
 func TestReload(t *testing.T) {
 	source, target := pgtest.Pair(t)
-	source.Exec("CREATE TABLE a (id int PRIMARY KEY, v text)", "INSERT INTO a VALUES (1, 'x'), (2, 'y')", "CREATE TABLE b (id int PRIMARY KEY REFERENCES a)", "INSERT INTO b VALUES (1)",
+	source.Exec("CREATE TABLE a (id int PRIMARY KEY, v text)", "INSERT INTO a VALUES (1, 'x'), (2, 'y')",
+		"CREATE TABLE b (id int PRIMARY KEY REFERENCES a)", "INSERT INTO b VALUES (1)",
 		"CREATE VIEW v AS SELECT * FROM a")
 	e := pgtest.NewEnv(t, source, target)
 	slot := source.Name
@@ -217,7 +221,8 @@ func TestReload(t *testing.T) {
 		}
 		if i == 0 {
 			e.Bash(remove)
-			if n := source.Query("SELECT (SELECT count(*) FROM pg_replication_slots WHERE slot_name = '" + slot + "') + (SELECT count(*) FROM pg_publication)"); n != "0" {
+			if n := source.Query("SELECT (SELECT count(*) FROM pg_replication_slots WHERE slot_name = '" +
+				slot + "') + (SELECT count(*) FROM pg_publication)"); n != "0" {
 				t.Errorf("%s of slot and publications are left", n)
 			}
 		}
@@ -227,14 +232,17 @@ func TestReload(t *testing.T) {
 	e.Bash(`pgdecode --slot "$1" --until now | pgapply >/dev/null`, slot)
 	// Somebody has spoiled a table of the target, and there is a new one on the source.
 	target.Exec("UPDATE a SET v = 'spoiled'", "DELETE FROM a WHERE id = 1")
-	source.Exec("INSERT INTO a VALUES (4, 'w')", "CREATE TABLE c (id serial PRIMARY KEY, v text)", "CREATE INDEX ON c (v)", "INSERT INTO c (v) VALUES ('before'), ('it')", "ALTER TABLE c ADD FOREIGN KEY (id) REFERENCES a")
+	source.Exec("INSERT INTO a VALUES (4, 'w')", "CREATE TABLE c (id serial PRIMARY KEY, v text)",
+		"CREATE INDEX ON c (v)", "INSERT INTO c (v) VALUES ('before'), ('it')",
+		"ALTER TABLE c ADD FOREIGN KEY (id) REFERENCES a")
 	if s, _, said := e.Run(nil, "pgextract", "--slot", slot, "--reload"); s != 64 || !strings.Contains(said, "--table") {
 		t.Errorf("--reload alone: %d %s", s, said)
 	}
 	// One of them is not even there any more.
 	target.Exec("ALTER TABLE a RENAME TO elsewhere")
 	_, said, _, status := pipe(e, nil, []string{"--slot", slot, "--table", "a", "--table", "public.c", "--reload"})
-	if status != 78 || !strings.Contains(said, "any more") || !strings.Contains(said, `pg_dump -s -t '"public"."a"'`) || strings.Contains(said, "--data-only") {
+	if status != 78 || !strings.Contains(said, "any more") ||
+		!strings.Contains(said, `pg_dump -s -t '"public"."a"'`) || strings.Contains(said, "--data-only") {
 		t.Errorf("exit status %d\n%s", status, said)
 	}
 	target.Exec("ALTER TABLE elsewhere RENAME TO a")

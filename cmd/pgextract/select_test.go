@@ -33,8 +33,11 @@ func TestSelection(t *testing.T) {
 		{[]string{"--schema", "app"}, "Items customers orders orders_new orders_old", "Items customers orders_new orders_old"},
 		{[]string{"--schema", "l*"}, "entries", "entries"},
 		{[]string{"--exclude-table", "app.order*", "--exclude-table", "app.paid"}, "Items customers entries", "Items customers entries"},
-		{[]string{"--exclude-table-data", "app.orders", "--exclude-table-data", `*."Items"`}, "Items customers entries orders orders_new orders_old", "customers entries"},
-		{[]string{"--schema", "app", "--exclude-table", "app.orders", "--exclude-table", "paid", "--exclude-table", "app.p*", "--exclude-table-data", "app.customers"}, "Items customers", "Items"},
+		{[]string{"--exclude-table-data", "app.orders", "--exclude-table-data", `*."Items"`},
+			"Items customers entries orders orders_new orders_old", "customers entries"},
+		{[]string{"--schema", "app", "--exclude-table", "app.orders", "--exclude-table", "paid",
+			"--exclude-table", "app.p*", "--exclude-table-data", "app.customers"}, "Items customers",
+			"Items"},
 	} {
 		target := pgtest.Target(t).Database(t, "")
 		e := pgtest.NewEnv(t, source, target)
@@ -46,7 +49,8 @@ func TestSelection(t *testing.T) {
 		}
 		var filled []string
 		for _, name := range strings.Fields(test.tables) {
-			q := target.Query(`SELECT oid::regclass FROM pg_class WHERE relname = '` + name + `' AND relkind = 'r' AND relnamespace::regnamespace::text IN ('app', 'log')`)
+			q := target.Query(`SELECT oid::regclass FROM pg_class WHERE relname = '` + name +
+				`' AND relkind = 'r' AND relnamespace::regnamespace::text IN ('app', 'log')`)
 			if q != "" && target.Query("SELECT count(*) FROM "+q) != "0" {
 				filled = append(filled, name)
 				pgtest.EqualTable(t, source, target, q)
@@ -103,7 +107,8 @@ func TestRename(t *testing.T) {
 	if n := strings.Count(said, "no table of this load"); n != 1 || !strings.Contains(said, `--rename "app"=quoted: no table`) {
 		t.Errorf("of a name that is none: %s", said)
 	}
-	source.Exec("INSERT INTO log.entries VALUES (2, 'y')", `UPDATE app."Items" SET of = -id`, "INSERT INTO app.customers (name) VALUES ('new')")
+	source.Exec("INSERT INTO log.entries VALUES (2, 'y')", `UPDATE app."Items" SET of = -id`,
+		"INSERT INTO app.customers (name) VALUES ('new')")
 	const script = `set -euo pipefail
 		pgcutover fence --slot "$1"
 		pgdecode --slot "$1" --until now | pgapply "${@:2}" >/dev/null
@@ -130,7 +135,8 @@ func TestCannotRename(t *testing.T) {
 	source.Exec(shop, `CREATE FUNCTION app.two() RETURNS bigint LANGUAGE sql AS 'SELECT count(*) FROM app.orders'`)
 	e := pgtest.NewEnv(t, source, target)
 	_, said, _, status := pipe(e, []string{"--rename", "app=shop"}, nil)
-	if status != 78 || !strings.Contains(said, "FUNCTION two()") || !strings.Contains(said, "--data-only") || strings.Contains(said, "FUNCTION one()") {
+	if status != 78 || !strings.Contains(said, "FUNCTION two()") || !strings.Contains(said, "--data-only") ||
+		strings.Contains(said, "FUNCTION one()") {
 		t.Errorf("exit status %d\n%s", status, said)
 	}
 	if n := target.Query("SELECT count(*) FROM pg_namespace WHERE nspname IN ('app', 'shop', 'log')"); n != "0" {

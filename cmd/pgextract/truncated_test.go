@@ -16,7 +16,8 @@ import (
 // was in it.
 func TestTruncatedMeanwhile(t *testing.T) {
 	source := pgtest.Source(t).Database(t, "")
-	source.Exec("CREATE TABLE a (id int PRIMARY KEY)", "CREATE TABLE b (id int PRIMARY KEY)", "INSERT INTO a VALUES (1)", "INSERT INTO b VALUES (1)")
+	source.Exec("CREATE TABLE a (id int PRIMARY KEY)", "CREATE TABLE b (id int PRIMARY KEY)",
+		"INSERT INTO a VALUES (1)", "INSERT INTO b VALUES (1)")
 	for _, change := range []string{"TRUNCATE b", "VACUUM FULL b", "ALTER TABLE b ALTER id TYPE bigint"} {
 		env := &pgtest.Env{T: t, Dir: pgtest.Programs(t, false), Source: source.URI}
 		r, w := io.Pipe()
@@ -30,7 +31,8 @@ func TestTruncatedMeanwhile(t *testing.T) {
 		args := []string{"--data-only", "--slot", source.Name, "--snapshot", token}
 		env.Must(nil, "pgextract", args...)
 		source.Exec(change)
-		if status, _, errs := env.Run(nil, "pgextract", args...); status != 75 || !strings.Contains(errs, "public.b: truncated, rewritten, renamed or dropped after the snapshot") {
+		if status, _, errs := env.Run(nil, "pgextract", args...); status != 75 ||
+			!strings.Contains(errs, "public.b: truncated, rewritten, renamed or dropped after the snapshot") {
 			t.Errorf("%s: status %d: %s", change, status, errs)
 		}
 		hold.Kill()
@@ -45,9 +47,11 @@ func TestTruncatedMeanwhile(t *testing.T) {
 func TestChangedMeanwhile(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	for _, name := range []string{"truncated", "dropped", "renamed", "rewritten", "swapped1", "swapped2"} {
-		source.Exec("CREATE TABLE "+name+" (id int, v text)", "ALTER TABLE "+name+" REPLICA IDENTITY FULL", "INSERT INTO "+name+" SELECT i, '"+name+"' FROM generate_series(1, 100) i")
+		source.Exec("CREATE TABLE "+name+" (id int, v text)", "ALTER TABLE "+name+" REPLICA IDENTITY FULL",
+			"INSERT INTO "+name+" SELECT i, '"+name+"' FROM generate_series(1, 100) i")
 	}
-	source.Exec("CREATE TABLE big (id int PRIMARY KEY, v text)", "INSERT INTO big SELECT i, repeat('x', 1000) FROM generate_series(1, 10000) i", "CREATE SEQUENCE s")
+	source.Exec("CREATE TABLE big (id int PRIMARY KEY, v text)",
+		"INSERT INTO big SELECT i, repeat('x', 1000) FROM generate_series(1, 10000) i", "CREATE SEQUENCE s")
 	e := pgtest.NewEnv(t, source, target)
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -57,16 +61,20 @@ func TestChangedMeanwhile(t *testing.T) {
 	_ = w.Close()
 	// Nobody reads: it stands in the middle of the largest table, which comes first.
 	pgtest.Wait(t, timeout, "the first table is read", func() bool {
-		return source.Query("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgextract' AND query LIKE 'COPY \"public\".\"big\"%' AND wait_event = 'ClientWrite' AND datname = '"+source.Name+"'") == "1"
+		return source.Query("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pgextract' AND query LIKE 'COPY \"public\".\"big\"%' AND wait_event = 'ClientWrite' AND datname = '"+
+			source.Name+"'") == "1"
 	})
-	source.Exec("TRUNCATE truncated", "INSERT INTO truncated VALUES (7, 'new')", "DROP TABLE dropped", "ALTER TABLE renamed RENAME TO other", "VACUUM FULL rewritten",
-		"BEGIN; ALTER TABLE swapped1 RENAME TO x; ALTER TABLE swapped2 RENAME TO swapped1; ALTER TABLE x RENAME TO swapped2; COMMIT", "SELECT nextval('s')", "CREATE TABLE made (id serial PRIMARY KEY)")
+	source.Exec("TRUNCATE truncated", "INSERT INTO truncated VALUES (7, 'new')", "DROP TABLE dropped",
+		"ALTER TABLE renamed RENAME TO other", "VACUUM FULL rewritten",
+		"BEGIN; ALTER TABLE swapped1 RENAME TO x; ALTER TABLE swapped2 RENAME TO swapped1; ALTER TABLE x RENAME TO swapped2; COMMIT",
+		"SELECT nextval('s')", "CREATE TABLE made (id serial PRIMARY KEY)")
 	a := e.Start(r, nil, "pgapply")
 	_ = r.Close()
 	if xs, as := x.Wait(timeout), a.Wait(timeout); xs != 0 || as != 0 {
 		t.Fatalf("exit statuses %d and %d\n%s%s", xs, as, x.Errors(), a.Errors())
 	}
-	if !strings.Contains(x.Errors(), "public.dropped, public.renamed, public.rewritten, public.swapped1, public.swapped2, public.truncated: truncated, rewritten, renamed or dropped") {
+	if !strings.Contains(x.Errors(),
+		"public.dropped, public.renamed, public.rewritten, public.swapped1, public.swapped2, public.truncated: truncated, rewritten, renamed or dropped") {
 		t.Errorf("pgextract said: %s", x.Errors())
 	}
 	for _, name := range []string{"dropped", "renamed"} {
@@ -78,7 +86,8 @@ func TestChangedMeanwhile(t *testing.T) {
 	if n := target.Query("SELECT load_status FROM pgsluice.streams"); n != "loaded" {
 		t.Errorf("the load is %s", n)
 	}
-	source.Exec("INSERT INTO truncated VALUES (8, 'sync')", "DELETE FROM swapped1 WHERE id > 50", "UPDATE other SET v = 'sync'", "UPDATE big SET v = 'sync' WHERE id < 10")
+	source.Exec("INSERT INTO truncated VALUES (8, 'sync')", "DELETE FROM swapped1 WHERE id > 50",
+		"UPDATE other SET v = 'sync'", "UPDATE big SET v = 'sync' WHERE id < 10")
 	e.Bash(`pgdecode --slot "$1" --until now | pgapply >/dev/null`, source.Name)
 	pgtest.Equal(t, source, target)
 }
@@ -86,14 +95,16 @@ func TestChangedMeanwhile(t *testing.T) {
 // A table that is truncated all the time is loaded nonetheless.
 func TestTruncatedAllTheTime(t *testing.T) {
 	source, target := pgtest.Pair(t)
-	source.Exec("CREATE TABLE t (id int PRIMARY KEY)", "CREATE TABLE big (id int PRIMARY KEY, v text)", "INSERT INTO big SELECT i, repeat('x', 1000) FROM generate_series(1, 10000) i")
+	source.Exec("CREATE TABLE t (id int PRIMARY KEY)", "CREATE TABLE big (id int PRIMARY KEY, v text)",
+		"INSERT INTO big SELECT i, repeat('x', 1000) FROM generate_series(1, 10000) i")
 	e := pgtest.NewEnv(t, source, target)
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		for i := 0; ctx.Err() == nil; i++ {
-			if _, err := source.Try(fmt.Sprintf("BEGIN; TRUNCATE t; INSERT INTO t VALUES (%d); COMMIT; SELECT pg_sleep(0.2)", i)); err != nil {
+			if _, err := source.Try(fmt.Sprintf("BEGIN; TRUNCATE t; INSERT INTO t VALUES (%d); COMMIT; SELECT pg_sleep(0.2)",
+				i)); err != nil {
 				t.Error(err)
 				return
 			}

@@ -12,50 +12,54 @@ import (
 
 // values has, for every type of the server that has values which can be written, some at its edges.
 var values = map[string][]string{
-	"bool":                         {"t", "f"},
-	"bytea":                        {`\x`, `\x000a0d5c2e22277f80ff`, `\x5c4e`, `\x5c2e0a`},
-	"char":                         {"a", "", `\`, `\377`},
-	"name":                         {"", "x", "name with \"quotes\" and \\", strings.Repeat("n", 63)},
-	"int8":                         {"-9223372036854775808", "9223372036854775807", "0"},
-	"int2":                         {"-32768", "32767"},
-	"int2vector":                   {"", "1 2 3"},
-	"int4":                         {"-2147483648", "2147483647"},
-	"regproc":                      {"now", "-"},
-	"text":                         {"", `\N`, `\.`, "\t\n\r\b\f\v\\", "ünïcödé € 𝄞", "NULL", "null", `"`, "'", "{}", "$1 %s"},
-	"oid":                          {"0", "4294967295"},
-	"tid":                          {"(0,0)", "(4294967295,65535)"},
-	"xid":                          {"0", "4294967295"},
-	"cid":                          {"0", "4294967295"},
-	"oidvector":                    {"", "1 2"},
-	"json":                         {"null", `{"b":1, "a" : [ ],"a":"\u00e4\n"}`, `"\\"`},
-	"xml":                          {"", "<a b='c'>&amp;<!-- x --><?p i?><![CDATA[<]]></a>", "text"},
-	"xid8":                         {"0", "18446744073709551615"},
-	"point":                        {"(1,-0)", "(NaN,Infinity)", "(1e-300,0.1)"},
-	"lseg":                         {"[(1,2),(3,4.5)]"},
-	"path":                         {"((1,2),(3,4))", "[(1,2),(3,4)]"},
-	"box":                          {"(3,4),(1,2)"},
-	"circle":                       {"<(1,2),0.5>", "<(0,0),Infinity>"},
-	"polygon":                      {"((1,2),(3,4),(5,6))"},
-	"line":                         {"{1,-1,0.1}"},
-	"float4":                       {"NaN", "Infinity", "-Infinity", "-0", "1e-45", "3.4028235e+38", "0.1"},
-	"float8":                       {"NaN", "Infinity", "-Infinity", "-0", "5e-324", "1.7976931348623157e+308", "0.1"},
-	"money":                        {"-92233720368547758.08", "92233720368547758.07", "0.01"},
-	"macaddr":                      {"08:00:2b:01:02:03"},
-	"inet":                         {"192.168.0.1/24", "::1", "::ffff:1.2.3.4/128", "0.0.0.0/0"},
-	"cidr":                         {"10.0.0.0/8", "2001:db8::/32"},
-	"macaddr8":                     {"08:00:2b:01:02:03:04:05"},
-	"aclitem":                      {"postgres=r*w/postgres", "=X/postgres"},
-	"bpchar":                       {"", "a  ", "ä "},
-	"varchar":                      {"", " x "},
-	"date":                         {"4713-01-01 BC", "0001-12-31 BC", "5874897-12-31", "infinity", "-infinity", "2000-02-29"},
-	"time":                         {"00:00:00", "24:00:00", "23:59:59.999999"},
-	"timestamp":                    {"4713-01-01 00:00:00 BC", "294276-12-31 23:59:59.999999", "infinity", "-infinity", "2000-01-01 00:00:00.000001"},
-	"timestamptz":                  {"4713-01-02 00:00:00+00 BC", "294276-12-31 23:59:59.999999+00", "infinity", "-infinity", "1900-01-01 00:00:00+00:19:32"},
-	"interval":                     {"-178000000 years", "178000000 years", "1 mon -1 day +00:00:00.000001", "00:00:00", "2147483647:59:59.999999"},
-	"timetz":                       {"00:00:00+15:59", "24:00:00-15:59:59", "12:00:00.000001+00"},
-	"bit":                          {"0", "1"},
-	"varbit":                       {"", "10110", strings.Repeat("1", 1000)},
-	"numeric":                      {"NaN", "0", "-0.000000000000000000000000000001", "1e1000", strings.Repeat("9", 500) + "." + strings.Repeat("1", 300), "1.10"},
+	"bool":       {"t", "f"},
+	"bytea":      {`\x`, `\x000a0d5c2e22277f80ff`, `\x5c4e`, `\x5c2e0a`},
+	"char":       {"a", "", `\`, `\377`},
+	"name":       {"", "x", "name with \"quotes\" and \\", strings.Repeat("n", 63)},
+	"int8":       {"-9223372036854775808", "9223372036854775807", "0"},
+	"int2":       {"-32768", "32767"},
+	"int2vector": {"", "1 2 3"},
+	"int4":       {"-2147483648", "2147483647"},
+	"regproc":    {"now", "-"},
+	"text":       {"", `\N`, `\.`, "\t\n\r\b\f\v\\", "ünïcödé € 𝄞", "NULL", "null", `"`, "'", "{}", "$1 %s"},
+	"oid":        {"0", "4294967295"},
+	"tid":        {"(0,0)", "(4294967295,65535)"},
+	"xid":        {"0", "4294967295"},
+	"cid":        {"0", "4294967295"},
+	"oidvector":  {"", "1 2"},
+	"json":       {"null", `{"b":1, "a" : [ ],"a":"\u00e4\n"}`, `"\\"`},
+	"xml":        {"", "<a b='c'>&amp;<!-- x --><?p i?><![CDATA[<]]></a>", "text"},
+	"xid8":       {"0", "18446744073709551615"},
+	"point":      {"(1,-0)", "(NaN,Infinity)", "(1e-300,0.1)"},
+	"lseg":       {"[(1,2),(3,4.5)]"},
+	"path":       {"((1,2),(3,4))", "[(1,2),(3,4)]"},
+	"box":        {"(3,4),(1,2)"},
+	"circle":     {"<(1,2),0.5>", "<(0,0),Infinity>"},
+	"polygon":    {"((1,2),(3,4),(5,6))"},
+	"line":       {"{1,-1,0.1}"},
+	"float4":     {"NaN", "Infinity", "-Infinity", "-0", "1e-45", "3.4028235e+38", "0.1"},
+	"float8":     {"NaN", "Infinity", "-Infinity", "-0", "5e-324", "1.7976931348623157e+308", "0.1"},
+	"money":      {"-92233720368547758.08", "92233720368547758.07", "0.01"},
+	"macaddr":    {"08:00:2b:01:02:03"},
+	"inet":       {"192.168.0.1/24", "::1", "::ffff:1.2.3.4/128", "0.0.0.0/0"},
+	"cidr":       {"10.0.0.0/8", "2001:db8::/32"},
+	"macaddr8":   {"08:00:2b:01:02:03:04:05"},
+	"aclitem":    {"postgres=r*w/postgres", "=X/postgres"},
+	"bpchar":     {"", "a  ", "ä "},
+	"varchar":    {"", " x "},
+	"date":       {"4713-01-01 BC", "0001-12-31 BC", "5874897-12-31", "infinity", "-infinity", "2000-02-29"},
+	"time":       {"00:00:00", "24:00:00", "23:59:59.999999"},
+	"timestamp": {"4713-01-01 00:00:00 BC", "294276-12-31 23:59:59.999999", "infinity",
+		"-infinity", "2000-01-01 00:00:00.000001"},
+	"timestamptz": {"4713-01-02 00:00:00+00 BC", "294276-12-31 23:59:59.999999+00",
+		"infinity", "-infinity", "1900-01-01 00:00:00+00:19:32"},
+	"interval": {"-178000000 years", "178000000 years", "1 mon -1 day +00:00:00.000001",
+		"00:00:00", "2147483647:59:59.999999"},
+	"timetz": {"00:00:00+15:59", "24:00:00-15:59:59", "12:00:00.000001+00"},
+	"bit":    {"0", "1"},
+	"varbit": {"", "10110", strings.Repeat("1", 1000)},
+	"numeric": {"NaN", "0", "-0.000000000000000000000000000001", "1e1000",
+		strings.Repeat("9", 500) + "." + strings.Repeat("1", 300), "1.10"},
 	"refcursor":                    {"c"},
 	"regprocedure":                 {"lower(text)", "-"},
 	"regoper":                      {"||/", "0"},
@@ -106,7 +110,8 @@ func typeTables(t *testing.T, d *pgtest.DB) {
 	var sql strings.Builder
 	for _, typ := range types {
 		list, known := values[typ]
-		if typ == "interval" && pgtest.Source(t).Major >= 15 { // those before do not read what they write
+		if typ == "interval" && pgtest.Source(t).Major >= 15 {
+			// those before do not read what they write
 			list = append(slices.Clip(list), "2562047788:00:54.775807")
 		}
 		if !known {
@@ -116,7 +121,8 @@ func typeTables(t *testing.T, d *pgtest.DB) {
 			continue
 		}
 		quoted := `pg_catalog."` + typ + `"`
-		fmt.Fprintf(&sql, "CREATE TABLE %q (id int PRIMARY KEY, v %s, d int DEFAULT 5);\nINSERT INTO %q VALUES (0, NULL);\n", "type "+typ, quoted, "type "+typ)
+		fmt.Fprintf(&sql, "CREATE TABLE %q (id int PRIMARY KEY, v %s, d int DEFAULT 5);\nINSERT INTO %q VALUES (0, NULL);\n",
+			"type "+typ, quoted, "type "+typ)
 		var all []string
 		for i, v := range list {
 			l := "'" + strings.ReplaceAll(v, "'", "''") + "'"
@@ -161,7 +167,8 @@ func TestLimits(t *testing.T) {
 	source.Exec("CREATE TABLE widest ("+strings.Join(columns, ", ")+")", "INSERT INTO widest VALUES ("+strings.Join(row, ", ")+")",
 		"INSERT INTO widest DEFAULT VALUES", "CREATE TABLE huge (id int PRIMARY KEY, v bytea)",
 		"INSERT INTO huge SELECT 1, decode(repeat(md5('x'), 800000), 'hex') UNION ALL SELECT 2, '\\x00'",
-		"CREATE TABLE huge_text (v text)", "ALTER TABLE huge_text ALTER v SET STORAGE EXTERNAL", "INSERT INTO huge_text SELECT repeat('0123456789', 20000000)")
+		"CREATE TABLE huge_text (v text)", "ALTER TABLE huge_text ALTER v SET STORAGE EXTERNAL",
+		"INSERT INTO huge_text SELECT repeat('0123456789', 20000000)")
 	e := &pgtest.Env{T: t, Dir: pgtest.Programs(t, true), Source: source.URI, Target: target.URI}
 	x, a := startPipe(e, nil, nil)
 	peaks := map[string]func() int{"pgextract": x.WatchMemory(), "pgapply": a.WatchMemory()}

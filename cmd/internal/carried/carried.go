@@ -19,9 +19,11 @@ type Table struct {
 	XID          uint32 // which transaction has made it
 	Identity     Identity
 
-	Parent        uint32 // of a partition: what it is a partition of, 0 of others
-	ParentXID     uint32 // which transaction has made it one
-	DetachPending bool   // DETACH CONCURRENTLY has been begun and is not finished: for the server it is no partition any more
+	Parent    uint32 // of a partition: what it is a partition of, 0 of others
+	ParentXID uint32 // which transaction has made it one
+	// DETACH CONCURRENTLY has been begun and is not finished: for the server it is no partition any
+	// more
+	DetachPending bool
 
 	In []Membership // without what it gets through its partitioned table, or FOR ALL TABLES
 

@@ -59,7 +59,8 @@ func TestPublish(t *testing.T) {
 		t.Errorf("missing: %v", err)
 	}
 	publish("Pub: ; Pub_insert_only:  (inserts)", 0)
-	d.Exec(`CREATE TABLE a (id int PRIMARY KEY)`, `CREATE TABLE "B b" (id int)`, `CREATE SCHEMA s`, `CREATE TABLE s.c (id int); ALTER TABLE s.c REPLICA IDENTITY FULL`)
+	d.Exec(`CREATE TABLE a (id int PRIMARY KEY)`, `CREATE TABLE "B b" (id int)`, `CREATE SCHEMA s`,
+		`CREATE TABLE s.c (id int); ALTER TABLE s.c REPLICA IDENTITY FULL`)
 	publish(`Pub: a s.c; Pub_insert_only: "B b" (inserts)`, 1)
 	publish(`Pub: a s.c; Pub_insert_only: "B b" (inserts)`, 1) // again
 	if d.Major >= 11 && d.Query("SELECT pubtruncate FROM pg_publication WHERE pubname = 'Pub_insert_only'") != "t" {
@@ -70,14 +71,17 @@ func TestPublish(t *testing.T) {
 	// A table that is made later is added, one that got a key is published as a whole, and no more
 	// among those of inserts, and one that lost it is not any more: the source would refuse the
 	// application's updates.
-	d.Exec(`CREATE TABLE d (id int)`, `CREATE TABLE e (id int PRIMARY KEY)`, `ALTER TABLE "B b" ADD PRIMARY KEY (id)`, `ALTER TABLE s.c REPLICA IDENTITY NOTHING`)
+	d.Exec(`CREATE TABLE d (id int)`, `CREATE TABLE e (id int PRIMARY KEY)`,
+		`ALTER TABLE "B b" ADD PRIMARY KEY (id)`, `ALTER TABLE s.c REPLICA IDENTITY NOTHING`)
 	publish(`Pub: "B b" a e; Pub_insert_only: d s.c (inserts)`, 2)
 	d.Exec(`INSERT INTO s.c VALUES (1)`, `UPDATE s.c SET id = 2`)
 	names, err := slot.RequirePublications(ctx, c, []string{"Pub"})
 	if err != nil || strings.Join(names, " ") != "Pub Pub_insert_only" {
 		t.Errorf("%q, %v", names, err)
 	}
-	if _, err := slot.RequirePublications(ctx, c, []string{"Pub", "more"}); fault.StatusOf(err) != fault.Unavailable || !strings.Contains(err.Error(), `"more"`) {
+	if _, err := slot.RequirePublications(ctx, c,
+		[]string{"Pub", "more"}); fault.StatusOf(err) != fault.Unavailable ||
+		!strings.Contains(err.Error(), `"more"`) {
 		t.Errorf("missing: %v", err)
 	}
 	// A role that owns the tables in part only.
@@ -113,7 +117,9 @@ func TestForeignPublication_C3(t *testing.T) {
 		d.Exec("CREATE PUBLICATION p " + x.create)
 		before := d.Query("SELECT p.xmin, (SELECT array_agg(r.xmin::text) FROM pg_publication_rel r) FROM pg_publication p")
 		_, err := carried.Publish(ctx, c, "p", all)
-		if x.lacks == "" && err != nil || x.lacks != "" && (fault.StatusOf(err) != fault.Config || !strings.Contains(fmt.Sprintf("%+v", detail(err)), x.lacks)) {
+		if x.lacks == "" && err != nil || x.lacks != "" &&
+			(fault.StatusOf(err) != fault.Config || !strings.Contains(fmt.Sprintf("%+v", detail(err)),
+				x.lacks)) {
 			t.Errorf("%s: %v (%s)", x.create, err, detail(err))
 		}
 		if after := d.Query("SELECT p.xmin, (SELECT array_agg(r.xmin::text) FROM pg_publication_rel r) FROM pg_publication p"); after != before {
@@ -176,7 +182,8 @@ func TestAsTheServerDoes_C1(t *testing.T) {
 				t.Errorf("%s, "+sql+": the server says %v, we say %v", shapes[x.Name], x.Name, err, x.Reasons)
 			}
 		}
-		if want := !slices.Contains(unusable, x.Name); x.Carried.Update != want || x.Carried.Delete != want || !x.Carried.Insert || (x.Identity.Why(s.Version) == "") != want {
+		if want := !slices.Contains(unusable, x.Name); x.Carried.Update != want || x.Carried.Delete != want ||
+			!x.Carried.Insert || (x.Identity.Why(s.Version) == "") != want {
 			t.Errorf("%s: %+v, %q", shapes[x.Name], x.Carried, x.Identity.Why(s.Version))
 		}
 	}
@@ -186,7 +193,8 @@ func TestAsTheServerDoes_C1(t *testing.T) {
 	}
 	for _, x := range s.Rows() {
 		d.Exec(fmt.Sprintf("BEGIN; UPDATE %s SET v = 2; DELETE FROM %[1]s; ROLLBACK", x.Name))
-		if want := !slices.Contains(unusable, x.Name); x.Carried.Update != want || !x.Carried.Insert || x.Has(carried.NoIdentity) == want || len(x.Reasons) > 1 {
+		if want := !slices.Contains(unusable, x.Name); x.Carried.Update != want || !x.Carried.Insert ||
+			x.Has(carried.NoIdentity) == want || len(x.Reasons) > 1 {
 			t.Errorf("%s: %+v, %v", shapes[x.Name], x.Carried, x.Reasons)
 		}
 	}
@@ -210,19 +218,25 @@ func TestPartitions_C2(t *testing.T) {
 			t.Errorf("publications: %s\nwant:         %s", got, want)
 		}
 		for _, x := range s.Rows() {
-			if want := !slices.Contains(lacking, x.Name); x.Carried.Update != want || x.Carried.Delete != want || !x.Carried.Insert || !x.Carried.Truncate || x.Has(carried.NoIdentity) == want {
+			if want := !slices.Contains(lacking, x.Name); x.Carried.Update != want ||
+				x.Carried.Delete != want || !x.Carried.Insert || !x.Carried.Truncate ||
+				x.Has(carried.NoIdentity) == want {
 				t.Errorf("%v: %+v, %v", x, x.Carried, x.Reasons)
 			}
 			d.Exec(fmt.Sprintf("UPDATE %s SET v = v", x.Name))
 		}
 	}
-	d.Exec("CREATE TABLE whole (id int PRIMARY KEY, v int) PARTITION BY RANGE (id)", "CREATE TABLE whole_1 PARTITION OF whole FOR VALUES FROM (0) TO (9)",
-		"CREATE TABLE whole_2 PARTITION OF whole FOR VALUES FROM (9) TO (99) PARTITION BY RANGE (id)", "CREATE TABLE whole_3 PARTITION OF whole_2 FOR VALUES FROM (9) TO (20)",
-		"CREATE TABLE torn (id int, v int) PARTITION BY RANGE (id)", "CREATE TABLE torn_1 PARTITION OF torn (PRIMARY KEY (id)) FOR VALUES FROM (0) TO (9)",
+	d.Exec("CREATE TABLE whole (id int PRIMARY KEY, v int) PARTITION BY RANGE (id)",
+		"CREATE TABLE whole_1 PARTITION OF whole FOR VALUES FROM (0) TO (9)",
+		"CREATE TABLE whole_2 PARTITION OF whole FOR VALUES FROM (9) TO (99) PARTITION BY RANGE (id)",
+		"CREATE TABLE whole_3 PARTITION OF whole_2 FOR VALUES FROM (9) TO (20)",
+		"CREATE TABLE torn (id int, v int) PARTITION BY RANGE (id)",
+		"CREATE TABLE torn_1 PARTITION OF torn (PRIMARY KEY (id)) FOR VALUES FROM (0) TO (9)",
 		"CREATE TABLE torn_2 PARTITION OF torn FOR VALUES FROM (9) TO (99)")
 	publish("p: torn_1 whole; p_insert_only: torn (inserts)", "torn_2")
 	// A partition of whichever kind that is made later does not have its updates refused.
-	d.Exec("CREATE TABLE torn_3 PARTITION OF torn FOR VALUES FROM (99) TO (999)", "UPDATE torn_3 SET v = 1", "CREATE TABLE whole_4 PARTITION OF whole_2 FOR VALUES FROM (20) TO (30)", "UPDATE whole_4 SET v = 1")
+	d.Exec("CREATE TABLE torn_3 PARTITION OF torn FOR VALUES FROM (99) TO (999)", "UPDATE torn_3 SET v = 1",
+		"CREATE TABLE whole_4 PARTITION OF whole_2 FOR VALUES FROM (20) TO (30)", "UPDATE whole_4 SET v = 1")
 	publish("p: torn_1 whole; p_insert_only: torn (inserts)", "torn_2", "torn_3")
 	d.Exec("ALTER TABLE whole_3 REPLICA IDENTITY NOTHING")
 	publish("p: torn_1 whole_1 whole_4; p_insert_only: torn whole (inserts)", "torn_2", "torn_3", "whole_3")
@@ -237,7 +251,8 @@ func TestPendingDetach_C27(t *testing.T) {
 		t.Skip("DETACH CONCURRENTLY is of 14")
 	}
 	ctx, c := pgtest.Context(t), connect(t, d, d.URI)
-	d.Exec("CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id)", "CREATE TABLE p_1 PARTITION OF p FOR VALUES FROM (0) TO (9)", "CREATE PUBLICATION s FOR TABLE p")
+	d.Exec("CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id)",
+		"CREATE TABLE p_1 PARTITION OF p FOR VALUES FROM (0) TO (9)", "CREATE PUBLICATION s FOR TABLE p")
 	holder := d.Connect() // whom DETACH waits for
 	if _, err := holder.Exec(ctx, "BEGIN; SELECT FROM p"); err != nil {
 		t.Fatal(err)

@@ -10,9 +10,11 @@ import (
 type Loaded struct {
 	Schema, Name string // on the source
 	OID          uint32 // of the source's table that was loaded, 0 if that is not known
-	Snapshot     string // that it was loaded from, as pgextract names it; empty if it was not loaded
-	Complete     bool   // all of its rows are there
-	Recorded     bool   // a recorded statement has made it, so that all of its rows come with the changes
+	// that it was loaded from, as pgextract names it; empty if it was not loaded
+	Snapshot string
+	Complete bool // all of its rows are there
+	// a recorded statement has made it, so that all of its rows come with the changes
+	Recorded bool
 }
 
 // xmin returns the first transaction that the snapshot does not surely see, 0 if it is not known.
@@ -106,7 +108,8 @@ func (s *State) gap(t *Table, xmin uint64) {
 		}
 	}
 	now := t.published(ways)
-	if now.Insert && !since.Insert || now.Truncate && !since.Truncate || usable && (now.Update && !since.Update || now.Delete && !since.Delete) {
+	if now.Insert && !since.Insert || now.Truncate && !since.Truncate ||
+		usable && (now.Update && !since.Update || now.Delete && !since.Delete) {
 		if t.Has(NoIdentity) && !now.Update && !now.Delete {
 			// It has been moved to where inserts are published, or has lost its place with its
 			// identity.

@@ -32,8 +32,10 @@ func read(ctx context.Context, c *pgx.Conn, publications []string) (*State, erro
 	var created, parentXID, xid int64
 	var t Table
 	i := &t.Identity
-	_, err = pgx.ForEachRow(rows, []any{&t.OID, &t.Schema, &t.Name, &t.Kind, &t.Unlogged, &t.Extension, &t.Owner, &t.Foreign, &created, &t.Parent, &parentXID, &t.DetachPending,
-		&i.Setting, &i.There, &i.Immediate, &i.Valid, &i.Generated, &i.Virtual, &i.Generating, &i.Imagining, &in, &xid, &pubs}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&t.OID, &t.Schema, &t.Name, &t.Kind, &t.Unlogged, &t.Extension,
+		&t.Owner, &t.Foreign, &created, &t.Parent, &parentXID, &t.DetachPending,
+		&i.Setting, &i.There, &i.Immediate, &i.Valid, &i.Generated, &i.Virtual, &i.Generating, &i.Imagining,
+		&in, &xid, &pubs}, func() error {
 		x := t
 		x.XID, x.ParentXID = uint32(created), uint32(parentXID)
 		if in != nil {
@@ -65,10 +67,14 @@ func statement(version int) string {
 		return when(120000, "a.attgenerated IN ("+kinds+")", "false")
 	}
 	columns := func(what, of string) string {
-		return when(120000, `coalesce((SELECT pg_catalog.bool_or(`+what+`) FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped`+of+`), false)`, "false")
+		return when(120000, `coalesce((SELECT pg_catalog.bool_or(`+what+
+			`) FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped`+
+			of+`), false)`, "false")
 	}
 	foreign := func(owner string) string {
-		return "CASE WHEN pg_catalog.pg_has_role(" + owner + ", 'USAGE') THEN 0 WHEN (SELECT o.rolsuper FROM pg_catalog.pg_roles o WHERE o.oid = " + owner + ") THEN 2 ELSE 1 END"
+		return "CASE WHEN pg_catalog.pg_has_role(" + owner +
+			", 'USAGE') THEN 0 WHEN (SELECT o.rolsuper FROM pg_catalog.pg_roles o WHERE o.oid = " + owner +
+			") THEN 2 ELSE 1 END"
 	}
 	const ofKey = " AND a.attnum = ANY (k.indkey)"
 	key := when(110000, "indnkeyatts", "indnatts")

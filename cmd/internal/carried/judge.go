@@ -155,7 +155,8 @@ func (t *Table) narrowed(version int, usable bool) (lacks []string) {
 		name   string
 		needed bool
 		has    bool
-	}{{"INSERT", true, t.Carried.Insert}, {"UPDATE", usable, t.Carried.Update}, {"DELETE", usable, t.Carried.Delete}, {"TRUNCATE", version >= 110000, t.Carried.Truncate}} {
+	}{{"INSERT", true, t.Carried.Insert}, {"UPDATE", usable, t.Carried.Update},
+		{"DELETE", usable, t.Carried.Delete}, {"TRUNCATE", version >= 110000, t.Carried.Truncate}} {
 		if o.needed && !o.has {
 			lacks = append(lacks, o.name)
 		}

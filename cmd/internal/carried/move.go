@@ -17,17 +17,19 @@ import (
 func Stamp(ctx context.Context, c *pgx.Conn) (stamp string, err error) {
 	const of = "(SELECT pg_catalog.concat(pg_catalog.count(*), ' ', pg_catalog.sum(pg_catalog.hashtext(pg_catalog.concat(t.xmin, t.ctid)))) FROM pg_catalog."
 	err = c.QueryRow(ctx, "SELECT pg_catalog.concat_ws(',', "+of+"pg_class t WHERE t.relkind IN ('r', 'p') AND t.relpersistence = 'p'), "+
-		of+"pg_index t WHERE t.indisunique), "+of+"pg_attrdef t), "+of+"pg_inherits t), "+of+"pg_publication t), "+of+"pg_publication_rel t))").Scan(&stamp)
+		of+"pg_index t WHERE t.indisunique), "+of+"pg_attrdef t), "+of+"pg_inherits t), "+of+
+		"pg_publication t), "+of+"pg_publication_rel t))").Scan(&stamp)
 	return stamp, err
 }
 
 // A Move is what brings a table, or a partitioned one with its partitions, to where it belongs.
 type Move struct {
-	Lost     []*Table // of which UPDATE and DELETE are not carried any more
-	Got      []*Table // of which they are carried from now on
-	Lacks    []string // statements that give the role what it lacks for it
-	OnlyLeft bool     // it was only taken out of the first publication, for lack of rights to put it into the second
-	Err      error    // why it was not made
+	Lost  []*Table // of which UPDATE and DELETE are not carried any more
+	Got   []*Table // of which they are carried from now on
+	Lacks []string // statements that give the role what it lacks for it
+	// it was only taken out of the first publication, for lack of rights to put it into the second
+	OnlyLeft bool
+	Err      error // why it was not made
 
 	leave, join []string
 }

@@ -79,7 +79,7 @@ func (s *State) place(first, second *Publication, wanted, whole func(*Table) boo
 		return in != nil && slices.ContainsFunc(s.chain(t), func(x *Table) bool { return x.in(in) != nil && !without[x.OID] })
 	}
 	for _, t := range s.Tables {
-		was := first != nil && isIn(t, first, nil) // of a table that leaves with its root, although nobody asked
+		was := first != nil && isIn(t, first, nil) // it leaves with its root
 		if t.Kind != "r" || t.Unlogged || !wanted(t) && !was {
 			continue
 		}

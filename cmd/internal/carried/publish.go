@@ -149,9 +149,12 @@ func (s *State) enough(name string, wanted func(*Table) bool) error {
 	if n > most {
 		lacks = append(lacks, fmt.Sprintf("and %d more", n-most))
 	}
-	return fault.New(fault.Config, "publication %q was not made by pgextract, and does not carry all that would be loaded: %s", name, count.Of(n, "table")).
+	return fault.New(fault.Config,
+		"publication %q was not made by pgextract, and does not carry all that would be loaded: %s", name,
+		count.Of(n, "table")).
 		WithDetail("%s.", strings.Join(lacks, "; ")).
-		WithHint("Let it carry all (ALTER PUBLICATION %s …), or choose another name with --publication: pgextract makes the publication itself if there is none of that name.", pgx.Identifier{name}.Sanitize())
+		WithHint("Let it carry all (ALTER PUBLICATION %s …), or choose another name with --publication: pgextract makes the publication itself if there is none of that name.",
+			pgx.Identifier{name}.Sanitize())
 }
 
 // Detaching returns the wanted tables with a pending DETACH CONCURRENTLY.
@@ -170,5 +173,6 @@ func (s *State) Finalize(t *Table) string {
 	if up == nil {
 		return ""
 	}
-	return "ALTER TABLE " + pgx.Identifier{up.Schema, up.Name}.Sanitize() + " DETACH PARTITION " + pgx.Identifier{t.Schema, t.Name}.Sanitize() + " FINALIZE"
+	return "ALTER TABLE " + pgx.Identifier{up.Schema, up.Name}.Sanitize() + " DETACH PARTITION " +
+		pgx.Identifier{t.Schema, t.Name}.Sanitize() + " FINALIZE"
 }

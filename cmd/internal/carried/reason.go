@@ -8,18 +8,24 @@ type Code string
 // The codes. The first three are of tables that were never promised more: check and pgextract have
 // said so. Those after them are of tables of which changes that were promised are lost, or will be.
 const (
-	NoIdentity    Code = "no-identity"    // UPDATE and DELETE are not carried: nothing names the rows
-	Unlogged      Code = "unlogged"       // its changes are in no WAL
-	NotPublished  Code = "not-published"  // none of the slot's publications has it
-	DetachPending Code = "detach-pending" // so that the publication of its partitioned table has it no more
-	Narrowed      Code = "narrowed"       // some operations are not published
-	RowFilter     Code = "row-filter"     // some rows are not published
-	ColumnList    Code = "column-list"    // some columns are not published
-	Refuses       Code = "refuses"        // the source refuses the application's UPDATE and DELETE, because they are published
-	IdentityLost  Code = "identity-lost"  // UPDATE and DELETE are not carried any more: nothing names the rows since it was loaded
-	Gap           Code = "gap"            // it was not published, or not whole, for a time since it was loaded
-	NotLoaded     Code = "not-loaded"     // it has neither been loaded nor made by a statement that was recorded
-	Absent        Code = "absent"         // the target does not have it
+	// UPDATE and DELETE are not carried: nothing names the rows
+	NoIdentity   Code = "no-identity"
+	Unlogged     Code = "unlogged"      // its changes are in no WAL
+	NotPublished Code = "not-published" // none of the slot's publications has it
+	// so that the publication of its partitioned table has it no more
+	DetachPending Code = "detach-pending"
+	Narrowed      Code = "narrowed"    // some operations are not published
+	RowFilter     Code = "row-filter"  // some rows are not published
+	ColumnList    Code = "column-list" // some columns are not published
+	// the source refuses the application's UPDATE and DELETE, because they are published
+	Refuses Code = "refuses"
+	// UPDATE and DELETE are not carried any more: nothing names the rows since it was loaded
+	IdentityLost Code = "identity-lost"
+	// it was not published, or not whole, for a time since it was loaded
+	Gap Code = "gap"
+	// it has neither been loaded nor made by a statement that was recorded
+	NotLoaded Code = "not-loaded"
+	Absent    Code = "absent" // the target does not have it
 )
 
 // A Reason is why not all of a table is carried.

@@ -19,8 +19,9 @@ type Closed struct {
 	Schemas   []string
 	Tables    []Name
 	Sequences []Name
-	Policies  []Name // tables whose policies bind the role, so that it would read a part of their rows
-	Objects   []uint32
+	// tables whose policies bind the role, so that it would read a part of their rows
+	Policies []Name
+	Objects  []uint32
 }
 
 // LookClosed looks what the session's role may not read: of the tables and
@@ -28,7 +29,9 @@ type Closed struct {
 func LookClosed(ctx context.Context, c *pgx.Conn, wanted func(oid uint32, schema string) bool, objects bool) (*Closed, error) {
 	x := new(Closed)
 	var super bool
-	if err := c.QueryRow(ctx, "SELECT current_user, r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_user").Scan(&x.Role, &super); err != nil || super {
+	if err := c.QueryRow(ctx,
+		"SELECT current_user, r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_user").
+		Scan(&x.Role, &super); err != nil || super {
 		return x, err
 	}
 	rows, err := c.Query(ctx, `SELECT c.oid, n.nspname, c.relname, c.relkind = 'S', pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
@@ -67,7 +70,8 @@ func LookClosed(ctx context.Context, c *pgx.Conn, wanted func(oid uint32, schema
 	if pgdial.Version(c.PgConn()) >= 180000 {
 		readable = "pg_catalog.has_largeobject_privilege(m.oid, 'SELECT')"
 	}
-	rows, err = c.Query(ctx, `SELECT m.oid FROM pg_catalog.pg_largeobject_metadata m WHERE NOT (`+readable+`) AND pg_catalog.current_setting('lo_compat_privileges') = 'off' ORDER BY 1`)
+	rows, err = c.Query(ctx, `SELECT m.oid FROM pg_catalog.pg_largeobject_metadata m WHERE NOT (`+readable+
+		`) AND pg_catalog.current_setting('lo_compat_privileges') = 'off' ORDER BY 1`)
 	if err != nil {
 		return nil, err
 	}

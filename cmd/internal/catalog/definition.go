@@ -17,9 +17,11 @@ type Definition struct {
 	SQL           string
 	// For keys and indexes.
 	Constraint bool
-	Index      string // for a primary key or unique constraint, and if more follows an index: the statement that makes the index alone
-	Attach     string // then, the statements that make the constraint of it, and what follows
-	Comment    string // for a foreign key: the statement that comments on it
+	// for a primary key or unique constraint, and if more follows an index: the statement that
+	// makes the index alone
+	Index   string
+	Attach  string // then, the statements that make the constraint of it, and what follows
+	Comment string // for a foreign key: the statement that comments on it
 }
 
 // Relation returns the table's name, quoted.

@@ -5,8 +5,9 @@ package catalog
 type Operator struct {
 	Schema, Name string
 	Left         string // the type that both sides are to be cast to; empty: they need not be
-	Read         string // the type that a value is to be read as, where the operator does not say it: a record's
-	Collation    string // quoted, of the index; empty: the column's
+	// the type that a value is to be read as, where the operator does not say it: a record's
+	Read      string
+	Collation string // quoted, of the index; empty: the column's
 }
 
 // inPgCatalog is the equality of the kinds of types that PostgreSQL itself provides for.

@@ -13,7 +13,8 @@ type Name struct{ Schema, Name string }
 
 // MatchSchemas returns the schemas whose names match a regular expression.
 func MatchSchemas(ctx context.Context, c *pgx.Conn, re string) ([]string, error) {
-	rows, err := c.Query(ctx, "SELECT nspname FROM pg_catalog.pg_namespace n WHERE nspname ~ $1 AND nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgsluice') ORDER BY 1", re)
+	rows, err := c.Query(ctx,
+		"SELECT nspname FROM pg_catalog.pg_namespace n WHERE nspname ~ $1 AND nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgsluice') ORDER BY 1", re)
 	if err != nil {
 		return nil, err
 	}

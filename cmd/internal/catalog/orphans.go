@@ -55,7 +55,8 @@ func (k *foreignKey) from() string {
 		all = append(all, column+" IS NULL")
 		match = append(match, fmt.Sprintf("p.%s %s %s", text.Ident(k.ToColumns[i]), k.Operators[i], column))
 	}
-	missing := "(" + strings.Join(some, " AND ") + " AND NOT EXISTS (SELECT FROM " + only(k.ToKind) + text.Ident(k.ToSchema, k.To) + " p WHERE " + strings.Join(match, " AND ") + "))"
+	missing := "(" + strings.Join(some, " AND ") + " AND NOT EXISTS (SELECT FROM " +
+		only(k.ToKind) + text.Ident(k.ToSchema, k.To) + " p WHERE " + strings.Join(match, " AND ") + "))"
 	if k.Full && len(k.Columns) > 1 {
 		missing += " OR (" + strings.Join(some, " OR ") + ") AND (" + strings.Join(all, " OR ") + ")"
 	}
@@ -124,7 +125,8 @@ func CountOrphans(ctx context.Context, c *pgx.Conn, budget time.Duration) (found
 			}
 			examined++
 			if counts[i] > 0 {
-				found = append(found, Orphans{Name: k.Name, Schema: k.Schema, Table: k.Table, Valid: k.Valid, Rows: counts[i], Select: "SELECT c.* " + k.from() + ";"})
+				found = append(found, Orphans{Name: k.Name, Schema: k.Schema, Table: k.Table, Valid: k.Valid,
+					Rows: counts[i], Select: "SELECT c.* " + k.from() + ";"})
 			}
 		}
 	}

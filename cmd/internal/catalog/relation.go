@@ -44,8 +44,9 @@ type Unique struct {
 	Columns    []string
 	Primary    bool
 	Deferrable bool
-	NotNull    bool        // all its columns are
-	Equal      []*Operator // for each of Columns, of the index's operator class; nil: the type's own
+	NotNull    bool // all its columns are
+	// for each of Columns, of the index's operator class; nil: the type's own
+	Equal []*Operator
 }
 
 // Lookup reads a table. It returns nil if there is none of that name.
@@ -132,7 +133,8 @@ func LookupAll(ctx context.Context, c *pgx.Conn, names [][2]string) (map[[2]stri
 	var kind, condition string
 	var referenced bool
 	var col Column
-	_, err = pgx.ForEachRow(rows, []any{&key[0], &key[1], &oid, &kind, &col.Number, &col.Name, &col.OID, &col.Type, &col.Generated, &col.Identity, &condition, &referenced}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&key[0], &key[1], &oid, &kind, &col.Number, &col.Name, &col.OID,
+		&col.Type, &col.Generated, &col.Identity, &condition, &referenced}, func() error {
 		r := found[key]
 		if r == nil {
 			r = &Relation{OID: oid, Kind: kind, Condition: condition, Referenced: referenced}

@@ -56,7 +56,8 @@ func Tables(ctx context.Context, c *pgx.Conn) ([]*Table, error) {
 	byOID := make(map[uint32]*Table)
 	tables, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Table, error) {
 		t := new(Table)
-		err := row.Scan(&t.ID, &t.Schema, &t.Name, &t.Kind, &t.ReplicaIdentity, &t.Bytes, &t.Rows, &t.Unlogged, &t.Condition, &t.Owner, &t.Root)
+		err := row.Scan(&t.ID, &t.Schema, &t.Name, &t.Kind, &t.ReplicaIdentity, &t.Bytes, &t.Rows,
+			&t.Unlogged, &t.Condition, &t.Owner, &t.Root)
 		t.Pages = t.Bytes / 8192
 		byOID[t.ID] = t
 		return t, err
@@ -107,7 +108,8 @@ func columns(ctx context.Context, c *pgx.Conn, version int, tables map[uint32]*T
 	}
 	var rel uint32
 	var col format.Column
-	_, err = pgx.ForEachRow(rows, []any{&rel, &col.Name, &col.Type, &col.OID, &col.TypeMod, &col.Generated, &col.Identity, &col.Key}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&rel, &col.Name, &col.Type, &col.OID, &col.TypeMod, &col.Generated,
+		&col.Identity, &col.Key}, func() error {
 		t := tables[rel]
 		t.Columns = append(t.Columns, col)
 		return nil
@@ -171,9 +173,10 @@ func Sequences(ctx context.Context, c *pgx.Conn) ([]Sequence, error) {
 	var batch pgx.Batch
 	for i := range list {
 		if s := &list[i]; s.Known {
-			batch.Queue("SELECT last_value, is_called FROM " + pgx.Identifier{s.Schema, s.Name}.Sanitize()).QueryRow(func(row pgx.Row) error {
-				return row.Scan(&s.LastValue, &s.IsCalled)
-			})
+			batch.Queue("SELECT last_value, is_called FROM " + pgx.Identifier{s.Schema, s.Name}.Sanitize()).
+				QueryRow(func(row pgx.Row) error {
+					return row.Scan(&s.LastValue, &s.IsCalled)
+				})
 		}
 	}
 	return list, read(ctx, c, &batch)
@@ -185,7 +188,8 @@ func read(ctx context.Context, c *pgx.Conn, batch *pgx.Batch) error {
 		return err
 	}
 	if err := c.SendBatch(ctx, batch).Close(); err != nil {
-		_, _ = c.Exec(ctx, pgdial.TablesOrViews) // within a transaction that has failed it is void, as is the setting
+		// within a transaction that has failed it is void, as is the setting
+		_, _ = c.Exec(ctx, pgdial.TablesOrViews)
 		return err
 	}
 	_, err := c.Exec(ctx, pgdial.TablesOrViews)

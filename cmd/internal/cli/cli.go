@@ -246,7 +246,9 @@ func (env *Env) Parse(flags any, m manual.Manual) (*kong.Context, error) {
 	}
 	for _, p := range k.Path {
 		if p.Flag != nil && empty(p.Flag.Target) {
-			return nil, fault.New(fault.Usage, "--%s is given, and is empty", p.Flag.Name).WithHint("Is a variable of the shell not set? Where nothing is meant, leave --%s out.", p.Flag.Name)
+			return nil, fault.New(fault.Usage, "--%s is given, and is empty", p.Flag.Name).
+				WithHint("Is a variable of the shell not set? Where nothing is meant, leave --%s out.",
+					p.Flag.Name)
 		}
 	}
 	return k, nil

@@ -158,7 +158,8 @@ func TestParse(t *testing.T) {
 	// Whoever asks for help gets it, whatever else is missing, and nothing is done.
 	for _, args := range [][]string{{"--help"}, {"-h"}, {"--jobs=7", "--help"}} {
 		_, status, out, errs = parse(args...)
-		if status != 0 || errs != "" || !strings.Contains(out, "Does it.") || !strings.Contains(out, "--need") || strings.HasSuffix(out, "work") {
+		if status != 0 || errs != "" || !strings.Contains(out, "Does it.") ||
+			!strings.Contains(out, "--need") || strings.HasSuffix(out, "work") {
 			t.Errorf("%v: status %d, output %q, errors %q", args, status, out, errs)
 		}
 	}
@@ -184,7 +185,8 @@ func TestParse(t *testing.T) {
 		}
 	}
 	// A connection string in the wrong place must not be repeated with its password.
-	for _, arg := range []string{"postgres://me:geheim@host/db", "postgres://me:ge@heim@host/db?x=y", "host=h password=geheim", "host=h password = geheim",
+	for _, arg := range []string{"postgres://me:geheim@host/db", "postgres://me:ge@heim@host/db?x=y",
+		"host=h password=geheim", "host=h password = geheim",
 		"--nonsense=postgres://me:geheim@host/db"} {
 		_, status, _, errs := parse("--need=x", arg)
 		if status != 64 || strings.Contains(errs, "heim") {

@@ -154,7 +154,8 @@ func TestSignals(t *testing.T) {
 		{"slow", []syscall.Signal{intr, intr}, 130, ""},
 		{"deaf", []syscall.Signal{intr, intr, term}, 143, ""},
 		{"deaf and mute", []syscall.Signal{intr, term}, 143, ""}, // our patience is over
-		{"unhurried", []syscall.Signal{intr, intr}, 130, ""},     // as it should be, if nobody tells us twice at once
+		// as it should be, if nobody tells us twice at once
+		{"unhurried", []syscall.Signal{intr, intr}, 130, ""},
 		{"told at once", []syscall.Signal{intr, intr}, 0, ""},
 	} {
 		cmd, errs := program(c.program)

@@ -31,10 +31,13 @@ var flag = regexp.MustCompile(`--[a-z][a-z-]+`)
 func TestHelp(t *testing.T) {
 	for name, want := range map[string]struct{ groups, flags, exits string }{
 		"pgextract": {"Connection: What: Parallel: Resume: Output: Other:",
-			"--data-only --force-terminal --format --help --jobs --log-format --no-acl --no-owner --publication --slot --source --version", "0 1 64 69 75 77 78 130 143"},
+			"--data-only --force-terminal --format --help --jobs --log-format --no-acl --no-owner --publication --slot --source --version",
+			"0 1 64 69 75 77 78 130 143"},
 		"pgdecode": {"Connection: What: Resume: Output: Other:",
-			"--confirm-from --force-terminal --help --log-format --publication --slot --source --until --version", "0 1 64 65 69 75 77 78 130 143"},
-		"pgapply":   {"Connection: What: Parallel: Resume: Conflicts: Output: Other:", "--help --jobs --log-format --rename --target --version", "0 1 64 65 69 75 77 78 130 143"},
+			"--confirm-from --force-terminal --help --log-format --publication --slot --source --until --version",
+			"0 1 64 65 69 75 77 78 130 143"},
+		"pgapply": {"Connection: What: Parallel: Resume: Conflicts: Output: Other:",
+			"--help --jobs --log-format --rename --target --version", "0 1 64 65 69 75 77 78 130 143"},
 		"pgcutover": {"Connection: Output: Other:", "--help --log-format --slot --source --target --version", "0 1 64 69 75 77 78 130 143"},
 	} {
 		text := help(t, name)
@@ -89,7 +92,8 @@ func TestCommands(t *testing.T) {
 	}
 	for _, v := range list {
 		text := help(t, append([]string{"pgcutover"}, strings.Fields(v)...)...)
-		if !strings.HasPrefix(text, "Usage: pgcutover "+v) || !strings.Contains(text, "\nExamples:\n") || !strings.Contains(text, "\n    pgcutover "+v) || !strings.Contains(text, "\nExit statuses:\n") {
+		if !strings.HasPrefix(text, "Usage: pgcutover "+v) || !strings.Contains(text, "\nExamples:\n") ||
+			!strings.Contains(text, "\n    pgcutover "+v) || !strings.Contains(text, "\nExit statuses:\n") {
 			t.Errorf("pgcutover %s --help: %s", v, text)
 		}
 		fits(t, "pgcutover "+v, text)
@@ -101,7 +105,8 @@ func TestDocumentedFlags(t *testing.T) {
 	texts := map[string]string{"pgcutover": help(t, "pgcutover")} // program and verb → help
 	command := regexp.MustCompile(`\b(pgextract|pgdecode|pgapply|pgcutover)((?: [a-z]+(?:-[a-z]+)*\b)?)((?: +(?:--?[A-Za-z][A-Za-z-]*|[A-Za-z0-9_$./:"{}-]+))*)`)
 	root := pgtest.Root()
-	files := []string{"README.md", "ARCHITECTURE.md", "CHANGELOG.md", "cmd/pgextract/main.go", "cmd/pgdecode/main.go", "cmd/pgapply/main.go", "cmd/pgcutover/main.go"}
+	files := []string{"README.md", "ARCHITECTURE.md", "CHANGELOG.md", "cmd/pgextract/main.go",
+		"cmd/pgdecode/main.go", "cmd/pgapply/main.go", "cmd/pgcutover/main.go"}
 	scripts, err := filepath.Glob(filepath.Join(root, "scripts", "*"))
 	if err != nil {
 		t.Fatal(err)
@@ -215,7 +220,8 @@ func TestUsage(t *testing.T) {
 			t.Errorf("%s: status %d, errors %q", c.command, status, errs)
 		}
 		e.Vars = []string{"PGHOST=127.0.0.1", "PGPORT=1"}
-		if status, _, errs := e.Run(nil, args[0], args[1:]...); args[0] != "pgapply" && (status != 75 || !strings.Contains(errs, "could not connect")) {
+		if status, _, errs := e.Run(nil, args[0], args[1:]...); args[0] != "pgapply" &&
+			(status != 75 || !strings.Contains(errs, "could not connect")) {
 			t.Errorf("%s with libpq's variables: status %d, errors %q", c.command, status, errs)
 		}
 	}

@@ -13,8 +13,10 @@ func TestOrigin(t *testing.T) {
 	}{
 		{nil, ""},
 		{[][2]string{{"-buildmode", "exe"}, {"vcs.modified", "false"}}, ""},
-		{[][2]string{{"vcs.revision", "6df8c9a"}, {"vcs.time", "2026-11-27T10:21:00Z"}, {"vcs.modified", "false"}}, " (commit 6df8c9a, 2026-11-27T10:21:00Z)"},
-		{[][2]string{{"vcs.revision", "6df8c9a"}, {"vcs.time", "2026-11-27T10:21:00Z"}, {"vcs.modified", "true"}}, " (commit 6df8c9a, 2026-11-27T10:21:00Z, modified)"},
+		{[][2]string{{"vcs.revision", "6df8c9a"}, {"vcs.time", "2026-11-27T10:21:00Z"},
+			{"vcs.modified", "false"}}, " (commit 6df8c9a, 2026-11-27T10:21:00Z)"},
+		{[][2]string{{"vcs.revision", "6df8c9a"}, {"vcs.time", "2026-11-27T10:21:00Z"},
+			{"vcs.modified", "true"}}, " (commit 6df8c9a, 2026-11-27T10:21:00Z, modified)"},
 	} {
 		info := &debug.BuildInfo{}
 		for _, s := range c.settings {

@@ -85,7 +85,8 @@ func TestInstallBuilds(t *testing.T) {
 	runInstall(t, prefix)
 	for _, p := range programs {
 		out, err := exec.Command(filepath.Join(prefix, "bin", p), "--version").Output()
-		if err != nil || !strings.HasPrefix(string(out), p+" ") || !strings.Contains(string(out), "(commit "+strings.TrimSpace(string(commit))+", 2") {
+		if err != nil || !strings.HasPrefix(string(out), p+" ") ||
+			!strings.Contains(string(out), "(commit "+strings.TrimSpace(string(commit))+", 2") {
 			t.Errorf("%s --version: %q, %v", p, out, err)
 		}
 	}

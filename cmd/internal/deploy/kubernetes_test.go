@@ -78,7 +78,9 @@ func TestKubernetes(t *testing.T) {
 			name, _ := at(o, "metadata", "name").(string)
 			switch o["kind"] {
 			case "Secret":
-				if o["apiVersion"] != "v1" || name != "pgsluice" || at(o, "stringData", "PGSLUICE_SOURCE") == nil || at(o, "stringData", "PGSLUICE_TARGET") == nil {
+				if o["apiVersion"] != "v1" || name != "pgsluice" ||
+					at(o, "stringData", "PGSLUICE_SOURCE") == nil ||
+					at(o, "stringData", "PGSLUICE_TARGET") == nil {
 					t.Errorf("%s: %v", file, o)
 				}
 			case "Job":
@@ -98,14 +100,16 @@ func TestKubernetes(t *testing.T) {
 	// A pod is not tried again after a status that asks for a person. 65 of a load is tried again:
 	// its stream was cut, for example because pgextract was killed.
 	loads := slices.DeleteFunc(slices.Clone(forPersons), func(s fault.Status) bool { return s == fault.Data })
-	for name, want := range map[string][]fault.Status{"load.yaml pgsluice-load": loads, "load-parallel.yaml pgsluice-load": loads, "sync.yaml pgsluice-sync": forPersons} {
+	for name, want := range map[string][]fault.Status{"load.yaml pgsluice-load": loads,
+		"load-parallel.yaml pgsluice-load": loads, "sync.yaml pgsluice-sync": forPersons} {
 		rules, _ := at(jobs[name], "spec", "podFailurePolicy", "rules").([]any)
 		if len(rules) != 2 {
 			t.Errorf("%s has %d rules for failures", name, len(rules))
 			continue
 		}
 		container := at(jobs[name], "spec", "template", "spec", "containers", 0, "name")
-		if at(rules[1], "action") != "FailJob" || at(rules[1], "onExitCodes", "operator") != "In" || at(rules[1], "onExitCodes", "containerName") != container {
+		if at(rules[1], "action") != "FailJob" || at(rules[1], "onExitCodes", "operator") != "In" ||
+			at(rules[1], "onExitCodes", "containerName") != container {
 			t.Errorf("%s: %v", name, rules[1])
 		}
 		if got := fmt.Sprint(at(rules[1], "onExitCodes", "values")); got != fmt.Sprint(want) {

@@ -22,7 +22,8 @@ func packaged(t *testing.T, installed []string) {
 	var built []string
 	builds, _ := config["builds"].([]any)
 	for _, b := range builds {
-		if !slices.Contains(at(b, "env").([]any), any("CGO_ENABLED=0")) || at(b, "main") != "./cmd/"+at(b, "binary").(string) || at(b, "id") != at(b, "binary") {
+		if !slices.Contains(at(b, "env").([]any), any("CGO_ENABLED=0")) ||
+			at(b, "main") != "./cmd/"+at(b, "binary").(string) || at(b, "id") != at(b, "binary") {
 			t.Errorf("build %v", b)
 		}
 		built = append(built, fmt.Sprint(at(b, "binary")))

@@ -29,7 +29,8 @@ type message struct {
 
 var verb = regexp.MustCompile(`%[-+# 0]*(\[\d+\])?[\d.*]*[a-zA-Z]`)
 
-// entryOf returns what an entry for a format looks like. What wraps another error has only its own part; "" is one that has none.
+// entryOf returns what an entry for a format looks like. What wraps another error has only its own
+// part; "" is one that has none.
 func entryOf(format string) string {
 	s := strings.ReplaceAll(verb.ReplaceAllString(strings.ReplaceAll(format, "%%", "%"), "…"), `"…"`, "…")
 	s = strings.Join(strings.Fields(s), " ")
@@ -48,11 +49,14 @@ func entryOf(format string) string {
 	return strings.ReplaceAll(s, "`", "'")
 }
 
-// never has messages that nobody sees: they are compared with, or wrapped by another that says it all, or a mistake in the code.
+// never has messages that nobody sees: they are compared with, or wrapped by another that says it
+// all, or a mistake in the code.
 var never = map[string]string{
 	"no such publication": "compared with", "to be held until the commit": "compared with", "closed": "the reason of a cancelled context",
-	"body of several pieces": "compared with", "load large objects": "what was done", "read large objects": "what was done", "compare large objects": "what was done",
-	"a transaction that was written in part cannot be overtaken": "a mistake in the code", "a recorded statement stands beside other changes": "a mistake in the code",
+	"body of several pieces": "compared with", "load large objects": "what was done",
+	"read large objects": "what was done", "compare large objects": "what was done",
+	"a transaction that was written in part cannot be overtaken": "a mistake in the code",
+	"a recorded statement stands beside other changes":           "a mistake in the code",
 }
 
 // literal returns a string that is written in the code, also in several parts.
@@ -137,7 +141,8 @@ func messages(t *testing.T) (list []message) {
 	return list
 }
 
-// An entry is an item of a list in docs/errors-*.md that begins with "* `". It may go on in further lines.
+// An entry is an item of a list in docs/errors-*.md that begins with "* `". It may go on in further
+// lines.
 type entry struct {
 	text, file string
 	line       int
@@ -177,7 +182,8 @@ func alike(a, b string) float64 {
 	return float64(both) / float64(len(x)+len(y))
 }
 
-// Every error that a program can print has an entry in docs/errors-*.md, and each entry is an error that a program can print.
+// Every error that a program can print has an entry in docs/errors-*.md, and each entry is an error
+// that a program can print.
 func TestMessages(t *testing.T) {
 	documented := make(map[string]bool)
 	for _, e := range entries(t) {
@@ -210,7 +216,8 @@ func TestMessages(t *testing.T) {
 			}
 		}
 		if best < 0 {
-			t.Errorf("%s: the message is in no page. Add where its cause is explained, in one of docs/errors-*.md:\n* `%s`", m.where, m.text)
+			t.Errorf("%s: the message is in no page. Add where its cause is explained, in one of docs/errors-*.md:\n* `%s`",
+				m.where, m.text)
 			continue
 		}
 		e := stale[best]
@@ -219,7 +226,8 @@ func TestMessages(t *testing.T) {
 			change(t, e, m.text)
 			continue
 		}
-		t.Errorf("%s:%d: the message was reworded in %s. Change\n* `%s`\nto\n* `%s`\nor: go test ./cmd/internal/docs -run TestMessages -update", e.file, e.line, m.where, e.text, m.text)
+		t.Errorf("%s:%d: the message was reworded in %s. Change\n* `%s`\nto\n* `%s`\nor: go test ./cmd/internal/docs -run TestMessages -update",
+			e.file, e.line, m.where, e.text, m.text)
 	}
 	for _, e := range stale {
 		t.Errorf("%s:%d: no program prints this any more; take it out:\n* `%s`", e.file, e.line, e.text)

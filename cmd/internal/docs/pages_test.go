@@ -71,7 +71,8 @@ func TestPageLengths(t *testing.T) {
 	}
 }
 
-// Lines are no wider than 100 characters, but for tables and blocks of code, which cannot be wrapped.
+// Lines are no wider than 100 characters, but for tables and blocks of code, which cannot be
+// wrapped.
 func TestLineLengths(t *testing.T) {
 	for name, text := range markdown(t) {
 		if name == "CHANGELOG.md" {
@@ -132,7 +133,8 @@ func TestLinks(t *testing.T) {
 		prose(text, func(number int, line string) {
 			for _, m := range link.FindAllStringSubmatch(inCode.ReplaceAllString(line, ""), -1) {
 				target, fragment, _ := strings.Cut(m[1], "#")
-				if strings.Contains(target, "://") || target == "CONTRIBUTING.md" { // which is being written
+				if strings.Contains(target, "://") || target == "CONTRIBUTING.md" {
+					// which is being written
 					continue
 				}
 				seen++

@@ -166,7 +166,8 @@ func (a *attacker) ours(ctx context.Context, c *pgx.Conn) {
 		try("read "+r, "SELECT * FROM "+r)
 		try("wrote "+r, "INSERT INTO "+r+" DEFAULT VALUES")
 		try("deleted from "+r, "DELETE FROM "+r)
-		try("made a trigger on "+r, "CREATE TRIGGER evil BEFORE INSERT OR UPDATE ON "+r+" FOR EACH ROW EXECUTE FUNCTION pg_catalog.suppress_redundant_updates_trigger()")
+		try("made a trigger on "+r, "CREATE TRIGGER evil BEFORE INSERT OR UPDATE ON "+r+
+			" FOR EACH ROW EXECUTE FUNCTION pg_catalog.suppress_redundant_updates_trigger()")
 		try("published "+r, "CREATE PUBLICATION pwn FOR TABLE "+r)
 	}
 	for _, f := range list(`SELECT pg_catalog.format('pgsluice.%I(%s)', p.proname, (SELECT pg_catalog.string_agg(CASE t.typname
@@ -251,7 +252,8 @@ func TestAttack_P1_P2_P3_P4_P5_P6_P7_P8(t *testing.T) {
 	source.Exec("CREATE SCHEMA app AUTHORIZATION app", "CREATE SCHEMA dbo_s AUTHORIZATION dbo",
 		"CREATE TABLE app.t (id int PRIMARY KEY, v text)", "CREATE TABLE app.secret (id int PRIMARY KEY, v text)",
 		"ALTER TABLE app.t OWNER TO app", "ALTER TABLE app.secret OWNER TO app",
-		"INSERT INTO app.t SELECT g, 'v' || g FROM generate_series(1, 5000) g", "INSERT INTO app.secret SELECT g, md5(g::text) FROM generate_series(1, 100) g")
+		"INSERT INTO app.t SELECT g, 'v' || g FROM generate_series(1, 5000) g",
+		"INSERT INTO app.secret SELECT g, md5(g::text) FROM generate_series(1, 100) g")
 	before := [2]string{source.Query(rightsOf), target.Query(rightsOf)}
 
 	// Whoever makes our schema first is not trusted with what we do in it.
@@ -305,13 +307,15 @@ func TestAttack_P1_P2_P3_P4_P5_P6_P7_P8(t *testing.T) {
 	sync := env.Start(nil, nil, "bash", pgtest.Root()+"/scripts/sync", "mig")
 	defer func() {
 		for _, db := range dbs {
-			t.Log(sync.Errors(), db.Query(rightsOf), oneLine(db.Query("SELECT role, what, left(query, 300), count(*) FROM evil.calls GROUP BY 1, 2, 3")))
+			t.Log(sync.Errors(), db.Query(rightsOf),
+				oneLine(db.Query("SELECT role, what, left(query, 300), count(*) FROM evil.calls GROUP BY 1, 2, 3")))
 		}
 	}()
 	own := *source
 	own.URI = source.As("app", "")
 	for i := range 20 {
-		own.Exec(fmt.Sprintf("INSERT INTO app.t VALUES (%d, 'new')", 10000+i), fmt.Sprintf("UPDATE app.t SET v = 'changed' WHERE id = %d", i+1))
+		own.Exec(fmt.Sprintf("INSERT INTO app.t VALUES (%d, 'new')", 10000+i),
+			fmt.Sprintf("UPDATE app.t SET v = 'changed' WHERE id = %d", i+1))
 		if i%5 == 0 {
 			own.Exec(fmt.Sprintf("ALTER TABLE app.t ADD c%d int DEFAULT %d", i, i))
 		}

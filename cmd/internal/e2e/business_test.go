@@ -40,7 +40,8 @@ func businessOf(major int) string {
 	if major >= 11 {
 		return businessSchema
 	}
-	return regexp.MustCompile(`CREATE TABLE orders_.*\n`).ReplaceAllString(strings.Replace(businessSchema, " PARTITION BY LIST (state)", "", 1), "")
+	return regexp.MustCompile(`CREATE TABLE orders_.*\n`).
+		ReplaceAllString(strings.Replace(businessSchema, " PARTITION BY LIST (state)", "", 1), "")
 }
 
 const businessTotals = `SELECT (SELECT sum(balance) FROM accounts), (SELECT coalesce(sum(amount), 0) FROM ledger), (SELECT count(*) FROM accounts)`

@@ -15,7 +15,8 @@ import (
 
 // inFull lists the tables and partitions whose updates a slot's publications carry.
 func inFull(d *pgtest.DB, slot string) string {
-	return d.Query("SELECT coalesce(string_agg(tablename, ' ' ORDER BY tablename), '') FROM pg_publication_tables WHERE pubname = '" + slot + "' AND schemaname = 'public'")
+	return d.Query("SELECT coalesce(string_agg(tablename, ' ' ORDER BY tablename), '') FROM pg_publication_tables WHERE pubname = '" +
+		slot + "' AND schemaname = 'public'")
 }
 
 // With recorded changes of the schema, a table that loses its identity leaves the publication of
@@ -27,10 +28,14 @@ func TestIdentityLost_C1(t *testing.T) {
 	if source.Major < 14 {
 		t.Skip("statements are recorded from 14 on")
 	}
-	source.Exec("CREATE TABLE a (id int PRIMARY KEY, v int)", "CREATE TABLE b (id int PRIMARY KEY, v int)", "CREATE TYPE kind AS ENUM ('x')", "CREATE TABLE c (id kind PRIMARY KEY, v int)",
+	source.Exec("CREATE TABLE a (id int PRIMARY KEY, v int)", "CREATE TABLE b (id int PRIMARY KEY, v int)",
+		"CREATE TYPE kind AS ENUM ('x')", "CREATE TABLE c (id kind PRIMARY KEY, v int)",
 		"CREATE TABLE i (id int NOT NULL, v int)", "CREATE UNIQUE INDEX i_id ON i (id)", "ALTER TABLE i REPLICA IDENTITY USING INDEX i_id",
-		"CREATE TABLE p (id int PRIMARY KEY, v int) PARTITION BY RANGE (id)", "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9)", "CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (9) TO (99)",
-		"CREATE TABLE q (id int, v int) PARTITION BY RANGE (id)", "CREATE TABLE q1 PARTITION OF q (PRIMARY KEY (id)) FOR VALUES FROM (0) TO (9)",
+		"CREATE TABLE p (id int PRIMARY KEY, v int) PARTITION BY RANGE (id)",
+		"CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9)",
+		"CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (9) TO (99)",
+		"CREATE TABLE q (id int, v int) PARTITION BY RANGE (id)",
+		"CREATE TABLE q1 PARTITION OF q (PRIMARY KEY (id)) FOR VALUES FROM (0) TO (9)",
 		"CREATE TABLE dull (id int, v int)")
 	env := &pgtest.Env{T: t, Dir: pgtest.Programs(t, false), Source: source.URI}
 	env.Must(nil, "pgextract", "--slot", source.Name, "--data-only")
@@ -40,7 +45,8 @@ func TestIdentityLost_C1(t *testing.T) {
 		t.Helper()
 		source.Exec(sql)
 		for _, x := range tables {
-			if _, err := source.Try("INSERT INTO " + x + " (v) SELECT 1 WHERE false; UPDATE " + x + " SET v = v; DELETE FROM " + x); err != nil {
+			if _, err := source.Try("INSERT INTO " + x + " (v) SELECT 1 WHERE false; UPDATE " + x +
+				" SET v = v; DELETE FROM " + x); err != nil {
 				t.Errorf("after %s: %v", sql, err)
 			}
 		}
@@ -65,9 +71,11 @@ func TestIdentityLost_C1(t *testing.T) {
 	step("p2 p3 p4 q1", "CREATE TABLE p4 PARTITION OF p FOR VALUES FROM (999) TO (9999); CREATE TABLE q2 PARTITION OF q FOR VALUES FROM (9) TO (99); CREATE TABLE q3 (id int, v int)")
 	step("p2 p3 p4 q1 q3", "ALTER TABLE q3 ADD PRIMARY KEY (id)")
 	step("a p2 p3 p4 q1 q3", "ALTER TABLE a ADD PRIMARY KEY (id)")
-	step("a p1 p2 p3 p4 q1 q3", "ALTER TABLE p1 REPLICA IDENTITY DEFAULT; ALTER TABLE p DETACH PARTITION p2; ALTER TABLE p DETACH PARTITION p3")
+	step("a p1 p2 p3 p4 q1 q3",
+		"ALTER TABLE p1 REPLICA IDENTITY DEFAULT; ALTER TABLE p DETACH PARTITION p2; ALTER TABLE p DETACH PARTITION p3")
 	tables = append(tables, "w", "w1", "w2")
-	step("a p1 p2 p3 p4 q1 q3 w1", "CREATE TABLE w (id int PRIMARY KEY, v int) PARTITION BY RANGE (id); CREATE TABLE w1 PARTITION OF w FOR VALUES FROM (0) TO (9); CREATE TABLE w2 (id int NOT NULL, v int)")
+	step("a p1 p2 p3 p4 q1 q3 w1",
+		"CREATE TABLE w (id int PRIMARY KEY, v int) PARTITION BY RANGE (id); CREATE TABLE w1 PARTITION OF w FOR VALUES FROM (0) TO (9); CREATE TABLE w2 (id int NOT NULL, v int)")
 	step("a p1 p2 p3 p4 q1 q3 w1 w2", "ALTER TABLE w ATTACH PARTITION w2 FOR VALUES FROM (9) TO (99)")
 	step("a p1 p2 p3 p4 q1 q3", "ALTER TABLE w DROP CONSTRAINT w_pkey")
 }
@@ -126,9 +134,12 @@ func TestPublicationNarrowed_C3(t *testing.T) {
 		source.Exec("CREATE TABLE "+x+" (id int PRIMARY KEY, v int)", "INSERT INTO "+x+" VALUES (1, 1)")
 	}
 	source.Exec("CREATE TABLE keyless (id int)")
-	want := map[string][]string{"away": {"not-published"}, "there_and_back": {"gap"}, "dropped": {"missing"}, "swapped": {"missing"}, "old": {"missing"}}
+	want := map[string][]string{"away": {"not-published"}, "there_and_back": {"gap"}, "dropped": {"missing"},
+		"swapped": {"missing"}, "old": {"missing"}}
 	if source.Major >= 11 {
-		source.Exec("CREATE TABLE p (id int PRIMARY KEY, v int) PARTITION BY RANGE (id)", "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9)", "CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (9) TO (99)")
+		source.Exec("CREATE TABLE p (id int PRIMARY KEY, v int) PARTITION BY RANGE (id)",
+			"CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9)",
+			"CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (9) TO (99)")
 	}
 	if source.Major >= 13 {
 		want["p1"], want["p2"] = []string{"not-published"}, []string{"gap"}
@@ -157,7 +168,8 @@ func TestPublicationNarrowed_C3(t *testing.T) {
 	}
 	f.refused("public.swapped")
 	// Each remedy helps.
-	f.Bash("pgextract --slot " + f.slot + " --table dropped --table swapped --table old --table there_and_back --table away --table 'p*' --reload 2>/dev/null | pgapply || true")
+	f.Bash("pgextract --slot " +
+		f.slot + " --table dropped --table swapped --table old --table there_and_back --table away --table 'p*' --reload 2>/dev/null | pgapply || true")
 	source.Exec("ALTER PUBLICATION "+f.slot+" SET (publish = 'insert')", "UPDATE plain SET v = 2")
 	got := f.uncarried()
 	if !slices.Contains(got["plain"], "narrowed") || !slices.Contains(got["untouched"], "narrowed") || len(got["keyless"]) != 0 {
@@ -219,7 +231,8 @@ func TestLoadThatNeverArrived_C20(t *testing.T) {
 	// One that is under way.
 	target.Exec("UPDATE pgsluice.streams SET load_status = 'loading'")
 	f.refused("--resume")
-	pgtest.Wait(t, 10*time.Second, "the source takes writes", func() bool { _, err := source.Try("INSERT INTO a VALUES (3)"); return err == nil })
+	pgtest.Wait(t, 10*time.Second, "the source takes writes",
+		func() bool { _, err := source.Try("INSERT INTO a VALUES (3)"); return err == nil })
 }
 
 // A publication that a DBA has made FOR ALL TABLES serves a role that owns none of them, and is
@@ -228,9 +241,13 @@ func TestForeignPublication_C3(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	mover := role(t, source, "mover", "REPLICATION")
-	source.Exec("CREATE TABLE a (id int PRIMARY KEY)", "INSERT INTO a VALUES (1)", "GRANT SELECT ON ALL TABLES IN SCHEMA public TO "+mover, "CREATE PUBLICATION "+source.Name+" FOR ALL TABLES")
+	source.Exec("CREATE TABLE a (id int PRIMARY KEY)", "INSERT INTO a VALUES (1)",
+		"GRANT SELECT ON ALL TABLES IN SCHEMA public TO "+mover,
+		"CREATE PUBLICATION "+source.Name+" FOR ALL TABLES")
 	if source.Major >= 11 {
-		source.Exec("CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id)", "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9)", "INSERT INTO p VALUES (1)", "GRANT SELECT ON p, p1 TO "+mover)
+		source.Exec("CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id)",
+			"CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9)", "INSERT INTO p VALUES (1)",
+			"GRANT SELECT ON p, p1 TO "+mover)
 	}
 	f := &following{pgtest.NewEnv(t, source, target), source, target, source.Name}
 	f.Source = source.As(mover, "")
@@ -242,13 +259,15 @@ func TestForeignPublication_C3(t *testing.T) {
 	}
 	pgtest.Equal(t, source, target)
 	f.Must(nil, "pgcutover", "cleanup", "--slot", f.slot, "--force")
-	if got := source.Query("SELECT (SELECT count(*) FROM pg_publication) || ' ' || (SELECT count(*) FROM pg_replication_slots WHERE slot_name = '" + f.slot + "')"); got != "1 0" {
+	if got := source.Query("SELECT (SELECT count(*) FROM pg_publication) || ' ' || (SELECT count(*) FROM pg_replication_slots WHERE slot_name = '" +
+		f.slot + "')"); got != "1 0" {
 		t.Errorf("publications and slots that are left: %s", got)
 	}
 	// One that carries less is refused before there is a slot, with what is missing.
 	source.Exec("DROP PUBLICATION "+f.slot, "CREATE PUBLICATION "+f.slot+" FOR ALL TABLES WITH (publish = 'insert')")
 	status, _, errs := f.Run(nil, "pgextract", "--slot", f.slot)
-	if status != 78 || !strings.Contains(errs, "public.a") || !strings.Contains(errs, "UPDATE") || source.Query("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '"+f.slot+"'") != "0" {
+	if status != 78 || !strings.Contains(errs, "public.a") || !strings.Contains(errs, "UPDATE") ||
+		source.Query("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '"+f.slot+"'") != "0" {
 		t.Errorf("with inserts only: status %d, %s", status, errs)
 	}
 }
@@ -280,7 +299,8 @@ func TestPendingDetach_C27(t *testing.T) {
 	e := pgtest.NewEnv(t, source, target)
 	const finalize = `ALTER TABLE "public"."p" DETACH PARTITION "public"."p1" FINALIZE`
 	status, _, errs := e.Run(nil, "pgextract", "--slot", source.Name)
-	if status != 78 || !strings.Contains(errs, finalize) || source.Query("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '"+source.Name+"'") != "0" {
+	if status != 78 || !strings.Contains(errs, finalize) ||
+		source.Query("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '"+source.Name+"'") != "0" {
 		t.Errorf("pgextract: status %d, %s", status, errs)
 	}
 	if status, out, _ := e.Run(nil, "pgcutover", "check"); status != 78 || !strings.Contains(string(out), finalize) {

@@ -128,7 +128,8 @@ var actions = []func(c *client){
 		_, a := c.account()
 		switch c.IntN(3) {
 		case 0:
-			if c.exec("INSERT INTO acc1 VALUES ($1, 10, jsonb_build_object('a', $2::text), $1 + 1000) ON CONFLICT DO NOTHING", id, c.text()) == 1 {
+			if c.exec("INSERT INTO acc1 VALUES ($1, 10, jsonb_build_object('a', $2::text), $1 + 1000) ON CONFLICT DO NOTHING",
+				id, c.text()) == 1 {
 				c.exec("UPDATE acc0 SET balance = balance - 10, note = $2 WHERE id = $1", a, c.text())
 			}
 		case 1:
@@ -139,7 +140,8 @@ var actions = []func(c *client){
 			}
 		}
 	},
-	func(c *client) { c.exec("UPDATE acc2 SET k = $1 WHERE id = $2", c.IntN(6), 1+c.IntN(50)) }, // from one partition to another
+	// from one partition to another
+	func(c *client) { c.exec("UPDATE acc2 SET k = $1 WHERE id = $2", c.IntN(6), 1+c.IntN(50)) },
 	func(c *client) { // two rows swap a unique value, by way of a third
 		table := []string{"uniq", "late"}[c.IntN(2)]
 		a, b := 1+c.IntN(40), 1+c.IntN(40)
@@ -151,7 +153,8 @@ var actions = []func(c *client){
 		}
 	},
 	func(c *client) { // without one: constraints that are checked at the end
-		c.exec("UPDATE late SET v = CASE WHEN id = $1 THEN (SELECT v FROM late WHERE id = $2) ELSE (SELECT v FROM late WHERE id = $1) END WHERE id IN ($1, $2)", 1+c.IntN(40), 1+c.IntN(40))
+		c.exec("UPDATE late SET v = CASE WHEN id = $1 THEN (SELECT v FROM late WHERE id = $2) ELSE (SELECT v FROM late WHERE id = $1) END WHERE id IN ($1, $2)",
+			1+c.IntN(40), 1+c.IntN(40))
 		if c.IntN(20) == 0 {
 			c.exec("UPDATE late SET w = v + 1000")
 			c.exec("UPDATE late SET w = w + 1 WHERE id > 20")
@@ -176,11 +179,13 @@ var actions = []func(c *client){
 		id := c.IntN(60)
 		switch c.IntN(6) {
 		case 0:
-			c.exec("INSERT INTO toast VALUES ($1, 0, $2, convert_to($3, 'UTF8'), random()) ON CONFLICT (id) DO UPDATE SET a = excluded.a", id, c.text(), c.text())
+			c.exec("INSERT INTO toast VALUES ($1, 0, $2, convert_to($3, 'UTF8'), random()) ON CONFLICT (id) DO UPDATE SET a = excluded.a",
+				id, c.text(), c.text())
 		case 1:
 			c.exec("INSERT INTO toast_full VALUES ($1, 0, $2) ON CONFLICT (id) DO UPDATE SET a = excluded.a", id, c.text())
 		case 2:
-			c.exec("UPDATE toast SET id = $2 WHERE id = $1", id, 100+c.IntN(1000)) // the key, and not the values
+			// the key, and not the values
+			c.exec("UPDATE toast SET id = $2 WHERE id = $1", id, 100+c.IntN(1000))
 		case 3:
 			c.exec("DELETE FROM toast WHERE id > $1", 100+c.IntN(1000))
 		case 4:
@@ -194,7 +199,8 @@ var actions = []func(c *client){
 		a := c.IntN(10)
 		switch c.IntN(4) {
 		case 0, 1:
-			c.exec("INSERT INTO nokey SELECT $1, CASE WHEN $1 < 5 THEN $2 END, $1 / 3.0 FROM generate_series(1, 1 + $1 % 3)", a, []string{"x", "y", c.text()}[c.IntN(3)])
+			c.exec("INSERT INTO nokey SELECT $1, CASE WHEN $1 < 5 THEN $2 END, $1 / 3.0 FROM generate_series(1, 1 + $1 % 3)",
+				a, []string{"x", "y", c.text()}[c.IntN(3)])
 		case 2:
 			c.exec("UPDATE nokey SET c = c + 1 WHERE ctid = (SELECT min(ctid) FROM nokey WHERE a = $1)", a)
 		default:
@@ -217,7 +223,9 @@ var actions = []func(c *client){
 			c.exec("INSERT INTO child (parent, v) VALUES ($1, $2)", id, c.text())
 		}
 	},
-	func(c *client) { // more than the server keeps in memory, so that it sends the transaction while that is in progress
+	func(c *client) {
+		// more than the server keeps in memory, so that it sends the transaction while that is in
+		// progress
 		if c.IntN(6) != 0 {
 			return
 		}
@@ -387,7 +395,8 @@ func check(t *testing.T, jobs int) {
 	}
 	// The clients are at it already; a deadlock of theirs with the publication is a reason to try
 	// again.
-	env.Bash(`until pgextract --slot "$1" > "$2"; do (($? == 75)); done; pgapply < "$2"`, source.Name, filepath.Join(t.TempDir(), "load.pgs"))
+	env.Bash(`until pgextract --slot "$1" > "$2"; do (($? == 75)); done; pgapply < "$2"`, source.Name,
+		filepath.Join(t.TempDir(), "load.pgs"))
 	loaded.Store(true)
 
 	fifo := filepath.Join(t.TempDir(), "applied")
@@ -480,7 +489,8 @@ func check(t *testing.T, jobs int) {
 	close(stopPipe)
 	pipe.kill(true, true)
 	others.Wait()
-	t.Logf("%d transactions; %d looks at the target; the pipe was started %d times; ended: %v", done.Load(), looks.Load(), pipe.restarts, kills)
+	t.Logf("%d transactions; %d looks at the target; the pipe was started %d times; ended: %v", done.Load(),
+		looks.Load(), pipe.restarts, kills)
 	if !t.Failed() {
 		pgtest.Equal(t, source, target)
 	}

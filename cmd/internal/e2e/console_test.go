@@ -68,7 +68,8 @@ var (
 	impatient = regexp.MustCompile(`: waiting for |^\w+: hint: .*pg_terminate_backend`)
 )
 
-// abridge leaves out what a document need not show: servers that were named before, how far a load is, and most of many lines of one kind.
+// abridge leaves out what a document need not show: servers that were named before, how far a load
+// is, and most of many lines of one kind.
 func abridge(output string, servers bool) (lines []string) {
 	seen := make(map[string]bool)
 	var run []string
@@ -117,7 +118,8 @@ func abridge(output string, servers bool) (lines []string) {
 	return lines
 }
 
-// masked returns lines in which nothing depends on the run: each joined with those that go on, without numbers, and sorted, because several programs write.
+// masked returns lines in which nothing depends on the run: each joined with those that go on,
+// without numbers, and sorted, because several programs write.
 func masked(lines []string) (list []string) {
 	for _, line := range lines {
 		if strings.HasPrefix(line, "    ") && len(list) > 0 {
@@ -137,7 +139,8 @@ func masked(lines []string) (list []string) {
 	return list
 }
 
-// type runs commands one after the other in one shell, and returns what each has printed, on standard output and error.
+// type runs commands one after the other in one shell, and returns what each has printed, on
+// standard output and error.
 func (w *workplace) typeIn(commands []string) []typed {
 	w.t.Helper()
 	var script strings.Builder
@@ -176,7 +179,8 @@ func (w *workplace) typeIn(commands []string) []typed {
 	return list
 }
 
-// compare compares the output in blocks of a page with that of a run, or replaces it if -update is given. Commands are found by their text.
+// compare compares the output in blocks of a page with that of a run, or replaces it if -update is
+// given. Commands are found by their text.
 func (p *page) compare(run []typed, servers, rows bool) {
 	p.t.Helper()
 	text := codeBlock.ReplaceAllStringFunc(p.text, func(whole string) string {
@@ -215,7 +219,8 @@ func (p *page) compare(run []typed, servers, rows bool) {
 	}
 }
 
-// The tutorial, with the output that the page has, and the operator's session of the README, which is the same one.
+// The tutorial, with the output that the page has, and the operator's session of the README, which
+// is the same one.
 func TestDocsQuickstart(t *testing.T) {
 	t.Parallel()
 	p, readme := readPage(t, "docs/quickstart.md"), readPage(t, "README.md")
@@ -243,7 +248,8 @@ func TestDocsQuickstart(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		less := strings.NewReplacer("generate_series(1, 100000)", "generate_series(1, 4000)", "generate_series(1, 50000)", "generate_series(1, 1000)").Replace(string(data))
+		less := strings.NewReplacer("generate_series(1, 100000)", "generate_series(1, 4000)",
+			"generate_series(1, 50000)", "generate_series(1, 1000)").Replace(string(data))
 		if err := os.WriteFile(name, []byte(less), 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -310,7 +316,8 @@ func TestDocsQuickstart(t *testing.T) {
 	if _, err := source.Try("INSERT INTO probe VALUES (1)"); err == nil {
 		t.Error("the source can be written to after the cutover")
 	}
-	run = append(run, w.typeIn(append([]string{"export PGSLUICE_SOURCE='" + source.URI + "' PGSLUICE_TARGET='" + target.URI + "'"}, last...))[1:]...)
+	run = append(run, w.typeIn(append([]string{"export PGSLUICE_SOURCE='" + source.URI +
+		"' PGSLUICE_TARGET='" + target.URI + "'"}, last...))[1:]...)
 	nothingLeft(t, source, target)
 	for _, x := range run {
 		if text := x.output[0]; x.status != 0 && !strings.Contains(text, "read-only transaction") {
@@ -318,7 +325,8 @@ func TestDocsQuickstart(t *testing.T) {
 		}
 	}
 	p.done()
-	if t.Failed() || pgtest.Source(t).Major != pgtest.Target(t).Major { // other versions say other things
+	if t.Failed() || pgtest.Source(t).Major != pgtest.Target(t).Major {
+		// other versions say other things
 		return
 	}
 	p.compare(run, true, true)

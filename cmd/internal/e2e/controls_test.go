@@ -105,21 +105,26 @@ func part(t *testing.T, text, pattern string) string {
 // can be pasted.
 func TestControlCharactersInNames_P11(t *testing.T) {
 	t.Parallel()
-	server, other := pgtest.Start(t, pgtest.Source(t).Major), pgtest.Start(t, pgtest.Target(t).Major) // for roles of our own
+	// for roles of our own
+	server, other := pgtest.Start(t, pgtest.Source(t).Major), pgtest.Start(t, pgtest.Target(t).Major)
 	source, target := server.Database(t, ""), other.Database(t, "")
 	s := &scanner{Env: pgtest.NewEnv(t, source, target), t: t}
 	s.Vars = []string{"LC_ALL=C.UTF-8"}
 	role := "role\x1b[31m\npgapply: forged\u202e"
-	source.Exec("CREATE ROLE app LOGIN PASSWORD 'x'", "CREATE ROLE "+ident(role), "GRANT "+ident(role)+" TO app", "GRANT CREATE ON DATABASE "+source.Name+" TO app")
+	source.Exec("CREATE ROLE app LOGIN PASSWORD 'x'", "CREATE ROLE "+ident(role),
+		"GRANT "+ident(role)+" TO app", "GRANT CREATE ON DATABASE "+source.Name+" TO app")
 	target.Exec("CREATE ROLE app")
 	schema := "s\x1b[7m\nmissing  public.forged"
 	key := "k\x1b[31m\npgapply: forged\u009b\u202e\t'; rm -rf ~ #\\"
 	asRole(t, source, "app", "CREATE SCHEMA "+ident(schema), "GRANT ALL ON SCHEMA "+ident(schema)+" TO "+ident(role))
 	for i, name := range hostile {
-		asRole(t, source, "app", "SET search_path = "+ident(schema), fmt.Sprintf("CREATE TABLE %s (%s text PRIMARY KEY, v int CONSTRAINT %s CHECK (v < 100))", ident(name), ident(hostile[(i+1)%5]), ident(hostile[(i+2)%5])),
+		asRole(t, source, "app", "SET search_path = "+ident(schema),
+			fmt.Sprintf("CREATE TABLE %s (%s text PRIMARY KEY, v int CONSTRAINT %s CHECK (v < 100))",
+				ident(name), ident(hostile[(i+1)%5]), ident(hostile[(i+2)%5])),
 			fmt.Sprintf("INSERT INTO %s VALUES ('%s', 1)", ident(name), strings.ReplaceAll(key, "'", "''")))
 	}
-	asRole(t, source, "app", "SET search_path = "+ident(schema), "CREATE TABLE "+ident("keyless"+hostile[0])+" (a int)", "CREATE SEQUENCE "+ident(hostile[1]+"_seq"),
+	asRole(t, source, "app", "SET search_path = "+ident(schema),
+		"CREATE TABLE "+ident("keyless"+hostile[0])+" (a int)", "CREATE SEQUENCE "+ident(hostile[1]+"_seq"),
 		"ALTER SEQUENCE "+ident(hostile[1]+"_seq")+" OWNER TO "+ident(role))
 	// A session with such a name, in a transaction that has written.
 	app, err := pgx.Connect(context.Background(), source.As("app", "x"))
@@ -136,7 +141,8 @@ func TestControlCharactersInNames_P11(t *testing.T) {
 	source.Exec("BEGIN; CREATE TABLE prepared (a int); PREPARE TRANSACTION '" + gid + "'")
 	s.run(78, "pgcutover", "check", "--slot", "mig")
 	source.Exec("ROLLBACK PREPARED '" + gid + "'")
-	if out := s.run(78, "pgcutover", "check", "--slot", "mig"); !strings.Contains(out, `role\x1b[31m\npgapply: forged\u202e`) || !strings.Contains(out, `\nmissing  public.forged`) {
+	if out := s.run(78, "pgcutover", "check", "--slot", "mig"); !strings.Contains(out,
+		`role\x1b[31m\npgapply: forged\u202e`) || !strings.Contains(out, `\nmissing  public.forged`) {
 		t.Errorf("check does not name them:\n%s", out)
 	}
 	s.run(64, "pgcutover", "check", "--"+hostile[0])
@@ -147,7 +153,8 @@ func TestControlCharactersInNames_P11(t *testing.T) {
 	s.run(64, "bash", script("sync"), "-"+hostile[3])
 	s.run(-1, "pgdecode", "--slot", "mig", "--confirm-from", "/nonexistent/"+hostile[3])
 	for _, format := range []string{"text", "json"} {
-		s.run(69, "pgdecode", "--slot", "mig", "--source", strings.ReplaceAll(source.URI, source.Name, "x%1b%5b31m%0apgapply:%20forged"), "--log-format", format)
+		s.run(69, "pgdecode", "--slot", "mig", "--source",
+			strings.ReplaceAll(source.URI, source.Name, "x%1b%5b31m%0apgapply:%20forged"), "--log-format", format)
 	}
 	// The role that owns a sequence is missing on the target: its owner cannot be set.
 	if out := s.bash(0, "pgextract --slot mig | pgapply"); !strings.Contains(out, `role "role\x1b[31m`) {
@@ -175,17 +182,20 @@ func TestControlCharactersInNames_P11(t *testing.T) {
 	s.bash(0, "pgdecode --slot mig --until now | pgapply")
 	// A table that the target lacks. The command in the hint loads it.
 	late := "late" + hostile[3]
-	asRole(t, source, "app", "SET search_path = "+ident(schema), "CREATE TABLE "+ident(late)+" (a int PRIMARY KEY)", "INSERT INTO "+ident(late)+" VALUES (1)")
+	asRole(t, source, "app", "SET search_path = "+ident(schema),
+		"CREATE TABLE "+ident(late)+" (a int PRIMARY KEY)", "INSERT INTO "+ident(late)+" VALUES (1)")
 	for _, args := range [][]string{{"status"}, {"check"}, {"status", "--json"}} {
 		s.run(0, "pgcutover", args...)
 	}
 	s.bash(0, "pgcutover status --watch --every 10ms | head -n 60")
 	sync := s.Start(nil, nil, "bash", script("sync"), "mig")
-	pgtest.Wait(t, 20*time.Second, "the slot is read", func() bool { return source.Query("SELECT active FROM pg_replication_slots") == "t" })
+	pgtest.Wait(t, 20*time.Second, "the slot is read",
+		func() bool { return source.Query("SELECT active FROM pg_replication_slots") == "t" })
 	out = s.bash(78, "scripts/cutover mig --yes")
 	sync.Kill()
 	s.scan("sync", sync.Errors())
-	pgtest.Wait(t, 20*time.Second, "nobody reads the slot", func() bool { return source.Query("SELECT active FROM pg_replication_slots") == "f" })
+	pgtest.Wait(t, 20*time.Second, "nobody reads the slot",
+		func() bool { return source.Query("SELECT active FROM pg_replication_slots") == "f" })
 	s.bash(0, part(t, out, `While sync is stopped: (pgextract .*)`))
 	pgtest.EqualTable(t, source, target, ident(schema)+"."+ident(late))
 
@@ -198,7 +208,8 @@ func TestControlCharactersInNames_P11(t *testing.T) {
 	// The rows differ, and then they do not.
 	target.Exec("UPDATE " + table + " SET v = 9")
 	sync = s.Start(nil, nil, "bash", script("sync"), "mig")
-	pgtest.Wait(t, 20*time.Second, "the slot is read", func() bool { return source.Query("SELECT active FROM pg_replication_slots") == "t" })
+	pgtest.Wait(t, 20*time.Second, "the slot is read",
+		func() bool { return source.Query("SELECT active FROM pg_replication_slots") == "t" })
 	out = s.bash(1, "scripts/cutover mig --yes --verify first"+allow)
 	if !strings.Contains(out, `row`+"\t"+`s\x1b[7m\nmissing  public.forged.a\x1b[31m`) {
 		t.Errorf("the row that differs is not shown:\n%s", out)
@@ -228,7 +239,8 @@ func TestBytesInNames_P11(t *testing.T) {
 	source, target := pgtest.Source(t).Database(t, ascii), pgtest.Target(t).Database(t, ascii)
 	s := &scanner{Env: pgtest.NewEnv(t, source, target), t: t}
 	name := "x\xff\x9b31m\xe2\x80"
-	source.Exec("CREATE TABLE "+ident(name)+" (a text PRIMARY KEY, b int)", "INSERT INTO "+ident(name)+" VALUES (convert_from('\\xff9b', 'SQL_ASCII'), 1)")
+	source.Exec("CREATE TABLE "+ident(name)+" (a text PRIMARY KEY, b int)",
+		"INSERT INTO "+ident(name)+" VALUES (convert_from('\\xff9b', 'SQL_ASCII'), 1)")
 	slot := "bytes_" + source.Name
 	s.run(0, "pgcutover", "check", "--slot", slot)
 	s.bash(0, "pgextract --slot "+slot+" | pgapply")

@@ -19,7 +19,8 @@ func nodePath(t *testing.T) string {
 		}
 	}
 	dir := t.TempDir()
-	out, err := exec.Command("npm", "install", "--prefix", dir, "--prefer-offline", "--no-audit", "--no-fund", "--no-package-lock", "@msgpack/msgpack@3.1.3").CombinedOutput()
+	out, err := exec.Command("npm", "install", "--prefix", dir, "--prefer-offline", "--no-audit", "--no-fund",
+		"--no-package-lock", "@msgpack/msgpack@3.1.3").CombinedOutput()
 	if err != nil {
 		t.Fatalf("npm install @msgpack/msgpack: %v\n%s", err, out)
 	}
@@ -38,7 +39,8 @@ func TestCount(t *testing.T) {
 
 	var rows []string
 	for table := range strings.SplitSeq(source.Query(tables), "\n") {
-		name := source.Query("SELECT nspname || '.' || relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid = $t$" + table + "$t$::regclass")
+		name := source.Query("SELECT nspname || '.' || relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid = $t$" +
+			table + "$t$::regclass")
 		rows = append(rows, name+"\t"+source.Query("SELECT count(*) FROM ONLY "+table))
 	}
 	env.Bash(`pgextract --slot "$1" > "$2/full.pgs"`, source.Name, dir)
@@ -62,7 +64,8 @@ func TestCount(t *testing.T) {
 		return sorted(strings.Split(source.Query(stats), "\n")) == counted
 	})
 
-	status, _, errs := env.Run(nil, "bash", "-c", `head -c 1000 "$1/full.pgs" | node "$2/scripts/examples/count.js"`, "bash", dir, pgtest.Root())
+	status, _, errs := env.Run(nil, "bash", "-c",
+		`head -c 1000 "$1/full.pgs" | node "$2/scripts/examples/count.js"`, "bash", dir, pgtest.Root())
 	if status != 65 || !strings.Contains(errs, "cut") {
 		t.Errorf("of a stream that is cut count.js says, with status %d: %s", status, errs)
 	}

@@ -35,7 +35,8 @@ func TestCountsAfterCutover_C12(t *testing.T) {
 	if status := sync.Wait(time.Minute); status != 0 {
 		t.Errorf("sync: status %d", status)
 	}
-	if inserts, rows := target.Query("SELECT sum(inserts) FROM pgsluice.tables"), target.Query("SELECT count(*) FROM counted"); inserts != rows {
+	if inserts, rows := target.Query("SELECT sum(inserts) FROM pgsluice.tables"),
+		target.Query("SELECT count(*) FROM counted"); inserts != rows {
 		t.Errorf("%s rows were inserted, %s are counted", rows, inserts)
 	}
 }

@@ -16,9 +16,10 @@ import (
 // A recording is a full load and the changes after it as files, and what the source looked like
 // after each transaction.
 type recording struct {
-	load     []byte
-	changes  []byte
-	streamed []byte   // the same changes; the server has sent large transactions while they were in progress
+	load    []byte
+	changes []byte
+	// the same changes; the server has sent large transactions while they were in progress
+	streamed []byte
 	states   []string // states[k] is the fingerprint after k transactions
 	query    string   // that returns it
 }
@@ -35,13 +36,15 @@ func record(t *testing.T, source *pgtest.DB, env *pgtest.Env) *recording {
 	r.changes = env.Must(nil, "pgdecode", "--slot", source.Name, "--until", "now")
 	r.streamed = r.changes
 	if source.Major >= 14 {
-		r.streamed = env.Must(nil, "pgdecode", "--source", source.URI+"&logical_decoding_work_mem=64kB", "--slot", source.Name, "--until", "now")
+		r.streamed = env.Must(nil, "pgdecode", "--source", source.URI+"&logical_decoding_work_mem=64kB",
+			"--slot", source.Name, "--until", "now")
 	}
 	// The transactions are as many as states, or nothing below is right.
 	for i, stream := range [][]byte{r.changes, r.streamed} {
 		n, inProgress := complete(t, stream, len(stream))
 		if n != len(r.states)-1 || (inProgress > 0) != (i == 1 && source.Major >= 14) {
-			t.Fatalf("the stream has %d transactions with changes, %d of them sent while in progress; %d were made", n, inProgress, len(r.states)-1)
+			t.Fatalf("the stream has %d transactions with changes, %d of them sent while in progress; %d were made",
+				n, inProgress, len(r.states)-1)
 		}
 	}
 	return r
@@ -52,7 +55,8 @@ func record(t *testing.T, source *pgtest.DB, env *pgtest.Env) *recording {
 func fingerprint(t *testing.T, d *pgtest.DB) string {
 	var sql []string
 	for name := range strings.SplitSeq(d.Query(tables), "\n") {
-		sql = append(sql, fmt.Sprintf("SELECT $t$%s$t$, count(*), sum(('x' || left(md5(x::text), 15))::bit(60)::bigint) FROM ONLY %s x", name, name))
+		sql = append(sql, fmt.Sprintf("SELECT $t$%s$t$, count(*), sum(('x' || left(md5(x::text), 15))::bit(60)::bigint) FROM ONLY %s x",
+			name, name))
 	}
 	digits := pgtest.Digits(pgtest.Source(t).Major, pgtest.Target(t).Major)
 	return fmt.Sprintf("SET extra_float_digits = %d; ", digits) + strings.Join(sql, " UNION ALL ")
@@ -154,8 +158,10 @@ func TestDamage(t *testing.T) {
 		stream  []byte
 		changes []int
 	}{
-		{"cut", cut, positions(rnd, frames(t, rec.load), often(4, 1000), often(4, 100)), rec.changes, positions(rnd, frames(t, rec.changes), often(16, 1000), often(16, 300))},
-		{"flip", flip, positions(rnd, frames(t, rec.load), 0, often(8, 100)), rec.changes, positions(rnd, frames(t, rec.changes), 0, often(24, 500))},
+		{"cut", cut, positions(rnd, frames(t, rec.load), often(4, 1000), often(4, 100)), rec.changes,
+			positions(rnd, frames(t, rec.changes), often(16, 1000), often(16, 300))},
+		{"flip", flip, positions(rnd, frames(t, rec.load), 0, often(8, 100)), rec.changes,
+			positions(rnd, frames(t, rec.changes), 0, often(24, 500))},
 		{"cut in progress", cut, nil, rec.streamed, positions(rnd, frames(t, rec.streamed), often(10, 300), often(10, 300))},
 		{"flip in progress", flip, nil, rec.streamed, positions(rnd, frames(t, rec.streamed), 0, often(20, 500))},
 	} {

@@ -73,7 +73,8 @@ func TestDDL(t *testing.T) {
 			want = append(want, "commit")
 		}
 	}
-	do("BEGIN; INSERT INTO t VALUES (1); ALTER TABLE t ADD b int DEFAULT 7; INSERT INTO t VALUES (2, 2); COMMIT", "t 1", "ALTER TABLE t ADD b int DEFAULT 7;", "t 2")
+	do("BEGIN; INSERT INTO t VALUES (1); ALTER TABLE t ADD b int DEFAULT 7; INSERT INTO t VALUES (2, 2); COMMIT",
+		"t 1", "ALTER TABLE t ADD b int DEFAULT 7;", "t 2")
 	do("BEGIN; ALTER TABLE t ADD never int; ROLLBACK")
 	do("INSERT INTO t VALUES (3); ALTER TABLE t ADD c int; INSERT INTO t VALUES (4); ALTER TABLE t DROP COLUMN b; INSERT INTO t VALUES (5)",
 		"t 3", "ALTER TABLE t ADD c int;", "t 4", "ALTER TABLE t DROP COLUMN b;", "t 5")
@@ -86,13 +87,15 @@ func TestDDL(t *testing.T) {
 	// In functions.
 	do("DO $$ BEGIN ALTER TABLE t ADD d int; INSERT INTO t VALUES (6); EXECUTE 'ALTER TABLE t DROP d; ALTER TABLE t ADD e text DEFAULT ''\"'''; END $$",
 		"ALTER TABLE t ADD d int;", "t 6", "ALTER TABLE t DROP d;", `ALTER TABLE t ADD e text DEFAULT '"';`)
-	do("ALTER TABLE t ADD f int; DO $$ BEGIN ALTER TABLE t ADD g int; END $$; ALTER TABLE t ADD h int", "ALTER TABLE t ADD f int;", "ALTER TABLE t ADD g int;", "ALTER TABLE t ADD h int;")
+	do("ALTER TABLE t ADD f int; DO $$ BEGIN ALTER TABLE t ADD g int; END $$; ALTER TABLE t ADD h int",
+		"ALTER TABLE t ADD f int;", "ALTER TABLE t ADD g int;", "ALTER TABLE t ADD h int;")
 	do("CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN FOR i IN 1..2 LOOP CREATE TABLE w (); DROP TABLE w; END LOOP; END $$",
 		"CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN FOR i IN 1..2 LOOP CREATE TABLE w (); DROP TABLE w; END LOOP; END $$;")
 	do("SELECT f()", "CREATE TABLE w ();", "DROP TABLE w;", "CREATE TABLE w ();", "DROP TABLE w;")
 	// Not on a target: temporary, ours, of one server.
 	do("CREATE TEMP TABLE x (a int); CREATE INDEX ON x (a); ALTER TABLE x ADD b int; DROP TABLE x")
-	do("CREATE TEMP TABLE t (a int); INSERT INTO public.t VALUES (7); CREATE INDEX i ON public.t (a); DROP TABLE t", "t 7", "CREATE INDEX i ON public.t (a);")
+	do("CREATE TEMP TABLE t (a int); INSERT INTO public.t VALUES (7); CREATE INDEX i ON public.t (a); DROP TABLE t",
+		"t 7", "CREATE INDEX i ON public.t (a);")
 	do("CREATE TABLE pgsluice.x (a int); DROP TABLE pgsluice.x; CREATE PUBLICATION y; DROP PUBLICATION y; DROP TABLE IF EXISTS nothing")
 	// Objects of all kinds, each dropped by one statement.
 	do("CREATE EXTENSION hstore", "CREATE EXTENSION hstore;")
@@ -115,7 +118,8 @@ func TestDDL(t *testing.T) {
 			t.Fatalf("record %d is\n%s\nwant\n%s\nall:\n%s", i, g, w, strings.Join(got, "\n"))
 		}
 	}
-	if s := source.Query("SELECT string_agg(pubname || ' ' || tablename, ', ' ORDER BY 1) FROM pg_publication_tables"); strings.Contains(s, "_insert_only v") {
+	if s := source.Query("SELECT string_agg(pubname || ' ' || tablename, ', ' ORDER BY 1) FROM pg_publication_tables"); strings.Contains(s,
+		"_insert_only v") {
 		t.Errorf("published: %s", s)
 	}
 
@@ -138,13 +142,16 @@ func TestDDLContext(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Start(t, 0, "logical_decoding_work_mem=64kB")
 	source := server.Database(t, "")
-	source.Exec("CREATE TABLE t (a int PRIMARY KEY, b text)", `CREATE SCHEMA "Odd, one"`, "CREATE ROLE app", `GRANT CREATE, USAGE ON SCHEMA "Odd, one" TO app`)
+	source.Exec("CREATE TABLE t (a int PRIMARY KEY, b text)", `CREATE SCHEMA "Odd, one"`, "CREATE ROLE app",
+		`GRANT CREATE, USAGE ON SCHEMA "Odd, one" TO app`)
 	env := &pgtest.Env{T: t, Dir: pgtest.Programs(t, false), Source: source.URI}
 	env.Must(nil, "pgextract", "--slot", source.Name, "--data-only")
 	env.Must(nil, "pgcutover", "ddl", "install")
 	source.Exec(`SET search_path = nowhere, "Odd, one", "$user", public; SET ROLE app; CREATE TABLE x (a int PRIMARY KEY); INSERT INTO x VALUES (1)`)
 	c := source.Connect()
-	for _, sql := range []string{"BEGIN", "INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 5000) i", "SAVEPOINT s", "ALTER TABLE t ADD c int", "ROLLBACK TO s",
+	for _, sql := range []string{"BEGIN",
+		"INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 5000) i", "SAVEPOINT s",
+		"ALTER TABLE t ADD c int", "ROLLBACK TO s",
 		"ALTER TABLE t ADD d int", "INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(5001, 10000) i", "COMMIT"} {
 		if _, err := c.Exec(pgtest.Context(t), sql); err != nil {
 			t.Fatal(err)
@@ -174,7 +181,8 @@ func TestDDLContext(t *testing.T) {
 	if len(list) < 3 || rows != 10001 {
 		t.Fatalf("%d statements, %d rows", len(list), rows)
 	}
-	if d := list[0]; d.SQL != "CREATE TABLE x (a int PRIMARY KEY);" || d.SearchPath != `"Odd, one", public` || d.Owner != "app" || d.XID != 0 {
+	if d := list[0]; d.SQL != "CREATE TABLE x (a int PRIMARY KEY);" || d.SearchPath != `"Odd, one", public` ||
+		d.Owner != "app" || d.XID != 0 {
 		t.Errorf("%+v", d)
 	}
 	if d := list[len(list)-3]; d.SQL != "ALTER TABLE t ADD d int;" || d.Owner != "postgres" || d.XID == 0 {

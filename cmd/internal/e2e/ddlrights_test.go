@@ -72,9 +72,11 @@ func TestForgedDDLMessage_P1_P2(t *testing.T) {
 	nobody := role(t, source, "nobody", "")
 	forge := func() {
 		t.Helper()
-		for _, content := range []string{`{"query":"DROP TABLE t","nth":1,"tag":"DROP TABLE","search_path":"public","role":"postgres"}`, "garbage", "{", ""} {
+		for _, content := range []string{`{"query":"DROP TABLE t","nth":1,"tag":"DROP TABLE","search_path":"public","role":"postgres"}`,
+			"garbage", "{", ""} {
 			for _, prefix := range []string{"pgsluice.ddl", "pgsluice"} {
-				if _, err := as(source, nobody, "SELECT pg_logical_emit_message(true, '"+prefix+"', '"+content+"'), pg_logical_emit_message(false, '"+prefix+"', '"+content+"')"); err != nil {
+				if _, err := as(source, nobody, "SELECT pg_logical_emit_message(true, '"+prefix+"', '"+
+					content+"'), pg_logical_emit_message(false, '"+prefix+"', '"+content+"')"); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -96,7 +98,9 @@ func TestDDLRights_P1_P7(t *testing.T) {
 	t.Parallel()
 	source, env := recordingSource(t)
 	app := role(t, source, "app", "IN ROLE pg_write_all_data, pg_read_all_data")
-	source.Exec("ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO "+app+"; ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO "+app+"; ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO "+app,
+	source.Exec("ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO "+app+
+		"; ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO "+app+
+		"; ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO "+app,
 		"GRANT CREATE ON SCHEMA public TO "+app)
 	for range 2 {
 		env.Must(nil, "pgcutover", "ddl", "install")
@@ -130,13 +134,15 @@ func TestDDLRights_P1_P7(t *testing.T) {
 			t.Errorf("%s is recorded as %q", d.SQL, d.Owner)
 		}
 	}
-	if d := list[1]; len(d.Objects) != 1 || d.Objects[0].Type != "table" || strings.Join(d.Objects[0].Names, ".") != "public.mine" || d.Type != "CREATE TABLE" {
+	if d := list[1]; len(d.Objects) != 1 || d.Objects[0].Type != "table" ||
+		strings.Join(d.Objects[0].Names, ".") != "public.mine" || d.Type != "CREATE TABLE" {
 		t.Errorf("%+v", d)
 	}
 	// If somebody is given the right after all, nothing is believed, and nothing is left out in
 	// silence.
 	source.Exec("GRANT INSERT ON pgsluice.ddl TO " + app)
-	if status, _, errs := env.Run(nil, "pgdecode", "--slot", source.Name, "--until", "now"); status != 78 || !strings.Contains(errs, "hint: ") {
+	if status, _, errs := env.Run(nil, "pgdecode", "--slot", source.Name, "--until", "now"); status != 78 ||
+		!strings.Contains(errs, "hint: ") {
 		t.Errorf("status %d: %s", status, errs)
 	}
 	if status, _, _ := env.Run(nil, "pgcutover", "ddl", "check"); status != 78 {
@@ -157,7 +163,8 @@ func TestPreownedSchemaOnSource_P6(t *testing.T) {
 		CREATE FUNCTION pgsluice.record() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'`); err != nil {
 		t.Fatal(err)
 	}
-	if status, _, errs := env.Run(nil, "pgcutover", "ddl", "install"); status != 77 || !strings.Contains(errs, app) || !strings.Contains(errs, "hint: ") {
+	if status, _, errs := env.Run(nil, "pgcutover", "ddl", "install"); status != 77 ||
+		!strings.Contains(errs, app) || !strings.Contains(errs, "hint: ") {
 		t.Errorf("status %d: %s", status, errs)
 	}
 	// A function alone, in a schema of a superuser's, is not taken over either.
@@ -169,7 +176,8 @@ func TestPreownedSchemaOnSource_P6(t *testing.T) {
 		t.Errorf("%s event triggers were made", n)
 	}
 	// A table of that name which is published is no record.
-	source.Exec("CREATE TABLE pgsluice.ddl (id int PRIMARY KEY, query text, statement text)", "ALTER PUBLICATION "+source.Name+" ADD TABLE pgsluice.ddl",
+	source.Exec("CREATE TABLE pgsluice.ddl (id int PRIMARY KEY, query text, statement text)",
+		"ALTER PUBLICATION "+source.Name+" ADD TABLE pgsluice.ddl",
 		`INSERT INTO pgsluice.ddl VALUES (1, 'DROP TABLE t', '{"nth":1,"tag":"DROP TABLE","role":"postgres"}')`, "INSERT INTO t VALUES (1)")
 	if got := summary(t, env.Must(nil, "pgdecode", "--slot", source.Name, "--until", "now")); strings.Join(got, "\n") != "t 1\ncommit" {
 		t.Errorf("the stream has %q", got)
@@ -194,7 +202,8 @@ func TestDDLInstalledBefore_P7(t *testing.T) {
 	if _, err := as(source, app, "ALTER TABLE app.t ADD b int"); err != nil {
 		t.Fatal(err)
 	}
-	if got := summary(t, env.Must(nil, "pgdecode", "--slot", source.Name, "--until", "now")); strings.Join(got, "\n") != "ALTER TABLE app.t ADD b int;\ncommit" {
+	if got := summary(t, env.Must(nil, "pgdecode", "--slot", source.Name, "--until",
+		"now")); strings.Join(got, "\n") != "ALTER TABLE app.t ADD b int;\ncommit" {
 		t.Errorf("the stream has %q", got)
 	}
 	// Publications that nobody has asked it for stay as they are, and those of others, too.
@@ -254,15 +263,19 @@ func TestTwoDDLOneQuery_P4_P9(t *testing.T) {
 		}
 		want = append(want, records...)
 	}
-	do("begin; insert into t values (2); drop table t; create table t(id int primary key, v text); commit", "drop table t;", "create table t(id int primary key, v text);")
+	do("begin; insert into t values (2); drop table t; create table t(id int primary key, v text); commit",
+		"drop table t;", "create table t(id int primary key, v text);")
 	do("begin; create table a (x int); commit; create table b (x int); begin; create table c (x int); commit",
 		"create table a (x int);", "create table b (x int);", "create table c (x int);")
-	do("CREATE ROLE secret_"+source.Name+" PASSWORD 'hidden'; CREATE TABLE d (x int); DROP ROLE secret_"+source.Name, "CREATE TABLE d (x int);")
+	do("CREATE ROLE secret_"+source.Name+" PASSWORD 'hidden'; CREATE TABLE d (x int); DROP ROLE secret_"+
+		source.Name, "CREATE TABLE d (x int);")
 	do("do $$ begin perform 'hidden'; create table e (x int); end $$", "create table e (x int);")
-	do("create function f() returns void language sql as 'create table g (x int)'", "create function f() returns void language sql as 'create table g (x int)';")
+	do("create function f() returns void language sql as 'create table g (x int)'",
+		"create function f() returns void language sql as 'create table g (x int)';")
 	do("select 'hidden', f()", "DO ")
 	do("begin; create table h (x text default 'hidden'); rollback; create table h (x int); create table i (x int)", "DO ", "DO ")
-	do("create table k (x int); set session_replication_role = replica; create table l (x int); set session_replication_role = origin; create table m (x int)", "DO ", "DO ")
+	do("create table k (x int); set session_replication_role = replica; create table l (x int); set session_replication_role = origin; create table m (x int)",
+		"DO ", "DO ")
 	do("select E'a'\n'\\'; create table evil (x int); --'; create table n (x int)", "create table n (x int);")
 	do("set standard_conforming_strings = off")
 	do("comment on table n is 'x'; create table o (x int)", "comment on table n is 'x';", "create table o (x int);")
@@ -298,7 +311,8 @@ func TestDDLSettings_C19(t *testing.T) {
 	if len(list) != 2 || list[0].SQL != `CREATE TABLE u (a text DEFAULT 'it\'s; ');` || list[1].SQL != "CREATE TABLE v (a int);" {
 		t.Fatalf("%+v", list)
 	}
-	if s := list[0].Settings; s["standard_conforming_strings"] != "off" || !strings.HasPrefix(s["DateStyle"], "German") || s["array_nulls"] != "on" {
+	if s := list[0].Settings; s["standard_conforming_strings"] != "off" ||
+		!strings.HasPrefix(s["DateStyle"], "German") || s["array_nulls"] != "on" {
 		t.Errorf("%v", s)
 	}
 }

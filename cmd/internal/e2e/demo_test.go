@@ -26,7 +26,8 @@ func TestDemo(t *testing.T) { // by itself: it measures how long the application
 		says   []string
 	}{
 		{"good", []string{"--seconds", seconds}, 0, []string{"tables are equal", "rows, and all of them are on the target", "Done in"}},
-		{"damaged", []string{"--seconds", seconds, "--damage"}, 1, []string{"tables differs: shop.genres", "THE TARGET DIFFERS FROM THE SOURCE"}},
+		{"damaged", []string{"--seconds", seconds, "--damage"}, 1,
+			[]string{"tables differs: shop.genres", "THE TARGET DIFFERS FROM THE SOURCE"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.status != 0 {
@@ -57,7 +58,8 @@ func TestDemo(t *testing.T) { // by itself: it measures how long the application
 				m := regexp.MustCompile(`could not write for (\d+) ms`).FindStringSubmatch(said)
 				if m == nil {
 					t.Error("does not say how long the application could not write")
-				} else if ms, _ := strconv.Atoi(m[1]); ms > 5000 { // it is a second on a machine that is not busy with tests
+				} else if ms, _ := strconv.Atoi(m[1]); ms > 5000 {
+					// it is a second on a machine that is not busy with tests
 					t.Errorf("the application could not write for %d ms", ms)
 				} else {
 					t.Log(m[0])

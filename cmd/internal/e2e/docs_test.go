@@ -11,8 +11,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// A page is a document whose commands are run: blocks of sh are run as they stand, blocks of console (which have their output) by sessions,
-// blocks of sql on a server. Blocks of any other kind are not run.
+// A page is a document whose commands are run: blocks of sh are run as they stand, blocks of
+// console (which have their output) by sessions, blocks of sql on a server. Blocks of any other
+// kind are not run.
 type page struct {
 	t    *testing.T
 	name string
@@ -56,7 +57,8 @@ func (p *page) done() {
 	p.t.Helper()
 	for _, kind := range []string{"sh", "console", "sql"} {
 		if n := len(p.blocks(kind)); n != p.next[kind] {
-			p.t.Errorf("%s has %d blocks of %s, and %d of them are run: add the others to its test, or call them text", p.name, n, kind, p.next[kind])
+			p.t.Errorf("%s has %d blocks of %s, and %d of them are run: add the others to its test, or call them text",
+				p.name, n, kind, p.next[kind])
 		}
 	}
 }
@@ -101,7 +103,8 @@ func TestDocsAreRun(t *testing.T) {
 	roles.done()
 }
 
-// A workplace is where the commands are typed: a folder with scripts/ in it, two databases, and an ssh that goes nowhere.
+// A workplace is where the commands are typed: a folder with scripts/ in it, two databases, and an
+// ssh that goes nowhere.
 type workplace struct {
 	*pgtest.Env
 	t              *testing.T
@@ -158,7 +161,8 @@ func TestDocsInstall(t *testing.T) {
 	p.done()
 }
 
-// A load that is interrupted, a table that is loaded again, sync, and a cutover step by step: all on one pair of databases.
+// A load that is interrupted, a table that is loaded again, sync, and a cutover step by step: all
+// on one pair of databases.
 func TestDocsNight(t *testing.T) {
 	t.Parallel()
 	load, conflicts, schema := readPage(t, "docs/full-load.md"), readPage(t, "docs/conflicts.md"), readPage(t, "docs/schema-changes.md")
@@ -167,7 +171,8 @@ func TestDocsNight(t *testing.T) {
 	w := newWorkplace(t)
 	w.source.Exec(varied(w.source.Major))
 
-	w.run(replace(t, load.take("sh", "pgextract --slot mig"), "| pgapply", "| head -c 30000 | pgapply || test $? = 65")) // somebody has interrupted it
+	// somebody has interrupted it
+	w.run(replace(t, load.take("sh", "pgextract --slot mig"), "| pgapply", "| head -c 30000 | pgapply || test $? = 65"))
 	w.run(load.take("sh", "--resume"))
 	pgtest.Equal(t, w.source, w.target)
 

@@ -83,13 +83,15 @@ func TestFailover_I4(t *testing.T) {
 		// begins.
 		source.Exec("SELECT pg_log_standby_snapshot()")
 		once()
-		return promoted.Query("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '"+source.Name+"' AND synced AND NOT temporary") == "1"
+		return promoted.Query("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '"+source.Name+
+			"' AND synced AND NOT temporary") == "1"
 	})
 	rows(source, "old", 4, 6)
 	once()
 	rows(source, "old", 7, 9)
 	at := source.Query("SELECT pg_current_wal_flush_lsn()")
-	pgtest.Wait(t, time.Minute, "the standby has it", func() bool { return promoted.Query("SELECT pg_last_wal_replay_lsn() >= '"+at+"'") == "t" })
+	pgtest.Wait(t, time.Minute, "the standby has it",
+		func() bool { return promoted.Query("SELECT pg_last_wal_replay_lsn() >= '"+at+"'") == "t" })
 	primary.Stop()
 	promoted.Exec("SELECT pg_promote()")
 	e.Source = promoted.URI

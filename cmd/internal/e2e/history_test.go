@@ -24,7 +24,8 @@ func past(t *testing.T) (source, target *pgtest.DB, e *pgtest.Env) {
 		d.Exec("CREATE TABLE t (id int PRIMARY KEY, v text)")
 	}
 	e = pgtest.NewEnv(t, source, target)
-	e.Bash(`pgextract --slot "$1" --data-only | pgapply`, source.Name) // there may be no pg_dump of its version
+	// there may be no pg_dump of its version
+	e.Bash(`pgextract --slot "$1" --data-only | pgapply`, source.Name)
 	return source, target, e
 }
 
@@ -96,7 +97,8 @@ func TestSourceGoesBack_I4(t *testing.T) {
 				passed := source.Query("SELECT clock_timestamp() + interval '1s'")
 				source.Restore(t, copied, newTimeline)
 				// Nobody restores a server within the second that a commit may take to be durable.
-				pgtest.Wait(t, 30*time.Second, "a second has passed", func() bool { return source.Query("SELECT clock_timestamp() > '"+passed+"'") == "t" })
+				pgtest.Wait(t, 30*time.Second, "a second has passed",
+					func() bool { return source.Query("SELECT clock_timestamp() > '"+passed+"'") == "t" })
 				rows(source, "new", 21, 22)
 				if how == "longer" || how == "output" {
 					filler(source)

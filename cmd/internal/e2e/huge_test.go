@@ -49,38 +49,62 @@ func hugeShapes() []hugeShape {
 	small := "INSERT INTO %s SELECT i, md5(i::text) FROM generate_series(100, 5000) i"
 	return []hugeShape{
 		{name: "load, alone", quick: true, tables: []string{plainTable}, before: []string{"INSERT INTO %s SELECT 1, " + mb(200)}},
-		{name: "load, binary, among others", tables: []string{binaryTable}, before: []string{"INSERT INTO %s SELECT i, decode(md5(i::text), 'hex') FROM generate_series(100, 5000) i",
-			"INSERT INTO %s SELECT 1, " + mbBytea(100), "INSERT INTO %s SELECT i, decode(md5(i::text), 'hex') FROM generate_series(6000, 10000) i"}},
-		{name: "load, bytea as text", tables: []string{binaryTable}, load: []string{"--format", "text"}, before: []string{"INSERT INTO %s SELECT 1, " + mbBytea(100)}},
+		{name: "load, binary, among others", tables: []string{binaryTable},
+			before: []string{"INSERT INTO %s SELECT i, decode(md5(i::text), 'hex') FROM generate_series(100, 5000) i",
+				"INSERT INTO %s SELECT 1, " + mbBytea(100),
+				"INSERT INTO %s SELECT i, decode(md5(i::text), 'hex') FROM generate_series(6000, 10000) i"}},
+		{name: "load, bytea as text", tables: []string{binaryTable}, load: []string{"--format", "text"},
+			before: []string{"INSERT INTO %s SELECT 1, " + mbBytea(100)}},
 		{name: "load, one after the other", tables: []string{plainTable}, before: []string{small,
-			"INSERT INTO %s SELECT -i, repeat('x', i * 1000000) FROM unnest('{60,90,120,100,150}'::int[]) i", "INSERT INTO %s SELECT 1, " + mb(200)}},
-		{name: "load, tables side by side", tables: []string{plainTable, plainTable, plainTable, plainTable}, load: []string{"--jobs", "4"}, before: []string{
-			"INSERT INTO %s SELECT i, repeat('x', (30 + 30*i) * 1000000) FROM generate_series(2, 3) i"}},
-		{name: "insert", quick: true, tables: []string{plainTable}, sync: []string{small, "INSERT INTO %s SELECT 1, " + mb(200), "DELETE FROM %s WHERE id = 100"}},
+			"INSERT INTO %s SELECT -i, repeat('x', i * 1000000) FROM unnest('{60,90,120,100,150}'::int[]) i",
+			"INSERT INTO %s SELECT 1, " + mb(200)}},
+		{name: "load, tables side by side", tables: []string{plainTable, plainTable, plainTable, plainTable},
+			load: []string{"--jobs", "4"}, before: []string{
+				"INSERT INTO %s SELECT i, repeat('x', (30 + 30*i) * 1000000) FROM generate_series(2, 3) i"}},
+		{name: "insert", quick: true, tables: []string{plainTable},
+			sync: []string{small, "INSERT INTO %s SELECT 1, " + mb(200), "DELETE FROM %s WHERE id = 100"}},
 		{name: "insert of bytea", tables: []string{binaryTable}, sync: []string{"INSERT INTO %s SELECT 1, " + mbBytea(100)}},
 		{name: "several in a transaction", tables: []string{plainTable, plainTable}, sync: []string{
-			"INSERT INTO %s SELECT -i, repeat('x', i * 1000000) FROM unnest('{60,90,120,100,150}'::int[]) i", "UPDATE %s SET v = v || 'y' WHERE id IN (-90, -150)"}},
+			"INSERT INTO %s SELECT -i, repeat('x', i * 1000000) FROM unnest('{60,90,120,100,150}'::int[]) i",
+			"UPDATE %s SET v = v || 'y' WHERE id IN (-90, -150)"}},
 		{name: "update, unchanged, delete", tables: []string{plainTable}, before: []string{"INSERT INTO %s SELECT 1, " + mb(10)},
-			sync: []string{"UPDATE %s SET v = " + mb(200), "UPDATE %s SET id = 2", "UPDATE %s SET v = " + mb(199) + " WHERE id = 2", "UPDATE %s SET id = 3, v = v || 'x'", "DELETE FROM %s"}},
-		{name: "whole old rows", tables: []string{fullTable}, most: 460_000, before: []string{"INSERT INTO %s SELECT i, repeat('y', i * 100000000) FROM generate_series(1, 2) i"},
-			sync: []string{"UPDATE %s SET id = 3 WHERE id = 2", "UPDATE %s SET v = v || 'x' WHERE id = 3", "DELETE FROM %s WHERE id = 3"}},
-		{name: "rows without a key", tables: []string{noKeyTable}, most: 460_000, before: []string{"INSERT INTO %s SELECT i, repeat('y', i * 100000000) FROM generate_series(1, 2) i"},
-			sync: []string{"UPDATE %s SET id = 3 WHERE id = 2", "UPDATE %s SET v = v || 'x' WHERE id = 3", "DELETE FROM %s WHERE id = 3"}},
+			sync: []string{"UPDATE %s SET v = " + mb(200), "UPDATE %s SET id = 2",
+				"UPDATE %s SET v = " + mb(199) + " WHERE id = 2", "UPDATE %s SET id = 3, v = v || 'x'",
+				"DELETE FROM %s"}},
+		{name: "whole old rows", tables: []string{fullTable}, most: 460_000,
+			before: []string{"INSERT INTO %s SELECT i, repeat('y', i * 100000000) FROM generate_series(1, 2) i"},
+			sync: []string{"UPDATE %s SET id = 3 WHERE id = 2", "UPDATE %s SET v = v || 'x' WHERE id = 3",
+				"DELETE FROM %s WHERE id = 3"}},
+		{name: "rows without a key", tables: []string{noKeyTable}, most: 460_000,
+			before: []string{"INSERT INTO %s SELECT i, repeat('y', i * 100000000) FROM generate_series(1, 2) i"},
+			sync: []string{"UPDATE %s SET id = 3 WHERE id = 2", "UPDATE %s SET v = v || 'x' WHERE id = 3",
+				"DELETE FROM %s WHERE id = 3"}},
 		{name: "in progress", decode: streamed, tables: []string{plainTable}, before: []string{small}, sync: []string{
-			"UPDATE %s SET v = v || 'x'; INSERT INTO %[1]s SELECT 1, " + mb(200) + "; UPDATE %[1]s SET v = v || 'y' WHERE id <> 1; INSERT INTO %[1]s SELECT -i, repeat('x', i * 1000000) FROM unnest('{60,90}'::int[]) i",
-			"SAVEPOINT a; INSERT INTO %s SELECT 2, " + mb(150) + "; ROLLBACK TO a; SAVEPOINT b; INSERT INTO %[1]s SELECT 3, " + mb(160) + "; RELEASE b; UPDATE %[1]s SET v = v || 'z' WHERE id > 100"}},
+			"UPDATE %s SET v = v || 'x'; INSERT INTO %[1]s SELECT 1, " + mb(200) +
+				"; UPDATE %[1]s SET v = v || 'y' WHERE id <> 1; INSERT INTO %[1]s SELECT -i, repeat('x', i * 1000000) FROM unnest('{60,90}'::int[]) i",
+			"SAVEPOINT a; INSERT INTO %s SELECT 2, " + mb(150) +
+				"; ROLLBACK TO a; SAVEPOINT b; INSERT INTO %[1]s SELECT 3, " + mb(160) +
+				"; RELEASE b; UPDATE %[1]s SET v = v || 'z' WHERE id > 100"}},
 		{name: "in progress, put away", decode: streamed, tables: []string{plainTable}, before: []string{small}, sync: []string{
-			"UPDATE %s SET v = v || 'x'; INSERT INTO %[1]s SELECT 1, " + mb(200) + "; UPDATE %[1]s SET v = v || 'y' WHERE id <> 1; INSERT INTO %[1]s SELECT -i, repeat('x', i * 1000000) FROM unnest('{60,90}'::int[]) i",
-			"SAVEPOINT a; INSERT INTO %s SELECT 2, " + mb(150) + "; ROLLBACK TO a; SAVEPOINT b; INSERT INTO %[1]s SELECT 3, " + mb(160) + "; RELEASE b; UPDATE %[1]s SET v = v || 'z' WHERE id > 100"},
+			"UPDATE %s SET v = v || 'x'; INSERT INTO %[1]s SELECT 1, " + mb(200) +
+				"; UPDATE %[1]s SET v = v || 'y' WHERE id <> 1; INSERT INTO %[1]s SELECT -i, repeat('x', i * 1000000) FROM unnest('{60,90}'::int[]) i",
+			"SAVEPOINT a; INSERT INTO %s SELECT 2, " + mb(150) +
+				"; ROLLBACK TO a; SAVEPOINT b; INSERT INTO %[1]s SELECT 3, " + mb(160) +
+				"; RELEASE b; UPDATE %[1]s SET v = v || 'z' WHERE id > 100"},
 			target: []string{"UPDATE pgsluice.streams SET ahead = false"}},
-		{name: "side by side", apply: []string{"--jobs", "2"}, tables: []string{plainTable, plainTable}, sync: []string{small, "INSERT INTO %s SELECT 1, " + mb(200),
-			"UPDATE %s SET v = v || 'z' WHERE id > 200", "UPDATE %s SET v = " + mb(150) + " WHERE id IN (1, 300)"}},
-		{name: "a conflict", apply: []string{"--on-conflict", "overwrite"}, tables: []string{plainTable}, target: []string{"INSERT INTO %s VALUES (1, 'other')"},
-			sync: []string{"INSERT INTO %s SELECT 1, " + mb(200), small}},
+		{name: "side by side", apply: []string{"--jobs", "2"}, tables: []string{plainTable, plainTable},
+			sync: []string{small, "INSERT INTO %s SELECT 1, " + mb(200),
+				"UPDATE %s SET v = v || 'z' WHERE id > 200", "UPDATE %s SET v = " + mb(150) + " WHERE id IN (1, 300)"}},
+		{name: "a conflict", apply: []string{"--on-conflict", "overwrite"}, tables: []string{plainTable},
+			target: []string{"INSERT INTO %s VALUES (1, 'other')"},
+			sync:   []string{"INSERT INTO %s SELECT 1, " + mb(200), small}},
 		{name: "a message", quick: true, most: 80_000, tables: []string{plainTable}, sync: []string{small,
-			"SELECT pg_logical_emit_message(true, 'x', repeat('y', 100000000)), '%s'", "SELECT pg_logical_emit_message(false, 'x', repeat('y', 100000000)), '%s'", "DELETE FROM %s WHERE id = 100"}},
-		{name: "a message in progress", decode: streamed, most: 80_000, tables: []string{plainTable}, before: []string{small}, sync: []string{
-			"UPDATE %s SET v = v || 'x'; SELECT pg_logical_emit_message(true, 'x', repeat('y', 100000000)); UPDATE %[1]s SET v = v || 'y'"}},
+			"SELECT pg_logical_emit_message(true, 'x', repeat('y', 100000000)), '%s'",
+			"SELECT pg_logical_emit_message(false, 'x', repeat('y', 100000000)), '%s'",
+			"DELETE FROM %s WHERE id = 100"}},
+		{name: "a message in progress", decode: streamed, most: 80_000, tables: []string{plainTable},
+			before: []string{small}, sync: []string{
+				"UPDATE %s SET v = v || 'x'; SELECT pg_logical_emit_message(true, 'x', repeat('y', 100000000)); UPDATE %[1]s SET v = v || 'y'"}},
 	}
 }
 

@@ -22,7 +22,8 @@ func untouched(t *testing.T, d *pgtest.DB) {
 func TestSameDatabase_I2(t *testing.T) {
 	t.Parallel()
 	source, _ := pgtest.Pair(t)
-	source.Exec("CREATE TABLE big AS SELECT g AS id, repeat('x', 100) AS v FROM generate_series(1, 100000) g", "ALTER TABLE big ADD PRIMARY KEY (id)",
+	source.Exec("CREATE TABLE big AS SELECT g AS id, repeat('x', 100) AS v FROM generate_series(1, 100000) g",
+		"ALTER TABLE big ADD PRIMARY KEY (id)",
 		"CREATE TABLE small (id int PRIMARY KEY)", "INSERT INTO small VALUES (1)")
 	e := pgtest.NewEnv(t, source, source)
 	e.Target = source.URI + "&application_name=other" // not the same text
@@ -38,7 +39,8 @@ func TestSameDatabase_I2(t *testing.T) {
 		`pgextract --slot "$1" --table big --reload | pgapply; exit ${PIPESTATUS[1]}`,
 		`pgextract --slot "$1" --table small --reload > "$2"; pgapply < "$2"`, // the writer is gone
 		`pgextract --slot "$1" --data-only > "$2"; pgapply < "$2"`,
-		`pgextract --table small --reload > "$2"; pgapply < "$2"`, // without a slot, nothing was loaded here
+		// without a slot, nothing was loaded here
+		`pgextract --table small --reload > "$2"; pgapply < "$2"`,
 		`pgdecode --slot "$1" --until now | pgapply --adopt; exit ${PIPESTATUS[1]}`,
 		`pgextract --slot "$1" --resume > "$2"`,
 		`pgcutover check --slot "$1"`,
@@ -63,7 +65,8 @@ func TestSameDatabaseWithoutControlSystem_I2(t *testing.T) {
 	t.Parallel()
 	source, _ := pgtest.Pair(t)
 	role := "mover_" + source.Name
-	source.Exec("CREATE ROLE "+role+" LOGIN REPLICATION", "ALTER DATABASE "+source.Name+" OWNER TO "+role, "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+	source.Exec("CREATE ROLE "+role+" LOGIN REPLICATION", "ALTER DATABASE "+source.Name+" OWNER TO "+role,
+		"REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
 	owned := *source
 	owned.URI = source.As(role, "")
 	owned.Exec("CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (1)")
@@ -105,11 +108,13 @@ func TestSwappedReload_I1(t *testing.T) {
 	source.Exec("INSERT INTO t VALUES (9999)")
 	e.Source, e.Target = target.URI, source.URI
 	state := func() string {
-		return source.Query("SELECT count(*) FROM t") + " " + target.Query("SELECT (SELECT count(*) FROM t) || ' ' || (SELECT count(*) FROM pg_publication) || (SELECT count(*) FROM pg_replication_slots WHERE slot_name = '"+slot+"')")
+		return source.Query("SELECT count(*) FROM t") + " " +
+			target.Query("SELECT (SELECT count(*) FROM t) || ' ' || (SELECT count(*) FROM pg_publication) || (SELECT count(*) FROM pg_replication_slots WHERE slot_name = '"+slot+"')")
 	}
 	before := state()
 	for _, args := range []string{"", "--slot " + slot, "--slot other_" + source.Name} {
-		status, _, errs := e.Run(nil, "bash", "-c", "pgextract "+args+" --table t --reload | pgapply; exit $((PIPESTATUS[1] == 65 ? PIPESTATUS[0] : PIPESTATUS[1]))")
+		status, _, errs := e.Run(nil, "bash", "-c",
+			"pgextract "+args+" --table t --reload | pgapply; exit $((PIPESTATUS[1] == 65 ? PIPESTATUS[0] : PIPESTATUS[1]))")
 		if status != 78 {
 			t.Errorf("pgextract %s: status %d: %s", args, status, errs)
 		}
@@ -136,7 +141,9 @@ func TestSwappedReload_I1(t *testing.T) {
 	source.Exec("CREATE TABLE other (id int PRIMARY KEY)")
 	target.Exec("CREATE TABLE other (id int PRIMARY KEY)", "INSERT INTO other VALUES (1)")
 	for range 2 {
-		if status, _, errs := e.Run(nil, "bash", "-c", `pgextract --slot "$1" --table other --reload | pgapply; exit ${PIPESTATUS[1]}`, "x", slot); status != 78 {
+		if status, _, errs := e.Run(nil, "bash", "-c",
+			`pgextract --slot "$1" --table other --reload | pgapply; exit ${PIPESTATUS[1]}`, "x",
+			slot); status != 78 {
 			t.Errorf("a table that was not loaded here: status %d: %s", status, errs)
 		}
 	}
@@ -170,7 +177,8 @@ func TestAdopt_I3(t *testing.T) {
 		d.Exec("CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t VALUES (1, 'a')")
 	}
 	slot := "s_" + source.Name
-	source.Exec("CREATE PUBLICATION "+slot+" FOR TABLE t", "SELECT pg_create_logical_replication_slot('"+slot+"', 'pgoutput')", "UPDATE t SET v = 'b'")
+	source.Exec("CREATE PUBLICATION "+slot+" FOR TABLE t",
+		"SELECT pg_create_logical_replication_slot('"+slot+"', 'pgoutput')", "UPDATE t SET v = 'b'")
 	e := pgtest.NewEnv(t, source, target)
 	changes := e.Must(nil, "pgdecode", "--slot", slot, "--until", "now")
 	status, _, errs := e.Run(changes, "pgapply")

@@ -41,7 +41,8 @@ func refused(t *testing.T, status, want int, errs string, says ...string) {
 // state returns everything on source and target that a refused command must leave as it is.
 func state(source, target *pgtest.DB) string {
 	s := source.Query("SELECT slot_name, confirmed_flush_lsn FROM pg_replication_slots WHERE database = current_database() ORDER BY 1") + "\n" +
-		source.Query("SELECT pubname FROM pg_publication ORDER BY 1") + "\n" + target.Query("SELECT n.nspname, relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace ORDER BY 1, 2")
+		source.Query("SELECT pubname FROM pg_publication ORDER BY 1") + "\n" +
+		target.Query("SELECT n.nspname, relname FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace ORDER BY 1, 2")
 	if target.Query("SELECT to_regclass('pgsluice.streams') IS NOT NULL") == "t" {
 		s += traces(target)
 	}
@@ -53,7 +54,8 @@ func TestRefused(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	env := pgtest.NewEnv(t, source, target)
-	source.Exec("CREATE TABLE shown (id int PRIMARY KEY)", "CREATE TABLE hidden (id int PRIMARY KEY, v text)", "INSERT INTO hidden VALUES (1, 'one')")
+	source.Exec("CREATE TABLE shown (id int PRIMARY KEY)", "CREATE TABLE hidden (id int PRIMARY KEY, v text)",
+		"INSERT INTO hidden VALUES (1, 'one')")
 	role := func(d *pgtest.DB, name, options string) string {
 		name = d.Name + "_" + name
 		d.Exec("CREATE ROLE " + name + " LOGIN PASSWORD '" + secret + "' " + options)
@@ -62,7 +64,8 @@ func TestRefused(t *testing.T) {
 	ordinary := role(source, "ordinary", "")
 	replicates := role(source, "replicates", "REPLICATION")
 	reads := role(source, "reads", "")
-	source.Exec("GRANT SELECT ON shown TO "+source.Name+"_ordinary", "GRANT SELECT ON shown, hidden TO "+source.Name+"_replicates, "+source.Name+"_reads",
+	source.Exec("GRANT SELECT ON shown TO "+source.Name+"_ordinary",
+		"GRANT SELECT ON shown, hidden TO "+source.Name+"_replicates, "+source.Name+"_reads",
 		"GRANT CREATE ON DATABASE "+source.Name+" TO "+source.Name+"_replicates, "+source.Name+"_ordinary")
 	stranger := role(target, "stranger", "")
 	load := env.Must(nil, "pgextract", "--slot", source.Name)
@@ -83,23 +86,40 @@ func TestRefused(t *testing.T) {
 		status int
 		says   []string
 	}{
-		{"no such slot", nil, []string{"pgdecode", "--slot", "nosuch"}, 69, []string{`slot "nosuch" does not exist`, "pgextract --slot nosuch"}},
-		{"wal_level", nil, []string{"pgextract", "--source", closed.URI, "--slot", "s"}, 78, []string{"wal_level is replica", "Set wal_level = logical and restart"}},
+		{"no such slot", nil, []string{"pgdecode", "--slot", "nosuch"}, 69,
+			[]string{`slot "nosuch" does not exist`, "pgextract --slot nosuch"}},
+		{"wal_level", nil, []string{"pgextract", "--source", closed.URI, "--slot", "s"}, 78,
+			[]string{"wal_level is replica", "Set wal_level = logical and restart"}},
 		{"no replication, load", nil, []string{"pgextract", "--source", reads, "--slot", "s"}, 77, []string{"ALTER ROLE … REPLICATION"}},
-		{"no replication, sync", nil, []string{"pgdecode", "--source", ordinary, "--slot", source.Name}, 77, []string{"ALTER ROLE … REPLICATION"}},
-		{"not the owner", nil, []string{"pgextract", "--source", replicates, "--slot", "s"}, 77, []string{"must be owner of", " hidden ", "The role must own the tables"}},
-		{"no SELECT, schema", nil, []string{"pgextract", "--source", ordinary}, 77, []string{"may not read", "public.hidden", `GRANT SELECT ON TABLE "public"."hidden" TO`}},
-		{"no SELECT, rows", nil, []string{"pgextract", "--source", ordinary, "--data-only"}, 77, []string{"may not read", "public.hidden", `GRANT SELECT ON TABLE "public"."hidden" TO`}},
-		{"no CREATE on the target", load, []string{"pgapply", "--target", other.As(target.Name+"_stranger", secret)}, 77, []string{"could not create schema pgsluice", "GRANT CREATE ON DATABASE"}},
-		{"a stranger on the target", load, []string{"pgapply", "--target", stranger}, 77, []string{"permission denied for schema pgsluice", "Connect as the role"}},
-		{"wrong password", load, []string{"pgapply", "--target", closed.As("app", secret)}, 77, []string{`could not connect to the target: FATAL: password authentication failed for user "app"`, "PGPASSFILE"}},
-		{"wrong password, source", nil, []string{"pgextract", "--source", closed.As("app", secret)}, 77, []string{`could not connect to the source: FATAL: password authentication failed for user "app"`}},
-		{"no such database", load, []string{"pgapply", "--target", strings.Replace(target.URI, "/"+target.Name+"?", "/nosuch?", 1)}, 69, []string{`database "nosuch" does not exist`, "CREATE DATABASE"}},
-		{"no server", load, []string{"pgapply", "--target", "postgres://u:" + secret + "@127.0.0.1:1/x"}, 75, []string{"could not connect to the target", "connection refused", "Is the server running"}},
-		{"no URI", load, []string{"pgapply", "--target", "postgres://u:" + secret + "@127.0.0.1:port/x"}, 64, []string{"cannot use the target's connection string", "postgres://user@host:5432/database"}},
+		{"no replication, sync", nil, []string{"pgdecode", "--source", ordinary, "--slot", source.Name}, 77,
+			[]string{"ALTER ROLE … REPLICATION"}},
+		{"not the owner", nil, []string{"pgextract", "--source", replicates, "--slot", "s"}, 77,
+			[]string{"must be owner of", " hidden ", "The role must own the tables"}},
+		{"no SELECT, schema", nil, []string{"pgextract", "--source", ordinary}, 77,
+			[]string{"may not read", "public.hidden", `GRANT SELECT ON TABLE "public"."hidden" TO`}},
+		{"no SELECT, rows", nil, []string{"pgextract", "--source", ordinary, "--data-only"}, 77,
+			[]string{"may not read", "public.hidden", `GRANT SELECT ON TABLE "public"."hidden" TO`}},
+		{"no CREATE on the target", load, []string{"pgapply", "--target",
+			other.As(target.Name+"_stranger", secret)}, 77,
+			[]string{"could not create schema pgsluice", "GRANT CREATE ON DATABASE"}},
+		{"a stranger on the target", load, []string{"pgapply", "--target", stranger}, 77,
+			[]string{"permission denied for schema pgsluice", "Connect as the role"}},
+		{"wrong password", load, []string{"pgapply", "--target", closed.As("app", secret)}, 77,
+			[]string{`could not connect to the target: FATAL: password authentication failed for user "app"`,
+				"PGPASSFILE"}},
+		{"wrong password, source", nil, []string{"pgextract", "--source", closed.As("app", secret)}, 77,
+			[]string{`could not connect to the source: FATAL: password authentication failed for user "app"`}},
+		{"no such database", load, []string{"pgapply", "--target",
+			strings.Replace(target.URI, "/"+target.Name+"?", "/nosuch?", 1)}, 69,
+			[]string{`database "nosuch" does not exist`, "CREATE DATABASE"}},
+		{"no server", load, []string{"pgapply", "--target", "postgres://u:" + secret + "@127.0.0.1:1/x"}, 75,
+			[]string{"could not connect to the target", "connection refused", "Is the server running"}},
+		{"no URI", load, []string{"pgapply", "--target", "postgres://u:" + secret + "@127.0.0.1:port/x"}, 64,
+			[]string{"cannot use the target's connection string", "postgres://user@host:5432/database"}},
 		{"a picture", picture.Bytes(), []string{"pgapply"}, 65, []string{"not a pgsluice stream", "Is the input compressed"}},
 		{"empty", nil, []string{"pgapply"}, 65, []string{"the input is empty", "its own message says why"}},
-		{"table not there, load", env.Must(nil, "pgextract", "--data-only"), []string{"pgapply", "--target", other.URI}, 78, []string{`table "public.`, "pg_dump -s"}},
+		{"table not there, load", env.Must(nil, "pgextract", "--data-only"),
+			[]string{"pgapply", "--target", other.URI}, 78, []string{`table "public.`, "pg_dump -s"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			before := state(source, target) + state(closed, other)
@@ -191,13 +211,16 @@ func TestNoPlace(t *testing.T) {
 		name, take, give string
 		says             []string
 	}{
-		{"table", `ALTER TABLE "Lost" RENAME TO found`, `ALTER TABLE found RENAME TO "Lost"`, []string{`table "public.Lost" does not exist on the target`, `pg_dump -s -t '"public"."Lost"'`}},
+		{"table", `ALTER TABLE "Lost" RENAME TO found`, `ALTER TABLE found RENAME TO "Lost"`,
+			[]string{`table "public.Lost" does not exist on the target`, `pg_dump -s -t '"public"."Lost"'`}},
 		{"column", `ALTER TABLE "Lost" RENAME "The Value" TO v`, `ALTER TABLE "Lost" RENAME v TO "The Value"`,
-			[]string{`column "The Value" of table "public.Lost" does not exist on the target`, `ALTER TABLE "public"."Lost" RENAME COLUMN "v" TO "The Value"; if it is new: ALTER TABLE "public"."Lost" ADD COLUMN "The Value" numeric, with the DEFAULT`}},
+			[]string{`column "The Value" of table "public.Lost" does not exist on the target`,
+				`ALTER TABLE "public"."Lost" RENAME COLUMN "v" TO "The Value"; if it is new: ALTER TABLE "public"."Lost" ADD COLUMN "The Value" numeric, with the DEFAULT`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			target.Exec(c.take)
-			source.Exec(fmt.Sprintf("INSERT INTO kept VALUES (%d)", 2*n), fmt.Sprintf(`BEGIN; INSERT INTO kept VALUES (%d); INSERT INTO "Lost" VALUES (%d, 1.50); COMMIT`, 2*n+1, n))
+			source.Exec(fmt.Sprintf("INSERT INTO kept VALUES (%d)", 2*n),
+				fmt.Sprintf(`BEGIN; INSERT INTO kept VALUES (%d); INSERT INTO "Lost" VALUES (%d, 1.50); COMMIT`, 2*n+1, n))
 			slot := source.Query("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '" + source.Name + "'")
 			stream := env.Must(nil, "pgdecode", "--slot", source.Name, "--until", "now")
 			for range 2 { // and it stays there
@@ -207,7 +230,8 @@ func TestNoPlace(t *testing.T) {
 					t.Errorf("table kept has %s rows on the target, not what was there before the transaction that is stuck", got)
 				}
 			}
-			if now := source.Query("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '" + source.Name + "'"); now != slot {
+			if now := source.Query("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '" +
+				source.Name + "'"); now != slot {
 				t.Errorf("the slot has moved from %s to %s", slot, now)
 			}
 			target.Exec(c.give)

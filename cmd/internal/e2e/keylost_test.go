@@ -17,7 +17,9 @@ func TestKeyLostWithoutTriggers_C1(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	owner, mover := role(t, source, "owner", ""), role(t, source, "mover", "REPLICATION")
-	source.Exec("ALTER ROLE "+owner+" NOLOGIN", "GRANT "+owner+" TO "+mover, "GRANT CREATE ON DATABASE "+source.Name+" TO "+mover, "GRANT pg_read_all_stats, pg_read_all_settings, pg_signal_backend TO "+mover)
+	source.Exec("ALTER ROLE "+owner+" NOLOGIN", "GRANT "+owner+" TO "+mover,
+		"GRANT CREATE ON DATABASE "+source.Name+" TO "+mover,
+		"GRANT pg_read_all_stats, pg_read_all_settings, pg_signal_backend TO "+mover)
 	source.Exec("GRANT ALL ON SCHEMA public TO " + owner)
 	run := func(sql string) {
 		t.Helper()

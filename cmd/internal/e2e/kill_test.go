@@ -56,7 +56,8 @@ func TestKill(t *testing.T) {
 			}
 		}
 		if ended() {
-			t.Fatalf("ended by itself: pgdecode %d, pgapply %d\n%s%s", decode.Wait(time.Minute), apply.Wait(time.Minute), decode.Errors(), apply.Errors())
+			t.Fatalf("ended by itself: pgdecode %d, pgapply %d\n%s%s", decode.Wait(time.Minute),
+				apply.Wait(time.Minute), decode.Errors(), apply.Errors())
 		}
 		switch victim := []string{"pgdecode", "pgapply", "both"}[rnd.IntN(3)]; victim {
 		case "pgdecode":
@@ -128,7 +129,8 @@ func TestSync(t *testing.T) {
 	p.Kill()
 	p = env.Start(nil, nil, script("sync"), source.Name)
 	moves(p)
-	pgtest.Wait(t, 30*time.Second, "enough is going on", func() bool { return business.writes.Load() >= 100 && business.reads.Load() >= 100 })
+	pgtest.Wait(t, 30*time.Second, "enough is going on",
+		func() bool { return business.writes.Load() >= 100 && business.reads.Load() >= 100 })
 	// The end of a shift.
 	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)

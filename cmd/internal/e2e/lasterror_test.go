@@ -78,14 +78,19 @@ func TestLastErrors_H9(t *testing.T) {
 		t.Fatal(err)
 	}
 	for program, args := range map[string]string{"pgdecode": " --confirm-from " + confirmed, "pgextract": " --resume"} {
-		status, _, errs := e.Run(nil, "bash", "-o", "pipefail", "-c", "PGSLUICE_SOURCE=postgres://127.0.0.1:1/x "+program+" --slot "+slot+args+" | pgapply")
-		if m := last(); status != 65 || m[program].Status != 75 || !strings.Contains(m[program].Message, "could not connect") || !strings.Contains(errs, "the input is empty") {
+		status, _, errs := e.Run(nil, "bash", "-o", "pipefail", "-c",
+			"PGSLUICE_SOURCE=postgres://127.0.0.1:1/x "+program+" --slot "+slot+args+" | pgapply")
+		if m := last(); status != 65 || m[program].Status != 75 ||
+			!strings.Contains(m[program].Message, "could not connect") ||
+			!strings.Contains(errs, "the input is empty") {
 			t.Errorf("status %d, %+v: %s", status, m, errs)
 		}
 	}
 	// And one that cannot read the schema.
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "pg_dump"), []byte("#!/bin/sh\ncase \"$*\" in *version*) echo 'pg_dump (PostgreSQL) 99.0' && exit ;; esac\necho no >&2\nexit 1\n"), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "pg_dump"),
+		[]byte("#!/bin/sh\ncase \"$*\" in *version*) echo 'pg_dump (PostgreSQL) 99.0' && exit ;; esac\necho no >&2\nexit 1\n"),
+		0o755); err != nil {
 		t.Fatal(err)
 	}
 	status, _, errs := e.Run(nil, "bash", "-o", "pipefail", "-c", "PATH="+dir+":$PATH; pgextract | pgapply")
@@ -95,7 +100,8 @@ func TestLastErrors_H9(t *testing.T) {
 	if got := target.Query("SELECT count(*) FROM pgsluice.failures f JOIN pgsluice.streams s USING (stream_id) WHERE f.program = 'pgextract' AND s.slot = ''"); got != "1" {
 		t.Errorf("pgextract has not said why it failed: %s", errs)
 	}
-	if status, out, errs := e.Run(nil, "pgcutover", "status", "--slot", slot, "--get", "last_errors"); status != 0 || !strings.Contains(string(out), `"pgdecode"`) {
+	if status, out, errs := e.Run(nil, "pgcutover", "status", "--slot", slot, "--get",
+		"last_errors"); status != 0 || !strings.Contains(string(out), `"pgdecode"`) {
 		t.Errorf("%d: %s%s", status, out, errs)
 	}
 	out := string(e.Must(nil, "pgcutover", "status", "--slot", slot))

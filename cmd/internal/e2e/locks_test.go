@@ -14,7 +14,9 @@ import (
 func TestFewLocks_C29(t *testing.T) {
 	t.Parallel()
 	source := pgtest.Source(t).Database(t, "")
-	target := pgtest.Start(t, 0, "max_locks_per_transaction=10", "max_connections=15", "max_prepared_transactions=0", "max_wal_senders=1", "max_replication_slots=1", "max_worker_processes=1").Database(t, "")
+	target := pgtest.Start(t, 0, "max_locks_per_transaction=10", "max_connections=15",
+		"max_prepared_transactions=0", "max_wal_senders=1", "max_replication_slots=1",
+		"max_worker_processes=1").Database(t, "")
 	tables := often(250, 400)
 	var sql strings.Builder
 	for i := range tables {
@@ -62,7 +64,9 @@ func TestManyPartitions_C29(t *testing.T) {
 	if source.Major < 13 {
 		t.Skip("partitioned tables are published from 13 on")
 	}
-	target := pgtest.Start(t, 0, "max_locks_per_transaction=10", "max_connections=20", "max_prepared_transactions=0", "max_wal_senders=1", "max_replication_slots=1", "max_worker_processes=1").Database(t, "")
+	target := pgtest.Start(t, 0, "max_locks_per_transaction=10", "max_connections=20",
+		"max_prepared_transactions=0", "max_wal_senders=1", "max_replication_slots=1",
+		"max_worker_processes=1").Database(t, "")
 	partitions := often(300, 3000)
 	source.Exec("CREATE TABLE part (id int PRIMARY KEY, v text) PARTITION BY LIST (id)", "CREATE TABLE other (id serial PRIMARY KEY)")
 	for from := 0; from < partitions; from += 100 {
@@ -91,7 +95,9 @@ func TestManyPartitions_C29(t *testing.T) {
 	step("pgcutover check --slot " + slot)
 	step("pgcutover status --slot " + slot)
 	step("pgcutover fence --slot " + slot)
-	step("(pgdecode --slot " + slot + " --until now | pgapply) && pgdecode --slot " + slot + " | pgapply & pgcutover drain --timeout 60s --slot " + slot + " && pgcutover verify --slot " + slot + " && pgcutover open --slot " + slot + "; s=$?; wait; exit $s")
+	step("(pgdecode --slot " + slot + " --until now | pgapply) && pgdecode --slot " + slot +
+		" | pgapply & pgcutover drain --timeout 60s --slot " + slot + " && pgcutover verify --slot " + slot +
+		" && pgcutover open --slot " + slot + "; s=$?; wait; exit $s")
 	step("pgcutover finish --slot " + slot)
 	step("pgcutover verify --jobs 4 --slot " + slot)
 	if n := target.Query("SELECT count(*) FROM part WHERE v = 'w' AND id < 100"); n != "10" {
@@ -107,15 +113,25 @@ func TestNotEnforced_C7(t *testing.T) {
 	a, b := pgtest.Start(t, major), pgtest.Start(t, major)
 	source, target := a.Database(t, ""), b.Database(t, "")
 	for _, d := range []*pgtest.DB{source, target} {
-		d.Exec(`CREATE TABLE p (id int PRIMARY KEY)`, `CREATE TABLE "NOT ENFORCED" (id int PRIMARY KEY, p int CONSTRAINT fk REFERENCES p)`, `CREATE TABLE c (id int PRIMARY KEY, p int CONSTRAINT fk REFERENCES p NOT ENFORCED)`,
-			`CREATE TABLE d (id int PRIMARY KEY, p int)`, `CREATE TABLE part (id int, p int CONSTRAINT fk REFERENCES p) PARTITION BY LIST (id)`, `CREATE TABLE part1 PARTITION OF part FOR VALUES IN (1)`,
-			`CREATE TABLE n (id int PRIMARY KEY, v int)`, `CREATE TABLE r (k int4range, during daterange, v int, PRIMARY KEY (k, during WITHOUT OVERLAPS))`,
-			`CREATE TABLE s (k int4range, during daterange, FOREIGN KEY (k, PERIOD during) REFERENCES r (k, PERIOD during))`, `ALTER TABLE s REPLICA IDENTITY FULL`, `ALTER TABLE part1 REPLICA IDENTITY FULL`, `ALTER TABLE part REPLICA IDENTITY FULL`)
+		d.Exec(`CREATE TABLE p (id int PRIMARY KEY)`,
+			`CREATE TABLE "NOT ENFORCED" (id int PRIMARY KEY, p int CONSTRAINT fk REFERENCES p)`,
+			`CREATE TABLE c (id int PRIMARY KEY, p int CONSTRAINT fk REFERENCES p NOT ENFORCED)`,
+			`CREATE TABLE d (id int PRIMARY KEY, p int)`,
+			`CREATE TABLE part (id int, p int CONSTRAINT fk REFERENCES p) PARTITION BY LIST (id)`,
+			`CREATE TABLE part1 PARTITION OF part FOR VALUES IN (1)`,
+			`CREATE TABLE n (id int PRIMARY KEY, v int)`,
+			`CREATE TABLE r (k int4range, during daterange, v int, PRIMARY KEY (k, during WITHOUT OVERLAPS))`,
+			`CREATE TABLE s (k int4range, during daterange, FOREIGN KEY (k, PERIOD during) REFERENCES r (k, PERIOD during))`,
+			`ALTER TABLE s REPLICA IDENTITY FULL`, `ALTER TABLE part1 REPLICA IDENTITY FULL`,
+			`ALTER TABLE part REPLICA IDENTITY FULL`)
 	}
-	source.Exec("INSERT INTO p VALUES (1)", `INSERT INTO "NOT ENFORCED" VALUES (1, 1)`, "INSERT INTO c VALUES (1, 99)", "INSERT INTO d VALUES (1, 98)", "INSERT INTO part VALUES (1, 1)",
-		"INSERT INTO n VALUES (1, NULL)", "INSERT INTO r VALUES ('[1,2)', '[2020-01-01,2021-01-01)', 1)", "INSERT INTO s VALUES ('[1,2)', '[2020-02-01,2020-03-01)')")
+	source.Exec("INSERT INTO p VALUES (1)", `INSERT INTO "NOT ENFORCED" VALUES (1, 1)`,
+		"INSERT INTO c VALUES (1, 99)", "INSERT INTO d VALUES (1, 98)", "INSERT INTO part VALUES (1, 1)",
+		"INSERT INTO n VALUES (1, NULL)", "INSERT INTO r VALUES ('[1,2)', '[2020-01-01,2021-01-01)', 1)",
+		"INSERT INTO s VALUES ('[1,2)', '[2020-02-01,2020-03-01)')")
 	for _, d := range []*pgtest.DB{source, target} {
-		d.Exec(`ALTER TABLE d ADD CONSTRAINT fk FOREIGN KEY (p) REFERENCES p NOT VALID`, `ALTER TABLE n ADD CONSTRAINT n_v NOT NULL v NOT VALID`)
+		d.Exec(`ALTER TABLE d ADD CONSTRAINT fk FOREIGN KEY (p) REFERENCES p NOT VALID`,
+			`ALTER TABLE n ADD CONSTRAINT n_v NOT NULL v NOT VALID`)
 	}
 	e := pgtest.NewEnv(t, source, target)
 	e.Bash("pgextract --data-only --slot " + source.Name + " | pgapply --rebuild-indexes")

@@ -28,7 +28,9 @@ func TestHugeTransaction(t *testing.T) {
 	for _, slot := range slots {
 		source.Exec("CREATE PUBLICATION "+slot+" FOR TABLE huge", "SELECT pg_create_logical_replication_slot('"+slot+"', 'pgoutput')")
 	}
-	if _, err := source.Connect().Exec(context.Background(), fmt.Sprintf("INSERT INTO huge SELECT i, repeat(md5(i::text), 8), i FROM generate_series(1, %d) i", rows)); err != nil {
+	if _, err := source.Connect().Exec(context.Background(),
+		fmt.Sprintf("INSERT INTO huge SELECT i, repeat(md5(i::text), 8), i FROM generate_series(1, %d) i",
+			rows)); err != nil {
 		t.Fatal(err)
 	}
 	for n, how := range []struct{ name, workMem, streamed string }{
@@ -36,7 +38,8 @@ func TestHugeTransaction(t *testing.T) {
 		{"sent while in progress", "64kB", "t"},
 	} {
 		t.Run(how.name, func(t *testing.T) {
-			target.Exec("DROP SCHEMA IF EXISTS pgsluice CASCADE", "DROP TABLE IF EXISTS huge", "CREATE TABLE huge (id int PRIMARY KEY, a text, b int)")
+			target.Exec("DROP SCHEMA IF EXISTS pgsluice CASCADE", "DROP TABLE IF EXISTS huge",
+				"CREATE TABLE huge (id int PRIMARY KEY, a text, b int)")
 			env := &pgtest.Env{T: t, Dir: pgtest.Programs(t, true), Source: source.URI, Target: target.URI}
 			if source.Major >= 14 { // older ones do not know how to send what is in progress
 				env.Source += "&logical_decoding_work_mem=" + how.workMem
@@ -54,7 +57,8 @@ func TestHugeTransaction(t *testing.T) {
 			pgtest.Equal(t, source, target)
 			if source.Major >= 14 {
 				pgtest.Wait(t, 10*time.Second, "the server says that the transaction was "+how.name, func() bool {
-					return source.Query("SELECT stream_txns > 0 FROM pg_stat_replication_slots WHERE slot_name = '"+slots[n]+"'") == how.streamed
+					return source.Query("SELECT stream_txns > 0 FROM pg_stat_replication_slots WHERE slot_name = '"+
+						slots[n]+"'") == how.streamed
 				})
 			}
 		})
@@ -109,8 +113,11 @@ func manyInProgress(w *format.Writer, n uint32, length int) error {
 	}
 	value := func(v any) format.Value { return format.TextValue(fmt.Append(nil, v)) }
 	lsn := format.LSN(1 << 32)
-	write(&format.Header{StreamKind: format.Changes, SystemID: "1", Timeline: 1, Database: "d", ServerVersion: 150000, Encoding: "UTF8", Slot: "s", Publications: []string{"s"}, StartLSN: lsn})
-	columns := []format.Column{{Name: "id", Type: "integer", OID: 23, TypeMod: -1, Key: true}, {Name: "round", Type: "integer", OID: 23, TypeMod: -1}, {Name: "v", Type: "text", OID: 25, TypeMod: -1}}
+	write(&format.Header{StreamKind: format.Changes, SystemID: "1", Timeline: 1, Database: "d",
+		ServerVersion: 150000, Encoding: "UTF8", Slot: "s", Publications: []string{"s"}, StartLSN: lsn})
+	columns := []format.Column{{Name: "id", Type: "integer", OID: 23, TypeMod: -1, Key: true},
+		{Name: "round", Type: "integer", OID: 23, TypeMod: -1},
+		{Name: "v", Type: "text", OID: 25, TypeMod: -1}}
 	write(&format.Relation{ID: 1, Schema: "public", Name: "many", ReplicaIdentity: "d", Columns: columns})
 	write(&format.Begin{CommitLSN: lsn, XID: n + 1})
 	write(&format.Insert{Relation: 1, New: format.Tuple{value(0), value(0), {}}})

@@ -9,7 +9,8 @@ import (
 // The name of a slot may begin with a digit, and be a word of the replication protocol.
 func TestSlotNames_H7(t *testing.T) {
 	t.Parallel()
-	source := pgtest.Start(t, pgtest.Source(t).Major).Database(t, "") // where the names are ours alone
+	// where the names are ours alone
+	source := pgtest.Start(t, pgtest.Source(t).Major).Database(t, "")
 	source.Exec("CREATE TABLE t (a int PRIMARY KEY)", "INSERT INTO t VALUES (1)")
 	for i, slot := range []string{"1abc", "temporary", "0"} {
 		target := pgtest.Target(t).Database(t, "")

@@ -59,12 +59,20 @@ func TestMissingRole_C6_C17_C24(t *testing.T) {
 			role(source, gone)
 			both := ident(app) + ", " + ident(gone)
 			source.Exec("CREATE SCHEMA app", "REVOKE ALL ON SCHEMA public FROM PUBLIC", "GRANT USAGE ON SCHEMA public, app TO "+both,
-				"CREATE FUNCTION secret() RETURNS text LANGUAGE sql SECURITY DEFINER AS $$ SELECT 'x'::text $$", "REVOKE ALL ON FUNCTION secret() FROM PUBLIC", "GRANT EXECUTE ON FUNCTION secret() TO "+both,
-				"CREATE TABLE app.t (id int PRIMARY KEY, v text)", "INSERT INTO app.t VALUES (1, 'a')", "GRANT SELECT (v), UPDATE (v) ON app.t TO "+both, "GRANT INSERT, DELETE ON app.t TO "+ident(gone)+" WITH GRANT OPTION",
+				"CREATE FUNCTION secret() RETURNS text LANGUAGE sql SECURITY DEFINER AS $$ SELECT 'x'::text $$",
+				"REVOKE ALL ON FUNCTION secret() FROM PUBLIC",
+				"GRANT EXECUTE ON FUNCTION secret() TO "+both,
+				"CREATE TABLE app.t (id int PRIMARY KEY, v text)", "INSERT INTO app.t VALUES (1, 'a')",
+				"GRANT SELECT (v), UPDATE (v) ON app.t TO "+both,
+				"GRANT INSERT, DELETE ON app.t TO "+ident(gone)+" WITH GRANT OPTION",
 				"SET ROLE "+ident(gone)+"; GRANT INSERT ON app.t TO "+ident(app),
-				"CREATE TABLE app.u (id int PRIMARY KEY)", "ALTER TABLE app.u OWNER TO "+ident(gone), "REVOKE DELETE ON app.u FROM "+ident(gone),
-				"ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC", "ALTER DEFAULT PRIVILEGES IN SCHEMA app GRANT SELECT ON TABLES TO "+both,
-				"ALTER TABLE app.t ENABLE ROW LEVEL SECURITY", "CREATE POLICY allow ON app.t TO "+ident(gone)+", "+ident(app)+" USING (true)", "CREATE POLICY forbid ON app.t AS RESTRICTIVE FOR SELECT TO "+both+" USING (id > 1)",
+				"CREATE TABLE app.u (id int PRIMARY KEY)", "ALTER TABLE app.u OWNER TO "+ident(gone),
+				"REVOKE DELETE ON app.u FROM "+ident(gone),
+				"ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC",
+				"ALTER DEFAULT PRIVILEGES IN SCHEMA app GRANT SELECT ON TABLES TO "+both,
+				"ALTER TABLE app.t ENABLE ROW LEVEL SECURITY",
+				"CREATE POLICY allow ON app.t TO "+ident(gone)+", "+ident(app)+" USING (true)",
+				"CREATE POLICY forbid ON app.t AS RESTRICTIVE FOR SELECT TO "+both+" USING (id > 1)",
 				"CREATE POLICY lone ON app.t TO "+ident(gone)+" USING (true)")
 			for i := 1; i <= 5; i++ {
 				source.Exec(fmt.Sprintf("SELECT lo_from_bytea(%[1]d, 'x'); GRANT SELECT ON LARGE OBJECT %[1]d TO %[2]s; COMMENT ON LARGE OBJECT %[1]d IS 'a;b'", i, both))
@@ -85,7 +93,8 @@ func TestMissingRole_C6_C17_C24(t *testing.T) {
 					t.Errorf("rights of the roles that are there:\n%s\n\nare on the target:\n%s\n\n%s", a, b, failures(target))
 				}
 			}
-			if n := target.Query("SELECT count(*) FROM pgsluice.deferred WHERE state = 'failed' AND definition NOT LIKE '%" + gone + "%'"); n != "0" {
+			if n := target.Query("SELECT count(*) FROM pgsluice.deferred WHERE state = 'failed' AND definition NOT LIKE '%" +
+				gone + "%'"); n != "0" {
 				t.Errorf("failed without need: %s", failures(target))
 			}
 			ids := "SELECT coalesce(string_agg(id::text, ' ' ORDER BY id), '') FROM pgsluice.deferred WHERE state = 'failed'"
@@ -129,7 +138,8 @@ next:
 func TestWithOIDs_C23(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Start(t, 10).Database(t, ""), pgtest.Target(t).Database(t, "")
-	source.Exec(`CREATE TABLE "old ones" (id int PRIMARY KEY) WITH OIDS`, `INSERT INTO "old ones" VALUES (1)`, "CREATE TABLE plain (id int PRIMARY KEY)")
+	source.Exec(`CREATE TABLE "old ones" (id int PRIMARY KEY) WITH OIDS`, `INSERT INTO "old ones" VALUES (1)`,
+		"CREATE TABLE plain (id int PRIMARY KEY)")
 	e := pgtest.NewEnv(t, source, target)
 	for range 2 {
 		said := e.Bash("pgextract --slot " + source.Name + " --resume | pgapply 2>&1")
@@ -145,11 +155,19 @@ func TestWithOIDs_C23(t *testing.T) {
 func TestFirstCause_C21(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
-	source.Exec("CREATE FUNCTION f(i int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN i; END'", "CREATE TABLE t (id int PRIMARY KEY, v int)", "INSERT INTO t VALUES (1, 1)",
-		"CREATE UNIQUE INDEX one ON t (f(v))", "COMMENT ON INDEX one IS 'c'", "CREATE VIEW a AS SELECT f(id) FROM t", "CREATE VIEW b AS SELECT * FROM a", "CREATE MATERIALIZED VIEW m AS SELECT * FROM b",
-		"CREATE UNIQUE INDEX of_m ON m (f)", "GRANT SELECT ON b TO PUBLIC", "ALTER TABLE t ENABLE ROW LEVEL SECURITY", "CREATE POLICY p ON t AS RESTRICTIVE USING (f(id) > 0)",
-		"CREATE TABLE late (id int PRIMARY KEY, v int DEFAULT f(1), w int GENERATED ALWAYS AS (f(id)) STORED)", "INSERT INTO late VALUES (1)")
-	target.Exec("CREATE FUNCTION no() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today'; END $$", "CREATE EVENT TRIGGER no ON ddl_command_start WHEN TAG IN ('CREATE FUNCTION') EXECUTE PROCEDURE no()", "ALTER EVENT TRIGGER no ENABLE ALWAYS")
+	source.Exec("CREATE FUNCTION f(i int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN i; END'",
+		"CREATE TABLE t (id int PRIMARY KEY, v int)", "INSERT INTO t VALUES (1, 1)",
+		"CREATE UNIQUE INDEX one ON t (f(v))", "COMMENT ON INDEX one IS 'c'",
+		"CREATE VIEW a AS SELECT f(id) FROM t", "CREATE VIEW b AS SELECT * FROM a",
+		"CREATE MATERIALIZED VIEW m AS SELECT * FROM b",
+		"CREATE UNIQUE INDEX of_m ON m (f)", "GRANT SELECT ON b TO PUBLIC",
+		"ALTER TABLE t ENABLE ROW LEVEL SECURITY",
+		"CREATE POLICY p ON t AS RESTRICTIVE USING (f(id) > 0)",
+		"CREATE TABLE late (id int PRIMARY KEY, v int DEFAULT f(1), w int GENERATED ALWAYS AS (f(id)) STORED)",
+		"INSERT INTO late VALUES (1)")
+	target.Exec("CREATE FUNCTION no() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today'; END $$",
+		"CREATE EVENT TRIGGER no ON ddl_command_start WHEN TAG IN ('CREATE FUNCTION') EXECUTE PROCEDURE no()",
+		"ALTER EVENT TRIGGER no ENABLE ALWAYS")
 	e := pgtest.NewEnv(t, source, target)
 	status, _, said := e.Run(nil, "bash", "-c", `pgextract --slot "$1" | pgapply`, "load", source.Name)
 	if status != 1 || !strings.Contains(said, "not today") {

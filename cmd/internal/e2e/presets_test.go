@@ -12,9 +12,12 @@ import (
 // and statements are read or printed, or how long a session lives. It has begun before
 // idle_session_timeout can be set, so that must leave a busy machine the time for it.
 var presets = []string{
-	"standard_conforming_strings = off", "backslash_quote = off", "array_nulls = off", "transform_null_equals = on", "quote_all_identifiers = on", "xmloption = document", "xmlbinary = hex",
-	"bytea_output = escape", "extra_float_digits = -10", "IntervalStyle = sql_standard", "DateStyle = 'SQL, DMY'", "TimeZone = 'Asia/Kathmandu'", "gin_fuzzy_search_limit = 1",
-	"check_function_bodies = on", "row_security = on", "lock_timeout = '3s'", "default_transaction_isolation = serializable", "default_transaction_deferrable = on",
+	"standard_conforming_strings = off", "backslash_quote = off", "array_nulls = off",
+	"transform_null_equals = on", "quote_all_identifiers = on", "xmloption = document", "xmlbinary = hex",
+	"bytea_output = escape", "extra_float_digits = -10", "IntervalStyle = sql_standard",
+	"DateStyle = 'SQL, DMY'", "TimeZone = 'Asia/Kathmandu'", "gin_fuzzy_search_limit = 1",
+	"check_function_bodies = on", "row_security = on", "lock_timeout = '3s'",
+	"default_transaction_isolation = serializable", "default_transaction_deferrable = on",
 	"idle_in_transaction_session_timeout = '1s'", "statement_timeout = '20s'", "escape_string_warning = off", "synchronize_seqscans = on",
 	"14 idle_session_timeout = '1s'", "17 transaction_timeout = '5s'", "-12 default_with_oids = on",
 }
@@ -98,7 +101,8 @@ func TestPresets_C10_C19(t *testing.T) {
 	query := definitions
 	if source.Major != target.Major { // they print these in other ways
 		query = strings.Replace(query, "SELECT 'default'", "SELECT * FROM (SELECT 'default'", 1)
-		query = strings.Replace(query, "\nORDER BY", ") x(kind, name, definition) WHERE kind NOT IN ('constraint', 'view', 'rule')\nORDER BY", 1)
+		query = strings.Replace(query, "\nORDER BY",
+			") x(kind, name, definition) WHERE kind NOT IN ('constraint', 'view', 'rule')\nORDER BY", 1)
 	}
 	a, b := source.Query(query), target.Query(query)
 	if a != b {

@@ -30,7 +30,8 @@ func TestReplay(t *testing.T) {
 	}
 
 	before := traces(target)
-	for _, again := range []string{`pgapply < "$1/changes.pgs"`, `pgapply < "$1/full.pgs"`, `cat "$1/full.pgs" "$1/changes.pgs" | pgapply`} {
+	for _, again := range []string{`pgapply < "$1/changes.pgs"`, `pgapply < "$1/full.pgs"`,
+		`cat "$1/full.pgs" "$1/changes.pgs" | pgapply`} {
 		env.Bash(again, dir)
 		if after := traces(target); after != before {
 			t.Errorf("%s changed something:\n%.3000s\nbefore:\n%.3000s", again, after, before)

@@ -15,7 +15,8 @@ import (
 
 // roleRecipes is what stands before the statements of docs/roles.md, in the order of the page.
 var roleRecipes = []string{
-	"On the source, as superuser", "On the target, as superuser", "On both sides, version 15 and older", "On both sides, version 16", "On the target, version 15",
+	"On the source, as superuser", "On the target, as superuser", "On both sides, version 15 and older",
+	"On both sides, version 16", "On the target, version 15",
 	"A schema that you create by hand",
 }
 
@@ -44,7 +45,8 @@ func TestLeastPrivilegeRoles_P10(t *testing.T) {
 			a, b := pgtest.Start(t, major), pgtest.Start(t, major)
 			source, target := a.Database(t, ""), b.Database(t, "")
 			for _, d := range []*pgtest.DB{source, target} {
-				d.Exec("CREATE ROLE app_owner", "CREATE ROLE reader", "ALTER DATABASE "+d.Name+" OWNER TO app_owner", "REVOKE ALL ON SCHEMA public FROM PUBLIC")
+				d.Exec("CREATE ROLE app_owner", "CREATE ROLE reader",
+					"ALTER DATABASE "+d.Name+" OWNER TO app_owner", "REVOKE ALL ON SCHEMA public FROM PUBLIC")
 			}
 			run := func(d *pgtest.DB, heading string) {
 				t.Helper()
@@ -59,7 +61,9 @@ func TestLeastPrivilegeRoles_P10(t *testing.T) {
 			if major == 15 {
 				run(target, "On the target, as superuser")
 				source.Exec("CREATE TRIGGER stamp BEFORE INSERT ON app.t FOR EACH ROW EXECUTE PROCEDURE app.stamp()")
-			} else { // there is no pg_dump of that version everywhere; so this is also the way with a schema made by hand
+			} else {
+				// there is no pg_dump of that version everywhere; so this is also the way with a
+				// schema made by hand
 				target.Exec("CREATE ROLE mover LOGIN", schema)
 				run(target, "A schema that you create by hand")
 				load += " --data-only"
@@ -83,7 +87,8 @@ func TestLeastPrivilegeRoles_P10(t *testing.T) {
 				e.Must(nil, "pgcutover", "ddl", "install", "--source", super)
 			}
 			e.Bash(load + " --slot " + slot + " | pgapply")
-			source.Exec("INSERT INTO app.t VALUES (1000, 'new')", "UPDATE app.t SET v = 'b' WHERE id = 1", "DELETE FROM app.child WHERE id = 2", "INSERT INTO log VALUES ('x')")
+			source.Exec("INSERT INTO app.t VALUES (1000, 'new')", "UPDATE app.t SET v = 'b' WHERE id = 1",
+				"DELETE FROM app.child WHERE id = 2", "INSERT INTO log VALUES ('x')")
 			sync := e.Start(nil, nil, "bash", filepath.Join(pgtest.Root(), "scripts", "sync"), slot)
 			// A session of the application's, which the fence has to see and end.
 			source.Exec("CREATE ROLE clerk LOGIN")
@@ -101,7 +106,8 @@ func TestLeastPrivilegeRoles_P10(t *testing.T) {
 			if err := app.Ping(pgtest.Context(t)); err == nil {
 				t.Error("the application's session has outlived the fence")
 			}
-			source.Exec("BEGIN READ WRITE; REFRESH MATERIALIZED VIEW app.m; COMMIT") // as finish has done on the target
+			// as finish has done on the target
+			source.Exec("BEGIN READ WRITE; REFRESH MATERIALIZED VIEW app.m; COMMIT")
 			pgtest.Equal(t, source, target)
 			owners := `SELECT string_agg(format('%s %s', c.oid::regclass, c.relowner::regrole), ', ' ORDER BY c.oid::regclass::text) FROM pg_class c
 				WHERE c.relnamespace IN ('app'::regnamespace, 'public'::regnamespace) AND c.relkind IN ('r', 'v', 'm', 'S')`
@@ -111,7 +117,8 @@ func TestLeastPrivilegeRoles_P10(t *testing.T) {
 			if major == 15 && target.Query("SELECT count(*) FROM pg_trigger WHERE tgname = 'stamp'") != "1" {
 				t.Error("the trigger is missing on the target")
 			}
-			if major == 15 { // what a superuser has made stays for a superuser, and everything else goes
+			if major == 15 {
+				// what a superuser has made stays for a superuser, and everything else goes
 				status, _, errs := e.Run(nil, "pgcutover", "cleanup", "--slot", slot)
 				if status != 77 || !strings.Contains(errs, "ddl uninstall") || strings.Contains(errs, "new full load") {
 					t.Errorf("cleanup: status %d\n%s", status, errs)

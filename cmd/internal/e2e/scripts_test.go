@@ -25,7 +25,8 @@ func TestSyncStatuses(t *testing.T) {
 	}{
 		{"0", "0", 0},
 		{"143", "0", -1}, // told to stop, pgdecode has ended the stream in order
-		{"78", "0", 0},   // the cutover has ended the stream; what pgdecode makes of that does not matter
+		// the cutover has ended the stream; what pgdecode makes of that does not matter
+		{"78", "0", 0},
 		{"0", "1", 1},
 		{"0", "65", 65},
 		{"69", "65", 69},
@@ -52,7 +53,8 @@ func TestSyncStatuses(t *testing.T) {
 				if status == "kill" {
 					end = "kill -KILL $$"
 				}
-				text := fmt.Sprintf("#!/bin/sh\nif [ %[1]s = pgapply ]; then cat >/dev/null; fi\n[ -e %[2]s/%[1]s.begun ] && exit 0\n: >%[2]s/%[1]s.begun\n%[3]s\n", name, dir, end)
+				text := fmt.Sprintf("#!/bin/sh\nif [ %[1]s = pgapply ]; then cat >/dev/null; fi\n[ -e %[2]s/%[1]s.begun ] && exit 0\n: >%[2]s/%[1]s.begun\n%[3]s\n",
+					name, dir, end)
 				if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
 					t.Fatal(err)
 				}
@@ -106,7 +108,11 @@ func TestSyncRestarts(t *testing.T) {
 		if name == "target" {
 			change()
 			pgtest.Wait(t, 30*time.Second, "sync tries again", func() bool { return strings.Count(p.Errors(), "starting again") > before })
-			pgtest.Wait(t, 30*time.Second, "sync waits", func() bool { return strings.Contains(p.Errors(), "the target does not answer; waiting for it") })
+			pgtest.Wait(t, 30*time.Second, "sync waits",
+				func() bool {
+					return strings.Contains(p.Errors(),
+						"the target does not answer; waiting for it")
+				})
 		}
 		s.Restart(t)
 		change()
@@ -120,11 +126,14 @@ func TestSyncRestarts(t *testing.T) {
 	for range 2 {
 		second := e.Start(nil, nil, "bash", script("sync"), slot)
 		if source.Major >= 12 { // before, nothing tells whether a reader is at work
-			if status := second.Wait(30 * time.Second); status != 78 || !strings.Contains(second.Errors(), "is being read already") || strings.Contains(second.Errors(), "starting again") {
+			if status := second.Wait(30 * time.Second); status != 78 ||
+				!strings.Contains(second.Errors(), "is being read already") ||
+				strings.Contains(second.Errors(), "starting again") {
 				t.Errorf("a second sync: status %d: %s", status, second.Errors())
 			}
 		} else {
-			pgtest.Wait(t, 60*time.Second, "the second one tries again", func() bool { return strings.Contains(second.Errors(), "starting again") })
+			pgtest.Wait(t, 60*time.Second, "the second one tries again",
+				func() bool { return strings.Contains(second.Errors(), "starting again") })
 			second.Kill()
 		}
 		if !strings.Contains(second.Errors(), "It is pgdecode, connected from") {
@@ -168,7 +177,8 @@ func TestSyncRestarts(t *testing.T) {
 			if err := syscall.Kill(-p.Process.Pid, signal); err != nil {
 				t.Fatal(err)
 			}
-			if status := p.Wait(30 * time.Second); status != 143 && (i > 0 || status != 128+int(signal)) || i > 0 && unasked(p.Errors()) != "" {
+			if status := p.Wait(30 * time.Second); status != 143 && (i > 0 || status != 128+int(signal)) ||
+				i > 0 && unasked(p.Errors()) != "" {
 				t.Errorf("%v to all: status %d: %s", signal, status, p.Errors())
 			}
 		}
@@ -202,12 +212,15 @@ func TestCutoverScript(t *testing.T) {
 		}
 	}
 	for _, args := range [][]string{nil, {slot, "--nonsense"}, {slot, "--verify", "perhaps"}} {
-		if status, _, errs := e.Run(nil, "bash", append([]string{script("cutover")}, args...)...); status != 64 || !strings.Contains(errs, "usage:") {
+		if status, _, errs := e.Run(nil, "bash",
+			append([]string{script("cutover")}, args...)...); status != 64 ||
+			!strings.Contains(errs, "usage:") {
 			t.Errorf("cutover %v: status %d: %s", args, status, errs)
 		}
 	}
 	// Without a terminal nobody can answer.
-	if status, _, errs := e.Run(nil, "setsid", "--wait", "bash", script("cutover"), slot); status != 78 || !strings.Contains(errs, "nothing was done") || !writable(source) {
+	if status, _, errs := e.Run(nil, "setsid", "--wait", "bash", script("cutover"), slot); status != 78 ||
+		!strings.Contains(errs, "nothing was done") || !writable(source) {
 		t.Errorf("nobody says yes: status %d: %s", status, errs)
 	}
 	// Nobody reads the slot, which is found out before the source is closed.
@@ -221,14 +234,18 @@ func TestCutoverScript(t *testing.T) {
 	}
 	// A table was made on the source, and nobody has told the target: which is found out before,
 	// too.
-	source.Exec(`CREATE TABLE "Late" (a int PRIMARY KEY)`, `INSERT INTO "Late" VALUES (1)`, "CREATE TABLE late (a int PRIMARY KEY)", "INSERT INTO late VALUES (1)")
+	source.Exec(`CREATE TABLE "Late" (a int PRIMARY KEY)`, `INSERT INTO "Late" VALUES (1)`,
+		"CREATE TABLE late (a int PRIMARY KEY)", "INSERT INTO late VALUES (1)")
 	const reload = ` --table '"public"."Late"' --table public.late --reload | pgapply`
 	p := e.Start(nil, nil, "bash", script("sync"), slot)
 	status, _, errs = e.Run(nil, "bash", script("cutover"), slot, "--yes")
-	if status != 78 || !strings.Contains(errs, "2 tables of the source: public.Late, public.late") || !strings.Contains(errs, "pgextract --slot "+slot+reload) || strings.Contains(errs, "giving the source back") {
+	if status != 78 || !strings.Contains(errs, "2 tables of the source: public.Late, public.late") ||
+		!strings.Contains(errs, "pgextract --slot "+slot+reload) ||
+		strings.Contains(errs, "giving the source back") {
 		t.Errorf("a table is missing: status %d: %s", status, errs)
 	}
-	if out := e.Must(nil, "pgcutover", "check"); !strings.Contains(string(out), "2 tables of the source") || !strings.Contains(string(out), reload) {
+	if out := e.Must(nil, "pgcutover", "check"); !strings.Contains(string(out), "2 tables of the source") ||
+		!strings.Contains(string(out), reload) {
 		t.Errorf("check: %s", out)
 	}
 	p.Kill()
@@ -295,7 +312,8 @@ func TestCutoverRemembersDifferences(t *testing.T) {
 		}
 	}
 	// What to do now is another thing than before the switch.
-	if status, _, errs := e.Run(nil, "pgcutover", "verify", "--slot", slot); status != 1 || strings.Contains(errs, "unfence") || !strings.Contains(errs, "hint: The target is open") {
+	if status, _, errs := e.Run(nil, "pgcutover", "verify", "--slot", slot); status != 1 ||
+		strings.Contains(errs, "unfence") || !strings.Contains(errs, "hint: The target is open") {
 		t.Errorf("verify after the switch: status %d: %s", status, errs)
 	}
 	if out := string(e.Must(nil, "pgcutover", "status", "--slot", slot)); !strings.Contains(out, "1 of 1 table differs: public.t") {
@@ -341,7 +359,9 @@ esac
 			e := &pgtest.Env{T: t, Dir: dir}
 			status, _, errs := e.Run(nil, "bash", script("cutover"), "mig", "--yes", "--verify", c.verify)
 			verbs, err := os.ReadFile(filepath.Join(dir, "verbs"))
-			if got := strings.Join(strings.Fields(string(verbs)), " "); err != nil || status != c.want || !strings.Contains(errs, "cutover: "+c.says) && !strings.Contains(errs, c.says) || got != c.verbs {
+			if got := strings.Join(strings.Fields(string(verbs)), " "); err != nil || status != c.want ||
+				!strings.Contains(errs, "cutover: "+c.says) && !strings.Contains(errs, c.says) ||
+				got != c.verbs {
 				t.Errorf("status %d, verbs %q, %s", status, got, errs)
 			}
 			if c.want != 1 && strings.Contains(errs, "cutover: THE TARGET DIFFERS") {
@@ -356,7 +376,9 @@ func TestMigrateScript(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	e, slot := pgtest.NewEnv(t, source, target), "mgr_"+source.Name
-	source.Exec("CREATE TABLE t (a int PRIMARY KEY, b text)", "CREATE TABLE u (a int PRIMARY KEY REFERENCES t)", "INSERT INTO t SELECT g, 'x' FROM generate_series(1, 20000) g", "INSERT INTO u SELECT a FROM t")
+	source.Exec("CREATE TABLE t (a int PRIMARY KEY, b text)",
+		"CREATE TABLE u (a int PRIMARY KEY REFERENCES t)",
+		"INSERT INTO t SELECT g, 'x' FROM generate_series(1, 20000) g", "INSERT INTO u SELECT a FROM t")
 	if status, _, errs := e.Run(nil, "bash", script("migrate")); status != 64 || !strings.Contains(errs, "usage:") {
 		t.Errorf("no slot: status %d: %s", status, errs)
 	}
@@ -378,7 +400,8 @@ func TestMigrateScript(t *testing.T) {
 		t.Fatalf("status %d: %s", status, p.Errors())
 	}
 	pgtest.Equal(t, source, target)
-	if writable(source) || !writable(target) || target.Query("SELECT count(*) FROM pg_constraint WHERE conrelid = 'u'::regclass AND contype = 'f' AND convalidated") != "1" {
+	if writable(source) || !writable(target) ||
+		target.Query("SELECT count(*) FROM pg_constraint WHERE conrelid = 'u'::regclass AND contype = 'f' AND convalidated") != "1" {
 		t.Error("the cutover is not complete")
 	}
 	if status, _, errs := e.Run(nil, "bash", script("migrate"), slot, "--yes"); status != 0 || !strings.Contains(errs, "open already") {
@@ -439,7 +462,8 @@ func TestClusterScript(t *testing.T) {
 	if list := cluster(0, "list"); list != "" {
 		t.Errorf("list: %s", list)
 	}
-	for _, args := range [][]string{nil, {"start"}, {"start", "a/b"}, {"start", "x", "--port"}, {"start", "x", "--nonsense", "y"}, {"begin", "x"}} {
+	for _, args := range [][]string{nil, {"start"}, {"start", "a/b"}, {"start", "x", "--port"},
+		{"start", "x", "--nonsense", "y"}, {"begin", "x"}} {
 		cluster(64, args...)
 	}
 	cluster(1, "stop", "none")

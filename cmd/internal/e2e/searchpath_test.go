@@ -66,18 +66,22 @@ func TestSearchPath_P5(t *testing.T) {
 			d.Exec("ALTER DATABASE "+d.Name+" OWNER TO "+attacker, "CREATE SCHEMA evil AUTHORIZATION "+attacker)
 		}
 		d.Exec("SET SESSION AUTHORIZATION "+attacker+"; "+fmt.Sprintf(evilSQL, schema, attacker),
-			"ALTER DATABASE "+d.Name+" SET search_path = "+schema+", pg_catalog", `ALTER ROLE postgres IN DATABASE `+d.Name+` SET search_path = ''`)
+			"ALTER DATABASE "+d.Name+" SET search_path = "+schema+", pg_catalog",
+			`ALTER ROLE postgres IN DATABASE `+d.Name+` SET search_path = ''`)
 		if n := d.Query("SELECT count(*) FROM pg_proc WHERE pronamespace = '" + schema + "'::regnamespace"); len(n) < 3 {
 			t.Fatalf("%s functions were made", n)
 		}
 	}
-	source.Exec("CREATE SCHEMA app", "CREATE TABLE app.t (id int PRIMARY KEY, v text)", "INSERT INTO app.t SELECT g, 'v' FROM generate_series(1, 100) g", "CREATE TABLE app.log (v text)",
-		"CREATE TABLE app.child (id int REFERENCES app.t)", "CREATE SEQUENCE app.s", "SELECT lo_from_bytea(0, 'abc')", "CREATE VIEW app.w AS SELECT * FROM app.t",
+	source.Exec("CREATE SCHEMA app", "CREATE TABLE app.t (id int PRIMARY KEY, v text)",
+		"INSERT INTO app.t SELECT g, 'v' FROM generate_series(1, 100) g", "CREATE TABLE app.log (v text)",
+		"CREATE TABLE app.child (id int REFERENCES app.t)", "CREATE SEQUENCE app.s",
+		"SELECT lo_from_bytea(0, 'abc')", "CREATE VIEW app.w AS SELECT * FROM app.t",
 		"CREATE MATERIALIZED VIEW app.m AS SELECT id FROM app.t")
 	e := pgtest.NewEnv(t, source, target)
 	e.Source, e.Target = source.As(mover, ""), target.As(mover, "")
 	calls := func(d *pgtest.DB) string {
-		return d.Query("SELECT coalesce(string_agg(funcname || ' ' || calls, ', '), '') FROM pg_stat_user_functions WHERE schemaname = '" + schema + "' AND funcname <> 'marker'")
+		return d.Query("SELECT coalesce(string_agg(funcname || ' ' || calls, ', '), '') FROM pg_stat_user_functions WHERE schemaname = '" +
+			schema + "' AND funcname <> 'marker'")
 	}
 	after := func(what string) {
 		t.Helper()

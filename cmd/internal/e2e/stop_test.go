@@ -157,7 +157,8 @@ func TestSyncStopsAtItsEnd(t *testing.T) {
 		})
 		status := sync.Wait(soon)
 		<-ended
-		if said := strings.TrimSpace(unasked(sync.Errors())); status != 0 && status != 143 || said != "" && said != "pgapply: the cutover has ended the stream; there is nothing more to apply" {
+		if said := strings.TrimSpace(unasked(sync.Errors())); status != 0 && status != 143 ||
+			said != "" && said != "pgapply: the cutover has ended the stream; there is nothing more to apply" {
 			t.Errorf("status %d: %s", status, said)
 		}
 		if left := running("PGSLUICE_TARGET=" + env.Target); left != "" {

@@ -22,7 +22,8 @@ func TestSwappedForView_P5(t *testing.T) {
 				t.Skip("a server cannot tell a session to read no views")
 			}
 			slot := "s_" + source.Name
-			source.Exec("CREATE TABLE first (id int PRIMARY KEY, v text)", "INSERT INTO first SELECT g, md5(g::text) FROM generate_series(1, 200000) g",
+			source.Exec("CREATE TABLE first (id int PRIMARY KEY, v text)",
+				"INSERT INTO first SELECT g, md5(g::text) FROM generate_series(1, 200000) g",
 				"CREATE TABLE last (id int PRIMARY KEY)", "INSERT INTO last VALUES (1)",
 				"CREATE FUNCTION evil() RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE 'evil runs as %', current_user; END $$")
 			e := pgtest.NewEnv(t, source, target)

@@ -41,7 +41,8 @@ func TestIdleSlotAdvances(t *testing.T) {
 	env.Bash(`pgextract --slot "$1" | pgapply`, source.Name)
 	sync := startSync(env, source)
 	retained := func() int64 {
-		n, err := strconv.ParseInt(source.Query(`SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint FROM pg_replication_slots WHERE slot_name = '`+source.Name+`'`), 10, 64)
+		n, err := strconv.ParseInt(source.Query(`SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint FROM pg_replication_slots WHERE slot_name = '`+
+			source.Name+`'`), 10, 64)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -54,7 +55,8 @@ func TestIdleSlotAdvances(t *testing.T) {
 		pgtest.Wait(t, soon, "less than 64 MB of WAL are held back", func() bool { return retained() < limit })
 		most = max(most, retained())
 	}
-	t.Logf("at most %d MB were held back, of %s MB", most>>20, source.Query("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint >> 20"))
+	t.Logf("at most %d MB were held back, of %s MB", most>>20,
+		source.Query("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint >> 20"))
 	source.Exec("INSERT INTO t VALUES (2)")
 	pgtest.Wait(t, soon, "a row after all that", func() bool { return target.Query("SELECT count(*) FROM t") == "2" })
 	stopSync(t, sync)
@@ -101,7 +103,8 @@ func TestLongTransaction(t *testing.T) {
 				}
 				commit()
 			case "a full load of an adopted slot":
-				source.Exec("CREATE PUBLICATION "+source.Name+" FOR ALL TABLES", "SELECT pg_create_logical_replication_slot('"+source.Name+"', 'pgoutput')")
+				source.Exec("CREATE PUBLICATION "+source.Name+" FOR ALL TABLES",
+					"SELECT pg_create_logical_replication_slot('"+source.Name+"', 'pgoutput')")
 				source.Exec("INSERT INTO t VALUES (2000001, 'before the load')")
 				fallthrough
 			case "a full load":
@@ -112,7 +115,8 @@ func TestLongTransaction(t *testing.T) {
 				done := make(chan struct{})
 				go func() { defer close(done); load() }()
 				pgtest.Wait(t, soon, "the slot's creation waits", func() bool {
-					return source.Query("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsender' AND datname = '"+source.Name+"' AND wait_event_type = 'Lock'") == "1"
+					return source.Query("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsender' AND datname = '"+
+						source.Name+"' AND wait_event_type = 'Lock'") == "1"
 				})
 				second := begin("1001, 2000")
 				source.Exec("INSERT INTO t VALUES (2000000, 'short')")

@@ -34,7 +34,8 @@ func terminalLoad(t *testing.T, columns, rows int) {
 	for i := range 40 {
 		source.Exec(fmt.Sprintf("CREATE TABLE a_table_with_a_name_that_is_rather_long_%02d (a int PRIMARY KEY, b text)", i))
 	}
-	source.Exec("CREATE TABLE big (a int PRIMARY KEY, b text)", "INSERT INTO big SELECT g, repeat('x', 1000) FROM generate_series(1, 3000) g")
+	source.Exec("CREATE TABLE big (a int PRIMARY KEY, b text)",
+		"INSERT INTO big SELECT g, repeat('x', 1000) FROM generate_series(1, 3000) g")
 	e := pgtest.NewEnv(t, source, target)
 	e.Vars = []string{"TZ=Asia/Tokyo"}
 	var x *pgtest.Terminal
@@ -106,13 +107,15 @@ func terminalLoad(t *testing.T, columns, rows int) {
 	x.Type("\x03")
 	p.Wait(soon)
 	goOn := "To go on, with the same options as before: pgextract --slot " + slot + " --resume | pgapply"
-	left("interrupted", goOn, "pgextract: source ", "pgapply: target ", "filter: a message of a program that is not ours", "tables and 0 rows are on the target")
+	left("interrupted", goOn, "pgextract: source ", "pgapply: target ",
+		"filter: a message of a program that is not ours", "tables and 0 rows are on the target")
 
 	// A status fits, and says that nobody loads.
 	p = start(`pgcutover status --slot "$1"`)
 	p.Wait(soon)
 	wait("a status", func() bool {
-		return shows(": interrupted, nobody has loaded since 20", " JST", "next pgextract --slot "+slot+" --resume | pgapply", " more; all of them")
+		return shows(": interrupted, nobody has loaded since 20", " JST",
+			"next pgextract --slot "+slot+" --resume | pgapply", " more; all of them")
 	})
 	if n := len(x.All()); n >= rows {
 		t.Errorf("%d lines on a terminal of %d:\n%s", n, rows, strings.Join(x.All(), "\n"))
@@ -143,17 +146,20 @@ func terminalLoad(t *testing.T, columns, rows int) {
 	x.Type("\x03")
 	p.Wait(soon)
 	wait("sync has ended", func() bool {
-		return strings.Contains(squeezed(x.All()...), squeezed("watched", "sync: stopped; what comes meanwhile stays on the source. To go on: scripts/sync "+slot))
+		return strings.Contains(squeezed(x.All()...),
+			squeezed("watched", "sync: stopped; what comes meanwhile stays on the source. To go on: scripts/sync "+slot))
 	}) // after that, bash says that it has
 	left("watched", "",
-		"sync: following slot "+slot, "pgdecode: source ", "pgapply: target ", "terminat", "sync: starting again in 1 s", "slot "+slot+" of database "+source.Name, "watched")
+		"sync: following slot "+slot, "pgdecode: source ", "pgapply: target ", "terminat",
+		"sync: starting again in 1 s", "slot "+slot+" of database "+source.Name, "watched")
 
 	p = start(`scripts/sync "$1" & scripts/cutover "$1" --yes; wait`)
 	if status := p.Wait(soon); status != 0 {
 		t.Errorf("status %d", status)
 	}
 	wait("done", func() bool { return strings.Contains(squeezed(x.All()...), squeezed("pgcutover cleanup --slot "+slot)) })
-	left("cut over", "", "pgcutover cleanup --slot "+slot, "cutover: waiting until the target has caught up", "fence: ", "drain: ", "open: ", "cutover: verified: all tables are equal", "finish: ")
+	left("cut over", "", "pgcutover cleanup --slot "+slot, "cutover: waiting until the target has caught up",
+		"fence: ", "drain: ", "open: ", "cutover: verified: all tables are equal", "finish: ")
 	// The rows were compared from before the target was opened on, and not in no time.
 	if target.Query("SELECT v.started_at < o.finished_at FROM pgsluice.cutover v, pgsluice.cutover o WHERE v.step = 'verify' AND o.step = 'open'") != "t" {
 		t.Error("the verification is said to have begun when it ended")

@@ -22,7 +22,8 @@ func TestTLS(t *testing.T) {
 	env := pgtest.NewEnv(t, source, target)
 	env.Bash(`pgextract --slot "$1" | pgapply`, source.Name)
 	sync := startSync(env, source)
-	source.Exec("UPDATE t SET b = repeat('y', 3000) WHERE a % 3 = 0", "DELETE FROM t WHERE a % 7 = 0", "INSERT INTO t SELECT g, 'new' FROM generate_series(50001, 90000) g")
+	source.Exec("UPDATE t SET b = repeat('y', 3000) WHERE a % 3 = 0", "DELETE FROM t WHERE a % 7 = 0",
+		"INSERT INTO t SELECT g, 'new' FROM generate_series(50001, 90000) g")
 	env.Must(nil, "pgcutover", "wait", "caught-up", "--lag", "0", "--timeout", "60s")
 	for _, d := range []*pgtest.DB{source, target} {
 		if got := d.Query("SELECT string_agg(DISTINCT application_name, ' ') FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) WHERE NOT ssl AND application_name LIKE 'pg%'"); got != "NULL" {

@@ -82,18 +82,25 @@ func TestTreesThroughRoot_C16(t *testing.T) {
 	}
 	for i := range 2 {
 		if i > 0 { // a whole tree is loaded again, but not a partition of it
-			if status, _, errs := e.Run(e.Must(nil, "pgextract", "--slot", slot, "--table", "public.hashed_0", "--reload"), "pgapply"); status != 78 {
+			if status, _, errs := e.Run(e.Must(nil, "pgextract", "--slot", slot, "--table", "public.hashed_0",
+				"--reload"), "pgapply"); status != 78 {
 				t.Errorf("status %d: %s", status, errs)
 			}
 			e.Bash(`pgextract --slot "$1" --table 'public.hashed*' --reload | pgapply`, slot)
 			treesEqual(t, source, target)
 		}
-		source.Exec("INSERT INTO hashed SELECT 1000 + i + "+[]string{"0", "10000"}[i]+", (enum_range(NULL::mood))[1 + i % 8], 'new' FROM generate_series(1, 300) i",
-			"UPDATE hashed SET v = v || '!' WHERE id % 3 = 0", "UPDATE hashed SET m = 'a' WHERE id % 7 = 0 AND m <> 'a'", "DELETE FROM hashed WHERE id % 11 = 0",
+		source.Exec("INSERT INTO hashed SELECT 1000 + i + "+[]string{"0", "10000"}[i]+
+			", (enum_range(NULL::mood))[1 + i % 8], 'new' FROM generate_series(1, 300) i",
+			"UPDATE hashed SET v = v || '!' WHERE id % 3 = 0",
+			"UPDATE hashed SET m = 'a' WHERE id % 7 = 0 AND m <> 'a'",
+			"DELETE FROM hashed WHERE id % 11 = 0",
 			"BEGIN; UPDATE hashed SET m = 'b' WHERE id = 1001; UPDATE hashed SET m = 'c' WHERE id = 1001; DELETE FROM hashed WHERE id = 1002; INSERT INTO hashed VALUES (1002, 'd', 'again'); COMMIT",
-			"UPDATE ranged SET v = 'w' WHERE id % 5 = 0", "UPDATE ranged SET t = upper(t) WHERE id % 4 = 0", "DELETE FROM ranged WHERE id % 13 = 0",
+			"UPDATE ranged SET v = 'w' WHERE id % 5 = 0", "UPDATE ranged SET t = upper(t) WHERE id % 4 = 0",
+			"DELETE FROM ranged WHERE id % 13 = 0",
 			"DELETE FROM ranged WHERE ctid = (SELECT max(ctid) FROM ranged WHERE v = 'twice') AND v = 'twice'",
-			`UPDATE "Deep" SET at = at + 366 WHERE id % 3 = 0 AND at < '2024-12-01'`, `UPDATE "Deep" SET m = 'h', v = 0.50 WHERE id % 5 = 1`, `DELETE FROM "Deep" WHERE id % 17 = 0`,
+			`UPDATE "Deep" SET at = at + 366 WHERE id % 3 = 0 AND at < '2024-12-01'`,
+			`UPDATE "Deep" SET m = 'h', v = 0.50 WHERE id % 5 = 1`,
+			`DELETE FROM "Deep" WHERE id % 17 = 0`,
 			"UPDATE plain SET at = at + 1")
 		e.Bash(`pgdecode --slot "$1" --until now | pgapply`, slot)
 		treesEqual(t, source, target)
@@ -105,11 +112,15 @@ func TestTreesThroughRoot_C16(t *testing.T) {
 	e.Must(nil, "pgcutover", "wait", "caught-up", "--slot", slot, "--timeout", "60s")
 	e.Must(nil, "pgcutover", "fence", "--slot", slot)
 	e.Must(nil, "pgcutover", "drain", "--slot", slot)
-	if out := string(e.Must(nil, "pgcutover", "verify", "--slot", slot)); !strings.Contains(out, "equal\tpublic.hashed\t") || !strings.Contains(out, "equal\tpublic.ranged\t") || !strings.Contains(out, "equal\tpublic.plain_1\t") {
+	if out := string(e.Must(nil, "pgcutover", "verify", "--slot", slot)); !strings.Contains(out,
+		"equal\tpublic.hashed\t") || !strings.Contains(out, "equal\tpublic.ranged\t") ||
+		!strings.Contains(out, "equal\tpublic.plain_1\t") {
 		t.Errorf("verify:\n%s", out)
 	}
 	target.Exec("BEGIN; SET LOCAL session_replication_role = replica; UPDATE hashed SET v = 'other' WHERE id = 1003; COMMIT")
-	if status, out, errs := e.Run(nil, "pgcutover", "verify", "--slot", slot); status != 1 || !strings.Contains(string(out), "different\tpublic.hashed\t") || !strings.Contains(string(out), "1003") {
+	if status, out, errs := e.Run(nil, "pgcutover", "verify", "--slot", slot); status != 1 ||
+		!strings.Contains(string(out), "different\tpublic.hashed\t") ||
+		!strings.Contains(string(out), "1003") {
 		t.Errorf("status %d: %s%s", status, out, errs)
 	}
 }

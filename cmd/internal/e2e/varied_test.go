@@ -76,28 +76,35 @@ func varied(major int) string {
 // together they have a change of every kind.
 func variedStep(k, major int) string {
 	i := 1 + k%10
-	sql := []string{fmt.Sprintf("INSERT INTO people (name, amount, at) VALUES ('step %d', %d.%03d, '2024-05-05 12:00:00.%06d+02')", k, k, i, k)}
+	sql := []string{fmt.Sprintf("INSERT INTO people (name, amount, at) VALUES ('step %d', %d.%03d, '2024-05-05 12:00:00.%06d+02')",
+		k, k, i, k)}
 	switch k % 12 {
 	case 0:
-		sql = append(sql, fmt.Sprintf(`UPDATE people SET tags = tags || 'step %d'::text, mood = 'ok', raw = raw || '\x00ff' WHERE id %% 10 = %d`, k, k%10), "DELETE FROM people WHERE id = "+fmt.Sprint(40+i))
+		sql = append(sql, fmt.Sprintf(`UPDATE people SET tags = tags || 'step %d'::text, mood = 'ok', raw = raw || '\x00ff' WHERE id %% 10 = %d`,
+			k, k%10), "DELETE FROM people WHERE id = "+fmt.Sprint(40+i))
 	case 1: // some of several equal rows
-		sql = append(sql, fmt.Sprintf("INSERT INTO twins SELECT %d, NULL, NULL FROM generate_series(1, 3)", i), "DELETE FROM twins WHERE ctid = (SELECT max(ctid) FROM twins)",
+		sql = append(sql, fmt.Sprintf("INSERT INTO twins SELECT %d, NULL, NULL FROM generate_series(1, 3)",
+			i), "DELETE FROM twins WHERE ctid = (SELECT max(ctid) FROM twins)",
 			"UPDATE twins SET c = 2.5 WHERE ctid = (SELECT min(ctid) FROM twins)")
 	case 2: // keys change places
 		sql = append(sql, `UPDATE seats SET "row" = "row" + 100 WHERE seat = 'A'`, `UPDATE seats SET "row" = 106 - "row" WHERE seat = 'A'`,
 			fmt.Sprintf(`UPDATE seats SET taker = 'step %d' WHERE "row" = %d`, k, 1+i%5))
 	case 3:
-		sql = append(sql, fmt.Sprintf("UPDATE codes SET code = 'd%d' WHERE code = 'c%d'", k, i), "UPDATE codes SET rest = rest || '!' WHERE code > 'c5'")
+		sql = append(sql, fmt.Sprintf("UPDATE codes SET code = 'd%d' WHERE code = 'c%d'", k, i),
+			"UPDATE codes SET rest = rest || '!' WHERE code > 'c5'")
 	case 4: // a swap that is right only at its end, and keys that are two rows' in the middle
 		sql = append(sql, "UPDATE ranked SET rank = 11 - rank", "UPDATE shifted SET id = id + 1")
 	case 5: // what is stored apart from the row stays there
-		sql = append(sql, fmt.Sprintf("UPDATE documents SET title = 'step %d' WHERE id = %d", k, i), fmt.Sprintf("UPDATE documents SET id = id + 1000 WHERE id = %d", i%10+1),
+		sql = append(sql, fmt.Sprintf("UPDATE documents SET title = 'step %d' WHERE id = %d", k, i),
+			fmt.Sprintf("UPDATE documents SET id = id + 1000 WHERE id = %d", i%10+1),
 			fmt.Sprintf("INSERT INTO documents VALUES (%d, NULL, repeat('%d', 5000), '')", 5000+k, k))
 	case 6: // large enough to be sent while it is in progress
-		sql = append(sql, fmt.Sprintf("INSERT INTO lines SELECT 'step %d' FROM generate_series(1, 2000)", k), "SAVEPOINT a", "INSERT INTO lines SELECT 'no' FROM generate_series(1, 1000)", "ROLLBACK TO a",
+		sql = append(sql, fmt.Sprintf("INSERT INTO lines SELECT 'step %d' FROM generate_series(1, 2000)", k),
+			"SAVEPOINT a", "INSERT INTO lines SELECT 'no' FROM generate_series(1, 1000)", "ROLLBACK TO a",
 			"UPDATE twins SET c = c + 1", "INSERT INTO counted DEFAULT VALUES", "SELECT nextval('steps')")
 	case 7: // partitions, from one to the other as well
-		sql = append(sql, fmt.Sprintf("INSERT INTO measures VALUES ('2024-01-%02d', %d, 'Infinity')", i, 1000+k), "UPDATE measures SET value = -value WHERE sensor < 10",
+		sql = append(sql, fmt.Sprintf("INSERT INTO measures VALUES ('2024-01-%02d', %d, 'Infinity')", i,
+			1000+k), "UPDATE measures SET value = -value WHERE sensor < 10",
 			fmt.Sprintf("DELETE FROM measures WHERE sensor = %d", i))
 		if major >= 11 {
 			sql = append(sql, "UPDATE measures SET day = '2024-02-27' WHERE sensor = 25 AND day < '2024-02-27'")
@@ -106,10 +113,13 @@ func variedStep(k, major int) string {
 		sql = append(sql, `UPDATE "Sch""ema"."T.b l\ü'$1" SET "a""b" = "a""b" || '\', "the end`+"\n"+`" = NULL WHERE "select" % 3 = 0`,
 			fmt.Sprintf(`INSERT INTO "Sch""ema"."T.b l\ü'$1" VALUES (%d, '%%s', E'\n')`, 100+k))
 	case 9: // what is taken back leaves no trace
-		sql = append(sql, "SAVEPOINT a", "DELETE FROM people", "ROLLBACK TO a", "INSERT INTO empty DEFAULT VALUES", "UPDATE counted SET n = -n",
+		sql = append(sql, "SAVEPOINT a", "DELETE FROM people", "ROLLBACK TO a",
+			"INSERT INTO empty DEFAULT VALUES", "UPDATE counted SET n = -n",
 			"UPDATE counted SET id = DEFAULT, at = ARRAY['2024-01-01 BC', NULL]::timestamptz[] WHERE id = (SELECT min(id) FROM counted)")
 	case 10: // one row's life in one transaction
-		sql = append(sql, fmt.Sprintf("INSERT INTO codes VALUES ('x%d', 'new')", k), fmt.Sprintf("UPDATE codes SET code = 'y%d' WHERE code = 'x%d'", k, k), fmt.Sprintf("DELETE FROM codes WHERE code = 'y%d'", k),
+		sql = append(sql, fmt.Sprintf("INSERT INTO codes VALUES ('x%d', 'new')", k),
+			fmt.Sprintf("UPDATE codes SET code = 'y%d' WHERE code = 'x%d'", k, k),
+			fmt.Sprintf("DELETE FROM codes WHERE code = 'y%d'", k),
 			fmt.Sprintf("INSERT INTO codes VALUES ('x%d', 'again')", k))
 	case 11:
 		if major >= 11 {

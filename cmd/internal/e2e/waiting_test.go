@@ -50,7 +50,9 @@ func TestSlotCreationWaits_H1(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Start(t, pgtest.Source(t).Major)
 	source, other := server.Database(t, ""), server.Database(t, "")
-	source.Exec("CREATE TABLE t (a int PRIMARY KEY)", "CREATE ROLE mover LOGIN REPLICATION; CREATE ROLE app LOGIN; ALTER TABLE t OWNER TO mover; GRANT CREATE ON DATABASE "+source.Name+" TO mover")
+	source.Exec("CREATE TABLE t (a int PRIMARY KEY)",
+		"CREATE ROLE mover LOGIN REPLICATION; CREATE ROLE app LOGIN; ALTER TABLE t OWNER TO mover; GRANT CREATE ON DATABASE "+
+			source.Name+" TO mover")
 	other.Exec("CREATE TABLE u (a int); GRANT ALL ON u TO app", "BEGIN; INSERT INTO u VALUES (1); PREPARE TRANSACTION 'forgotten'")
 	writer, pid := session(t, other, "app", "SET application_name = 'the writer'; BEGIN; INSERT INTO u VALUES (1)")
 	e := &pgtest.Env{T: t, Dir: pgtest.Programs(t, false), Source: source.As("mover", ""), Target: pgtest.Target(t).Database(t, "").URI}
@@ -77,7 +79,9 @@ func TestLocks_H3(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	slot, role := source.Name, "locker_"+source.Name
-	source.Exec("CREATE TABLE t (a int PRIMARY KEY)", "CREATE TABLE child (a int PRIMARY KEY, t int REFERENCES t)", "INSERT INTO t SELECT generate_series(1, 10)")
+	source.Exec("CREATE TABLE t (a int PRIMARY KEY)",
+		"CREATE TABLE child (a int PRIMARY KEY, t int REFERENCES t)",
+		"INSERT INTO t SELECT generate_series(1, 10)")
 	for _, d := range []*pgtest.DB{source, target} {
 		d.Exec("CREATE ROLE " + role + " LOGIN")
 		t.Cleanup(func() { d.Exec("BEGIN READ WRITE; DROP OWNED BY " + role + "; DROP ROLE " + role + "; COMMIT") })
@@ -87,7 +91,8 @@ func TestLocks_H3(t *testing.T) {
 	e.Bash(`pgextract --slot "$1" | pgapply`, slot)
 	sync := e.Start(nil, nil, "bash", filepath.Join(pgtest.Root(), "scripts", "sync"), slot)
 	holder, _ := session(t, source, role, "BEGIN; LOCK TABLE t, child IN ACCESS EXCLUSIVE MODE")
-	for _, args := range [][]string{{"status"}, {"status", "--get", "missing_tables.count"}, {"check"}, {"wait", "caught-up", "--timeout", "60s"}} {
+	for _, args := range [][]string{{"status"}, {"status", "--get", "missing_tables.count"}, {"check"},
+		{"wait", "caught-up", "--timeout", "60s"}} {
 		p := e.Start(nil, io.Discard, "pgcutover", append(args, "--slot", slot)...)
 		if status := p.Wait(40 * time.Second); status != 0 {
 			t.Errorf("%s: status %d\n%s", args, status, p.Errors())
@@ -185,7 +190,8 @@ func TestLostSlot_H4(t *testing.T) {
 	if pgtest.Source(t).Major < 13 {
 		t.Skip("slots are not lost before 13")
 	}
-	source := pgtest.Start(t, pgtest.Source(t).Major, "max_slot_wal_keep_size=1MB", "min_wal_size=32MB", "max_wal_size=32MB").Database(t, "")
+	source := pgtest.Start(t, pgtest.Source(t).Major, "max_slot_wal_keep_size=1MB", "min_wal_size=32MB",
+		"max_wal_size=32MB").Database(t, "")
 	target := pgtest.Target(t).Database(t, "")
 	slot := source.Name
 	source.Exec("CREATE TABLE t (a int PRIMARY KEY)")
@@ -233,11 +239,14 @@ func TestRefusedServers_H6(t *testing.T) {
 		{"standby as target", source.URI, standby, "standby"},
 	} {
 		e.Source, e.Target = x.source, x.target
-		for _, args := range [][]string{{"pgcutover", "check"}, {"pgcutover", "ddl", "install"}, {"pgextract", "--slot", "mig"}, {"pgdecode", "--slot", "mig", "--until", "now"}, {"pgextract"}, {"pgapply"}, {"pgcutover", "status"}} {
+		for _, args := range [][]string{{"pgcutover", "check"}, {"pgcutover", "ddl", "install"},
+			{"pgextract", "--slot", "mig"}, {"pgdecode", "--slot", "mig", "--until", "now"}, {"pgextract"},
+			{"pgapply"}, {"pgcutover", "status"}} {
 			ofSource := args[0] == "pgextract" || args[0] == "pgdecode" || len(args) > 1 && args[1] == "ddl"
 			want := 78
 			switch {
-			case ofSource && x.source == source.URI, args[0] == "pgapply" && x.target == target.URI, len(args) == 2 && args[1] == "status" && x.target == target.URI:
+			case ofSource && x.source == source.URI, args[0] == "pgapply" && x.target == target.URI,
+				len(args) == 2 && args[1] == "status" && x.target == target.URI:
 				continue // it does not ask the other
 			case len(args) == 1 && args[0] == "pgextract" && x.source == standby:
 				args, want = append(args, "--data-only"), 0

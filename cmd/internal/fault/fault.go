@@ -18,9 +18,11 @@ const (
 	Usage       Status = 64 // wrong flags or arguments
 	Data        Status = 65 // the input is not a stream, damaged, or cut
 	Unavailable Status = 69 // refused for good: no such host, database, slot
-	TryAgain    Status = 75 // connection lost, server restarting, slot in use: the same command may work in a moment
-	Permission  Status = 77 // authentication or privileges
-	Config      Status = 78 // a server's configuration, or a condition that was checked, stands in the way
+	// connection lost, server restarting, slot in use: the same command may work in a moment
+	TryAgain   Status = 75
+	Permission Status = 77 // authentication or privileges
+	// a server's configuration, or a condition that was checked, stands in the way
+	Config      Status = 78
 	Interrupted Status = 130
 	Terminated  Status = 143
 )

@@ -58,7 +58,8 @@ func TestStatusesAreDocumented(t *testing.T) {
 			documented[fault.Status(v)] = true
 		}
 	}
-	chosen := []fault.Status{fault.OK, fault.Failed, fault.Usage, fault.Data, fault.Unavailable, fault.TryAgain, fault.Permission, fault.Config,
+	chosen := []fault.Status{fault.OK, fault.Failed, fault.Usage, fault.Data, fault.Unavailable,
+		fault.TryAgain, fault.Permission, fault.Config,
 		fault.Interrupted, fault.Terminated}
 	for _, s := range chosen {
 		if !documented[s] {

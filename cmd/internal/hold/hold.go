@@ -119,7 +119,8 @@ func OIDs(oids ...uint32) string {
 func Select(version int, replica bool, of string) string {
 	clone, definition := "false", "''"
 	if version >= 130000 && version < 150000 {
-		clone = "g.tgparentid <> 0" // to alter the trigger of the whole alters those of the partitions as well
+		// to alter the trigger of the whole alters those of the partitions as well
+		clone = "g.tgparentid <> 0"
 	}
 	if version < 130000 { // where the triggers of partitions are the system's
 		definition = `CASE WHEN c.relkind <> 'p' THEN '' ELSE pg_catalog.pg_get_triggerdef(g.oid) || ';'
@@ -186,7 +187,9 @@ func Refused(list []Item, version int) ([]Item, error) {
 	if len(names) == 0 {
 		return mine, nil
 	}
-	return nil, fault.New(fault.Permission, "triggers, rules or row level security of the target would act on the rows that are written there, and role %q may not make them wait for the cutover", list[0].Role).
+	return nil, fault.New(fault.Permission,
+		"triggers, rules or row level security of the target would act on the rows that are written there, and role %q may not make them wait for the cutover",
+		list[0].Role).
 		WithDetail("%s", strings.Join(names, "\n")).
 		WithHint("As superuser on the target: %s; Then start again.", strings.Join(grants, "; "))
 }
@@ -206,7 +209,8 @@ func SQL(stream int32, list []Item) string {
 		values.WriteString(")")
 		off.WriteString("; " + strings.TrimSuffix(i.off(), ";"))
 	}
-	return "INSERT INTO pgsluice.deferred (stream_id, phase, type, schema_name, table_name, name, definition) VALUES " + values.String() + off.String()
+	return "INSERT INTO pgsluice.deferred (stream_id, phase, type, schema_name, table_name, name, definition) VALUES " +
+		values.String() + off.String()
 }
 
 // lockTimeout is how long others may stand in the way.
@@ -221,7 +225,8 @@ const notOpening = `SELECT FROM pgsluice.streams WHERE stream_id = %[1]d FOR UPD
 func Make(ctx context.Context, c *pgx.Conn, stream int32, list []Item) error {
 	const batch = 100
 	for part := range slices.Chunk(list, batch) {
-		_, err := c.Exec(ctx, "BEGIN; SET LOCAL lock_timeout = '"+lockTimeout+"'; "+fmt.Sprintf(notOpening, stream)+SQL(stream, part)+"; COMMIT", pgx.QueryExecModeSimpleProtocol)
+		_, err := c.Exec(ctx, "BEGIN; SET LOCAL lock_timeout = '"+lockTimeout+"'; "+
+			fmt.Sprintf(notOpening, stream)+SQL(stream, part)+"; COMMIT", pgx.QueryExecModeSimpleProtocol)
 		if err == nil {
 			continue
 		}
@@ -230,12 +235,15 @@ func Make(ctx context.Context, c *pgx.Conn, stream int32, list []Item) error {
 		}
 		var pg *pgconn.PgError
 		if errors.As(err, &pg) && pg.Code == "55P03" {
-			return fault.New(fault.TryAgain, "could not make triggers and rules of the target wait for the cutover: another session has locked one of their tables for %s", lockTimeout).
+			return fault.New(fault.TryAgain,
+				"could not make triggers and rules of the target wait for the cutover: another session has locked one of their tables for %s",
+				lockTimeout).
 				WithHint("To see it: SELECT pid, usename, application_name, query FROM pg_stat_activity WHERE pid IN (SELECT pid FROM pg_locks WHERE relation = %s::regclass); Then start again.",
 					text.Literal(part[0].relation()))
 		}
 		if errors.As(err, &pg) && pg.Code == "22012" {
-			return fault.New(fault.TryAgain, "the target is being opened by a cutover, or that was interrupted: nothing is to be applied any more").
+			return fault.New(fault.TryAgain,
+				"the target is being opened by a cutover, or that was interrupted: nothing is to be applied any more").
 				WithHint("Go on with it: pgcutover open. Or give the source back: pgcutover unfence")
 		}
 		return err

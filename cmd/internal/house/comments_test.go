@@ -26,7 +26,8 @@ func TestComments(t *testing.T) {
 			n++
 			line = strings.TrimRight(line, "\n")
 			text := strings.TrimLeft(line, "\t")
-			if !strings.HasPrefix(text, "// ") || !strings.Contains(text[3:], " ") { // what is one word cannot be wrapped
+			if !strings.HasPrefix(text, "// ") || !strings.Contains(text[3:], " ") {
+				// what is one word cannot be wrapped
 				continue
 			}
 			if w := utf8.RuneCountInString(text) + 4*(len(line)-len(text)); w > most {

@@ -55,7 +55,8 @@ type Object struct {
 	// be passed on. On has how GRANT names the object; empty if there are no rights on it.
 	ACL [][]string
 	On  string
-	SQL string // creates it, without its owner, rights and comment; empty if that takes more than a statement
+	// creates it, without its owner, rights and comment; empty if that takes more than a statement
+	SQL string
 }
 
 // Fact returns the value of a fact.
@@ -148,7 +149,8 @@ func read(ctx context.Context, c *pgx.Conn, asked []string, inside bool) (list [
 		batch.Queue(sql).Query(func(rows pgx.Rows) error {
 			var o Object
 			var acl [][]string
-			_, err := pgx.ForEachRow(rows, []any{&o.Class, &o.Schema, &o.Table, &o.Name, &o.Kind, &o.Facts, &acl, &o.On, &o.Definition, &o.SQL}, func() error {
+			_, err := pgx.ForEachRow(rows, []any{&o.Class, &o.Schema, &o.Table, &o.Name, &o.Kind, &o.Facts,
+				&acl, &o.On, &o.Definition, &o.SQL}, func() error {
 				x := o
 				x.ACL, acl = acl, nil
 				o.Facts = nil
@@ -191,7 +193,8 @@ const none = `NULL::pg_catalog.text[], ''`
 
 // comment joins an object's comment as d.
 func comment(catalog, oid, sub string) string {
-	return ` LEFT JOIN pg_catalog.pg_description d ON d.classoid = 'pg_catalog.` + catalog + `'::pg_catalog.regclass AND d.objoid = ` + oid + ` AND d.objsubid = ` + sub
+	return ` LEFT JOIN pg_catalog.pg_description d ON d.classoid = 'pg_catalog.` + catalog +
+		`'::pg_catalog.regclass AND d.objoid = ` + oid + ` AND d.objsubid = ` + sub
 }
 
 const says = `'comment', coalesce(d.description, '')`

@@ -21,7 +21,8 @@ type other struct {
 // older versions.
 func others(v int) (sqls []string) {
 	for _, x := range []other{
-		languages, collations(v), conversions, operators, families, classes, textParsers, textTemplates, textDictionaries, textConfigurations,
+		languages, collations(v), conversions, operators, families, classes, textParsers, textTemplates,
+		textDictionaries, textConfigurations,
 		casts, transforms, accessMethods, wrappers, servers, mappings, publications(v),
 	} {
 		oid, from, facts := "o.oid", " FROM pg_catalog."+x.catalog+" o"+x.join, "ARRAY["
@@ -83,7 +84,8 @@ func qualified(catalog, name, namespace, oid string) string {
 
 var languages = other{
 	catalog: "pg_language", owner: "lanowner",
-	facts:  `, 'trusted', ` + yes("o.lanpltrusted") + `, 'handler', ` + signature("o.lanplcallfoid") + `, 'inline', ` + signature("o.laninline") + `, 'validator', ` + signature("o.lanvalidator"),
+	facts: `, 'trusted', ` + yes("o.lanpltrusted") + `, 'handler', ` + signature("o.lanplcallfoid") +
+		`, 'inline', ` + signature("o.laninline") + `, 'validator', ` + signature("o.lanvalidator"),
 	rights: rights("'l'", "o.lanacl", "o.lanowner") + `, pg_catalog.format('LANGUAGE %I', o.lanname)`,
 	sql: `pg_catalog.format('CREATE %sLANGUAGE %I HANDLER %s', CASE WHEN o.lanpltrusted THEN 'TRUSTED ' ELSE '' END, o.lanname, o.lanplcallfoid::pg_catalog.regproc)
 		|| coalesce(' INLINE ' || nullif(o.laninline, 0)::pg_catalog.regproc, '') || coalesce(' VALIDATOR ' || nullif(o.lanvalidator, 0)::pg_catalog.regproc, '')`,
@@ -91,12 +93,15 @@ var languages = other{
 
 // Versions spell the locales of ICU in their own ways.
 func collations(v int) other {
-	locale := since(v, 170000, "o.colllocale", since(v, 150000, "o.colliculocale", "CASE o.collprovider WHEN 'i' THEN o.collcollate::pg_catalog.text END"))
+	locale := since(v, 170000, "o.colllocale",
+		since(v, 150000, "o.colliculocale",
+			"CASE o.collprovider WHEN 'i' THEN o.collcollate::pg_catalog.text END"))
 	rules := since(v, 160000, "o.collicurules", "NULL::pg_catalog.text")
 	deterministic := since(v, 120000, "o.collisdeterministic", "true")
 	return other{
 		catalog: "pg_collation", owner: "collowner", space: "collnamespace",
-		facts:      `, 'provider', o.collprovider::pg_catalog.text, 'deterministic', ` + yes(deterministic) + `, 'collate', CASE o.collprovider WHEN 'c' THEN o.collcollate::pg_catalog.text ELSE '' END, 'character type', CASE o.collprovider WHEN 'c' THEN o.collctype::pg_catalog.text ELSE '' END`,
+		facts: `, 'provider', o.collprovider::pg_catalog.text, 'deterministic', ` + yes(deterministic) +
+			`, 'collate', CASE o.collprovider WHEN 'c' THEN o.collcollate::pg_catalog.text ELSE '' END, 'character type', CASE o.collprovider WHEN 'c' THEN o.collctype::pg_catalog.text ELSE '' END`,
 		definition: `CASE o.collprovider WHEN 'c' THEN '' ELSE pg_catalog.concat_ws(' ', ` + locale + `, ` + rules + `) END`,
 		sql: `pg_catalog.format('CREATE COLLATION %I.%I (%s)', n.nspname, o.collname, pg_catalog.concat_ws(', ', 'provider = ' || CASE o.collprovider WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' ELSE 'libc' END,
 			'locale = ' || CASE o.collprovider WHEN 'c' THEN NULL ELSE pg_catalog.quote_literal(` + locale + `) END, CASE o.collprovider WHEN 'c' THEN pg_catalog.format('lc_collate = %L, lc_ctype = %L', o.collcollate, o.collctype) END,
@@ -106,7 +111,8 @@ func collations(v int) other {
 
 var conversions = other{
 	catalog: "pg_conversion", owner: "conowner", space: "connamespace",
-	facts: `, 'from', pg_catalog.pg_encoding_to_char(o.conforencoding)::pg_catalog.text, 'to', pg_catalog.pg_encoding_to_char(o.contoencoding)::pg_catalog.text, 'function', ` + signature("o.conproc") + `, 'default', ` + yes("o.condefault"),
+	facts: `, 'from', pg_catalog.pg_encoding_to_char(o.conforencoding)::pg_catalog.text, 'to', pg_catalog.pg_encoding_to_char(o.contoencoding)::pg_catalog.text, 'function', ` +
+		signature("o.conproc") + `, 'default', ` + yes("o.condefault"),
 	sql: `pg_catalog.format('CREATE %sCONVERSION %I.%I FOR %L TO %L FROM %s', CASE WHEN o.condefault THEN 'DEFAULT ' ELSE '' END, n.nspname, o.conname,
 		pg_catalog.pg_encoding_to_char(o.conforencoding), pg_catalog.pg_encoding_to_char(o.contoencoding), o.conproc)`,
 }
@@ -136,7 +142,8 @@ var families = other{
 		`SELECT pg_catalog.format('operator %s (%s, %s)', m.amopstrategy, pg_catalog.format_type(m.amoplefttype, NULL), pg_catalog.format_type(m.amoprighttype, NULL)), ` + operatorMember() + ` FROM pg_catalog.pg_amop m WHERE m.amopfamily = o.oid
 			UNION ALL SELECT pg_catalog.format('function %s (%s, %s)', m.amprocnum, pg_catalog.format_type(m.amproclefttype, NULL), pg_catalog.format_type(m.amprocrighttype, NULL)), m.amproc::pg_catalog.regprocedure::pg_catalog.text FROM pg_catalog.pg_amproc m WHERE m.amprocfamily = o.oid`,
 	},
-	sql: `pg_catalog.format('CREATE OPERATOR FAMILY %I.%I USING %I', n.nspname, o.opfname, a.amname) || coalesce(pg_catalog.format(E';\nALTER OPERATOR FAMILY %I.%I USING %I ADD ', n.nspname, o.opfname, a.amname) || ` + members("pg_opfamily") + `, '')`,
+	sql: `pg_catalog.format('CREATE OPERATOR FAMILY %I.%I USING %I', n.nspname, o.opfname, a.amname) || coalesce(pg_catalog.format(E';\nALTER OPERATOR FAMILY %I.%I USING %I ADD ', n.nspname, o.opfname, a.amname) || ` +
+		members("pg_opfamily") + `, '')`,
 }
 
 // members returns an expression for those that belong to a family or class, as statements have
@@ -156,15 +163,19 @@ func members(of string) string {
 // What a class has, its family has.
 var classes = other{
 	catalog: "pg_opclass", owner: "opcowner", space: "opcnamespace", join: ` JOIN pg_catalog.pg_am a ON a.oid = o.opcmethod`,
-	facts: `, 'type', pg_catalog.format_type(o.opcintype, NULL), 'storage', coalesce(pg_catalog.format_type(nullif(o.opckeytype, 0), NULL), ''), 'default', ` + yes("o.opcdefault") + `, 'family', coalesce(` + qualified("pg_opfamily", "opfname", "opfnamespace", "o.opcfamily") + `, '')`,
+	facts: `, 'type', pg_catalog.format_type(o.opcintype, NULL), 'storage', coalesce(pg_catalog.format_type(nullif(o.opckeytype, 0), NULL), ''), 'default', ` +
+		yes("o.opcdefault") + `, 'family', coalesce(` +
+		qualified("pg_opfamily", "opfname", "opfnamespace", "o.opcfamily") + `, '')`,
 	sql: `pg_catalog.format('CREATE OPERATOR CLASS %I.%I%s FOR TYPE %s USING %I FAMILY %s AS %s', n.nspname, o.opcname, CASE WHEN o.opcdefault THEN ' DEFAULT' ELSE '' END, pg_catalog.format_type(o.opcintype, NULL), a.amname,
 		` + qualified("pg_opfamily", "opfname", "opfnamespace", "o.opcfamily") + `, coalesce(pg_catalog.concat_ws(', ', 'STORAGE ' || pg_catalog.format_type(nullif(o.opckeytype, 0), NULL), ` + members("pg_opclass") + `), 'STORAGE ' || pg_catalog.format_type(o.opcintype, NULL)))`,
 }
 
 var textParsers = other{
 	catalog: "pg_ts_parser", space: "prsnamespace",
-	facts: `, 'start', ` + signature("o.prsstart") + `, 'token', ` + signature("o.prstoken") + `, 'end', ` + signature("o.prsend") + `, 'headline', ` + signature("o.prsheadline") + `, 'types', ` + signature("o.prslextype"),
-	sql:   `pg_catalog.format('CREATE TEXT SEARCH PARSER %I.%I (START = %s, GETTOKEN = %s, END = %s, LEXTYPES = %s', n.nspname, o.prsname, o.prsstart, o.prstoken, o.prsend, o.prslextype) || coalesce(', HEADLINE = ' || nullif(o.prsheadline, 0)::pg_catalog.regproc, '') || ')'`,
+	facts: `, 'start', ` + signature("o.prsstart") + `, 'token', ` + signature("o.prstoken") + `, 'end', ` +
+		signature("o.prsend") + `, 'headline', ` + signature("o.prsheadline") + `, 'types', ` +
+		signature("o.prslextype"),
+	sql: `pg_catalog.format('CREATE TEXT SEARCH PARSER %I.%I (START = %s, GETTOKEN = %s, END = %s, LEXTYPES = %s', n.nspname, o.prsname, o.prsstart, o.prstoken, o.prsend, o.prslextype) || coalesce(', HEADLINE = ' || nullif(o.prsheadline, 0)::pg_catalog.regproc, '') || ')'`,
 }
 
 var textTemplates = other{
@@ -175,8 +186,11 @@ var textTemplates = other{
 
 var textDictionaries = other{
 	catalog: "pg_ts_dict", owner: "dictowner", space: "dictnamespace",
-	facts: `, 'template', coalesce(` + qualified("pg_ts_template", "tmplname", "tmplnamespace", "o.dicttemplate") + `, ''), 'options', coalesce(o.dictinitoption, '')`,
-	sql:   `pg_catalog.format('CREATE TEXT SEARCH DICTIONARY %I.%I (TEMPLATE = %s%s)', n.nspname, o.dictname, ` + qualified("pg_ts_template", "tmplname", "tmplnamespace", "o.dicttemplate") + `, coalesce(', ' || nullif(o.dictinitoption, ''), ''))`,
+	facts: `, 'template', coalesce(` + qualified("pg_ts_template", "tmplname", "tmplnamespace",
+		"o.dicttemplate") + `, ''), 'options', coalesce(o.dictinitoption, '')`,
+	sql: `pg_catalog.format('CREATE TEXT SEARCH DICTIONARY %I.%I (TEMPLATE = %s%s)', n.nspname, o.dictname, ` +
+		qualified("pg_ts_template", "tmplname", "tmplnamespace", "o.dicttemplate") +
+		`, coalesce(', ' || nullif(o.dictinitoption, ''), ''))`,
 }
 
 // The tokens of somebody's own parser have only numbers here: to ask for their names would call it.
@@ -196,7 +210,8 @@ var textConfigurations = other{
 
 var casts = other{
 	catalog: "pg_cast",
-	facts:   `, 'function', ` + signature("o.castfunc") + `, 'context', CASE o.castcontext WHEN 'a' THEN 'assignment' WHEN 'i' THEN 'implicit' ELSE 'explicit' END, 'method', o.castmethod::pg_catalog.text`,
+	facts: `, 'function', ` + signature("o.castfunc") +
+		`, 'context', CASE o.castcontext WHEN 'a' THEN 'assignment' WHEN 'i' THEN 'implicit' ELSE 'explicit' END, 'method', o.castmethod::pg_catalog.text`,
 	sql: `pg_catalog.format('CREATE CAST (%s AS %s) %s%s', pg_catalog.format_type(o.castsource, NULL), pg_catalog.format_type(o.casttarget, NULL),
 		CASE o.castmethod WHEN 'f' THEN 'WITH FUNCTION ' || o.castfunc::pg_catalog.regprocedure WHEN 'i' THEN 'WITH INOUT' ELSE 'WITHOUT FUNCTION' END, CASE o.castcontext WHEN 'a' THEN ' AS ASSIGNMENT' WHEN 'i' THEN ' AS IMPLICIT' ELSE '' END)`,
 }
@@ -247,15 +262,20 @@ func publications(v int) other {
 	row := since(v, 150000, `coalesce(' (' || nullif(`+names("r.prattrs::pg_catalog.int2[]", "r.prrelid")+`, '') || ')', '')`, `''`)
 	filter := since(v, 150000, `coalesce(' WHERE (' || pg_catalog.pg_get_expr(r.prqual, r.prrelid) || ')', '')`, `''`)
 	filtered := since(v, 150000, `CASE WHEN r.prqual IS NULL THEN '' ELSE ' filtered' END`, `''`)
-	schemas := since(v, 150000, `(SELECT pg_catalog.string_agg(pg_catalog.format('TABLES IN SCHEMA %I', pn.nspname), ', ' ORDER BY pn.nspname) FROM pg_catalog.pg_publication_namespace s JOIN pg_catalog.pg_namespace pn ON pn.oid = s.pnnspid WHERE s.pnpubid = o.oid)`, `NULL::pg_catalog.text`)
+	schemas := since(v, 150000,
+		`(SELECT pg_catalog.string_agg(pg_catalog.format('TABLES IN SCHEMA %I', pn.nspname), ', ' ORDER BY pn.nspname) FROM pg_catalog.pg_publication_namespace s JOIN pg_catalog.pg_namespace pn ON pn.oid = s.pnnspid WHERE s.pnpubid = o.oid)`,
+		`NULL::pg_catalog.text`)
 	publish := `pg_catalog.concat_ws(', ', CASE WHEN o.pubinsert THEN 'insert' END, CASE WHEN o.pubupdate THEN 'update' END, CASE WHEN o.pubdelete THEN 'delete' END` + since(v, 110000, `, CASE WHEN o.pubtruncate THEN 'truncate' END`, ``) + `)`
 	root, generated := since(v, 130000, "o.pubviaroot", "false"), since(v, 180000, "o.pubgencols = 's'", "false")
 	x := other{
 		catalog: "pg_publication", owner: "pubowner",
-		where:      ` AND coalesce(d.description, '') NOT LIKE '%pgsluice slot=%' AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots s WHERE o.pubname IN (s.slot_name, pg_catalog.left(s.slot_name || '_insert_only', 63)))`,
-		facts:      `, 'all tables', ` + yes("o.puballtables") + `, 'publish', ` + publish + `, 'via root', ` + yes(root) + `, 'generated columns', ` + yes(generated),
-		many:       []string{`SELECT pg_catalog.format('table %s', r.prrelid::pg_catalog.regclass), 'yes' || ` + row + ` || ` + filtered + ` FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = o.oid`},
-		definition: since(v, 150000, `(SELECT pg_catalog.string_agg(r.prrelid::pg_catalog.regclass || `+filter+`, ', ' ORDER BY r.prrelid::pg_catalog.regclass::pg_catalog.text) FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = o.oid AND r.prqual IS NOT NULL)`, ``),
+		where: ` AND coalesce(d.description, '') NOT LIKE '%pgsluice slot=%' AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots s WHERE o.pubname IN (s.slot_name, pg_catalog.left(s.slot_name || '_insert_only', 63)))`,
+		facts: `, 'all tables', ` + yes("o.puballtables") + `, 'publish', ` + publish +
+			`, 'via root', ` + yes(root) + `, 'generated columns', ` + yes(generated),
+		many: []string{`SELECT pg_catalog.format('table %s', r.prrelid::pg_catalog.regclass), 'yes' || ` +
+			row + ` || ` + filtered + ` FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = o.oid`},
+		definition: since(v, 150000, `(SELECT pg_catalog.string_agg(r.prrelid::pg_catalog.regclass || `+
+			filter+`, ', ' ORDER BY r.prrelid::pg_catalog.regclass::pg_catalog.text) FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = o.oid AND r.prqual IS NOT NULL)`, ``),
 		sql: `pg_catalog.format('CREATE PUBLICATION %I%s WITH (publish = %L', o.pubname, CASE WHEN o.puballtables THEN ' FOR ALL TABLES' ELSE coalesce(' FOR ' || nullif(pg_catalog.concat_ws(', ',
 			(SELECT pg_catalog.string_agg('TABLE ' || CASE c.relkind WHEN 'r' THEN 'ONLY ' ELSE '' END || r.prrelid::pg_catalog.regclass || ` + row + ` || ` + filter + `, ', ' ORDER BY r.prrelid::pg_catalog.regclass::pg_catalog.text)
 				FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_class c ON c.oid = r.prrelid WHERE r.prpubid = o.oid), ` + schemas + `), ''), '') END, ` + publish + `)

@@ -71,7 +71,8 @@ func (c *comparison) awaits(o *inventory.Object, a *awaited) {
 	if len(sql) == 0 {
 		return
 	}
-	l := Line{key: o.Key, Kind: o.Kind, Problem: "differs", Class: classOf(o), Cause: "it has changed on the source since the load, and the target would get it at the cutover as it was then", SQL: sql}
+	l := Line{key: o.Key, Kind: o.Kind, Problem: "differs", Class: classOf(o),
+		Cause: "it has changed on the source since the load, and the target would get it at the cutover as it was then", SQL: sql}
 	if c.renamed() { // what the source has printed has its own names
 		l.SQL = nil
 	}
@@ -99,8 +100,10 @@ func awaitedSQL(o *inventory.Object) string {
 
 // forgets adds the line of an object that the source has no more, and that is still to be created.
 func (c *comparison) forgets(k inventory.Key, a *awaited) {
-	l := Line{key: k, Kind: strings.ToLower(strings.Replace(a.itself.Type, "FK CONSTRAINT", "foreign key", 1)), Problem: "dropped", Cause: "the source has dropped it since it was loaded, or named it otherwise, and the target would get it at the cutover",
-		SQL: []string{a.forget()}, order: -order[k.Class]}
+	l := Line{key: k, Kind: strings.ToLower(strings.Replace(a.itself.Type, "FK CONSTRAINT", "foreign key",
+		1)), Problem: "dropped",
+		Cause: "the source has dropped it since it was loaded, or named it otherwise, and the target would get it at the cutover",
+		SQL:   []string{a.forget()}, order: -order[k.Class]}
 	l.Remedy = "on the target: " + first(l.SQL, "see --sql")
 	c.add(l)
 }

@@ -53,7 +53,8 @@ func (c *comparison) missing(o *inventory.Object) {
 }
 
 // notCompared has facts that are no difference by themselves.
-var notCompared = map[string]bool{"initial": true, "table schema": true, "table": true, "column": true, "feeds": true, "role": true, "parameter": true, "partition": true, "of": true}
+var notCompared = map[string]bool{"initial": true, "table schema": true, "table": true, "column": true,
+	"feeds": true, "role": true, "parameter": true, "partition": true, "of": true}
 
 // differs adds a line if an object of the source is otherwise on the target; changed says that its
 // definition has changed on the source since the load, and not on the target.
@@ -80,8 +81,12 @@ func (c *comparison) differs(o, t *inventory.Object, changed bool) {
 		name, is := facts[i], facts[i+1]
 		was := t.Fact(name)
 		switch {
-		case is == was, notCompared[name], name == "owner" && (c.WithoutOwners || is == "" || o.Class == inventory.Database), name == "mapping options" && (is == "" || was == ""), name == "populated" && is == "",
-			name == "enabled" && c.pending[t.Key], c.waits[t.Key] && (name == "row security" || name == "forced row security"), o.Class == inventory.Schema && name == "comment" && o.Name == "public":
+		case is == was, notCompared[name], name == "owner" &&
+			(c.WithoutOwners || is == "" || o.Class == inventory.Database),
+			name == "mapping options" && (is == "" || was == ""), name == "populated" && is == "",
+			name == "enabled" && c.pending[t.Key], c.waits[t.Key] &&
+				(name == "row security" || name == "forced row security"), o.Class == inventory.Schema &&
+				name == "comment" && o.Name == "public":
 			continue
 		}
 		say(fmt.Sprintf("%s is %s, on the target %s", name, value(is), value(was)), c.set(o, t, name, is))

@@ -99,7 +99,8 @@ func split(class, schema, name string, known map[inventory.Key]*inventory.Object
 }
 
 // notKept has the kinds of objects that an inventory does not have.
-var notKept = map[string]bool{"PUBLICATION TABLE": true, "PUBLICATION TABLES IN SCHEMA": true, "BLOB": true, "LARGE OBJECT": true, "INDEX ATTACH": true, "SEQUENCE OWNED BY": true}
+var notKept = map[string]bool{"PUBLICATION TABLE": true, "PUBLICATION TABLES IN SCHEMA": true, "BLOB": true,
+	"LARGE OBJECT": true, "INDEX ATTACH": true, "SEQUENCE OWNED BY": true}
 
 // failures says of the lines why it came so, where the load has tried and was refused, and adds
 // what only the load knows. What is there by now has no line.
@@ -131,7 +132,9 @@ func (c *comparison) failures() {
 				l.Remedy = "mend the cause, then on the target: " + first(l.SQL, "")
 			}
 		}
-		if len(found) > 0 || known && f.Type != "SEQUENCE OWNED BY" || f.Type == "OWNER" && !strings.HasPrefix(f.Name, "LARGE OBJECT ") || !notKept[f.Type] && !(f.Type == "COMMENT" || f.Type == "ACL" || f.Type == "OWNER") {
+		if len(found) > 0 || known && f.Type != "SEQUENCE OWNED BY" ||
+			f.Type == "OWNER" && !strings.HasPrefix(f.Name, "LARGE OBJECT ") ||
+			!notKept[f.Type] && !(f.Type == "COMMENT" || f.Type == "ACL" || f.Type == "OWNER") {
 			continue
 		}
 		class := Rest
@@ -139,13 +142,17 @@ func (c *comparison) failures() {
 			class = Rights
 		}
 		key := inventory.Key{Class: "failed " + f.Type, Schema: f.Schema, Table: f.Table, Name: f.Name}
-		sql := append(list(strings.TrimRight(f.SQL, "; \n")), fmt.Sprintf("UPDATE pgsluice.deferred SET state = 'done', error = NULL WHERE id = %d", f.ID))
+		sql := append(list(strings.TrimRight(f.SQL, "; \n")),
+			fmt.Sprintf("UPDATE pgsluice.deferred SET state = 'done', error = NULL WHERE id = %d", f.ID))
 		if l := own[key]; l != nil { // one of several statements
 			l.SQL = append(l.SQL, sql...)
 			continue
 		}
-		own[key] = c.add(Line{key: key, Name: strings.TrimPrefix(f.String(), f.Type+" "), Kind: strings.ToLower(f.Type), Problem: "failed", Class: class,
-			Cause: "the load was refused: " + f.Error, Remedy: fmt.Sprintf("mend the cause, then on the target: %s", first(list(f.SQL), "")), SQL: sql, order: 20, failed: true})
+		own[key] = c.add(Line{key: key, Name: strings.TrimPrefix(f.String(), f.Type+" "),
+			Kind: strings.ToLower(f.Type), Problem: "failed", Class: class,
+			Cause:  "the load was refused: " + f.Error,
+			Remedy: fmt.Sprintf("mend the cause, then on the target: %s", first(list(f.SQL), "")),
+			SQL:    sql, order: 20, failed: true})
 	}
 }
 
@@ -179,7 +186,8 @@ func fewOf(f *progress.Object, few []inventory.Key) (list []inventory.Key) {
 			}
 			continue
 		case inventory.Label:
-			if kind == "security label" && k.Schema == f.Schema && strings.HasSuffix(k.Name, f.Name[strings.LastIndexAny(f.Name, " .")+1:]) {
+			if kind == "security label" && k.Schema == f.Schema &&
+				strings.HasSuffix(k.Name, f.Name[strings.LastIndexAny(f.Name, " .")+1:]) {
 				list = append(list, k)
 			}
 			continue

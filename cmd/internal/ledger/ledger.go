@@ -22,16 +22,19 @@ const (
 
 // A Line is one object of the source that the target lacks, or has otherwise.
 type Line struct {
-	ID      string   `json:"id"` // the same in every run, as long as it is the same object and trouble
-	Kind    string   `json:"kind"`
-	Name    string   `json:"name"`
-	Problem string   `json:"problem"` // missing, differs, rights, no rights, dropped, sequence, not carried, failed, orphans
+	// the same in every run, as long as it is the same object and trouble
+	ID   string `json:"id"`
+	Kind string `json:"kind"`
+	Name string `json:"name"`
+	// missing, differs, rights, no rights, dropped, sequence, not carried, failed, orphans
+	Problem string   `json:"problem"`
 	Class   string   `json:"class"`
 	Cause   string   `json:"cause"`
 	Remedy  string   `json:"remedy"`
 	SQL     []string `json:"sql"` // to be executed on the target
-	As      string   `json:"as"`  // the role that may execute them: the target's of the migration, or superuser
-	Allowed bool     `json:"allowed"`
+	// the role that may execute them: the target's of the migration, or superuser
+	As      string `json:"as"`
+	Allowed bool   `json:"allowed"`
 
 	key    inventory.Key
 	order  int
@@ -102,8 +105,10 @@ func (c *comparison) add(l Line) *Line {
 
 // order is the one in which statements can be executed.
 var order = map[string]int{
-	inventory.Schema: 1, inventory.Extension: 2, inventory.Type: 3, inventory.Function: 4, inventory.Other: 5, inventory.Sequence: 5, inventory.Relation: 6, inventory.Column: 7, inventory.DomainConstraint: 8,
-	inventory.Index: 11, inventory.Constraint: 12, inventory.Statistics: 13, inventory.Rule: 14, inventory.Policy: 15, inventory.Trigger: 16,
+	inventory.Schema: 1, inventory.Extension: 2, inventory.Type: 3, inventory.Function: 4, inventory.Other: 5,
+	inventory.Sequence: 5, inventory.Relation: 6, inventory.Column: 7, inventory.DomainConstraint: 8,
+	inventory.Index: 11, inventory.Constraint: 12, inventory.Statistics: 13, inventory.Rule: 14,
+	inventory.Policy: 15, inventory.Trigger: 16,
 	inventory.Privileges: 17, inventory.Setting: 18, inventory.Database: 18, inventory.Label: 18, inventory.EventTrigger: 19,
 }
 
@@ -140,13 +145,15 @@ type comparison struct {
 	waits     map[inventory.Key]bool // tables whose row security waits for the cutover
 	awaited   map[inventory.Key]*awaited
 	sequences *Sequences
-	gone      map[inventory.Key]bool // relations that are missing or dropped: what they have goes with them
+	// relations that are missing or dropped: what they have goes with them
+	gone map[inventory.Key]bool
 }
 
 // Compare returns what is missing, in an order in which statements can be executed.
 func Compare(in Input) []Line {
 	in.Renames = in.Renames.prepared()
-	c := &comparison{Input: in, source: byKey(in.Source), target: byKey(in.Target), pending: make(map[inventory.Key]bool), waits: make(map[inventory.Key]bool),
+	c := &comparison{Input: in, source: byKey(in.Source), target: byKey(in.Target),
+		pending: make(map[inventory.Key]bool), waits: make(map[inventory.Key]bool),
 		sequences: MatchSequences(in.Source, in.Target, in.Renames), gone: make(map[inventory.Key]bool)}
 	c.await()
 	for i := range in.Source {
@@ -270,7 +277,9 @@ func (c *comparison) dropped() {
 		if k.Class == inventory.Sequence && (t.Fact("identity") != "" || c.sequences.found[t]) {
 			continue // it goes with its column, or is found by it
 		}
-		l := Line{key: k, Kind: t.Kind, Problem: "dropped", Cause: "the source has dropped it since it was loaded, or named it otherwise", SQL: list(dropSQL(t)), order: -orderOf(k)}
+		l := Line{key: k, Kind: t.Kind, Problem: "dropped",
+			Cause: "the source has dropped it since it was loaded, or named it otherwise",
+			SQL:   list(dropSQL(t)), order: -orderOf(k)}
 		if l.Class = classOf(t); l.Class == Integrity {
 			l.Class = Rest // less is enforced on the source
 		}
@@ -288,7 +297,9 @@ func (c *comparison) sequencesLeft() {
 		}
 	}
 	for _, l := range c.sequences.Left(tables) {
-		c.add(Line{key: l.Sequence.Key, Kind: "sequence", Problem: "sequence", Class: Integrity, Cause: "column " + l.Column + " of the target takes its values from it, and the source has no such sequence to set it by",
+		c.add(Line{key: l.Sequence.Key, Kind: "sequence", Problem: "sequence", Class: Integrity,
+			Cause: "column " + l.Column +
+				" of the target takes its values from it, and the source has no such sequence to set it by",
 			Remedy: "give the column the default or the identity that it has on the source"})
 	}
 }
@@ -320,7 +331,8 @@ func (l *Line) Table() (schema, table string, ok bool) {
 // NotCarried returns the line of a table whose changes do not reach the target.
 func NotCarried(schema, table string) Line {
 	var c comparison
-	return *c.add(Line{key: inventory.Key{Class: inventory.Relation, Schema: schema, Name: table}, Kind: "table", Problem: "not carried", Class: Integrity,
+	return *c.add(Line{key: inventory.Key{Class: inventory.Relation, Schema: schema, Name: table},
+		Kind: "table", Problem: "not carried", Class: Integrity,
 		Cause: "what changes in it on the source does not reach the target"})
 }
 

@@ -40,7 +40,9 @@ func (c *comparison) rights(o, t *inventory.Object) {
 	}
 	for _, r := range sorted(s) {
 		option, there := d[r]
-		if there && (option || !s[r]) || slices.Contains(skip, r.grantee) || r.grantee == c.SourceRole && (!c.Role[r.grantee] || o.Class == inventory.Database) || o.Class == inventory.Schema && o.Fact("initial") != "" {
+		if there && (option || !s[r]) || slices.Contains(skip, r.grantee) ||
+			r.grantee == c.SourceRole && (!c.Role[r.grantee] || o.Class == inventory.Database) ||
+			o.Class == inventory.Schema && o.Fact("initial") != "" {
 			continue
 		}
 		narrower = append(narrower, r)
@@ -48,18 +50,21 @@ func (c *comparison) rights(o, t *inventory.Object) {
 	if len(wider)+len(options) > 0 {
 		says, sql := c.changes(t, "REVOKE", wider, nil)
 		more, also := c.changes(t, "REVOKE GRANT OPTION FOR", options, nil)
-		c.add(Line{key: o.Key, Kind: o.Kind, Problem: "rights", Class: Rights, Cause: "the target grants what the source does not: " + strings.Join(append(says, more...), "; "),
+		c.add(Line{key: o.Key, Kind: o.Kind, Problem: "rights", Class: Rights,
+			Cause:  "the target grants what the source does not: " + strings.Join(append(says, more...), "; "),
 			Remedy: "on the target: " + strings.Join(append(sql, also...), "; "), SQL: append(sql, also...), order: 21})
 	}
 	if len(narrower) > 0 {
 		says, sql := c.changes(t, "GRANT", narrower, s)
 		cause := "the target does not grant what the source does: " + strings.Join(says, "; ")
 		for _, r := range narrower {
-			if absent := "; the target has no role " + r.grantee; r.grantee != "PUBLIC" && r.grantee != "@owner" && !c.Role[r.grantee] && !strings.Contains(cause+";", absent+";") {
+			if absent := "; the target has no role " + r.grantee; r.grantee != "PUBLIC" &&
+				r.grantee != "@owner" && !c.Role[r.grantee] && !strings.Contains(cause+";", absent+";") {
 				cause += absent
 			}
 		}
-		c.add(Line{key: o.Key, Kind: o.Kind, Problem: "no rights", Class: Rights, Cause: cause, Remedy: "on the target: " + strings.Join(sql, "; "), SQL: sql, order: 22})
+		c.add(Line{key: o.Key, Kind: o.Kind, Problem: "no rights", Class: Rights, Cause: cause,
+			Remedy: "on the target: " + strings.Join(sql, "; "), SQL: sql, order: 22})
 	}
 }
 

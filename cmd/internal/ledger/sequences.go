@@ -17,7 +17,8 @@ type Sequences struct {
 // MatchSequences pairs the sequences among the objects of both sides.
 func MatchSequences(source, target []inventory.Object, r Renames) *Sequences {
 	s := &Sequences{target: target, pairs: make(map[inventory.Key]*inventory.Object), found: make(map[*inventory.Object]bool)}
-	owned, fed, named := make(map[inventory.Key]*inventory.Object), make(map[inventory.Key]*inventory.Object), make(map[inventory.Key]*inventory.Object)
+	owned, fed, named := make(map[inventory.Key]*inventory.Object), make(map[inventory.Key]*inventory.Object),
+		make(map[inventory.Key]*inventory.Object)
 	for i := range target {
 		o := &target[i]
 		if o.Class != inventory.Sequence {

@@ -37,7 +37,8 @@ func (c *comparison) as(l *Line) string {
 		}
 	case inventory.Other:
 		switch o.Kind {
-		case "operator class", "operator family", "text search parser", "text search template", "access method", "foreign-data wrapper", "language", "transform":
+		case "operator class", "operator family", "text search parser", "text search template",
+			"access method", "foreign-data wrapper", "language", "transform":
 			return Superuser
 		case "publication":
 			if o.Fact("all tables") != "" || strings.Contains(o.SQL, "TABLES IN SCHEMA ") {

@@ -25,7 +25,8 @@ func bash(app *kong.Application) string {
 	if len(paths) > 0 {
 		put("\tlocal i\n\tfor ((i = 1; i < COMP_CWORD; i++)); do\n\t\tcase ${COMP_WORDS[i]} in\n\t\t%s)\n", strings.Join(names, " | "))
 		put("\t\t\tif [[ ${COMP_WORDS[i + 1]-} == '=' ]]; then ((i += 2)); else ((i += 1)); fi\n\t\t\tcontinue\n\t\t\t;;\n\t\tesac\n")
-		put("\t\tcase \"$path ${COMP_WORDS[i]}\" in\n\t\t%s) path+=\" ${COMP_WORDS[i]}\" ;;\n\t\tesac\n\tdone\n", strings.Join(paths, " | "))
+		put("\t\tcase \"$path ${COMP_WORDS[i]}\" in\n\t\t%s) path+=\" ${COMP_WORDS[i]}\" ;;\n\t\tesac\n\tdone\n",
+			strings.Join(paths, " | "))
 	}
 	put("\tcase $prev in\n")
 	for _, f := range valued(app) {
@@ -46,6 +47,7 @@ func bash(app *kong.Application) string {
 		}
 		put("\t\t'%s') words='%s' ;;\n", path, strings.Join(words(n), " "))
 	}
-	put("\t\tesac\n\t\t;;\n\tesac\n\tmapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$cur\")\n}\ncomplete -F _%s %s\n", app.Name, app.Name)
+	put("\t\tesac\n\t\t;;\n\tesac\n\tmapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$cur\")\n}\ncomplete -F _%s %s\n",
+		app.Name, app.Name)
 	return b.String()
 }

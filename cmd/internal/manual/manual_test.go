@@ -145,7 +145,8 @@ func TestCompletion(t *testing.T) {
 	} {
 		words := strings.Split(strings.ReplaceAll(c.line, " |", "|"), "|")
 		want := strings.Fields(c.want)
-		if got := bashCompletes(t, file(words[0], "bash"), words); !sameWords(got, want, c.want == "install check uninstall" || c.want == "loaded caught-up") {
+		if got := bashCompletes(t, file(words[0], "bash"), words); !sameWords(got, want,
+			c.want == "install check uninstall" || c.want == "loaded caught-up") {
 			t.Errorf("bash completes %q to %q, want %q", words, got, want)
 		}
 		if _, err := exec.LookPath("fish"); err != nil || strings.Contains(c.line, "|--slot|check|") {
@@ -166,7 +167,8 @@ func TestCompletion(t *testing.T) {
 			t.Errorf("bash completes %q to %q, want %q", c.words, got, c.want)
 		}
 	}
-	if got := bashCompletes(t, file("pgcutover", "bash"), []string{"pgcutover", ""}); !slices.Contains(got, "unfence") || !slices.Contains(got, "--slot") {
+	if got := bashCompletes(t, file("pgcutover", "bash"), []string{"pgcutover", ""}); !slices.Contains(got,
+		"unfence") || !slices.Contains(got, "--slot") {
 		t.Errorf("bash completes nothing to %q", got)
 	}
 }
@@ -192,7 +194,8 @@ func flagNames(help string) (list []string) {
 
 func bashCompletes(t *testing.T, file string, words []string) []string {
 	t.Helper()
-	cmd := exec.Command("bash", append([]string{"-euc", `. "$1"; shift; COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)); "_$1"; printf '%s\n' "${COMPREPLY[@]-}"`,
+	cmd := exec.Command("bash", append([]string{"-euc",
+		`. "$1"; shift; COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)); "_$1"; printf '%s\n' "${COMPREPLY[@]-}"`,
 		"bash", file}, words...)...)
 	return lines(t, cmd)
 }

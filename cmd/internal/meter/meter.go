@@ -78,7 +78,8 @@ func (m *Meter) lines() {
 		}
 		s := m.Snapshot()
 		if m.JSON {
-			m.Log.Info(m.Doing, "rows", s.Rows, "bytes", s.Bytes, "percent", s.Percent, "bytes_per_second", s.Rate, "seconds_left", int(s.Left.Seconds()), "tables", s.Tables)
+			m.Log.Info(m.Doing, "rows", s.Rows, "bytes", s.Bytes, "percent", s.Percent, "bytes_per_second",
+				s.Rate, "seconds_left", int(s.Left.Seconds()), "tables", s.Tables)
 		} else {
 			m.Log.Info(m.Doing + ": " + s.text())
 		}
@@ -166,7 +167,8 @@ func (m *Meter) Snapshot() Snapshot {
 }
 
 func (s Snapshot) text() string {
-	text := fmt.Sprintf("%.1f%% of %s, %s, %s, %s/s", s.Percent, count.Of(s.Tables, "table"), count.Of(s.Rows, "row"), humanize.Bytes(s.Bytes), humanize.Bytes(s.Rate))
+	text := fmt.Sprintf("%.1f%% of %s, %s, %s, %s/s", s.Percent, count.Of(s.Tables, "table"),
+		count.Of(s.Rows, "row"), humanize.Bytes(s.Bytes), humanize.Bytes(s.Rate))
 	if s.Left > 0 {
 		text += fmt.Sprintf(", %v left", s.Left.Round(time.Second))
 	}

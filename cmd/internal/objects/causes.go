@@ -99,7 +99,8 @@ func lackingRoles(ctx context.Context, c *pgx.Conn, list []progress.Object) (map
 	if pgdial.Version(c.PgConn()) >= 160000 {
 		member, with = "pg_catalog.pg_has_role(r.oid, 'SET') AND pg_catalog.pg_has_role(r.oid, 'USAGE')", " WITH INHERIT TRUE, SET TRUE"
 	}
-	rows, err := c.Query(ctx, "SELECT n, r.oid IS NOT NULL, coalesce("+member+", false), current_user FROM pg_catalog.unnest($1::pg_catalog.text[]) n LEFT JOIN pg_catalog.pg_roles r ON r.rolname = n", names)
+	rows, err := c.Query(ctx, "SELECT n, r.oid IS NOT NULL, coalesce("+member+
+		", false), current_user FROM pg_catalog.unnest($1::pg_catalog.text[]) n LEFT JOIN pg_catalog.pg_roles r ON r.rolname = n", names)
 	if err != nil {
 		return nil, err
 	}
@@ -111,7 +112,8 @@ func lackingRoles(ctx context.Context, c *pgx.Conn, list []progress.Object) (map
 		case !there:
 			lacking[name] = lack{fmt.Sprintf("role %q does not exist on the target", name), "CREATE ROLE " + text.Ident(name) + ";"}
 		case !may:
-			lacking[name] = lack{fmt.Sprintf("role %q is not a member of role %q, or may not act as it", me, name), "GRANT " + text.Ident(name) + " TO " + text.Ident(me) + with + ";"}
+			lacking[name] = lack{fmt.Sprintf("role %q is not a member of role %q, or may not act as it", me,
+				name), "GRANT " + text.Ident(name) + " TO " + text.Ident(me) + with + ";"}
 		}
 		return nil
 	})

@@ -211,11 +211,14 @@ func (m *Maker) forFewer(ctx context.Context, o *progress.Object, reason error) 
 	if strings.HasPrefix(o.SQL, "CREATE") {
 		// The whole statement stays known, so that a later run of the load does not take the policy
 		// for a new one.
-		rest := progress.Object{Phase: o.Phase, Type: o.Type, Schema: o.Schema, Table: o.Table, Name: o.Name, SQL: l.alter(), Needs: o.Needs}
+		rest := progress.Object{Phase: o.Phase, Type: o.Type, Schema: o.Schema, Table: o.Table, Name: o.Name,
+			SQL: l.alter(), Needs: o.Needs}
 		if rest.ID, err = m.NewID(); err != nil {
 			return false, nil, err
 		}
-		record = progress.DoneSQL(o.ID) + "; " + progress.AddObjectsSQL(m.Stream, []progress.Object{rest}, "done") + "; " + progress.FailSQL(rest.ID, reason)
+		record = progress.DoneSQL(o.ID) + "; " +
+			progress.AddObjectsSQL(m.Stream, []progress.Object{rest}, "done") + "; " +
+			progress.FailSQL(rest.ID, reason)
 	}
 	refused, err := m.try(ctx, l.with(there), record)
 	if refused != nil || err != nil {
@@ -278,11 +281,14 @@ func (m *Maker) checkLater(ctx context.Context, o *progress.Object, reason error
 	if len(tokens) == 0 {
 		return false, nil, nil
 	}
-	rest := progress.Object{Phase: o.Phase, Type: o.Type, Schema: o.Schema, Table: o.Table, Name: o.Name, SQL: head + " VALIDATE CONSTRAINT " + tokens[0].Text + ";", Needs: o.Needs}
+	rest := progress.Object{Phase: o.Phase, Type: o.Type, Schema: o.Schema, Table: o.Table, Name: o.Name,
+		SQL: head + " VALIDATE CONSTRAINT " + tokens[0].Text + ";", Needs: o.Needs}
 	if rest.ID, err = m.NewID(); err != nil {
 		return false, nil, err
 	}
-	record := progress.DoneSQL(o.ID) + "; " + progress.AddObjectsSQL(m.Stream, []progress.Object{rest}, "done") + "; " + progress.FailSQL(rest.ID, reason)
+	record := progress.DoneSQL(o.ID) + "; " +
+		progress.AddObjectsSQL(m.Stream, []progress.Object{rest}, "done") + "; " +
+		progress.FailSQL(rest.ID, reason)
 	refused, err := m.try(ctx, head+addConstraint+strings.TrimRight(constraint, "; \n")+" NOT VALID;", record)
 	if refused != nil || err != nil {
 		return false, nil, err

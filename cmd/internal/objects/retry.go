@@ -73,7 +73,8 @@ func Any(*progress.Object) bool { return true }
 // progress.Failed has what is left. A statement that is given up for a lock of somebody else is
 // tried by patiently, again and again for as long as that has patience: a lock says nothing of the
 // object.
-func Retry(ctx context.Context, server pgdial.Server, stream int32, want func(*progress.Object) bool, patiently func(do func() error) error) (created int, err error) {
+func Retry(ctx context.Context, server pgdial.Server, stream int32,
+	want func(*progress.Object) bool, patiently func(do func() error) error) (created int, err error) {
 	s := &conn{}
 	s.Conn, err = server.ConnectNoticing(ctx, func(n *pgconn.Notice) {
 		if pgwire.Unchanged(n.Code) {
@@ -84,7 +85,8 @@ func Retry(ctx context.Context, server pgdial.Server, stream int32, want func(*p
 		return 0, err
 	}
 	defer func() { _ = s.Close(context.WithoutCancel(ctx)) }()
-	if err := s.Exec(ctx, "SET check_function_bodies = off; SET synchronous_commit = off; SET lock_timeout = '"+waiting.LockTimeout+"'"); err != nil {
+	if err := s.Exec(ctx, "SET check_function_bodies = off; SET synchronous_commit = off; SET lock_timeout = '"+
+		waiting.LockTimeout+"'"); err != nil {
 		return 0, server.Explain(err)
 	}
 	m := &Maker{Session: s, Stream: stream, patiently: patiently, NewID: func() (int64, error) {

@@ -15,7 +15,8 @@ var rules = sqltext.Rules{}
 var apart = map[string]bool{"ACL": true, "DEFAULT ACL": true, "OWNER": true, "COMMENT": true, "SECURITY LABEL": true}
 
 // completed has the kinds whose first statement makes the object, which the others only complete.
-var completed = map[string]bool{"TABLE": true, "FOREIGN TABLE": true, "MATERIALIZED VIEW": true, "TEXT SEARCH CONFIGURATION": true, "SERVER": true}
+var completed = map[string]bool{"TABLE": true, "FOREIGN TABLE": true, "MATERIALIZED VIEW": true,
+	"TEXT SEARCH CONFIGURATION": true, "SERVER": true}
 
 // A unit is what is executed by itself, in a transaction of its own.
 type unit struct {
@@ -51,9 +52,11 @@ func statements(sql string) (list []unit) {
 		case s.Word(0) == "SET" && s.Word(1) == "SESSION" && s.Word(2) == "AUTHORIZATION" && len(tokens) > 3:
 			// Only a superuser may, but whoever is a member of the role may take it.
 			before, after = "SET LOCAL ROLE "+tokens[3].Text+";\n", "\nRESET ROLE;"
-		case s.Word(0) == "SET" && s.Word(1) == "LOCAL" && s.Word(2) == "ROLE": // as it was left here
+		case s.Word(0) == "SET" && s.Word(1) == "LOCAL" && s.Word(2) == "ROLE":
+			// as it was left here
 			before, after = s.Text+";\n", "\nRESET ROLE;"
-		case s.Word(0) == "RESET" && (s.Word(1) == "SESSION" || s.Word(1) == "ROLE"), s.Word(0) == "RESET" && strings.HasPrefix(s.Word(1), "DEFAULT_"):
+		case s.Word(0) == "RESET" && (s.Word(1) == "SESSION" || s.Word(1) == "ROLE"),
+			s.Word(0) == "RESET" && strings.HasPrefix(s.Word(1), "DEFAULT_"):
 			before, after = "", ""
 		case s.Word(0) == "SET" && strings.HasPrefix(s.Word(1), "DEFAULT_"):
 			before += s.Text + ";\n"

@@ -20,15 +20,20 @@ func TestUnits_C17(t *testing.T) {
 		kind, sql string
 		want      []string
 	}{
-		{"ACL", "REVOKE ALL ON FUNCTION f() FROM PUBLIC;\nGRANT ALL ON FUNCTION f() TO \"a;b\";\n", []string{"REVOKE ALL ON FUNCTION f() FROM PUBLIC;", "GRANT ALL ON FUNCTION f() TO \"a;b\";"}},
+		{"ACL", "REVOKE ALL ON FUNCTION f() FROM PUBLIC;\nGRANT ALL ON FUNCTION f() TO \"a;b\";\n",
+			[]string{"REVOKE ALL ON FUNCTION f() FROM PUBLIC;", "GRANT ALL ON FUNCTION f() TO \"a;b\";"}},
 		{"ACL", "GRANT SELECT ON TABLE t TO a;\n", nil},
 		{"ACL", "GRANT SELECT ON t TO a WITH GRANT OPTION;\nSET SESSION AUTHORIZATION \"a a\";\nGRANT SELECT ON t TO b;\nGRANT SELECT ON t TO c;\nRESET SESSION AUTHORIZATION;\nGRANT SELECT ON t TO d;",
-			[]string{"GRANT SELECT ON t TO a WITH GRANT OPTION;", "SET LOCAL ROLE \"a a\";\nGRANT SELECT ON t TO b;\nRESET ROLE;", "SET LOCAL ROLE \"a a\";\nGRANT SELECT ON t TO c;\nRESET ROLE;", "GRANT SELECT ON t TO d;"}},
+			[]string{"GRANT SELECT ON t TO a WITH GRANT OPTION;",
+				"SET LOCAL ROLE \"a a\";\nGRANT SELECT ON t TO b;\nRESET ROLE;",
+				"SET LOCAL ROLE \"a a\";\nGRANT SELECT ON t TO c;\nRESET ROLE;", "GRANT SELECT ON t TO d;"}},
 		// One that failed is one statement.
 		{"ACL", "SET LOCAL ROLE \"a a\";\nGRANT SELECT ON t TO b;\nRESET ROLE;", nil},
-		{"COMMENT", "COMMENT ON LARGE OBJECT 1 IS 'a;b';\nCOMMENT ON LARGE OBJECT 2 IS E'a\\';b';", []string{"COMMENT ON LARGE OBJECT 1 IS 'a;b';", "COMMENT ON LARGE OBJECT 2 IS E'a\\';b';"}},
+		{"COMMENT", "COMMENT ON LARGE OBJECT 1 IS 'a;b';\nCOMMENT ON LARGE OBJECT 2 IS E'a\\';b';",
+			[]string{"COMMENT ON LARGE OBJECT 1 IS 'a;b';", "COMMENT ON LARGE OBJECT 2 IS E'a\\';b';"}},
 		{"TABLE", "SET default_table_access_method = \"x\";\nCREATE TABLE t (a int);\n\nALTER TABLE t FORCE ROW LEVEL SECURITY;\nRESET default_table_access_method;",
-			[]string{"SET default_table_access_method = \"x\";\nCREATE TABLE t (a int);\nRESET default_table_access_method;", "SET default_table_access_method = \"x\";\nALTER TABLE t FORCE ROW LEVEL SECURITY;\nRESET default_table_access_method;"}},
+			[]string{"SET default_table_access_method = \"x\";\nCREATE TABLE t (a int);\nRESET default_table_access_method;",
+				"SET default_table_access_method = \"x\";\nALTER TABLE t FORCE ROW LEVEL SECURITY;\nRESET default_table_access_method;"}},
 		{"TRIGGER", "CREATE TRIGGER a …;\nALTER TABLE t DISABLE TRIGGER a;", nil},
 	} {
 		got := units(&progress.Object{Type: c.kind, SQL: c.sql})
@@ -67,7 +72,8 @@ func TestPolicyRoles_C24(t *testing.T) {
 	if l == nil || !slices.Equal(l.names, []string{`"x ""y, z"`, "PUBLIC", "w"}) {
 		t.Fatalf("%+v", l)
 	}
-	if got, want := l.with([]string{"w"}), `CREATE POLICY "a TO b" ON "S s".t AS RESTRICTIVE FOR SELECT TO w USING ((a = 'TO')) WITH CHECK (true);`; got != want {
+	if got, want := l.with([]string{"w"}),
+		`CREATE POLICY "a TO b" ON "S s".t AS RESTRICTIVE FOR SELECT TO w USING ((a = 'TO')) WITH CHECK (true);`; got != want {
 		t.Errorf("%s", got)
 	}
 	if got, want := l.alter(), `ALTER POLICY "a TO b" ON "S s".t TO "x ""y, z", PUBLIC, w;`; got != want {

@@ -102,7 +102,8 @@ func (n *naps) judge(elapsed time.Duration) {
 		n.best, n.with = rate, n.length
 	}
 	switch got := n.got / n.count; {
-	case rate < 0.8*n.best && n.length != n.with: // too long, so that the server had to wait, or too short
+	case rate < 0.8*n.best && n.length != n.with:
+		// too long, so that the server had to wait, or too short
 		n.length = n.with
 	case rate < 0.8*n.best: // it is not the length
 		n.best = rate
@@ -116,7 +117,8 @@ func (n *naps) judge(elapsed time.Duration) {
 
 // shrink makes the window small if the server is near.
 func (g *Gulp) shrink() {
-	if info, err := unix.GetsockoptTCPInfo(g.fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil && time.Duration(info.Rtt)*time.Microsecond < shortWay {
+	if info, err := unix.GetsockoptTCPInfo(g.fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil &&
+		time.Duration(info.Rtt)*time.Microsecond < shortWay {
 		_ = unix.SetsockoptInt(g.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, smallWindow)
 	}
 }

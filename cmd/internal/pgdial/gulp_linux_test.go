@@ -48,7 +48,8 @@ func TestGulpReads(t *testing.T) {
 		sent[i] = byte(r.Uint32())
 	}
 	for _, network := range []string{"tcp", "unix"} {
-		for _, c := range []struct{ chunk, buffer int }{{1, 512 << 10}, {1000, 512 << 10}, {1 << 20, 512 << 10}, {1 << 20, 100}, {70000, 7}, {5, 5}, {8 << 20, 8 << 20}} {
+		for _, c := range []struct{ chunk, buffer int }{{1, 512 << 10}, {1000, 512 << 10},
+			{1 << 20, 512 << 10}, {1 << 20, 100}, {70000, 7}, {5, 5}, {8 << 20, 8 << 20}} {
 			for _, behind := range []bool{false, true} {
 				g, server := pair(t, network)
 				g.SetBehind(behind)

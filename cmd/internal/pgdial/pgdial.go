@@ -65,7 +65,8 @@ func (s Server) Given() error {
 		return nil
 	}
 	return fault.New(fault.Usage, "no %s is given", s.Side).
-		WithHint("Set PGSLUICE_%s, or give --%s: a URI like postgres://user@host:5432/database. libpq's variables (PGHOST, PGSERVICE, …) will do as well.", strings.ToUpper(s.Side), s.Side)
+		WithHint("Set PGSLUICE_%s, or give --%s: a URI like postgres://user@host:5432/database. libpq's variables (PGHOST, PGSERVICE, …) will do as well.",
+			strings.ToUpper(s.Side), s.Side)
 }
 
 func (s Server) config() (*pgx.ConnConfig, error) {
@@ -75,7 +76,8 @@ func (s Server) config() (*pgx.ConnConfig, error) {
 	c, err := pgx.ParseConfig(s.DSN)
 	if err != nil {
 		return nil, fault.New(fault.Usage, "cannot use the %s's connection string: %w", s.Side, redact(err)).
-			WithHint("Give a URI like postgres://user@host:5432/database in --%s or PGSLUICE_%s; passwords belong in PGPASSFILE or a service file.", s.Side, strings.ToUpper(s.Side))
+			WithHint("Give a URI like postgres://user@host:5432/database in --%s or PGSLUICE_%s; passwords belong in PGPASSFILE or a service file.",
+				s.Side, strings.ToUpper(s.Side))
 	}
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = connectTimeout
@@ -248,7 +250,8 @@ func (s Server) Explain(err error) error {
 		}
 		e.Hint = fmt.Sprintf("Is the server running, and does a firewall let this host reach it? psql with the same --%s tells.", s.Side)
 		if noTLS(err) {
-			e.Status, e.Hint = fault.Config, "sslmode in the connection string says whether TLS is used and what is verified, sslrootcert which authorities are trusted."
+			e.Status, e.Hint = fault.Config,
+				"sslmode in the connection string says whether TLS is used and what is verified, sslrootcert which authorities are trusted."
 		}
 		return e
 	}
@@ -332,7 +335,8 @@ func statusOf(e *pgconn.PgError) fault.Status {
 	}
 	if len(e.Code) == 5 {
 		switch e.Code[:2] {
-		case "08", "53", "57": // connection, resources, operator intervention (57P01 shutdown, 57P03 starting up)
+		case "08", "53", "57":
+			// connection, resources, operator intervention (57P01 shutdown, 57P03 starting up)
 			return fault.TryAgain
 		}
 	}

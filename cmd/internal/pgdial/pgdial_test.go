@@ -57,16 +57,20 @@ func ask(t *testing.T, c *pgconn.PgConn, sql string) string {
 // environment say.
 func TestSession(t *testing.T) {
 	d := pgtest.Source(t).Database(t, "")
-	settings := map[string]string{"DateStyle": "German, DMY", "IntervalStyle": "iso_8601", "extra_float_digits": "-15", "bytea_output": "escape",
-		"TimeZone": "Asia/Tokyo", "lc_monetary": "C", "statement_timeout": "20s", "lock_timeout": "20s", "idle_in_transaction_session_timeout": "20s",
-		"row_security": "on", "client_encoding": "LATIN1"}
+	settings := map[string]string{"DateStyle": "German, DMY", "IntervalStyle": "iso_8601",
+		"extra_float_digits": "-15", "bytea_output": "escape",
+		"TimeZone": "Asia/Tokyo", "lc_monetary": "C", "statement_timeout": "20s", "lock_timeout": "20s",
+		"idle_in_transaction_session_timeout": "20s",
+		"row_security":                        "on", "client_encoding": "LATIN1"}
 	for k, v := range settings {
 		d.Exec(fmt.Sprintf("ALTER DATABASE %s SET %s = '%s'", d.Name, k, v))
 	}
 	t.Setenv("PGTZ", "America/Lima")
 	t.Setenv("PGOPTIONS", "-c datestyle=SQL")
-	want := map[string]string{"DateStyle": "ISO, MDY", "IntervalStyle": "postgres", "extra_float_digits": "3", "bytea_output": "hex", "TimeZone": "UTC",
-		"lc_monetary": "C", "statement_timeout": "0", "lock_timeout": "0", "idle_in_transaction_session_timeout": "0", "row_security": "off",
+	want := map[string]string{"DateStyle": "ISO, MDY", "IntervalStyle": "postgres", "extra_float_digits": "3",
+		"bytea_output": "hex", "TimeZone": "UTC",
+		"lc_monetary": "C", "statement_timeout": "0", "lock_timeout": "0",
+		"idle_in_transaction_session_timeout": "0", "row_security": "off",
 		"client_encoding": "UTF8", "application_name": "test"}
 	for name, connect := range ways {
 		c, err := connect(pgtest.Context(t), source(d.URI))
@@ -111,21 +115,27 @@ func TestSearchPath_P5(t *testing.T) {
 	d.Exec("CREATE SCHEMA evil", "CREATE TABLE evil.calls (what text)",
 		"CREATE FUNCTION evil.set_config(text, text, boolean) RETURNS text LANGUAGE sql AS $$INSERT INTO evil.calls VALUES ('set_config') RETURNING 'x'$$",
 		"CREATE FUNCTION evil.pg_is_in_recovery() RETURNS boolean LANGUAGE sql AS $$INSERT INTO evil.calls VALUES ('pg_is_in_recovery') RETURNING false$$")
-	for _, preset := range []string{"search_path = evil, pg_catalog", "standard_conforming_strings = off", "array_nulls = off", "transform_null_equals = on", "xmloption = document",
+	for _, preset := range []string{"search_path = evil, pg_catalog", "standard_conforming_strings = off",
+		"array_nulls = off", "transform_null_equals = on", "xmloption = document",
 		"quote_all_identifiers = on", "client_min_messages = debug1"} {
 		name, _, _ := strings.Cut(preset, " = ")
-		if _, err := d.Try("ALTER DATABASE " + d.Name + " SET " + preset); err != nil && name != "standard_conforming_strings" { // fixed from 19 on
+		if _, err := d.Try("ALTER DATABASE " + d.Name + " SET " + preset); err != nil && name != "standard_conforming_strings" {
+			// fixed from 19 on
 			t.Fatal(err)
 		}
-		if _, err := d.Try("ALTER ROLE " + owner + " IN DATABASE " + d.Name + " SET " + preset); err != nil && name != "standard_conforming_strings" {
+		if _, err := d.Try("ALTER ROLE " + owner + " IN DATABASE " + d.Name + " SET " + preset); err != nil &&
+			name != "standard_conforming_strings" {
 			t.Fatal(err)
 		}
 	}
 	d.Exec("ALTER ROLE " + owner + " SET role = other_" + owner)
-	want := map[string]string{"search_path": "", "standard_conforming_strings": "on", "array_nulls": "on", "transform_null_equals": "off", "xmloption": "content",
+	want := map[string]string{"search_path": "", "standard_conforming_strings": "on", "array_nulls": "on",
+		"transform_null_equals": "off", "xmloption": "content",
 		"quote_all_identifiers": "off", "client_min_messages": "error", "role": "none"}
 	for name, connect := range ways {
-		for _, dsn := range []string{d.As(owner, ""), d.As(owner, "") + "&target_session_attrs=primary&search_path=evil", d.As(owner, "") + "&Search_Path=evil",
+		for _, dsn := range []string{d.As(owner, ""),
+			d.As(owner, "") + "&target_session_attrs=primary&search_path=evil",
+			d.As(owner, "") + "&Search_Path=evil",
 			d.As(owner, "") + "&options=-c%20search_path%3Devil%20-c%20array_nulls%3Doff"} {
 			c, err := connect(pgtest.Context(t), source(dsn))
 			if err != nil {
@@ -254,11 +264,13 @@ func TestWhere(t *testing.T) {
 	if s := pgdial.Target("", "a"); s.DSN != "of the environment" || s.Side != "target" {
 		t.Errorf("%+v", s)
 	}
-	for k, v := range map[string]string{"PGHOST": "127.0.0.1", "PGPORT": fmt.Sprint(d.Port), "PGUSER": "postgres", "PGDATABASE": d.Name, "PGSSLMODE": "disable"} {
+	for k, v := range map[string]string{"PGHOST": "127.0.0.1", "PGPORT": fmt.Sprint(d.Port),
+		"PGUSER": "postgres", "PGDATABASE": d.Name, "PGSSLMODE": "disable"} {
 		t.Setenv(k, v)
 	}
 	service := filepath.Join(t.TempDir(), "services")
-	if err := os.WriteFile(service, fmt.Appendf(nil, "[mine]\nhost=127.0.0.1\nport=%d\nuser=postgres\ndbname=%s\n", d.Port, d.Name), 0o600); err != nil {
+	if err := os.WriteFile(service, fmt.Appendf(nil,
+		"[mine]\nhost=127.0.0.1\nport=%d\nuser=postgres\ndbname=%s\n", d.Port, d.Name), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PGSERVICEFILE", service)
@@ -286,7 +298,9 @@ func TestConnectErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(hba, append([]byte("host all locked all scram-sha-256\nhost all barred all reject\n"), text...), 0o600); err != nil {
+	if err := os.WriteFile(hba,
+		append([]byte("host all locked all scram-sha-256\nhost all barred all reject\n"), text...),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	d.Exec("SELECT pg_reload_conf()")
@@ -335,7 +349,8 @@ func TestConnectErrors(t *testing.T) {
 				continue
 			}
 			var f *fault.Error
-			if !errors.As(err, &f) || f.Status != c.status || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), "source") || f.Hint == "" && c.status != fault.Unavailable {
+			if !errors.As(err, &f) || f.Status != c.status || !strings.Contains(err.Error(), c.says) ||
+				!strings.Contains(err.Error(), "source") || f.Hint == "" && c.status != fault.Unavailable {
 				t.Errorf("%s, %s: status %d, %v, hint %+v", c.name, name, fault.StatusOf(err), err, f)
 			}
 			if f != nil && strings.Contains(err.Error()+f.Detail+f.Hint, "heim") {
@@ -395,19 +410,24 @@ func TestExplain(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 	for code, want := range map[string]fault.Status{
-		"57P01": fault.TryAgain, "57P02": fault.TryAgain, "57P03": fault.TryAgain, "08006": fault.TryAgain, "53300": fault.TryAgain, "53200": fault.TryAgain,
-		"40001": fault.TryAgain, "40P01": fault.TryAgain, "55006": fault.TryAgain, "28P01": fault.Permission, "28000": fault.Permission, "42501": fault.Permission,
-		"3D000": fault.Unavailable, "57P04": fault.Unavailable, "42704": fault.Unavailable, "55000": fault.Config, "25006": fault.Config, "23505": fault.Failed,
+		"57P01": fault.TryAgain, "57P02": fault.TryAgain, "57P03": fault.TryAgain, "08006": fault.TryAgain,
+		"53300": fault.TryAgain, "53200": fault.TryAgain,
+		"40001": fault.TryAgain, "40P01": fault.TryAgain, "55006": fault.TryAgain, "28P01": fault.Permission,
+		"28000": fault.Permission, "42501": fault.Permission,
+		"3D000": fault.Unavailable, "57P04": fault.Unavailable, "42704": fault.Unavailable,
+		"55000": fault.Config, "25006": fault.Config, "23505": fault.Failed,
 		"XX000": fault.Failed, "": fault.Failed,
 	} {
 		err := fmt.Errorf("do it: %w", &pgconn.PgError{Severity: "ERROR", Code: code, Message: "m", Detail: "D.", Hint: "H."})
 		got := s.Explain(err)
 		var f *fault.Error
-		if !errors.As(got, &f) || f.Status != want || f.Detail != "D." || f.Hint != "H." || !strings.Contains(got.Error(), "source: do it: ") {
+		if !errors.As(got, &f) || f.Status != want || f.Detail != "D." || f.Hint != "H." ||
+			!strings.Contains(got.Error(), "source: do it: ") {
 			t.Errorf("%s: %+v", code, got)
 		}
 	}
-	for _, err := range []error{io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, os.ErrDeadlineExceeded, &net.OpError{Op: "read", Err: errors.New("reset")}} {
+	for _, err := range []error{io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, os.ErrDeadlineExceeded,
+		&net.OpError{Op: "read", Err: errors.New("reset")}} {
 		if got := s.Explain(fmt.Errorf("read: %w", err)); fault.StatusOf(got) != fault.TryAgain || !pgdial.Lost(got) {
 			t.Errorf("%v: %v", err, got)
 		}
@@ -459,7 +479,9 @@ func TestTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	// SCRAM binds itself to the TLS channel.
-	if err := os.WriteFile(hba, append([]byte("hostssl all locked all scram-sha-256\nhostnossl all locked all reject\n"), text...), 0o600); err != nil {
+	if err := os.WriteFile(hba,
+		append([]byte("hostssl all locked all scram-sha-256\nhostnossl all locked all reject\n"), text...),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	d.Exec("SELECT pg_reload_conf()")

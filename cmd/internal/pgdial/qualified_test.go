@@ -43,7 +43,8 @@ func unqualified(sql string) (at []int) {
 }
 
 // forPeople are the functions whose text is not executed.
-var forPeople = []string{"WithHint", "WithDetail", "New", "fail", "warn", "need", "ok", "Warn", "Info", "Errorf", "Fprintf", "Fprintln", "MustCompile"}
+var forPeople = []string{"WithHint", "WithDetail", "New", "fail", "warn", "need", "ok", "Warn", "Info",
+	"Errorf", "Fprintf", "Fprintln", "MustCompile"}
 
 // literals calls f with each string literal of a file that is SQL.
 func literals(file *ast.File, f func(*ast.BasicLit)) {
@@ -99,7 +100,8 @@ func TestQualifiedNames_P5(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if !strings.Contains(string(text), "SET search_path = pg_catalog, pg_temp") { // then PostgreSQL's own names come first
+			if !strings.Contains(string(text), "SET search_path = pg_catalog, pg_temp") {
+				// then PostgreSQL's own names come first
 				report(1, string(text), unqualified(string(text)))
 			}
 		case strings.HasSuffix(name, ".go") && !strings.HasSuffix(name, "_test.go"):

@@ -26,7 +26,8 @@ func (s Server) supported(version int) error {
 	if s.Side == "source" {
 		remedy = "Upgrade the source to version 10 or newer, or load it with pg_dump while nobody writes to it."
 	}
-	return fault.New(fault.Config, "the %s is PostgreSQL %d.%d.%d, which is not supported", s.Side, version/10000, version/100%100, version%100).
+	return fault.New(fault.Config, "the %s is PostgreSQL %d.%d.%d, which is not supported", s.Side,
+		version/10000, version/100%100, version%100).
 		WithDetail("Versions 10 and newer are.").WithHint("%s", remedy)
 }
 
@@ -60,7 +61,8 @@ func (s Server) standby() error {
 
 // notInForce is the error for a setting that the session was to begin with and does not have.
 func (s Server) notInForce(x setting, got string) error {
-	return fault.New(fault.Config, "the session on the %s has %s = %q and not %q, with which it was to begin", s.Side, x.name, got, x.value).
+	return fault.New(fault.Config, "the session on the %s has %s = %q and not %q, with which it was to begin",
+		s.Side, x.name, got, x.value).
 		WithDetail("A connection pooler such as PgBouncer, between this program and the server, does not pass settings on.").
 		WithHint("%s", poolerHint)
 }
@@ -81,6 +83,7 @@ func refusedByPooler(e *pgconn.PgError) string {
 
 // pooler is the error for a connection that a pooler has refused.
 func (s Server) pooler(name string, e *pgconn.PgError) error {
-	return &fault.Error{Status: fault.Config, Err: fmt.Errorf("what answers as the %s is a connection pooler (%s), not a server: %w", s.Side, name, e),
+	return &fault.Error{Status: fault.Config,
+		Err:    fmt.Errorf("what answers as the %s is a connection pooler (%s), not a server: %w", s.Side, name, e),
 		Detail: e.Detail, Hint: poolerHint}
 }

@@ -23,7 +23,8 @@ var pinned = []setting{
 	// How the server reads statements and constants.
 	{"standard_conforming_strings", "on"}, {"array_nulls", "on"}, {"transform_null_equals", "off"}, {"xmloption", "content"},
 	// How it prints names and values (SPEC.md 7.1).
-	{"quote_all_identifiers", "off"}, {"datestyle", "ISO, MDY"}, {"intervalstyle", "postgres"}, {"extra_float_digits", "3"}, {"bytea_output", "hex"},
+	{"quote_all_identifiers", "off"}, {"datestyle", "ISO, MDY"}, {"intervalstyle", "postgres"},
+	{"extra_float_digits", "3"}, {"bytea_output", "hex"},
 	{"timezone", "UTC"}, {"lc_monetary", "C"},
 	{"xmlbinary", "base64"},
 	// Where tables are created that are not said to be elsewhere; RESET comes back to it.
@@ -87,7 +88,8 @@ func TablesOnly(side string) string {
 	if side == "target" {
 		kinds = "view" // a partition may well be elsewhere
 	}
-	return "SELECT pg_catalog.set_config(name, '" + kinds + "', false) FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'"
+	return "SELECT pg_catalog.set_config(name, '" + kinds +
+		"', false) FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'"
 }
 
 // TablesOrViews is the query that takes TablesOnly back.

@@ -170,11 +170,13 @@ func equalTable(t testing.TB, source, target *session, table string) {
 		strings.ReplaceAll(table, "'", "''") + `'::regclass AND attnum > 0 AND NOT attisdropped`)
 	digits := Digits(source.db.Major, target.db.Major)
 	sum := func(x *session) string {
-		return x.query(fmt.Sprintf(`SET extra_float_digits = %d; SELECT count(*), coalesce(sum(hashtextextended(ROW(%s)::text, 0)::numeric), 0) FROM ONLY %s x`, digits, columns, table))
+		return x.query(fmt.Sprintf(`SET extra_float_digits = %d; SELECT count(*), coalesce(sum(hashtextextended(ROW(%s)::text, 0)::numeric), 0) FROM ONLY %s x`,
+			digits, columns, table))
 	}
 	if source.db.Major < 11 || target.db.Major < 11 {
 		sum = func(x *session) string {
-			return x.query(fmt.Sprintf(`SET extra_float_digits = %d; SELECT count(*), coalesce(sum(('x' || left(md5(ROW(%s)::text), 15))::bit(60)::bigint::numeric), 0) FROM ONLY %s x`, digits, columns, table))
+			return x.query(fmt.Sprintf(`SET extra_float_digits = %d; SELECT count(*), coalesce(sum(('x' || left(md5(ROW(%s)::text), 15))::bit(60)::bigint::numeric), 0) FROM ONLY %s x`,
+				digits, columns, table))
 		}
 	}
 	a, b := sum(source), sum(target)
@@ -183,7 +185,8 @@ func equalTable(t testing.TB, source, target *session, table string) {
 	}
 	rows := func(x *session) map[string]int {
 		m := make(map[string]int)
-		for _, r := range strings.Split(x.query(fmt.Sprintf(`SET extra_float_digits = %d; SELECT left(ROW(%s)::text, 300) || md5(ROW(%s)::text) FROM ONLY %s x`, digits, columns, columns, table)), "\n") {
+		for _, r := range strings.Split(x.query(fmt.Sprintf(`SET extra_float_digits = %d; SELECT left(ROW(%s)::text, 300) || md5(ROW(%s)::text) FROM ONLY %s x`,
+			digits, columns, columns, table)), "\n") {
 			m[r]++
 		}
 		return m

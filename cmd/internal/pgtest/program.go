@@ -122,7 +122,8 @@ func (p *Process) begin() {
 func (e *Env) environ() []string {
 	// Under the race detector a program would sleep for a second before its end, to let others
 	// report; there are many of them.
-	env := []string{"PGSLUICE_SOURCE=" + e.Source, "PGSLUICE_TARGET=" + e.Target, "PATH=" + e.Dir + ":" + os.Getenv("PATH"), "GORACE=atexit_sleep_ms=20"}
+	env := []string{"PGSLUICE_SOURCE=" + e.Source, "PGSLUICE_TARGET=" + e.Target,
+		"PATH=" + e.Dir + ":" + os.Getenv("PATH"), "GORACE=atexit_sleep_ms=20"}
 	for _, v := range os.Environ() {
 		if !strings.HasPrefix(v, "PG") && !strings.HasPrefix(v, "PATH=") {
 			env = append(env, v)

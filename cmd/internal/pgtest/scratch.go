@@ -24,7 +24,8 @@ var scratch = sync.OnceValue(func() string {
 	sweep(memory)
 	const tmpfs = 0x01021994
 	var fs syscall.Statfs_t
-	if err := syscall.Statfs(memory, &fs); err != nil || int64(fs.Type) != tmpfs || int64(fs.Bavail)*int64(fs.Bsize) < roomy || available() < roomy {
+	if err := syscall.Statfs(memory, &fs); err != nil || int64(fs.Type) != tmpfs ||
+		int64(fs.Bavail)*int64(fs.Bsize) < roomy || available() < roomy {
 		return ""
 	}
 	return memory

@@ -46,7 +46,8 @@ const startTimeout = 60 * time.Second
 // nobody will read again.
 var base = []string{
 	"listen_addresses=127.0.0.1", "unix_socket_directories=", "wal_level=logical", "max_wal_senders=50", "max_replication_slots=50",
-	"max_connections=200", "max_prepared_transactions=20", "fsync=off", "shared_buffers=64MB", "max_wal_size=1GB", "timezone=GMT", "log_min_messages=warning",
+	"max_connections=200", "max_prepared_transactions=20", "fsync=off", "shared_buffers=64MB",
+	"max_wal_size=1GB", "timezone=GMT", "log_min_messages=warning",
 }
 
 // base returns the settings of all servers of s's version.
@@ -307,7 +308,8 @@ func (s *Server) template() (string, error) {
 	if err := chown(made); err != nil {
 		return "", err
 	}
-	out, err := s.command(filepath.Join(s.bin, "initdb"), "-N", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "-D", filepath.Join(made, "data")).CombinedOutput()
+	out, err := s.command(filepath.Join(s.bin, "initdb"), "-N", "-A", "trust", "-U", "postgres", "-E", "UTF8",
+		"--locale=C", "-D", filepath.Join(made, "data")).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("initdb: %w: %s", err, out)
 	}

@@ -53,7 +53,9 @@ func (s Stub) serve(b *pgproto3.Backend) {
 	}
 	settings := start.Parameters
 	b.Send(&pgproto3.AuthenticationOk{})
-	for k, v := range map[string]string{"server_version": s.Version, "server_encoding": "UTF8", "client_encoding": "UTF8", "standard_conforming_strings": "on", "session_authorization": settings["user"]} {
+	for k, v := range map[string]string{"server_version": s.Version, "server_encoding": "UTF8",
+		"client_encoding": "UTF8", "standard_conforming_strings": "on",
+		"session_authorization": settings["user"]} {
 		b.Send(&pgproto3.ParameterStatus{Name: k, Value: v})
 	}
 	b.Send(&pgproto3.BackendKeyData{ProcessID: stubPID, SecretKey: []byte{1, 2, 3, 4}})

@@ -70,7 +70,8 @@ func (x *Terminal) Resize(columns, rows int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.size.columns, x.size.rows = columns, rows
-	if err := unix.IoctlSetWinsize(int(x.master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: uint16(rows), Col: uint16(columns)}); err != nil {
+	if err := unix.IoctlSetWinsize(int(x.master.Fd()), unix.TIOCSWINSZ,
+		&unix.Winsize{Row: uint16(rows), Col: uint16(columns)}); err != nil {
 		x.t.Error(err)
 	}
 }
@@ -82,7 +83,8 @@ func (x *Terminal) Start(e *Env, script string, args ...string) *Process {
 	if err != nil {
 		x.t.Fatal(err)
 	}
-	p := &Process{Cmd: exec.Command(bash, append([]string{"-c", script, "bash"}, args...)...), t: x.t, name: "bash", done: make(chan struct{})}
+	p := &Process{Cmd: exec.Command(bash, append([]string{"-c", script, "bash"}, args...)...), t: x.t,
+		name: "bash", done: make(chan struct{})}
 	p.Stdin, p.Stdout, p.Stderr, p.Dir = x.TTY, x.TTY, x.TTY, filepath.Clean(Root())
 	p.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	p.Env = append(e.environ(), e.Vars...)

@@ -70,7 +70,8 @@ func (s *Server) Clone(t testing.TB) *Server {
 // Standby is like Clone, and the other one follows the server, with these settings.
 func (s *Server) Standby(t testing.TB, settings ...string) *Server {
 	t.Helper()
-	return s.clone(t, true, append(settings, fmt.Sprintf("primary_conninfo=host=127.0.0.1 port=%d user=postgres dbname=postgres", s.Port))...)
+	return s.clone(t, true, append(settings,
+		fmt.Sprintf("primary_conninfo=host=127.0.0.1 port=%d user=postgres dbname=postgres", s.Port))...)
 }
 
 func (s *Server) clone(t testing.TB, standby bool, settings ...string) *Server {

@@ -19,7 +19,8 @@ import (
 // server use them, and the certificate's file, which signs itself.
 func TLS(t testing.TB) (settings []string, certificate string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "pgsluice-tls-") // the server runs as another user, who could not read t.TempDir
+	// the server runs as another user, who could not read t.TempDir
+	dir, err := os.MkdirTemp("", "pgsluice-tls-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +41,8 @@ func TLS(t testing.TB) (settings []string, certificate string) {
 		t.Fatal(err)
 	}
 	certificate = filepath.Join(dir, "cert.pem")
-	for path, block := range map[string]*pem.Block{certificate: {Type: "CERTIFICATE", Bytes: der}, filepath.Join(dir, "key.pem"): {Type: "EC PRIVATE KEY", Bytes: secret}} {
+	for path, block := range map[string]*pem.Block{certificate: {Type: "CERTIFICATE", Bytes: der},
+		filepath.Join(dir, "key.pem"): {Type: "EC PRIVATE KEY", Bytes: secret}} {
 		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -164,7 +164,8 @@ func TestBatchErrors(t *testing.T) {
 			}
 		}
 		// What follows the error is skipped, up to the end of the batch.
-		fails("23505", 2, "INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (2)", "INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (3)", "SELEC")
+		fails("23505", 2, "INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (2)", "INSERT INTO t VALUES (1)",
+			"INSERT INTO t VALUES (3)", "SELEC")
 		// Without BEGIN a batch is one transaction.
 		if got := d.Query("SELECT count(*) FROM t"); got != "0" {
 			t.Errorf("%s rows", got)

@@ -32,11 +32,14 @@ func patiently[T any](t *testing.T, c *pgwire.Conn, f func() (T, error)) (T, err
 func TestLargeMessages_H11(t *testing.T) {
 	transports(t, func(t *testing.T, d *pgtest.DB) {
 		ctx, c := pgtest.Context(t), open(t, d.URI, true)
-		d.Exec("CREATE TABLE t (a int PRIMARY KEY, b text)", "CREATE PUBLICATION p FOR TABLE t", "SELECT pg_create_logical_replication_slot('wire_"+d.Name+"', 'pgoutput')")
+		d.Exec("CREATE TABLE t (a int PRIMARY KEY, b text)", "CREATE PUBLICATION p FOR TABLE t",
+			"SELECT pg_create_logical_replication_slot('wire_"+d.Name+"', 'pgoutput')")
 		sizes := []int{0, 100, 1 << 20, 1<<20 + 1, 5, 2 << 20, 1, 3 << 20, 2 << 20, 7}
 		for how := range 4 {
 			for i, n := range sizes {
-				d.Exec("INSERT INTO t SELECT " + strings.Join([]string{strconv.Itoa(how*100 + i), "repeat('0123456789', " + strconv.Itoa(n/10) + ") || repeat('x', " + strconv.Itoa(n%10) + ")"}, ", "))
+				d.Exec("INSERT INTO t SELECT " + strings.Join([]string{strconv.Itoa(how*100 + i),
+					"repeat('0123456789', " + strconv.Itoa(n/10) + ") || repeat('x', " + strconv.Itoa(n%10) +
+						")"}, ", "))
 			}
 		}
 		must(t, c.CopyBoth(ctx, "START_REPLICATION SLOT wire_"+d.Name+" LOGICAL 0/0 (proto_version '1', publication_names 'p')"))
@@ -78,7 +81,8 @@ func TestLargeMessages_H11(t *testing.T) {
 				continue
 			}
 			must(t, err)
-			if !bytes.HasSuffix(msg, []byte(strings.Repeat("0123456789", n/10)+strings.Repeat("x", n%10))) || len(msg) > n+100 || c.Rest() != 0 {
+			if !bytes.HasSuffix(msg, []byte(strings.Repeat("0123456789", n/10)+strings.Repeat("x", n%10))) ||
+				len(msg) > n+100 || c.Rest() != 0 {
 				t.Errorf("message of %d bytes for a value of %d", len(msg), n)
 			}
 		}

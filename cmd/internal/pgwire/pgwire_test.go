@@ -24,7 +24,8 @@ func TestMain(m *testing.M) { pgtest.Main(m) }
 // open takes over a connection as the programs do.
 func open(t *testing.T, uri string, replication bool) *pgwire.Conn {
 	t.Helper()
-	pg, _, err := pgdial.Server{Side: "source", DSN: uri, App: t.Name()[strings.IndexByte(t.Name(), '/')+1:]}.ConnectRaw(pgtest.Context(t), replication)
+	pg, _, err := pgdial.Server{Side: "source", DSN: uri,
+		App: t.Name()[strings.IndexByte(t.Name(), '/')+1:]}.ConnectRaw(pgtest.Context(t), replication)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +69,8 @@ func TestExec(t *testing.T) {
 	transports(t, func(t *testing.T, d *pgtest.DB) {
 		ctx, c := pgtest.Context(t), open(t, d.URI, false)
 		must(t, c.Exec(ctx, "CREATE TABLE t (a int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 100000)"))
-		must(t, c.Exec(ctx, "SELECT a, repeat('x', 1000) FROM t")) // 100 MB of rows that nobody wants
+		// 100 MB of rows that nobody wants
+		must(t, c.Exec(ctx, "SELECT a, repeat('x', 1000) FROM t"))
 		code(t, c.Exec(ctx, "INSERT INTO t VALUES (100001); INSERT INTO t VALUES (1); INSERT INTO t VALUES (100002)"), "23505")
 		code(t, c.Exec(ctx, "SELEC 1"), "42601")
 		must(t, c.Exec(ctx, ""))
@@ -120,7 +122,8 @@ func TestCopyOut(t *testing.T) {
 			t.Errorf("%d rows were counted, %d came", rows, i)
 		}
 		// An error of the server leaves the connection usable, also in the middle of the rows.
-		_, err = c.CopyOut(ctx, "COPY (SELECT 1000 / (1000 - g) FROM generate_series(1, 2000) g) TO STDOUT", func([]byte) error { return nil })
+		_, err = c.CopyOut(ctx, "COPY (SELECT 1000 / (1000 - g) FROM generate_series(1, 2000) g) TO STDOUT",
+			func([]byte) error { return nil })
 		code(t, err, "22012")
 		_, err = c.CopyOut(ctx, "COPY missing TO STDOUT", func([]byte) error { return nil })
 		code(t, err, "42P01")
@@ -200,7 +203,8 @@ func TestCopyIn(t *testing.T) {
 func TestCopyBoth(t *testing.T) {
 	transports(t, func(t *testing.T, d *pgtest.DB) {
 		ctx, c := pgtest.Context(t), open(t, d.URI, true)
-		d.Exec("CREATE TABLE t (a int PRIMARY KEY)", "CREATE PUBLICATION p FOR TABLE t", "SELECT pg_create_logical_replication_slot('wire_"+d.Name+"', 'pgoutput')")
+		d.Exec("CREATE TABLE t (a int PRIMARY KEY)", "CREATE PUBLICATION p FOR TABLE t",
+			"SELECT pg_create_logical_replication_slot('wire_"+d.Name+"', 'pgoutput')")
 		code(t, c.CopyBoth(ctx, "START_REPLICATION SLOT missing LOGICAL 0/0 (proto_version '1', publication_names 'p')"), "42704")
 		must(t, c.CopyBoth(ctx, "START_REPLICATION SLOT wire_"+d.Name+" LOGICAL 0/0 (proto_version '1', publication_names 'p')"))
 		// A deadline that passes leaves the connection usable.
@@ -342,7 +346,8 @@ func TestInterrupted(t *testing.T) {
 			return err
 		},
 	}
-	d.Exec("CREATE TABLE slow (a int)", `CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(600); RETURN NEW; END $$`,
+	d.Exec("CREATE TABLE slow (a int)",
+		`CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(600); RETURN NEW; END $$`,
 		"CREATE TRIGGER slow BEFORE INSERT ON slow FOR EACH ROW EXECUTE FUNCTION slow()")
 	for name, f := range work {
 		t.Run("cancel "+name, func(t *testing.T) {
@@ -360,7 +365,8 @@ func TestInterrupted(t *testing.T) {
 		t.Run("terminate "+name, func(t *testing.T) {
 			c := open(t, d.URI, false)
 			begin(t, d, func() error { return f(pgtest.Context(t), c) }, func() {
-				d.Exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'terminate_" + strings.ReplaceAll(name, " ", "_") + "'")
+				d.Exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'terminate_" +
+					strings.ReplaceAll(name, " ", "_") + "'")
 			}, func(err error) {
 				err = pgdial.Server{Side: "source"}.Explain(err)
 				if fault.StatusOf(err) != fault.TryAgain || !pgdial.Lost(err) {
@@ -389,7 +395,8 @@ func begin(t *testing.T, d *pgtest.DB, f func() error, interrupt func(), check f
 	done := make(chan error, 1)
 	go func() { done <- f() }()
 	pgtest.Wait(t, 10*time.Second, "the server is at work", func() bool {
-		n, err := d.Try("SELECT count(*) FROM pg_stat_activity WHERE application_name = '" + t.Name()[strings.IndexByte(t.Name(), '/')+1:] + "' AND state = 'active'")
+		n, err := d.Try("SELECT count(*) FROM pg_stat_activity WHERE application_name = '" +
+			t.Name()[strings.IndexByte(t.Name(), '/')+1:] + "' AND state = 'active'")
 		return err == nil && n == "1"
 	})
 	interrupt()

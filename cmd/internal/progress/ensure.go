@@ -131,7 +131,8 @@ func (p present) readable() error {
 func create(ctx context.Context, c *pgx.Conn, schema bool) error {
 	return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
 		if schema {
-			if _, err := tx.Exec(ctx, `CREATE SCHEMA pgsluice; COMMENT ON SCHEMA pgsluice IS 'state of migrations into this database by pgsluice. Removed by: pgcutover cleanup'`); err != nil {
+			if _, err := tx.Exec(ctx,
+				`CREATE SCHEMA pgsluice; COMMENT ON SCHEMA pgsluice IS 'state of migrations into this database by pgsluice. Removed by: pgcutover cleanup'`); err != nil {
 				if isDenied(err) {
 					return fault.New(fault.Permission, "could not create schema pgsluice on the target: %w", err).
 						WithHint("Connect as the database's owner; or: GRANT CREATE ON DATABASE … TO …; or have it made: CREATE SCHEMA pgsluice AUTHORIZATION …")
@@ -178,7 +179,8 @@ func withoutDefaults(ctx context.Context, c interface {
 // Remove removes our tables, and the schema if nothing else is in it and it is ours.
 func Remove(ctx context.Context, c *pgx.Conn) error {
 	var ours, empty bool
-	if _, err := c.Exec(ctx, "DROP TABLE IF EXISTS pgsluice.fingerprints, pgsluice.allowed, pgsluice.failures, pgsluice.conflicts, pgsluice.cutover, pgsluice.deferred, pgsluice.parts, pgsluice.tables, pgsluice.spill, pgsluice.streams"); err != nil {
+	if _, err := c.Exec(ctx,
+		"DROP TABLE IF EXISTS pgsluice.fingerprints, pgsluice.allowed, pgsluice.failures, pgsluice.conflicts, pgsluice.cutover, pgsluice.deferred, pgsluice.parts, pgsluice.tables, pgsluice.spill, pgsluice.streams"); err != nil {
 		return err
 	}
 	err := c.QueryRow(ctx, `SELECT pg_catalog.pg_has_role(n.nspowner, 'USAGE'), NOT EXISTS (SELECT FROM pg_catalog.pg_depend d

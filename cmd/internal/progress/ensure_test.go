@@ -28,7 +28,9 @@ func TestForeignSchema_P6(t *testing.T) {
 			var f *fault.Error
 			if !errors.As(err, &f) || f.Status != fault.Permission || f.Hint == "" {
 				t.Errorf("%s: %s: %v", what, name, err)
-			} else if !strings.Contains(what, "trigger") && !strings.Contains(what, "rule") && !strings.Contains(what, "default") && !strings.Contains(what, "policy") && !strings.Contains(err.Error(), other) {
+			} else if !strings.Contains(what, "trigger") && !strings.Contains(what, "rule") &&
+				!strings.Contains(what, "default") && !strings.Contains(what, "policy") &&
+				!strings.Contains(err.Error(), other) {
 				t.Errorf("%s: %s does not name the role: %v", what, name, err)
 			}
 		}
@@ -37,23 +39,36 @@ func TestForeignSchema_P6(t *testing.T) {
 	refused("another role's schema")
 	d.Exec("DROP SCHEMA pgsluice")
 	for what, sql := range map[string][2]string{
-		"a table in a schema of ours":        {as(other, "CREATE TABLE pgsluice.ddl (a int)"), "DROP TABLE pgsluice.ddl"},
-		"a function in a schema of ours":     {as(other, "CREATE FUNCTION pgsluice.f() RETURNS int LANGUAGE sql AS 'SELECT 1'"), "DROP FUNCTION pgsluice.f()"},
-		"a type in a schema of ours":         {as(other, "CREATE TYPE pgsluice.e AS ENUM ('a')"), "DROP TYPE pgsluice.e"},
-		"a right to create":                  {"SELECT 1", "SELECT 1"},
-		"a table of ours":                    {"ALTER TABLE pgsluice.spill OWNER TO " + other, "ALTER TABLE pgsluice.spill OWNER TO " + mover},
-		"a right to write":                   {"GRANT INSERT ON pgsluice.deferred TO " + other, "REVOKE ALL ON pgsluice.deferred FROM " + other},
-		"a right to write a column":          {"GRANT UPDATE (definition) ON pgsluice.deferred TO " + other, "REVOKE ALL (definition) ON pgsluice.deferred FROM " + other},
-		"a right to make a trigger":          {"GRANT TRIGGER ON pgsluice.streams TO " + other, "REVOKE ALL ON pgsluice.streams FROM " + other},
-		"a trigger":                          {"CREATE TRIGGER x BEFORE INSERT ON pgsluice.streams FOR EACH ROW EXECUTE PROCEDURE public.tr()", "DROP TRIGGER x ON pgsluice.streams"},
-		"a rule":                             {"CREATE RULE x AS ON INSERT TO pgsluice.streams DO ALSO SELECT public.f()", "DROP RULE x ON pgsluice.streams"},
-		"a default":                          {"ALTER TABLE pgsluice.streams ALTER start_lsn SET DEFAULT public.f()", "ALTER TABLE pgsluice.streams ALTER start_lsn DROP DEFAULT"},
-		"a CHECK, which is as a default":     {"ALTER TABLE pgsluice.streams ADD CONSTRAINT x CHECK (public.f() IS NULL)", "ALTER TABLE pgsluice.streams DROP CONSTRAINT x"},
-		"an index, which is as a default":    {"CREATE INDEX x ON pgsluice.streams ((public.f()))", "DROP INDEX pgsluice.x"},
-		"a policy":                           {"ALTER TABLE pgsluice.streams ENABLE ROW LEVEL SECURITY", "ALTER TABLE pgsluice.streams DISABLE ROW LEVEL SECURITY"},
-		"a right of everybody to write, too": {"GRANT INSERT ON pgsluice.cutover TO PUBLIC, " + other, "REVOKE ALL ON pgsluice.cutover FROM PUBLIC, " + other},
+		"a table in a schema of ours": {as(other, "CREATE TABLE pgsluice.ddl (a int)"), "DROP TABLE pgsluice.ddl"},
+		"a function in a schema of ours": {as(other,
+			"CREATE FUNCTION pgsluice.f() RETURNS int LANGUAGE sql AS 'SELECT 1'"),
+			"DROP FUNCTION pgsluice.f()"},
+		"a type in a schema of ours": {as(other, "CREATE TYPE pgsluice.e AS ENUM ('a')"), "DROP TYPE pgsluice.e"},
+		"a right to create":          {"SELECT 1", "SELECT 1"},
+		"a table of ours": {"ALTER TABLE pgsluice.spill OWNER TO " + other,
+			"ALTER TABLE pgsluice.spill OWNER TO " + mover},
+		"a right to write": {"GRANT INSERT ON pgsluice.deferred TO " + other,
+			"REVOKE ALL ON pgsluice.deferred FROM " + other},
+		"a right to write a column": {"GRANT UPDATE (definition) ON pgsluice.deferred TO " + other,
+			"REVOKE ALL (definition) ON pgsluice.deferred FROM " + other},
+		"a right to make a trigger": {"GRANT TRIGGER ON pgsluice.streams TO " + other,
+			"REVOKE ALL ON pgsluice.streams FROM " + other},
+		"a trigger": {"CREATE TRIGGER x BEFORE INSERT ON pgsluice.streams FOR EACH ROW EXECUTE PROCEDURE public.tr()",
+			"DROP TRIGGER x ON pgsluice.streams"},
+		"a rule": {"CREATE RULE x AS ON INSERT TO pgsluice.streams DO ALSO SELECT public.f()",
+			"DROP RULE x ON pgsluice.streams"},
+		"a default": {"ALTER TABLE pgsluice.streams ALTER start_lsn SET DEFAULT public.f()",
+			"ALTER TABLE pgsluice.streams ALTER start_lsn DROP DEFAULT"},
+		"a CHECK, which is as a default": {"ALTER TABLE pgsluice.streams ADD CONSTRAINT x CHECK (public.f() IS NULL)",
+			"ALTER TABLE pgsluice.streams DROP CONSTRAINT x"},
+		"an index, which is as a default": {"CREATE INDEX x ON pgsluice.streams ((public.f()))", "DROP INDEX pgsluice.x"},
+		"a policy": {"ALTER TABLE pgsluice.streams ENABLE ROW LEVEL SECURITY",
+			"ALTER TABLE pgsluice.streams DISABLE ROW LEVEL SECURITY"},
+		"a right of everybody to write, too": {"GRANT INSERT ON pgsluice.cutover TO PUBLIC, " + other,
+			"REVOKE ALL ON pgsluice.cutover FROM PUBLIC, " + other},
 	} {
-		d.Exec("CREATE OR REPLACE FUNCTION public.f() RETURNS pg_lsn IMMUTABLE LANGUAGE sql AS 'SELECT NULL::pg_lsn'", "CREATE OR REPLACE FUNCTION public.tr() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'")
+		d.Exec("CREATE OR REPLACE FUNCTION public.f() RETURNS pg_lsn IMMUTABLE LANGUAGE sql AS 'SELECT NULL::pg_lsn'",
+			"CREATE OR REPLACE FUNCTION public.tr() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'")
 		must(t, progress.Ensure(ctx, c))
 		d.Exec("GRANT USAGE, CREATE ON SCHEMA pgsluice TO "+other, sql[0])
 		if what != "a right to create" {
@@ -95,9 +110,12 @@ func TestForeignView_P6(t *testing.T) {
 	columns := d.Query(`SELECT string_agg(format('NULL::%s AS %I', CASE attname WHEN 'stream_id' THEN 'integer' ELSE format_type(atttypid, atttypmod) END, attname), ', ' ORDER BY attnum)
 		FROM pg_attribute WHERE attrelid = 'pgsluice.streams'::regclass AND attnum > 0`)
 	comment := d.Query("SELECT obj_description('pgsluice.streams'::regclass, 'pg_class')")
-	d.Exec("DROP SCHEMA pgsluice CASCADE", "CREATE TABLE public.seen (role text)", "SET SESSION AUTHORIZATION "+other+"; CREATE SCHEMA pgsluice",
-		"SET SESSION AUTHORIZATION "+other+"; CREATE FUNCTION pgsluice.f() RETURNS bool LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.seen VALUES (current_user); RETURN false; END'",
-		"SET SESSION AUTHORIZATION "+other+"; CREATE VIEW pgsluice.streams AS SELECT "+columns+" WHERE pgsluice.f(); COMMENT ON VIEW pgsluice.streams IS '"+comment+"'",
+	d.Exec("DROP SCHEMA pgsluice CASCADE", "CREATE TABLE public.seen (role text)",
+		"SET SESSION AUTHORIZATION "+other+"; CREATE SCHEMA pgsluice",
+		"SET SESSION AUTHORIZATION "+
+			other+"; CREATE FUNCTION pgsluice.f() RETURNS bool LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.seen VALUES (current_user); RETURN false; END'",
+		"SET SESSION AUTHORIZATION "+other+"; CREATE VIEW pgsluice.streams AS SELECT "+columns+
+			" WHERE pgsluice.f(); COMMENT ON VIEW pgsluice.streams IS '"+comment+"'",
 		"GRANT USAGE ON SCHEMA pgsluice TO PUBLIC")
 	if list, err := progress.Streams(ctx, c, ""); err != nil || len(list) != 0 {
 		t.Errorf("%d streams, %v", len(list), err)
@@ -113,8 +131,10 @@ func TestSchemaMadeForUs_P6(t *testing.T) {
 	d := pgtest.Target(t).Database(t, "")
 	ctx := pgtest.Context(t)
 	mover, app := "mover_"+d.Name, "app_"+d.Name
-	d.Exec("CREATE ROLE "+mover+" LOGIN", "CREATE ROLE "+app, "ALTER DEFAULT PRIVILEGES FOR ROLE "+mover+" GRANT ALL ON TABLES TO "+app+", PUBLIC",
-		"ALTER DEFAULT PRIVILEGES FOR ROLE "+mover+" GRANT ALL ON SEQUENCES TO "+app, "ALTER DEFAULT PRIVILEGES FOR ROLE "+mover+" GRANT ALL ON SCHEMAS TO "+app)
+	d.Exec("CREATE ROLE "+mover+" LOGIN", "CREATE ROLE "+app,
+		"ALTER DEFAULT PRIVILEGES FOR ROLE "+mover+" GRANT ALL ON TABLES TO "+app+", PUBLIC",
+		"ALTER DEFAULT PRIVILEGES FOR ROLE "+mover+" GRANT ALL ON SEQUENCES TO "+app,
+		"ALTER DEFAULT PRIVILEGES FOR ROLE "+mover+" GRANT ALL ON SCHEMAS TO "+app)
 	t.Cleanup(func() {
 		d.Exec("DROP SCHEMA IF EXISTS pgsluice CASCADE", "DROP OWNED BY "+mover, "DROP OWNED BY "+app, "DROP ROLE "+mover+", "+app)
 	})

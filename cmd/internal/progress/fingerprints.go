@@ -32,7 +32,8 @@ func AddFingerprints(ctx context.Context, c *pgx.Conn, stream int32, side string
 
 // Fingerprints calls f for each fingerprint of a stream.
 func Fingerprints(ctx context.Context, c *pgx.Conn, stream int32, f func(side string, p *Fingerprint)) error {
-	rows, err := c.Query(ctx, "SELECT side, class, schema_name, table_name, name, definition, facts FROM pgsluice.fingerprints WHERE stream_id = $1", stream)
+	rows, err := c.Query(ctx,
+		"SELECT side, class, schema_name, table_name, name, definition, facts FROM pgsluice.fingerprints WHERE stream_id = $1", stream)
 	if err != nil {
 		return err
 	}

@@ -57,7 +57,8 @@ func storable(s string) string {
 
 // Failures returns the last error of each program, the latest first.
 func Failures(ctx context.Context, c *pgx.Conn, stream int32) ([]Failure, error) {
-	rows, err := c.Query(ctx, "SELECT program, at, exit_status, message, hint FROM pgsluice.failures WHERE stream_id = $1 ORDER BY at DESC, program", stream)
+	rows, err := c.Query(ctx,
+		"SELECT program, at, exit_status, message, hint FROM pgsluice.failures WHERE stream_id = $1 ORDER BY at DESC, program", stream)
 	if err != nil {
 		return nil, err
 	}

@@ -28,7 +28,8 @@ func (s *TableState) Complete() bool {
 // TableStates returns the states of all tables of a stream, by schema and name on the target.
 func TableStates(ctx context.Context, c *pgx.Conn, stream int32) (map[[2]string]*TableState, error) {
 	m := make(map[[2]string]*TableState)
-	rows, err := c.Query(ctx, "SELECT schema_name, table_name, source_schema, source_table, status, coalesce(snapshot, ''), parts FROM pgsluice.tables WHERE stream_id = $1", stream)
+	rows, err := c.Query(ctx,
+		"SELECT schema_name, table_name, source_schema, source_table, status, coalesce(snapshot, ''), parts FROM pgsluice.tables WHERE stream_id = $1", stream)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +70,8 @@ func Emptied(ctx context.Context, c *pgx.Conn, stream int32) ([][2]string, error
 	if err != nil {
 		return nil, err
 	}
-	unlogged, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (k [2]string, err error) { err = row.Scan(&k[0], &k[1]); return k, err })
+	unlogged, err := pgx.CollectRows(rows,
+		func(row pgx.CollectableRow) (k [2]string, err error) { err = row.Scan(&k[0], &k[1]); return k, err })
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +91,9 @@ func Emptied(ctx context.Context, c *pgx.Conn, stream int32) ([][2]string, error
 // Requeue records that a table is to be loaded anew.
 func Requeue(ctx context.Context, c *pgx.Conn, stream int32, schema, table string) error {
 	return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "DELETE FROM pgsluice.parts WHERE stream_id = $1 AND schema_name = $2 AND table_name = $3", stream, schema, table); err != nil {
+		if _, err := tx.Exec(ctx,
+			"DELETE FROM pgsluice.parts WHERE stream_id = $1 AND schema_name = $2 AND table_name = $3",
+			stream, schema, table); err != nil {
 			return err
 		}
 		_, err := tx.Exec(ctx, `UPDATE pgsluice.tables SET status = 'queued', snapshot = NULL, snapshot_lsn = NULL, rows = 0, bytes = 0, copying_rows = 0, copying_bytes = 0, copied_at = NULL, loaded_at = NULL
@@ -100,7 +104,8 @@ func Requeue(ctx context.Context, c *pgx.Conn, stream int32, schema, table strin
 
 // Forget takes a table that is not complete out of a load.
 func Forget(ctx context.Context, c *pgx.Conn, stream int32, schema, table string) error {
-	_, err := c.Exec(ctx, "DELETE FROM pgsluice.tables WHERE stream_id = $1 AND schema_name = $2 AND table_name = $3 AND status IN ('queued', 'loading', 'error')", stream, schema, table)
+	_, err := c.Exec(ctx, "DELETE FROM pgsluice.tables WHERE stream_id = $1 AND schema_name = $2 AND table_name = $3 AND status IN ('queued', 'loading', 'error')",
+		stream, schema, table)
 	return err
 }
 
@@ -144,7 +149,8 @@ func SetWhole(ctx context.Context, c *pgx.Conn, stream int32) error {
 // Unfinished returns the tables of a stream whose rows are all there, but not what belongs to them,
 // and those that have not all of their rows.
 func Unfinished(ctx context.Context, c *pgx.Conn, stream int32) (copied, missing []LoadTable, err error) {
-	rows, err := c.Query(ctx, "SELECT schema_name, table_name, source_schema, source_table, status FROM pgsluice.tables WHERE stream_id = $1 AND status <> 'loaded' ORDER BY 1, 2", stream)
+	rows, err := c.Query(ctx,
+		"SELECT schema_name, table_name, source_schema, source_table, status FROM pgsluice.tables WHERE stream_id = $1 AND status <> 'loaded' ORDER BY 1, 2", stream)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -208,10 +214,12 @@ func StepEnds(ctx context.Context, c *pgx.Conn, stream int32, step, detail strin
 
 // StepEndsWith is like StepEnds for a step that has a result.
 func StepEndsWith(ctx context.Context, c *pgx.Conn, stream int32, step, detail, result string) error {
-	if _, err := c.Exec(ctx, "SELECT pg_catalog.set_config('synchronous_commit', 'local', false) WHERE pg_catalog.current_setting('synchronous_commit') = 'off'"); err != nil {
+	if _, err := c.Exec(ctx,
+		"SELECT pg_catalog.set_config('synchronous_commit', 'local', false) WHERE pg_catalog.current_setting('synchronous_commit') = 'off'"); err != nil {
 		return err
 	}
-	_, err := c.Exec(ctx, "UPDATE pgsluice.cutover SET finished_at = pg_catalog.clock_timestamp(), detail = $3, result = nullif($4, '') WHERE stream_id = $1 AND step = $2", stream, step, detail, result)
+	_, err := c.Exec(ctx, "UPDATE pgsluice.cutover SET finished_at = pg_catalog.clock_timestamp(), detail = $3, result = nullif($4, '') WHERE stream_id = $1 AND step = $2",
+		stream, step, detail, result)
 	return err
 }
 
@@ -233,7 +241,8 @@ type Step struct {
 
 // Steps returns the steps of a cutover in the order in which they were begun.
 func Steps(ctx context.Context, c *pgx.Conn, stream int32) ([]Step, error) {
-	rows, err := c.Query(ctx, "SELECT step, started_at, finished_at, coalesce(detail, ''), coalesce(result, ''), coalesce(stamp, '') FROM pgsluice.cutover WHERE stream_id = $1 ORDER BY started_at", stream)
+	rows, err := c.Query(ctx,
+		"SELECT step, started_at, finished_at, coalesce(detail, ''), coalesce(result, ''), coalesce(stamp, '') FROM pgsluice.cutover WHERE stream_id = $1 ORDER BY started_at", stream)
 	if err != nil {
 		return nil, err
 	}
@@ -264,7 +273,8 @@ type TableInfo struct {
 	Error        string     `json:"error,omitempty"`
 
 	SourceOID uint32 `json:"-"` // 0 if it is not known
-	Snapshot  string `json:"-"` // that it was loaded from; MadeByStatement if a recorded statement has made it
+	// that it was loaded from; MadeByStatement if a recorded statement has made it
+	Snapshot string `json:"-"`
 }
 
 // Tables returns what is known of a stream's tables. What is being copied counts as long as
@@ -280,7 +290,8 @@ func Tables(ctx context.Context, c *pgx.Conn, stream int32) ([]TableInfo, error)
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (t TableInfo, err error) {
-		err = row.Scan(&t.Schema, &t.Table, &t.SourceSchema, &t.SourceTable, &t.Status, &t.Parts, &t.PartsDone, &t.Rows, &t.Bytes, &t.Started, &t.Loaded,
+		err = row.Scan(&t.Schema, &t.Table, &t.SourceSchema, &t.SourceTable, &t.Status, &t.Parts,
+			&t.PartsDone, &t.Rows, &t.Bytes, &t.Started, &t.Loaded,
 			&t.Inserts, &t.Updates, &t.Deletes, &t.Truncates, &t.Changed, &t.Error, &t.SourceOID, &t.Snapshot)
 		return t, err
 	})

@@ -214,7 +214,8 @@ func (w What) try(secret int64) string {
 	if len(w) == 1 {
 		return "SELECT " + take(w[0])
 	}
-	return fmt.Sprintf("SELECT CASE WHEN %s THEN CASE WHEN %s THEN %s ELSE %s AND false END ELSE false END", take(w[0]), take(w[1]), release(w[1]), release(w[0]))
+	return fmt.Sprintf("SELECT CASE WHEN %s THEN CASE WHEN %s THEN %s ELSE %s AND false END ELSE false END",
+		take(w[0]), take(w[1]), release(w[1]), release(w[0]))
 }
 
 // ours is true for a session a of pg_stat_activity whose role may work on the streams, or become
@@ -267,7 +268,8 @@ func AtWork(ctx context.Context, c *pgx.Conn, stream int32) (loading, applying b
 	}
 	keys := make([]string, len(all))
 	for i, s := range all {
-		keys[i] = strconv.FormatInt(WorkLock(Applying)[0].key(s), 10) // the same place as for loading
+		// the same place as for loading
+		keys[i] = strconv.FormatInt(WorkLock(Applying)[0].key(s), 10)
 	}
 	row, err := ask(ctx, "SELECT coalesce(pg_catalog.bool_or(l.mode = 'ShareLock'), false), coalesce(pg_catalog.bool_or(l.mode = 'ExclusiveLock'), false)"+
 		held+"IN ("+strings.Join(keys, ", ")+") AND l.granted AND l.pid IS NOT NULL AND "+ours)

@@ -53,11 +53,13 @@ type Phase string
 
 // The phases, in order.
 const (
-	PhaseSchema  Phase = "schema"  // before rows are copied
-	PhaseTable   Phase = "table"   // when the rows of its table are there
-	PhaseLoad    Phase = "load"    // when all rows are there
-	PhaseCutover Phase = "cutover" // when the target is opened: what would stand in the way of changes
-	PhaseFinish  Phase = "finish"  // when the cutover is finished: what would stand in the way of the rest
+	PhaseSchema Phase = "schema" // before rows are copied
+	PhaseTable  Phase = "table"  // when the rows of its table are there
+	PhaseLoad   Phase = "load"   // when all rows are there
+	// when the target is opened: what would stand in the way of changes
+	PhaseCutover Phase = "cutover"
+	// when the cutover is finished: what would stand in the way of the rest
+	PhaseFinish Phase = "finish"
 )
 
 // ObjectKey tells objects apart: type, schema, name and definition.
@@ -74,7 +76,8 @@ type Recorded struct {
 
 // Objects returns all objects that are recorded, by their keys.
 func Objects(ctx context.Context, c *pgx.Conn, stream int32) (map[ObjectKey]Recorded, error) {
-	rows, err := c.Query(ctx, "SELECT type, schema_name, name, definition, id, state = 'done' FROM pgsluice.deferred WHERE stream_id = $1", stream)
+	rows, err := c.Query(ctx,
+		"SELECT type, schema_name, name, definition, id, state = 'done' FROM pgsluice.deferred WHERE stream_id = $1", stream)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +90,8 @@ func Objects(ctx context.Context, c *pgx.Conn, stream int32) (map[ObjectKey]Reco
 
 // NewIDs reserves ids for n objects, in ascending order.
 func NewIDs(ctx context.Context, c *pgx.Conn, n int) ([]int64, error) {
-	rows, err := c.Query(ctx, "SELECT pg_catalog.nextval(pg_catalog.pg_get_serial_sequence('pgsluice.deferred', 'id')) FROM pg_catalog.generate_series(1, $1) ORDER BY 1", n)
+	rows, err := c.Query(ctx,
+		"SELECT pg_catalog.nextval(pg_catalog.pg_get_serial_sequence('pgsluice.deferred', 'id')) FROM pg_catalog.generate_series(1, $1) ORDER BY 1", n)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +129,8 @@ func AddObjectsSQL(stream int32, list []Object, state string) string {
 			b.WriteString(", ")
 		}
 		fmt.Fprintf(&b, "(%d, %d", stream, o.ID)
-		for _, s := range []string{string(o.Phase), o.Type, o.Schema, o.Table, o.Name, o.SQL, o.Index, o.Attach, needsText(o.Needs), state} {
+		for _, s := range []string{string(o.Phase), o.Type, o.Schema, o.Table, o.Name, o.SQL, o.Index,
+			o.Attach, needsText(o.Needs), state} {
 			b.WriteString(", " + Literal(s))
 		}
 		b.WriteString(")")
@@ -167,7 +172,8 @@ func AnyFailedSQL(ids []int64) string {
 
 // DoneSQL is the statement that records that objects have been created.
 func DoneSQL(ids ...int64) string {
-	return "UPDATE pgsluice.deferred SET state = 'done', error = NULL, code = NULL, because = NULL, finished_at = pg_catalog.clock_timestamp() WHERE id = ANY ('" + needsText(ids) + "')"
+	return "UPDATE pgsluice.deferred SET state = 'done', error = NULL, code = NULL, because = NULL, finished_at = pg_catalog.clock_timestamp() WHERE id = ANY ('" +
+		needsText(ids) + "')"
 }
 
 // Literal quotes a string for SQL text. Where it needs an escape string, a blank keeps its E from
@@ -184,14 +190,16 @@ const selectObject = `SELECT id, phase, type, schema_name, table_name, name, def
 	coalesce(error, ''), coalesce(code, ''), coalesce(because, 0) FROM pgsluice.deferred `
 
 func scanObject(row pgx.CollectableRow) (o Object, err error) {
-	err = row.Scan(&o.ID, &o.Phase, &o.Type, &o.Schema, &o.Table, &o.Name, &o.SQL, &o.Index, &o.Attach, &o.Needs, &o.Error, &o.Code, &o.Because)
+	err = row.Scan(&o.ID, &o.Phase, &o.Type, &o.Schema, &o.Table, &o.Name, &o.SQL, &o.Index, &o.Attach,
+		&o.Needs, &o.Error, &o.Code, &o.Because)
 	return o, err
 }
 
 // Pending returns the objects of a phase that have not been created, in order; of one table, or of
 // all if schema is empty.
 func Pending(ctx context.Context, c *pgx.Conn, stream int32, phase Phase, schema, table string) ([]Object, error) {
-	rows, err := c.Query(ctx, selectObject+`WHERE stream_id = $1 AND phase = $2 AND state <> 'done' AND ($3 = '' OR schema_name = $3 AND table_name = $4) ORDER BY id`,
+	rows, err := c.Query(ctx,
+		selectObject+`WHERE stream_id = $1 AND phase = $2 AND state <> 'done' AND ($3 = '' OR schema_name = $3 AND table_name = $4) ORDER BY id`,
 		stream, string(phase), schema, table)
 	if err != nil {
 		return nil, err

@@ -51,7 +51,8 @@ type Stream struct {
 	Source       Source
 	TargetID     string // made at random, of this stream on this target
 	Last         Transaction
-	Active       time.Time // when somebody was last seen at work: changes were applied, or a load was under way
+	// when somebody was last seen at work: changes were applied, or a load was under way
+	Active time.Time
 }
 
 // Source is what is remembered of a stream's source besides its key.
@@ -70,7 +71,8 @@ type Transaction struct {
 }
 
 func (t Transaction) String() string {
-	return fmt.Sprintf("transaction %d with commit LSN %v, committed at %s", t.XID, t.CommitLSN, t.Time.Time().Format("2006-01-02 15:04:05.000000Z"))
+	return fmt.Sprintf("transaction %d with commit LSN %v, committed at %s", t.XID, t.CommitLSN,
+		t.Time.Time().Format("2006-01-02 15:04:05.000000Z"))
 }
 
 const selectStream = `SELECT stream_id, system_id, database, slot, applied_lsn::pg_catalog.text, coalesce(applied_time, 'epoch'), coalesce(start_lsn, '0/0')::pg_catalog.text,
@@ -82,7 +84,8 @@ func scanStream(row pgx.CollectableRow) (*Stream, error) {
 	var applied, start, history, commit, end string
 	var timeline, xid int64
 	var at *time.Time
-	err := row.Scan(&s.ID, &s.Key.SystemID, &s.Key.Database, &s.Key.Slot, &applied, &s.AppliedTime, &start, &s.Transactions, &s.Changes, &s.LoadStatus, &s.Ended, &s.Ahead, &s.Whole, &s.ByHand, &s.Without,
+	err := row.Scan(&s.ID, &s.Key.SystemID, &s.Key.Database, &s.Key.Slot, &applied, &s.AppliedTime, &start,
+		&s.Transactions, &s.Changes, &s.LoadStatus, &s.Ended, &s.Ahead, &s.Whole, &s.ByHand, &s.Without,
 		&timeline, &history, &s.Source.Token, &s.TargetID, &xid, &commit, &end, &at, &s.Active)
 	if err != nil {
 		return nil, err
@@ -137,7 +140,8 @@ func SetSource(ctx context.Context, c *pgx.Conn, stream int32, s Source) error {
 
 // Open returns the stream of that key, which it creates if there is none.
 func Open(ctx context.Context, c *pgx.Conn, k Key) (*Stream, error) {
-	if _, err := c.Exec(ctx, "INSERT INTO pgsluice.streams (system_id, database, slot, target_id, lock_key) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+	if _, err := c.Exec(ctx,
+		"INSERT INTO pgsluice.streams (system_id, database, slot, target_id, lock_key) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
 		k.SystemID, k.Database, k.Slot, rand.Text(), newSecret()); err != nil {
 		return nil, err
 	}
@@ -200,7 +204,8 @@ func Conflicts(ctx context.Context, c *pgx.Conn, stream int32) (n int64, err err
 // Snapshots returns, by schema and table on the target, the LSNs of the snapshots that tables were
 // loaded at.
 func Snapshots(ctx context.Context, c *pgx.Conn, stream int32) (map[[2]string]format.LSN, error) {
-	rows, err := c.Query(ctx, "SELECT schema_name, table_name, snapshot_lsn::pg_catalog.text FROM pgsluice.tables WHERE stream_id = $1 AND snapshot_lsn IS NOT NULL", stream)
+	rows, err := c.Query(ctx,
+		"SELECT schema_name, table_name, snapshot_lsn::pg_catalog.text FROM pgsluice.tables WHERE stream_id = $1 AND snapshot_lsn IS NOT NULL", stream)
 	if err != nil {
 		return nil, err
 	}

@@ -143,11 +143,13 @@ func TestLocks(t *testing.T) {
 		t.Error("streams exclude each other")
 	}
 	_, holder := take(t, ctx, b, s.ID, exclusive)
-	if !strings.Contains(holder, "test") || !strings.Contains(holder, fmt.Sprint(a.PgConn().PID())) || !strings.Contains(holder, "127.0.0.1") {
+	if !strings.Contains(holder, "test") || !strings.Contains(holder, fmt.Sprint(a.PgConn().PID())) ||
+		!strings.Contains(holder, "127.0.0.1") {
 		t.Errorf("%q", holder)
 	}
 	var f *fault.Error
-	if err := progress.Locked(key, progress.Loading, holder); !errors.As(err, &f) || f.Status != fault.TryAgain || !strings.Contains(f.Detail, holder) {
+	if err := progress.Locked(key, progress.Loading, holder); !errors.As(err, &f) ||
+		f.Status != fault.TryAgain || !strings.Contains(f.Detail, holder) {
 		t.Errorf("%+v", f)
 	}
 	// A session's end frees it.
@@ -165,7 +167,8 @@ func TestLocks(t *testing.T) {
 	// Locks for one thing are given back.
 	for _, what := range []progress.What{progress.SchemaLock, progress.TableLock("a", "b")} {
 		lock, holder := take(t, ctx, b, s.ID, what)
-		if holder != "" || free(t, ctx, c, s.ID, what) || !free(t, ctx, c, s.ID, progress.TableLock("a", "c"+fmt.Sprint(len(lock.Unlock())))) {
+		if holder != "" || free(t, ctx, c, s.ID, what) ||
+			!free(t, ctx, c, s.ID, progress.TableLock("a", "c"+fmt.Sprint(len(lock.Unlock())))) {
 			t.Errorf("%v: %q", what, holder)
 		}
 		if !try(t, ctx, b, lock.Unlock()) || !free(t, ctx, c, s.ID, what) {
@@ -201,7 +204,8 @@ func TestLocksOfOthers_P8(t *testing.T) {
 	// grab takes all locks that are there, as everybody sees them, and keeps or waits for them.
 	grab := func() {
 		t.Helper()
-		for _, k := range strings.Fields(d.Query("SELECT coalesce(string_agg(DISTINCT (classid::bigint << 32 | objid::bigint)::text, ' '), '') FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND pid <> " + fmt.Sprint(low.PgConn().PID()))) {
+		for _, k := range strings.Fields(d.Query("SELECT coalesce(string_agg(DISTINCT (classid::bigint << 32 | objid::bigint)::text, ' '), '') FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND pid <> " +
+			fmt.Sprint(low.PgConn().PID()))) {
 			waiting := connect(t, d.As(role, ""))
 			waits, stop := context.WithCancel(ctx)
 			done := make(chan struct{})
@@ -211,7 +215,8 @@ func TestLocksOfOthers_P8(t *testing.T) {
 			}()
 			t.Cleanup(func() { stop(); <-done }) // before the connection is closed
 			pgtest.Wait(t, 10*time.Second, "the lock is waited for", func() bool {
-				return d.Query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = "+fmt.Sprint(waiting.PgConn().PID())) == "1"
+				return d.Query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = "+
+					fmt.Sprint(waiting.PgConn().PID())) == "1"
 			})
 		}
 	}
@@ -233,7 +238,8 @@ func TestLocksOfOthers_P8(t *testing.T) {
 	}
 	must(t, a.Close(ctx))
 	pgtest.Wait(t, 10*time.Second, "the other role has the lock", func() bool {
-		return d.Query("SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.granted AND a.usename = '"+role+"'") == "1"
+		return d.Query("SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE l.locktype = 'advisory' AND l.granted AND a.usename = '"+
+			role+"'") == "1"
 	})
 	if applied, err := progress.IsApplied(ctx, b, s.ID); err != nil || applied {
 		t.Errorf("another role's lock is taken for a session that applies: %v, %v", applied, err)
@@ -289,7 +295,8 @@ func TestAdvance(t *testing.T) {
 		t.Error(err)
 	}
 	s, err := progress.Open(ctx, c, key)
-	if err != nil || s.Applied.String() != "1/5" || s.Transactions != 5 || s.Changes != 21 || s.AppliedTime.UTC().Format("2006-01-02 15:04:05") != "2020-01-02 03:04:05" {
+	if err != nil || s.Applied.String() != "1/5" || s.Transactions != 5 || s.Changes != 21 ||
+		s.AppliedTime.UTC().Format("2006-01-02 15:04:05") != "2020-01-02 03:04:05" {
 		t.Errorf("%+v, %v", s, err)
 	}
 	// Of two processes at the same position only one gets on, whichever is first.
@@ -330,7 +337,8 @@ func TestAdvance(t *testing.T) {
 func TestCount(t *testing.T) {
 	d, ctx, c, s := begin(t)
 	for range 2 {
-		_, err := c.Exec(ctx, progress.Count, s.ID, []string{"public", "Ü"}, []string{"a", "b"}, []string{"public", "u"}, []string{"a", "b"},
+		_, err := c.Exec(ctx, progress.Count, s.ID, []string{"public", "Ü"}, []string{"a", "b"},
+			[]string{"public", "u"}, []string{"a", "b"},
 			[]int64{1, 0}, []int64{2, 0}, []int64{3, 0}, []int64{0, 4})
 		must(t, err)
 	}
@@ -340,7 +348,8 @@ func TestCount(t *testing.T) {
 		t.Fatalf("%+v", list)
 	}
 	a, b := list[0], list[1]
-	if a.Table != "a" || a.Inserts != 2 || a.Updates != 4 || a.Deletes != 6 || a.Truncates != 0 || a.Status != "loaded" || a.PartsDone != 0 {
+	if a.Table != "a" || a.Inserts != 2 || a.Updates != 4 || a.Deletes != 6 || a.Truncates != 0 ||
+		a.Status != "loaded" || a.PartsDone != 0 {
 		t.Errorf("%+v", a)
 	}
 	if b.Schema != "Ü" || b.SourceSchema != "u" || b.SourceTable != "b" || b.Truncates != 8 {
@@ -360,24 +369,30 @@ func TestObjects(t *testing.T) {
 	}
 	list := []progress.Object{
 		{ID: ids[0], Phase: progress.PhaseTable, Type: "INDEX", Schema: "public", Table: "a", Name: "i", SQL: "CREATE INDEX i ON a (x)"},
-		{ID: ids[1], Phase: progress.PhaseTable, Type: "CONSTRAINT", Schema: "public", Table: "b", Name: "b_pkey", SQL: "ALTER …", Index: "CREATE UNIQUE INDEX …", Attach: "ALTER … USING INDEX"},
-		{ID: ids[2], Phase: progress.PhaseCutover, Type: "FK CONSTRAINT", Schema: "public", Table: "a", Name: "a f", SQL: "ALTER TABLE …", Needs: ids[1:2]},
-		{ID: ids[3], Phase: progress.PhaseCutover, Type: "COMMENT", Schema: "public", Table: "a", Name: "a f", SQL: "COMMENT …", Needs: ids[2:3]},
+		{ID: ids[1], Phase: progress.PhaseTable, Type: "CONSTRAINT", Schema: "public", Table: "b",
+			Name: "b_pkey", SQL: "ALTER …", Index: "CREATE UNIQUE INDEX …", Attach: "ALTER … USING INDEX"},
+		{ID: ids[2], Phase: progress.PhaseCutover, Type: "FK CONSTRAINT", Schema: "public", Table: "a",
+			Name: "a f", SQL: "ALTER TABLE …", Needs: ids[1:2]},
+		{ID: ids[3], Phase: progress.PhaseCutover, Type: "COMMENT", Schema: "public", Table: "a", Name: "a f",
+			SQL: "COMMENT …", Needs: ids[2:3]},
 	}
 	must(t, progress.AddObjects(ctx, c, s.ID, list, "deferred"))
 	extension := []progress.Object{{ID: ids[4], Phase: progress.PhaseSchema, Type: "EXTENSION", Name: "x", SQL: "CREATE EXTENSION x"}}
-	if _, err := c.Exec(ctx, progress.AddObjectsSQL(s.ID, extension, "done")+";"+progress.FailSQL(ids[4], errors.New("no")), pgx.QueryExecModeSimpleProtocol); err != nil {
+	if _, err := c.Exec(ctx, progress.AddObjectsSQL(s.ID, extension, "done")+";"+
+		progress.FailSQL(ids[4], errors.New("no")), pgx.QueryExecModeSimpleProtocol); err != nil {
 		t.Fatal(err)
 	}
 	pending, err := progress.Pending(ctx, c, s.ID, progress.PhaseTable, "", "")
-	if err != nil || len(pending) != 2 || pending[0].Name != "i" || pending[1].Attach != list[1].Attach || pending[1].Index != list[1].Index {
+	if err != nil || len(pending) != 2 || pending[0].Name != "i" || pending[1].Attach != list[1].Attach ||
+		pending[1].Index != list[1].Index {
 		t.Fatalf("%+v, %v", pending, err)
 	}
 	if one, err := progress.Pending(ctx, c, s.ID, progress.PhaseTable, "public", "b"); err != nil || len(one) != 1 || one[0].ID != ids[1] {
 		t.Errorf("%+v, %v", one, err)
 	}
 	must(t, progress.SetObject(ctx, c, ids[0], "done"))
-	must(t, progress.Fail(ctx, c, ids[1], fmt.Errorf("build: %w", &pgconn.PgError{Severity: "ERROR", Code: "23505", Message: "duplicate key"})))
+	must(t, progress.Fail(ctx, c, ids[1], fmt.Errorf("build: %w",
+		&pgconn.PgError{Severity: "ERROR", Code: "23505", Message: "duplicate key"})))
 	for _, id := range ids[2:4] {
 		must(t, progress.Fail(ctx, c, id, errors.New("there is none")))
 	}
@@ -390,7 +405,8 @@ func TestObjects(t *testing.T) {
 		t.Errorf("%+v", failed[1:3])
 	}
 	// What has failed is tried again, what is done is not.
-	if pending, err = progress.Pending(ctx, c, s.ID, progress.PhaseTable, "", ""); err != nil || len(pending) != 1 || pending[0].Name != "b_pkey" {
+	if pending, err = progress.Pending(ctx, c, s.ID, progress.PhaseTable, "", ""); err != nil ||
+		len(pending) != 1 || pending[0].Name != "b_pkey" {
 		t.Errorf("%+v, %v", pending, err)
 	}
 	if _, err := c.Exec(ctx, progress.DoneSQL(ids[1:4]...)); err != nil {
@@ -400,7 +416,8 @@ func TestObjects(t *testing.T) {
 		t.Errorf("%+v, %v", failed, err)
 	}
 	all, err := progress.Objects(ctx, c, s.ID)
-	if err != nil || len(all) != 5 || all[list[0].Key()] != (progress.Recorded{ID: ids[0], Done: true}) || all[extension[0].Key()] != (progress.Recorded{ID: ids[4]}) {
+	if err != nil || len(all) != 5 || all[list[0].Key()] != (progress.Recorded{ID: ids[0], Done: true}) ||
+		all[extension[0].Key()] != (progress.Recorded{ID: ids[4]}) {
 		t.Errorf("%+v, %v", all, err)
 	}
 	if list[0].String() != "INDEX public.i" || (&progress.Object{Type: "EXTENSION", Name: "x"}).String() != "EXTENSION x" {
@@ -411,7 +428,8 @@ func TestObjects(t *testing.T) {
 func TestLoad(t *testing.T) {
 	d, ctx, c, s := begin(t)
 	must(t, progress.SetLoadStatus(ctx, c, s.ID, "loading", 0x100))
-	tables := []progress.LoadTable{{Schema: "public", Name: "a", SourceSchema: "public", SourceName: "a"}, {Schema: "new", Name: "b", SourceSchema: "old", SourceName: "b"}}
+	tables := []progress.LoadTable{{Schema: "public", Name: "a", SourceSchema: "public", SourceName: "a"},
+		{Schema: "new", Name: "b", SourceSchema: "old", SourceName: "b"}}
 	for range 2 {
 		must(t, progress.QueueTables(ctx, c, s.ID, tables))
 	}
@@ -422,7 +440,8 @@ func TestLoad(t *testing.T) {
 		"INSERT INTO pgsluice.parts (stream_id, schema_name, table_name, part, of, snapshot_lsn, rows, bytes) VALUES (1, 'public', 'a', 2, 2, '0/100', 5, 50)")
 	states, err := progress.TableStates(ctx, c, s.ID)
 	must(t, err)
-	if a := states[[2]string{"public", "a"}]; a == nil || a.Status != "loading" || a.Snapshot != "s@0/100" || a.Of != 2 || len(a.Done) != 1 || !a.Done[2] {
+	if a := states[[2]string{"public", "a"}]; a == nil || a.Status != "loading" || a.Snapshot != "s@0/100" ||
+		a.Of != 2 || len(a.Done) != 1 || !a.Done[2] {
 		t.Errorf("%+v", a)
 	}
 	if b := states[[2]string{"new", "b"}]; b == nil || b.Status != "queued" || len(b.Done) != 0 {
@@ -447,7 +466,8 @@ func TestLoad(t *testing.T) {
 	}
 	// A load never takes a position back.
 	d.Exec("UPDATE pgsluice.streams SET applied_lsn = '5/0'")
-	if complete, err := progress.FinishLoad(ctx, c, s.ID); err != nil || !complete || d.Query("SELECT applied_lsn FROM pgsluice.streams") != "5/0" {
+	if complete, err := progress.FinishLoad(ctx, c, s.ID); err != nil || !complete ||
+		d.Query("SELECT applied_lsn FROM pgsluice.streams") != "5/0" {
 		t.Errorf("complete: %v, %v", complete, err)
 	}
 }
@@ -458,12 +478,14 @@ func TestSteps(t *testing.T) {
 	must(t, progress.StepEnds(ctx, c, s.ID, "fence", "done well"))
 	must(t, progress.StepBegins(ctx, c, s.ID, "drain"))
 	list, err := progress.Steps(ctx, c, s.ID)
-	if err != nil || len(list) != 2 || list[0].Name != "fence" || list[0].Finished == nil || list[0].Detail != "done well" || list[1].Finished != nil {
+	if err != nil || len(list) != 2 || list[0].Name != "fence" || list[0].Finished == nil ||
+		list[0].Detail != "done well" || list[1].Finished != nil {
 		t.Errorf("%+v, %v", list, err)
 	}
 	// A step that begins again is under way again, and the last one.
 	must(t, progress.StepBegins(ctx, c, s.ID, "fence"))
-	if list, err = progress.Steps(ctx, c, s.ID); err != nil || len(list) != 2 || list[1].Name != "fence" || list[1].Finished != nil || list[1].Detail != "" {
+	if list, err = progress.Steps(ctx, c, s.ID); err != nil || len(list) != 2 || list[1].Name != "fence" ||
+		list[1].Finished != nil || list[1].Detail != "" {
 		t.Errorf("%+v, %v", list, err)
 	}
 }

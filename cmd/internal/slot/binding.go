@@ -148,14 +148,16 @@ func comment(ctx context.Context, c *pgx.Conn, publication, slot string, b Bindi
 		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '2s'"); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, "COMMENT ON PUBLICATION "+pgx.Identifier{publication}.Sanitize()+" IS "+escapeLiteral(withBinding(text, slot, b)))
+		_, err = tx.Exec(ctx, "COMMENT ON PUBLICATION "+pgx.Identifier{publication}.Sanitize()+" IS "+
+			escapeLiteral(withBinding(text, slot, b)))
 		return err
 	})
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		switch pg.Code[:2] {
 		case "08", "40", "53", "55", "57": // it may work in a moment
-		default: // it is another's, the server a standby, or an event trigger has something against it
+		default:
+			// it is another's, the server a standby, or an event trigger has something against it
 			return false, nil
 		}
 	}
@@ -184,7 +186,8 @@ func Rebind(ctx context.Context, c *pgx.Conn, slot string, publications []string
 	}
 	for _, p := range publications {
 		if _, found := bindingIn(all[p], slot); found {
-			return fmt.Sprintf("COMMENT ON PUBLICATION %s IS %s", pgx.Identifier{p}.Sanitize(), strings.TrimSpace(escapeLiteral(withBinding(all[p], slot, b)))), nil
+			return fmt.Sprintf("COMMENT ON PUBLICATION %s IS %s", pgx.Identifier{p}.Sanitize(),
+				strings.TrimSpace(escapeLiteral(withBinding(all[p], slot, b)))), nil
 		}
 	}
 	return "", nil

@@ -25,7 +25,8 @@ func Mark(ctx context.Context, c *pgx.Conn, content string) (format.LSN, error) 
 	if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = local"); err != nil {
 		return 0, err
 	}
-	if _, err := tx.Exec(ctx, "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2::pg_catalog.text)", MessagePrefix, content); err != nil {
+	if _, err := tx.Exec(ctx, "SELECT pg_catalog.pg_logical_emit_message(true, $1, $2::pg_catalog.text)",
+		MessagePrefix, content); err != nil {
 		return 0, err
 	}
 	if err := tx.Commit(ctx); err != nil {

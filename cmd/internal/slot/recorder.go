@@ -105,7 +105,9 @@ func EnsureRecorded(ctx context.Context, c *pgx.Conn, publication string) error 
 		err = fmt.Errorf("the publication belongs to %s", owner)
 	}
 	if err != nil {
-		return fault.New(fault.Permission, "changes of the schema are recorded on the source, and could not be put into publication %q: %w", publication, err).
+		return fault.New(fault.Permission,
+			"changes of the schema are recorded on the source, and could not be put into publication %q: %w",
+			publication, err).
 			WithHint("As a superuser: ALTER PUBLICATION %s ADD TABLE pgsluice.ddl", id)
 	}
 	return nil
@@ -127,5 +129,6 @@ func RequireRecorded(ctx context.Context, c *pgx.Conn, publications []string) er
 		}
 	}
 	return fault.New(fault.Config, "changes of the source's schema are recorded, and no publication of the slot carries them").
-		WithHint("As a superuser: ALTER PUBLICATION %s ADD TABLE pgsluice.ddl. Or, if they are not wanted: pgcutover ddl uninstall", pgx.Identifier{publications[0]}.Sanitize())
+		WithHint("As a superuser: ALTER PUBLICATION %s ADD TABLE pgsluice.ddl. Or, if they are not wanted: pgcutover ddl uninstall",
+			pgx.Identifier{publications[0]}.Sanitize())
 }

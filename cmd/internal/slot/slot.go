@@ -61,7 +61,8 @@ func Get(ctx context.Context, c *pgx.Conn, name string) (*Info, error) {
 		confirmed_flush_lsn::pg_catalog.text, restart_lsn::pg_catalog.text, `+wal+`, temporary, `+current+`::pg_catalog.text,
 		coalesce(pg_catalog.pg_wal_lsn_diff(`+current+`, restart_lsn), 0)::bigint, `+more+`
 		FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`, name).
-		Scan(&i.Name, &i.Plugin, &i.Database, &i.Active, &i.ActivePID, &confirmed, &restart, &i.WALStatus, &i.Temporary, &now, &i.Retained, &i.Reason, &i.Synced)
+		Scan(&i.Name, &i.Plugin, &i.Database, &i.Active, &i.ActivePID, &confirmed, &restart, &i.WALStatus,
+			&i.Temporary, &now, &i.Retained, &i.Reason, &i.Synced)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
@@ -86,7 +87,8 @@ func (i *Info) Usable(name, database string) error {
 	switch {
 	case i == nil:
 		return fault.New(fault.Unavailable, "slot %q does not exist on the source", name).
-			WithHint("Is it the right source, and not the target? Then pgextract --slot %s creates it, together with the full load. If it was there and is gone, the target needs a new full load. %s", name, Anew(name))
+			WithHint("Is it the right source, and not the target? Then pgextract --slot %s creates it, together with the full load. If it was there and is gone, the target needs a new full load. %s",
+				name, Anew(name))
 	case i.Plugin == "":
 		return fault.New(fault.Config, "slot %q is a physical one, which a standby or a backup may need", name).
 			WithHint("Choose another slot name; pgextract creates the slot.")
@@ -105,10 +107,12 @@ func (i *Info) Lost() error {
 	if i.WALStatus != "lost" {
 		return nil
 	}
-	why, before := "The source has removed WAL that the slot needed, since it held back more than max_slot_wal_keep_size.", "Raise max_slot_wal_keep_size"
+	why, before := "The source has removed WAL that the slot needed, since it held back more than max_slot_wal_keep_size.",
+		"Raise max_slot_wal_keep_size"
 	switch i.Reason {
 	case "idle_timeout":
-		why, before = "Nobody has read it for as long as idle_replication_slot_timeout.", "Raise idle_replication_slot_timeout, or set it to 0"
+		why, before = "Nobody has read it for as long as idle_replication_slot_timeout.",
+			"Raise idle_replication_slot_timeout, or set it to 0"
 	case "rows_removed":
 		why, before = "The source has removed rows of the catalog that it needed.", "Set hot_standby_feedback = on on the standby"
 	case "wal_level_insufficient":

@@ -66,7 +66,8 @@ func TestIdentify(t *testing.T) {
 		t.Errorf("%+v, %v", id, err)
 	}
 	h := id.Header(format.Changes)
-	if h.StreamKind != format.Changes || h.SystemID != system || h.Timeline != 1 || h.Database != d.Name || h.Encoding != "UTF8" || h.ServerVersion != uint64(id.Version) {
+	if h.StreamKind != format.Changes || h.SystemID != system || h.Timeline != 1 || h.Database != d.Name ||
+		h.Encoding != "UTF8" || h.ServerVersion != uint64(id.Version) {
 		t.Errorf("%+v", h)
 	}
 }
@@ -83,12 +84,14 @@ func TestGetAndUsable(t *testing.T) {
 	if err := info.Usable("none", d.Name); fault.StatusOf(err) != fault.Unavailable {
 		t.Errorf("a slot that does not exist: %v", err)
 	}
-	d.Exec("SELECT pg_create_logical_replication_slot('"+name("good")+"', 'pgoutput')", "SELECT pg_create_logical_replication_slot('"+name("test")+"', 'test_decoding')",
+	d.Exec("SELECT pg_create_logical_replication_slot('"+name("good")+"', 'pgoutput')",
+		"SELECT pg_create_logical_replication_slot('"+name("test")+"', 'test_decoding')",
 		"SELECT pg_create_physical_replication_slot('"+name("phys")+"')")
 	t.Cleanup(func() { d.Exec("SELECT pg_drop_replication_slot('" + name("phys") + "')") })
 	other.Exec("SELECT pg_create_logical_replication_slot('" + name("other") + "', 'pgoutput')")
 	info, err = slot.Get(ctx, c, name("good"))
-	if err != nil || info.Name != name("good") || info.Plugin != "pgoutput" || info.Database != d.Name || info.Active || info.ActivePID != 0 || info.Temporary ||
+	if err != nil || info.Name != name("good") || info.Plugin != "pgoutput" || info.Database != d.Name ||
+		info.Active || info.ActivePID != 0 || info.Temporary ||
 		info.Confirmed == 0 || info.Restart == 0 || info.Restart > info.Confirmed || info.CurrentLSN < info.Confirmed || info.Retained < 0 {
 		t.Errorf("%+v, %v", info, err)
 	}
@@ -107,7 +110,8 @@ func TestGetAndUsable(t *testing.T) {
 			t.Errorf("%s: %v", s, err)
 		}
 	}
-	if err := (&slot.Info{Plugin: "pgoutput", Database: "d", WALStatus: "lost"}).Usable("s", "d"); fault.StatusOf(err) != fault.Unavailable {
+	if err := (&slot.Info{Plugin: "pgoutput", Database: "d", WALStatus: "lost"}).
+		Usable("s", "d"); fault.StatusOf(err) != fault.Unavailable {
 		t.Errorf("a lost slot: %v", err)
 	}
 	// What it holds back grows with the WAL.
@@ -121,7 +125,8 @@ func TestGetAndUsable(t *testing.T) {
 // and in a fenced database.
 func TestPositions(t *testing.T) {
 	d := pgtest.Source(t).Database(t, "")
-	d.Exec("CREATE TABLE t (a int)", "ALTER DATABASE "+d.Name+" SET synchronous_commit = off", "ALTER DATABASE "+d.Name+" SET default_transaction_read_only = on")
+	d.Exec("CREATE TABLE t (a int)", "ALTER DATABASE "+d.Name+" SET synchronous_commit = off",
+		"ALTER DATABASE "+d.Name+" SET default_transaction_read_only = on")
 	ctx, c := pgtest.Context(t), connect(t, d)
 	write := func() format.LSN {
 		t.Helper()
@@ -180,7 +185,8 @@ func TestExport(t *testing.T) {
 		// is kept.
 		d.Exec("INSERT INTO t VALUES (2)")
 		look := func() (string, error) {
-			return d.Try("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT " + slot.QuoteLiteral(s.Name) + "; SELECT count(*) FROM t")
+			return d.Try("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT " +
+				slot.QuoteLiteral(s.Name) + "; SELECT count(*) FROM t")
 		}
 		if got, err := look(); err != nil || got != before {
 			t.Errorf("the snapshot sees %s rows, not %s, %v", got, before, err)
@@ -325,7 +331,8 @@ func TestStartCommand(t *testing.T) {
 	d.Exec(fmt.Sprintf("SELECT pg_terminate_backend(%d)", info.ActivePID))
 	<-done
 	for version, want := range map[int]string{100000: "'1'", 130000: "'1'", 140000: "'2'", 150000: "'3'", 160000: "'4'", 180000: "'4'"} {
-		if sql := slot.StartCommand(version, "s", 0x16B374D848, []string{"p"}); !strings.HasPrefix(sql, "START_REPLICATION SLOT \"s\" LOGICAL 16/B374D848 (proto_version "+want+",") ||
+		if sql := slot.StartCommand(version, "s", 0x16B374D848, []string{"p"}); !strings.HasPrefix(sql,
+			"START_REPLICATION SLOT \"s\" LOGICAL 16/B374D848 (proto_version "+want+",") ||
 			strings.Contains(sql, "streaming") != (version >= 140000) {
 			t.Errorf("%d: %s", version, sql)
 		}

@@ -19,8 +19,10 @@ type Snapshot struct {
 	Name string
 	LSN  format.LSN // 0 if it is not known: without a slot
 	At   format.LSN // LSN, or about where the WAL was
-	XMin uint64     // transactions before this one (of 64 bits) have ended: what they have done is visible
-	Keep *pgx.Conn  // the session that holds it, in a transaction that sees it; closing it releases the snapshot
+	// transactions before this one (of 64 bits) have ended: what they have done is visible
+	XMin uint64
+	// the session that holds it, in a transaction that sees it; closing it releases the snapshot
+	Keep *pgx.Conn
 }
 
 // Release lets the snapshot go.
@@ -49,7 +51,9 @@ func Export(ctx context.Context, server pgdial.Server, name string, temporary bo
 	// it over.
 	defer repl.Close(context.WithoutCancel(ctx))
 	for attempt := 1; ; attempt++ {
-		next, err := repl.Exec(ctx, "SELECT pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot()) % (1::bigint << 32)").ReadAll()
+		next, err := repl.Exec(ctx,
+			"SELECT pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot()) % (1::bigint << 32)").
+			ReadAll()
 		if err != nil {
 			return nil, nil, server.Explain(err)
 		}
@@ -75,8 +79,9 @@ func Export(ctx context.Context, server pgdial.Server, name string, temporary bo
 const attempts = 5
 
 func export(ctx context.Context, server pgdial.Server, repl *pgconn.PgConn, name string, temporary bool) (*Snapshot, error) {
-	r, err := pglogrepl.CreateReplicationSlot(ctx, repl, quoteName(name), "pgoutput", pglogrepl.CreateReplicationSlotOptions{Temporary: temporary,
-		SnapshotAction: "EXPORT_SNAPSHOT", Mode: pglogrepl.LogicalReplication})
+	r, err := pglogrepl.CreateReplicationSlot(ctx, repl, quoteName(name), "pgoutput",
+		pglogrepl.CreateReplicationSlotOptions{Temporary: temporary,
+			SnapshotAction: "EXPORT_SNAPSHOT", Mode: pglogrepl.LogicalReplication})
 	if err != nil {
 		return nil, explainCreate(server, name, err)
 	}
@@ -147,7 +152,9 @@ func (s *Snapshot) keep(ctx context.Context, server pgdial.Server, name string) 
 		sql += "; SET TRANSACTION SNAPSHOT " + QuoteLiteral(name)
 	}
 	if _, err = s.Keep.Exec(ctx, sql); err == nil {
-		err = s.Keep.QueryRow(ctx, "SELECT pg_catalog.pg_export_snapshot(), pg_catalog.txid_snapshot_xmin(pg_catalog.txid_current_snapshot())").Scan(&s.Name, &s.XMin)
+		err = s.Keep.QueryRow(ctx,
+			"SELECT pg_catalog.pg_export_snapshot(), pg_catalog.txid_snapshot_xmin(pg_catalog.txid_current_snapshot())").
+			Scan(&s.Name, &s.XMin)
 	}
 	if err != nil {
 		s.Release(ctx)

@@ -83,7 +83,8 @@ func timelines(file []byte) (list []format.TimelineEnd) {
 
 // Header returns a header with what is known of the source.
 func (id Identity) Header(kind string) *format.Header {
-	return &format.Header{StreamKind: kind, Minor: format.Minor, SystemID: id.SystemID, Timeline: id.Timeline, History: id.History, Database: id.Database,
+	return &format.Header{StreamKind: kind, Minor: format.Minor, SystemID: id.SystemID, Timeline: id.Timeline,
+		History: id.History, Database: id.Database,
 		ServerVersion: uint64(id.Version), Encoding: id.Encoding}
 }
 
@@ -94,10 +95,13 @@ func (id *Identity) Decodes(i *Info) error {
 	case !id.Recovery:
 		return nil
 	case i != nil && i.Synced:
-		return fault.New(fault.TryAgain, "the source is a standby, which has slot %q from its primary and cannot read it before it is promoted", i.Name).
+		return fault.New(fault.TryAgain,
+			"the source is a standby, which has slot %q from its primary and cannot read it before it is promoted", i.Name).
 			WithHint("If no failover is under way: connect to the primary, in --source or PGSLUICE_SOURCE.")
 	case id.Version < 160000:
-		return fault.New(fault.Config, "the source is a standby (pg_is_in_recovery() is true), and PostgreSQL %d decodes on a primary only", id.Version/10000).
+		return fault.New(fault.Config,
+			"the source is a standby (pg_is_in_recovery() is true), and PostgreSQL %d decodes on a primary only",
+			id.Version/10000).
 			WithHint("Connect to the primary, in --source or PGSLUICE_SOURCE.")
 	}
 	return nil

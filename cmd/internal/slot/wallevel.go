@@ -15,7 +15,8 @@ const walHint = "Set wal_level = logical and restart the source. On RDS and Auro
 // replica.
 func WALLevel(ctx context.Context, c *pgx.Conn) (level string, logical bool, err error) {
 	var raises bool
-	err = c.QueryRow(ctx, "SELECT pg_catalog.current_setting('wal_level'), pg_catalog.current_setting('effective_wal_level', true) IS NOT NULL").Scan(&level, &raises)
+	err = c.QueryRow(ctx, "SELECT pg_catalog.current_setting('wal_level'), pg_catalog.current_setting('effective_wal_level', true) IS NOT NULL").
+		Scan(&level, &raises)
 	return level, level == "logical" || level == "replica" && raises, err
 }
 

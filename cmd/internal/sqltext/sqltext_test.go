@@ -21,8 +21,10 @@ func TestSplit_P4(t *testing.T) {
 		want  []string
 	}{
 		{Rules{}, "select E'a'\n'\\'; b; --'; c", []string{"select E'a'\n'\\'; b; --'", "c"}},
-		{Rules{}, "select E'a' -- comment '\n -- more\n\t'\\'; b; --'; c", []string{"select E'a' -- comment '\n -- more\n\t'\\'; b; --'", "c"}},
-		{Rules{}, "select E'a' '\\'; b; --'", []string{"select E'a' '\\'", "b"}}, // no newline: another string
+		{Rules{}, "select E'a' -- comment '\n -- more\n\t'\\'; b; --'; c",
+			[]string{"select E'a' -- comment '\n -- more\n\t'\\'; b; --'", "c"}},
+		// no newline: another string
+		{Rules{}, "select E'a' '\\'; b; --'", []string{"select E'a' '\\'", "b"}},
 		{Rules{}, "select E'a' /* \n */ '\\'; b", []string{"select E'a' /* \n */ '\\'", "b"}},
 		{Rules{}, "select 'a'\n'\\'; b", []string{"select 'a'\n'\\'", "b"}},
 		{Rules{}, `select '\'; b; --'; c`, []string{`select '\'`, "b"}},
@@ -78,7 +80,8 @@ func TestTag(t *testing.T) {
 
 // Whatever a query is, its statements are parts of it, in order, and cutting it ends.
 func FuzzSplit(f *testing.F) {
-	for _, s := range []string{"a;b", "'", "$x$ ; $x$ ; y", "/* /* */", "E'\\'' ; x", "( ; )", "CREATE FUNCTION x BEGIN ATOMIC ; END ; y", "a CONCURRENTLY ;", "é;ü", "E'a'\n'\\", "1.e+", "U&"} {
+	for _, s := range []string{"a;b", "'", "$x$ ; $x$ ; y", "/* /* */", "E'\\'' ; x", "( ; )",
+		"CREATE FUNCTION x BEGIN ATOMIC ; END ; y", "a CONCURRENTLY ;", "é;ü", "E'a'\n'\\", "1.e+", "U&"} {
 		f.Add(s, false)
 		f.Add(s, true)
 	}

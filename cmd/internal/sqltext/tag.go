@@ -81,7 +81,8 @@ func (s *Statement) Tag() string {
 
 // global are the kinds of objects that do not belong to a database: no event trigger fires for
 // them. Those of event triggers themselves are not theirs either.
-var global = map[string]bool{"DATABASE": true, "ROLE": true, "USER": true, "GROUP": true, "TABLESPACE": true, "SYSTEM": true, "PARAMETER": true,
+var global = map[string]bool{"DATABASE": true, "ROLE": true, "USER": true, "GROUP": true, "TABLESPACE": true,
+	"SYSTEM": true, "PARAMETER": true,
 	"EVENT TRIGGER": true}
 
 // Fires reports whether the event triggers of ddl install count a statement. They leave out

@@ -15,7 +15,8 @@ import (
 // in, instead of being shown.
 func obeyed(r rune) bool {
 	switch {
-	case r < ' ', r >= 0x7f && r <= 0x9f, r == '\u2028', r == '\u2029': // C0, DEL, C1, the separators of lines and paragraphs
+	case r < ' ', r >= 0x7f && r <= 0x9f, r == '\u2028', r == '\u2029':
+		// C0, DEL, C1, the separators of lines and paragraphs
 		return true
 	}
 	return r > 0x600 && unicode.Is(unicode.Bidi_Control, r)

@@ -27,7 +27,8 @@ func TestEscape_P11(t *testing.T) {
 		{"\x1b[31mred\x1b]0;title\a", `\x1b[31mred\x1b]0;title\x07`, `\x1b[31mred\x1b]0;title\x07`},
 		{"\u009b31m\u0085", `\u009b31m\u0085`, `\u009b31m\u0085`},
 		{"\u2028\u2029", `\u2028\u2029`, `\u2028\u2029`},
-		{"\u202a\u202e\u2066\u2069\u200e\u200f\u061c", `\u202a\u202e\u2066\u2069\u200e\u200f\u061c`, `\u202a\u202e\u2066\u2069\u200e\u200f\u061c`},
+		{"\u202a\u202e\u2066\u2069\u200e\u200f\u061c", `\u202a\u202e\u2066\u2069\u200e\u200f\u061c`,
+			`\u202a\u202e\u2066\u2069\u200e\u200f\u061c`},
 		{"gr\xfc\xdfe \x9b31m\xff", `gr\xfc\xdfe \x9b31m\xff`, `gr\xfc\xdfe \x9b31m\xff`},
 		{"cut \xe2\x80", `cut \xe2\x80`, `cut \xe2\x80`},
 	} {
@@ -65,7 +66,8 @@ func TestJSON_P11(t *testing.T) {
 	if err := json.Unmarshal(b.Bytes(), &got); err != nil || got["key"+s] != s {
 		t.Errorf("%q: %q, %v", b.String(), got, err)
 	}
-	if clean := text.Escape(strings.NewReplacer("\n", "", "\t", "").Replace(b.String())); clean != strings.NewReplacer("\n", "", "\t", "").Replace(b.String()) {
+	if clean := text.Escape(strings.NewReplacer("\n", "", "\t", "").
+		Replace(b.String())); clean != strings.NewReplacer("\n", "", "\t", "").Replace(b.String()) {
 		t.Errorf("%q", b.String())
 	}
 	if got := string(text.JSON([]byte("\"\xff\""))); got != `"\ufffd"` {
@@ -110,7 +112,8 @@ func FuzzEscape_P11(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		for _, got := range []string{text.Escape(s), text.Ident(s), text.Literal(s), text.Shell(s), text.Sprintf("%s", s), strings.ReplaceAll(text.Lines(s), "\n    ", "")} {
+		for _, got := range []string{text.Escape(s), text.Ident(s), text.Literal(s), text.Shell(s),
+			text.Sprintf("%s", s), strings.ReplaceAll(text.Lines(s), "\n    ", "")} {
 			if !utf8.ValidString(got) || text.Escape(got) != got {
 				t.Errorf("%q becomes %q", s, got)
 			}

@@ -153,7 +153,8 @@ func writers(ctx context.Context, c *pgx.Conn, now []Holder, ours []int32) ([]Ho
 func standby(ctx context.Context, c *pgx.Conn, side string) (w wait, err error) {
 	var names string
 	var connected int
-	err = c.QueryRow(ctx, "SELECT pg_catalog.current_setting('synchronous_standby_names'), (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication)").Scan(&names, &connected)
+	err = c.QueryRow(ctx, "SELECT pg_catalog.current_setting('synchronous_standby_names'), (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication)").
+		Scan(&names, &connected)
 	if err != nil {
 		return w, err
 	}

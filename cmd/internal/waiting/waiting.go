@@ -203,7 +203,8 @@ func (w *Watch) Explain(err error) error {
 	if errors.As(err, &f) {
 		return f
 	}
-	return fault.New(fault.TryAgain, "%w", err).WithHint("Somebody holds a lock. Try again when he has released it: SELECT * FROM pg_locks WHERE mode = 'AccessExclusiveLock'")
+	return fault.New(fault.TryAgain, "%w", err).
+		WithHint("Somebody holds a lock. Try again when he has released it: SELECT * FROM pg_locks WHERE mode = 'AccessExclusiveLock'")
 }
 
 // Knows reports whether somebody was seen just now who stands in the way.

@@ -66,7 +66,8 @@ const within = 15 * time.Second
 func TestWatch_H3(t *testing.T) {
 	t.Parallel()
 	d := pgtest.Source(t).Database(t, "")
-	d.Exec("CREATE TABLE a (x int)", "CREATE TABLE b (x int)", "CREATE ROLE plain LOGIN; GRANT SELECT ON a, b TO plain; CREATE ROLE app LOGIN; GRANT ALL ON a, b TO app",
+	d.Exec("CREATE TABLE a (x int)", "CREATE TABLE b (x int)",
+		"CREATE ROLE plain LOGIN; GRANT SELECT ON a, b TO plain; CREATE ROLE app LOGIN; GRANT ALL ON a, b TO app",
 		"BEGIN; LOCK TABLE b IN ACCESS EXCLUSIVE MODE; PREPARE TRANSACTION 'it''s forgotten'")
 	t.Cleanup(func() {
 		d.Exec("ROLLBACK PREPARED 'it''s forgotten'", "DROP OWNED BY plain, app; DROP ROLE plain, app")
@@ -91,7 +92,8 @@ func TestWatch_H3(t *testing.T) {
 				_, _ = c.Exec(ctx, "TABLE public."+table)
 			}()
 			defer func() { cancel(); <-done }()
-			want := []string{"public." + table, pid, "role app", "the holder", fmt.Sprintf("pg_terminate_backend(%d)", holder.PgConn().PID()), "GRANT pg_read_all_stats TO"}
+			want := []string{"public." + table, pid, "role app", "the holder",
+				fmt.Sprintf("pg_terminate_backend(%d)", holder.PgConn().PID()), "GRANT pg_read_all_stats TO"}
 			if table == "b" {
 				want = []string{"public.b", "'it''s forgotten'", "ROLLBACK PREPARED", "database " + d.Name, "owner postgres"}
 			}
@@ -139,7 +141,8 @@ func TestRetry_H3(t *testing.T) {
 	}
 	done := make(chan error, 1)
 	go func() { done <- w.Retry(ctx, 0, do) }()
-	pgtest.Wait(t, within, "it is said who is waited for", func() bool { return strings.Contains(book.String(), fmt.Sprint(holder.PgConn().PID())) })
+	pgtest.Wait(t, within, "it is said who is waited for",
+		func() bool { return strings.Contains(book.String(), fmt.Sprint(holder.PgConn().PID())) })
 	exec(t, holder, "ROLLBACK")
 	if err := <-done; err != nil || tries < 3 {
 		t.Errorf("after %d tries: %v", tries, err)
@@ -177,11 +180,13 @@ func TestWriters_H1(t *testing.T) {
 	exec(t, reader, "BEGIN; SELECT * FROM t")
 	exec(t, writer, "SET application_name = 'the writer'; BEGIN; INSERT INTO t VALUES (1); SAVEPOINT a; INSERT INTO t VALUES (2)")
 	list := writers()
-	if len(list) != 2 || list[0].GID != "forgotten" || list[0].Database != other.Name || list[1].PID != int32(writer.PgConn().PID()) || !list[1].Hidden || list[1].Role != "postgres" {
+	if len(list) != 2 || list[0].GID != "forgotten" || list[0].Database != other.Name ||
+		list[1].PID != int32(writer.PgConn().PID()) || !list[1].Hidden || list[1].Role != "postgres" {
 		t.Fatalf("%v", list)
 	}
 	d.Exec("GRANT pg_read_all_stats TO plain")
-	if list = writers(); len(list) != 2 || list[1].Hidden || list[1].Application != "the writer" || list[1].Open <= 0 || !strings.Contains(list[1].State, "idle in transaction") {
+	if list = writers(); len(list) != 2 || list[1].Hidden || list[1].Application != "the writer" ||
+		list[1].Open <= 0 || !strings.Contains(list[1].State, "idle in transaction") {
 		t.Errorf("%v", list)
 	}
 	other.Exec("ROLLBACK PREPARED 'forgotten'")

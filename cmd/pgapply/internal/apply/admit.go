@@ -22,7 +22,8 @@ func (r *Run) admit(ctx context.Context, h *format.Header) error {
 	}
 	streams, err := progress.Streams(ctx, r.control, "")
 	var pg *pgconn.PgError
-	if errors.As(err, &pg) && pg.Code == "42703" { // state of an earlier version, which Ensure adds columns to
+	if errors.As(err, &pg) && pg.Code == "42703" {
+		// state of an earlier version, which Ensure adds columns to
 		if err = progress.Ensure(ctx, r.control); err == nil {
 			streams, err = progress.Streams(ctx, r.control, "")
 		}
@@ -39,7 +40,9 @@ func (r *Run) admit(ctx context.Context, h *format.Header) error {
 				known = s
 			}
 		case s.Key.Slot == key.Slot && key.Slot != "":
-			return fault.New(fault.Config, "the stream is of %v of system %s, and the target has the state of %v of system %s", key, key.SystemID, s.Key, s.Key.SystemID).
+			return fault.New(fault.Config,
+				"the stream is of %v of system %s, and the target has the state of %v of system %s", key,
+				key.SystemID, s.Key, s.Key.SystemID).
 				WithDetail("A target is the copy of one database only as long as no other is mixed into it.").
 				WithHint("Look at --source and PGSLUICE_SOURCE of the program that writes the stream. If both are wanted here, use another slot name; " +
 					"what is left of a migration that is over goes with pgcutover cleanup.")
@@ -104,7 +107,8 @@ func (r *Run) notTheSource(ctx context.Context, h *format.Header) error {
 		return r.Server.Explain(err)
 	}
 	if info != nil && info.Database == id.Database {
-		return fault.New(fault.Config, "the target has slot %q, which the stream comes from: source and target seem to be the same database", h.Slot).
+		return fault.New(fault.Config,
+			"the target has slot %q, which the stream comes from: source and target seem to be the same database", h.Slot).
 			WithHint("%s"+copied, look, "SELECT pg_catalog.pg_drop_replication_slot('"+h.Slot+"')")
 	}
 	token, err := slot.Token(ctx, r.control, h.Slot, h.Publications)
@@ -149,7 +153,9 @@ func (r *Run) mayBegin(ctx context.Context, h *format.Header) error {
 	}
 	switch {
 	case reload:
-		return fault.New(fault.Config, "nothing has been loaded here from database %q of the stream, so no table of it can be loaded again", h.Database).
+		return fault.New(fault.Config,
+			"nothing has been loaded here from database %q of the stream, so no table of it can be loaded again",
+			h.Database).
 			WithHint("%s If the tables are empty, leave out --reload.", look)
 	case h.StreamKind == format.Changes && !r.Adopt:
 		return fault.New(fault.Config, "%v has neither been loaded nor applied here before", key).

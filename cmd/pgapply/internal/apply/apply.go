@@ -233,7 +233,8 @@ func (r *Run) explain(err error) error {
 	case errors.Is(err, format.ErrTruncated):
 		return r.cut(err)
 	case errors.Is(err, format.ErrNotStream):
-		return fault.New(fault.Data, "the input is %w", format.ErrNotStream).WithHint("pgextract and pgdecode write one. Is the input compressed or encrypted?")
+		return fault.New(fault.Data, "the input is %w", format.ErrNotStream).
+			WithHint("pgextract and pgdecode write one. Is the input compressed or encrypted?")
 	case errors.As(err, &version), errors.As(err, &unknown):
 		return fault.New(fault.Data, "%w", err).WithHint("Use a newer pgapply.")
 	case errors.Is(err, format.ErrCorrupt):

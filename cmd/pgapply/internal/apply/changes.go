@@ -109,7 +109,9 @@ func (f *follower) takeCommit(ctx context.Context, r *format.Commit) error {
 		return f.committed(ctx, f.tx.xid, r.CommitLSN, r.EndLSN, r.Time)
 	}
 	if r.EndLSN > f.position {
-		return f.refuse(ctx, fault.New(fault.Data, "the transaction with commit LSN %v and end LSN %v is neither before LSN %v, where the target is, nor after it", r.CommitLSN, r.EndLSN, f.position))
+		return f.refuse(ctx, fault.New(fault.Data,
+			"the transaction with commit LSN %v and end LSN %v is neither before LSN %v, where the target is, nor after it",
+			r.CommitLSN, r.EndLSN, f.position))
 	}
 	f.tx = openTransaction{}
 	return nil

@@ -171,6 +171,8 @@ func (r *Run) record(ctx context.Context, err error) {
 		defer c.Close(ctx)
 	}
 	for _, f := range list {
-		_ = progress.RecordFailure(ctx, c, r.streamID, progress.Failure{Program: f.Program, At: f.Time.Time(), Status: f.Status, Message: f.Message, Hint: f.Hint})
+		_ = progress.RecordFailure(ctx, c, r.streamID,
+			progress.Failure{Program: f.Program, At: f.Time.Time(), Status: f.Status, Message: f.Message,
+				Hint: f.Hint})
 	}
 }

@@ -49,8 +49,9 @@ const (
 	closed  state = iota // there is none
 	skipped              // on the target already: it is not taken again
 	taken                // in a group, as a whole
-	inPart               // as far as it has come, on the target, by the session of all that is not ahead
-	ahead                // on the target ahead of its commit, by a session of its own
+	// as far as it has come, on the target, by the session of all that is not ahead
+	inPart
+	ahead // on the target ahead of its commit, by a session of its own
 )
 
 // follow prepares to apply the stream that a header opens.
@@ -93,7 +94,8 @@ func (f *follower) start(ctx context.Context, h *format.Header, key progress.Key
 	if err := f.hold(ctx, hold.StreamTables(f.stream.ID)); err != nil {
 		return err
 	}
-	f.mapper = write.Mapper{Lookup: f.lookup, Rename: f.Rename, Snapshot: func(schema, table string) format.LSN { return snapshots[[2]string{schema, table}] }}
+	f.mapper = write.Mapper{Lookup: f.lookup, Rename: f.Rename,
+		Snapshot: func(schema, table string) format.LSN { return snapshots[[2]string{schema, table}] }}
 	if err := f.progress.start(ctx, f, snapshots); err != nil {
 		return f.Server.Explain(err)
 	}
@@ -112,7 +114,9 @@ func (f *follower) start(ctx context.Context, h *format.Header, key progress.Key
 func (f *follower) admissible(h *format.Header) error {
 	switch {
 	case f.stream.Ended && h.StreamKind == format.Repair:
-		return fault.New(fault.Config, "the repair was not applied: a cutover has ended the stream of %v, and the target is written to by others", f.stream.Key)
+		return fault.New(fault.Config,
+			"the repair was not applied: a cutover has ended the stream of %v, and the target is written to by others",
+			f.stream.Key)
 	case f.stream.Ended:
 		return write.ErrEnded
 	case f.stream.LoadStatus == "loading":
@@ -150,7 +154,8 @@ func (f *follower) begin(ctx context.Context, h *format.Header) error {
 	if h.StartLSN > f.position {
 		return fault.New(fault.Failed, "changes are missing: the stream begins at LSN %v, the target is at %v", h.StartLSN, f.position).
 			WithDetail("The slot was moved without this target.").
-			WithHint("If there is a file with the changes between the two, apply it first. Otherwise the target needs a new full load. %s", slot.Anew(f.stream.Key.Slot))
+			WithHint("If there is a file with the changes between the two, apply it first. Otherwise the target needs a new full load. %s",
+				slot.Anew(f.stream.Key.Slot))
 	}
 	return nil
 }
@@ -242,7 +247,9 @@ func (f *follower) drain() error {
 	if err := f.settle(); err != nil {
 		return err
 	}
-	if err := f.send(job{group: f.take(), do: func(ctx context.Context, _ *plan.Group) error { return f.applier.Sync(ctx) }, sync: true}); err != nil {
+	if err := f.send(job{group: f.take(),
+		do:   func(ctx context.Context, _ *plan.Group) error { return f.applier.Sync(ctx) },
+		sync: true}); err != nil {
 		return err
 	}
 	return f.await()

@@ -24,9 +24,10 @@ const clockSlack = time.Second
 
 // A history is what the source's must fit to.
 type history struct {
-	last  progress.Transaction // the newest that was taken in
-	must  progress.Transaction // the one that has to come again; of none, it is zero
-	limit format.LSN           // transactions behind it are of a history that the source does not have; 0: none are
+	last progress.Transaction // the newest that was taken in
+	must progress.Transaction // the one that has to come again; of none, it is zero
+	// transactions behind it are of a history that the source does not have; 0: none are
+	limit format.LSN
 }
 
 // sameHistory checks a header against what is remembered of the source.
@@ -35,7 +36,8 @@ func (f *follower) sameHistory(ctx context.Context, h *format.Header) error {
 	if f.past.limit, err = timeline(f.stream, h, max(f.position, f.progress.snapshot)); err != nil {
 		return err
 	}
-	if applied := f.stream.AppliedTime; h.SourceLSN != 0 && h.SourceLSN < f.stream.Applied && applied.Unix() > 0 && h.Created.Time().Sub(applied) > clockSlack {
+	if applied := f.stream.AppliedTime; h.SourceLSN != 0 && h.SourceLSN < f.stream.Applied &&
+		applied.Unix() > 0 && h.Created.Time().Sub(applied) > clockSlack {
 		return parted(f.stream, fmt.Sprintf("at %s the source's WAL ended at LSN %v, and the target had what was at LSN %v before that, at %s",
 			clock(h.Created.Time()), h.SourceLSN, f.stream.Applied, clock(applied)))
 	}
@@ -56,7 +58,9 @@ func timeline(stream *progress.Stream, h *format.Header, reach format.LSN) (limi
 	}
 	if end, ok := h.EndOf(was.Timeline); ok {
 		if reach > end {
-			return 0, parted(stream, fmt.Sprintf("it is on timeline %d now, and its timeline %d ended at LSN %v, while the target is at LSN %v of that one", h.Timeline, was.Timeline, end, reach))
+			return 0, parted(stream,
+				fmt.Sprintf("it is on timeline %d now, and its timeline %d ended at LSN %v, while the target is at LSN %v of that one",
+					h.Timeline, was.Timeline, end, reach))
 		}
 		return 0, nil
 	}
@@ -65,7 +69,9 @@ func timeline(stream *progress.Stream, h *format.Header, reach format.LSN) (limi
 		return end, nil
 	}
 	if len(h.History) > 0 || h.Timeline < was.Timeline {
-		return 0, parted(stream, fmt.Sprintf("it is on timeline %d, which does not descend from timeline %d, whose changes the target has up to LSN %v", h.Timeline, was.Timeline, reach))
+		return 0, parted(stream,
+			fmt.Sprintf("it is on timeline %d, which does not descend from timeline %d, whose changes the target has up to LSN %v",
+				h.Timeline, was.Timeline, reach))
 	}
 	return 0, nil // nobody could tell
 }
@@ -100,7 +106,8 @@ func (f *follower) meetBegin(b *format.Begin) error {
 	if f.past.limit != 0 && b.CommitLSN >= f.past.limit && b.CommitLSN >= f.position {
 		return f.behindLimit(b.CommitLSN)
 	}
-	if f.past.must.EndLSN == 0 || b.CommitLSN < f.past.must.CommitLSN || b.CommitLSN == f.past.must.CommitLSN && b.XID == f.past.must.XID && b.Time == f.past.must.Time {
+	if f.past.must.EndLSN == 0 || b.CommitLSN < f.past.must.CommitLSN ||
+		b.CommitLSN == f.past.must.CommitLSN && b.XID == f.past.must.XID && b.Time == f.past.must.Time {
 		return nil
 	}
 	return f.notMet(fmt.Sprintf("transaction %d with commit LSN %v, committed at %s", b.XID, b.CommitLSN, clock(b.Time.Time())))
@@ -148,5 +155,6 @@ func (f *follower) notMet(instead string) error {
 }
 
 func (f *follower) behindLimit(commit format.LSN) error {
-	return parted(f.stream, fmt.Sprintf("a transaction with commit LSN %v, of a timeline that the source has left at LSN %v", commit, f.past.limit))
+	return parted(f.stream, fmt.Sprintf("a transaction with commit LSN %v, of a timeline that the source has left at LSN %v",
+		commit, f.past.limit))
 }

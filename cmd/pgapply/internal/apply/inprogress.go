@@ -17,9 +17,10 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// inProgress keeps the transactions that the stream carries in blocks, before it is known whether they commit. Small ones stay in
-// memory. A large one is written to the target ahead of its commit, on a session of its own; where that cannot be, it is put away in
-// a table on the target, and read back when it commits.
+// inProgress keeps the transactions that the stream carries in blocks, before it is known whether
+// they commit. Small ones stay in memory. A large one is written to the target ahead of its commit,
+// on a session of its own; where that cannot be, it is put away in a table on the target, and read
+// back when it commits.
 type inProgress struct {
 	*follower
 	twoPhase
@@ -28,8 +29,10 @@ type inProgress struct {
 	size   int          // bytes in the logs of all
 	ahead  int          // how many are written ahead
 	replay plan.Replay
-	again  map[*plan.Table]*plan.Table // tables that were looked up again because the open transaction has changed the schema
-	early  map[uint32]bool             // relations that were looked up within a block, before its changes of the schema
+	// tables that were looked up again because the open transaction has changed the schema
+	again map[*plan.Table]*plan.Table
+	// relations that were looked up within a block, before its changes of the schema
+	early map[uint32]bool
 
 	seen     format.LSN // how far the stream is: what commits later has a higher commit LSN
 	snapshot format.LSN // the newest at which a table was loaded
@@ -68,7 +71,8 @@ const (
 )
 
 func (p *inProgress) start(ctx context.Context, f *follower, snapshots map[[2]string]format.LSN) error {
-	*p = inProgress{follower: f, live: make(map[uint32]*transaction), again: make(map[*plan.Table]*plan.Table), early: make(map[uint32]bool)}
+	*p = inProgress{follower: f, live: make(map[uint32]*transaction),
+		again: make(map[*plan.Table]*plan.Table), early: make(map[uint32]bool)}
 	for _, lsn := range snapshots {
 		p.snapshot = max(p.snapshot, lsn)
 	}
@@ -142,7 +146,8 @@ func (p *inProgress) logged(before int) error {
 		return nil
 	}
 	var pieces []write.Piece
-	for _, t := range slices.SortedFunc(maps.Values(p.live), func(a, b *transaction) int { return cmp.Compare(b.log.Size(), a.log.Size()) }) {
+	for _, t := range slices.SortedFunc(maps.Values(p.live),
+		func(a, b *transaction) int { return cmp.Compare(b.log.Size(), a.log.Size()) }) {
 		switch {
 		case p.size < maxLogs/2:
 		case t.ahead:
@@ -165,15 +170,17 @@ func (p *inProgress) unlog(t *transaction) []byte {
 	return t.log.Take()
 }
 
-// mayAhead reports whether another transaction may be written ahead: only if it is certain that its changes are neither on the target yet nor in
-// a table's snapshot, nor to be skipped.
+// mayAhead reports whether another transaction may be written ahead: only if it is certain that its
+// changes are neither on the target yet nor in a table's snapshot, nor to be skipped.
 func (p *inProgress) mayAhead() bool {
-	return p.stream.Ahead && len(p.SkipLSN) == 0 && p.ahead < write.MaxAhead && !p.block.spilled && p.seen >= p.position && p.seen >= p.snapshot
+	return p.stream.Ahead && len(p.SkipLSN) == 0 && p.ahead < write.MaxAhead && !p.block.spilled &&
+		p.seen >= p.position && p.seen >= p.snapshot
 }
 
-// write writes a transaction's log ahead of its commit. Everything that was committed before comes first. A piece that is refused is no error yet: what is to
-// be rolled back on the source may come with holes, because the server stops decoding when it finds that out. It is held back, with all that
-// follows, until the transaction commits.
+// write writes a transaction's log ahead of its commit. Everything that was committed before comes
+// first. A piece that is refused is no error yet: what is to be rolled back on the source may come
+// with holes, because the server stops decoding when it finds that out. It is held back, with all
+// that follows, until the transaction commits.
 func (p *inProgress) write(t *transaction) error {
 	if err := p.settle(); err != nil {
 		return err
@@ -223,7 +230,8 @@ func (p *inProgress) savepoints(t *transaction, g *plan.Group) *plan.Replay {
 		return true
 	}
 	p.replay.Table = func(tab *plan.Table) (*plan.Table, error) { return tab, tab.Problem }
-	p.replay.DDL = func(*format.DDL) (*plan.Group, error) { return nil, errHold } // tables that follow may have been looked up too early
+	// tables that follow may have been looked up too early
+	p.replay.DDL = func(*format.DDL) (*plan.Group, error) { return nil, errHold }
 	return &p.replay
 }
 
@@ -237,7 +245,9 @@ func (p *inProgress) commit(ctx context.Context, r *format.StreamCommit) error {
 		return p.forget(ctx, t)
 	}
 	if t.ahead && t.prepared.gid != "" && slices.Contains(p.SkipLSN, r.CommitLSN) {
-		return p.refuse(ctx, fault.New(fault.Failed, "the prepared transaction with commit LSN %v cannot be skipped by that: it is on the target already, ahead of its commit", r.CommitLSN).
+		return p.refuse(ctx, fault.New(fault.Failed,
+			"the prepared transaction with commit LSN %v cannot be skipped by that: it is on the target already, ahead of its commit",
+			r.CommitLSN).
 			WithHint("Name where it was prepared: pgapply --skip-lsn %v.", t.prepared.lsn))
 	}
 	var why refusal
@@ -327,7 +337,11 @@ func (p *inProgress) commitAhead(ctx context.Context, t *transaction, r *format.
 		g.Fold()
 		p.cur = p.take()
 		p.cur.Begin(r.CommitLSN)
-		if err := p.send(job{group: g, do: func(ctx context.Context, g *plan.Group) error { return p.applier.FlushAhead(ctx, t.xid, g) }}); err != nil {
+		if err := p.send(job{group: g,
+			do: func(ctx context.Context, g *plan.Group) error {
+				return p.applier.FlushAhead(ctx, t.xid,
+					g)
+			}}); err != nil {
 			return err
 		}
 		return p.await()
@@ -373,7 +387,8 @@ func (p *inProgress) commitAhead(ctx context.Context, t *transaction, r *format.
 	return p.seeAltered(ctx)
 }
 
-// pieces calls do with everything that is left of a transaction, in order: what was put away, and its log.
+// pieces calls do with everything that is left of a transaction, in order: what was put away, and
+// its log.
 func (p *inProgress) pieces(ctx context.Context, t *transaction, do func(piece []byte, lent bool) error) error {
 	if err := p.readBack(ctx, t, do); err != nil {
 		return err
@@ -391,7 +406,9 @@ func (p *inProgress) readBack(ctx context.Context, t *transaction, do func(piece
 	if err := p.await(); err != nil || !t.spilled { // it may be putting a piece away
 		return err
 	}
-	rows, err := p.control.Query(ctx, "SELECT data FROM pgsluice.spill WHERE stream_id = $1 AND xid = $2 ORDER BY piece", p.stream.ID, int64(t.xid))
+	rows, err := p.control.Query(ctx,
+		"SELECT data FROM pgsluice.spill WHERE stream_id = $1 AND xid = $2 ORDER BY piece", p.stream.ID,
+		int64(t.xid))
 	if err != nil {
 		return p.Server.Explain(err)
 	}

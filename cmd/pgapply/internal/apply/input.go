@@ -59,7 +59,8 @@ func newInput(r io.Reader, giveUp <-chan struct{}) *input {
 				return
 			}
 			if err != nil {
-				in.err = fault.New(fault.Failed, "could not read the input: %w", err).WithHint("Start the same commands again: they go on from there.")
+				in.err = fault.New(fault.Failed, "could not read the input: %w", err).
+					WithHint("Start the same commands again: they go on from there.")
 				return
 			}
 		}

@@ -96,7 +96,8 @@ func (l *fullLoad) open(ctx context.Context) (err error) {
 // prepare makes the loader.
 func (l *fullLoad) prepare() {
 	h := l.header
-	x := &write.Loader{Server: l.Server, Control: l.control, Stream: l.stream, Mapper: &write.Mapper{Lookup: l.lookup, Rename: l.Rename}, Jobs: l.Jobs, Log: l.Log, Waits: l.Waits}
+	x := &write.Loader{Server: l.Server, Control: l.control, Stream: l.stream,
+		Mapper: &write.Mapper{Lookup: l.lookup, Rename: l.Rename}, Jobs: l.Jobs, Log: l.Log, Waits: l.Waits}
 	l.loader = x
 	x.Meter = l.Meter
 	x.Snapshot, x.SnapshotLSN = fmt.Sprintf("%v %d", h.StartLSN, h.Created), h.StartLSN
@@ -207,7 +208,8 @@ func (r *Run) representable(h *format.Header) error {
 func (l *fullLoad) loaded(ctx context.Context, complete bool) error {
 	l.Meter.Stop()
 	rows, bytes := l.loader.Loaded()
-	l.Log.Info(fmt.Sprintf("loaded %s, %s in %v", count.Of(rows, "row"), humanize.Bytes(bytes), time.Since(l.began).Round(time.Millisecond)))
+	l.Log.Info(fmt.Sprintf("loaded %s, %s in %v", count.Of(rows, "row"), humanize.Bytes(bytes),
+		time.Since(l.began).Round(time.Millisecond)))
 	failed, err := progress.Failed(ctx, l.control, l.stream.ID)
 	if err != nil {
 		return l.Server.Explain(err)
@@ -221,7 +223,8 @@ func (l *fullLoad) loaded(ctx context.Context, complete bool) error {
 		}
 		each, remedies := objects.Text(causes)
 		msg := count.Of(len(failed), "object") + " could not be created on the target"
-		hint := "They are tried again by pgcutover open and finish, and by: " + resume(l.stream) + ". They are listed in pgsluice.deferred, with their definitions."
+		hint := "They are tried again by pgcutover open and finish, and by: " + resume(l.stream) +
+			". They are listed in pgsluice.deferred, with their definitions."
 		if remedies != "" {
 			hint = "On the target, as a role that may: " + remedies + " " + hint
 		}

@@ -22,7 +22,8 @@ func (f *follower) relation(ctx context.Context, r *format.Relation) error {
 	if err != nil {
 		return f.Server.Explain(err)
 	}
-	if t.OID != 0 && !f.tx.altered && !f.loaded(t) { // else it was looked at when we began, or by the statement that has altered it
+	if t.OID != 0 && !f.tx.altered && !f.loaded(t) {
+		// else it was looked at when we began, or by the statement that has altered it
 		if err := f.hold(ctx, hold.OIDs(t.OID)); err != nil {
 			return f.refuse(ctx, err)
 		}

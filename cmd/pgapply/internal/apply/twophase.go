@@ -9,9 +9,11 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A prepared transaction is one in progress from its prepare on, however it was sent, until commit-prepared or rollback-prepared. One between
-// begin and prepare looks like an ordinary transaction until then, so what such a transaction has that would be skipped is kept until its
-// end is there: what was prepared before the position, or before a table's snapshot, may be committed after it.
+// A prepared transaction is one in progress from its prepare on, however it was sent, until
+// commit-prepared or rollback-prepared. One between begin and prepare looks like an ordinary
+// transaction until then, so what such a transaction has that would be skipped is kept until its
+// end is there: what was prepared before the position, or before a table's snapshot, may be
+// committed after it.
 type twoPhase struct {
 	gids map[string]*transaction
 	kept plan.Log // what was left out of the open transaction
@@ -129,7 +131,9 @@ func (p *inProgress) commitPrepared(ctx context.Context, r *format.CommitPrepare
 	case t == nil:
 		return p.refuse(ctx, fault.New(fault.Data, "transaction %q is committed, and was not prepared in this stream", r.GID))
 	case t.prepared.lost && r.EndLSN > p.position:
-		return p.refuse(ctx, fault.New(fault.Failed, "the prepared transaction %q cannot be applied: it was prepared before LSN %v, where the target is, and committed after it, and is too large to be kept", r.GID, p.position).
+		return p.refuse(ctx, fault.New(fault.Failed,
+			"the prepared transaction %q cannot be applied: it was prepared before LSN %v, where the target is, and committed after it, and is too large to be kept",
+			r.GID, p.position).
 			WithHint("Have the program that writes the stream send it in blocks (stream-start), or as an ordinary transaction when it is committed."))
 	case t.prepared.skip && t.ahead: // its changes are in pgsluice.conflicts already
 	case t.prepared.skip:

@@ -21,10 +21,11 @@ type writer struct {
 	report  *reporter
 	jobs    int
 	work    chan job
-	free    chan *plan.Group // groups that have been written, empty again; jobs of them are there in all
-	failed  chan struct{}    // closed when err is set
-	err     error
-	ended   chan struct{} // closed when a cutover has ended the stream
+	// groups that have been written, empty again; jobs of them are there in all
+	free   chan *plan.Group
+	failed chan struct{} // closed when err is set
+	err    error
+	ended  chan struct{} // closed when a cutover has ended the stream
 
 	drafts []*write.Draft // in order
 	asked  time.Time
@@ -38,7 +39,8 @@ type job struct {
 }
 
 func newWriter(ctx context.Context, a *write.Applier, r *reporter, jobs int) *writer {
-	w := &writer{applier: a, report: r, jobs: jobs, work: make(chan job), free: make(chan *plan.Group, jobs), failed: make(chan struct{}), ended: make(chan struct{})}
+	w := &writer{applier: a, report: r, jobs: jobs, work: make(chan job), free: make(chan *plan.Group, jobs),
+		failed: make(chan struct{}), ended: make(chan struct{})}
 	for range jobs {
 		w.free <- new(plan.Group)
 	}
@@ -190,8 +192,9 @@ func (w *writer) poll(ctx context.Context, now time.Time) (err error) {
 // A reporter prints a line on standard output for each position that has become durable, ten times
 // a second at most.
 type reporter struct {
-	out     io.Writer // nil: nothing is printed
-	id      string    // whose positions these are: the migration's token and the target's identifier
+	out io.Writer // nil: nothing is printed
+	// whose positions these are: the migration's token and the target's identifier
+	id      string
 	pending write.Position
 	printed time.Time
 }

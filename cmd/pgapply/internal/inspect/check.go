@@ -140,9 +140,11 @@ func (c *checker) record(rec format.Record, before format.End) error {
 		for _, n := range []struct {
 			what       string
 			said, were uint64
-		}{{"transaction", r.Transactions, before.Transactions}, {"change", r.Changes, before.Changes}, {"row", r.Rows, before.Rows}, {"byte", r.Bytes, before.Bytes}} {
+		}{{"transaction", r.Transactions, before.Transactions}, {"change", r.Changes, before.Changes},
+			{"row", r.Rows, before.Rows}, {"byte", r.Bytes, before.Bytes}} {
 			if n.said != 0 && n.said != n.were {
-				c.warn(fmt.Sprintf("the end of stream %d counts %s, %s there", c.streams, count.Of(n.said, n.what), count.Word(n.were, "1 was", fmt.Sprintf("%d were", n.were))))
+				c.warn(fmt.Sprintf("the end of stream %d counts %s, %s there", c.streams,
+					count.Of(n.said, n.what), count.Word(n.were, "1 was", fmt.Sprintf("%d were", n.were))))
 			}
 		}
 		if r.Reason == format.Stopped && c.load != nil {
@@ -171,7 +173,8 @@ func (c *checker) relation(r *format.Relation) error {
 
 func (c *checker) begin(r *format.CopyBegin) {
 	t := c.load.tables[c.names[r.Relation]]
-	if (t.snapshot != c.load.snapshot || t.of != r.Of) && !t.complete() { // parts of two snapshots do not fit together
+	if (t.snapshot != c.load.snapshot || t.of != r.Of) && !t.complete() {
+		// parts of two snapshots do not fit together
 		t.snapshot, t.of, t.done = c.load.snapshot, r.Of, make(map[uint64]bool)
 	}
 	c.parts[r.Part] = &part{t, r.Index}
@@ -204,7 +207,8 @@ func (c *checker) missing() error {
 		return nil
 	}
 	slices.Sort(names)
-	return fault.New(fault.Data, "the load comes to its end without parts of %s: %s", count.Of(len(names), "table"), strings.Join(names, ", "))
+	return fault.New(fault.Data, "the load comes to its end without parts of %s: %s",
+		count.Of(len(names), "table"), strings.Join(names, ", "))
 }
 
 func (c *checker) summary() string {

@@ -65,7 +65,8 @@ func records(parts ...any) (list []format.Record) {
 // What Check finds beyond what format.Reader finds, and what it lets pass.
 func TestCheck(t *testing.T) {
 	changes := &format.Header{StreamKind: format.Changes, SystemID: "1", Database: "d", Slot: "s", StartLSN: 100}
-	prepare := []format.Record{&format.Begin{XID: 7, CommitLSN: 200}, &format.Prepare{GID: []byte("g"), XID: 7, PrepareLSN: 200, EndLSN: 210}}
+	prepare := []format.Record{&format.Begin{XID: 7, CommitLSN: 200},
+		&format.Prepare{GID: []byte("g"), XID: 7, PrepareLSN: 200, EndLSN: 210}}
 	whole := write(t, format.Complete, records(load(nil), relation(1, "t"), part(1, 1, 2, 2), part(2, 1, 1, 2))...)
 	half := write(t, format.Complete, records(load(nil), relation(1, "t"), part(1, 1, 2, 2))...)
 	torn := write(t, "", records(load(nil), relation(1, "t"), part(1, 1, 2, 2)[:2])...)
@@ -76,23 +77,32 @@ func TestCheck(t *testing.T) {
 		want string // of the summary, or of the error
 		bad  bool
 	}{
-		"whole":               {whole, "checked 1 stream: 9 frames, 2 rows of 1 table, 4 B", false},
-		"a part is missing":   {half, "public.t (1 of 2 parts)", true},
-		"a table is missing":  {write(t, format.Complete, load(nil), relation(1, "t")), "public.t (0 of 1 part)", true},
-		"it may be there":     {write(t, format.Complete, load(&format.LoadInfo{Resumed: true}), relation(1, "t")), "0 rows", false},
-		"it comes afterwards": {append(bytes.Clone(half), write(t, format.Complete, records(load(nil), relation(9, "t"), part(1, 9, 1, 2))...)...), "checked 2 streams", false},
-		"of another snapshot": {append(bytes.Clone(half), write(t, format.Complete, records(load(&format.LoadInfo{Snapshot: "x"}), relation(1, "t"), part(1, 1, 1, 2))...)...), "1 of 2 parts", true},
-		"one of two streams":  {one, "checked 1 stream", false},
-		"both streams":        {append(bytes.Clone(one), write(t, format.Complete, load(of(2, 2)), relation(1, "t"))...), "1 of 2 parts", true},
-		"torn, and whole":     {append(bytes.Clone(torn), whole...), "checked 2 streams", false},
-		"torn":                {torn, "truncated (frame 4, byte 169)", true},
-		"stopped":             {write(t, format.Stopped, load(nil)), "end record: the full load was stopped before its end (frame 1, byte 44)", true},
-		"a table twice":       {write(t, format.Complete, load(nil), relation(1, "t"), relation(2, "t")), `table "public.t" is relation 1 already (frame 2, byte 104)`, true},
-		"prepared twice":      {write(t, format.Complete, records(changes, prepare, prepare)...), `transaction "g" was prepared already (frame 4, byte `, true},
-		"prepared":            {write(t, format.Complete, records(changes, prepare)...), "4 frames, 0 changes in 0 transactions", false},
-		"no stream":           {[]byte("hello"), "not a pgsluice stream", true},
-		"nothing":             {nil, "empty", true},
-		"flipped":             {append(bytes.Clone(whole[:70]), append([]byte{whole[70] ^ 1}, whole[71:]...)...), "wrong checksum (frame 1, byte 44)", true},
+		"whole":              {whole, "checked 1 stream: 9 frames, 2 rows of 1 table, 4 B", false},
+		"a part is missing":  {half, "public.t (1 of 2 parts)", true},
+		"a table is missing": {write(t, format.Complete, load(nil), relation(1, "t")), "public.t (0 of 1 part)", true},
+		"it may be there":    {write(t, format.Complete, load(&format.LoadInfo{Resumed: true}), relation(1, "t")), "0 rows", false},
+		"it comes afterwards": {append(bytes.Clone(half),
+			write(t, format.Complete, records(load(nil), relation(9, "t"), part(1, 9, 1, 2))...)...),
+			"checked 2 streams", false},
+		"of another snapshot": {append(bytes.Clone(half),
+			write(t, format.Complete, records(load(&format.LoadInfo{Snapshot: "x"}), relation(1, "t"),
+				part(1, 1, 1, 2))...)...), "1 of 2 parts", true},
+		"one of two streams": {one, "checked 1 stream", false},
+		"both streams": {append(bytes.Clone(one),
+			write(t, format.Complete, load(of(2, 2)), relation(1, "t"))...), "1 of 2 parts", true},
+		"torn, and whole": {append(bytes.Clone(torn), whole...), "checked 2 streams", false},
+		"torn":            {torn, "truncated (frame 4, byte 169)", true},
+		"stopped": {write(t, format.Stopped, load(nil)),
+			"end record: the full load was stopped before its end (frame 1, byte 44)", true},
+		"a table twice": {write(t, format.Complete, load(nil), relation(1, "t"), relation(2, "t")),
+			`table "public.t" is relation 1 already (frame 2, byte 104)`, true},
+		"prepared twice": {write(t, format.Complete, records(changes, prepare, prepare)...),
+			`transaction "g" was prepared already (frame 4, byte `, true},
+		"prepared":  {write(t, format.Complete, records(changes, prepare)...), "4 frames, 0 changes in 0 transactions", false},
+		"no stream": {[]byte("hello"), "not a pgsluice stream", true},
+		"nothing":   {nil, "empty", true},
+		"flipped": {append(bytes.Clone(whole[:70]),
+			append([]byte{whole[70] ^ 1}, whole[71:]...)...), "wrong checksum (frame 1, byte 44)", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			summary, err := inspect.Check(bytes.NewReader(test.in), func(string) {})
@@ -126,19 +136,22 @@ func TestJSON(t *testing.T) {
 		every[i] = byte(i)
 	}
 	text := []byte("\x00\x1f\x7f\u0080\u009f\u00a0\u2028ż\U0001f600\"\\/\n\r\t\x1b[31m")
-	values := format.Tuple{{}, {Kind: format.Text, Data: text}, {Kind: format.Text, Data: every}, {Kind: format.RawText, Data: every}, {Kind: format.Binary, Data: every},
+	values := format.Tuple{{}, {Kind: format.Text, Data: text}, {Kind: format.Text, Data: every},
+		{Kind: format.RawText, Data: every}, {Kind: format.Binary, Data: every},
 		{Kind: format.Binary, Data: text}, {Kind: format.Text}, {Kind: format.Unchanged}, {Kind: format.Text, Data: []byte("null")}}
 	rel := &format.Relation{ID: 1, Schema: "a\x1b", Name: string(every), Columns: make([]format.Column, len(values))}
 	for i := range rel.Columns {
 		rel.Columns[i].Name = "c\n"
 	}
 	in := write(t, format.Complete,
-		&format.Header{StreamKind: format.Changes, SystemID: "1", Database: "d\x00", Slot: "s", StartLSN: 0x16_b374d848, Created: math.MinInt64},
+		&format.Header{StreamKind: format.Changes, SystemID: "1", Database: "d\x00", Slot: "s",
+			StartLSN: 0x16_b374d848, Created: math.MinInt64},
 		rel, &format.Begin{XID: math.MaxUint32, CommitLSN: math.MaxUint64 - 2, Time: math.MaxInt64},
 		&format.Update{Relation: 1, New: values},
 		&format.Message{Transactional: true, Prefix: every, Content: text},
 		&format.Truncate{Relations: []uint32{1, 1}, Cascade: true},
-		&format.DDL{Section: format.Change, Name: string(text), SQL: string(every), Objects: []format.Object{{Type: "index", Names: []string{"a", string(text)}}}},
+		&format.DDL{Section: format.Change, Name: string(text), SQL: string(every),
+			Objects: []format.Object{{Type: "index", Names: []string{"a", string(text)}}}},
 		&format.Unknown{K: 77, Body: every},
 		&format.Commit{CommitLSN: math.MaxUint64 - 2, EndLSN: math.MaxUint64 - 1})
 	var out bytes.Buffer
@@ -161,7 +174,8 @@ func TestJSON(t *testing.T) {
 		}
 	}
 	coded := base64.StdEncoding.EncodeToString(every)
-	for i, want := range []any{nil, string(text), map[string]any{"raw": coded}, map[string]any{"raw": coded}, map[string]any{"binary": coded},
+	for i, want := range []any{nil, string(text), map[string]any{"raw": coded}, map[string]any{"raw": coded},
+		map[string]any{"binary": coded},
 		map[string]any{"binary": base64.StdEncoding.EncodeToString(text)}, "", map[string]any{"unchanged": true}, "null"} {
 		got := decoded[3]["new"].([]any)[i]
 		a, _ := json.Marshal(got)
@@ -173,10 +187,12 @@ func TestJSON(t *testing.T) {
 	if _, there := decoded[3]["old"]; there {
 		t.Error("an update without an old tuple has one")
 	}
-	if o, _ := json.Marshal(decoded[6]["objects"]); !strings.HasPrefix(string(o), `[["index",["a","`) || !strings.HasSuffix(string(o), `"],[]]]`) {
+	if o, _ := json.Marshal(decoded[6]["objects"]); !strings.HasPrefix(string(o), `[["index",["a","`) ||
+		!strings.HasSuffix(string(o), `"],[]]]`) {
 		t.Errorf("objects: %s", o)
 	}
-	if decoded[0]["start_lsn"] != "16/B374D848" || decoded[2]["commit_lsn"] != "FFFFFFFF/FFFFFFFD" || decoded[7]["number"] != 77.0 || decoded[4]["content"] != string(text) {
+	if decoded[0]["start_lsn"] != "16/B374D848" || decoded[2]["commit_lsn"] != "FFFFFFFF/FFFFFFFD" ||
+		decoded[7]["number"] != 77.0 || decoded[4]["content"] != string(text) {
 		t.Errorf("%s", out.Bytes())
 	}
 }
@@ -203,7 +219,8 @@ func TestJSONDoesNotCopy(t *testing.T) {
 			t.Fatal(err)
 		}
 		runtime.ReadMemStats(&after)
-		if n := after.TotalAlloc - before.TotalAlloc; n > size/2 { // the record itself is in lent memory
+		if n := after.TotalAlloc - before.TotalAlloc; n > size/2 {
+			// the record itself is in lent memory
 			t.Errorf("kind %d: %d MB allocated for a value of %d MB", kind, n>>20, size>>20)
 		}
 	}

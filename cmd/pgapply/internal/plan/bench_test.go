@@ -13,8 +13,10 @@ import (
 // tellers and branches meet the same rows again and again, and an insert into a table without a
 // key.
 func BenchmarkFold(b *testing.B) {
-	accounts, tellers := spec("pgbench_accounts", "aid* bid abalance filler", nil).Table, spec("pgbench_tellers", "tid* bid tbalance filler", nil).Table
-	branches, history := spec("pgbench_branches", "bid* bbalance filler", nil).Table, spec("pgbench_history", "tid bid aid delta mtime filler", nil).Table
+	accounts, tellers := spec("pgbench_accounts", "aid* bid abalance filler", nil).Table,
+		spec("pgbench_tellers", "tid* bid tbalance filler", nil).Table
+	branches, history := spec("pgbench_branches", "bid* bbalance filler", nil).Table,
+		spec("pgbench_history", "tid bid aid delta mtime filler", nil).Table
 	const scale = 50
 	type change struct {
 		table *plan.Table

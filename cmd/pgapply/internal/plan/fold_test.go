@@ -74,7 +74,8 @@ func steps(g *plan.Group) string {
 						continue
 					}
 					kind, v := g.Value(tuple, i)
-					w = append(w, map[format.ValueKind]string{format.Null: "null", format.Unchanged: "~", format.Binary: "#" + string(v), format.Text: string(v)}[kind])
+					w = append(w, map[format.ValueKind]string{format.Null: "null", format.Unchanged: "~",
+						format.Binary: "#" + string(v), format.Text: string(v)}[kind])
 				}
 				out = append(out, verb+strings.Join(w, " "))
 			}
@@ -120,7 +121,8 @@ func TestFold(t *testing.T) {
 		{keyed, "- 1 null null; + 1 a b; - 1 null null", "- 1"},
 		{keyed, "= 1 a b; - 1 null null; + 1 c d; - 1 null null; + 1 e f", "- 1; + 1 e f"},
 		// Several rows: each verb in the order in which the rows came first.
-		{keyed, "+ 3 a b; = 1 c d; - 2 null null; + 1a e f; = 3 ~ g; = 4 ~ h; = 5 ~ i", "- 2; =  1 c d; = 01 4 ~ h; = 01 5 ~ i; + 3 a g; + 1a e f"},
+		{keyed, "+ 3 a b; = 1 c d; - 2 null null; + 1a e f; = 3 ~ g; = 4 ~ h; = 5 ~ i",
+			"- 2; =  1 c d; = 01 4 ~ h; = 01 5 ~ i; + 3 a g; + 1a e f"},
 		{composite, "+ a x b y; + a x b z; + a xy b ''; - null x null z", "not x z; + a x b y; + a xy b "},
 		{composite, "+ a x b yz; + a xy b z", "+ a x b yz; + a xy b z"},
 		// A key that changes is written by itself, between what was folded before it and after it.
@@ -192,7 +194,8 @@ func TestFoldTables(t *testing.T) {
 	g.AddDDL(&format.DDL{SQL: "ALTER"})
 	play(g, a, "+ 4 x")
 	g.Commit(7, 5, 6, 0)
-	if got, want := steps(g), "+ 1 x; + 2 x; + 3 x; + 1 x; one by one 2; + 1 y; one by one 5; + 3 x; + 3 x; one by one 9; + 4 x"; got != want {
+	if got, want := steps(g),
+		"+ 1 x; + 2 x; + 3 x; + 1 x; one by one 2; + 1 y; one by one 5; + 3 x; + 3 x; one by one 9; + 4 x"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }

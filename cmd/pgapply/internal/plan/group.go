@@ -76,7 +76,8 @@ type Group struct {
 	OpenLSN      format.LSN    // commit LSN of the open transaction; 0 if it is not known yet
 	Counts       map[*Table]*Counts
 	Skip         bool // its changes are not wanted; only the position moves
-	Lend         bool // values that are added are not copied: they stay as they are until the group has been written
+	// values that are added are not copied: they stay as they are until the group has been written
+	Lend bool
 
 	arena   []byte
 	lent    [][]byte
@@ -143,7 +144,8 @@ func (g *Group) Reset() {
 		kept += n
 		return false
 	})
-	*g = Group{Transactions: g.Transactions[:0], arena: g.arena[:0], lent: g.lent[:0], refs: g.refs[:0], ops: g.ops[:0], tables: g.tables[:0], folds: g.folds[:0], places: g.places,
+	*g = Group{Transactions: g.Transactions[:0], arena: g.arena[:0], lent: g.lent[:0], refs: g.refs[:0],
+		ops: g.ops[:0], tables: g.tables[:0], folds: g.folds[:0], places: g.places,
 		steps: g.steps[:0], extras: g.extras[:0], masks: g.masks, spare: g.spare, scratch: g.scratch, keys: g.keys, Counts: g.Counts}
 	clear(g.places)
 	clear(g.Counts)

@@ -40,7 +40,8 @@ func (e *expectation) add(o expectation) {
 	}
 	for t, c := range o.counts {
 		n := e.counts[t]
-		e.counts[t] = plan.Counts{Inserts: n.Inserts + c.Inserts, Updates: n.Updates + c.Updates, Deletes: n.Deletes + c.Deletes, Truncates: n.Truncates + c.Truncates}
+		e.counts[t] = plan.Counts{Inserts: n.Inserts + c.Inserts, Updates: n.Updates + c.Updates,
+			Deletes: n.Deletes + c.Deletes, Truncates: n.Truncates + c.Truncates}
 	}
 }
 

@@ -62,7 +62,8 @@ func TestLentValues_H11(t *testing.T) {
 func TestLentLog_H11(t *testing.T) {
 	tables := logTables()
 	big := func(n int) []byte { return bytes.Repeat([]byte("0123456789"), n/10) }
-	rows := []format.Tuple{{{Kind: format.Text, Data: []byte("1")}, {Kind: format.Binary, Data: big(5000)}}, {{Kind: format.Text, Data: big(70)}, {Kind: format.Unchanged}}}
+	rows := []format.Tuple{{{Kind: format.Text, Data: []byte("1")}, {Kind: format.Binary, Data: big(5000)}},
+		{{Kind: format.Text, Data: big(70)}, {Kind: format.Unchanged}}}
 	for name, add := range map[string]func(l *plan.Log, g *plan.Group){
 		"insert": func(l *plan.Log, g *plan.Group) { l.Insert(7, tables[0], rows[0]); g.Insert(tables[0], rows[0]) },
 		"update": func(l *plan.Log, g *plan.Group) {
@@ -93,7 +94,8 @@ func TestLentLog_H11(t *testing.T) {
 		if !ok || size != len(whole) {
 			t.Errorf("%s: %d bytes, %t, for %d", name, size, ok, len(whole))
 		}
-		r := plan.Replay{Tables: tables, Table: func(t *plan.Table) (*plan.Table, error) { return t, nil }, Sub: func(uint32) bool { return true }}
+		r := plan.Replay{Tables: tables, Table: func(t *plan.Table) (*plan.Table, error) { return t, nil },
+			Sub: func(uint32) bool { return true }}
 		got.Lend = true
 		if err := r.Add(&got, whole); err != nil {
 			t.Fatal(err)

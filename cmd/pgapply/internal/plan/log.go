@@ -16,7 +16,8 @@ import (
 // tuple is, for each column, a uvarint: twice the length of a text value, twice the length plus one
 // of a binary one, both plus two, or 0 for NULL and 1 for an unchanged one.
 type Log struct {
-	Lend bool // large values are not copied: they stay as they are until TakeLent's result has been used
+	// large values are not copied: they stay as they are until TakeLent's result has been used
+	Lend bool
 	buf  []byte
 	cuts []cut
 }

@@ -14,7 +14,8 @@ import (
 func logTables() []*plan.Table {
 	var l []*plan.Table
 	for i := range 2 {
-		t := &plan.Table{Index: i, Schema: "public", Name: fmt.Sprintf("t%d", i), Foldable: true, Key: []int{0}, Relation: &format.Relation{Columns: make([]format.Column, 2-i)}}
+		t := &plan.Table{Index: i, Schema: "public", Name: fmt.Sprintf("t%d", i), Foldable: true,
+			Key: []int{0}, Relation: &format.Relation{Columns: make([]format.Column, 2-i)}}
 		t.Columns = make([]plan.Column, 2-i)
 		l = append(l, t)
 	}

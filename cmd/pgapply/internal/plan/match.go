@@ -7,9 +7,10 @@ import (
 
 // An Operator tells whether two values are equal. None is the one of a type that has none.
 type Operator struct {
-	SQL       string // between the two values
-	Type      string // that both are to be cast to, if any
-	Read      string // the type that a parameter is to be read as, where the operator does not say it: a record's
+	SQL  string // between the two values
+	Type string // that both are to be cast to, if any
+	// the type that a parameter is to be read as, where the operator does not say it: a record's
+	Read      string
 	Collation string // quoted, if it is not the column's
 }
 
@@ -123,5 +124,6 @@ func (t *Table) same(b *strings.Builder, n int, isNull Mask) {
 // parameter. A cast to text is another thing for some types, and the source may print values in
 // another way: so the parameter is read and printed, too.
 func (t *Table) sameText(b *strings.Builder, name string, i, n int) {
-	b.WriteString(name + " IS DISTINCT FROM NULL AND pg_catalog.concat(" + name + `) COLLATE pg_catalog."C" = pg_catalog.concat($` + strconv.Itoa(n) + "::" + t.Columns[i].Type + ")")
+	b.WriteString(name + " IS DISTINCT FROM NULL AND pg_catalog.concat(" + name +
+		`) COLLATE pg_catalog."C" = pg_catalog.concat($` + strconv.Itoa(n) + "::" + t.Columns[i].Type + ")")
 }

@@ -64,7 +64,8 @@ func spec(name, columns string, more func(*plan.Table)) *tableSpec {
 	for i, c := range strings.Fields(columns) {
 		attrs := strings.TrimLeft(c, "abcdefghijklmnopqrstuvwxyz")
 		col, _ := strings.CutSuffix(c, attrs)
-		s.Columns = append(s.Columns, plan.Column{Name: col, Type: "text", OID: 25, Ignore: strings.Contains(attrs, "="), Equal: plan.Equals, Exact: true})
+		s.Columns = append(s.Columns, plan.Column{Name: col, Type: "text", OID: 25,
+			Ignore: strings.Contains(attrs, "="), Equal: plan.Equals, Exact: true})
 		if strings.Contains(attrs, "*") {
 			s.Key = append(s.Key, i)
 			s.Equal = append(s.Equal, plan.Equals)
@@ -283,7 +284,8 @@ func (s *source) statement(g *plan.Group) (kind plan.OpKind, tables []*tableSpec
 			return 0, nil, false
 		}
 		var old format.Tuple
-		keyLeftOut := slices.ContainsFunc(t.Key, func(i int) bool { return t.toast[i] }) // then it is sent as the old one
+		// then it is sent as the old one
+		keyLeftOut := slices.ContainsFunc(t.Key, func(i int) bool { return t.toast[i] })
 		if t.Full || keyLeftOut || t.keyOf(before) != t.keyOf(after) {
 			old = t.old(before)
 		}

@@ -22,8 +22,9 @@ type Table struct {
 	OID      uint32 // on the target
 	Only     bool   // an ordinary table, which may have children that are not meant
 	Spread   bool   // a partitioned table, whose rows are in others
-	Root     *Root  // where rows go instead, if it is not nil; OID, Only and Spread are then the root's
-	Columns  []Column
+	// where rows go instead, if it is not nil; OID, Only and Spread are then the root's
+	Root    *Root
+	Columns []Column
 
 	// Key has the columns that find a row, ascending. It is nil for a table that has none: then all
 	// columns find it.
@@ -100,7 +101,8 @@ func (t *Table) String() string { return t.Schema + "." + t.Name }
 // A shape identifies a statement of a table.
 type shape struct {
 	verb verb
-	mask string // columns that are left out (bulk and single updates) or are NULL (tables without a key)
+	// columns that are left out (bulk and single updates) or are NULL (tables without a key)
+	mask string
 	more string
 
 	skipLocked bool

@@ -1,4 +1,5 @@
-// Package rename has schemas and tables applied under other names, also within the statements of a schema. It is pure.
+// Package rename has schemas and tables applied under other names, also within the statements of a
+// schema. It is pure.
 package rename
 
 import (
@@ -7,7 +8,8 @@ import (
 	"strings"
 )
 
-// Rules say what is renamed: "old" or "old.table" to "new" or "new.table". A table's new name may be given without its schema.
+// Rules say what is renamed: "old" or "old.table" to "new" or "new.table". A table's new name may
+// be given without its schema.
 type Rules map[string]string
 
 // Table returns where a table (or another object of a schema) goes.
@@ -29,14 +31,17 @@ func (r Rules) Schema(schema string) string {
 	return schema
 }
 
-// queries has the kinds of objects whose statements hold queries or expressions, in which a name may stand for an alias.
-var queries = map[string]bool{"VIEW": true, "MATERIALIZED VIEW": true, "RULE": true, "FUNCTION": true, "PROCEDURE": true, "POLICY": true, "TRIGGER": true}
+// queries has the kinds of objects whose statements hold queries or expressions, in which a name
+// may stand for an alias.
+var queries = map[string]bool{"VIEW": true, "MATERIALIZED VIEW": true, "RULE": true, "FUNCTION": true,
+	"PROCEDURE": true, "POLICY": true, "TRIGGER": true}
 
 // bodies has those whose statements may hold code as a string.
 var bodies = map[string]bool{"FUNCTION": true, "PROCEDURE": true}
 
-// SQL returns the statements of an object of the given kind with the new names, as pg_dump writes statements: with the schema at every name. It returns
-// an error if a name stands where it cannot tell what it means.
+// SQL returns the statements of an object of the given kind with the new names, as pg_dump writes
+// statements: with the schema at every name. It returns an error if a name stands where it cannot
+// tell what it means.
 func (r Rules) SQL(kind, sql string) (string, error) {
 	tokens := lex(sql)
 	for old, to := range r {

@@ -176,7 +176,8 @@ func (a *Applier) giveUp(ctx context.Context, cause error) error {
 	}
 	clear(a.ahead)
 	// The main session may be in a failed transaction.
-	if err := a.s.exec(ctx, fmt.Sprintf("ROLLBACK; UPDATE pgsluice.streams SET ahead = false WHERE stream_id = %d", a.stream.ID)); err != nil {
+	if err := a.s.exec(ctx, fmt.Sprintf("ROLLBACK; UPDATE pgsluice.streams SET ahead = false WHERE stream_id = %d",
+		a.stream.ID)); err != nil {
 		return err
 	}
 	return fault.New(fault.TryAgain, "transactions in progress stand in the way of others: %w", cause).

@@ -73,7 +73,9 @@ func NewApplier(ctx context.Context, server pgdial.Server, log *slog.Logger, str
 	if err != nil {
 		return nil, err
 	}
-	return &Applier{lane: &lane{s: s, onConflict: onConflict, stream: stream.ID, conflicts: new(atomic.Int64)}, ahead: make(map[uint32]*lane), stream: stream, log: log, counting: make(map[*plan.Table]*plan.Counts), counted: time.Now()}, nil
+	return &Applier{lane: &lane{s: s, onConflict: onConflict, stream: stream.ID,
+		conflicts: new(atomic.Int64)}, ahead: make(map[uint32]*lane), stream: stream, log: log,
+		counting: make(map[*plan.Table]*plan.Counts), counted: time.Now()}, nil
 }
 
 // Replica reports whether triggers, rules and foreign keys rest in the session unless they are set
@@ -195,7 +197,8 @@ func (a *Applier) finish(ctx context.Context, l *lane, lsn format.LSN, e end) er
 	}
 	var pg *pgconn.PgError
 	if deferrable && errors.As(refused, &pg) && pg.Code == "22012" {
-		return fault.New(fault.Failed, "could not commit the transaction with commit LSN %v: two rows would have the same values in a deferrable unique constraint", lsn).
+		return fault.New(fault.Failed,
+			"could not commit the transaction with commit LSN %v: two rows would have the same values in a deferrable unique constraint", lsn).
 			WithHint("The target was written to by somebody else. Compare the rows on both sides: pgcutover verify.")
 	}
 	return a.refusedCommit(nil, 0, 0, lsn, refused)
@@ -280,7 +283,8 @@ func endOf(g *plan.Group) end {
 // It returns a statement's error as refused; the transaction is then to be rolled back.
 func (a *Applier) commit(ctx context.Context, l *lane, begin func(*pgwire.Batch), e end) (refused, err error) {
 	if a.open && l != a.lane {
-		return nil, errors.New("a transaction that was written in part cannot be overtaken") // a mistake of the caller's, which would lose it
+		// a mistake of the caller's, which would lose it
+		return nil, errors.New("a transaction that was written in part cannot be overtaken")
 	}
 	b := l.s.conn.Batch(ctx)
 	begin(b)

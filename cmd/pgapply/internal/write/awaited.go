@@ -38,5 +38,7 @@ func (l *lane) await(ctx context.Context, refused error) error {
 	if err := l.s.exec(ctx, strings.TrimRight(row[1], "; \n")+"; "+progress.DoneSQL(id)); err != nil {
 		return nil
 	}
-	return fault.New(fault.TryAgain, "%s waited for the cutover, and a recorded statement is about it: it has been created, and the transaction is applied again", text.Escape(row[2]))
+	return fault.New(fault.TryAgain,
+		"%s waited for the cutover, and a recorded statement is about it: it has been created, and the transaction is applied again",
+		text.Escape(row[2]))
 }

@@ -31,11 +31,13 @@ type builder struct {
 	mine  map[progress.LoadTable]bool // tables that this process has built, or is building
 	locks map[progress.LoadTable]progress.Lock
 
-	missing []progress.LoadTable // tables that have not all of their rows when everything else is done
+	// tables that have not all of their rows when everything else is done
+	missing []progress.LoadTable
 }
 
 func newBuilder(ctx context.Context, l *Loader) (*builder, error) {
-	b := &builder{l: l, ctx: ctx, wake: make(chan struct{}, 1), tasks: make(chan func(*session) error), mine: make(map[progress.LoadTable]bool), locks: make(map[progress.LoadTable]progress.Lock)}
+	b := &builder{l: l, ctx: ctx, wake: make(chan struct{}, 1),
+		tasks: make(chan func(*session) error), mine: make(map[progress.LoadTable]bool), locks: make(map[progress.LoadTable]progress.Lock)}
 	var err error
 	if b.ask, err = l.Server.Connect(ctx); err != nil {
 		return nil, err
@@ -156,7 +158,8 @@ func (b *builder) lock(t progress.LoadTable, take bool) (ok bool, err error) {
 		delete(b.locks, t)
 		return err == nil, b.l.Server.Explain(err)
 	}
-	lock, holder, err := progress.Try(b.ctx, progress.AskOf(b.ask), b.l.Stream.ID, progress.TableLock(t.Schema, t.Name), func(text string) { b.l.Log.Warn(text) })
+	lock, holder, err := progress.Try(b.ctx, progress.AskOf(b.ask), b.l.Stream.ID,
+		progress.TableLock(t.Schema, t.Name), func(text string) { b.l.Log.Warn(text) })
 	if err != nil || holder != "" {
 		return false, b.l.Server.Explain(err)
 	}
@@ -213,7 +216,8 @@ func (b *builder) whole(s *session, t progress.LoadTable, list []progress.Object
 		sql.WriteString(list[i].Rest() + "\n;")
 		fmt.Fprintf(&ids, ", %d", list[i].ID)
 	}
-	fmt.Fprintf(&sql, "UPDATE pgsluice.deferred SET %s WHERE id IN (0%s);%s;%s; COMMIT", isDone, ids.String(), analyze(t), b.set(t, isLoaded))
+	fmt.Fprintf(&sql, "UPDATE pgsluice.deferred SET %s WHERE id IN (0%s);%s;%s; COMMIT", isDone, ids.String(),
+		analyze(t), b.set(t, isLoaded))
 	if err := s.conn.Exec(b.ctx, sql.String()); err == nil {
 		defer b.open.Done()
 		_, err = b.lock(t, false)

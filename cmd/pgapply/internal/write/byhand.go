@@ -38,7 +38,8 @@ func (l *Loader) takeOff(tables []*loadTable) error {
 	for some := range slices.Chunk(keys, locksAtOnce) {
 		if err := pgx.BeginFunc(l.ctx, l.Control, func(tx pgx.Tx) error {
 			for _, k := range some {
-				if err := l.take(tx, k, "FK CONSTRAINT", progress.PhaseCutover, "ALTER TABLE "+k.Relation()+" DROP CONSTRAINT "+plan.QuoteIdent(k.Name)); err != nil {
+				if err := l.take(tx, k, "FK CONSTRAINT", progress.PhaseCutover,
+					"ALTER TABLE "+k.Relation()+" DROP CONSTRAINT "+plan.QuoteIdent(k.Name)); err != nil {
 					return err
 				}
 			}
@@ -107,7 +108,8 @@ func (l *Loader) take(tx pgx.Tx, d catalog.Definition, kind string, phase progre
 }
 
 func (l *Loader) takeAs(tx pgx.Tx, d catalog.Definition, kind, name string, phase progress.Phase, drop string) error {
-	o := progress.Object{Phase: phase, Type: kind, Schema: d.Schema, Table: d.Table, Name: name, SQL: d.SQL, Index: d.Index, Attach: d.Attach}
+	o := progress.Object{Phase: phase, Type: kind, Schema: d.Schema, Table: d.Table, Name: name, SQL: d.SQL,
+		Index: d.Index, Attach: d.Attach}
 	var err error
 	if o.ID, err = l.newID(); err != nil {
 		return err
@@ -118,7 +120,8 @@ func (l *Loader) takeAs(tx pgx.Tx, d catalog.Definition, kind, name string, phas
 		if err != nil {
 			return err
 		}
-		list = append(list, progress.Object{ID: id, Needs: []int64{o.ID}, Phase: phase, Type: "COMMENT", Schema: d.Schema, Table: d.Table, Name: kind + " " + o.Name, SQL: d.Comment})
+		list = append(list, progress.Object{ID: id, Needs: []int64{o.ID}, Phase: phase, Type: "COMMENT",
+			Schema: d.Schema, Table: d.Table, Name: kind + " " + o.Name, SQL: d.Comment})
 	}
 	if _, err := tx.Exec(l.ctx, progress.AddObjectsSQL(l.Stream.ID, list, "deferred"), pgx.QueryExecModeSimpleProtocol); err != nil {
 		return err

@@ -18,7 +18,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-var opNames = map[plan.OpKind]string{plan.OpInsert: "insert", plan.OpUpdate: "update", plan.OpDelete: "delete", plan.OpTruncate: "truncate", plan.OpDDL: "ddl"}
+var opNames = map[plan.OpKind]string{plan.OpInsert: "insert", plan.OpUpdate: "update",
+	plan.OpDelete: "delete", plan.OpTruncate: "truncate", plan.OpDDL: "ddl"}
 
 // careful writes changes from first to before next, of which some are refused, in the open
 // transaction: half of them, and half of that, until those are found.
@@ -242,7 +243,8 @@ func (l *lane) conflict(ctx context.Context, g *plan.Group, i int32, cause error
 			}
 		}
 		return withServer(e, cause).WithDetail("The statement: %s", shown(g.DDL(op))).
-			WithHint("Make the target such that it can be executed, and start again; or bring the target where the whole transaction would, and leave it out: pgapply --skip-lsn %v.", g.CommitLSN(i))
+			WithHint("Make the target such that it can be executed, and start again; or bring the target where the whole transaction would, and leave it out: pgapply --skip-lsn %v.",
+				g.CommitLSN(i))
 	}
 	if op.Kind == plan.OpSavepoint {
 		return l.s.server.Explain(cause)
@@ -252,7 +254,8 @@ func (l *lane) conflict(ctx context.Context, g *plan.Group, i int32, cause error
 		for _, t := range g.Truncate(op).Tables {
 			names = append(names, t.String())
 		}
-		e := fault.New(fault.Failed, "could not apply truncate of %s of %s: %w", strings.Join(names, ", "), transaction(g.CommitLSN(i)), cause)
+		e := fault.New(fault.Failed, "could not apply truncate of %s of %s: %w", strings.Join(names, ", "),
+			transaction(g.CommitLSN(i)), cause)
 		if f := (*fault.Error)(nil); errors.As(cause, &f) {
 			return e.WithHint("%s", f.Hint)
 		}
@@ -284,12 +287,15 @@ func (l *lane) conflict(ctx context.Context, g *plan.Group, i int32, cause error
 		return withServer(e, cause).WithHint("%s %s%s", who, l.lookAt(g, t, op.New), l.goOn(g, i, true))
 	case pg.Code == "23505":
 		e.Err = fmt.Errorf("%w, row with %s: another row of the target has what is unique: %w", e.Err, key, cause)
-		return withServer(e, cause).WithHint("%s Correct or delete that other row on the target, and start again. %s", who, l.goOn(g, i, false))
+		return withServer(e, cause).
+			WithHint("%s Correct or delete that other row on the target, and start again. %s", who,
+				l.goOn(g, i, false))
 	}
 	e.Err = fmt.Errorf("%w, row with %s: %w", e.Err, key, cause)
 	e = withServer(e, cause)
 	if e.Hint == "" && strings.HasPrefix(pg.Code, "22") {
-		e.Hint = fmt.Sprintf("Is a type another one on the source by now? Change it on the target likewise (ALTER TABLE %s ALTER COLUMN … TYPE …, or ALTER TYPE …), and start again.", text.Ident(t.Schema, t.Name))
+		e.Hint = fmt.Sprintf("Is a type another one on the source by now? Change it on the target likewise (ALTER TABLE %s ALTER COLUMN … TYPE …, or ALTER TYPE …), and start again.",
+			text.Ident(t.Schema, t.Name))
 	}
 	return e
 }

@@ -63,7 +63,9 @@ func (l *Loader) copyPart(p *part) (err error) {
 		return l.Server.Explain(err)
 	}
 	if uint64(n) != p.end.Rows {
-		return fault.New(fault.Data, "the stream says that part %d of %d has %d rows, the target found %d in it", p.Index, p.Of, p.end.Rows, n)
+		return fault.New(fault.Data,
+			"the stream says that part %d of %d has %d rows, the target found %d in it", p.Index, p.Of,
+			p.end.Rows, n)
 	}
 	copied, err := l.finishPart(s, p)
 	if err != nil {
@@ -125,7 +127,8 @@ func checked(t *loadTable, err error) error {
 
 // where is the condition for a table's rows in schema pgsluice.
 func (l *Loader) where(t *loadTable) string {
-	return fmt.Sprintf("stream_id = %d AND schema_name = %s AND table_name = %s", l.Stream.ID, progress.Literal(t.schema), progress.Literal(t.name))
+	return fmt.Sprintf("stream_id = %d AND schema_name = %s AND table_name = %s", l.Stream.ID,
+		progress.Literal(t.schema), progress.Literal(t.name))
 }
 
 // finishPart records and commits a part, and reports whether it was the table's last one.
@@ -159,7 +162,8 @@ func (l *Loader) finishPart(s *session, p *part) (copied bool, err error) {
 }
 
 func (l *Loader) loadedMeanwhile(t *loadTable) error {
-	return fault.New(fault.TryAgain, "another process is loading, or has loaded, table %q meanwhile", t.String()).WithHint("Start again with pgextract --resume: what is there is skipped.")
+	return fault.New(fault.TryAgain, "another process is loading, or has loaded, table %q meanwhile",
+		t.String()).WithHint("Start again with pgextract --resume: what is there is skipped.")
 }
 
 // prepare makes a table ready for its first part in this run.
@@ -178,7 +182,8 @@ func (l *Loader) prepare(s *session, p *part) error {
 	}
 	// Other processes may load other parts of the table.
 	row, err := s.ask(l.ctx, "BEGIN", "SELECT FROM pgsluice.tables WHERE "+where+" FOR UPDATE",
-		"SELECT status, coalesce(snapshot, ''), parts, (SELECT pg_catalog.count(*) FROM pgsluice.parts WHERE "+where+") FROM pgsluice.tables WHERE "+where)
+		"SELECT status, coalesce(snapshot, ''), parts, (SELECT pg_catalog.count(*) FROM pgsluice.parts WHERE "+
+			where+") FROM pgsluice.tables WHERE "+where)
 	if err != nil {
 		return err
 	}
@@ -195,11 +200,14 @@ func (l *Loader) prepare(s *session, p *part) error {
 		if done != "0" { // since the tree was made ready
 			return l.loadedMeanwhile(t)
 		}
-	case done != "0" || l.Reload && status.Complete(): // there are parts from another snapshot: they do not fit together
+	case done != "0" || l.Reload && status.Complete():
+		// there are parts from another snapshot: they do not fit together
 		if err := l.empty(s, t); err != nil {
 			return err
 		}
-	default: // only now: whoever copies the table may hold its lock, and need the row that we have locked
+	default:
+		// only now: whoever copies the table may hold its lock, and need the row that we have
+		// locked
 		row, err := s.ask(l.ctx, "SELECT EXISTS (SELECT FROM ONLY "+t.qualified()+" "+t.target.Condition+")")
 		if err != nil {
 			return err
@@ -212,7 +220,8 @@ func (l *Loader) prepare(s *session, p *part) error {
 			return e.WithHint("Empty it (TRUNCATE %s on the target), or leave it out.", text.Ident(t.schema, t.name))
 		}
 	}
-	t.freeze = t.tree == nil && p.Of == 1 && p.Bytes >= freezeMin && t.target.Kind == "r" && t.target.Condition == "" && !t.target.Referenced
+	t.freeze = t.tree == nil && p.Of == 1 && p.Bytes >= freezeMin && t.target.Kind == "r" &&
+		t.target.Condition == "" && !t.target.Referenced
 	return s.exec(l.ctx, fmt.Sprintf(`UPDATE pgsluice.tables SET status = 'loading', source_oid = %d, snapshot = %s, snapshot_lsn = '%v', parts = %d, rows = 0, bytes = 0, copying_rows = 0, copying_bytes = 0,
 		started_at = pg_catalog.clock_timestamp(), copied_at = NULL, loaded_at = NULL, error = NULL WHERE %s;
 		UPDATE pgsluice.streams SET load_status = 'loading' WHERE stream_id = %d AND load_status <> 'loading'; COMMIT`,

@@ -37,7 +37,8 @@ func (a *Applier) writeCounts(b *pgwire.Batch, s *session) {
 	}
 	var text [4][]string
 	var nums [4][]uint64
-	at := make(map[string]int) // a table that was described again is two of ours, and one on the target
+	// a table that was described again is two of ours, and one on the target
+	at := make(map[string]int)
 	for t, c := range a.counting {
 		n, ok := at[t.QualifiedName()]
 		if !ok {

@@ -14,11 +14,16 @@ import (
 // A row is the same JSON as a map of its values, however long they are and wherever they are cut.
 func TestJSONRow(t *testing.T) {
 	long := func(s string) string { return strings.Repeat(s, 40<<10/len(s)) }
-	for _, v := range []string{"", "x", `"\<&>` + "\n\x01\x7f", "żółć 🐘 \u2028", "\xff\xfe", "ok\xc3", long("a"), long("🐘"), "x" + long("🐘"), "xx" + long("🐘"), "xxx" + long("🐘"),
+	for _, v := range []string{"", "x", `"\<&>` + "\n\x01\x7f", "żółć 🐘 \u2028", "\xff\xfe", "ok\xc3",
+		long("a"), long("🐘"), "x" + long("🐘"), "xx" + long("🐘"), "xxx" + long("🐘"),
 		long("\xf0\x9f"), long("\x80"), long("\n\"\u2028ż")} {
-		table := &plan.Table{Relation: &format.Relation{}, Columns: []plan.Column{{Name: "b"}, {Name: `a"ż`}, {Name: "null"}, {Name: "unchanged"}, {Name: "binary"}}}
+		table := &plan.Table{Relation: &format.Relation{},
+			Columns: []plan.Column{{Name: "b"}, {Name: `a"ż`}, {Name: "null"}, {Name: "unchanged"},
+				{Name: "binary"}}}
 		g := new(plan.Group)
-		g.Update(table, nil, format.Tuple{{Kind: format.Text, Data: []byte(v)}, {Kind: format.Text, Data: []byte(v)}, {}, {Kind: format.Unchanged}, {Kind: format.Binary, Data: []byte(v)}})
+		g.Update(table, nil, format.Tuple{{Kind: format.Text, Data: []byte(v)},
+			{Kind: format.Text, Data: []byte(v)}, {}, {Kind: format.Unchanged},
+			{Kind: format.Binary, Data: []byte(v)}})
 		g.Fold()
 		op, _ := g.Op(0)
 		var got bytes.Buffer

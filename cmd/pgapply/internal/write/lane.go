@@ -29,10 +29,12 @@ type lane struct {
 	open    bool
 	flushed uint64 // changes of the open transaction so far
 	counts  map[*plan.Table]*plan.Counts
-	whole   map[*plan.Table]bool // has deferrable unique keys that are to be checked when the transaction is complete
-	subs    []uint32             // subtransactions whose savepoints are set, in order
+	// has deferrable unique keys that are to be checked when the transaction is complete
+	whole map[*plan.Table]bool
+	subs  []uint32 // subtransactions whose savepoints are set, in order
 
-	tainted bool // code of others has run in the session: it is renewed when the transaction has ended
+	// code of others has run in the session: it is renewed when the transaction has ended
+	tainted bool
 }
 
 // savepoint names the savepoint of a subtransaction.

@@ -67,7 +67,9 @@ func (l *Loader) startLargeObjects() error {
 	if err != nil {
 		return err
 	}
-	if err := progress.QueueTables(l.ctx, l.Control, l.Stream.ID, []progress.LoadTable{{Schema: lobTable[0], Name: lobTable[1], SourceSchema: lobTable[0], SourceName: lobTable[1]}}); err != nil {
+	if err := progress.QueueTables(l.ctx, l.Control, l.Stream.ID,
+		[]progress.LoadTable{{Schema: lobTable[0], Name: lobTable[1], SourceSchema: lobTable[0],
+			SourceName: lobTable[1]}}); err != nil {
 		return l.Server.Explain(err)
 	}
 	l.lobs.records = make(chan *format.LargeObject, queuedChunks)

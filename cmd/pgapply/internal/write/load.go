@@ -72,7 +72,8 @@ func (l *Loader) Start(ctx context.Context) (err error) {
 		return err
 	}
 	if l.Constraints && l.Stream.Key.Slot != "" && !l.guard.replica {
-		return fault.New(fault.Config, "foreign keys and triggers cannot be created before the cutover: the role may not switch them off while changes are applied").
+		return fault.New(fault.Config,
+			"foreign keys and triggers cannot be created before the cutover: the role may not switch them off while changes are applied").
 			WithHint("Leave out --constraints now, or as superuser on the target: GRANT SET ON PARAMETER session_replication_role TO … (PostgreSQL 15 and newer).")
 	}
 	// Only now nobody moves the position any more.
@@ -86,7 +87,8 @@ func (l *Loader) Start(ctx context.Context) (err error) {
 		return l.Server.Explain(err)
 	}
 	for _, t := range lost {
-		l.Log.Warn(fmt.Sprintf("unlogged table %s.%s has lost its rows, as it does when its server crashes", t[0], t[1]), "hint", "It is loaded again where the stream has it: pgextract --resume.")
+		l.Log.Warn(fmt.Sprintf("unlogged table %s.%s has lost its rows, as it does when its server crashes",
+			t[0], t[1]), "hint", "It is loaded again where the stream has it: pgextract --resume.")
 		if err := progress.Requeue(ctx, l.Control, l.Stream.ID, t[0], t[1]); err != nil {
 			return l.Server.Explain(err)
 		}
@@ -151,7 +153,8 @@ func (l *Loader) Finish() (complete bool, err error) {
 	}
 	for _, r := range l.sequences {
 		err := l.setSequence(r)
-		if noRelation(err) && len(l.lost) > 0 { // it is one of those that could not be created, and failed with its table
+		if noRelation(err) && len(l.lost) > 0 {
+			// it is one of those that could not be created, and failed with its table
 			continue
 		}
 		if err != nil {
@@ -167,7 +170,8 @@ func (l *Loader) Finish() (complete bool, err error) {
 			used = used || old == t.rel.Schema || old == t.rel.Schema+"."+t.rel.Name
 		}
 		if !used {
-			l.Log.Warn(fmt.Sprintf("--rename %s=%s: no table of this load is, or is in, %q", old, to, old), "hint", "Names stand there as they are, without quotes.")
+			l.Log.Warn(fmt.Sprintf("--rename %s=%s: no table of this load is, or is in, %q", old, to, old),
+				"hint", "Names stand there as they are, without quotes.")
 		}
 	}
 	if complete, err = l.builder.finish(); err != nil || !complete {
@@ -191,7 +195,8 @@ func (l *Loader) forget() error {
 			continue
 		}
 		if k != lobTable {
-			l.Log.Warn(fmt.Sprintf("table %s.%s, of an earlier run, is no longer on the source, or no longer wanted; it is left out", k[0], k[1]),
+			l.Log.Warn(fmt.Sprintf("table %s.%s, of an earlier run, is no longer on the source, or no longer wanted; it is left out",
+				k[0], k[1]),
 				"hint", "On the target: DROP TABLE "+text.Ident(k[0], k[1]))
 		}
 		if err := progress.Forget(l.ctx, l.Control, l.Stream.ID, k[0], k[1]); err != nil {

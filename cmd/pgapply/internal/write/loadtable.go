@@ -68,7 +68,8 @@ func (l *Loader) place(t *loadTable) error {
 		return err
 	}
 	if reserved(t.schema) {
-		return fault.New(fault.Config, "table %s.%s of the source cannot go to schema %s of the target", t.rel.Schema, t.rel.Name, t.schema).WithHint("Correct --rename.")
+		return fault.New(fault.Config, "table %s.%s of the source cannot go to schema %s of the target",
+			t.rel.Schema, t.rel.Name, t.schema).WithHint("Correct --rename.")
 	}
 	key := [2]string{t.schema, t.name}
 	if other, ok := l.targets[key]; ok && other != t.rel.ID {
@@ -100,7 +101,8 @@ func (l *Loader) inspect() error {
 	for _, t := range l.fresh {
 		t.target, t.tree = found[[2]string{t.schema, t.name}], l.trees[[2]string{t.schema, t.name}]
 		if s := t.state; s.Complete() && s.Status != "loaded" && !l.Reload && t.tree == nil {
-			l.builder.table(t.names(), false) // an earlier run had all its rows, and ended before that
+			// an earlier run had all its rows, and ended before that
+			l.builder.table(t.names(), false)
 		}
 	}
 	fresh := l.fresh
@@ -139,7 +141,8 @@ func (t *loadTable) fits(p *part, byHand bool) error {
 			WithHint("Create the schema on the target first: pg_dump -s of the source, piped into psql; or load without --data-only.")
 	default:
 		return fault.New(fault.Config, "table %q does not exist on the target any more, where a load has created it", t.String()).
-			WithHint("Create it again: pg_dump -s -t %s of the source, piped into psql on the target. Then start again.", shellPattern(t.rel))
+			WithHint("Create it again: pg_dump -s -t %s of the source, piped into psql on the target. Then start again.",
+				shellPattern(t.rel))
 	}
 	for _, name := range p.Columns {
 		i := slices.IndexFunc(t.target.Columns, func(c catalog.Column) bool { return c.Name == name })
@@ -151,7 +154,9 @@ func (t *loadTable) fits(p *part, byHand bool) error {
 		case t.target.Columns[i].Generated:
 			return fault.New(fault.Config, "column %q of table %q is generated on the target, but not on the source", name, t.String())
 		case p.Format == format.CopyBinary && j >= 0 && otherType(t.rel.Columns[j].OID, t.target.Columns[i].OID):
-			return fault.New(fault.Config, "column %q of table %q is of type %s on the target and %s on the source: binary data does not fit", name, t.String(),
+			return fault.New(fault.Config,
+				"column %q of table %q is of type %s on the target and %s on the source: binary data does not fit",
+				name, t.String(),
 				t.target.Columns[i].Type, t.rel.Columns[j].Type).WithHint("Extract with --format text.")
 		}
 	}

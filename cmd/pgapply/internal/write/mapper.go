@@ -41,7 +41,8 @@ func (m *Mapper) Map(ctx context.Context, rel *format.Relation) (*plan.Table, er
 	t := &plan.Table{Relation: rel, Full: rel.ReplicaIdentity == "f"}
 	t.Schema, t.Name = m.Target(rel.Schema, rel.Name)
 	if reserved(t.Schema) {
-		t.Problem = fault.New(fault.Config, "table %s.%s of the source cannot go to schema %s of the target", rel.Schema, rel.Name, t.Schema).WithHint("Correct --rename.")
+		t.Problem = fault.New(fault.Config, "table %s.%s of the source cannot go to schema %s of the target",
+			rel.Schema, rel.Name, t.Schema).WithHint("Correct --rename.")
 		return t, nil
 	}
 	if m.Snapshot != nil {
@@ -94,10 +95,12 @@ func (m *Mapper) columns(t *plan.Table, c *catalog.Relation) error {
 	for i, col := range t.Relation.Columns {
 		n := slices.IndexFunc(c.Columns, func(x catalog.Column) bool { return x.Name == col.Name })
 		if n < 0 {
-			return fault.New(fault.Config, "column %q of table %q does not exist on the target", col.Name, t.String()).WithHint("%s", newColumn(t, c, &col))
+			return fault.New(fault.Config, "column %q of table %q does not exist on the target", col.Name,
+				t.String()).WithHint("%s", newColumn(t, c, &col))
 		}
 		x := c.Columns[n]
-		t.Columns[i] = plan.Column{Name: x.Name, Type: x.Type, OID: x.OID, Ignore: x.Generated, Always: x.Identity == "a", Equal: operator(x.Equal), Exact: x.Exact}
+		t.Columns[i] = plan.Column{Name: x.Name, Type: x.Type, OID: x.OID, Ignore: x.Generated,
+			Always: x.Identity == "a", Equal: operator(x.Equal), Exact: x.Exact}
 		if !x.Generated {
 			inserted++
 		}
@@ -128,7 +131,8 @@ func newColumn(t *plan.Table, c *catalog.Relation, col *format.Column) string {
 	for _, x := range c.Columns {
 		known := slices.ContainsFunc(t.Relation.Columns, func(r format.Column) bool { return r.Name == x.Name })
 		if !known && !x.Generated && x.Type == col.Type {
-			return fmt.Sprintf("If it was renamed on the source, on the target: ALTER TABLE %s RENAME COLUMN %s TO %s; if it is new: %s, %s. Then start again.", table, text.Ident(x.Name), name, add, what)
+			return fmt.Sprintf("If it was renamed on the source, on the target: ALTER TABLE %s RENAME COLUMN %s TO %s; if it is new: %s, %s. Then start again.",
+				table, text.Ident(x.Name), name, add, what)
 		}
 	}
 	return fmt.Sprintf("On the target: %s, %s; then start again.", add, what)

@@ -18,9 +18,10 @@ import (
 type copyWork struct {
 	parts   map[uint32]*part
 	copying sync.WaitGroup
-	ended   chan struct{}       // one for each part that has come to its end in the stream, but is not yet committed
-	chunks  chan []byte         // empty ones
-	room    *semaphore.Weighted // of maxQueued
+	// one for each part that has come to its end in the stream, but is not yet committed
+	ended  chan struct{}
+	chunks chan []byte         // empty ones
+	room   *semaphore.Weighted // of maxQueued
 
 	mu      sync.Mutex
 	refused []*loadTable // that the load goes on without
@@ -108,7 +109,9 @@ func (l *Loader) past(lsn format.LSN) error {
 	if l.Stream.Key.Slot == "" || l.Stream.Applied <= lsn {
 		return nil
 	}
-	return fault.New(fault.Config, "the snapshot of this load was taken at LSN %v, and changes up to LSN %v have been applied already", lsn, l.Stream.Applied).
+	return fault.New(fault.Config,
+		"the snapshot of this load was taken at LSN %v, and changes up to LSN %v have been applied already",
+		lsn, l.Stream.Applied).
 		WithHint("Stop continuous sync first, then load: pgextract --slot %s … | pgapply", l.Stream.Key.Slot)
 }
 

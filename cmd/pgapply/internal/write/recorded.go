@@ -233,7 +233,8 @@ func (l *lane) role(ctx context.Context, owner string) (other bool, timeout stri
 		return false, timeout, nil, nil
 	case there == "0":
 		return false, "", fault.New(fault.Config, "role %q, which has executed it, does not exist on the target", owner).
-			WithHint("On the target: CREATE ROLE %s; and give it the rights that it has on the source. Then start again.", text.Ident(owner)), nil
+			WithHint("On the target: CREATE ROLE %s; and give it the rights that it has on the source. Then start again.",
+				text.Ident(owner)), nil
 	case may != "t":
 		grant := fmt.Sprintf("GRANT %s TO %s", text.Ident(owner), text.Ident(me))
 		if l.s.version >= 160000 {
@@ -259,7 +260,8 @@ func (l *lane) denied(cause error, d *format.DDL) error {
 // meaning are the settings that change what a statement means. storage are those that choose how it
 // is kept: a target may not have the choice, and is none the worse for it.
 var (
-	meaning = []string{"standard_conforming_strings", "backslash_quote", "array_nulls", "transform_null_equals", "DateStyle", "IntervalStyle", "TimeZone", "xmloption",
+	meaning = []string{"standard_conforming_strings", "backslash_quote", "array_nulls",
+		"transform_null_equals", "DateStyle", "IntervalStyle", "TimeZone", "xmloption",
 		"bytea_output", "extra_float_digits"}
 	storage = map[string]string{
 		"default_toast_compression":   "SELECT FROM pg_catalog.pg_settings WHERE name = 'default_toast_compression' AND %s = ANY (enumvals)",
@@ -286,7 +288,9 @@ func settings(d *format.DDL) ([]string, error) {
 			set += " WHERE EXISTS (" + fmt.Sprintf(condition, progress.Literal(d.Settings[name])) + ")"
 		default:
 			// Not from a stream: it may be one that gives rights.
-			return nil, fault.New(fault.Config, "the source has executed it with setting %q, which this version does not know", name).WithHint("Use a newer pgapply.")
+			return nil, fault.New(fault.Config,
+				"the source has executed it with setting %q, which this version does not know", name).
+				WithHint("Use a newer pgapply.")
 		}
 		list = append(list, set)
 	}
@@ -347,12 +351,14 @@ func (l *lane) compare(ctx context.Context, d *format.DDL) (refused, err error) 
 	if err != nil || r.Err == nil {
 		return nil, err
 	}
-	return fault.New(fault.Failed, "the source has changed %s, and the target does not have it: %w", name(d.Objects[min(len(r.Counts), len(d.Objects)-1)]), r.Err), nil
+	return fault.New(fault.Failed, "the source has changed %s, and the target does not have it: %w",
+		name(d.Objects[min(len(r.Counts), len(d.Objects)-1)]), r.Err), nil
 }
 
 // find has the server look for an object; it fails if there is none.
 func (l *lane) find(b *pgwire.Batch, o format.Object) {
-	b.Bind(l.s.name(b, "SELECT pg_catalog.pg_get_object_address($1, $2::pg_catalog.text[], $3::pg_catalog.text[])"), 3, func(i int) bool { return i > 0 })
+	b.Bind(l.s.name(b, "SELECT pg_catalog.pg_get_object_address($1, $2::pg_catalog.text[], $3::pg_catalog.text[])"),
+		3, func(i int) bool { return i > 0 })
 	b.String(o.Type)
 	for _, list := range [][]string{o.Names, o.Args} {
 		b.Array(25)

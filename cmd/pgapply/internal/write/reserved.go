@@ -19,7 +19,9 @@ func Writable(kind format.Kind, schema, name string) error {
 	if !reserved(schema) {
 		return nil
 	}
-	return fault.New(fault.Data, "the stream has a %v record of %s.%s, and schema %s is not for streams to write to", kind, schema, name, schema).
+	return fault.New(fault.Data,
+		"the stream has a %v record of %s.%s, and schema %s is not for streams to write to", kind, schema,
+		name, schema).
 		WithDetail("Schemas pgsluice, information_schema and pg_… belong to pgsluice and to the server.").
 		WithHint("Find out which program has written it: the header names it (pgapply --to json prints it), and a filter may have changed it.")
 }

@@ -17,7 +17,8 @@ import (
 // would take those along, and leave some behind that the source does not have any more.
 
 // takesPartitions are the tags of statements that may take a partition out of its tree.
-var takesPartitions = []string{"ALTER TABLE", "DROP TABLE", "DROP SCHEMA", "DROP OWNED", "DROP TYPE", "DROP EXTENSION", "DROP FUNCTION", "DROP ACCESS METHOD", "DROP DOMAIN"}
+var takesPartitions = []string{"ALTER TABLE", "DROP TABLE", "DROP SCHEMA", "DROP OWNED", "DROP TYPE",
+	"DROP EXTENSION", "DROP FUNCTION", "DROP ACCESS METHOD", "DROP DOMAIN"}
 
 // A scattered partition is one of a tree whose rows the target distributes in another way.
 type scattered struct {
@@ -60,7 +61,9 @@ func (l *lane) together(ctx context.Context, d *format.DDL, before []scattered) 
 			continue
 		}
 		root := text.Ident(x.RootSchema, x.Parent)
-		return fault.New(fault.Failed, "it takes partition %s out of %s, which has other rows in it on the target than on the source", text.Ident(x.Schema, x.Name), root).
+		return fault.New(fault.Failed,
+			"it takes partition %s out of %s, which has other rows in it on the target than on the source",
+			text.Ident(x.Schema, x.Name), root).
 			WithDetail("The target distributes the rows of %s among its partitions in another way: what is taken away there is not what the source has taken away.", root).
 			WithHint("On the target, in one transaction: delete from %s what the source has taken away, copy what else is in the partition to a table, take the partition away, and insert the copy into %[1]s. "+
 				"Then start again with --on-conflict skip. Or load all of it again afterwards: pgextract --slot … --table '%[1]s' --reload | pgapply", root), nil

@@ -63,15 +63,17 @@ func phases(list []deferredObject, tables map[[2]string]bool) {
 
 // schemaWork is what the Loader knows of objects.
 type schemaWork struct {
-	objects     map[progress.ObjectKey]progress.Recorded
-	rowOf       map[uint64]int64    // objects of the stream, by their ids there → their ids in pgsluice.deferred
-	before      map[int64]bool      // objects that could not be created by an earlier run
-	whyLost     map[[2]string]error // why tables could not be created
-	lost        []int64             // objects without which rows are lost, that could not be created
-	held        []*format.DDL       // until all have come
-	schema      []progress.Object   // not yet executed
-	later       []deferredObject    // not yet recorded
-	tablespaces map[string]bool     // whether the target has them
+	objects map[progress.ObjectKey]progress.Recorded
+	// objects of the stream, by their ids there → their ids in pgsluice.deferred
+	rowOf   map[uint64]int64
+	before  map[int64]bool      // objects that could not be created by an earlier run
+	whyLost map[[2]string]error // why tables could not be created
+	// objects without which rows are lost, that could not be created
+	lost        []int64
+	held        []*format.DDL     // until all have come
+	schema      []progress.Object // not yet executed
+	later       []deferredObject  // not yet recorded
+	tablespaces map[string]bool   // whether the target has them
 
 	schemaLocked bool
 	schemaLock   progress.Lock
@@ -130,7 +132,9 @@ func (l *Loader) rename() error {
 		d.Schema, d.Table = rules.Table(d.Schema, d.Table)
 	}
 	if len(cannot) > 0 {
-		return fault.New(fault.Config, "--rename cannot be applied to the definitions of %s; nothing was written", count.Of(len(cannot), "object")).
+		return fault.New(fault.Config,
+			"--rename cannot be applied to the definitions of %s; nothing was written",
+			count.Of(len(cannot), "object")).
 			WithDetail("%s", strings.Join(cannot, "\n")).
 			WithHint("Create the schema on the target by hand, under the new names, and load with pgextract --data-only.")
 	}
@@ -153,7 +157,8 @@ func (l *Loader) ddl(d *format.DDL) (err error) {
 			return err
 		}
 	}
-	o := progress.Object{Type: d.Type, Schema: d.Schema, Table: d.Table, Name: d.Name, SQL: d.SQL, Index: d.Index, Attach: d.Attach, Phase: progress.PhaseSchema}
+	o := progress.Object{Type: d.Type, Schema: d.Schema, Table: d.Table, Name: d.Name, SQL: d.SQL,
+		Index: d.Index, Attach: d.Attach, Phase: progress.PhaseSchema}
 	known, recorded := l.objects[o.Key()]
 	if o.ID = known.ID; !recorded {
 		if o.ID, err = l.newID(); err != nil {
@@ -213,7 +218,9 @@ func (l *Loader) placed(sql string) (string, error) {
 	name := strings.ReplaceAll(m[1], `""`, `"`)
 	there, known := l.tablespaces[name]
 	if !known {
-		if err := l.Control.QueryRow(l.ctx, "SELECT EXISTS (SELECT FROM pg_catalog.pg_tablespace WHERE spcname = $1)", name).Scan(&there); err != nil {
+		if err := l.Control.QueryRow(l.ctx,
+			"SELECT EXISTS (SELECT FROM pg_catalog.pg_tablespace WHERE spcname = $1)", name).
+			Scan(&there); err != nil {
 			return "", l.Server.Explain(err)
 		}
 		l.tablespaces[name] = there
@@ -304,7 +311,8 @@ func (l *Loader) createAll(list []progress.Object) error {
 }
 
 // needed has the kinds of objects without which rows are lost.
-var needed = map[string]bool{"SCHEMA": true, "TYPE": true, "SHELL TYPE": true, "DOMAIN": true, "TABLE": true, "TABLE ATTACH": true, "SEQUENCE": true}
+var needed = map[string]bool{"SCHEMA": true, "TYPE": true, "SHELL TYPE": true, "DOMAIN": true, "TABLE": true,
+	"TABLE ATTACH": true, "SEQUENCE": true}
 
 // exists has the SQLSTATEs of an object that is there already.
 var exists = map[string]bool{"42P07": true, "42710": true, "42P06": true, "42723": true, "42P16": true}
@@ -327,7 +335,8 @@ func (l *Loader) refusedObject(o *progress.Object, refused error) error {
 	there := isThere(o, refused)
 	if there && needed[o.Type] && !l.Reload && !l.made(o) {
 		return fault.New(fault.Failed, "could not create %v on the target: %w", o, refused).
-			WithHint("The target is not empty. Use an empty database, or create the whole schema by hand and load with pgextract --data-only. %s", identity.Empty(l.ctx, l.Control))
+			WithHint("The target is not empty. Use an empty database, or create the whole schema by hand and load with pgextract --data-only. %s",
+				identity.Empty(l.ctx, l.Control))
 	}
 	if there && needed[o.Type] && !l.Reload {
 		// An earlier run of this load has created it.
@@ -427,7 +436,8 @@ func Serious(list []progress.Object) bool {
 
 // excusable has the SQLSTATEs of privileges, and of something that the target does not have, or
 // cannot reach.
-var excusable = map[string]bool{"42501": true, "0A000": true, "58P01": true, "42704": true, "22023": true, "08001": true, "HV00N": true, warned: true, "01006": true, "01007": true}
+var excusable = map[string]bool{"42501": true, "0A000": true, "58P01": true, "42704": true, "22023": true,
+	"08001": true, "HV00N": true, warned: true, "01006": true, "01007": true}
 
 // newID returns an id for an object that is to be recorded.
 func (l *Loader) newID() (int64, error) {

@@ -44,7 +44,8 @@ func (l *Loader) setSequence(r *format.Sequence) error {
 
 // SetSequence sets the state of a sequence of the target.
 func SetSequence(ctx context.Context, c *pgx.Conn, server pgdial.Server, schema, name string, last int64, called bool) error {
-	_, err := c.Exec(ctx, "SELECT pg_catalog.setval($1::pg_catalog.text::pg_catalog.regclass, $2, $3)", plan.QuoteIdent(schema)+"."+plan.QuoteIdent(name), last, called)
+	_, err := c.Exec(ctx, "SELECT pg_catalog.setval($1::pg_catalog.text::pg_catalog.regclass, $2, $3)",
+		plan.QuoteIdent(schema)+"."+plan.QuoteIdent(name), last, called)
 	if err == nil {
 		return nil
 	}
@@ -55,7 +56,8 @@ func SetSequence(ctx context.Context, c *pgx.Conn, server pgdial.Server, schema,
 	}
 	err = fmt.Errorf("set sequence %s.%s: %w", schema, name, err)
 	if errors.As(err, &pg) && pg.Code == "42P01" {
-		return fault.New(fault.Config, "%w", err).WithHint("Create it on the target as it is on the source; then start again, with pgextract --resume.")
+		return fault.New(fault.Config, "%w", err).
+			WithHint("Create it on the target as it is on the source; then start again, with pgextract --resume.")
 	}
 	return server.Explain(err)
 }

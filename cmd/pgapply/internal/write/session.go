@@ -37,7 +37,8 @@ const sessionSettings = "SET synchronous_commit = off; SET check_function_bodies
 const applySettings = `SET work_mem = '32MB'; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off`
 
 // newSession opens a session and takes the stream's lock for it.
-func newSession(ctx context.Context, server pgdial.Server, log *slog.Logger, stream *progress.Stream, use progress.Use) (s *session, err error) {
+func newSession(ctx context.Context, server pgdial.Server, log *slog.Logger, stream *progress.Stream,
+	use progress.Use) (s *session, err error) {
 	pg, _, err := server.ConnectRaw(ctx, false)
 	if err != nil {
 		return nil, err
@@ -128,7 +129,8 @@ func (s *session) lock(ctx context.Context, log *slog.Logger, stream *progress.S
 
 // await takes a lock of the stream as soon as no session of ours holds it. While one does, it asks
 // giveUp.
-func (s *session) await(ctx context.Context, log *slog.Logger, stream *progress.Stream, what progress.What, giveUp func(holder string) error) (progress.Lock, error) {
+func (s *session) await(ctx context.Context, log *slog.Logger, stream *progress.Stream, what progress.What,
+	giveUp func(holder string) error) (progress.Lock, error) {
 	for {
 		lock, holder, err := progress.Try(ctx, s.askOne, stream.ID, what, func(text string) { log.Warn(text) })
 		if err != nil || holder == "" {

@@ -27,9 +27,11 @@ func truncate(op *plan.TruncateOp) (string, error) {
 	}
 	for root, list := range leaves {
 		if len(list) != root.Leaves {
-			return "", fault.New(fault.Failed, "the source has emptied %d of the %d partitions of table %s.%s, whose rows are in other partitions on the target than on the source",
+			return "", fault.New(fault.Failed,
+				"the source has emptied %d of the %d partitions of table %s.%s, whose rows are in other partitions on the target than on the source",
 				len(list), root.Leaves, root.Schema, root.Name).
-				WithHint("Load the table again while sync is stopped: pgextract --slot … --table %s --reload | pgapply. Then start sync again.", shellPattern(list[0].Relation))
+				WithHint("Load the table again while sync is stopped: pgextract --slot … --table %s --reload | pgapply. Then start sync again.",
+					shellPattern(list[0].Relation))
 		}
 	}
 	sql := "TRUNCATE " + strings.Join(names, ", ")

@@ -33,7 +33,8 @@ func (l *Loader) without(t *loadTable, err error) bool {
 	if e != nil {
 		return false
 	}
-	e = s.exec(l.ctx, fmt.Sprintf("UPDATE pgsluice.tables SET status = 'error', error = %s WHERE %s AND status IN ('queued', 'loading', 'error')", progress.Literal(err.Error()), l.where(t)))
+	e = s.exec(l.ctx, fmt.Sprintf("UPDATE pgsluice.tables SET status = 'error', error = %s WHERE %s AND status IN ('queued', 'loading', 'error')",
+		progress.Literal(err.Error()), l.where(t)))
 	if e != nil {
 		s.close()
 		return false
@@ -116,11 +117,14 @@ func (l *Loader) Refused(resume string) error {
 		}
 	}
 	if drop := dropCheck(l.refused); drop != "" {
-		hint = "The next run takes their checks off, and puts them back when all rows are there: " + resume + ". If it may not, on the target: " + drop + " then the same command, and the constraint again when all is loaded."
+		hint = "The next run takes their checks off, and puts them back when all rows are there: " + resume +
+			". If it may not, on the target: " + drop +
+			" then the same command, and the constraint again when all is loaded."
 	} else if errors.As(l.refused[0].refused, &f) && f.Hint != "" {
 		hint = f.Hint + " Then: " + resume
 	}
-	return fault.New(status, "%s could not be loaded; all others are", count.Of(len(l.refused), "table")).WithDetail("%s", detail).WithHint("%s", hint)
+	return fault.New(status, "%s could not be loaded; all others are", count.Of(len(l.refused), "table")).
+		WithDetail("%s", detail).WithHint("%s", hint)
 }
 
 // dropCheck returns the statements that take off the checks that rows did not pass, empty if any

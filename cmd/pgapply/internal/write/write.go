@@ -225,7 +225,8 @@ func (l *lane) writeOp(b *pgwire.Batch, g *plan.Group, i int32) {
 		}
 		b.Do(sql)
 	case plan.OpDDL:
-		l.bad = errors.New("a recorded statement stands beside other changes") // a mistake of the caller's: see flush
+		// a mistake of the caller's: see flush
+		l.bad = errors.New("a recorded statement stands beside other changes")
 	case plan.OpSavepoint:
 		b.Do("SAVEPOINT " + savepoint(uint32(op.New)))
 	case plan.OpInsert:

@@ -73,7 +73,8 @@ type checker struct {
 	// The roles and databases of the two sessions, quoted for statements that are to be pasted.
 	sourceUser, targetUser         string
 	sourceDatabase, targetDatabase string
-	begun                          bool // the slot exists: what only its creation needs does not stand in the way
+	// the slot exists: what only its creation needs does not stand in the way
+	begun bool
 }
 
 func (c *checker) ok(format string, args ...any) {
@@ -106,8 +107,8 @@ func (f *finding) do(side, as string, sql ...string) {
 	f.paste = append(f.paste, paste{side, as, sql})
 }
 
-// Check looks at the source, the target, and the pair, before anything is begun. It changes nothing. It writes a line for each finding, and fails if
-// there is one that stands in the way.
+// Check looks at the source, the target, and the pair, before anything is begun. It changes
+// nothing. It writes a line for each finding, and fails if there is one that stands in the way.
 func (m *Migration) Check(ctx context.Context) error {
 	c := &checker{ctx: ctx, m: m}
 	var err error
@@ -159,7 +160,8 @@ func (m *Migration) Check(ctx context.Context) error {
 		}
 	}
 	if bad > 0 {
-		return fault.New(fault.Config, "%s not met", count.Of(bad, "condition")).WithHint("Each line that begins with \"error\" is followed by what to do.")
+		return fault.New(fault.Config, "%s not met", count.Of(bad, "condition")).
+			WithHint("Each line that begins with \"error\" is followed by what to do.")
 	}
 	return nil
 }

@@ -73,7 +73,8 @@ func databaseLocale(version int) string {
 	return `SELECT ` + provider + `, d.datcollate, d.datctype, ` + name + `, ` + rules + `, ` + actual + `, true FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()`
 }
 
-// collationLocales is the query for the locales of the collations that a condition chooses, by name.
+// collationLocales is the query for the locales of the collations that a condition chooses, by
+// name.
 func collationLocales(version int, condition string) string {
 	name, rules, deterministic := "''", "''", "true"
 	if version >= 120000 {
@@ -101,12 +102,14 @@ func collationLocales(version int, condition string) string {
 		ORDER BY n.nspname, c.collname, c.collencoding DESC`
 }
 
-// used are the collations that columns, indexes and domains name, of those that are not the same everywhere.
+// used are the collations that columns, indexes and domains name, of those that are not the same
+// everywhere.
 const used = `c.collname NOT IN ('C', 'POSIX', 'default') AND c.oid IN (SELECT a.attcollation FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class r ON r.oid = a.attrelid
 	JOIN pg_catalog.pg_namespace x ON x.oid = r.relnamespace WHERE a.attcollation <> 0 AND NOT a.attisdropped AND x.nspname NOT IN ('information_schema', 'pgsluice') AND x.nspname !~ '^pg_'
 	UNION SELECT y.typcollation FROM pg_catalog.pg_type y WHERE y.typtype = 'd')`
 
-// collation compares the rules by which text is sorted and compared: of the databases, and of the collations that columns have.
+// collation compares the rules by which text is sorted and compared: of the databases, and of the
+// collations that columns have.
 func (c *checker) collation() error {
 	var s, t locale
 	for _, x := range []struct {
@@ -125,10 +128,12 @@ func (c *checker) collation() error {
 	switch {
 	case !s.same(t):
 		c.warn("Create the target with the source's LOCALE_PROVIDER, locale, LC_COLLATE and LC_CTYPE, and TEMPLATE template0, if the order matters.",
-			"text is sorted and compared by other rules: collation and character type are %s on the source, %s on the target", rules(s), rules(t))
+			"text is sorted and compared by other rules: collation and character type are %s on the source, %s on the target",
+			rules(s), rules(t))
 	case s.otherVersion(t):
 		c.warn("Indexes are built by the target's version and need nothing. Look at what was made for the source's order: ranges of text in partitions, and reports.",
-			"both databases have the collation and character type %s, of version %s on the source and %s on the target: some text may be sorted otherwise", rules(s), s.Version, t.Version)
+			"both databases have the collation and character type %s, of version %s on the source and %s on the target: some text may be sorted otherwise",
+			rules(s), s.Version, t.Version)
 	default:
 		c.ok("both databases have the collation and character type %s", rules(s))
 	}
@@ -182,15 +187,19 @@ func (c *checker) collations() error {
 		case !x.same(target[i].locale):
 			other = append(other, fmt.Sprintf("%s.%s: %v on the source, %v on the target", x.Schema, x.Name, x.locale, target[i].locale))
 		case x.otherVersion(target[i].locale):
-			versions = append(versions, fmt.Sprintf("%s.%s: %s on the source, %s on the target", x.Schema, x.Name, x.Version, target[i].Version))
+			versions = append(versions, fmt.Sprintf("%s.%s: %s on the source, %s on the target", x.Schema,
+				x.Name, x.Version, target[i].Version))
 		}
 	}
 	if len(missing) > 0 {
-		c.need("Install the locales on the target's host, then import them; or give the columns another collation on the source.", "columns have collations that the target does not have: %s", strings.Join(missing, "; ")).
+		c.need("Install the locales on the target's host, then import them; or give the columns another collation on the source.",
+			"columns have collations that the target does not have: %s", strings.Join(missing, "; ")).
 			do("target", superuser, "SELECT pg_catalog.pg_import_system_collations('pg_catalog');")
 	}
 	if len(other) > 0 {
-		c.warn("Look whether the order of these columns matters: range partitions, unique indexes, reports.", "%s of columns follow other rules on the target: %s", count.Of(len(other), "collation"), strings.Join(other, "; "))
+		c.warn("Look whether the order of these columns matters: range partitions, unique indexes, reports.",
+			"%s of columns follow other rules on the target: %s", count.Of(len(other), "collation"),
+			strings.Join(other, "; "))
 	}
 	if len(versions) > 0 {
 		c.warn("Indexes are built by the target's version and need nothing. Look at what was made for the source's order: ranges of text in partitions, and reports.",

@@ -16,7 +16,9 @@ func (c *checker) extensions() error {
 	if err != nil {
 		return err
 	}
-	if rows, err = c.t.Query(c.ctx, "SELECT n FROM pg_catalog.unnest($1::pg_catalog.text[]) n WHERE n NOT IN (SELECT name FROM pg_catalog.pg_available_extensions) ORDER BY 1", names); err != nil {
+	if rows, err = c.t.Query(c.ctx,
+		"SELECT n FROM pg_catalog.unnest($1::pg_catalog.text[]) n WHERE n NOT IN (SELECT name FROM pg_catalog.pg_available_extensions) ORDER BY 1",
+		names); err != nil {
 		return err
 	}
 	missing, err := pgx.CollectRows(rows, pgx.RowTo[string])
@@ -29,7 +31,8 @@ func (c *checker) extensions() error {
 		return err
 	}
 	if len(missing) > 0 {
-		c.fail("Install them on the target (Azure: server parameter azure.extensions), or drop them on the source.", "extensions that the target does not have: %s", some(missing))
+		c.fail("Install them on the target (Azure: server parameter azure.extensions), or drop them on the source.",
+			"extensions that the target does not have: %s", some(missing))
 	} else {
 		c.ok("the target has all extensions: %d", len(names))
 	}

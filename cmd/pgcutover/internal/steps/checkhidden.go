@@ -59,8 +59,8 @@ func isDenied(err error) bool {
 var systemName = regexp.MustCompile(`[a-z][a-z0-9_]*`)
 
 // grantsFor returns the statements that give a role what it was denied. Whatever language the
-// server speaks, its message has a name: of the role of PostgreSQL's own whose members may do it, or
-// of the relation or function of its catalog.
+// server speaks, its message has a name: of the role of PostgreSQL's own whose members may do it,
+// or of the relation or function of its catalog.
 func grantsFor(ctx context.Context, conn *pgx.Conn, role string, denied *pgconn.PgError) ([]string, error) {
 	names := systemName.FindAllString(denied.Message+" "+denied.Detail, -1)
 	for _, q := range []string{

@@ -9,7 +9,9 @@ func (c *checker) largeObjects() error {
 		return err
 	}
 	if lobs > 0 {
-		c.warn("Do not change them during the migration, or load them again at cutover.", "the source has %s; changes of them are not decoded by any PostgreSQL", count.Of(lobs, "large object"))
+		c.warn("Do not change them during the migration, or load them again at cutover.",
+			"the source has %s; changes of them are not decoded by any PostgreSQL",
+			count.Of(lobs, "large object"))
 	}
 	return nil
 }

@@ -16,8 +16,9 @@ type sourceRole struct {
 	Login, Owner bool
 }
 
-// named are the roles that objects of the database belong to, or that have privileges, policies or default privileges there. Extensions make theirs anew. The server
-// keeps no note of the superuser that initdb has made.
+// named are the roles that objects of the database belong to, or that have privileges, policies or
+// default privileges there. Extensions make theirs anew. The server keeps no note of the superuser
+// that initdb has made.
 const named = `SELECT r.rolname, r.rolcanlogin, pg_catalog.bool_or(d.deptype = 'o') FROM pg_catalog.pg_shdepend d JOIN pg_catalog.pg_roles r ON r.oid = d.refobjid
 	WHERE d.dbid = (SELECT b.oid FROM pg_catalog.pg_database b WHERE b.datname = pg_catalog.current_database()) AND d.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
 	AND d.deptype IN ('o', 'a', 'r') AND r.rolname !~ '^pg_'
@@ -33,7 +34,8 @@ const named = `SELECT r.rolname, r.rolcanlogin, pg_catalog.bool_or(d.deptype = '
 // The ways round of whoever does not want the source's roles.
 const withoutRoles = "Or leave owners and privileges out: pgextract --no-owner --no-acl."
 
-// owners looks whether the target has the roles that the schema names, and whether the target's role may make those owners that are.
+// owners looks whether the target has the roles that the schema names, and whether the target's
+// role may make those owners that are.
 func (c *checker) owners() error {
 	rows, err := c.s.Query(c.ctx, named)
 	if err != nil {
@@ -67,7 +69,9 @@ func (c *checker) owners() error {
 		return err
 	}
 	var super, create bool
-	if err := c.t.QueryRow(c.ctx, "SELECT rolsuper, rolcreaterole FROM pg_catalog.pg_roles WHERE rolname = current_user").Scan(&super, &create); err != nil {
+	if err := c.t.QueryRow(c.ctx,
+		"SELECT rolsuper, rolcreaterole FROM pg_catalog.pg_roles WHERE rolname = current_user").
+		Scan(&super, &create); err != nil {
 		return err
 	}
 	maker := superuser // who may make roles
@@ -102,13 +106,17 @@ func (c *checker) owners() error {
 		}
 	}
 	if len(missing) > 0 {
-		c.need("Passwords and other attributes, and all of them: pg_dumpall --roles-only | psql. "+withoutRoles, "roles that own objects or have privileges, and that the target does not have: %s", some(missing)).
+		c.need("Passwords and other attributes, and all of them: pg_dumpall --roles-only | psql. "+
+			withoutRoles, "roles that own objects or have privileges, and that the target does not have: %s",
+			some(missing)).
 			do("target", maker, creates...)
 	} else {
 		c.ok("the target has all roles that own objects or have privileges: %d", len(roles))
 	}
 	if len(closed) > 0 {
-		f := c.need(withoutRoles, "the target's role cannot make %s the owner of what belongs to %s on the source: it may not become that role, or does not have its rights", some(closed), count.Word(len(closed), "it", "them"))
+		f := c.need(withoutRoles,
+			"the target's role cannot make %s the owner of what belongs to %s on the source: it may not become that role, or does not have its rights",
+			some(closed), count.Word(len(closed), "it", "them"))
 		for _, who := range []string{c.targetUser, superuser} {
 			if len(grants[who]) > 0 {
 				f.do("target", who, grants[who]...)
@@ -116,12 +124,14 @@ func (c *checker) owners() error {
 		}
 	}
 	if len(supers) > 0 {
-		c.warn("Load as a superuser, or give those objects to another role on the source. "+withoutRoles, "what belongs to superusers of the target cannot be made theirs: %s", some(supers))
+		c.warn("Load as a superuser, or give those objects to another role on the source. "+withoutRoles,
+			"what belongs to superusers of the target cannot be made theirs: %s", some(supers))
 	}
 	return c.creators(names, super)
 }
 
-// creators looks whether owners may create in the schemas that their objects are in, which the server asks for when it makes them owners.
+// creators looks whether owners may create in the schemas that their objects are in, which the
+// server asks for when it makes them owners.
 func (c *checker) creators(owners []string, super bool) error {
 	if super {
 		return nil
@@ -174,7 +184,9 @@ func (c *checker) creators(owners []string, super bool) error {
 	if len(names) == 0 {
 		return nil
 	}
-	f := c.need("After the load it can be taken back. "+withoutRoles, "owners that may not create in the schema of their objects, and so cannot be made their owners: %s", some(names))
+	f := c.need("After the load it can be taken back. "+withoutRoles,
+		"owners that may not create in the schema of their objects, and so cannot be made their owners: %s",
+		some(names))
 	if len(target) > 0 {
 		f.do("target", superuser, target...)
 	}
@@ -184,7 +196,8 @@ func (c *checker) creators(owners []string, super bool) error {
 	return nil
 }
 
-// ownersOf adds the statements that give the source's role the rights of the owners of all tables. Nobody is to be made a superuser.
+// ownersOf adds the statements that give the source's role the rights of the owners of all tables.
+// Nobody is to be made a superuser.
 func (c *checker) ownersOf(f *finding) error {
 	rows, err := c.s.Query(c.ctx, `SELECT DISTINCT r.rolname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
 		WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice') AND n.nspname !~ '^pg_(temp|toast)' AND NOT r.rolsuper
@@ -204,8 +217,9 @@ func (c *checker) ownersOf(f *finding) error {
 	return nil
 }
 
-// grantRole returns the statement that makes role to, which is quoted already, a member of another such
-// that it may become that one and has its rights at once: what version 16 and newer tell apart.
+// grantRole returns the statement that makes role to, which is quoted already, a member of another
+// such that it may become that one and has its rights at once: what version 16 and newer tell
+// apart.
 func grantRole(version int, role, to string) string {
 	with := ""
 	if version >= 160000 {

@@ -8,15 +8,17 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// paths looks for functions that rely on their caller's search path, where the caller is the server's own work: to load rows, to build an index, to fill a
-// materialized view. There it is empty.
+// paths looks for functions that rely on their caller's search path, where the caller is the
+// server's own work: to load rows, to build an index, to fill a materialized view. There it is
+// empty.
 func (c *checker) paths() error {
 	list, err := catalog.PathBoundFunctions(c.ctx, c.s)
 	if err != nil {
 		return err
 	}
 	for _, p := range list {
-		says := fmt.Sprintf("function %s finds %s by the search path of its caller, which is empty where it is used: %s", p.Signature, strings.Join(p.Names, ", "), some(p.UsedBy))
+		says := fmt.Sprintf("function %s finds %s by the search path of its caller, which is empty where it is used: %s",
+			p.Signature, strings.Join(p.Names, ", "), some(p.UsedBy))
 		remedy := "It goes by the function's text. Name its schemas in it, or give it a path of its own:"
 		f := func() *finding {
 			if p.Needed {

@@ -20,7 +20,8 @@ func (c *checker) sourceRole() error {
 		c.fail("", "the source's role may not create a publication in the database").
 			do("source", superuser, "GRANT CREATE ON DATABASE "+c.sourceDatabase+" TO "+c.sourceUser+";")
 	}
-	owner, err := c.ask(c.s, "SELECT CASE WHEN NOT pg_catalog.pg_has_role(current_user, datdba, 'USAGE') THEN pg_catalog.pg_get_userbyid(datdba) END FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()")
+	owner, err := c.ask(c.s,
+		"SELECT CASE WHEN NOT pg_catalog.pg_has_role(current_user, datdba, 'USAGE') THEN pg_catalog.pg_get_userbyid(datdba) END FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()")
 	if err != nil {
 		return err
 	}
@@ -46,14 +47,16 @@ func (c *checker) targetRole() error {
 		c.warn("If the load brings schemas, let it:", "the target's role may not create schemas; pgsluice is there for it").
 			do("target", superuser, "GRANT CREATE ON DATABASE "+c.targetDatabase+" TO "+c.targetUser+";")
 	default:
-		c.fail("If the schema is created by hand, one for pgsluice alone will do: CREATE SCHEMA pgsluice AUTHORIZATION "+c.targetUser+";", "the target's role may not create schemas").
+		c.fail("If the schema is created by hand, one for pgsluice alone will do: CREATE SCHEMA pgsluice AUTHORIZATION "+
+			c.targetUser+";", "the target's role may not create schemas").
 			do("target", superuser, "GRANT CREATE ON DATABASE "+c.targetDatabase+" TO "+c.targetUser+";")
 	}
 	if _, err := c.t.Exec(c.ctx, "SET session_replication_role = replica"); err == nil {
 		c.ok("the target's role may switch off triggers and foreign keys (session_replication_role)")
 		_, _ = c.t.Exec(c.ctx, "RESET session_replication_role")
 	} else {
-		f := c.warn("Triggers, rules and foreign keys that are there are taken off until the cutover.", "the target's role may not set session_replication_role")
+		f := c.warn("Triggers, rules and foreign keys that are there are taken off until the cutover.",
+			"the target's role may not set session_replication_role")
 		if c.tv >= 150000 {
 			f.do("target", superuser, "GRANT SET ON PARAMETER session_replication_role TO "+c.targetUser+";")
 		}

@@ -35,7 +35,8 @@ func (c *checker) empty() error {
 		return err
 	}
 	if n > 0 {
-		c.warn("Use an empty database, or load with pgextract --data-only into empty tables.", "the target has %s already", count.Of(n, "table"))
+		c.warn("Use an empty database, or load with pgextract --data-only into empty tables.",
+			"the target has %s already", count.Of(n, "table"))
 	} else {
 		c.ok("the target is empty")
 	}

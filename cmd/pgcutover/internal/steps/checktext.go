@@ -6,11 +6,13 @@ func (c *checker) encoding() error {
 	case s == t:
 		c.ok("both databases are encoded in %s", s)
 	case s == "SQL_ASCII":
-		c.warn("Create the target with ENCODING 'SQL_ASCII' to keep bytes as they are, or clean up what is not "+t+".", "the source is SQL_ASCII: text that is not valid %s cannot be stored on the target", t)
+		c.warn("Create the target with ENCODING 'SQL_ASCII' to keep bytes as they are, or clean up what is not "+
+			t+".", "the source is SQL_ASCII: text that is not valid %s cannot be stored on the target", t)
 	case t == "UTF8":
 		c.ok("text is converted from %s to UTF8", s)
 	default:
-		c.warn("Create the target with ENCODING 'UTF8'.", "text is converted from %s to %s; characters that %s does not have cannot be stored", s, t, t)
+		c.warn("Create the target with ENCODING 'UTF8'.",
+			"text is converted from %s to %s; characters that %s does not have cannot be stored", s, t, t)
 	}
 	return nil
 }

@@ -6,8 +6,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 )
 
-// transactions looks for what the creation of a slot would wait for: it needs a moment at which none
-// of the server's transactions that have written is open any more.
+// transactions looks for what the creation of a slot would wait for: it needs a moment at which
+// none of the server's transactions that have written is open any more.
 func (c *checker) transactions() error {
 	const long = time.Minute
 	writers, err := waiting.Writers(c.ctx, c.s)
@@ -26,10 +26,13 @@ func (c *checker) transactions() error {
 		}
 	}
 	if len(open) > 0 {
-		c.warn("End them, or wait: the creation of the slot waits for all transactions that have written.", "long transactions on the source: %s", waiting.Some(open))
+		c.warn("End them, or wait: the creation of the slot waits for all transactions that have written.",
+			"long transactions on the source: %s", waiting.Some(open))
 	}
 	if len(hidden) > 0 {
-		c.warn("The creation of the slot waits for them, if they stay.", "the source's role may not see how long these transactions have been open: %s", waiting.Some(hidden)).
+		c.warn("The creation of the slot waits for them, if they stay.",
+			"the source's role may not see how long these transactions have been open: %s",
+			waiting.Some(hidden)).
 			do(c.m.Source.Side, superuser, "GRANT pg_read_all_stats TO "+c.sourceUser+";")
 	}
 	if len(prepared) > 0 {

@@ -31,7 +31,8 @@ func (c *checker) wal() error {
 			return err
 		}
 		if free == "0" || strings.HasPrefix(free, "-") {
-			c.need("Raise "+x.setting+" and restart the source, or drop what is not used any more.", "all of the source's %s are taken", x.setting)
+			c.need("Raise "+x.setting+" and restart the source, or drop what is not used any more.",
+				"all of the source's %s are taken", x.setting)
 		} else {
 			c.ok("%s: %s free", x.setting, free)
 		}
@@ -40,12 +41,14 @@ func (c *checker) wal() error {
 	var pg *pgconn.PgError
 	switch {
 	case errors.As(err, &pg) && pg.Code == "42501":
-		c.warn("GRANT pg_read_all_settings TO …, or have a superuser look: SHOW output_plugin_libraries", "the source's role may not see which output plugins are allowed; pgoutput is needed")
+		c.warn("GRANT pg_read_all_settings TO …, or have a superuser look: SHOW output_plugin_libraries",
+			"the source's role may not see which output plugins are allowed; pgoutput is needed")
 	case err != nil:
 		return err
 	}
 	if plugins != "" && !strings.Contains(plugins, "pgoutput") {
-		c.fail("ALTER SYSTEM SET output_plugin_libraries = 'pgoutput, …'", "the source's output_plugin_libraries does not allow pgoutput: %s", plugins)
+		c.fail("ALTER SYSTEM SET output_plugin_libraries = 'pgoutput, …'",
+			"the source's output_plugin_libraries does not allow pgoutput: %s", plugins)
 	}
 	if c.sv >= 130000 {
 		keep, err := c.ask(c.s, "SELECT pg_catalog.current_setting('max_slot_wal_keep_size')")
@@ -53,7 +56,8 @@ func (c *checker) wal() error {
 			return err
 		}
 		if keep != "-1" {
-			c.warn("Raise it, or see to it that sync is never interrupted for long.", "the source drops a slot that holds back more than %s of WAL (max_slot_wal_keep_size)", keep)
+			c.warn("Raise it, or see to it that sync is never interrupted for long.",
+				"the source drops a slot that holds back more than %s of WAL (max_slot_wal_keep_size)", keep)
 		}
 	}
 	if c.sv >= 180000 {
@@ -62,7 +66,8 @@ func (c *checker) wal() error {
 			return err
 		}
 		if idle != "0" {
-			c.warn("Set it to 0, or see to it that sync is never interrupted for that long.", "the source drops a slot that nobody has read for %s (idle_replication_slot_timeout)", idle)
+			c.warn("Set it to 0, or see to it that sync is never interrupted for that long.",
+				"the source drops a slot that nobody has read for %s (idle_replication_slot_timeout)", idle)
 		}
 	}
 	return nil

@@ -15,8 +15,10 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 )
 
-// Cleanup removes what the migration has left: slot and publications on the source, its state on the target, and schema pgsluice with it if there is
-// no other's. It fails if there is nothing of that name, but there are other migrations. Before the cutover is finished it does so only if force is set, since the migration cannot go on then.
+// Cleanup removes what the migration has left: slot and publications on the source, its state on
+// the target, and schema pgsluice with it if there is no other's. It fails if there is nothing of
+// that name, but there are other migrations. Before the cutover is finished it does so only if
+// force is set, since the migration cannot go on then.
 func (m *Migration) Cleanup(ctx context.Context, force bool) error {
 	t, err := m.target(ctx)
 	if err != nil {
@@ -29,7 +31,8 @@ func (m *Migration) Cleanup(ctx context.Context, force bool) error {
 	}
 	for _, s := range streams {
 		if !s.Ended && !force {
-			return fault.New(fault.Config, "the migration of %v has not been cut over", s.Key).WithHint("To give it up: pgcutover cleanup --slot %s --force", m.Slot)
+			return fault.New(fault.Config, "the migration of %v has not been cut over", s.Key).
+				WithHint("To give it up: pgcutover cleanup --slot %s --force", m.Slot)
 		}
 	}
 	c, err := m.source(ctx)

@@ -222,7 +222,9 @@ func (m *Migration) uninstall(ctx context.Context, c *pgx.Conn, last int64) (don
 			if _, err := tx.Exec(ctx, "LOCK TABLE pgsluice.ddl IN ACCESS EXCLUSIVE MODE"); err != nil {
 				return err
 			}
-			if err := tx.QueryRow(ctx, "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM pgsluice.ddl_id_seq").Scan(&now); err != nil {
+			if err := tx.QueryRow(ctx,
+				"SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM pgsluice.ddl_id_seq").
+				Scan(&now); err != nil {
 				return err
 			}
 		}
@@ -243,7 +245,8 @@ func (m *Migration) DDLCheck(ctx context.Context) error {
 			return m.Source.Explain(err)
 		}
 		if !r.Installed {
-			return fault.New(fault.Config, "changes of the source's schema are not recorded").WithHint("To have them in the stream: pgcutover ddl install")
+			return fault.New(fault.Config, "changes of the source's schema are not recorded").
+				WithHint("To have them in the stream: pgcutover ddl install")
 		}
 		if err := r.Err(); err != nil {
 			return err
@@ -260,7 +263,8 @@ func ddlUnused(ctx context.Context, c *pgx.Conn) (bool, error) {
 		return false, err
 	}
 	var used bool
-	err = c.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE database = pg_catalog.current_database() AND slot_name = ANY ($1))`, r.Carried).Scan(&used)
+	err = c.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_replication_slots WHERE database = pg_catalog.current_database() AND slot_name = ANY ($1))`,
+		r.Carried).Scan(&used)
 	return !used, err
 }
 

@@ -19,8 +19,10 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 )
 
-// Fence stops all writing to the source's database and keeps it stopped: it makes the database read-only for all sessions that begin from now
-// on, ends those that are there, and proves it by trying to write. It refuses to as long as something is missing on the target that allow does not name.
+// Fence stops all writing to the source's database and keeps it stopped: it makes the database
+// read-only for all sessions that begin from now on, ends those that are there, and proves it by
+// trying to write. It refuses to as long as something is missing on the target that allow does not
+// name.
 func (m *Migration) Fence(ctx context.Context, allow []string) error {
 	t, err := m.target(ctx)
 	if err != nil {
@@ -98,7 +100,8 @@ func denied(err error, hint string) error {
 	return err
 }
 
-// checkFence refuses to begin if something would get past the fence: a role whose own setting allows it to write.
+// checkFence refuses to begin if something would get past the fence: a role whose own setting
+// allows it to write.
 func (m *Migration) checkFence(ctx context.Context, c *pgx.Conn) error {
 	rows, err := c.Query(ctx, `SELECT r.rolname FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
 		WHERE s.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))
@@ -111,13 +114,16 @@ func (m *Migration) checkFence(ctx context.Context, c *pgx.Conn) error {
 		return m.Source.Explain(err)
 	}
 	if len(roles) > 0 {
-		return fault.New(fault.Config, "the fence would not hold: these roles have default_transaction_read_only = off: %s", strings.Join(roles, ", ")).
+		return fault.New(fault.Config,
+			"the fence would not hold: these roles have default_transaction_read_only = off: %s",
+			strings.Join(roles, ", ")).
 			WithHint("On the source: ALTER ROLE … RESET default_transaction_read_only (or … IN DATABASE … RESET …)")
 	}
 	return m.checkPrepared(ctx, c)
 }
 
-// usable makes sure that the slot still has what the target lacks: to close the source would be in vain.
+// usable makes sure that the slot still has what the target lacks: to close the source would be in
+// vain.
 func (m *Migration) usable(ctx context.Context, c *pgx.Conn, stream *progress.Stream) error {
 	if stream.Ended || stream.Key.Slot == "" {
 		return nil
@@ -129,9 +135,11 @@ func (m *Migration) usable(ctx context.Context, c *pgx.Conn, stream *progress.St
 	return info.Usable(stream.Key.Slot, stream.Key.Database)
 }
 
-// checkPrepared refuses to go on if there are prepared transactions: they can be committed in a database that is read-only.
+// checkPrepared refuses to go on if there are prepared transactions: they can be committed in a
+// database that is read-only.
 func (m *Migration) checkPrepared(ctx context.Context, c *pgx.Conn) error {
-	rows, err := c.Query(ctx, "SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database() ORDER BY prepared")
+	rows, err := c.Query(ctx,
+		"SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database() ORDER BY prepared")
 	if err != nil {
 		return m.Source.Explain(err)
 	}
@@ -146,21 +154,26 @@ func (m *Migration) checkPrepared(ctx context.Context, c *pgx.Conn) error {
 	return nil
 }
 
-// others are the sessions that might write: clients of this database, except ourselves and those that only read the slot.
+// others are the sessions that might write: clients of this database, except ourselves and those
+// that only read the slot.
 const others = `FROM pg_catalog.pg_stat_activity WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid() AND backend_type IN ('client backend', 'parallel worker')
 	AND backend_start < $1 AND application_name NOT IN ('pgcutover', 'pgdecode')`
 
-// endSessions ends the sessions that began before the database became read-only, and waits until they are gone.
+// endSessions ends the sessions that began before the database became read-only, and waits until
+// they are gone.
 func (m *Migration) endSessions(ctx context.Context, c *pgx.Conn) (ended int, err error) {
 	var since time.Time
-	// New sessions are read-only from here on. The setting takes effect when its transaction is visible, which it is to us.
+	// New sessions are read-only from here on. The setting takes effect when its transaction is
+	// visible, which it is to us.
 	if err := c.QueryRow(ctx, "SELECT pg_catalog.clock_timestamp()").Scan(&since); err != nil {
 		return 0, m.Source.Explain(err)
 	}
 	seen := make(map[int32]bool)
 	var left []string
 	done, err := poll(ctx, 10*time.Second, func() (bool, error) {
-		rows, err := c.Query(ctx, "SELECT pid, pg_catalog.format('process %s, user %s, %s', pid, usename, coalesce(nullif(application_name, ''), 'no application name')) "+others, since)
+		rows, err := c.Query(ctx,
+			"SELECT pid, pg_catalog.format('process %s, user %s, %s', pid, usename, coalesce(nullif(application_name, ''), 'no application name')) "+
+				others, since)
 		if err != nil {
 			return false, m.Source.Explain(err)
 		}
@@ -180,7 +193,8 @@ func (m *Migration) endSessions(ctx context.Context, c *pgx.Conn) (ended int, er
 		for _, pid := range pids {
 			seen[pid] = true
 			if _, err := c.Exec(ctx, "SELECT pg_catalog.pg_terminate_backend($1)", pid); err != nil {
-				return false, denied(m.Source.Explain(err), "The role needs membership in pg_signal_backend; sessions of superusers only a superuser may end.")
+				return false, denied(m.Source.Explain(err),
+					"The role needs membership in pg_signal_backend; sessions of superusers only a superuser may end.")
 			}
 		}
 		return len(left) == 0, nil
@@ -254,7 +268,9 @@ func (m *Migration) Unfence(ctx context.Context) error {
 	if stream.Ended {
 		m.Log.Warn("the target was opened: from now on the two go different ways")
 	}
-	gone, err := t.Exec(ctx, "DELETE FROM pgsluice.cutover WHERE stream_id = $1 AND (step IN ('fence', 'drain') OR step = 'open' AND NOT $2)", stream.ID, stream.Ended)
+	gone, err := t.Exec(ctx,
+		"DELETE FROM pgsluice.cutover WHERE stream_id = $1 AND (step IN ('fence', 'drain') OR step = 'open' AND NOT $2)",
+		stream.ID, stream.Ended)
 	if err == nil && gone.RowsAffected() > 0 && !stream.Ended {
 		return m.holdAgain(ctx, t, stream)
 	}
@@ -275,7 +291,8 @@ func (m *Migration) known(ctx context.Context) (*pgx.Conn, *progress.Stream) {
 	return t, stream
 }
 
-// begun reports whether the target knows of a fence: one that is no more was being taken down when that was interrupted.
+// begun reports whether the target knows of a fence: one that is no more was being taken down when
+// that was interrupted.
 func (m *Migration) begun(ctx context.Context, t *pgx.Conn, stream *progress.Stream) bool {
 	if stream == nil {
 		return false
@@ -289,8 +306,9 @@ func isFenced(ctx context.Context, c *pgx.Conn) (fenced bool, err error) {
 	return identity.Fenced(ctx, c)
 }
 
-// Drain writes a mark into the source's WAL and waits until the target has applied everything before it: then nothing is pending. It needs the
-// fence, without which something would be pending again at once.
+// Drain writes a mark into the source's WAL and waits until the target has applied everything
+// before it: then nothing is pending. It needs the fence, without which something would be pending
+// again at once.
 func (m *Migration) Drain(ctx context.Context, timeout time.Duration) error {
 	t, err := m.target(ctx)
 	if err != nil {
@@ -318,7 +336,8 @@ func (m *Migration) Drain(ctx context.Context, timeout time.Duration) error {
 		return m.Source.Explain(err)
 	}
 	if !fenced {
-		return fault.New(fault.Config, "the source is not fenced: what is drained now would not be all").WithHint("First: pgcutover fence --slot %s", m.Slot)
+		return fault.New(fault.Config, "the source is not fenced: what is drained now would not be all").
+			WithHint("First: pgcutover fence --slot %s", m.Slot)
 	}
 	return m.step(ctx, t, stream.ID, "drain", func() (string, error) {
 		mark, err := slot.Mark(ctx, c, "drain "+m.Slot)

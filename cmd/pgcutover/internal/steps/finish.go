@@ -30,9 +30,10 @@ func (m *Migration) asFenced(ctx context.Context, c *pgx.Conn, done []progress.S
 	return stamp == done[i].Stamp, m.Source.Explain(err)
 }
 
-// Open makes the target fit for the application's writes: sequences stand where the source's stand, foreign keys and triggers that were deferred
-// are created (foreign keys as NOT VALID, which takes no time and holds for all that is written from now on), and nothing more is
-// applied. It needs a fenced and drained source. For a lock of others it waits no longer than timeout.
+// Open makes the target fit for the application's writes: sequences stand where the source's stand,
+// foreign keys and triggers that were deferred are created (foreign keys as NOT VALID, which takes
+// no time and holds for all that is written from now on), and nothing more is applied. It needs a
+// fenced and drained source. For a lock of others it waits no longer than timeout.
 func (m *Migration) Open(ctx context.Context, allow []string, timeout time.Duration) error {
 	t, err := m.target(ctx)
 	if err != nil {
@@ -90,7 +91,8 @@ func (m *Migration) Open(ctx context.Context, allow []string, timeout time.Durat
 		if _, err := m.retry(ctx, t, stream.ID, true, timeout); err != nil {
 			return "", err
 		}
-		// From here on the application relies on what it has, and on what the server's settings promise of it.
+		// From here on the application relies on what it has, and on what the server's settings
+		// promise of it.
 		if _, err := t.Exec(ctx, waiting.Durable); err != nil {
 			return "", m.Target.Explain(err)
 		}
@@ -117,9 +119,11 @@ func finished(steps []progress.Step, name string) bool {
 	return false
 }
 
-// deferred creates the objects that were left for a phase of the cutover. Foreign keys are created NOT VALID: they hold for what is written from now on, and
-// nobody waits for the rows that are there to be looked at, which Finish does.
-func (m *Migration) deferred(ctx context.Context, t *pgx.Conn, stream int32, phase progress.Phase, patience time.Duration) (created int, failed []progress.Object, err error) {
+// deferred creates the objects that were left for a phase of the cutover. Foreign keys are created
+// NOT VALID: they hold for what is written from now on, and nobody waits for the rows that are
+// there to be looked at, which Finish does.
+func (m *Migration) deferred(ctx context.Context, t *pgx.Conn, stream int32, phase progress.Phase,
+	patience time.Duration) (created int, failed []progress.Object, err error) {
 	list, err := progress.Pending(ctx, t, stream, phase, "", "")
 	if err != nil {
 		return 0, nil, m.Target.Explain(err)
@@ -139,7 +143,8 @@ func (m *Migration) deferred(ctx context.Context, t *pgx.Conn, stream int32, pha
 			return created, failed, err
 		case err == nil:
 			created++
-		case errors.As(err, &pg) && (o.Type == "FK CONSTRAINT" && pg.Code == "42710" || hold.Is(o.Type) && isGone(pg)): // it was made by hand; or there is nothing to make it of
+		case errors.As(err, &pg) && (o.Type == "FK CONSTRAINT" && pg.Code == "42710" || hold.Is(o.Type) && isGone(pg)):
+			// it was made by hand; or there is nothing to make it of
 			if err := progress.SetObject(ctx, t, o.ID, "done"); err != nil {
 				return created, failed, m.Target.Explain(err)
 			}
@@ -175,8 +180,9 @@ func isGone(pg *pgconn.PgError) bool {
 	return false
 }
 
-// Finish does what the application need not wait for: it validates the foreign keys, refreshes the materialized views, and analyzes the tables that
-// changed. It opens the target first, if that was not done.
+// Finish does what the application need not wait for: it validates the foreign keys, refreshes the
+// materialized views, and analyzes the tables that changed. It opens the target first, if that was
+// not done.
 func (m *Migration) Finish(ctx context.Context, timeout time.Duration) error {
 	if err := m.Open(ctx, nil, timeout); err != nil {
 		return err
@@ -215,13 +221,16 @@ func (m *Migration) Finish(ctx context.Context, timeout time.Duration) error {
 		if _, _, err := m.deferred(ctx, t, stream.ID, progress.PhaseFinish, 0); err != nil {
 			return "", err
 		}
-		text := fmt.Sprintf("%s validated, %s refreshed, tables analyzed", count.Of(valid, "foreign key"), count.Of(views, "materialized view"))
+		text := fmt.Sprintf("%s validated, %s refreshed, tables analyzed", count.Of(valid, "foreign key"),
+			count.Of(views, "materialized view"))
 		failed, err := progress.Failed(ctx, t, stream.ID)
 		if err != nil {
 			return "", m.Target.Explain(err)
 		}
 		if len(invalid) > 0 {
-			return "", fault.New(fault.Failed, "%s %s not hold on the target: %s", count.Of(len(invalid), "foreign key"), count.Word(len(invalid), "does", "do"), strings.Join(invalid, "; ")).
+			return "", fault.New(fault.Failed, "%s %s not hold on the target: %s",
+				count.Of(len(invalid), "foreign key"), count.Word(len(invalid), "does", "do"),
+				strings.Join(invalid, "; ")).
 				WithHint("They are enforced for new rows. Find the rows without a parent, then: ALTER TABLE … VALIDATE CONSTRAINT …")
 		}
 		if len(stale) > 0 {
@@ -238,7 +247,8 @@ func (m *Migration) Finish(ctx context.Context, timeout time.Duration) error {
 	})
 }
 
-// exec executes a statement on the open target, as soon as no lock of the application's stands in its way.
+// exec executes a statement on the open target, as soon as no lock of the application's stands in
+// its way.
 func (m *Migration) exec(ctx context.Context, t *pgx.Conn, sql string) error {
 	return m.patiently(ctx, m.Target, 0, func() error {
 		_, err := t.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol)
@@ -246,7 +256,8 @@ func (m *Migration) exec(ctx context.Context, t *pgx.Conn, sql string) error {
 	})
 }
 
-// refresh refreshes the materialized views that have data, those that others are made of first. It returns how many, and those that could not be.
+// refresh refreshes the materialized views that have data, those that others are made of first. It
+// returns how many, and those that could not be.
 func (m *Migration) refresh(ctx context.Context, t *pgx.Conn) (refreshed int, stale []string, err error) {
 	rows, err := t.Query(ctx, `WITH RECURSIVE d(oid, depth) AS (
 			SELECT oid, 1 FROM pg_catalog.pg_class WHERE relkind = 'm' AND relispopulated
@@ -275,8 +286,9 @@ func (m *Migration) refresh(ctx context.Context, t *pgx.Conn) (refreshed int, st
 	return refreshed, stale, nil
 }
 
-// analyze analyzes all tables. One that cannot be is not worth a failed cutover: a partition may be a foreign table whose server is not within reach, or
-// an expression that statistics are kept of fails for some rows.
+// analyze analyzes all tables. One that cannot be is not worth a failed cutover: a partition may be
+// a foreign table whose server is not within reach, or an expression that statistics are kept of
+// fails for some rows.
 func (m *Migration) analyze(ctx context.Context, t *pgx.Conn) error {
 	rows, err := t.Query(ctx, `SELECT c.oid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.relkind IN ('r', 'p', 'm') AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgsluice') ORDER BY 1`)

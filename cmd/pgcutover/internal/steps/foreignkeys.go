@@ -15,15 +15,16 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 )
 
-// locksAtOnce is how many tables or sequences are locked by one transaction where there may be thousands: a server has room for
-// max_locks_per_transaction × max_connections locks of all sessions together, and of 16 of them a session keeps its own.
+// locksAtOnce is how many tables or sequences are locked by one transaction where there may be
+// thousands: a server has room for max_locks_per_transaction × max_connections locks of all
+// sessions together, and of 16 of them a session keeps its own.
 const locksAtOnce = 16
 
 // addConstraint is where pg_dump's statement for a constraint goes on behind the table's name.
 const addConstraint = "\n    ADD CONSTRAINT "
 
-// notValid creates a foreign key as NOT VALID. A partitioned table cannot have such a constraint, but its partitions can; Finish makes the one of the whole
-// of theirs.
+// notValid creates a foreign key as NOT VALID. A partitioned table cannot have such a constraint,
+// but its partitions can; Finish makes the one of the whole of theirs.
 func (m *Migration) notValid(ctx context.Context, t *pgx.Conn, o progress.Object) error {
 	head, constraint, ok := strings.Cut(o.SQL, addConstraint)
 	if !ok {
@@ -58,14 +59,15 @@ func (m *Migration) notValid(ctx context.Context, t *pgx.Conn, o progress.Object
 	return nil
 }
 
-// constraintName returns the name of the constraint that an object is: pg_dump puts the table's before it.
+// constraintName returns the name of the constraint that an object is: pg_dump puts the table's
+// before it.
 func constraintName(o progress.Object) string {
 	_, constraint, _ := strings.Cut(o.SQL, addConstraint)
 	return objects.FirstName(constraint)
 }
 
-// leaves returns the partitions that have rows of the partitioned table of an object, and have not yet a foreign key of that name; whole is false if it is an
-// ordinary table.
+// leaves returns the partitions that have rows of the partitioned table of an object, and have not
+// yet a foreign key of that name; whole is false if it is an ordinary table.
 func (m *Migration) leaves(ctx context.Context, t *pgx.Conn, o progress.Object, name string) (list []string, whole bool, err error) {
 	var kind string
 	var oid uint32
@@ -87,8 +89,9 @@ func (m *Migration) leaves(ctx context.Context, t *pgx.Conn, o progress.Object, 
 	return list, true, err
 }
 
-// validate validates the foreign keys that are not, and then makes those of partitioned tables of their partitions'. What was not valid, or not enforced, on
-// the source has that in its definition, and stays so. One that cannot be validated does not keep the others from it.
+// validate validates the foreign keys that are not, and then makes those of partitioned tables of
+// their partitions'. What was not valid, or not enforced, on the source has that in its definition,
+// and stays so. One that cannot be validated does not keep the others from it.
 func (m *Migration) validate(ctx context.Context, t *pgx.Conn, stream int32) (valid int, invalid []string, err error) {
 	enforced := ""
 	if pgdial.Version(t.PgConn()) >= 180000 {
@@ -125,7 +128,8 @@ func (m *Migration) validate(ctx context.Context, t *pgx.Conn, stream int32) (va
 	if len(invalid) > 0 {
 		return valid, invalid, nil
 	}
-	// With valid ones on all partitions, the server takes them for the constraint of the whole, and looks at no row.
+	// With valid ones on all partitions, the server takes them for the constraint of the whole, and
+	// looks at no row.
 	list, err := progress.Pending(ctx, t, stream, progress.PhaseCutover, "", "")
 	if err != nil {
 		return valid, nil, m.Target.Explain(err)

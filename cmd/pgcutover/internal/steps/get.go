@@ -43,8 +43,9 @@ func fields(t reflect.Type, prefix string, index []int, ask bool) (list []field)
 	return list
 }
 
-// Get prints one field of the status for programs, and nothing else. It asks the source only for what the target does not know, and fails if the field
-// cannot be known: with the status of what has gone wrong.
+// Get prints one field of the status for programs, and nothing else. It asks the source only for
+// what the target does not know, and fails if the field cannot be known: with the status of what
+// has gone wrong.
 func (m *Migration) Get(ctx context.Context, path string) error {
 	f, err := findField(path)
 	if err != nil {

@@ -15,7 +15,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// A head is what a status says before its tables: lines of what it is about, and what there is to say.
+// A head is what a status says before its tables: lines of what it is about, and what there is to
+// say.
 type head struct{ lines [][2]string }
 
 // line adds a line. The format has a tab between the two.
@@ -112,8 +113,8 @@ func lately(t *progress.TableInfo) (at time.Time) {
 	return at
 }
 
-// moving returns the n tables at which there is most to see: those that are being loaded, then those
-// to which something has happened last, each by name.
+// moving returns the n tables at which there is most to see: those that are being loaded, then
+// those to which something has happened last, each by name.
 func moving(list []progress.TableInfo, n int) []progress.TableInfo {
 	byName := func(a, b progress.TableInfo) int {
 		return cmp.Or(cmp.Compare(a.Schema, b.Schema), cmp.Compare(a.Table, b.Table))
@@ -160,7 +161,8 @@ func fit(h *head, s *Status, width, height int, tight bool) []string {
 	}
 	lines = append(append(lines, ""), align(list, width)...)
 	if more > 0 {
-		lines = append(lines, screen.Cut(fmt.Sprintf("and %s more; all of them: pgcutover status | less", humanize.Comma(int64(more))), width))
+		lines = append(lines, screen.Cut(fmt.Sprintf("and %s more; all of them: pgcutover status | less",
+			humanize.Comma(int64(more))), width))
 	}
 	return lines
 }

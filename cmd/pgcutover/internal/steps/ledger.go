@@ -28,7 +28,9 @@ func (m *Migration) ledger(ctx context.Context, c, t *pgx.Conn, stream *progress
 		return nil, false, nil
 	}
 	in := ledger.Input{ByHand: stream.ByHand || stream.LoadStatus == "none", Selected: !stream.Whole && stream.LoadStatus == "loaded",
-		WithoutOwners: slices.Contains(stream.Without, format.WithoutOwners), WithoutRights: slices.Contains(stream.Without, format.WithoutRights), Ended: stream.Ended, Role: make(map[string]bool)}
+		WithoutOwners: slices.Contains(stream.Without, format.WithoutOwners),
+		WithoutRights: slices.Contains(stream.Without, format.WithoutRights), Ended: stream.Ended,
+		Role: make(map[string]bool)}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
 		in.Source, err = inventory.Read(gctx, c)
@@ -186,7 +188,8 @@ func (m *Migration) settled(ctx context.Context, c, t *pgx.Conn, stream *progres
 
 // requireNothingMissing refuses to go on while the ledger is not empty. What is named in allow may
 // stay as it is from now on.
-func (m *Migration) requireNothingMissing(ctx context.Context, c, t *pgx.Conn, stream *progress.Stream, allow []string, patience time.Duration) error {
+func (m *Migration) requireNothingMissing(ctx context.Context, c, t *pgx.Conn, stream *progress.Stream,
+	allow []string, patience time.Duration) error {
 	if _, err := m.retry(ctx, t, stream.ID, true, patience); err != nil {
 		return err
 	}
@@ -246,7 +249,8 @@ func (m *Migration) refusal(left []ledger.Line) *fault.Error {
 	if n := len(names) - most; n > 0 {
 		detail += fmt.Sprintf("\nand %s", count.Of(n, "other"))
 	}
-	return fault.New(fault.Config, "the target lacks %s of the source, or has %s otherwise", count.Of(len(left), "object"), count.Word(len(left), "it", "them")).WithDetail("%s", detail).
+	return fault.New(fault.Config, "the target lacks %s of the source, or has %s otherwise",
+		count.Of(len(left), "object"), count.Word(len(left), "it", "them")).WithDetail("%s", detail).
 		WithHint("pgcutover missing --slot %s says what to do about each, and --sql prints the statements. What may stay as it is: --allow-missing ID", m.Slot)
 }
 
@@ -272,7 +276,8 @@ func (m *Migration) allow(ctx context.Context, t *pgx.Conn, stream *progress.Str
 }
 
 // Missing prints what the target lacks of the source, or has otherwise; it fails with status Failed
-// if there is something that is not allowed. With again it first tries to create what the load could not, where that reads no rows.
+// if there is something that is not allowed. With again it first tries to create what the load
+// could not, where that reads no rows.
 func (m *Migration) Missing(ctx context.Context, as string, again bool, allow []string) error {
 	t, err := m.target(ctx)
 	if err != nil {
@@ -298,7 +303,8 @@ func (m *Migration) Missing(ctx context.Context, as string, again bool, allow []
 		return err
 	}
 	if !compared {
-		return fault.New(fault.Config, "the full load is not complete: what is missing is still to come").WithHint("First: pgcutover wait loaded --slot %s", m.Slot)
+		return fault.New(fault.Config, "the full load is not complete: what is missing is still to come").
+			WithHint("First: pgcutover wait loaded --slot %s", m.Slot)
 	}
 	if lines, err = m.withOrphans(ctx, c, t, stream, lines); err != nil {
 		return err
@@ -323,7 +329,8 @@ func (m *Migration) Missing(ctx context.Context, as string, again bool, allow []
 		return err
 	}
 	if left := ledger.Blocking(lines); len(left) > 0 {
-		return fault.New(fault.Failed, "the target lacks %s of the source, or has %s otherwise", count.Of(len(left), "object"), count.Word(len(left), "it", "them"))
+		return fault.New(fault.Failed, "the target lacks %s of the source, or has %s otherwise",
+			count.Of(len(left), "object"), count.Word(len(left), "it", "them"))
 	}
 	return nil
 }
@@ -368,7 +375,8 @@ func (m *Migration) missingSQL(lines []ledger.Line) error {
 				return err
 			}
 		}
-		if _, err := text.Fprintf(m.Out, "\n-- %s  %s %s: %s\n", l.ID, l.Kind, l.Name, strings.Join(strings.Fields(l.Cause), " ")); err != nil {
+		if _, err := text.Fprintf(m.Out, "\n-- %s  %s %s: %s\n", l.ID, l.Kind, l.Name,
+			strings.Join(strings.Fields(l.Cause), " ")); err != nil {
 			return err
 		}
 		if len(l.SQL) == 0 {

@@ -12,7 +12,8 @@ import (
 
 // A MissingStatus is the ledger in a status.
 type MissingStatus struct {
-	Count   int           `json:"count"`   // how much the target lacks, or has otherwise, that is not allowed
+	// how much the target lacks, or has otherwise, that is not allowed
+	Count   int           `json:"count"`
 	Allowed int           `json:"allowed"` // how much of it is
 	At      time.Time     `json:"at"`      // when that was found out: it is not asked every time
 	Lines   []ledger.Line `json:"lines"`
@@ -20,8 +21,8 @@ type MissingStatus struct {
 	took time.Duration
 }
 
-// missingStatus compares both sides, or returns what it found the last time if that cost too much to
-// be repeated so soon: looking must not be a load.
+// missingStatus compares both sides, or returns what it found the last time if that cost too much
+// to be repeated so soon: looking must not be a load.
 func (m *Migration) missingStatus(ctx context.Context, c, t *pgx.Conn, stream *progress.Stream) (*MissingStatus, error) {
 	const share = 30 // of the time may go into it
 	if s := m.lastMissing; s != nil && time.Since(s.At) < share*s.took {

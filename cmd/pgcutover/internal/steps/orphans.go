@@ -20,7 +20,8 @@ import (
 // orphansBudget bounds how long rows that violate foreign keys are looked for.
 const orphansBudget = 10 * time.Second
 
-// orphans looks for rows of the source that violate a foreign key: the target, where it is made anew, cannot have it as valid.
+// orphans looks for rows of the source that violate a foreign key: the target, where it is made
+// anew, cannot have it as valid.
 func (c *checker) orphans() error {
 	found, examined, left, err := catalog.CountOrphans(c.ctx, c.s, orphansBudget)
 	if err != nil {
@@ -31,7 +32,8 @@ func (c *checker) orphans() error {
 		if !o.Valid {
 			remedy = "It is NOT VALID, and will be so on the target. To see the rows:"
 		}
-		c.warn(remedy, "%s of %s on the source violate foreign key %s", count.Of(o.Rows, "row"), o.Of(), o.Name).do("source", c.sourceUser, o.Select)
+		c.warn(remedy, "%s of %s on the source violate foreign key %s", count.Of(o.Rows, "row"), o.Of(),
+			o.Name).do("source", c.sourceUser, o.Select)
 	}
 	if len(found) == 0 && examined > 0 {
 		c.ok("no row violates any of %s", count.Of(examined, "foreign key"))
@@ -85,7 +87,9 @@ func (m *Migration) withOrphans(ctx context.Context, c, t *pgx.Conn, stream *pro
 	}
 	for i := range found {
 		o := &found[i]
-		l := ledger.Orphans(orphanKey(o), fmt.Sprintf("%s of the source %s it: the target cannot have it as valid", count.Of(o.Rows, "row"), count.Word(int(min(o.Rows, 2)), "violates", "violate")),
+		l := ledger.Orphans(orphanKey(o),
+			fmt.Sprintf("%s of the source %s it: the target cannot have it as valid", count.Of(o.Rows, "row"),
+				count.Word(int(min(o.Rows, 2)), "violates", "violate")),
 			"delete or mend them on the source, where they are seen by: "+o.Select)
 		l.Allowed = allowed[l.ID]
 		lines = append(lines, l)
@@ -93,7 +97,8 @@ func (m *Migration) withOrphans(ctx context.Context, c, t *pgx.Conn, stream *pro
 	return lines, nil
 }
 
-// requireParents refuses to close a source whose rows violate foreign keys: they would be found when the target is open already.
+// requireParents refuses to close a source whose rows violate foreign keys: they would be found
+// when the target is open already.
 func (m *Migration) requireParents(ctx context.Context, c, t *pgx.Conn, stream *progress.Stream, allow []string) error {
 	found, err := m.orphaned(ctx, c, t, stream)
 	if err != nil {
@@ -116,7 +121,9 @@ func (m *Migration) requireParents(ctx context.Context, c, t *pgx.Conn, stream *
 	if len(lines) == 0 {
 		return nil
 	}
-	return fault.New(fault.Config, "rows of the source violate %s: the target cannot have %s as valid", count.Of(len(lines), "foreign key"), count.Word(len(lines), "it", "them")).
+	return fault.New(fault.Config, "rows of the source violate %s: the target cannot have %s as valid",
+		count.Of(len(lines), "foreign key"), count.Word(len(lines), "it", "them")).
 		WithDetail("%s", strings.Join(lines, "\n")).
-		WithHint("Delete or mend the rows on the source, where they are seen by: %s Or go on with --allow-orphans: finish will name them, and enforce the foreign key for new rows only.", strings.Join(selects, " "))
+		WithHint("Delete or mend the rows on the source, where they are seen by: %s Or go on with --allow-orphans: finish will name them, and enforce the foreign key for new rows only.",
+			strings.Join(selects, " "))
 }

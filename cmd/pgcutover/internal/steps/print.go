@@ -15,8 +15,8 @@ func (m *Migration) wrote(_ int, err error) {
 	}
 }
 
-// Unwritten returns an error if a report could not be printed, so that nobody has read what it found.
-// A reader who has gone has seen what he wanted.
+// Unwritten returns an error if a report could not be printed, so that nobody has read what it
+// found. A reader who has gone has seen what he wanted.
 func (m *Migration) Unwritten() error {
 	if m.unwritten == nil || cli.IsBrokenPipe(m.unwritten) {
 		return nil

@@ -12,11 +12,13 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 )
 
-// once is the patience of those who do not wait for locks of others: whoever has called them begins anew.
+// once is the patience of those who do not wait for locks of others: whoever has called them begins
+// anew.
 const once = time.Nanosecond
 
-// retry tries again to create what the load could not create: only what takes no time if quick is set, because the application waits. It returns what is left.
-// Locks of others may stand in the way of each for as long as patience (0: for ever).
+// retry tries again to create what the load could not create: only what takes no time if quick is
+// set, because the application waits. It returns what is left. Locks of others may stand in the way
+// of each for as long as patience (0: for ever).
 func (m *Migration) retry(ctx context.Context, t *pgx.Conn, stream int32, quick bool, patience time.Duration) ([]progress.Object, error) {
 	failed, err := progress.Failed(ctx, t, stream)
 	if err != nil || len(failed) == 0 {

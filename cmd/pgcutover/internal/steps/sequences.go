@@ -46,7 +46,8 @@ func (m *Migration) sequences(ctx context.Context, c, t *pgx.Conn, stream int32)
 	var missing []string
 	n := 0
 	for i, s := range list {
-		if i%locksAtOnce == 0 { // all of them at once would be more locks than a target may have room for
+		if i%locksAtOnce == 0 {
+			// all of them at once would be more locks than a target may have room for
 			if i > 0 {
 				batch.Queue("COMMIT")
 			}
@@ -66,14 +67,18 @@ func (m *Migration) sequences(ctx context.Context, c, t *pgx.Conn, stream int32)
 			s.Schema = to
 		}
 		name := pgx.Identifier{s.Schema, s.Name}.Sanitize()
-		batch.Queue("SELECT pg_catalog.setval(pg_catalog.to_regclass($1)::pg_catalog.regclass, $2, $3) IS NOT NULL", name, s.LastValue, s.IsCalled).QueryRow(func(row pgx.Row) error {
+		batch.Queue("SELECT pg_catalog.setval(pg_catalog.to_regclass($1)::pg_catalog.regclass, $2, $3) IS NOT NULL",
+			name, s.LastValue, s.IsCalled).QueryRow(func(row pgx.Row) error {
 			var set bool
 			err := row.Scan(&set)
 			var pg *pgconn.PgError
 			switch {
 			case errors.As(err, &pg) && pg.Code == "22003":
-				return fault.New(fault.Failed, "sequence %s.%s of the target cannot take the source's value %d: %w", s.Schema, s.Name, s.LastValue, err).
-					WithHint("ALTER SEQUENCE %s AS bigint (and the column that it feeds), or MAXVALUE …, on the target; then run open again.", text.Ident(s.Schema, s.Name))
+				return fault.New(fault.Failed,
+					"sequence %s.%s of the target cannot take the source's value %d: %w", s.Schema, s.Name,
+					s.LastValue, err).
+					WithHint("ALTER SEQUENCE %s AS bigint (and the column that it feeds), or MAXVALUE …, on the target; then run open again.",
+						text.Ident(s.Schema, s.Name))
 			case err != nil:
 				return fmt.Errorf("set sequence %s.%s: %w", s.Schema, s.Name, err)
 			case set:
@@ -102,7 +107,9 @@ func (m *Migration) sequences(ctx context.Context, c, t *pgx.Conn, stream int32)
 		}
 	}
 	if len(names) > 0 {
-		return 0, fault.New(fault.Config, "sequences of the target that no sequence of the source sets would give values twice: %s", some(names)).
+		return 0, fault.New(fault.Config,
+			"sequences of the target that no sequence of the source sets would give values twice: %s",
+			some(names)).
 			WithHint("Give these columns the default that they have on the source, or set the sequences by hand and say so: pgcutover missing --slot %s", m.Slot)
 	}
 	if len(missing) > 0 {

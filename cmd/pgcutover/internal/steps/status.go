@@ -19,38 +19,52 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A Status is what is known of a migration at one moment. Fields that could not be found out are null, and Problems says why. Those with the tag "ask" are
-// known to the source only; the target knows all others.
+// A Status is what is known of a migration at one moment. Fields that could not be found out are
+// null, and Problems says why. Those with the tag "ask" are known to the source only; the target
+// knows all others.
 type Status struct {
-	At           time.Time            `json:"at"`
-	Source       *string              `json:"source" ask:"source"` // role, host, port, database, version
-	Target       string               `json:"target"`
-	Slot         string               `json:"slot"`
-	Database     string               `json:"database"`
-	State        *string              `json:"state" ask:"source"` // loading, interrupted, syncing, stopped, fenced, drained, complete
-	Load         string               `json:"load"`               // none, loading (somebody does), interrupted (nobody does, and it is not complete), loaded
-	AppliedLSN   format.LSN           `json:"applied_lsn"`
-	AppliedTime  *time.Time           `json:"applied_time"`
-	SourceLSN    *format.LSN          `json:"source_lsn" ask:"source"`
-	LagBytes     *int64               `json:"lag_bytes" ask:"source"`
-	LagSeconds   *float64             `json:"lag_seconds" ask:"source"`
-	Slots        *SlotStatus          `json:"source_slot" ask:"source"`
-	Applying     bool                 `json:"applying"`    // a session on the target applies changes
-	Active       time.Time            `json:"last_active"` // when somebody was last seen loading or applying changes
+	At time.Time `json:"at"`
+	// role, host, port, database, version
+	Source   *string `json:"source" ask:"source"`
+	Target   string  `json:"target"`
+	Slot     string  `json:"slot"`
+	Database string  `json:"database"`
+	// loading, interrupted, syncing, stopped, fenced, drained, complete
+	State *string `json:"state" ask:"source"`
+	// none, loading (somebody does), interrupted (nobody does, and it is not complete), loaded
+	Load        string      `json:"load"`
+	AppliedLSN  format.LSN  `json:"applied_lsn"`
+	AppliedTime *time.Time  `json:"applied_time"`
+	SourceLSN   *format.LSN `json:"source_lsn" ask:"source"`
+	LagBytes    *int64      `json:"lag_bytes" ask:"source"`
+	LagSeconds  *float64    `json:"lag_seconds" ask:"source"`
+	Slots       *SlotStatus `json:"source_slot" ask:"source"`
+	// a session on the target applies changes
+	Applying bool `json:"applying"`
+	// when somebody was last seen loading or applying changes
+	Active       time.Time            `json:"last_active"`
 	Transactions int64                `json:"transactions"`
 	Changes      int64                `json:"changes"`
 	Tables       []progress.TableInfo `json:"tables"`
-	Missing      []TableName          `json:"missing_tables" ask:"source"`     // of the source, which the target does not have, or not their rows
-	Uncarried    []Uncarried          `json:"uncarried_tables" ask:"source"`   // of the source, of which not all that was promised is published, or has been
-	NotThere     *MissingStatus       `json:"missing" ask:"source"`            // what pgcutover missing has
-	InsertOnly   []TableName          `json:"insert_only_tables" ask:"source"` // of the source, which have no replica identity: updates and deletes are not carried
-	Failed       int                  `json:"failed_objects"`
-	Failures     []progress.Failure   `json:"last_errors"` // that the programs have ended with, the latest first
-	Conflicts    int64                `json:"conflicts"`   // changes that pgapply has skipped or forced
-	Cutover      []progress.Step      `json:"cutover"`
-	Verified     string               `json:"verified"`    // what the last verification has found: equal, differs; none if there was none
-	Open         bool                 `json:"target_open"` // nothing more is applied: the target is the primary
-	Problems     []string             `json:"problems"`
+	// of the source, which the target does not have, or not their rows
+	Missing []TableName `json:"missing_tables" ask:"source"`
+	// of the source, of which not all that was promised is published, or has been
+	Uncarried []Uncarried `json:"uncarried_tables" ask:"source"`
+	// what pgcutover missing has
+	NotThere *MissingStatus `json:"missing" ask:"source"`
+	// of the source, which have no replica identity: updates and deletes are not carried
+	InsertOnly []TableName `json:"insert_only_tables" ask:"source"`
+	Failed     int         `json:"failed_objects"`
+	// that the programs have ended with, the latest first
+	Failures []progress.Failure `json:"last_errors"`
+	// changes that pgapply has skipped or forced
+	Conflicts int64           `json:"conflicts"`
+	Cutover   []progress.Step `json:"cutover"`
+	// what the last verification has found: equal, differs; none if there was none
+	Verified string `json:"verified"`
+	// nothing more is applied: the target is the primary
+	Open     bool     `json:"target_open"`
+	Problems []string `json:"problems"`
 
 	asked error // why the source could not be asked, or not for all
 }
@@ -71,7 +85,8 @@ type SlotStatus struct {
 	WALStatus string     `json:"wal_status"`
 }
 
-// Status finds out how a migration stands. A source that cannot be reached is a problem to report, not a reason to report nothing.
+// Status finds out how a migration stands. A source that cannot be reached is a problem to report,
+// not a reason to report nothing.
 func (m *Migration) Status(ctx context.Context) (*Status, error) {
 	t, err := m.target(ctx)
 	if err != nil {
@@ -92,8 +107,10 @@ func (m *Migration) targetStatus(ctx context.Context, t *pgx.Conn) (*Status, *pr
 	if err != nil {
 		return nil, nil, err
 	}
-	s := &Status{At: time.Now().UTC(), Slot: stream.Key.Slot, Database: stream.Key.Database, Load: stream.LoadStatus, AppliedLSN: stream.Applied,
-		Target: m.end(m.Target), Transactions: stream.Transactions, Changes: stream.Changes, Open: stream.Ended, Active: stream.Active.UTC(), Verified: "none", Problems: []string{}}
+	s := &Status{At: time.Now().UTC(), Slot: stream.Key.Slot, Database: stream.Key.Database,
+		Load: stream.LoadStatus, AppliedLSN: stream.Applied,
+		Target: m.end(m.Target), Transactions: stream.Transactions, Changes: stream.Changes,
+		Open: stream.Ended, Active: stream.Active.UTC(), Verified: "none", Problems: []string{}}
 	if stream.AppliedTime.Unix() > 0 {
 		s.AppliedTime = &stream.AppliedTime
 	}
@@ -127,8 +144,8 @@ func (m *Migration) targetStatus(ctx context.Context, t *pgx.Conn) (*Status, *pr
 
 func (s *Status) is(state string) { s.State = &state }
 
-// sourceStatus adds what the source knows. To compare all tables, or all objects, takes long where there
-// are many, and is left out if only one field is wanted that does not need it.
+// sourceStatus adds what the source knows. To compare all tables, or all objects, takes long where
+// there are many, and is left out if only one field is wanted that does not need it.
 func (m *Migration) sourceStatus(ctx context.Context, t *pgx.Conn, s *Status, stream *progress.Stream, field string) {
 	c, err := m.source(ctx)
 	if err == nil {
@@ -211,7 +228,9 @@ func (m *Migration) askSource(ctx context.Context, c, t *pgx.Conn, s *Status, st
 	}
 	if info == nil {
 		if s.Load != "none" && following {
-			s.Problems = append(s.Problems, fmt.Sprintf("slot %q does not exist on the source: the target needs a new full load. %s", s.Slot, slot.Anew(s.Slot)))
+			s.Problems = append(s.Problems,
+				fmt.Sprintf("slot %q does not exist on the source: the target needs a new full load. %s",
+					s.Slot, slot.Anew(s.Slot)))
 		}
 		return fenced, nil
 	}
@@ -219,7 +238,8 @@ func (m *Migration) askSource(ctx context.Context, c, t *pgx.Conn, s *Status, st
 	if lost := info.Lost(); lost != nil && following {
 		s.problem(lost)
 	} else if info.WALStatus == "unreserved" {
-		s.Problems = append(s.Problems, "the slot holds back more WAL than max_slot_wal_keep_size allows, and is lost at the next checkpoint unless it is read now: raise that on the source, and reload")
+		s.Problems = append(s.Problems,
+			"the slot holds back more WAL than max_slot_wal_keep_size allows, and is lost at the next checkpoint unless it is read now: raise that on the source, and reload")
 	}
 	return fenced, nil
 }
@@ -272,22 +292,27 @@ func (m *Migration) head(s *Status) *head {
 		if s.Slots.WALStatus == "lost" {
 			active = "LOST, nothing can be read from it any more"
 		}
-		line("source slot\t%s; confirmed %v; it holds %s of WAL", active, s.Slots.Confirmed, humanize.Bytes(uint64(max(s.Slots.Retained, 0))))
+		line("source slot\t%s; confirmed %v; it holds %s of WAL", active, s.Slots.Confirmed,
+			humanize.Bytes(uint64(max(s.Slots.Retained, 0))))
 	}
 	if x := s.NotThere; x != nil && x.Count > 0 {
 		age := ""
 		if d := s.At.Sub(x.At); d > 5*time.Second {
 			age = fmt.Sprintf(", as of %v ago", d.Round(time.Second))
 		}
-		line("missing\t%s of the source that the target lacks, or has otherwise%s: pgcutover missing --slot %s", count.Of(x.Count, "object"), age, s.Slot)
+		line("missing\t%s of the source that the target lacks, or has otherwise%s: pgcutover missing --slot %s",
+			count.Of(x.Count, "object"), age, s.Slot)
 	} else if s.Failed > 0 && x == nil {
-		line("schema\t%s could not be created: SELECT type, name, error FROM pgsluice.deferred WHERE state = 'failed'", count.Of(s.Failed, "object"))
+		line("schema\t%s could not be created: SELECT type, name, error FROM pgsluice.deferred WHERE state = 'failed'",
+			count.Of(s.Failed, "object"))
 	}
 	if s.Conflicts > 0 {
-		line("conflicts\t%s skipped or forced; where they were skipped, the sides differ: SELECT * FROM pgsluice.conflicts", count.Of(s.Conflicts, "change"))
+		line("conflicts\t%s skipped or forced; where they were skipped, the sides differ: SELECT * FROM pgsluice.conflicts",
+			count.Of(s.Conflicts, "change"))
 	}
 	if len(s.InsertOnly) > 0 {
-		line("insert only\t%s without usable replica identity, whose updates and deletes do not reach the target: %s", count.Of(len(s.InsertOnly), "table"), some(namesOf(s.InsertOnly)))
+		line("insert only\t%s without usable replica identity, whose updates and deletes do not reach the target: %s",
+			count.Of(len(s.InsertOnly), "table"), some(namesOf(s.InsertOnly)))
 	}
 	if len(s.Missing) > 0 {
 		says, remedy := m.missingText(s.Missing)
@@ -339,5 +364,6 @@ func loadText(s *Status) string {
 	if ready < done {
 		indexes = fmt.Sprintf(" (%d of them with their indexes)", ready)
 	}
-	return fmt.Sprintf("%s: %d of %s%s, %s, %s", s.Load, done, count.Of(len(s.Tables), "table"), indexes, count.Of(rows, "row"), humanize.Bytes(uint64(bytes)))
+	return fmt.Sprintf("%s: %d of %s%s, %s, %s", s.Load, done, count.Of(len(s.Tables), "table"), indexes,
+		count.Of(rows, "row"), humanize.Bytes(uint64(bytes)))
 }

@@ -1,5 +1,6 @@
-// Package steps has the steps of a cutover. Each looks whether it has been done, does it, and makes sure that it is; each may be repeated. They
-// read positions from both servers and know nothing of the stream.
+// Package steps has the steps of a cutover. Each looks whether it has been done, does it, and makes
+// sure that it is; each may be repeated. They read positions from both servers and know nothing of
+// the stream.
 package steps
 
 import (
@@ -29,7 +30,8 @@ type Migration struct {
 	Waits map[string]*waiting.Watch
 	// Reports says that the command's report on Out names both ends.
 	Reports bool
-	// AllowOrphans has the source closed although rows of it may violate foreign keys; OnlyLook has Fence look whether it may be, and do nothing.
+	// AllowOrphans has the source closed although rows of it may violate foreign keys; OnlyLook has
+	// Fence look whether it may be, and do nothing.
 	AllowOrphans, OnlyLook bool
 
 	Out io.Writer // reports
@@ -57,8 +59,8 @@ func (m *Migration) target(ctx context.Context) (*pgx.Conn, error) {
 	return c, nil
 }
 
-// connect opens a session, which waits for no lock for long. The first one of each side says where it is: on standard error, unless
-// the command's report has it.
+// connect opens a session, which waits for no lock for long. The first one of each side says where
+// it is: on standard error, unless the command's report has it.
 func (m *Migration) connect(ctx context.Context, s pgdial.Server) (*pgx.Conn, error) {
 	c, err := s.Connect(ctx)
 	if err != nil {
@@ -111,7 +113,8 @@ func (m *Migration) stream(ctx context.Context, t *pgx.Conn) (*progress.Stream, 
 		WithHint("Name one with --slot. What is not meant any more can go: DELETE FROM pgsluice.streams WHERE stream_id = … on the target.")
 }
 
-// sourceOf opens a session on the source that a stream's target was loaded from. The caller closes it.
+// sourceOf opens a session on the source that a stream's target was loaded from. The caller closes
+// it.
 func (m *Migration) sourceOf(ctx context.Context, t *pgx.Conn, stream *progress.Stream) (*pgx.Conn, error) {
 	c, err := m.source(ctx)
 	if err != nil {
@@ -124,7 +127,8 @@ func (m *Migration) sourceOf(ctx context.Context, t *pgx.Conn, stream *progress.
 	return c, nil
 }
 
-// checkSource makes sure that the source is the one that the target was loaded from: positions of another mean nothing to it.
+// checkSource makes sure that the source is the one that the target was loaded from: positions of
+// another mean nothing to it.
 func (m *Migration) checkSource(ctx context.Context, c, t *pgx.Conn, stream *progress.Stream) error {
 	if err := m.apart(ctx, c, t); err != nil {
 		return err
@@ -137,7 +141,8 @@ func (m *Migration) checkSource(ctx context.Context, c, t *pgx.Conn, stream *pro
 	other := id.SystemID != stream.Key.SystemID && id.SystemID != "" && stream.Key.SystemID != ""
 	if other || id.Database != stream.Key.Database {
 		return fault.New(fault.Config, "the source is not the one that the target was loaded from").
-			WithDetail("The target knows database %q of system %s, the source is database %q of system %s.", stream.Key.Database, stream.Key.SystemID, id.Database, id.SystemID).
+			WithDetail("The target knows database %q of system %s, the source is database %q of system %s.",
+				stream.Key.Database, stream.Key.SystemID, id.Database, id.SystemID).
 			WithHint("Look at --source and PGSLUICE_SOURCE.")
 	}
 	return nil
@@ -173,7 +178,8 @@ func (m *Migration) step(ctx context.Context, t *pgx.Conn, stream int32, name st
 	return nil
 }
 
-// pollEvery is how often a state on a server is looked at while waiting for it. It is part of the downtime.
+// pollEvery is how often a state on a server is looked at while waiting for it. It is part of the
+// downtime.
 const pollEvery = 20 * time.Millisecond
 
 // poll waits until done returns true.

@@ -19,11 +19,12 @@ import (
 )
 
 // carried compares what the slot's publications carry with what the target has got, and returns the
-// tables of the source that belong to the migration, each with the reasons why not all of it reaches
-// the target. Of a migration that began with a selection, only what is published or was loaded
-// belongs to it. It asks each side once, whatever the number of tables, and of the target only if
-// there are tables that it may not have.
-func (m *Migration) carried(ctx context.Context, c, t *pgx.Conn, stream *progress.Stream, tables []progress.TableInfo) ([]*carried.Table, error) {
+// tables of the source that belong to the migration, each with the reasons why not all of it
+// reaches the target. Of a migration that began with a selection, only what is published or was
+// loaded belongs to it. It asks each side once, whatever the number of tables, and of the target
+// only if there are tables that it may not have.
+func (m *Migration) carried(ctx context.Context, c, t *pgx.Conn, stream *progress.Stream,
+	tables []progress.TableInfo) ([]*carried.Table, error) {
 	publications, err := slot.PublicationsOf(ctx, c, m.Slot)
 	if err != nil {
 		return nil, m.Source.Explain(err)
@@ -36,16 +37,20 @@ func (m *Migration) carried(ctx context.Context, c, t *pgx.Conn, stream *progres
 	if err != nil {
 		return nil, m.Source.Explain(err)
 	}
-	target := carried.Target{Whole: stream.Whole, MadeFor: stream.Source.Token != "" || stream.LoadStatus != "none", Loading: stream.LoadStatus == "loading", Recording: recorder.Trusted()}
+	target := carried.Target{Whole: stream.Whole, MadeFor: stream.Source.Token != "" ||
+		stream.LoadStatus != "none", Loading: stream.LoadStatus == "loading", Recording: recorder.Trusted()}
 	for _, x := range tables {
-		target.Tables = append(target.Tables, carried.Loaded{Schema: x.SourceSchema, Name: x.SourceTable, OID: x.SourceOID, Snapshot: x.Snapshot,
-			Complete: x.Status == "copied" || x.Status == "indexing" || x.Status == "loaded", Recorded: x.Snapshot == progress.MadeByStatement})
+		target.Tables = append(target.Tables, carried.Loaded{Schema: x.SourceSchema, Name: x.SourceTable,
+			OID: x.SourceOID, Snapshot: x.Snapshot,
+			Complete: x.Status == "copied" || x.Status == "indexing" || x.Status == "loaded",
+			Recorded: x.Snapshot == progress.MadeByStatement})
 	}
 	return state.Compare(target, func(list []*carried.Table) (map[*carried.Table]bool, error) { return m.absent(ctx, t, stream, list) })
 }
 
 // absent returns the tables that the target does not have.
-func (m *Migration) absent(ctx context.Context, t *pgx.Conn, stream *progress.Stream, list []*carried.Table) (map[*carried.Table]bool, error) {
+func (m *Migration) absent(ctx context.Context, t *pgx.Conn, stream *progress.Stream,
+	list []*carried.Table) (map[*carried.Table]bool, error) {
 	schemas, err := progress.RenamedSchemas(ctx, t, stream.ID)
 	if err != nil {
 		return nil, m.Target.Explain(err)
@@ -78,8 +83,8 @@ type Uncarried struct {
 	lacks []string // statements that give sync's role what it lacks to mend it
 }
 
-// sorted sorts the tables of which not all reaches the target: what is missing there as a whole, what
-// is carried less than the load promised, and of what never more than inserts was promised.
+// sorted sorts the tables of which not all reaches the target: what is missing there as a whole,
+// what is carried less than the load promised, and of what never more than inserts was promised.
 func sorted(tables []*carried.Table) (missing []TableName, uncarried []Uncarried, insertOnly []TableName) {
 	missing, uncarried, insertOnly = []TableName{}, []Uncarried{}, []TableName{}
 	for _, t := range tables {
@@ -155,7 +160,8 @@ func (m *Migration) uncarriedText(list []Uncarried) (says, remedy string) {
 	var todo []string
 	if refused {
 		todo = append(todo, "Give those whose updates are refused a primary key, or ALTER TABLE … REPLICA IDENTITY FULL. While sync runs (scripts/sync "+m.Slot+
-			"), it takes them out of the publication of updates within seconds; by hand: ALTER PUBLICATION "+pgx.Identifier{m.Slot}.Sanitize()+" DROP TABLE …")
+			"), it takes them out of the publication of updates within seconds; by hand: ALTER PUBLICATION "+
+			pgx.Identifier{m.Slot}.Sanitize()+" DROP TABLE …")
 		if len(grants) > 0 {
 			todo = append(todo, "Its role may not do so. On the source, as a role that may: "+strings.Join(grants, " "))
 		}
@@ -164,13 +170,14 @@ func (m *Migration) uncarriedText(list []Uncarried) (says, remedy string) {
 		todo = append(todo, "Publish them as they were when they were loaded (ALTER PUBLICATION "+pgx.Identifier{m.Slot}.Sanitize()+" …).")
 	}
 	if reload {
-		todo = append(todo, "What was changed meanwhile is in no stream; while sync is stopped: pgextract --slot "+m.Slot+" "+strings.Join(options, " ")+" --reload | pgapply")
+		todo = append(todo, "What was changed meanwhile is in no stream; while sync is stopped: pgextract --slot "+
+			m.Slot+" "+strings.Join(options, " ")+" --reload | pgapply")
 	}
 	return says, strings.Join(todo, " ")
 }
 
-// requireLoaded refuses to go on while a load is under way, or has been left unfinished. What it has
-// not brought is not in the ledger before.
+// requireLoaded refuses to go on while a load is under way, or has been left unfinished. What it
+// has not brought is not in the ledger before.
 func (m *Migration) requireLoaded(stream *progress.Stream) error {
 	if stream.LoadStatus != "loading" {
 		return nil
@@ -221,7 +228,8 @@ func (m *Migration) missingText(list []TableName) (says, remedy string) {
 	for _, n := range list[:min(len(list), most)] {
 		options = append(options, "--table "+tablePattern(n))
 	}
-	says = "the target does not have " + count.Of(len(list), "table") + " of the source: " + some(namesOf(list)) + ". They are not there, or have never been loaded"
+	says = "the target does not have " + count.Of(len(list), "table") + " of the source: " +
+		some(namesOf(list)) + ". They are not there, or have never been loaded"
 	remedy = "While sync is stopped: pgextract --slot " + m.Slot + " " + strings.Join(options, " ") + " --reload | pgapply"
 	if len(list) > most {
 		remedy += ", and so on"

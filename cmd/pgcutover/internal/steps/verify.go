@@ -27,24 +27,29 @@ import (
 type pair struct {
 	schema, name             string // on the source
 	targetSchema, targetName string
-	columns                  []string       // expressions that give a value's text, the same on both sides
-	whole                    bool           // a partitioned table on the target, whose partitions have the rows
-	leaves                   []catalog.Name // partitions on the source that are compared as one; empty: the table itself
-	names, key               []string
-	bytes                    int64
+	// expressions that give a value's text, the same on both sides
+	columns []string
+	// a partitioned table on the target, whose partitions have the rows
+	whole bool
+	// partitions on the source that are compared as one; empty: the table itself
+	leaves     []catalog.Name
+	names, key []string
+	bytes      int64
 
 	source, target sum
 	problem        string
 
-	types      []string // of the columns
-	large      bool     // its rows are too large to be compared as text: columns are, by their hashes
-	unverified string   // why it could not be compared
-	cause      error    // the server's, of that
-	remedy     string   // what would let it be compared, if that is known
-	byCopy     bool     // its rows were hashed here
+	types []string // of the columns
+	// its rows are too large to be compared as text: columns are, by their hashes
+	large      bool
+	unverified string // why it could not be compared
+	cause      error  // the server's, of that
+	remedy     string // what would let it be compared, if that is known
+	byCopy     bool   // its rows were hashed here
 }
 
-// A sum is a table's content: how many rows, and the sum of a 64-bit hash of each, twice with different seeds.
+// A sum is a table's content: how many rows, and the sum of a 64-bit hash of each, twice with
+// different seeds.
 type sum struct {
 	rows int64
 	sums string
@@ -54,10 +59,11 @@ func (p *pair) equal() bool {
 	return p.problem == "" && p.unverified == "" && p.source.rows == p.target.rows && p.source.sums == p.target.sums
 }
 
-// Verify compares every row of every table of the source, and large objects, with the target's, as of one snapshot on either side, which Verify takes at its beginning
-// and announces by calling ready. The source must be fenced and drained, or the two snapshots would not be of the same state. It
-// writes a line for each table, or only for those that differ, and fails if one does: only then with status Failed, so that nobody takes what could not be
-// compared for a difference.
+// Verify compares every row of every table of the source, and large objects, with the target's, as
+// of one snapshot on either side, which Verify takes at its beginning and announces by calling
+// ready. The source must be fenced and drained, or the two snapshots would not be of the same
+// state. It writes a line for each table, or only for those that differ, and fails if one does:
+// only then with status Failed, so that nobody takes what could not be compared for a difference.
 func (m *Migration) Verify(ctx context.Context, jobs int, onlyDifferent bool, ready func()) error {
 	equal, err := m.verify(ctx, jobs, onlyDifferent, ready)
 	if err != nil && equal && fault.StatusOf(err) == fault.Failed {
@@ -138,7 +144,8 @@ func (m *Migration) verify(ctx context.Context, jobs int, onlyDifferent bool, re
 	return m.report(ctx, t, stream.ID, pairs, how, a.Name, b.Name, onlyDifferent, began)
 }
 
-// pairs finds the tables to compare: all that the source has to migrate, or those that were selected.
+// pairs finds the tables to compare: all that the source has to migrate, or those that were
+// selected.
 func (m *Migration) pairs(ctx context.Context, a, b, t *pgx.Conn, stream *progress.Stream) ([]*pair, error) {
 	tables, err := catalog.Tables(ctx, a)
 	if err != nil {
@@ -220,7 +227,8 @@ func (m *Migration) pairs(ctx context.Context, a, b, t *pgx.Conn, stream *progre
 	return m.merge(ctx, b, pairs)
 }
 
-// oldFloats reports whether one of the servers prints floating-point numbers as they were printed before version 12: with digits that the other leaves out.
+// oldFloats reports whether one of the servers prints floating-point numbers as they were printed
+// before version 12: with digits that the other leaves out.
 func oldFloats(a, b *pgx.Conn) bool {
 	return pgdial.Version(a.PgConn()) < 120000 || pgdial.Version(b.PgConn()) < 120000
 }
@@ -246,10 +254,12 @@ type comparison struct {
 	settings string // of the sessions
 }
 
-// comparison finds out how rows can be compared. The server's own hash function is used if both sides have the same.
+// comparison finds out how rows can be compared. The server's own hash function is used if both
+// sides have the same.
 func (m *Migration) comparison(ctx context.Context, a, b *pgx.Conn) (how comparison, err error) {
 	if oldFloats(a, b) {
-		// Numbers within other values, as in arrays: rounded to 15 digits both versions print them alike.
+		// Numbers within other values, as in arrays: rounded to 15 digits both versions print them
+		// alike.
 		how.settings = "; SET extra_float_digits = 0"
 	}
 	how.text = "r"
@@ -322,7 +332,8 @@ func (m *Migration) sumAll(ctx context.Context, pairs []*pair, how comparison, j
 				}
 				defer c.Close(context.WithoutCancel(ctx))
 				for n := 1; ; n++ {
-					if n%locksAtOnce == 0 { // a transaction keeps its locks, and the snapshot is held by another
+					if n%locksAtOnce == 0 {
+						// a transaction keeps its locks, and the snapshot is held by another
 						if _, err := c.Exec(ctx, "COMMIT; "+inSnapshot(snapshot)); err != nil {
 							return server.Explain(err)
 						}
@@ -384,7 +395,8 @@ func openSnapshot(ctx context.Context, server pgdial.Server, snapshot, settings 
 }
 
 // report writes a line for each table, or only for those that differ, and what differs in them.
-func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs []*pair, how comparison, snapshotA, snapshotB string, onlyDifferent bool, began time.Time) (equal bool, err error) {
+func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs []*pair, how comparison,
+	snapshotA, snapshotB string, onlyDifferent bool, began time.Time) (equal bool, err error) {
 	var rows int64
 	var different, unverified, remedies []string
 	for _, p := range pairs {
@@ -425,7 +437,8 @@ func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs
 	took := time.Since(began).Round(time.Millisecond)
 	detail := fmt.Sprintf("%s, %s: all equal", count.Of(len(pairs), "table"), count.Of(rows, "row"))
 	if tables > 0 {
-		detail = fmt.Sprintf("%d of %s %s: %s", tables, count.Of(len(pairs), "table"), count.Word(tables, "differs", "differ"), strings.Join(different, ", "))
+		detail = fmt.Sprintf("%d of %s %s: %s", tables, count.Of(len(pairs), "table"),
+			count.Word(tables, "differs", "differ"), strings.Join(different, ", "))
 	}
 	switch {
 	case equal:
@@ -441,7 +454,8 @@ func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs
 		result = "differs"
 	case len(unverified) > 0:
 		result = ""
-		detail = fmt.Sprintf("%s could not be verified: %s; the others are equal", count.Of(len(unverified), "table"), strings.Join(unverified, ", "))
+		detail = fmt.Sprintf("%s could not be verified: %s; the others are equal",
+			count.Of(len(unverified), "table"), strings.Join(unverified, ", "))
 	}
 	// A difference is recorded too: whoever looks later must not take the migration for a good one.
 	if err := progress.StepBegan(ctx, t, stream, "verify", took); err != nil {
@@ -455,7 +469,9 @@ func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs
 			WithHint("%s", m.whatNow(ctx, t))
 	}
 	if len(remedies) > 0 {
-		return true, fault.New(fault.Config, "%s", detail).WithHint("%s Then again: pgcutover verify --slot %s", strings.Join(remedies[:min(len(remedies), 5)], " "), text.Shell(m.Slot))
+		return true, fault.New(fault.Config, "%s", detail).
+			WithHint("%s Then again: pgcutover verify --slot %s",
+				strings.Join(remedies[:min(len(remedies), 5)], " "), text.Shell(m.Slot))
 	}
 	if len(unverified) > 0 {
 		return true, fault.New(fault.Config, "%s", detail).
@@ -469,7 +485,8 @@ func (m *Migration) report(ctx context.Context, t *pgx.Conn, stream int32, pairs
 // showDifferences is how many differing rows of a table are shown.
 const showDifferences = 10
 
-// differences shows the first rows that differ: by key, or as whole rows where there is none. Both sides are read in the same order.
+// differences shows the first rows that differ: by key, or as whole rows where there is none. Both
+// sides are read in the same order.
 func (m *Migration) differences(ctx context.Context, p *pair, how comparison, snapshotA, snapshotB string) error {
 	// The sessions are closed in the middle of their answers, without reading the rest.
 	a, err := openSnapshot(ctx, m.Source, snapshotA, how.settings)

@@ -62,7 +62,8 @@ func (m *Migration) sumByCopy(ctx context.Context, pairs []*pair, how comparison
 				columns[i] = pgx.Identifier{n}.Sanitize()
 			}
 			h := &rowHashes{}
-			_, err = c.PgConn().CopyTo(ctx, h, "COPY "+pgx.Identifier{schema, name}.Sanitize()+" ("+strings.Join(columns, ", ")+") TO STDOUT")
+			_, err = c.PgConn().CopyTo(ctx, h, "COPY "+pgx.Identifier{schema, name}.Sanitize()+" ("+
+				strings.Join(columns, ", ")+") TO STDOUT")
 			_ = c.Close(context.WithoutCancel(ctx))
 			if isTooLarge(err) || isOfTable(err) {
 				readable = false

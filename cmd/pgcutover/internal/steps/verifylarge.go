@@ -8,10 +8,12 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// isTooLarge reports whether the server could not make the text of a row because that would be longer than it can keep.
+// isTooLarge reports whether the server could not make the text of a row because that would be
+// longer than it can keep.
 func isTooLarge(err error) bool {
 	var pg *pgconn.PgError
-	return errors.As(err, &pg) && (pg.Code == "54000" || pg.Code == "XX000" && strings.Contains(pg.Message, "invalid memory alloc request size"))
+	return errors.As(err, &pg) && (pg.Code == "54000" ||
+		pg.Code == "XX000" && strings.Contains(pg.Message, "invalid memory alloc request size"))
 }
 
 // isOfTable reports whether an error is one table's own, so that the others can still be compared:
@@ -29,7 +31,8 @@ func isOfTable(err error) bool {
 	return false
 }
 
-// tooLarge returns the pairs that have such rows, made ready to be compared by the hashes of their columns.
+// tooLarge returns the pairs that have such rows, made ready to be compared by the hashes of their
+// columns.
 func tooLarge(pairs []*pair) (large []*pair) {
 	for _, p := range pairs {
 		if p.unverified != "" && !p.large {

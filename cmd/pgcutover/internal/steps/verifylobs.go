@@ -15,8 +15,10 @@ import (
 // lobChunk is how much of a large object a server sums up at a time.
 const lobChunk = 1 << 20
 
-// largeObjects compares the large objects of both sides, if they were loaded, as verify compares tables. PostgreSQL decodes no changes of them: what has become of
-// them since the load is a difference. It writes a line, and one for each of the first that differ, and reports whether there are none.
+// largeObjects compares the large objects of both sides, if they were loaded, as verify compares
+// tables. PostgreSQL decodes no changes of them: what has become of them since the load is a
+// difference. It writes a line, and one for each of the first that differ, and reports whether
+// there are none.
 func (m *Migration) largeObjects(ctx context.Context, t *pgx.Conn, stream int32, snapshotA, snapshotB string, onlyDifferent bool) (equal bool, err error) {
 	states, err := progress.TableStates(ctx, t, stream)
 	if err != nil {

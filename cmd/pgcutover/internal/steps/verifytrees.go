@@ -9,7 +9,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 )
 
-// merge makes one pair of the partitions of a tree that are in other partitions on the target than on the source.
+// merge makes one pair of the partitions of a tree that are in other partitions on the target than
+// on the source.
 func (m *Migration) merge(ctx context.Context, b *pgx.Conn, pairs []*pair) ([]*pair, error) {
 	leaves, err := catalog.Leaves(ctx, b)
 	if err != nil || len(leaves) == 0 {

@@ -15,7 +15,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// Wait waits for a state: "loaded", or "caught-up", which is when the target is at most lag bytes of WAL behind and takes what comes.
+// Wait waits for a state: "loaded", or "caught-up", which is when the target is at most lag bytes
+// of WAL behind and takes what comes.
 func (m *Migration) Wait(ctx context.Context, state string, lag int64, timeout time.Duration) error {
 	t, err := m.target(ctx)
 	if err != nil {
@@ -37,14 +38,17 @@ func (m *Migration) Wait(ctx context.Context, state string, lag int64, timeout t
 		return s.LoadStatus == "loaded", nil
 	})
 	if err == nil && !done {
-		err = fault.New(fault.TryAgain, "the full load was not complete within %v", timeout).WithHint("pgcutover status --slot %s shows how far it is.", m.Slot)
+		err = fault.New(fault.TryAgain, "the full load was not complete within %v", timeout).
+			WithHint("pgcutover status --slot %s shows how far it is.", m.Slot)
 	}
 	return err
 }
 
-// idleAfter is how long nobody may read the slot before waiting for the target makes no sense. idleLong is the same where the source is in use meanwhile and
-// somebody has read it since: scripts/sync, which pauses for 30 s at most, may be about to start its programs again. soon is for a sync that is just
-// being started, and gone for one that has ended with what it does not start again after.
+// idleAfter is how long nobody may read the slot before waiting for the target makes no sense.
+// idleLong is the same where the source is in use meanwhile and somebody has read it since:
+// scripts/sync, which pauses for 30 s at most, may be about to start its programs again. soon is
+// for a sync that is just being started, and gone for one that has ended with what it does not
+// start again after.
 const (
 	idleAfter = 5 * time.Second
 	soon      = 10 * time.Second
@@ -52,8 +56,9 @@ const (
 	gone      = 2 * time.Second
 )
 
-// waitCaughtUp waits until the target is at most lag bytes of WAL behind the source, and has moved. It writes a mark for that: on a source where little happens, a target
-// that nobody writes to is not behind, and the cutover would close the source in vain.
+// waitCaughtUp waits until the target is at most lag bytes of WAL behind the source, and has moved.
+// It writes a mark for that: on a source where little happens, a target that nobody writes to is
+// not behind, and the cutover would close the source in vain.
 func (m *Migration) waitCaughtUp(ctx context.Context, t *pgx.Conn, stream *progress.Stream, lag int64, timeout time.Duration) error {
 	if stream.Ended {
 		m.Log.Info("wait: the target is open, and has had everything since")
@@ -121,7 +126,9 @@ func (m *Migration) waitCaughtUp(ctx context.Context, t *pgx.Conn, stream *progr
 // applied returns the position of the target.
 func (m *Migration) applied(ctx context.Context, t *pgx.Conn, stream int32) (format.LSN, error) {
 	var s string
-	if err := t.QueryRow(ctx, "SELECT applied_lsn::pg_catalog.text FROM pgsluice.streams WHERE stream_id = $1", stream).Scan(&s); err != nil {
+	if err := t.QueryRow(ctx,
+		"SELECT applied_lsn::pg_catalog.text FROM pgsluice.streams WHERE stream_id = $1", stream).
+		Scan(&s); err != nil {
 		return 0, m.Target.Explain(err)
 	}
 	return format.ParseLSN(s)
@@ -135,7 +142,8 @@ type reader struct {
 	looked         time.Time // when we last looked, and
 	seen           time.Time // when somebody was at work then
 	who            string    // what was seen, in words
-	// patience is how long nobody may be at work, and later the same from when somebody has been seen.
+	// patience is how long nobody may be at work, and later the same from when somebody has been
+	// seen.
 	patience, later time.Duration
 	known           time.Time // of the last error that had been recorded when somebody was at work
 }
@@ -178,8 +186,11 @@ func (r *reader) look(ctx context.Context) error {
 			return err
 		}
 		if f != nil {
-			return fault.New(fault.Config, "%s any more, so the target cannot catch up: %s has ended with status %d", r.who, f.Program, f.Status).
-				WithDetail("It said: %s", f.Message).WithHint("%s", strings.TrimSpace(f.Hint+" When the cause is gone: scripts/sync "+r.migration.Slot))
+			return fault.New(fault.Config,
+				"%s any more, so the target cannot catch up: %s has ended with status %d", r.who, f.Program,
+				f.Status).
+				WithDetail("It said: %s", f.Message).WithHint("%s",
+				strings.TrimSpace(f.Hint+" When the cause is gone: scripts/sync "+r.migration.Slot))
 		}
 	}
 	if time.Since(r.seen) > r.patience {
@@ -197,8 +208,8 @@ func (r *reader) remember(ctx context.Context) error {
 	return r.migration.Target.Explain(err)
 }
 
-// ended returns what has ended continuous sync since somebody was at work, if scripts/sync does not start it again
-// after that; nil: nothing is known of that kind.
+// ended returns what has ended continuous sync since somebody was at work, if scripts/sync does not
+// start it again after that; nil: nothing is known of that kind.
 func (r *reader) ended(ctx context.Context) (*progress.Failure, error) {
 	list, err := progress.Failures(ctx, r.target, r.stream)
 	if err != nil {
@@ -211,7 +222,8 @@ func (r *reader) ended(ctx context.Context) (*progress.Failure, error) {
 		}
 	}
 	f := last["pgapply"]
-	if f == nil || f.Status == int(fault.Data) { // its stream has not begun, or was cut: by what has ended pgdecode
+	if f == nil || f.Status == int(fault.Data) {
+		// its stream has not begun, or was cut: by what has ended pgdecode
 		f = last["pgdecode"]
 	}
 	if f == nil || f.Status == int(fault.TryAgain) {

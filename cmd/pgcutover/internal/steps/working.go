@@ -61,7 +61,8 @@ func (s *Status) universal() {
 // local writes a time for people: in their zone, which it names.
 func local(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
 
-// standing says how a migration stands and what to type, unless whoever is at work does what there is to do.
+// standing says how a migration stands and what to type, unless whoever is at work does what there
+// is to do.
 func (m *Migration) standing(h *head, s *Status) {
 	state, next := "how it stands is not known", ""
 	if s.State != nil {

@@ -17,12 +17,16 @@ import (
 // What the triggers record beside the query. The server does not tell a trigger which part of a
 // query of several statements runs, only which query it is; so the triggers count.
 type recorded struct {
-	Level    string             `json:"level"` // outer: the query is a client's; inner: it is executed by a PL/pgSQL function
-	Nth      int                `json:"nth"`   // of the query's statements that fire, from 1; one that a function executes again goes on counting
-	Tag      string             `json:"tag"`   // of the command
-	Path     []string           `json:"path"`  // the schemas of the search path
-	Role     string             `json:"role"`
-	Fixed    bool               `json:"fixed"` // the session has not set standard_conforming_strings itself
+	// outer: the query is a client's; inner: it is executed by a PL/pgSQL function
+	Level string `json:"level"`
+	// of the query's statements that fire, from 1; one that a function executes again goes on
+	// counting
+	Nth  int      `json:"nth"`
+	Tag  string   `json:"tag"`  // of the command
+	Path []string `json:"path"` // the schemas of the search path
+	Role string   `json:"role"`
+	// the session has not set standard_conforming_strings itself
+	Fixed    bool               `json:"fixed"`
 	Settings map[string]*string `json:"settings"`
 	Objects  []address          `json:"objects"`
 }
@@ -32,7 +36,8 @@ type address format.Object
 
 func (a *address) UnmarshalJSON(b []byte) error {
 	var parts [3]json.RawMessage
-	return errors.Join(json.Unmarshal(b, &parts), json.Unmarshal(parts[0], &a.Type), json.Unmarshal(parts[1], &a.Names), json.Unmarshal(parts[2], &a.Args))
+	return errors.Join(json.Unmarshal(b, &parts), json.Unmarshal(parts[0], &a.Type),
+		json.Unmarshal(parts[1], &a.Names), json.Unmarshal(parts[2], &a.Args))
 }
 
 // Decode returns the record for a row of the table: the query, empty if the trigger could not see
@@ -109,7 +114,8 @@ func failing(d *format.DDL) string {
 		what = strings.TrimSuffix(what, ",") + "."
 	}
 	return fmt.Sprintf("DO $pgsluice$BEGIN RAISE EXCEPTION %s USING DETAIL = %s, HINT = %s; END$pgsluice$;",
-		literal("the source has executed a statement that cannot be repeated by itself: "+d.Type), literal(what), literal("Make the same change on the target by hand."))
+		literal("the source has executed a statement that cannot be repeated by itself: "+d.Type),
+		literal(what), literal("Make the same change on the target by hand."))
 }
 
 // literal quotes a string for PL/pgSQL's RAISE, within a body that is quoted by $pgsluice$. A
@@ -132,7 +138,8 @@ func (m *recorded) statement(query string, rules sqltext.Rules) (s sqltext.State
 		}
 	}
 	var fire []sqltext.Statement
-	undone := false // something between two statements that fire has made the triggers forget how many there were
+	// something between two statements that fire has made the triggers forget how many there were
+	undone := false
 	for _, s := range all {
 		if s.Unsure() && len(all) > 1 || len(all) > 1 && disarms(s) {
 			return s, false

@@ -23,14 +23,18 @@ func TestStatement(t *testing.T) {
 		{"CREATE ROLE x; CREATE TABLE t (a text DEFAULT ';''')", "CREATE TABLE", 1, "CREATE TABLE t (a text DEFAULT ';''')"},
 		{"SELECT 1; SELECT * INTO u FROM t", "SELECT INTO", 1, "SELECT * INTO u FROM t"},
 		{"BEGIN; ALTER TABLE t ADD a int; COMMIT", "ALTER TABLE", 1, "ALTER TABLE t ADD a int"},
-		{"ALTER TABLE t ADD a int; COMMIT; ALTER TABLE t ADD b int", "ALTER TABLE", 1, "ALTER TABLE t ADD a int"}, // the count outlives a commit
+		// the count outlives a commit
+		{"ALTER TABLE t ADD a int; COMMIT; ALTER TABLE t ADD b int", "ALTER TABLE", 1, "ALTER TABLE t ADD a int"},
 		{"ALTER TABLE t ADD a int; COMMIT; ALTER TABLE t ADD b int", "ALTER TABLE", 2, "ALTER TABLE t ADD b int"},
-		{"ALTER TABLE t ADD a int; ROLLBACK; ALTER TABLE t ADD b int", "ALTER TABLE", 1, ""}, // and no rollback
-		{"BEGIN; ROLLBACK; ALTER TABLE t ADD a int; COMMIT; ALTER TABLE t ADD b int; ROLLBACK", "ALTER TABLE", 2, "ALTER TABLE t ADD b int"},
+		// and no rollback
+		{"ALTER TABLE t ADD a int; ROLLBACK; ALTER TABLE t ADD b int", "ALTER TABLE", 1, ""},
+		{"BEGIN; ROLLBACK; ALTER TABLE t ADD a int; COMMIT; ALTER TABLE t ADD b int; ROLLBACK", "ALTER TABLE",
+			2, "ALTER TABLE t ADD b int"},
 		{"ALTER TABLE t ADD a int; RESET ALL; ALTER TABLE t ADD b int", "ALTER TABLE", 1, ""},
 		{"SET session_replication_role = replica; DROP TABLE a; RESET session_replication_role; DROP TABLE b", "DROP TABLE", 1, ""},
 		{"SET standard_conforming_strings = off; CREATE TABLE a (b text DEFAULT 'x')", "CREATE TABLE", 1, ""},
-		{"GRANT a TO b; GRANT SELECT ON database TO b; GRANT CREATE ON DATABASE d TO b; GRANT SELECT ON t TO b", "GRANT", 2, "GRANT SELECT ON t TO b"},
+		{"GRANT a TO b; GRANT SELECT ON database TO b; GRANT CREATE ON DATABASE d TO b; GRANT SELECT ON t TO b",
+			"GRANT", 2, "GRANT SELECT ON t TO b"},
 		{"COMMENT ON EVENT TRIGGER e IS ''; COMMENT ON TABLE t IS ''", "COMMENT", 1, "COMMENT ON TABLE t IS ''"},
 		{"REINDEX TABLE t; CREATE INDEX ON t (a)", "CREATE INDEX", 1, "CREATE INDEX ON t (a)"},
 		{"WITH x AS (SELECT 1) SELECT * INTO u FROM x; CREATE TABLE t AS TABLE u", "CREATE TABLE AS", 2, "CREATE TABLE t AS TABLE u"},
@@ -41,8 +45,10 @@ func TestStatement(t *testing.T) {
 		{`ALTER TABLE "a;b" ADD "c""; d" int; DROP TABLE x`, "ALTER TABLE", 1, `ALTER TABLE "a;b" ADD "c""; d" int`},
 		{`COMMENT ON TABLE t IS E'it\'s; '; DROP TABLE x`, "COMMENT", 1, `COMMENT ON TABLE t IS E'it\'s; '`},
 		{`COMMENT ON TABLE t IS 'back\'; DROP TABLE x`, "COMMENT", 1, `COMMENT ON TABLE t IS 'back\'`},
-		{"CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $x$ SELECT 1; $x$; DROP TABLE x", "CREATE FUNCTION", 1, "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $x$ SELECT 1; $x$"},
-		{"CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END; DROP TABLE x", "DROP TABLE", 2, "DROP TABLE x"},
+		{"CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $x$ SELECT 1; $x$; DROP TABLE x", "CREATE FUNCTION",
+			1, "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $x$ SELECT 1; $x$"},
+		{"CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END; DROP TABLE x",
+			"DROP TABLE", 2, "DROP TABLE x"},
 		{"CREATE RULE r AS ON INSERT TO t DO (DELETE FROM a; DELETE FROM b); DROP TABLE x", "DROP TABLE", 2, "DROP TABLE x"},
 		{"/* a /* nested; */ ; */ DROP TABLE x; DROP TABLE y", "DROP TABLE", 2, "DROP TABLE y"},
 		{"CREATE UNIQUE INDEX CONCURRENTLY i ON t (a)", "CREATE INDEX", 1, "CREATE UNIQUE INDEX  i ON t (a)"},
@@ -101,10 +107,15 @@ func row(t *testing.T, m map[string]any) []byte {
 }
 
 func TestDecode(t *testing.T) {
-	d := Decode([]byte("DROP TABLE a; DROP TABLE b"), row(t, map[string]any{"nth": 2, "tag": "DROP TABLE", "path": []string{"S", "public", "pg_temp_3"}, "role": "me",
-		"settings": map[string]any{"standard_conforming_strings": "on", "unknown": nil}, "objects": []any{[]any{"table", []string{"public", "b"}, []string{}}}}))
-	if d.SQL != "DROP TABLE b;" || d.SearchPath != `"S", public` || d.Owner != "me" || d.Type != "DROP TABLE" || d.Section != format.Change ||
-		len(d.Settings) != 1 || d.Settings["standard_conforming_strings"] != "on" || len(d.Objects) != 1 || d.Objects[0].Type != "table" || d.Objects[0].Names[1] != "b" {
+	d := Decode([]byte("DROP TABLE a; DROP TABLE b"),
+		row(t, map[string]any{"nth": 2, "tag": "DROP TABLE", "path": []string{"S", "public", "pg_temp_3"},
+			"role":     "me",
+			"settings": map[string]any{"standard_conforming_strings": "on", "unknown": nil},
+			"objects":  []any{[]any{"table", []string{"public", "b"}, []string{}}}}))
+	if d.SQL != "DROP TABLE b;" || d.SearchPath != `"S", public` || d.Owner != "me" ||
+		d.Type != "DROP TABLE" || d.Section != format.Change ||
+		len(d.Settings) != 1 || d.Settings["standard_conforming_strings"] != "on" || len(d.Objects) != 1 ||
+		d.Objects[0].Type != "table" || d.Objects[0].Names[1] != "b" {
 		t.Errorf("%+v", d)
 	}
 	if d := Decode([]byte("GRANT USAGE ON SCHEMA pgsluice TO x"), row(t, map[string]any{"nth": 1, "tag": "GRANT"})); d != nil {
@@ -119,13 +130,15 @@ func TestDecodeFails_P9(t *testing.T) {
 		row   []byte
 		want  string
 	}{
-		{"SELECT f('secret')", row(t, map[string]any{"nth": 1, "tag": "DROP TABLE", "objects": []any{[]any{"table", []string{"public", "100%'s"}, nil}}}), "public.100%%''s"},
+		{"SELECT f('secret')", row(t, map[string]any{"nth": 1, "tag": "DROP TABLE",
+			"objects": []any{[]any{"table", []string{"public", "100%'s"}, nil}}}), "public.100%%''s"},
 		{"CREATE USER x PASSWORD 'secret'; (SELECT 1); DROP TABLE a", row(t, map[string]any{"nth": 1, "tag": "DROP TABLE"}), "DROP TABLE"},
 		{"DROP TABLE secret", []byte("{"), "not known"},
 		{"DROP TABLE secret", []byte(`{"nth":1,"tag":"DROP TABLE","role":"` + "\xff" + `"}`), "DROP TABLE"},
 	} {
 		d := Decode([]byte(c.query), c.row)
-		if !strings.HasPrefix(d.SQL, "DO $pgsluice$BEGIN RAISE EXCEPTION 'the source") || !strings.Contains(d.SQL, c.want) || strings.Contains(d.SQL, "secret") {
+		if !strings.HasPrefix(d.SQL, "DO $pgsluice$BEGIN RAISE EXCEPTION 'the source") ||
+			!strings.Contains(d.SQL, c.want) || strings.Contains(d.SQL, "secret") {
 			t.Errorf("%s: %+v", c.query, d)
 		}
 	}

@@ -29,7 +29,8 @@ func named(d *format.DDL) {
 			d.Schema = o.Names[1]
 		}
 		switch {
-		case strings.HasSuffix(o.Type, " column"), o.Type == "table constraint", o.Type == "trigger", o.Type == "rule", o.Type == "policy", o.Type == "default value":
+		case strings.HasSuffix(o.Type, " column"), o.Type == "table constraint", o.Type == "trigger",
+			o.Type == "rule", o.Type == "policy", o.Type == "default value":
 			d.Table = o.Names[1]
 		}
 	}

@@ -167,8 +167,11 @@ func (m *Mover) say(move *carried.Move) {
 			not = "changes are"
 			hint = "On the source, as a role that may: " + strings.Join(move.Lacks, " ") + " "
 		}
-		m.Log.Warn(fmt.Sprintf("%v has lost its replica identity (%s): its %s not carried from now on, so that the source does not refuse them", t, t.Identity.Why(pgdial.Version(m.conn.PgConn())), not),
-			"hint", hint+"Give it a primary key, or ALTER TABLE "+text.Ident(t.Schema, t.Name)+" REPLICA IDENTITY FULL; then it has to be loaded again: pgcutover status --slot "+m.Slot+" says how.")
+		m.Log.Warn(fmt.Sprintf("%v has lost its replica identity (%s): its %s not carried from now on, so that the source does not refuse them",
+			t, t.Identity.Why(pgdial.Version(m.conn.PgConn())), not),
+			"hint", hint+"Give it a primary key, or ALTER TABLE "+text.Ident(t.Schema, t.Name)+
+				" REPLICA IDENTITY FULL; then it has to be loaded again: pgcutover status --slot "+m.Slot+
+				" says how.")
 	}
 	for _, t := range move.Got {
 		since := ""
@@ -186,7 +189,8 @@ func (m *Mover) complain(move *carried.Move, err error, hint string) {
 	says := ""
 	switch {
 	case len(move.Lost) > 0:
-		says = fmt.Sprintf("the source refuses the application's UPDATE and DELETE of %v, which has lost its replica identity, because they are published; that could not be changed: %v", move.Lost[0], err)
+		says = fmt.Sprintf("the source refuses the application's UPDATE and DELETE of %v, which has lost its replica identity, because they are published; that could not be changed: %v",
+			move.Lost[0], err)
 	case len(move.Got) > 0:
 		says = fmt.Sprintf("%v has a replica identity, and its UPDATE and DELETE could not be published: %v", move.Got[0], err)
 	}

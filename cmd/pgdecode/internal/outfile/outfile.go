@@ -141,7 +141,8 @@ func (f *File) scan() error {
 			var version *format.VersionError
 			var unknown *format.UnknownKindError
 			if errors.As(err, &version) || errors.As(err, &unknown) {
-				return fault.New(fault.Data, "file %q: %w", f.f.Name(), err).WithHint("Use a newer pgdecode, or choose another name for --output.")
+				return fault.New(fault.Data, "file %q: %w", f.f.Name(), err).
+					WithHint("Use a newer pgdecode, or choose another name for --output.")
 			}
 			f.torn = st.Size() - f.size
 			return nil
@@ -149,7 +150,8 @@ func (f *File) scan() error {
 		switch x := rec.(type) {
 		case *format.Header:
 			if x.StreamKind != format.Changes {
-				return fault.New(fault.Usage, "file %q has a stream of kind %q", f.f.Name(), x.StreamKind).WithHint("Choose another name for --output.")
+				return fault.New(fault.Usage, "file %q has a stream of kind %q", f.f.Name(), x.StreamKind).
+					WithHint("Choose another name for --output.")
 			}
 			f.header = x
 			f.lsn = max(f.lsn, x.StartLSN)
@@ -201,7 +203,9 @@ func (f *File) Torn() int64 { return f.torn }
 // begun already, so that a header may follow one that broke off.
 func (f *File) Begin(h *format.Header) error {
 	if old := f.header; old != nil && (old.SystemID != h.SystemID || old.Database != h.Database || old.Slot != h.Slot) {
-		return fault.New(fault.Config, "file %q is of slot %q of database %q on another server or of another slot than %q of %q", f.f.Name(), old.Slot, old.Database, h.Slot, h.Database).
+		return fault.New(fault.Config,
+			"file %q is of slot %q of database %q on another server or of another slot than %q of %q",
+			f.f.Name(), old.Slot, old.Database, h.Slot, h.Database).
 			WithHint("Choose another name for --output.")
 	}
 	f.header = h

@@ -56,7 +56,8 @@ func sample(t *testing.T) ([]byte, map[int]format.LSN) {
 	recs := []format.Record{header(100), &format.Relation{ID: 1, Schema: "public", Name: "t", Columns: []format.Column{{Name: "a"}}}}
 	recs = append(recs, transaction(200)...)
 	recs = append(recs, &format.Progress{LSN: 300, Time: 1}, &format.StreamStart{XID: 9, First: true},
-		&format.Insert{Relation: 1, New: format.Tuple{{}}, XID: 9}, &format.StreamStop{}, &format.StreamCommit{XID: 9, CommitLSN: 310, EndLSN: 320, Time: 1},
+		&format.Insert{Relation: 1, New: format.Tuple{{}}, XID: 9}, &format.StreamStop{},
+		&format.StreamCommit{XID: 9, CommitLSN: 310, EndLSN: 320, Time: 1},
 		&format.End{Reason: format.Stopped}, header(320), recs[1])
 	return records(t, append(recs, transaction(400)...)...)
 }
@@ -66,7 +67,8 @@ func TestEveryCut(t *testing.T) {
 	stream, boundaries := sample(t)
 	path := filepath.Join(t.TempDir(), "out")
 	for cut := range len(stream) + 1 {
-		for _, tail := range []string{"", strings.Repeat("\x00", 30)} { // zeros: the length reached the disk, the data did not
+		for _, tail := range []string{"", strings.Repeat("\x00", 30)} {
+			// zeros: the length reached the disk, the data did not
 			if err := os.WriteFile(path, append(stream[:cut:cut], tail...), 0o600); err != nil {
 				t.Fatal(err)
 			}

@@ -18,7 +18,9 @@ func TestBeginnings(t *testing.T) {
 	at := len(message) - len("content")
 	for n := range message {
 		m, i, size := d.BeginMessage(message[:n])
-		if (m != nil) != (n >= at) || m != nil && (i != at || size != 1000000 || string(m.Prefix) != "prefix" || !m.Transactional || m.LSN != 0x90) {
+		if (m != nil) != (n >= at) || m != nil &&
+			(i != at || size != 1000000 || string(m.Prefix) != "prefix" || !m.Transactional ||
+				m.LSN != 0x90) {
 			t.Errorf("%d bytes: %+v, %d, %d", n, m, i, size)
 		}
 	}
@@ -32,7 +34,8 @@ func TestBeginnings(t *testing.T) {
 		{"delete", pack('D', uint32(1), 'K', tuple("1")), false, true},
 		{"insert that is left out", pack('I', uint32(2), 'N', tuple("1")), true, true},
 		{"delete that is left out", pack('D', uint32(2), 'K', tuple("1")), true, true},
-		{"insert into nothing", pack('I', uint32(3), 'N', tuple("1")), false, false}, // Decode says why
+		// Decode says why
+		{"insert into nothing", pack('I', uint32(3), 'N', tuple("1")), false, false},
 		{"message", message, false, true},
 		{"relation", relation(1, "public", "t", 'd', "*a"), false, false},
 		{"too short", pack('I', uint16(1)), false, false},

@@ -287,7 +287,8 @@ func (d *Decoder) describe(c *cursor) (format.Record, error) {
 	}
 	for n := c.uint16(); n > 0 && c.err == nil; n-- {
 		flags := c.byte()
-		r.Columns = append(r.Columns, format.Column{Key: flags&1 != 0, Name: string(c.cstring()), OID: c.uint32(), TypeMod: int32(c.uint32())})
+		r.Columns = append(r.Columns, format.Column{Key: flags&1 != 0, Name: string(c.cstring()),
+			OID: c.uint32(), TypeMod: int32(c.uint32())})
 	}
 	if c.err != nil {
 		return nil, c.err

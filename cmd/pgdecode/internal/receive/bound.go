@@ -98,7 +98,8 @@ func (r *Receiver) bind(ctx context.Context, want slot.Binding) (slot.Binding, e
 
 func (r *Receiver) otherTarget(ctx context.Context, b slot.Binding, other string) *fault.Error {
 	e := fault.New(fault.Config, "slot %q is acknowledged for another target than the one whose confirmations come", r.Slot).
-		WithDetail("It belongs to target %s, and these are of target %s. What only one of them has would be lost to the other.", b.Target, other)
+		WithDetail("It belongs to target %s, and these are of target %s. What only one of them has would be lost to the other.",
+			b.Target, other)
 	give := ""
 	if c, err := r.Server.Connect(ctx); err == nil {
 		give, _ = slot.Rebind(ctx, c, r.Slot, r.Publications, slot.Binding{Token: b.Token})

@@ -70,7 +70,8 @@ func (s *session) finish(reason string) error {
 			return e
 		}
 	}
-	for deadline := time.Now().Add(confirmTimeout); time.Now().Before(deadline) && s.durable() < s.position && s.bound.foreign.Load() == nil; {
+	for deadline := time.Now().Add(confirmTimeout); time.Now().
+		Before(deadline) && s.durable() < s.position && s.bound.foreign.Load() == nil; {
 		time.Sleep(tick / 10)
 	}
 	return err

@@ -29,15 +29,19 @@ func (r *Receiver) sameHistory(id *slot.Identity) error {
 	h := format.Header{History: id.History}
 	switch end, ok := h.EndOf(r.Timeline); {
 	case ok && r.position > end:
-		return r.parted(fmt.Sprintf("it is on timeline %d now, its timeline %d ended at LSN %v, and changes of that one up to LSN %v have been read", id.Timeline, r.Timeline, end, r.position))
+		return r.parted(fmt.Sprintf("it is on timeline %d now, its timeline %d ended at LSN %v, and changes of that one up to LSN %v have been read",
+			id.Timeline, r.Timeline, end, r.position))
 	case !ok && (len(id.History) > 0 || id.Timeline < r.Timeline):
-		return r.parted(fmt.Sprintf("it is on timeline %d, which does not descend from timeline %d, whose changes up to LSN %v have been read", id.Timeline, r.Timeline, r.position))
+		return r.parted(fmt.Sprintf("it is on timeline %d, which does not descend from timeline %d, whose changes up to LSN %v have been read",
+			id.Timeline, r.Timeline, r.position))
 	}
 	return nil
 }
 
 func (r *Receiver) parted(why string) error {
-	e := fault.New(fault.Unavailable, "the source has gone back in time: it does not have what was read from it").WithDetail("%s", "Seen there: "+why+".")
+	e := fault.New(fault.Unavailable,
+		"the source has gone back in time: it does not have what was read from it").
+		WithDetail("%s", "Seen there: "+why+".")
 	return e.WithHint("Is it the right server? If so, the target needs a new full load. %s", slot.Anew(r.Slot))
 }
 

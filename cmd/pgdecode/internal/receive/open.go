@@ -120,7 +120,9 @@ func (r *Receiver) inspect(ctx context.Context) (map[uint32]string, error) {
 	if r.position != 0 && info.Confirmed > r.position {
 		// A slot that was moved past what we have written: something is missing, and only a gap in
 		// the header would tell.
-		return nil, fault.New(fault.Unavailable, "slot %q was moved to LSN %v, past %v up to where changes were read", r.Slot, info.Confirmed, r.position).
+		return nil, fault.New(fault.Unavailable,
+			"slot %q was moved to LSN %v, past %v up to where changes were read", r.Slot, info.Confirmed,
+			r.position).
 			WithDetail("Somebody else used the slot, and the changes between are lost to this stream.").
 			WithHint("The target needs a new full load. %s", slot.Anew(r.Slot))
 	}
@@ -129,7 +131,8 @@ func (r *Receiver) inspect(ctx context.Context) (map[uint32]string, error) {
 	if err != nil {
 		return nil, r.Server.Explain(err)
 	}
-	r.Publications = publications // only now: the next session asks for them again if this one breaks
+	// only now: the next session asks for them again if this one breaks
+	r.Publications = publications
 	if err := slot.RequireRecorded(ctx, c, publications); err != nil {
 		return nil, r.Server.Explain(err)
 	}
@@ -150,7 +153,9 @@ func (r *Receiver) identify(ctx context.Context, pg *pgconn.PgConn) error {
 		return r.Server.Explain(err)
 	}
 	if r.header != nil && id.SystemID != r.identity.SystemID {
-		return fault.New(fault.Unavailable, "the source has become another server: its system identifier was %s and is now %s", r.identity.SystemID, id.SystemID)
+		return fault.New(fault.Unavailable,
+			"the source has become another server: its system identifier was %s and is now %s",
+			r.identity.SystemID, id.SystemID)
 	}
 	if err := r.sameHistory(&id); err != nil {
 		return err
@@ -194,7 +199,8 @@ func (r *Receiver) startReplication(ctx context.Context, conn *pgwire.Conn, from
 		case reader == nil && waited > releaseTimeout/2:
 			// What a process that has just ended had sent is read by now.
 			if reader = r.reader(ctx); reader != nil && r.header == nil {
-				r.Log.Warn(fmt.Sprintf("slot %s is in use by another session, %s; waiting for it for %v", r.Slot, reader.Text, releaseTimeout))
+				r.Log.Warn(fmt.Sprintf("slot %s is in use by another session, %s; waiting for it for %v",
+					r.Slot, reader.Text, releaseTimeout))
 			}
 		}
 		select {

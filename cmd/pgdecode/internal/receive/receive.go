@@ -22,15 +22,22 @@ type Receiver struct {
 	Server       pgdial.Server
 	Slot         string
 	Publications []string
-	Until        format.LSN          // end at the first transaction boundary at or after it; 0: never
-	Confirms     bool                // Confirm is called with what the target has; without it nothing is acknowledged
-	Stop         <-chan struct{}     // come to an end at the next transaction boundary
-	Keeper       Keeper              // if the stream is kept rather than passed on; then Confirm is not called
-	Resume       format.LSN          // what an earlier run has written up to here is not to be written again; 0: go on where the slot is
-	Last         format.StreamCommit // the newest transaction that was written, whichever way it was sent; zero: none was
-	Timeline     uint64              // of the source, that it was written of; 0 if that is not known
-	Named        bool                // the source has been named on standard error
-	Log          *slog.Logger
+	// end at the first transaction boundary at or after it; 0: never
+	Until format.LSN
+	// Confirm is called with what the target has; without it nothing is acknowledged
+	Confirms bool
+	Stop     <-chan struct{} // come to an end at the next transaction boundary
+	// if the stream is kept rather than passed on; then Confirm is not called
+	Keeper Keeper
+	// what an earlier run has written up to here is not to be written again; 0: go on where the
+	// slot is
+	Resume format.LSN
+	// the newest transaction that was written, whichever way it was sent; zero: none was
+	Last format.StreamCommit
+	// of the source, that it was written of; 0 if that is not known
+	Timeline uint64
+	Named    bool // the source has been named on standard error
+	Log      *slog.Logger
 
 	source
 	bound    bound
@@ -59,7 +66,8 @@ func (r *Receiver) Run(ctx context.Context, w *format.Writer) error {
 		began := r.position
 		err := r.session(ctx, w, func() {
 			if !down.IsZero() {
-				r.Log.Info(fmt.Sprintf("connected to the source again after %v, going on after LSN %v", time.Since(down).Round(time.Millisecond), r.position))
+				r.Log.Info(fmt.Sprintf("connected to the source again after %v, going on after LSN %v",
+					time.Since(down).Round(time.Millisecond), r.position))
 				down = time.Time{}
 			}
 		})

@@ -47,7 +47,8 @@ type session struct {
 	without without
 	blocks  blocks
 	synced  time.Time // when the Keeper was last asked to make durable what it has
-	unsent  time.Time // since when the beginning of a transaction has been held back; zero if none is
+	// since when the beginning of a transaction has been held back; zero if none is
+	unsent time.Time
 }
 
 // A without is what the stream goes without at present.
@@ -152,7 +153,8 @@ func (s *session) handle(msg []byte) (done bool, err error) {
 			return false, err // of the source, and not of the message
 		}
 		if err != nil {
-			return false, fault.New(fault.Failed, "could not decode a change near LSN %v: %w", format.LSN(binary.BigEndian.Uint64(msg[1:])), err)
+			return false, fault.New(fault.Failed, "could not decode a change near LSN %v: %w",
+				format.LSN(binary.BigEndian.Uint64(msg[1:])), err)
 		}
 		return s.record(rec, msg)
 	}

@@ -17,9 +17,11 @@ var binarySafe = map[string]bool{
 	"real": true, "double precision": true, "numeric": true, "money": true, "uuid": true, "bytea": true,
 	"date": true, "time without time zone": true, "time with time zone": true, "timestamp without time zone": true,
 	"timestamp with time zone": true, "interval": true, "inet": true, "cidr": true, "macaddr": true, "macaddr8": true,
-	`"bit"`: true, "bit varying": true, "point": true, "lseg": true, "path": true, "box": true, "polygon": true, "line": true, "circle": true,
+	`"bit"`: true, "bit varying": true, "point": true, "lseg": true, "path": true, "box": true,
+	"polygon": true, "line": true, "circle": true,
 	"int4range": true, "int8range": true, "numrange": true, "tsrange": true, "tstzrange": true, "daterange": true,
-	"int4multirange": true, "int8multirange": true, "nummultirange": true, "tsmultirange": true, "tstzmultirange": true, "datemultirange": true,
+	"int4multirange": true, "int8multirange": true, "nummultirange": true, "tsmultirange": true,
+	"tstzmultirange": true, "datemultirange": true,
 }
 
 // Format chooses the COPY format of a table: binary if every type allows it and one gains by it.

@@ -183,7 +183,8 @@ func (c *copier) part(ctx context.Context, number uint32, p *Part) (there bool, 
 		}
 		begun = true
 		c.meter = c.Meter.Part(p.Table.Schema+"."+p.Table.Name, uint64(p.Bytes))
-		return c.Out.Write(&format.CopyBegin{Part: number, Relation: p.Table.ID, Columns: p.Columns, Format: p.Format, Index: uint64(p.Index), Of: uint64(p.Of),
+		return c.Out.Write(&format.CopyBegin{Part: number, Relation: p.Table.ID, Columns: p.Columns,
+			Format: p.Format, Index: uint64(p.Index), Of: uint64(p.Of),
 			SnapshotLSN: c.LSN, Rows: uint64(p.Rows), Bytes: uint64(p.Bytes)})
 	}
 	c.data.Part = number
@@ -224,7 +225,8 @@ func (c *copier) part(ctx context.Context, number uint32, p *Part) (there bool, 
 		return false, err
 	}
 	if end.Rows != counted {
-		return false, fmt.Errorf("copy %s.%s: %d rows were received, the server counted %d", p.Table.Schema, p.Table.Name, end.Rows, counted)
+		return false, fmt.Errorf("copy %s.%s: %d rows were received, the server counted %d", p.Table.Schema,
+			p.Table.Name, end.Rows, counted)
 	}
 	c.meter.Done()
 	c.totalRows += end.Rows
@@ -329,7 +331,8 @@ func (c *copier) flush(end *format.CopyEnd) error {
 func mayRead(t *catalog.Table, err error) error {
 	var f *fault.Error
 	if errors.As(err, &f) && f.Status == fault.Permission && f.Hint == "" {
-		return f.WithHint("On the source: GRANT SELECT ON %s TO the role; a table with row security also wants ALTER ROLE … BYPASSRLS.", text.Ident(t.Schema, t.Name))
+		return f.WithHint("On the source: GRANT SELECT ON %s TO the role; a table with row security also wants ALTER ROLE … BYPASSRLS.",
+			text.Ident(t.Schema, t.Name))
 	}
 	return err
 }

@@ -64,7 +64,8 @@ func Plan(ctx context.Context, c *pgx.Conn, tables []*catalog.Table, jobs, versi
 		}
 		for i, w := range where {
 			k := int64(len(where))
-			p := &Part{Table: t, Index: i + 1, Of: len(where), Where: w, ByKey: byKey, Bytes: t.Bytes / k, Rows: max(t.Rows, 0) / k, Format: copyFormat}
+			p := &Part{Table: t, Index: i + 1, Of: len(where), Where: w, ByKey: byKey, Bytes: t.Bytes / k,
+				Rows: max(t.Rows, 0) / k, Format: copyFormat}
 			if p.Format == "" {
 				p.Format = Format(t)
 			}
@@ -94,7 +95,8 @@ func pages(all, n int64) []string {
 
 // keys returns conditions for at most n ranges of a key between its least and its greatest value.
 func keys(column string, from, to, n int64) []string {
-	width := uint64(to) - uint64(from) // as if they were unsigned: right also where the difference is past int64
+	// as if they were unsigned: right also where the difference is past int64
+	width := uint64(to) - uint64(from)
 	n = int64(min(uint64(n), max(width, 1)))
 	if n <= 1 {
 		return []string{""}

@@ -73,8 +73,10 @@ func sample(t testing.TB) *pgtest.DB {
 	d := pgtest.Source(t).Database(t, "")
 	d.Exec("CREATE ROLE role_"+d.Name, "GRANT CREATE ON SCHEMA public TO role_"+d.Name)
 	t.Cleanup(func() { d.Exec("DROP OWNED BY role_"+d.Name+" CASCADE", "DROP ROLE role_"+d.Name) })
-	d.Exec("CREATE FUNCTION public.evf() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'", strings.ReplaceAll(schema, "DATABASE", d.Name),
-		"DROP EVENT TRIGGER ev_"+d.Name+"; CREATE EVENT TRIGGER ev_"+d.Name+" ON sql_drop WHEN TAG IN ('DROP SERVER') EXECUTE FUNCTION public.evf()")
+	d.Exec("CREATE FUNCTION public.evf() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'",
+		strings.ReplaceAll(schema, "DATABASE", d.Name),
+		"DROP EVENT TRIGGER ev_"+d.Name+"; CREATE EVENT TRIGGER ev_"+d.Name+
+			" ON sql_drop WHEN TAG IN ('DROP SERVER') EXECUTE FUNCTION public.evf()")
 	return d
 }
 
@@ -212,7 +214,8 @@ func TestVersions(t *testing.T) {
 			continue
 		}
 		e := entries[0]
-		if e.ID != 42 || e.OID != 16384 || e.Tag != "t" || e.SQL != "CREATE TABLE t ();" || e.Schema != "public" || e.Owner != "me" || len(e.Deps) != 1 || e.Deps[0] != 7 {
+		if e.ID != 42 || e.OID != 16384 || e.Tag != "t" || e.SQL != "CREATE TABLE t ();" ||
+			e.Schema != "public" || e.Owner != "me" || len(e.Deps) != 1 || e.Deps[0] != 7 {
 			t.Errorf("1.%d: %+v", version, e)
 		}
 		// A cut archive is never taken for a short one.

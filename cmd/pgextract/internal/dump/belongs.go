@@ -19,7 +19,8 @@ func (b *builder) belongsTo(e *Entry) relationName {
 		return relationName{e.Schema, e.Tag}
 	}
 	switch e.Desc {
-	case "INDEX", "CONSTRAINT", "CHECK CONSTRAINT", "FK CONSTRAINT", "TRIGGER", "RULE", "POLICY", "STATISTICS", "DEFAULT", "PUBLICATION TABLE":
+	case "INDEX", "CONSTRAINT", "CHECK CONSTRAINT", "FK CONSTRAINT", "TRIGGER", "RULE", "POLICY",
+		"STATISTICS", "DEFAULT", "PUBLICATION TABLE":
 		return b.dependsOn(e)
 	case "SEQUENCE":
 		if t, ok := b.sequences[e.ID]; ok {
@@ -28,7 +29,8 @@ func (b *builder) belongsTo(e *Entry) relationName {
 		return b.dependsOn(e) // of an identity column
 	case "SEQUENCE OWNED BY":
 		return ownedBy(e.SQL)
-	case "INDEX ATTACH": // the partition's index is named as the entry is, and the other one is its parent's
+	case "INDEX ATTACH":
+		// the partition's index is named as the entry is, and the other one is its parent's
 		for _, id := range e.Deps {
 			if d := b.byID[id]; d != nil && d.Desc != e.Desc && (d.Tag == e.Tag || strings.HasSuffix(d.Tag, " "+e.Tag)) {
 				return b.belongsTo(d)

@@ -48,14 +48,22 @@ func TestBelongsTo_H10(t *testing.T) {
 	}
 	const x = `S.s.t "x`
 	var want []string
-	for _, s := range []string{`TABLE t "x`, `OWNER TABLE t "x`, `SEQUENCE t "x_id_seq`, `OWNER SEQUENCE t "x_id_seq`, `SEQUENCE OWNED BY t "x_id_seq`, `SEQUENCE t "x_i_seq`, `DEFAULT t "x id`,
-		`INDEX i1`, `CONSTRAINT t "x t "x_pkey`, `CONSTRAINT t "x t "x_v_key`, `FK CONSTRAINT t "x t "x_o_fkey`, `STATISTICS st`, `OWNER STATISTICS st`,
-		`TRIGGER t "x tr`, `RULE t "x ru`, `ROW SECURITY t "x`, `POLICY t "x po`, `COMMENT TABLE "t ""x"`, `COMMENT COLUMN "t ""x".v`, `COMMENT INDEX i1`, `COMMENT TRIGGER tr ON "t ""x"`,
-		`COMMENT CONSTRAINT "t ""x_pkey" ON "t ""x"`, `COMMENT SEQUENCE "t ""x_id_seq"`, `ACL TABLE "t ""x"`, `ACL COLUMN "t ""x".v`, `ACL SEQUENCE "t ""x_id_seq"`, `PUBLICATION TABLE pu t "x`} {
+	for _, s := range []string{`TABLE t "x`, `OWNER TABLE t "x`, `SEQUENCE t "x_id_seq`,
+		`OWNER SEQUENCE t "x_id_seq`, `SEQUENCE OWNED BY t "x_id_seq`, `SEQUENCE t "x_i_seq`,
+		`DEFAULT t "x id`,
+		`INDEX i1`, `CONSTRAINT t "x t "x_pkey`, `CONSTRAINT t "x t "x_v_key`,
+		`FK CONSTRAINT t "x t "x_o_fkey`, `STATISTICS st`, `OWNER STATISTICS st`,
+		`TRIGGER t "x tr`, `RULE t "x ru`, `ROW SECURITY t "x`, `POLICY t "x po`, `COMMENT TABLE "t ""x"`,
+		`COMMENT COLUMN "t ""x".v`, `COMMENT INDEX i1`, `COMMENT TRIGGER tr ON "t ""x"`,
+		`COMMENT CONSTRAINT "t ""x_pkey" ON "t ""x"`, `COMMENT SEQUENCE "t ""x_id_seq"`, `ACL TABLE "t ""x"`,
+		`ACL COLUMN "t ""x".v`, `ACL SEQUENCE "t ""x_id_seq"`, `PUBLICATION TABLE pu t "x`} {
 		want = append(want, s+" -> "+x)
 	}
-	want = append(want, "TABLE other -> S.s.other", "CONSTRAINT other other_pkey -> S.s.other", "SEQUENCE alone -> ", "OWNER SEQUENCE alone -> ", "ACL SEQUENCE alone -> ", "FUNCTION f() -> ",
-		"COMMENT FUNCTION f() -> ", "SCHEMA S.s -> ", "TABLE p -> S.s.p", "TABLE p1 -> S.s.p1", "VIEW vi -> S.s.vi", "MATERIALIZED VIEW mv -> S.s.mv", "INDEX mvi -> S.s.mv", "PUBLICATION pu -> ")
+	want = append(want, "TABLE other -> S.s.other", "CONSTRAINT other other_pkey -> S.s.other",
+		"SEQUENCE alone -> ", "OWNER SEQUENCE alone -> ", "ACL SEQUENCE alone -> ", "FUNCTION f() -> ",
+		"COMMENT FUNCTION f() -> ", "SCHEMA S.s -> ", "TABLE p -> S.s.p", "TABLE p1 -> S.s.p1",
+		"VIEW vi -> S.s.vi", "MATERIALIZED VIEW mv -> S.s.mv", "INDEX mvi -> S.s.mv",
+		"PUBLICATION pu -> ")
 	if d.Major >= 11 {
 		want = append(want, "INDEX pi -> S.s.p", "INDEX ATTACH p1_w_idx -> S.s.p1")
 	}

@@ -29,7 +29,8 @@ type ConstraintIndex struct {
 // skipped has the kinds of entries that are no objects to be created on a target.
 var skipped = map[string]bool{
 	"ENCODING": true, "SEARCHPATH": true, "STDSTRINGS": true, "DATABASE": true, "DATABASE PROPERTIES": true, "TABLE DATA": true,
-	"SEQUENCE SET": true, "BLOBS": true, "BLOB": true, "BLOB METADATA": true, "BLOB COMMENTS": true, "SUBSCRIPTION": true, "SUBSCRIPTION TABLE": true,
+	"SEQUENCE SET": true, "BLOBS": true, "BLOB": true, "BLOB METADATA": true, "BLOB COMMENTS": true,
+	"SUBSCRIPTION": true, "SUBSCRIPTION TABLE": true,
 	"STATISTICS DATA": true,
 }
 
@@ -50,7 +51,8 @@ func DDL(entries []Entry, x Extra) []*format.DDL {
 		for i := range entries {
 			e := &entries[i]
 			// Some kinds of access rights are in no section.
-			if (e.Section == section || section == SectionPostData && e.Section == SectionNone) && !skipped[e.Desc] && !ofDatabase(e) && !b.ours(e) {
+			if (e.Section == section || section == SectionPostData && e.Section == SectionNone) &&
+				!skipped[e.Desc] && !ofDatabase(e) && !b.ours(e) {
 				b.add(e)
 			}
 		}
@@ -82,7 +84,8 @@ func (b *builder) ours(e *Entry) bool {
 		return true // of pgcutover ddl install
 	}
 	for _, name := range b.Without {
-		if e.Desc == "PUBLICATION" && e.Tag == name || strings.HasPrefix(e.Desc, "PUBLICATION TABLE") && strings.HasPrefix(e.Tag, name+" ") {
+		if e.Desc == "PUBLICATION" && e.Tag == name ||
+			strings.HasPrefix(e.Desc, "PUBLICATION TABLE") && strings.HasPrefix(e.Tag, name+" ") {
 			return true
 		}
 		if e.Desc == "COMMENT" && (e.Tag == "PUBLICATION "+name || e.Tag == "PUBLICATION "+quote(name)) {
@@ -110,7 +113,8 @@ func (b *builder) add(e *Entry) {
 		d.Section = format.PostData
 		if c, ok := b.Constraints[e.OID]; ok && e.Desc == "CONSTRAINT" {
 			d.Index = inTablespace(e, c.Create+";")
-			d.Attach = "ALTER TABLE ONLY " + quote(e.Schema) + "." + quote(d.Table) + " ADD CONSTRAINT " + quote(c.Index) + " " + c.Kind + " USING INDEX " + quote(c.Index) +
+			d.Attach = "ALTER TABLE ONLY " + quote(e.Schema) + "." + quote(d.Table) + " ADD CONSTRAINT " +
+				quote(c.Index) + " " + c.Kind + " USING INDEX " + quote(c.Index) +
 				c.Suffix + ";" + strings.TrimRight(afterFirst(e.SQL), "\n")
 		} else if rest := afterFirst(e.SQL); e.Desc == "INDEX" && strings.TrimSpace(rest) != "" {
 			// What changes the table (CLUSTER ON, REPLICA IDENTITY) must wait for the indexes that
@@ -122,7 +126,8 @@ func (b *builder) add(e *Entry) {
 	b.append(d)
 	b.records[e.ID] = d.ID
 	if sql := e.OwnerSQL(); sql != "" && !b.NoOwner {
-		b.append(&format.DDL{Section: d.Section, Type: "OWNER", Schema: d.Schema, Table: d.Table, Name: e.Desc + " " + e.Tag, Owner: e.Owner, SQL: sql, After: []uint64{d.ID}})
+		b.append(&format.DDL{Section: d.Section, Type: "OWNER", Schema: d.Schema, Table: d.Table,
+			Name: e.Desc + " " + e.Tag, Owner: e.Owner, SQL: sql, After: []uint64{d.ID}})
 	}
 }
 

@@ -20,7 +20,8 @@ import (
 type Options struct {
 	DSN      string // as given by the user; a password in it is passed on in the environment
 	Password string
-	Settings string // command-line options of the server for pg_dump's session (pgdial.Server.Options)
+	// command-line options of the server for pg_dump's session (pgdial.Server.Options)
+	Settings string
 	App      string // application_name, unless DSN has one
 	Version  int    // of the source, as server_version_num
 	Snapshot string // to be read with
@@ -62,7 +63,8 @@ func Schema(ctx context.Context, o Options) (entries []Entry, warnings []string,
 				WithHint("The source's role must be able to read all tables (PostgreSQL 14 and newer: GRANT pg_read_all_data TO …), or own them.")
 		}
 		return nil, nil, fault.New(fault.Failed, "pg_dump failed: %s", reason).
-			WithHint("Run it by hand to see all it says: %s --schema-only. With --data-only the schema is left to you.", text.Shell(program))
+			WithHint("Run it by hand to see all it says: %s --schema-only. With --data-only the schema is left to you.",
+				text.Shell(program))
 	}
 	return entries, warningsIn(stderr.String()), tocErr
 }
@@ -73,7 +75,8 @@ func warningsIn(stderr string) (list []string) {
 	for line := range strings.Lines(stderr) {
 		line = strings.TrimPrefix(strings.TrimSpace(line), "pg_dump: ")
 		switch {
-		case line == "", strings.Contains(line, "WITH OIDS is not supported"): // pgextract names these tables itself, also without pg_dump
+		case line == "", strings.Contains(line, "WITH OIDS is not supported"):
+			// pgextract names these tables itself, also without pg_dump
 		case len(list) > 0 && (strings.HasPrefix(line, "detail: ") || strings.HasPrefix(line, "hint: ")):
 			list[len(list)-1] += "; " + line
 		default:
@@ -122,7 +125,8 @@ func find(ctx context.Context, version int) (string, error) {
 		found = append(found, m[1])
 	}
 	e := fault.New(fault.Config, "no pg_dump of version %d or newer is installed", version/10000).
-		WithHint("Install the client programs of the source's version (package postgresql-client-%d), or create the schema by hand and use --data-only.", version/10000)
+		WithHint("Install the client programs of the source's version (package postgresql-client-%d), or create the schema by hand and use --data-only.",
+			version/10000)
 	if len(found) > 0 {
 		e = e.WithDetail("There is one of version %s.", strings.Join(found, ", "))
 	}

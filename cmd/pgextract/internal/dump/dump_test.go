@@ -66,7 +66,8 @@ func TestSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.Exec("SELECT pg_reload_conf()")
-	if entries, _, err = Schema(ctx, Options{DSN: d.As("locked", "right"), Password: "right", Version: s.Major * 10000}); err != nil || len(entries) == 0 {
+	if entries, _, err = Schema(ctx, Options{DSN: d.As("locked", "right"), Password: "right",
+		Version: s.Major * 10000}); err != nil || len(entries) == 0 {
 		t.Errorf("%d entries, %v", len(entries), err)
 	}
 	for name, o := range map[string]Options{
@@ -77,7 +78,8 @@ func TestSchema(t *testing.T) {
 		o.Version = s.Major * 10000
 		_, _, err := Schema(ctx, o)
 		var f *fault.Error
-		if !errors.As(err, &f) || f.Status != fault.Failed || !strings.Contains(err.Error(), "pg_dump failed: ") || !strings.Contains(f.Hint, "--data-only") {
+		if !errors.As(err, &f) || f.Status != fault.Failed ||
+			!strings.Contains(err.Error(), "pg_dump failed: ") || !strings.Contains(f.Hint, "--data-only") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -89,18 +91,23 @@ func TestDumpSettings_P5(t *testing.T) {
 	d := pgtest.Source(t).Database(t, "")
 	d.Exec("CREATE SCHEMA evil", "CREATE TABLE evil.calls (what text)",
 		"CREATE FUNCTION evil.set_config(text, text, boolean) RETURNS text LANGUAGE sql AS $$INSERT INTO evil.calls VALUES ('set_config') RETURNING 'x'$$",
-		`SET standard_conforming_strings = on; CREATE TABLE t (a text DEFAULT 'a\b')`, "ALTER DATABASE "+d.Name+" SET standard_conforming_strings = off", "ALTER DATABASE "+d.Name+" SET search_path = evil, pg_catalog",
+		`SET standard_conforming_strings = on; CREATE TABLE t (a text DEFAULT 'a\b')`,
+		"ALTER DATABASE "+d.Name+" SET standard_conforming_strings = off",
+		"ALTER DATABASE "+d.Name+" SET search_path = evil, pg_catalog",
 		"ALTER DATABASE "+d.Name+" SET quote_all_identifiers = on")
 	t.Setenv("PGOPTIONS", "-c standard_conforming_strings=off")
 	service := filepath.Join(t.TempDir(), "services")
-	if err := os.WriteFile(service, fmt.Appendf(nil, "[mine]\nhost=127.0.0.1\nport=%d\nuser=postgres\ndbname=%s\noptions=-c search_path=evil\n", d.Port, d.Name), 0o600); err != nil {
+	if err := os.WriteFile(service, fmt.Appendf(nil,
+		"[mine]\nhost=127.0.0.1\nport=%d\nuser=postgres\ndbname=%s\noptions=-c search_path=evil\n", d.Port,
+		d.Name), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PGSERVICEFILE", service)
 	for k, v := range map[string]string{"PGHOST": "127.0.0.1", "PGPORT": fmt.Sprint(d.Port), "PGUSER": "postgres", "PGDATABASE": d.Name} {
 		t.Setenv(k, v)
 	}
-	for _, dsn := range []string{"", d.URI, d.URI + "&options=-c%20search_path%3Devil%2Cpg_catalog", "service=mine", fmt.Sprintf("host=127.0.0.1 options='-c search_path=evil' port=%d", d.Port)} {
+	for _, dsn := range []string{"", d.URI, d.URI + "&options=-c%20search_path%3Devil%2Cpg_catalog",
+		"service=mine", fmt.Sprintf("host=127.0.0.1 options='-c search_path=evil' port=%d", d.Port)} {
 		server := pgdial.Server{Side: "source", DSN: dsn, App: "test"}
 		settings, err := server.Options()
 		if err != nil {
@@ -148,7 +155,8 @@ func TestFind(t *testing.T) {
 		t.Errorf("got %s, %v; with the other PATH %s", got, err, real)
 	}
 	var f *fault.Error
-	if _, err := find(ctx, 990000); !errors.As(err, &f) || f.Status != fault.Config || !strings.Contains(f.Hint, "postgresql-client-99") || !strings.Contains(f.Detail, "9") {
+	if _, err := find(ctx, 990000); !errors.As(err, &f) || f.Status != fault.Config ||
+		!strings.Contains(f.Hint, "postgresql-client-99") || !strings.Contains(f.Detail, "9") {
 		t.Errorf("got %+v", err)
 	}
 }

@@ -45,7 +45,8 @@ func (l *Load) apart(ctx context.Context, source *pgx.Conn) error {
 	for _, s := range streams {
 		if !s.Ended {
 			return fault.New(fault.Config, "the source is the target of a migration with %v", s.Key).
-				WithHint("Are source and target swapped? This is %s. If not, use another slot name; pgcutover cleanup removes what is left of a migration.", identity.Name(source))
+				WithHint("Are source and target swapped? This is %s. If not, use another slot name; pgcutover cleanup removes what is left of a migration.",
+					identity.Name(source))
 		}
 	}
 	return nil

@@ -57,8 +57,9 @@ type Load struct {
 func (l *Load) Run(ctx context.Context, out io.Writer) error {
 	err := l.streams(ctx, out)
 	if err != nil && l.made != "" {
-		l.Log.Warn(l.made+" on the source, and there it stays", "hint", fmt.Sprintf("To go on, with the same options as before: pgextract --slot %[1]s --resume | pgapply. "+
-			"To give up: pgcutover cleanup --slot %[1]s --force", l.Slot))
+		l.Log.Warn(l.made+" on the source, and there it stays", "hint",
+			fmt.Sprintf("To go on, with the same options as before: pgextract --slot %[1]s --resume | pgapply. "+
+				"To give up: pgcutover cleanup --slot %[1]s --force", l.Slot))
 	}
 	return err
 }
@@ -72,7 +73,8 @@ func (l *Load) streams(ctx context.Context, out io.Writer) error {
 		}
 		e := changedError(changed)
 		if round == most {
-			return e.WithDetail("%d snapshots were tried.", most).WithHint("Have the application leave it alone for a moment; then start again with --resume, which leaves out what has been loaded.")
+			return e.WithDetail("%d snapshots were tried.", most).
+				WithHint("Have the application leave it alone for a moment; then start again with --resume, which leaves out what has been loaded.")
 		}
 		l.Log.Info(e.Error() + "; reading a new snapshot")
 		l.leaveOut(tables, changed)
@@ -86,7 +88,9 @@ func changedError(changed map[uint32]*catalog.Table) *fault.Error {
 		names = append(names, t.Schema+"."+t.Name)
 	}
 	slices.Sort(names)
-	return fault.New(fault.TryAgain, "%s: truncated, rewritten, renamed or dropped after the snapshot was taken, and cannot be read as it was then", strings.Join(names, ", "))
+	return fault.New(fault.TryAgain,
+		"%s: truncated, rewritten, renamed or dropped after the snapshot was taken, and cannot be read as it was then",
+		strings.Join(names, ", "))
 }
 
 // leaveOut has the next stream leave out what this one had.
@@ -108,7 +112,8 @@ func writeError(err error) error {
 		return err
 	}
 	if cli.IsBrokenPipe(err) {
-		return fault.New(fault.TryAgain, "could not write the stream: %w", err).WithDetail("The program that reads it has gone; its own message says why.")
+		return fault.New(fault.TryAgain, "could not write the stream: %w", err).
+			WithDetail("The program that reads it has gone; its own message says why.")
 	}
 	return err
 }

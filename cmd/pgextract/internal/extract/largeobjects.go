@@ -34,7 +34,8 @@ func (l *Load) largeObjectDDL(ctx context.Context, c *pgx.Conn, write func(*form
 		}
 		for _, kind := range []string{"OWNER", "ACL", "COMMENT"} {
 			if len(group[kind]) > 0 {
-				if err := write(&format.DDL{Section: format.PostData, Type: kind, Name: name, SQL: strings.Join(group[kind], "\n")}); err != nil {
+				if err := write(&format.DDL{Section: format.PostData, Type: kind, Name: name,
+					SQL: strings.Join(group[kind], "\n")}); err != nil {
 					return err
 				}
 			}
@@ -102,7 +103,8 @@ func (l *Load) largeObjects(ctx context.Context, snapshot string, out *copyout.O
 		return 0, 0, err
 	}
 	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
-	if _, err := c.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+progress.Literal(snapshot)); err != nil {
+	if _, err := c.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+
+		progress.Literal(snapshot)); err != nil {
 		return 0, 0, l.Server.Explain(err)
 	}
 	var long []uint32

@@ -37,7 +37,8 @@ func (l *Load) publish(ctx context.Context, c *pgx.Conn, info *slot.Info) error 
 		}
 	}
 	if len(noIdentity) > 0 {
-		l.Log.Warn(fmt.Sprintf("%s without usable replica identity, of which only inserts and truncates are carried: %s", count.Of(len(noIdentity), "table"), listed(noIdentity)),
+		l.Log.Warn(fmt.Sprintf("%s without usable replica identity, of which only inserts and truncates are carried: %s",
+			count.Of(len(noIdentity), "table"), listed(noIdentity)),
 			"hint", "If rows of them are updated or deleted while the migration runs: give them a primary key, or ALTER TABLE … REPLICA IDENTITY FULL, before pgextract. pgcutover check says why each has none.")
 	}
 	if len(unlogged) > 0 {
@@ -65,7 +66,8 @@ func (l *Load) detaching(ctx context.Context, c *pgx.Conn) error {
 	for _, t := range list {
 		names, statements = append(names, t.String()), append(statements, state.Finalize(t)+";")
 	}
-	return fault.New(fault.Config, "%s with a pending DETACH CONCURRENTLY on the source: %s", count.Of(len(list), "partition"), listed(names)).
+	return fault.New(fault.Config, "%s with a pending DETACH CONCURRENTLY on the source: %s",
+		count.Of(len(list), "partition"), listed(names)).
 		WithHint("Wait for whoever detaches it, or if nobody does any more: %s", strings.Join(statements[:min(len(statements), 5)], " "))
 }
 

@@ -27,9 +27,10 @@ func (s *Selection) all() bool {
 // A chosen is a Selection with what its patterns match. Partitions go with their partitioned table.
 type chosen struct {
 	Selection
-	tables, exclude, noData map[uint32]catalog.Name // relations by OID; tables is nil if all of the schemas are wanted
-	schemas                 map[string]bool         // nil if all are wanted
-	names                   map[catalog.Name]bool   // of tables and, with false, of exclude
+	// relations by OID; tables is nil if all of the schemas are wanted
+	tables, exclude, noData map[uint32]catalog.Name
+	schemas                 map[string]bool       // nil if all are wanted
+	names                   map[catalog.Name]bool // of tables and, with false, of exclude
 }
 
 // choose finds out what the patterns match.
@@ -59,7 +60,9 @@ func (l *Load) choose(ctx context.Context, c *pgx.Conn) (*chosen, error) {
 		patterns []string
 		into     *map[uint32]catalog.Name
 		must     bool
-	}{{"--table", l.Select.Tables, &x.tables, true}, {"--exclude-table", l.Select.ExcludeTables, &x.exclude, false}, {"--exclude-table-data", l.Select.ExcludeData, &x.noData, false}} {
+	}{{"--table", l.Select.Tables, &x.tables, true},
+		{"--exclude-table", l.Select.ExcludeTables, &x.exclude, false},
+		{"--exclude-table-data", l.Select.ExcludeData, &x.noData, false}} {
 		for _, p := range f.patterns {
 			schema, name, err := pattern.Parse(p)
 			if err != nil {
@@ -73,7 +76,8 @@ func (l *Load) choose(ctx context.Context, c *pgx.Conn) (*chosen, error) {
 				return nil, l.Server.Explain(err)
 			}
 			if n == 0 && f.must {
-				return nil, fault.New(fault.Usage, "no table of the source matches %q", p).WithHint("Names are folded to lower case, unless they are in double quotes: --table 'app.\"Orders\"'.")
+				return nil, fault.New(fault.Usage, "no table of the source matches %q", p).
+					WithHint("Names are folded to lower case, unless they are in double quotes: --table 'app.\"Orders\"'.")
 			}
 		}
 	}

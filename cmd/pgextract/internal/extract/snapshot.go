@@ -76,7 +76,8 @@ func (l *Load) bind(ctx context.Context, c *pgx.Conn) error {
 		return l.Server.Explain(err)
 	}
 	if !set {
-		l.Log.Info(fmt.Sprintf("the comment of publication %q cannot be written, so that nothing says whose slot %s is", l.Publication, l.Slot))
+		l.Log.Info(fmt.Sprintf("the comment of publication %q cannot be written, so that nothing says whose slot %s is",
+			l.Publication, l.Slot))
 	}
 	return nil
 }
@@ -87,7 +88,8 @@ func (l *Load) create(ctx context.Context) (*slot.Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.Log.Info(fmt.Sprintf("created slot %s at LSN %v; it keeps the source's WAL until pgdecode acknowledges it or the slot is dropped", l.Slot, snapshot.LSN))
+	l.Log.Info(fmt.Sprintf("created slot %s at LSN %v; it keeps the source's WAL until pgdecode acknowledges it or the slot is dropped",
+		l.Slot, snapshot.LSN))
 	return snapshot, nil
 }
 
@@ -110,7 +112,8 @@ func (l *Load) export(ctx context.Context, name string, temporary bool) (*slot.S
 		l.made = fmt.Sprintf("slot %q, which holds back WAL, has been made with its publications", l.Slot)
 	}
 	if len(altered) > 0 {
-		l.Log.Warn(fmt.Sprintf("%s changed its schema, or was truncated, whenever slot %s was being made; changes that were open then may be decoded wrongly: verify tells, or begin again when that is quiet", altered[0], l.Slot))
+		l.Log.Warn(fmt.Sprintf("%s changed its schema, or was truncated, whenever slot %s was being made; changes that were open then may be decoded wrongly: verify tells, or begin again when that is quiet",
+			altered[0], l.Slot))
 	}
 	if l.Failover {
 		if err := slot.EnableFailover(ctx, l.Server, l.Slot); err != nil {

@@ -59,7 +59,8 @@ func (l *Load) run(ctx context.Context, out io.Writer) (tables []*catalog.Table,
 	if err := s.list(ctx); err != nil {
 		return nil, nil, err
 	}
-	for _, step := range []func(context.Context) error{s.writeHeader, s.writeSchema, s.writeRelations, s.writeRows, s.writeSequences, s.end} {
+	for _, step := range []func(context.Context) error{s.writeHeader, s.writeSchema, s.writeRelations,
+		s.writeRows, s.writeSequences, s.end} {
 		if err := step(ctx); err != nil {
 			return nil, nil, err
 		}
@@ -98,7 +99,8 @@ func (s *stream) writeHeader(context.Context) error {
 	h.Producer = "pgextract " + cli.Version()
 	h.Created = format.TimeOf(s.began)
 	h.Slot, h.StartLSN = s.Slot, s.snapshot.LSN
-	h.Load = &format.LoadInfo{Snapshot: s.token.id(), Part: uint64(s.Part), Parts: uint64(s.Parts), DataOnly: s.DataOnly, Tables: uint64(len(s.tables)),
+	h.Load = &format.LoadInfo{Snapshot: s.token.id(), Part: uint64(s.Part), Parts: uint64(s.Parts),
+		DataOnly: s.DataOnly, Tables: uint64(len(s.tables)),
 		Resumed: s.Resume || s.again, Reload: s.Reload, Scope: format.ScopeAll, Probe: uint64(s.probe)}
 	h.Token = s.ours
 	if s.NoOwner {
@@ -170,7 +172,8 @@ func (s *stream) writeRelations(ctx context.Context) error {
 func (s *stream) writeRows(ctx context.Context) error {
 	s.Meter.Start(s.header.Load.Tables, s.header.Load.Bytes)
 	defer s.Meter.Stop()
-	r := &copyout.Reader{Server: s.Server, Snapshot: s.snapshot.Name, LSN: s.snapshot.LSN, Jobs: s.Jobs, Out: copyout.NewOutput(s.w), Meter: s.Meter, Log: s.Log}
+	r := &copyout.Reader{Server: s.Server, Snapshot: s.snapshot.Name, LSN: s.snapshot.LSN, Jobs: s.Jobs,
+		Out: copyout.NewOutput(s.w), Meter: s.Meter, Log: s.Log}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
 		s.read.rows, s.read.bytes, err = r.Read(gctx, s.parts)
@@ -189,9 +192,11 @@ func (s *stream) writeRows(ctx context.Context) error {
 	switch {
 	case len(s.changed) == 0:
 	case s.Slot == "":
-		return changedError(s.changed).WithHint("Without a slot all tables must be of one snapshot: start again, into an empty database, when nothing changes tables in this way.")
+		return changedError(s.changed).
+			WithHint("Without a slot all tables must be of one snapshot: start again, into an empty database, when nothing changes tables in this way.")
 	case s.Load.Snapshot != "":
-		return changedError(s.changed).WithHint("When the other parts are loaded: pgextract --slot %s --resume reads it with a new snapshot.", s.Slot)
+		return changedError(s.changed).
+			WithHint("When the other parts are loaded: pgextract --slot %s --resume reads it with a new snapshot.", s.Slot)
 	}
 	return nil
 }
@@ -209,7 +214,8 @@ func (s *stream) writeSequences(ctx context.Context) error {
 
 // end says what was read, and then ends the stream: what comes of it, pgapply says last.
 func (s *stream) end(context.Context) error {
-	text := fmt.Sprintf("extracted %s, %s, %s", count.Of(len(s.tables), "table"), count.Of(s.read.rows, "row"), humanize.Bytes(s.read.bytes+s.read.objectBytes))
+	text := fmt.Sprintf("extracted %s, %s, %s", count.Of(len(s.tables), "table"),
+		count.Of(s.read.rows, "row"), humanize.Bytes(s.read.bytes+s.read.objectBytes))
 	if s.read.objects > 0 {
 		text += fmt.Sprintf(", %s", count.Of(s.read.objects, "large object"))
 	}

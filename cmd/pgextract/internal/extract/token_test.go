@@ -9,7 +9,8 @@ func TestToken(t *testing.T) {
 			t.Errorf("%s: %v, %v", s, tok, err)
 		}
 	}
-	for _, s := range []string{"", "a", "@0/0", "a@0", "a@0/0", "a@0/0:1=2", "a@0/0.x", "a@0/0.3:x=1", "a@0/0.3:1", "a@0/0.3:1=-1", "a@0/0.3:99999999999=1"} {
+	for _, s := range []string{"", "a", "@0/0", "a@0", "a@0/0", "a@0/0:1=2", "a@0/0.x", "a@0/0.3:x=1",
+		"a@0/0.3:1", "a@0/0.3:1=-1", "a@0/0.3:99999999999=1"} {
 		if tok, err := parseToken(s); err == nil {
 			t.Errorf("%s: %v", s, tok)
 		}
