@@ -53,6 +53,8 @@ func entryOf(format string) string {
 // all, or a mistake in the code.
 var never = map[string]string{
 	"no such publication": "compared with", "to be held until the commit": "compared with", "closed": "the reason of a cancelled context",
+	"all equal": "no error", "; large objects differ, too": "the end of another",
+	"… of … …":               "tables that differ, which the page shows as they are printed",
 	"body of several pieces": "compared with", "load large objects": "what was done",
 	"read large objects": "what was done", "compare large objects": "what was done",
 	"a transaction that was written in part cannot be overtaken": "a mistake in the code",
@@ -81,6 +83,35 @@ func literal(e ast.Expr) (string, bool) {
 		return literal(e.X)
 	}
 	return "", false
+}
+
+// assigned returns the texts that a variable is given in the function that has a call.
+func assigned(f *ast.File, call ast.Node, variable string) (list []string) {
+	for _, d := range f.Decls {
+		if d.Pos() > call.Pos() || d.End() < call.End() {
+			continue
+		}
+		ast.Inspect(d, func(n ast.Node) bool {
+			a, ok := n.(*ast.AssignStmt)
+			if !ok || len(a.Lhs) != len(a.Rhs) {
+				return true
+			}
+			for i := range a.Lhs {
+				if v, ok := a.Lhs[i].(*ast.Ident); !ok || v.Name != variable {
+					continue
+				}
+				x := a.Rhs[i]
+				if c, ok := x.(*ast.CallExpr); ok && len(c.Args) > 0 {
+					x = c.Args[0]
+				}
+				if s, ok := literal(x); ok {
+					list = append(list, s)
+				}
+			}
+			return true
+		})
+	}
+	return list
 }
 
 // messages collects what is given to fault.New, fmt.Errorf and errors.New.
@@ -127,8 +158,17 @@ func messages(t *testing.T) (list []message) {
 				if at >= len(call.Args) {
 					return true
 				}
-				if s, ok := literal(call.Args[at]); ok && entryOf(s) != "" {
-					list = append(list, message{entryOf(s), fmt.Sprintf("%s:%d", name, files.Position(call.Pos()).Line)})
+				formats := []string{}
+				if s, ok := literal(call.Args[at]); ok {
+					formats = append(formats, s)
+					if v, ok := call.Args[len(call.Args)-1].(*ast.Ident); ok && s == "%s" {
+						formats = assigned(f, call, v.Name)
+					}
+				}
+				for _, s := range formats {
+					if entryOf(s) != "" {
+						list = append(list, message{entryOf(s), fmt.Sprintf("%s:%d", name, files.Position(call.Pos()).Line)})
+					}
 				}
 				return true
 			})
