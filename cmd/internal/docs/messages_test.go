@@ -181,6 +181,35 @@ func messages(t *testing.T) (list []message) {
 	return list
 }
 
+var (
+	// What a script says before it ends.
+	scriptSays = regexp.MustCompile("\\b(?:die|usage_error) (?:'([^']*)'|\"((?:[^\"\\\\]|\\\\.)*)\")")
+	expansion  = regexp.MustCompile(`\$\{[^}]*\}|\$\w+|\$[?]`)
+)
+
+// scriptMessages collects what the scripts that users run end with.
+func scriptMessages(t *testing.T) (list []message) {
+	t.Helper()
+	for _, name := range []string{"sync", "cutover", "migrate", "load-parallel", "lib.bash"} {
+		b, err := os.ReadFile(filepath.Join(pgtest.Root(), "scripts", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, line := range strings.Split(string(b), "\n") {
+			if strings.HasPrefix(strings.TrimSpace(line), "#") {
+				continue
+			}
+			for _, m := range scriptSays.FindAllStringSubmatch(line, -1) {
+				text := m[1] + expansion.ReplaceAllString(strings.ReplaceAll(m[2], `\"`, `"`), "%s")
+				if entryOf(text) != "" {
+					list = append(list, message{entryOf(text), fmt.Sprintf("scripts/%s:%d", name, i+1)})
+				}
+			}
+		}
+	}
+	return list
+}
+
 // An entry is an item of a list in docs/errors-*.md that begins with "* `". It may go on in further
 // lines.
 type entry struct {
@@ -231,7 +260,7 @@ func TestMessages(t *testing.T) {
 	}
 	printed := make(map[string]bool)
 	var missing []message
-	for _, m := range messages(t) {
+	for _, m := range append(messages(t), scriptMessages(t)...) {
 		if never[m.text] == "" && !printed[m.text] && !documented[m.text] {
 			missing = append(missing, m)
 		}
