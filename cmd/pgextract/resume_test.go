@@ -52,7 +52,7 @@ func TestKilledLoad(t *testing.T) {
 	// After each kill two more parts must be there before the next: all ten come before the end.
 	for kill := range 10 {
 		before := parts()
-		x, a := startSlowly(e, 8<<20, []string{"--jobs", "1"}, args)
+		x, a := startSlowly(e, 3<<19, []string{"--jobs", "1"}, args)
 		pgtest.Wait(t, timeout, "two more parts", func() bool {
 			if !a.Running() {
 				t.Fatalf("kill %d: it has ended before:\n%s%s", kill, x.Errors(), a.Errors())
