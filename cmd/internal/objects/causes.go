@@ -30,6 +30,10 @@ func Causes(ctx context.Context, c *pgx.Conn, list []progress.Object) ([]Cause, 
 	if err != nil {
 		return nil, err
 	}
+	denied, err := deniedRights(ctx, c, list)
+	if err != nil {
+		return nil, err
+	}
 	var causes []Cause
 	at := make(map[string]int)   // cause → index
 	of := make(map[int64]int)    // object → index
@@ -55,7 +59,7 @@ func Causes(ctx context.Context, c *pgx.Conn, list []progress.Object) ([]Cause, 
 			behind = append(behind, o)
 			continue
 		}
-		cause := causeOf(&o, lacking, c.Config().Database, c.Config().User)
+		cause := causeOf(&o, lacking, denied, c.Config().Database, c.Config().User)
 		if f := progress.FunctionOf(o.Error); f != "" && cause.Remedy == "" {
 			if cause.Remedy, err = ownPath(ctx, c, f); err != nil {
 				return nil, err
@@ -121,7 +125,7 @@ func lackingRoles(ctx context.Context, c *pgx.Conn, list []progress.Object) (map
 }
 
 // causeOf returns why an object failed that did so by itself.
-func causeOf(o *progress.Object, lacking map[string]lack, database, me string) Cause {
+func causeOf(o *progress.Object, lacking map[string]lack, denied map[int64]lack, database, me string) Cause {
 	for _, n := range roles(o) {
 		l, ok := lacking[n]
 		missing := strings.HasPrefix(l.remedy, "CREATE")
@@ -133,7 +137,11 @@ func causeOf(o *progress.Object, lacking map[string]lack, database, me string) C
 	if o.Code == "42501" && o.Type == "SCHEMA" {
 		return Cause{Says: says, Remedy: "GRANT CREATE ON DATABASE " + text.Ident(database) + " TO " + text.Ident(me) + ";"}
 	}
-	if o.Code == "42501" || o.Type == "EXTENSION" {
+	if l, ok := denied[o.ID]; ok {
+		return Cause{Says: l.says, Remedy: l.remedy}
+	}
+	// What nobody can be granted, a role with more rights has to do.
+	if isDenied(o) || o.Type == "EXTENSION" {
 		return Cause{Says: says, Remedy: strings.TrimSpace(o.SQL)}
 	}
 	return Cause{Says: says}

@@ -1,0 +1,143 @@
+package objects
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
+)
+
+// isDenied reports whether an object could not be created for lack of a right, or was not granted
+// although the server only warned of it.
+func isDenied(o *progress.Object) bool { return o.Code == "42501" || pgwire.Unchanged(o.Code) }
+
+// ownAll has the kinds of objects for which everything that the statement names has to be the
+// role's; for the others that is what it names first.
+var ownAll = map[string]bool{"TABLE ATTACH": true, "INDEX ATTACH": true, "STATISTICS": true, "SEQUENCE OWNED BY": true, "SEQUENCE": true}
+
+// creates has the kinds of objects that are made in a schema.
+var creates = map[string]bool{"TABLE": true, "VIEW": true, "MATERIALIZED VIEW": true, "FOREIGN TABLE": true, "SEQUENCE": true, "TYPE": true, "SHELL TYPE": true, "DOMAIN": true, "FUNCTION": true,
+	"PROCEDURE": true, "AGGREGATE": true, "OPERATOR": true, "OPERATOR CLASS": true, "OPERATOR FAMILY": true, "COLLATION": true, "CONVERSION": true, "STATISTICS": true, "INDEX": true, "CONSTRAINT": true,
+	"TEXT SEARCH CONFIGURATION": true, "TEXT SEARCH DICTIONARY": true}
+
+// A named thing is one that a statement of an object names.
+type named struct {
+	schema, name string // without a name: the schema itself
+	own          bool   // it has to be the role's
+}
+
+// names returns what a statement of pg_dump names with its schema, and the schema that it is about.
+func names(o *progress.Object) (list []named) {
+	tokens := rules.Tokens(o.SQL)
+	part := func(i int) bool { return i < len(tokens) && (tokens[i].Word || tokens[i].Name) }
+	for i := 0; i+2 < len(tokens); i++ {
+		if !part(i) || tokens[i+1].Text != "." || !part(i+2) {
+			continue
+		}
+		n := named{schema: unquoted(tokens[i].Text), name: unquoted(tokens[i+2].Text), own: len(list) == 0 || ownAll[o.Type]}
+		if n.schema != "pg_catalog" && !slices.ContainsFunc(list, func(x named) bool { return x.schema == n.schema && x.name == n.name }) {
+			list = append(list, n)
+		}
+		for i += 2; i+2 < len(tokens) && tokens[i+1].Text == "." && part(i+2); i += 2 { // a column's
+		}
+	}
+	if schema, ok := strings.CutPrefix(o.Name, "SCHEMA "); ok && len(list) == 0 && apart[o.Type] {
+		list = append(list, named{schema: schema, own: true})
+	}
+	return list
+}
+
+// right returns the right on a relation of somebody else's that a kind of object needs.
+func right(kind string) string {
+	if kind == "FK CONSTRAINT" {
+		return "REFERENCES"
+	}
+	return "SELECT"
+}
+
+// deniedRights finds out, for objects that could not be created for lack of a right, which one that
+// is, and who can give it. Those of which it does not find that out are not in the result. It asks
+// once for all of them.
+func deniedRights(ctx context.Context, c *pgx.Conn, list []progress.Object) (map[int64]lack, error) {
+	var ids []int64
+	var schemas, called, rights []string
+	var own, creating []bool
+	for i := range list {
+		o := &list[i]
+		if !isDenied(o) {
+			continue
+		}
+		for _, n := range names(o) {
+			ids, schemas, called, rights = append(ids, o.ID), append(schemas, n.schema), append(called, n.name), append(rights, right(o.Type))
+			own, creating = append(own, n.own), append(creating, n.own && creates[o.Type])
+		}
+	}
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	with := ""
+	if pgdial.Version(c.PgConn()) >= 160000 {
+		with = " WITH INHERIT TRUE, SET TRUE"
+	}
+	mine := func(owner string) string { return "pg_catalog.pg_has_role(" + owner + ", 'USAGE')" }
+	rows, err := c.Query(ctx, `WITH w AS (SELECT u.*, n.oid AS ns, n.nspowner FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.int8[]), pg_catalog.unnest($2::pg_catalog.text[]), pg_catalog.unnest($3::pg_catalog.text[]), pg_catalog.unnest($4::pg_catalog.text[]), pg_catalog.unnest($5::pg_catalog.bool[]), pg_catalog.unnest($6::pg_catalog.bool[]))
+			AS u(id, schema, name, needs, own, creating) JOIN pg_catalog.pg_namespace n ON n.nspname = u.schema),
+		found AS (SELECT w.id, 'member' AS what, c.relowner AS owner, w.schema, w.name, '' AS args FROM w JOIN pg_catalog.pg_class c ON c.relnamespace = w.ns AND c.relname = w.name WHERE w.own AND NOT `+mine("c.relowner")+`
+			UNION SELECT w.id, w.needs, c.relowner, w.schema, w.name, '' FROM w JOIN pg_catalog.pg_class c ON c.relnamespace = w.ns AND c.relname = w.name
+				WHERE NOT w.own AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT pg_catalog.has_table_privilege(c.oid, w.needs)
+			UNION SELECT w.id, CASE WHEN w.own THEN 'member' ELSE 'EXECUTE' END, p.proowner, w.schema, w.name, pg_catalog.pg_get_function_identity_arguments(p.oid) FROM w JOIN pg_catalog.pg_proc p ON p.pronamespace = w.ns AND p.proname = w.name
+				WHERE CASE WHEN w.own THEN NOT `+mine("p.proowner")+` ELSE NOT pg_catalog.has_function_privilege(p.oid, 'EXECUTE') END
+			UNION SELECT w.id, CASE WHEN w.own THEN 'member' ELSE 'TYPE' END, t.typowner, w.schema, w.name, '' FROM w JOIN pg_catalog.pg_type t ON t.typnamespace = w.ns AND t.typname = w.name AND t.typrelid = 0
+				WHERE CASE WHEN w.own THEN NOT `+mine("t.typowner")+` ELSE NOT pg_catalog.has_type_privilege(t.oid, 'USAGE') END
+			UNION SELECT w.id, CASE WHEN w.name = '' THEN 'member' WHEN w.creating AND NOT pg_catalog.has_schema_privilege(w.ns, 'CREATE') THEN 'CREATE' ELSE 'USAGE' END, w.nspowner, w.schema, '', '' FROM w
+				WHERE CASE WHEN w.name = '' THEN NOT `+mine("w.nspowner")+` ELSE NOT pg_catalog.has_schema_privilege(w.ns, 'USAGE') OR w.creating AND NOT pg_catalog.has_schema_privilege(w.ns, 'CREATE') END)
+		SELECT id, what, r.rolname, r.rolsuper, schema, name, args, current_user FROM found JOIN pg_catalog.pg_roles r ON r.oid = found.owner ORDER BY id, name <> '', what, schema, name, args`, ids, schemas, called, rights, own, creating)
+	if err != nil {
+		return nil, err
+	}
+	lacks := make(map[int64]lack)
+	var id int64
+	var what, owner, schema, name, args, me string
+	var super bool
+	beyond := make(map[int64]bool) // nobody is made a member of a superuser, who has to do it himself
+	_, err = pgx.ForEachRow(rows, []any{&id, &what, &owner, &super, &schema, &name, &args, &me}, func() error {
+		var x lack
+		to := " TO " + text.Ident(me) + ";"
+		grant := func(right, on string) lack {
+			return lack{fmt.Sprintf("role %q lacks %s, which %q can grant", me, right+" on "+on, owner), "GRANT " + right + " ON " + on + to}
+		}
+		switch {
+		case what == "member" && super:
+			beyond[id] = true
+			return nil
+		case what == "member":
+			x = lack{fmt.Sprintf("role %q is not a member of role %q, or may not act as it", me, owner), "GRANT " + text.Ident(owner) + " TO " + text.Ident(me) + with + ";"}
+		case what == "EXECUTE":
+			x = grant(what, "FUNCTION "+text.Ident(schema, name)+"("+args+")")
+		case what == "TYPE":
+			x = grant("USAGE", "TYPE "+text.Ident(schema, name))
+		case name == "" && what == "CREATE":
+			x = grant("USAGE, CREATE", "SCHEMA "+text.Ident(schema))
+		case name == "":
+			x = grant("USAGE", "SCHEMA "+text.Ident(schema))
+		default:
+			x = grant(what, text.Ident(schema, name))
+		}
+		if old, ok := lacks[id]; ok && !strings.Contains(old.remedy, x.remedy) {
+			x = lack{old.says + "; " + x.says, old.remedy + " " + x.remedy}
+		}
+		lacks[id] = x
+		return nil
+	})
+	for id := range beyond {
+		delete(lacks, id)
+	}
+	return lacks, err
+}
