@@ -91,13 +91,15 @@ func (s *State) place(first, second *Publication, wanted, whole func(*Table) boo
 		}
 		switch {
 		case asRoot && !mixed[t.Root]:
-			if second != nil && root.in(second) != nil && !slices.Contains(p.Back, root) {
-				p.Back = append(p.Back, root)
-			}
+			// It stays in the second one, if it is there: that tells since when its partitions
+			// are by themselves in the first.
 			add(&p.Full, first, root)
 			continue
 		case asRoot:
 			add(&p.Insert, second, root)
+			if usable && left[root.OID] && t.in(first) != nil && !left[t.OID] {
+				p.Leave, p.Full = append(p.Leave, t), append(p.Full, t) // anew, together with it
+			}
 		case !usable && !isIn(t, second, nil):
 			add(&p.Insert, second, t)
 		}

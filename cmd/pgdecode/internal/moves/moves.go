@@ -162,6 +162,10 @@ func (m *Mover) say(move *carried.Move) {
 	for _, t := range move.Lost {
 		m.lost[t.OID] = now
 		not := "UPDATE and DELETE are"
+		full := ""
+		if !t.Identity.Full() {
+			full = ", or ALTER TABLE " + text.Ident(t.Schema, t.Name) + " REPLICA IDENTITY FULL"
+		}
 		hint := ""
 		if move.OnlyLeft {
 			not = "changes are"
@@ -169,9 +173,8 @@ func (m *Mover) say(move *carried.Move) {
 		}
 		m.Log.Warn(fmt.Sprintf("%v has lost its replica identity (%s): its %s not carried from now on, so that the source does not refuse them",
 			t, t.Identity.Why(pgdial.Version(m.conn.PgConn())), not),
-			"hint", hint+"Give it a primary key, or ALTER TABLE "+text.Ident(t.Schema, t.Name)+
-				" REPLICA IDENTITY FULL; then it has to be loaded again: pgcutover status --slot "+m.Slot+
-				" says how.")
+			"hint", hint+"Give it a primary key"+full+
+				"; then it has to be loaded again: pgcutover status --slot "+m.Slot+" says how.")
 	}
 	for _, t := range move.Got {
 		since := ""
