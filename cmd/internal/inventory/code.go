@@ -19,7 +19,7 @@ func functions(v int) string {
 	pg_catalog.pg_get_function_arguments(p.oid) || ` + body + `, CASE ` + kind + ` WHEN 'a' THEN '' ELSE pg_catalog.rtrim(pg_catalog.pg_get_functiondef(p.oid), E'\n') END
 	FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace JOIN pg_catalog.pg_language l ON l.oid = p.prolang` + comment("pg_proc", "p.oid", "0") + `
 	CROSS JOIN LATERAL (SELECT coalesce(pg_catalog.string_agg(pg_catalog.format_type(u.u, NULL), ', ' ORDER BY u.o), '') AS args FROM pg_catalog.unnest(p.proargtypes::pg_catalog.oid[]) WITH ORDINALITY u(u, o)) s
-	WHERE ` + ours + ` AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND x.objid = p.oid AND x.deptype IN ('e', 'i')) ORDER BY p.oid`
+	WHERE ` + ours + ` AND ` + own("pg_proc", "p.oid") + ` AND p.oid NOT IN (SELECT x.objid FROM pg_catalog.pg_depend x WHERE x.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND x.deptype = 'i') ORDER BY p.oid`
 }
 
 func types(v int) string {

@@ -178,23 +178,33 @@ func since(version, first int, sql, before string) string {
 	return before
 }
 
+// What follows has to take time in proportion to the number of objects, whatever a server knows of its
+// catalogs: after a load it may believe that they are empty. So nothing is left to the planner that
+// could become a loop over one catalog for each row of another: either a list is made once and hashed,
+// or a row is found by its index.
+
 // own is true for objects that do not belong to an extension.
 func own(catalog, oid string) string {
-	return `NOT EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.classid = 'pg_catalog.` + catalog + `'::pg_catalog.regclass AND x.objid = ` + oid + ` AND x.objsubid = 0 AND x.deptype = 'e')`
+	return oid + ` NOT IN (SELECT x.objid FROM pg_catalog.pg_depend x WHERE x.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND x.classid IS NOT DISTINCT FROM 'pg_catalog.` + catalog + `'::pg_catalog.regclass AND x.objsubid = 0 AND x.deptype = 'e')`
 }
 
-// rights returns an expression for the rights in an ACL, with those that there are by default.
+// rights returns an expression for the rights in an ACL. Where there is none, they are those by
+// default, which are the same whoever the owner is, and are found once.
 func rights(kind, acl, owner string) string {
+	return `CASE WHEN ` + acl + ` IS NULL THEN ` + granted(`pg_catalog.acldefault(`+kind+`, 10::pg_catalog.oid)`, `10::pg_catalog.oid`) + ` ELSE ` + granted(acl, owner) + ` END`
+}
+
+func granted(acl, owner string) string {
 	return `ARRAY(SELECT ARRAY[CASE a.grantee WHEN 0 THEN 'PUBLIC' WHEN ` + owner + ` THEN '@owner' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END, a.privilege_type,
-		CASE WHEN a.is_grantable AND a.grantee <> ` + owner + ` THEN '*' ELSE '' END] FROM pg_catalog.aclexplode(coalesce(` + acl + `, pg_catalog.acldefault(` + kind + `, ` + owner + `))) a ORDER BY 1)`
+		CASE WHEN a.is_grantable AND a.grantee <> ` + owner + ` THEN '*' ELSE '' END] FROM pg_catalog.aclexplode(` + acl + `) a ORDER BY 1)`
 }
 
 const none = `NULL::pg_catalog.text[], ''`
 
 // comment joins an object's comment as d.
 func comment(catalog, oid, sub string) string {
-	return ` LEFT JOIN pg_catalog.pg_description d ON d.classoid = 'pg_catalog.` + catalog +
-		`'::pg_catalog.regclass AND d.objoid = ` + oid + ` AND d.objsubid = ` + sub
+	return ` LEFT JOIN LATERAL (SELECT de.description FROM pg_catalog.pg_description de WHERE de.classoid = 'pg_catalog.` + catalog +
+		`'::pg_catalog.regclass AND de.objoid = ` + oid + ` AND de.objsubid = ` + sub + ` OFFSET 0) d ON true`
 }
 
 const says = `'comment', coalesce(d.description, '')`
@@ -205,14 +215,19 @@ func owner(column string) string {
 
 // names returns an expression for the columns of relation rel with the numbers in an array.
 func names(array, rel string) string {
-	return `coalesce((SELECT pg_catalog.string_agg(coalesce(pg_catalog.quote_ident(na.attname), '(expression)'), ', ' ORDER BY nk.place) FROM pg_catalog.unnest(` + array + `) WITH ORDINALITY nk(num, place)
-		LEFT JOIN pg_catalog.pg_attribute na ON na.attrelid = ` + rel + ` AND na.attnum = nk.num AND nk.num <> 0), '')`
+	return `coalesce((SELECT pg_catalog.string_agg(coalesce((SELECT pg_catalog.quote_ident(na.attname) FROM pg_catalog.pg_attribute na WHERE na.attrelid = ` + rel + ` AND na.attnum = nk.num AND nk.num <> 0), '(expression)'), ', ' ORDER BY nk.place)
+		FROM pg_catalog.unnest(` + array + `) WITH ORDINALITY nk(num, place)), '')`
 }
 
 func yes(condition string) string { return `CASE WHEN ` + condition + ` THEN 'yes' ELSE '' END` }
 
 func joined(array string) string {
-	return `coalesce((SELECT pg_catalog.string_agg(o.o, ', ' ORDER BY o.o COLLATE "C") FROM pg_catalog.unnest(` + array + `) o(o)), '')`
+	return `CASE WHEN ` + array + ` IS NULL THEN '' ELSE coalesce((SELECT pg_catalog.string_agg(o.o, ', ' ORDER BY o.o COLLATE "C") FROM pg_catalog.unnest(` + array + `) o(o)), '') END`
+}
+
+// printed joins what a server prints as p.definition, so that it prints it once.
+func printed(expression string) string {
+	return ` CROSS JOIN LATERAL (SELECT ` + expression + ` AS definition OFFSET 0) p`
 }
 
 // String names the object for messages; the class is not in it.

@@ -27,19 +27,21 @@ func relations(v int) string {
 		'populated', ` + yes("c.relkind = 'm' AND c.relispopulated") + `, 'partition', ` + yes("c.relispartition") + `,
 		'replica identity', CASE WHEN c.relkind NOT IN ('r', 'p') THEN '' ELSE CASE c.relreplident WHEN 'd' THEN 'default' WHEN 'n' THEN 'nothing' WHEN 'f' THEN 'full'
 			ELSE coalesce((SELECT pg_catalog.format('using index %I', x.relname) FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid AND i.indisreplident), 'nothing') END END,
-		'access method', ` + since(v, 120000, "coalesce((SELECT m.amname::pg_catalog.text FROM pg_catalog.pg_am m WHERE m.oid = c.relam AND m.amname <> 'heap'), '')", "''") + `,
+		'access method', ` + since(v, 120000, "CASE WHEN c.relam IN (0, 2) THEN '' ELSE coalesce((SELECT m.amname::pg_catalog.text FROM pg_catalog.pg_am m WHERE m.oid = c.relam AND m.amname <> 'heap'), '') END", "''") + `,
 		'toast options', CASE c.reltoastrelid WHEN 0 THEN '' ELSE coalesce((SELECT ` + joined("t.reloptions") + ` FROM pg_catalog.pg_class t WHERE t.oid = c.reltoastrelid), '') END,
-		'server', coalesce((SELECT pg_catalog.quote_ident(s.srvname) FROM pg_catalog.pg_foreign_table f JOIN pg_catalog.pg_foreign_server s ON s.oid = f.ftserver WHERE f.ftrelid = c.oid), ''),
-		'foreign options', coalesce((SELECT ` + joined("f.ftoptions") + ` FROM pg_catalog.pg_foreign_table f WHERE f.ftrelid = c.oid), '')]::pg_catalog.text[],
+		'server', CASE WHEN c.relkind <> 'f' THEN '' ELSE coalesce((SELECT pg_catalog.quote_ident(s.srvname) FROM pg_catalog.pg_foreign_table f JOIN pg_catalog.pg_foreign_server s ON s.oid = f.ftserver WHERE f.ftrelid = c.oid), '') END,
+		'foreign options', CASE WHEN c.relkind <> 'f' THEN '' ELSE coalesce((SELECT ` + joined("f.ftoptions") + ` FROM pg_catalog.pg_foreign_table f WHERE f.ftrelid = c.oid), '') END]::pg_catalog.text[],
 	` + rights("'r'", "c.relacl", "c.relowner") + `, pg_catalog.format('TABLE %I.%I', n.nspname, c.relname),
-	CASE WHEN c.relkind IN ('v', 'm') THEN coalesce(pg_catalog.pg_get_viewdef(c.oid), '') ELSE coalesce(pg_catalog.pg_get_expr(c.relpartbound, c.oid), '') ||
+	CASE WHEN c.relkind IN ('v', 'm') THEN coalesce(p.definition, '') ELSE coalesce(pg_catalog.pg_get_expr(c.relpartbound, c.oid), '') ||
 		CASE c.relkind WHEN 'p' THEN coalesce(' PARTITION BY ' || pg_catalog.pg_get_partkeydef(c.oid), '') ELSE '' END END,
 	CASE WHEN c.relkind IN ('v', 'm') THEN pg_catalog.format('CREATE %s %I.%I%s AS%s', CASE c.relkind WHEN 'm' THEN 'MATERIALIZED VIEW' ELSE 'VIEW' END, n.nspname, c.relname,
-		coalesce(' WITH (' || pg_catalog.array_to_string(c.reloptions, ', ') || ')', ''), E'\n' || pg_catalog.rtrim(pg_catalog.pg_get_viewdef(c.oid), ';')) ELSE '' END
-	FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace` + comment("pg_class", "c.oid", "0") + `
+		coalesce(' WITH (' || pg_catalog.array_to_string(c.reloptions, ', ') || ')', ''), E'\n' || pg_catalog.rtrim(p.definition, ';')) ELSE '' END
+	FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace` + comment("pg_class", "c.oid", "0") + printed("CASE WHEN c.relkind IN ('v', 'm') THEN pg_catalog.pg_get_viewdef(c.oid) END") + `
 	WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't' AND ` + ours + ` AND ` + own("pg_class", "c.oid") + ` ORDER BY c.oid`
 }
 
+// A default that names no other column is printed without its table, which the server then need not
+// open: that takes most of the time.
 func columns(v int) string {
 	generated := since(v, 120000, "a.attgenerated", "''")
 	return `SELECT 'column', n.nspname, c.relname, a.attname, 'column',
@@ -48,13 +50,13 @@ func columns(v int) string {
 		'storage', (CASE WHEN a.attstorage <> t.typstorage THEN a.attstorage::pg_catalog.text ELSE '' END)::pg_catalog.text, 'statistics', (CASE WHEN a.attstattarget >= 0 THEN a.attstattarget::pg_catalog.text ELSE '' END)::pg_catalog.text,
 		'default', ` + yes("f.oid IS NOT NULL") + `, 'options', ` + joined("a.attoptions") + `, 'foreign options', ` + joined("a.attfdwoptions") + `,
 		'compression', (` + since(v, 140000, "CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' ELSE '' END", "''") + `)::pg_catalog.text, ` + says + `]::pg_catalog.text[],
-	CASE WHEN a.attacl IS NULL THEN NULL ELSE ` + rights("'c'", "a.attacl", "c.relowner") + ` END, pg_catalog.format('TABLE %I.%I', n.nspname, c.relname), coalesce(pg_catalog.pg_get_expr(f.adbin, f.adrelid), ''),
+	CASE WHEN a.attacl IS NULL THEN NULL ELSE ` + rights("'c'", "a.attacl", "c.relowner") + ` END, pg_catalog.format('TABLE %I.%I', n.nspname, c.relname), coalesce(p.definition, ''),
 	pg_catalog.format('ALTER TABLE %I.%I ADD COLUMN %I %s%s%s%s', n.nspname, c.relname, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
-		CASE WHEN f.oid IS NULL THEN '' WHEN ` + generated + ` = 's' THEN pg_catalog.format(' GENERATED ALWAYS AS (%s) STORED', pg_catalog.pg_get_expr(f.adbin, f.adrelid))
-			WHEN ` + generated + ` = 'v' THEN pg_catalog.format(' GENERATED ALWAYS AS (%s)', pg_catalog.pg_get_expr(f.adbin, f.adrelid)) ELSE ' DEFAULT ' || pg_catalog.pg_get_expr(f.adbin, f.adrelid) END,
+		CASE WHEN f.oid IS NULL THEN '' WHEN ` + generated + ` = 's' THEN pg_catalog.format(' GENERATED ALWAYS AS (%s) STORED', p.definition)
+			WHEN ` + generated + ` = 'v' THEN pg_catalog.format(' GENERATED ALWAYS AS (%s)', p.definition) ELSE ' DEFAULT ' || p.definition END,
 		CASE a.attidentity WHEN 'a' THEN ' GENERATED ALWAYS AS IDENTITY' WHEN 'd' THEN ' GENERATED BY DEFAULT AS IDENTITY' ELSE '' END, CASE WHEN a.attnotnull THEN ' NOT NULL' ELSE '' END)
 	FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
-	LEFT JOIN pg_catalog.pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum` + comment("pg_class", "a.attrelid", "a.attnum") + `
+	LEFT JOIN pg_catalog.pg_attrdef f ON f.adrelid = a.attrelid AND f.adnum = a.attnum` + comment("pg_class", "a.attrelid", "a.attnum") + printed("CASE WHEN f.oid IS NOT NULL THEN pg_catalog.pg_get_expr(f.adbin, CASE "+generated+" WHEN '' THEN 0::pg_catalog.oid ELSE f.adrelid END) END") + `
 	WHERE a.attnum > 0 AND NOT a.attisdropped AND (c.relkind IN ('r', 'p', 'f') OR c.relkind IN ('v', 'm') AND (a.attacl IS NOT NULL OR d.description IS NOT NULL OR f.oid IS NOT NULL))
 	AND c.relpersistence <> 't' AND ` + ours + ` AND ` + own("pg_class", "c.oid")
 }
@@ -63,13 +65,23 @@ func columns(v int) string {
 // constraints rest on with the constraints.
 func indexes(v int) string {
 	return `SELECT 'index', n.nspname, t.relname, x.relname, CASE WHEN i.indisunique THEN 'unique index' ELSE 'index' END,
-	ARRAY['method', ((SELECT m.amname FROM pg_catalog.pg_am m WHERE m.oid = x.relam))::pg_catalog.text, 'columns', ` + names("i.indkey::pg_catalog.int2[]", "t.oid") + `, 'valid', ` + yes("i.indisvalid") + `, 'clustered', ` + yes("i.indisclustered") + `,
+	ARRAY['method', (m.amname)::pg_catalog.text, 'columns', ` + names("i.indkey::pg_catalog.int2[]", "t.oid") + `, 'valid', ` + yes("i.indisvalid") + `, 'clustered', ` + yes("i.indisclustered") + `,
 		'nulls not distinct', ` + yes(since(v, 150000, "i.indnullsnotdistinct", "false")) + `, 'partial', ` + yes("i.indpred IS NOT NULL") + `, 'options', ` + joined("x.reloptions") + `, ` + says + `]::pg_catalog.text[],
-	` + none + `, pg_catalog.pg_get_indexdef(x.oid), pg_catalog.pg_get_indexdef(x.oid)
-	FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid JOIN pg_catalog.pg_class t ON t.oid = i.indrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace` + comment("pg_class", "x.oid", "0") + `
+	` + none + `, p.definition, p.definition
+	FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid JOIN pg_catalog.pg_class t ON t.oid = i.indrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace JOIN pg_catalog.pg_am m ON m.oid = x.relam` + comment("pg_class", "x.oid", "0") + printed(indexDefinition(v)) + `
 	WHERE t.relkind IN ('r', 'p', 'm') AND t.relpersistence <> 't' AND ` + ours + ` AND ` + own("pg_class", "t.oid") + `
-	AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conindid = x.oid AND k.conrelid = t.oid AND k.contype IN ('p', 'u', 'x'))
-	AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhrelid = x.oid)`
+	AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conindid = x.oid AND k.conrelid = t.oid AND k.contype IN ('p', 'u', 'x')) AND NOT x.relispartition`
+}
+
+// indexDefinition returns an expression for what pg_get_indexdef prints. That opens the table, which
+// takes most of the time; what it prints of an index of plain columns can be had without.
+func indexDefinition(v int) string {
+	return `CASE WHEN i.indexprs IS NULL AND i.indpred IS NULL AND x.reloptions IS NULL AND x.relkind = 'i' AND NOT ` + since(v, 150000, "i.indnullsnotdistinct", "false") + since(v, 110000, " AND i.indnkeyatts = i.indnatts", "") + ` AND NOT EXISTS (
+		SELECT FROM pg_catalog.generate_series(0, i.indnatts - 1) k(k) WHERE i.indoption[k.k] <> 0 OR NOT EXISTS (
+			SELECT FROM pg_catalog.pg_attribute ka JOIN pg_catalog.pg_opclass ko ON ko.oid = i.indclass[k.k] AND ko.opcdefault AND ko.opcintype = ka.atttypid
+			WHERE ka.attrelid = i.indrelid AND ka.attnum = i.indkey[k.k] AND ka.attcollation = i.indcollation[k.k]))
+		THEN pg_catalog.format('CREATE %sINDEX %I ON %I.%I USING %I (%s)', CASE WHEN i.indisunique THEN 'UNIQUE ' END, x.relname, n.nspname, t.relname, m.amname, ` + names("i.indkey::pg_catalog.int2[]", "t.oid") + `)
+		ELSE pg_catalog.pg_get_indexdef(x.oid) END`
 }
 
 func constraints(v int) string {
@@ -79,8 +91,8 @@ func constraints(v int) string {
 		'references', (CASE k.contype WHEN 'f' THEN pg_catalog.format('%s (%s) %s%s%s', k.confrelid::pg_catalog.regclass, ` + names("k.confkey", "k.confrelid") + `, k.confmatchtype, k.confupdtype, k.confdeltype) ELSE '' END)::pg_catalog.text,
 		'not enforced', ` + yes(since(v, 180000, "NOT k.conenforced", "false")) + `, 'without overlaps', ` + yes(since(v, 180000, "k.conperiod", "false")) + `,
 		'no inherit', ` + yes("k.contype = 'c' AND k.connoinherit") + `, 'clustered', ` + yes("EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indexrelid = k.conindid AND i.indrelid = k.conrelid AND i.indisclustered)") + `, ` + says + `]::pg_catalog.text[],
-	` + none + `, pg_catalog.pg_get_constraintdef(k.oid), pg_catalog.format('ALTER TABLE %I.%I ADD CONSTRAINT %I %s', n.nspname, t.relname, k.conname, pg_catalog.pg_get_constraintdef(k.oid))
-	FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class t ON t.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace` + comment("pg_constraint", "k.oid", "0") + `
+	` + none + `, p.definition, pg_catalog.format('ALTER TABLE %I.%I ADD CONSTRAINT %I %s', n.nspname, t.relname, k.conname, p.definition)
+	FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class t ON t.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace` + comment("pg_constraint", "k.oid", "0") + printed("pg_catalog.pg_get_constraintdef(k.oid)") + `
 	WHERE k.contype IN ('p', 'u', 'x', 'f', 'c') AND (k.conislocal OR k.contype <> 'c') ` + since(v, 110000, "AND k.conparentid = 0", "") + ` AND t.relpersistence <> 't' AND ` + ours + ` AND ` + own("pg_class", "t.oid") + ` ORDER BY k.contype = 'f', k.oid`
 }
 
@@ -93,9 +105,9 @@ func triggers(v int) string {
 	return `SELECT 'trigger', n.nspname, t.relname, g.tgname, 'trigger',
 	ARRAY['enabled', (g.tgenabled)::pg_catalog.text, 'when', (g.tgtype)::pg_catalog.text, 'function', (g.tgfoid::pg_catalog.regprocedure)::pg_catalog.text, 'columns', ` + names("g.tgattr::pg_catalog.int2[]", "t.oid") + `, 'arguments', (pg_catalog.encode(g.tgargs, 'escape'))::pg_catalog.text,
 		'deferrable', ` + yes("g.tgdeferrable") + `, 'deferred', ` + yes("g.tginitdeferred") + `, ` + says + `]::pg_catalog.text[],
-	` + none + `, pg_catalog.pg_get_triggerdef(g.oid), pg_catalog.pg_get_triggerdef(g.oid) || CASE g.tgenabled WHEN 'O' THEN '' ELSE pg_catalog.format(E';\nALTER TABLE %I.%I %s TRIGGER %I', n.nspname, t.relname,
+	` + none + `, p.definition, p.definition || CASE g.tgenabled WHEN 'O' THEN '' ELSE pg_catalog.format(E';\nALTER TABLE %I.%I %s TRIGGER %I', n.nspname, t.relname,
 		CASE g.tgenabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END, g.tgname) END
-	FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_class t ON t.oid = g.tgrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace` + comment("pg_trigger", "g.oid", "0") + `
+	FROM pg_catalog.pg_trigger g JOIN pg_catalog.pg_class t ON t.oid = g.tgrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace` + comment("pg_trigger", "g.oid", "0") + printed("pg_catalog.pg_get_triggerdef(g.oid)") + `
 	WHERE NOT g.tgisinternal ` + since(v, 130000, "AND g.tgparentid = 0", "") + ` AND t.relpersistence <> 't' AND ` + ours + ` AND ` + own("pg_trigger", "g.oid") + ` AND ` + own("pg_class", "t.oid")
 }
 
