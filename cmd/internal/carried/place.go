@@ -36,9 +36,9 @@ func (s *State) Replace(full, insert string) Placement {
 	return s.place(first, second, func(t *Table) bool { return slices.ContainsFunc(s.chain(t), in) }, in)
 }
 
-// place is Place. whole says of a partitioned table whether it is published as such.
-func (s *State) place(first, second *Publication, wanted, whole func(*Table) bool) Placement {
-	var p Placement
+// mixed returns the partitioned tables that cannot be published as such with all operations: a
+// partition of theirs has no usable identity, or a new one would get none.
+func (s *State) mixed() map[uint32]bool {
 	mixed := make(map[uint32]bool)
 	for _, t := range s.Tables {
 		if t.Kind == "r" && t.Root != 0 {
@@ -50,6 +50,13 @@ func (s *State) place(first, second *Publication, wanted, whole func(*Table) boo
 			mixed[t.OID] = mixed[t.OID] || !t.Identity.inherited()
 		}
 	}
+	return mixed
+}
+
+// place is Place. whole says of a partitioned table whether it is published as such.
+func (s *State) place(first, second *Publication, wanted, whole func(*Table) bool) Placement {
+	var p Placement
+	mixed := s.mixed()
 	added := make(map[uint32]bool) // partitioned tables are met once for each partition
 	add := func(list *[]*Table, in *Publication, t *Table) {
 		if (in == nil || t.in(in) == nil) && !(t.Kind == "p" && added[t.OID]) {

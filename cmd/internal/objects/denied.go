@@ -82,10 +82,6 @@ func deniedRights(ctx context.Context, c *pgx.Conn, list []progress.Object) (map
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	with := ""
-	if pgdial.Version(c.PgConn()) >= 160000 {
-		with = " WITH INHERIT TRUE, SET TRUE"
-	}
 	mine := func(owner string) string { return "pg_catalog.pg_has_role(" + owner + ", 'USAGE')" }
 	rows, err := c.Query(ctx, `WITH w AS (SELECT u.*, n.oid AS ns, n.nspowner FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.int8[]), pg_catalog.unnest($2::pg_catalog.text[]), pg_catalog.unnest($3::pg_catalog.text[]), pg_catalog.unnest($4::pg_catalog.text[]), pg_catalog.unnest($5::pg_catalog.bool[]), pg_catalog.unnest($6::pg_catalog.bool[]))
 			AS u(id, schema, name, needs, own, creating) JOIN pg_catalog.pg_namespace n ON n.nspname = u.schema),
@@ -103,33 +99,16 @@ func deniedRights(ctx context.Context, c *pgx.Conn, list []progress.Object) (map
 		return nil, err
 	}
 	lacks := make(map[int64]lack)
+	beyond := make(map[int64]bool) // nobody is made a member of a superuser
+	version := pgdial.Version(c.PgConn())
 	var id int64
-	var what, owner, schema, name, args, me string
-	var super bool
-	beyond := make(map[int64]bool) // nobody is made a member of a superuser, who has to do it himself
-	_, err = pgx.ForEachRow(rows, []any{&id, &what, &owner, &super, &schema, &name, &args, &me}, func() error {
-		var x lack
-		to := " TO " + text.Ident(me) + ";"
-		grant := func(right, on string) lack {
-			return lack{fmt.Sprintf("role %q lacks %s, which %q can grant", me, right+" on "+on, owner), "GRANT " + right + " ON " + on + to}
-		}
-		switch {
-		case what == "member" && super:
+	var d denied
+	_, err = pgx.ForEachRow(rows, []any{&id, &d.what, &d.owner, &d.super, &d.schema, &d.name, &d.args, &d.me}, func() error {
+		if d.what == "member" && d.super {
 			beyond[id] = true
 			return nil
-		case what == "member":
-			x = lack{fmt.Sprintf("role %q is not a member of role %q, or may not act as it", me, owner), "GRANT " + text.Ident(owner) + " TO " + text.Ident(me) + with + ";"}
-		case what == "EXECUTE":
-			x = grant(what, "FUNCTION "+text.Ident(schema, name)+"("+args+")")
-		case what == "TYPE":
-			x = grant("USAGE", "TYPE "+text.Ident(schema, name))
-		case name == "" && what == "CREATE":
-			x = grant("USAGE, CREATE", "SCHEMA "+text.Ident(schema))
-		case name == "":
-			x = grant("USAGE", "SCHEMA "+text.Ident(schema))
-		default:
-			x = grant(what, text.Ident(schema, name))
 		}
+		x := d.lack(version)
 		if old, ok := lacks[id]; ok && !strings.Contains(old.remedy, x.remedy) {
 			x = lack{old.says + "; " + x.says, old.remedy + " " + x.remedy}
 		}
@@ -140,4 +119,37 @@ func deniedRights(ctx context.Context, c *pgx.Conn, list []progress.Object) (map
 		delete(lacks, id)
 	}
 	return lacks, err
+}
+
+// A denied right is one that role me lacks on what a statement names, and that its owner can give.
+// what is the right, or "member": to act as the owner.
+type denied struct {
+	what, owner        string
+	super              bool // the owner is a superuser
+	schema, name, args string
+	me                 string
+}
+
+// lack says which right it is, and gives the statement that grants it on a server of a version.
+func (d *denied) lack(version int) lack {
+	to := " TO " + text.Ident(d.me)
+	grant := func(right, on string) lack {
+		return lack{fmt.Sprintf("role %q lacks %s, which %q can grant", d.me, right+" on "+on, d.owner), "GRANT " + right + " ON " + on + to + ";"}
+	}
+	switch {
+	case d.what == "member":
+		if version >= 160000 {
+			to += " WITH INHERIT TRUE, SET TRUE"
+		}
+		return lack{fmt.Sprintf("role %q is not a member of role %q, or may not act as it", d.me, d.owner), "GRANT " + text.Ident(d.owner) + to + ";"}
+	case d.what == "EXECUTE":
+		return grant(d.what, "FUNCTION "+text.Ident(d.schema, d.name)+"("+d.args+")")
+	case d.what == "TYPE":
+		return grant("USAGE", "TYPE "+text.Ident(d.schema, d.name))
+	case d.name == "" && d.what == "CREATE":
+		return grant("USAGE, CREATE", "SCHEMA "+text.Ident(d.schema))
+	case d.name == "":
+		return grant("USAGE", "SCHEMA "+text.Ident(d.schema))
+	}
+	return grant(d.what, text.Ident(d.schema, d.name))
 }
