@@ -12,7 +12,8 @@ type generator string
 // BeforeReset prints what is asked for, whatever else is missing on the command line, and ends the
 // program, as kong's own --help and --version do.
 func (generator) BeforeReset(ctx *kong.Context, path *kong.Path, m *Manual, vars kong.Vars) error {
-	app, out := ctx.Model, ""
+	app := ctx.Model
+	var out string
 	switch kind := fmt.Sprint(ctx.FlagValue(path.Flag)); kind {
 	case "man":
 		out = m.roff(app, vars["number"], vars["date"])
