@@ -15,23 +15,22 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A confirmation follows the lines that pgapply prints in a file that grows or in a FIFO:
-// "applied<TAB>LSN<TAB>time<TAB>ID" of what the target has made durable, and "ended<TAB>ID", after
-// which nothing is applied any more. ID is the migration's token and the target's identifier, with
-// a dot between.
+// A confirmation follows pgapply's output in a growing file or a FIFO. A line
+// "applied<TAB>LSN<TAB>time<TAB>ID" says that the target has made changes durable up to LSN. After
+// "ended<TAB>ID" the target applies no more changes. ID is the migration's token and the target's
+// identifier, separated by a dot.
 type confirmation struct {
 	take func(receive.Line)
 }
 
-// poll is how often a file is looked at for new lines. A FIFO wakes us by itself.
+// poll is the interval at which a file is checked for new lines. Reading a FIFO blocks instead.
 const poll = 100 * time.Millisecond
 
 // follow reads path until ctx ends.
 func (c *confirmation) follow(ctx context.Context, path string) error {
 	st, err := os.Stat(path)
 	if err == nil && st.Mode()&fs.ModeNamedPipe != 0 {
-		// Opened for both directions, so that neither opening nor reading depends on whether the
-		// writer is there.
+		// Opened for reading and writing, so that neither open nor read depends on a writer.
 		f, err := os.OpenFile(path, os.O_RDWR, 0)
 		if err != nil {
 			return confirmError(path, err)
@@ -43,7 +42,7 @@ func (c *confirmation) follow(ctx context.Context, path string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return confirmError(path, err)
 	}
-	// The file may be made by a redirection that the shell has not come to yet.
+	// The shell may not have performed the redirection that creates the file yet.
 	if f, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o666); err != nil {
 		return confirmError(path, err)
 	} else {
@@ -65,8 +64,8 @@ func confirmError(path string, err error) error {
 		WithHint("--confirm-from takes the file or FIFO that pgapply's standard output goes to.")
 }
 
-// readFile reads what has been added since at, and returns the new end. A file that became shorter
-// was written anew.
+// readFile reads the lines after offset at, and returns the new offset. A file that became shorter
+// was rewritten: it is read from the beginning.
 func (c *confirmation) readFile(path string, at int64) int64 {
 	f, err := os.Open(path)
 	if err != nil {
@@ -84,12 +83,12 @@ func (c *confirmation) readFile(path string, at int64) int64 {
 	return at + c.read(f)
 }
 
-// read takes whole lines from r until it ends, and returns how many bytes those were.
+// read takes complete lines from r until it ends, and returns their length in bytes.
 func (c *confirmation) read(r io.Reader) (n int64) {
 	buf := make([]byte, 0, 4096)
 	for {
 		if len(buf) == cap(buf) {
-			buf = buf[:0] // a line of this length is none of ours
+			buf = buf[:0] // pgapply prints no line of this length
 		}
 		k, err := r.Read(buf[len(buf):cap(buf)])
 		buf = buf[:len(buf)+k]

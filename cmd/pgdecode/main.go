@@ -33,11 +33,11 @@ type flags struct {
 
 	Slot        string   `group:"what" required:"" placeholder:"NAME" help:"Read this replication slot."`
 	Publication []string `group:"what" placeholder:"NAME" help:"Decode this publication. May be repeated. Default: the slot's name."`
-	Until       string   `group:"what" placeholder:"LSN|now" help:"Stop at the first transaction boundary at or after this LSN, or after the present one (now). Default: never."`
+	Until       string   `group:"what" placeholder:"LSN|now" help:"Stop at the first transaction boundary at or after this LSN, or after the current one (now). Default: never."`
 
-	ConfirmFrom string `group:"resume" placeholder:"FILE" help:"Read what pgapply prints from this file or FIFO, and acknowledge to the slot what is durable on the target. Without it, the source keeps its WAL. A slot serves one target."`
+	ConfirmFrom string `group:"resume" placeholder:"FILE" help:"Read pgapply's output from this file or FIFO, and acknowledge to the slot the changes that are durable on the target. Without this option, the source keeps its WAL. A slot serves one target."`
 
-	Output        string `group:"output" placeholder:"FILE" help:"Write the stream to this file, and acknowledge what is on disk. The same command continues at the file's end, also after a crash."`
+	Output        string `group:"output" placeholder:"FILE" help:"Write the stream to this file, and acknowledge changes once they are on disk. Run the same command again to continue at the end of the file, even after a crash."`
 	Rotate        string `group:"output" placeholder:"SIZE" help:"With --output: start a new file at this size, such as 1GB. Each name is FILE and a start LSN, and the names sort in order: cat FILE.* | pgapply."`
 	ForceTerminal bool   `group:"output" help:"Write the stream even to a terminal."`
 	LogFormat     string `group:"output" enum:"text,json" default:"text" placeholder:"FORMAT" help:"Messages on standard error: text or json. Default: text."`
@@ -62,9 +62,9 @@ func run(ctx context.Context, env *cli.Env) error {
 	if _, err := env.Parse(&f, about); err != nil {
 		return err
 	}
-	// One thing is done after the other, and often waited for. More processors would only hand it
-	// around: measured at a thousand small transactions a second, that costs both filters a fifth
-	// more.
+	// pgdecode does one thing at a time and often waits. More processors would only pass the work
+	// around: measured at a thousand small transactions a second, both filters then need a fifth
+	// more processor time.
 	runtime.GOMAXPROCS(1)
 	env.SetLogFormat(f.LogFormat)
 	if err := slot.CheckName(f.Slot); err != nil {
@@ -75,7 +75,7 @@ func run(ctx context.Context, env *cli.Env) error {
 	if len(r.Publications) == 0 {
 		r.Publications = []string{f.Slot}
 	}
-	r.Server.Standby = true // of some versions: see inspect
+	r.Server.Standby = true // slot.Identity.Decodes rejects versions that cannot
 	defer waiting.Start(ctx, r.Server, env.Log).Stop()
 	out, err := f.output(env, r)
 	if err != nil {
@@ -85,7 +85,7 @@ func run(ctx context.Context, env *cli.Env) error {
 	err = f.decode(ctx, env, r, w)
 	if r.Keeper == nil && ctx.Err() == nil {
 		whose := ""
-		if f.ConfirmFrom != "" { // pgapply is there
+		if f.ConfirmFrom != "" { // pgapply reads the stream
 			whose = f.Slot
 		}
 		lastword.Write(w, format.Changes, whose, env.Name, err)
@@ -100,7 +100,8 @@ func run(ctx context.Context, env *cli.Env) error {
 
 // decode writes the stream.
 func (f *flags) decode(ctx context.Context, env *cli.Env, r *receive.Receiver, w *format.Writer) (err error) {
-	// First of all: a shell that opens a FIFO for pgapply's output waits until it is open here.
+	// This comes first: a shell that opens a FIFO for pgapply's output blocks until pgdecode opens
+	// it.
 	if f.ConfirmFrom != "" {
 		following, stop := context.WithCancel(ctx)
 		defer stop()
@@ -110,7 +111,7 @@ func (f *flags) decode(ctx context.Context, env *cli.Env, r *receive.Receiver, w
 		}
 		r.Confirms = true
 	} else if f.Output == "" {
-		env.Log.Info("nothing is acknowledged without --confirm-from: the source keeps the WAL of slot " + f.Slot)
+		env.Log.Info("no changes are acknowledged without --confirm-from: the source keeps the WAL of slot " + f.Slot)
 	}
 	if r.Until, err = until(ctx, env, r, f.Until); err != nil {
 		return err
@@ -120,22 +121,22 @@ func (f *flags) decode(ctx context.Context, env *cli.Env, r *receive.Receiver, w
 	return r.Run(ctx, w)
 }
 
-// output returns where the stream goes: standard output, or the files that keep it.
+// output returns the destination of the stream: standard output, or the files of --output.
 func (f *flags) output(env *cli.Env, r *receive.Receiver) (io.Writer, error) {
 	switch {
 	case f.Rotate != "" && f.Output == "":
-		return nil, fault.New(fault.Usage, "--rotate needs --output").WithHint("Standard output has no size: name the file with --output.")
+		return nil, fault.New(fault.Usage, "--rotate needs --output").WithHint("Name the file with --output.")
 	case f.Output == "":
 		return env.Output(f.ForceTerminal)
 	case f.ConfirmFrom != "":
-		return nil, fault.New(fault.Usage, "--output and --confirm-from exclude each other").
-			WithHint("With --output, what has reached the disk is acknowledged. Leave out --confirm-from.")
+		return nil, fault.New(fault.Usage, "--output and --confirm-from cannot be used together").
+			WithHint("Leave out --confirm-from. With --output, pgdecode acknowledges changes once they are on disk.")
 	}
 	var rotate uint64
 	if f.Rotate != "" {
 		var err error
 		if rotate, err = humanize.ParseBytes(f.Rotate); err != nil || rotate == 0 || rotate > math.MaxInt64 {
-			return nil, fault.New(fault.Usage, "--rotate: %q is not a size", f.Rotate).WithHint("For example: --rotate 1GB")
+			return nil, fault.New(fault.Usage, "--rotate: %q is not a size", f.Rotate).WithHint("Give a size such as --rotate 1GB.")
 		}
 	}
 	file, err := outfile.Open(f.Output, int64(rotate))
@@ -145,16 +146,16 @@ func (f *flags) output(env *cli.Env, r *receive.Receiver) (io.Writer, error) {
 	r.Keeper, r.Resume = file, file.Position()
 	r.Last, r.Timeline = file.Last()
 	if r.Resume != 0 {
-		env.Log.Info(fmt.Sprintf("%s goes on after LSN %v", f.Output, r.Resume))
+		env.Log.Info(fmt.Sprintf("%s continues after LSN %v", f.Output, r.Resume))
 	}
 	if file.Torn() > 0 {
-		env.Log.Info(fmt.Sprintf("%s behind that, which a crash left of a transaction, are cut off", humanize.IBytes(uint64(file.Torn()))))
+		env.Log.Info(fmt.Sprintf("discarded %s of an incomplete transaction at its end, left by a crash", humanize.IBytes(uint64(file.Torn()))))
 	}
 	return file, nil
 }
 
-// until understands --until. "now" is a position that is written to the WAL, so that everything
-// that was committed before, also asynchronously, is before it.
+// until parses --until. For "now" it writes a message to the WAL and returns its position, so that
+// every transaction committed earlier, even asynchronously, lies before it.
 func until(ctx context.Context, env *cli.Env, r *receive.Receiver, s string) (format.LSN, error) {
 	if s == "" {
 		return 0, nil

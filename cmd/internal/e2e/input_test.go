@@ -190,7 +190,8 @@ func TestSlotInUse(t *testing.T) {
 	before := state(source, target)
 	status, out, errs := env.Run(nil, "pgdecode", "--slot", source.Name)
 	if source.Major >= 12 {
-		refused(t, status, 78, errs, `slot "`+source.Name+`" is being read already`, "It is pgdecode", "Leave that one at work")
+		refused(t, status, 78, errs, `slot "`+source.Name+`" is being read by another running process`, "The process is pgdecode",
+			"Let that one run")
 	} else { // where nothing tells whether it is at work
 		refused(t, status, 75, errs, `slot "`+source.Name+`" is in use by another session`, "Is another pgdecode running?")
 	}

@@ -127,7 +127,7 @@ func TestSyncRestarts(t *testing.T) {
 		second := e.Start(nil, nil, "bash", script("sync"), slot)
 		if source.Major >= 12 { // before, nothing tells whether a reader is at work
 			if status := second.Wait(30 * time.Second); status != 78 ||
-				!strings.Contains(second.Errors(), "is being read already") ||
+				!strings.Contains(second.Errors(), "is being read by another running process") ||
 				strings.Contains(second.Errors(), "starting again") {
 				t.Errorf("a second sync: status %d: %s", status, second.Errors())
 			}
@@ -136,7 +136,7 @@ func TestSyncRestarts(t *testing.T) {
 				func() bool { return strings.Contains(second.Errors(), "starting again") })
 			second.Kill()
 		}
-		if !strings.Contains(second.Errors(), "It is pgdecode, connected from") {
+		if !strings.Contains(second.Errors(), " is pgdecode, connected from") {
 			t.Errorf("it does not say who reads the slot: %s", second.Errors())
 		}
 		_ = syscall.Kill(p.Process.Pid, syscall.SIGKILL)

@@ -1,5 +1,5 @@
-// Package ddl turns what the event triggers of pgcutover ddl install have written into table
-// pgsluice.ddl into a statement that can be executed elsewhere. It is pure.
+// Package ddl turns a row of table pgsluice.ddl, written by the event triggers of pgcutover ddl
+// install, into a statement that the target can execute. It does no I/O.
 package ddl
 
 import (
@@ -14,18 +14,18 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// What the triggers record beside the query. The server does not tell a trigger which part of a
-// query of several statements runs, only which query it is; so the triggers count.
+// recorded is what the triggers record beside the query. The server tells a trigger which query
+// runs, but not which of its statements. So the triggers count them.
 type recorded struct {
-	// outer: the query is a client's; inner: it is executed by a PL/pgSQL function
+	// outer: a client executes the query; inner: a PL/pgSQL function does
 	Level string `json:"level"`
-	// of the query's statements that fire, from 1; one that a function executes again goes on
-	// counting
+	// number of the statement among the query's statements that fire triggers, from 1; the count
+	// goes on when a function executes the query again
 	Nth  int      `json:"nth"`
-	Tag  string   `json:"tag"`  // of the command
+	Tag  string   `json:"tag"`  // command tag
 	Path []string `json:"path"` // the schemas of the search path
 	Role string   `json:"role"`
-	// the session has not set standard_conforming_strings itself
+	// the session has not changed standard_conforming_strings
 	Fixed    bool               `json:"fixed"`
 	Settings map[string]*string `json:"settings"`
 	Objects  []address          `json:"objects"`
@@ -40,12 +40,12 @@ func (a *address) UnmarshalJSON(b []byte) error {
 		json.Unmarshal(parts[1], &a.Names), json.Unmarshal(parts[2], &a.Args))
 }
 
-// Decode returns the record for a row of the table: the query, empty if the trigger could not see
-// it because a function in another language than PL/pgSQL executes the statement, and what was
-// recorded with it. It returns nil for a statement that is not a target's business. Only the
-// statement's own text goes into the record: others beside it may have passwords. One that cannot
-// be told from its query becomes a statement that fails where it is executed and says why: it must
-// not be left out.
+// Decode returns the record for a row of the table: the query, and the JSON recorded with it. The
+// query is empty if a function in another language than PL/pgSQL executed the statement: the
+// trigger cannot see it. Decode returns nil for a statement that targets do not need. Only the
+// statement's own text goes into the record, because others in the query may contain passwords. A
+// statement that cannot be found in its query must not be lost: it becomes one that raises an error
+// with the reason.
 func Decode(query, row []byte) *format.DDL {
 	var m recorded
 	d := &format.DDL{Section: format.Change}
@@ -90,7 +90,7 @@ func Decode(query, row []byte) *format.DDL {
 
 var plain = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
 
-// quote quotes a schema's name for a search path, where keywords need none.
+// quote quotes a schema name for a search path, where keywords need no quotes.
 func quote(name string) string {
 	if plain.MatchString(name) {
 		return name
@@ -98,12 +98,12 @@ func quote(name string) string {
 	return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
 }
 
-// failing is a statement that says that one cannot be repeated, without its text: what ran beside
-// it is nobody's business.
+// failing returns a statement that raises an error because the original cannot be repeated. It
+// leaves out the query's text, which may contain secrets.
 func failing(d *format.DDL) string {
-	what := "The objects that it has changed are not known."
+	what := "The objects that the statement changed are not known."
 	if len(d.Objects) > 0 {
-		what = "It concerns"
+		what = "The statement changed"
 		for i, o := range d.Objects {
 			if i == 10 {
 				what += " and others"
@@ -114,31 +114,31 @@ func failing(d *format.DDL) string {
 		what = strings.TrimSuffix(what, ",") + "."
 	}
 	return fmt.Sprintf("DO $pgsluice$BEGIN RAISE EXCEPTION %s USING DETAIL = %s, HINT = %s; END$pgsluice$;",
-		literal("the source has executed a statement that cannot be repeated by itself: "+d.Type),
+		literal("the source executed a statement that cannot be repeated on its own: "+d.Type),
 		literal(what), literal("Make the same change on the target by hand."))
 }
 
-// literal quotes a string for PL/pgSQL's RAISE, within a body that is quoted by $pgsluice$. A
-// backslash would mean something in some sessions only.
+// literal quotes a string for PL/pgSQL's RAISE, within a body quoted by $pgsluice$. Backslashes are
+// replaced, because their meaning depends on the session.
 func literal(s string) string {
 	s = strings.NewReplacer("'", "''", "%", "%%", "$pgsluice$", "$ pgsluice $", `\`, "/").Replace(s)
 	return "'" + s + "'"
 }
 
-// statement picks the statement of the query that was recorded. It returns false where it would
-// have to guess.
+// statement returns the recorded statement of the query. It returns false where it would have to
+// guess.
 func (m *recorded) statement(query string, rules sqltext.Rules) (s sqltext.Statement, ok bool) {
 	all := rules.Split(query)
 	if len(all) > 1 && !m.Fixed {
-		// The query was read as a whole before the first of its statements ran, which may have
-		// changed by which rules.
+		// The server parsed the whole query before its first statement ran, and that statement may
+		// have changed the lexical rules.
 		other := sqltext.Rules{Backslash: !rules.Backslash}
 		if !sameTexts(all, other.Split(query)) {
 			return s, false
 		}
 	}
 	var fire []sqltext.Statement
-	// something between two statements that fire has made the triggers forget how many there were
+	// a statement between two that fire has reset the triggers' count
 	undone := false
 	for _, s := range all {
 		if s.Unsure() && len(all) > 1 || len(all) > 1 && disarms(s) {
@@ -171,8 +171,8 @@ func sameTexts(a, b []sqltext.Statement) bool {
 	return true
 }
 
-// forgets reports whether a statement takes back what the triggers have counted: they count in a
-// setting of the session, which a rollback restores. A commit does not.
+// forgets reports whether a statement resets the triggers' count. They count in a session setting:
+// a rollback restores it, a commit does not.
 func forgets(s sqltext.Statement) bool {
 	switch s.Word(0) {
 	case "ROLLBACK", "ABORT":
@@ -183,8 +183,8 @@ func forgets(s sqltext.Statement) bool {
 	return false
 }
 
-// disarms reports whether statements after this one may run without the triggers, or by other rules
-// than were recorded.
+// disarms reports whether later statements may run without the triggers, or with other lexical
+// rules than recorded.
 func disarms(s sqltext.Statement) bool {
 	t := strings.ToLower(s.Text)
 	for _, setting := range []string{"session_replication_role", "event_triggers", "standard_conforming_strings"} {
@@ -195,7 +195,7 @@ func disarms(s sqltext.Statement) bool {
 	return strings.HasSuffix(s.Tag(), " EVENT TRIGGER")
 }
 
-// ours reports whether a statement grants or revokes rights of schema pgsluice, of which the
+// ours reports whether a statement grants or revokes rights on schema pgsluice, for which the
 // triggers see no objects.
 func ours(s sqltext.Statement) bool {
 	if s.Word(0) != "GRANT" && s.Word(0) != "REVOKE" {

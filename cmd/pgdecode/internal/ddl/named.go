@@ -6,9 +6,9 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// named gives the record schema, name and table of the first object that the statement has changed,
-// for filters that go by names. Of some kinds of objects the address begins with the table; of an
-// index it does not tell.
+// named sets the record's schema, name and table from the first object that the statement changed,
+// for filters that select by name. Some kinds of addresses contain the table. That of an index does
+// not.
 func named(d *format.DDL) {
 	if len(d.Objects) == 0 {
 		return
@@ -25,7 +25,7 @@ func named(d *format.DDL) {
 		}
 	case len(o.Names) == 3:
 		d.Schema, d.Name = o.Names[0], o.Names[2]
-		if strings.HasPrefix(o.Type, "operator ") { // its access method comes first
+		if strings.HasPrefix(o.Type, "operator ") { // the access method comes first
 			d.Schema = o.Names[1]
 		}
 		switch {

@@ -1,7 +1,7 @@
-// Package moves keeps a slot's tables in the publication where they belong while their changes are
-// decoded. In one that publishes updates, the source refuses the application's UPDATE and DELETE of
-// a table that has lost its replica identity: without us it would not. It looks from a session of
-// its own, so that decoding does not wait for it.
+// Package moves keeps a slot's tables in the right publication while their changes are decoded. A
+// publication with updates makes the source reject the application's UPDATE and DELETE on a table
+// without a replica identity, so a table that loses its identity must move to the publication of
+// inserts. The package uses a session of its own, so that decoding does not wait for it.
 package moves
 
 import (
@@ -24,11 +24,11 @@ import (
 )
 
 const (
-	// every is how often it is looked. A source of very many tables is asked less often, so that
-	// its catalogs are read for a small part of the time.
+	// every is the interval between looks. With very many tables the interval grows up to seldom,
+	// so that reading the catalogs takes at most one part in share of the time.
 	every, seldom = time.Second, 4 * time.Second
 	share         = 25
-	// patience is how long one look may take.
+	// patience bounds one look.
 	patience = 30 * time.Second
 )
 
@@ -40,12 +40,12 @@ type Mover struct {
 	Log          *slog.Logger
 
 	conn  *pgx.Conn
-	stamp string               // of when all was where it belongs, or could not be moved
-	said  map[string]bool      // of what could not be done
-	lost  map[uint32]time.Time // since when the changes of a table are not carried
+	stamp string               // of the catalogs when no move was left to make
+	said  map[string]bool      // complaints already logged
+	lost  map[uint32]time.Time // since when a table's changes are not carried, by OID
 }
 
-// Start looks after the publications until the function that it returns is called, or ctx ends.
+// Start watches the publications until the returned function is called, or ctx ends.
 func (m *Mover) Start(ctx context.Context) (stop func()) {
 	m.Server.Sessions, m.Server.Standby = nil, true
 	m.lost, m.said = make(map[uint32]time.Time), make(map[string]bool)
@@ -69,7 +69,7 @@ func (m *Mover) run(ctx context.Context) {
 		}
 		began := time.Now()
 		if err := m.look(ctx); err != nil {
-			// The replication session says by itself that the source cannot be reached.
+			// The replication session reports an unreachable source itself.
 			m.hangUp(ctx)
 		}
 		pause = min(max(every, share*time.Since(began)), seldom)
@@ -127,10 +127,11 @@ func (m *Mover) look(ctx context.Context) error {
 	return nil
 }
 
-// make makes one move and says so. It reports whether there is nothing more to do about it, for as
-// long as nothing changes.
+// make makes one move and logs it. It reports whether nothing is left to do for the move until the
+// catalogs change.
 func (m *Mover) make(ctx context.Context, move *carried.Move) (done bool, err error) {
-	// Behind the fence nothing is written any more, which a session from before it still could.
+	// After the fence, nothing may be written to the source; a session opened before the fence
+	// still could.
 	if fenced, err := identity.Fenced(ctx, m.conn); fenced || err != nil {
 		return true, err
 	}
@@ -139,20 +140,20 @@ func (m *Mover) make(ctx context.Context, move *carried.Move) (done bool, err er
 	switch {
 	case err == nil:
 		m.say(move)
-		return false, nil // the stamp is another one by now
+		return false, nil // the move has changed the stamp
 	case !errors.As(err, &pg) || pgdial.Lost(err):
 		return false, err
 	case pg.Code == "25006": // a standby, or the fence
 		return true, nil
 	case waiting.IsLockTimeout(err):
-		m.complain(move, err, "Whoever holds the lock has to end: SELECT * FROM pg_catalog.pg_locks WHERE mode = 'ShareUpdateExclusiveLock' OR mode = 'AccessExclusiveLock';")
+		m.complain(move, err, "Wait for the session that holds the lock, or end it. To find it on the source: SELECT * FROM pg_catalog.pg_locks WHERE mode IN ('ShareUpdateExclusiveLock', 'AccessExclusiveLock');")
 		return false, nil
 	case carried.IsDenied(err):
-		m.complain(move, err, "On the source, as a role that may: "+strings.Join(move.Lacks, " "))
-		// Rights are not in the stamp.
+		m.complain(move, err, "On the source, as a role with the rights: "+strings.Join(move.Lacks, " "))
+		// The stamp does not cover rights.
 		return false, nil
 	}
-	m.complain(move, err, "Look at: pgcutover status --slot "+m.Slot)
+	m.complain(move, err, "For details: pgcutover status --slot "+m.Slot)
 	return false, nil
 }
 
@@ -169,12 +170,12 @@ func (m *Mover) say(move *carried.Move) {
 		hint := ""
 		if move.OnlyLeft {
 			not = "changes are"
-			hint = "On the source, as a role that may: " + strings.Join(move.Lacks, " ") + " "
+			hint = "On the source, as a role with the rights: " + strings.Join(move.Lacks, " ") + " "
 		}
-		m.Log.Warn(fmt.Sprintf("%v has lost its replica identity (%s): its %s not carried from now on, so that the source does not refuse them",
+		m.Log.Warn(fmt.Sprintf("%v has lost its replica identity (%s): its %s no longer carried, so that the source does not reject them",
 			t, t.Identity.Why(pgdial.Version(m.conn.PgConn())), not),
-			"hint", hint+"Give it a primary key"+full+
-				"; then it has to be loaded again: pgcutover status --slot "+m.Slot+" says how.")
+			"hint", hint+"Add a primary key"+full+". Then load the table again. pgcutover status --slot "+
+				m.Slot+" prints the command.")
 	}
 	for _, t := range move.Got {
 		since := ""
@@ -182,20 +183,20 @@ func (m *Mover) say(move *carried.Move) {
 			since = " since " + at.Format("15:04:05 -07:00")
 			delete(m.lost, t.OID)
 		}
-		m.Log.Warn(fmt.Sprintf("%v has a replica identity: its UPDATE and DELETE are carried from now on. Those%s were not", t, since),
-			"hint", "It has to be loaded again: pgcutover status --slot "+m.Slot+" says how.")
+		m.Log.Warn(fmt.Sprintf("%v has a replica identity again: its UPDATE and DELETE are carried from now on, but those%s were not", t, since),
+			"hint", "Load the table again. pgcutover status --slot "+m.Slot+" prints the command.")
 	}
 }
 
-// complain says once that something could not be moved.
+// complain logs once that a move failed.
 func (m *Mover) complain(move *carried.Move, err error, hint string) {
 	says := ""
 	switch {
 	case len(move.Lost) > 0:
-		says = fmt.Sprintf("the source refuses the application's UPDATE and DELETE of %v, which has lost its replica identity, because they are published; that could not be changed: %v",
+		says = fmt.Sprintf("the source rejects the application's UPDATE and DELETE on %v, which has lost its replica identity but is published with updates; could not change the publication: %v",
 			move.Lost[0], err)
 	case len(move.Got) > 0:
-		says = fmt.Sprintf("%v has a replica identity, and its UPDATE and DELETE could not be published: %v", move.Got[0], err)
+		says = fmt.Sprintf("%v has a replica identity again, but its UPDATE and DELETE could not be published: %v", move.Got[0], err)
 	}
 	if says != "" && !m.said[says] {
 		m.said[says] = true

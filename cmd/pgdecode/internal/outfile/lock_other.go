@@ -4,5 +4,6 @@ package outfile
 
 import "os"
 
-// Elsewhere only the slot, which one process can read, keeps others away.
+// lock does nothing on other systems. There, only the slot keeps other processes away: one process
+// can read it.
 func lock(*os.File) error { return nil }

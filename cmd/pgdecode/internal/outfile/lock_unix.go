@@ -7,5 +7,6 @@ import (
 	"syscall"
 )
 
-// lock keeps other processes of ours from opening the file, until it is closed or the process ends.
+// lock keeps other pgdecode processes from opening the file, until it is closed or the process
+// exits.
 func lock(f *os.File) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) }

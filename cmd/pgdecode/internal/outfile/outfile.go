@@ -1,6 +1,6 @@
-// Package outfile keeps a stream of changes in files: it finds where the stream goes on after a
-// crash, begins a new file when one is full, and makes durable what was written. It knows no
-// server, and does not decide what a boundary is.
+// Package outfile stores a stream of changes in files. It finds where the stream continues after a
+// crash, starts a new file when one is full, and syncs. It uses no server, and its caller decides
+// when to sync and when to rotate.
 package outfile
 
 import (
@@ -17,24 +17,24 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A File is one file, or a row of files of which the newest is written to. Write, Sync and Close
-// are for one goroutine.
+// A File is one file, or a sequence of files of which the newest is written to. Write, Sync and
+// Close must be called from one goroutine.
 type File struct {
 	path   string
 	rotate int64
 
-	f      *os.File            // nil: a new one is to be made
-	size   int64               // before Begin, up to the last boundary
-	begun  bool                // f is ready to be written to
-	header *format.Header      // of the newest stream that is there, nil if none is
-	lsn    format.LSN          // everything up to here was there when the file was opened
-	last   format.StreamCommit // the newest transaction that was there then
-	torn   int64               // how many bytes were behind that
+	f      *os.File            // nil: Begin creates one
+	size   int64               // before Begin: up to the last boundary
+	begun  bool                // f can be written to
+	header *format.Header      // of the newest stream in the file; nil: none
+	lsn    format.LSN          // end of the stream when the file was opened
+	last   format.StreamCommit // newest complete transaction at that time
+	torn   int64               // bytes after the last boundary
 }
 
-// Open opens path, or, if rotate is not 0, the newest of the files path.LSN, of which a new one is
-// to be begun when it has that many bytes. None needs to be there. No other process can open it
-// until Close. Nothing is changed before Begin.
+// Open opens path, or, if rotate is not 0, the newest of the files path.LSN; Full then reports when
+// a file has rotate bytes. The files need not exist. No other process can open the file until
+// Close. Open writes nothing: Begin does.
 func Open(path string, rotate int64) (*File, error) {
 	f := &File{path: path, rotate: rotate}
 	names := []string{path}
@@ -50,7 +50,7 @@ func Open(path string, rotate int64) (*File, error) {
 			err = f.scan()
 		}
 		if err == nil && rotate > 0 && f.header == nil {
-			// It was begun by a process that was killed before anything was in it.
+			// A process created the file and was killed before it wrote a header.
 			err = os.Remove(names[i])
 			_ = f.f.Close()
 			f.f = nil
@@ -70,7 +70,7 @@ func openError(err error) error {
 	return fault.New(fault.Usage, "could not open the output: %w", err)
 }
 
-// names returns the files that are there, oldest first.
+// names returns the existing files, oldest first.
 func (f *File) names() []string {
 	names, _ := filepath.Glob(escape(f.path) + "." + "[0-9A-F]*")
 	names = slices.DeleteFunc(names, func(n string) bool {
@@ -82,7 +82,7 @@ func (f *File) names() []string {
 	return names
 }
 
-// escape makes a pattern that matches s only.
+// escape returns a glob pattern that matches only s.
 func escape(s string) string {
 	var b []byte
 	for i := range len(s) {
@@ -95,8 +95,8 @@ func escape(s string) string {
 	return string(b)
 }
 
-// name returns the name of the file that begins at lsn. All are of one length, so that they sort in
-// the order of the stream.
+// name returns the name of the file that starts at lsn. All names have the same length, so that
+// they sort in the order of the stream.
 func (f *File) name(lsn format.LSN) string {
 	if f.rotate == 0 {
 		return f.path
@@ -106,7 +106,7 @@ func (f *File) name(lsn format.LSN) string {
 
 func (f *File) open(name string, create int) error {
 	if st, err := os.Stat(name); err == nil && !st.Mode().IsRegular() {
-		return fault.New(fault.Usage, "%q is not a regular file", name).WithHint("Redirect standard output into it instead.")
+		return fault.New(fault.Usage, "%q is not a regular file", name).WithHint("Redirect standard output to it instead of using --output.")
 	}
 	file, err := os.OpenFile(name, os.O_RDWR|create, 0o666)
 	if err != nil {
@@ -120,9 +120,9 @@ func (f *File) open(name string, create int) error {
 	return nil
 }
 
-// scan finds the last boundary of transactions in the file. What comes behind it is what a crash
-// leaves: the beginning of a transaction, or, if the machine went down, whatever the disk had of
-// it. Should that have been more, then the slot will not go back far enough, and say so.
+// scan finds the last transaction boundary in the file. The bytes after it are left by a crash: the
+// beginning of a transaction, or, if the machine went down, whatever had reached the disk. If
+// acknowledged changes are missing, the receiver notices that the slot is past the file's position.
 func (f *File) scan() error {
 	r := format.NewReader(f.f)
 	r.LongRecords(huge.Reserve, huge.Free)
@@ -175,19 +175,20 @@ func (f *File) scan() error {
 	}
 }
 
-// begins reports whether a file that is no stream may be what a crash left of one: the first bytes,
-// or zeros, if its length reached the disk and its data did not. No text begins like that.
+// begins reports whether a file that is not a stream may be the remains of one after a crash: its
+// first bytes, or zeros if the length reached the disk and the data did not. No text file begins
+// with these bytes.
 func begins(f *os.File) bool {
 	b := make([]byte, 1)
 	_, err := f.ReadAt(b, 0)
 	return err == nil && (b[0] == 0 || b[0] == 0x93)
 }
 
-// Position returns the LSN up to which the files have everything, 0 if there is nothing in them.
+// Position returns the LSN up to which the files are complete, or 0 if they are empty.
 func (f *File) Position() format.LSN { return f.lsn }
 
-// Last returns the newest whole transaction in the newest file, and the timeline of the source that
-// the file is of; zero if there is none.
+// Last returns the newest complete transaction in the newest file, and the source's timeline in its
+// header; both are zero if there are none.
 func (f *File) Last() (last format.StreamCommit, timeline uint64) {
 	if f.header != nil {
 		timeline = f.header.Timeline
@@ -195,16 +196,16 @@ func (f *File) Last() (last format.StreamCommit, timeline uint64) {
 	return f.last, timeline
 }
 
-// Torn returns how many bytes the first Begin cuts off.
+// Torn returns how many bytes the first Begin truncates.
 func (f *File) Torn() int64 { return f.torn }
 
-// Begin prepares for a stream with this header, which the caller writes next: it cuts off what is
-// not complete at the end of the file, or begins a new one. It does nothing if a stream has been
-// begun already, so that a header may follow one that broke off.
+// Begin prepares the file for a stream with this header, which the caller writes next. It truncates
+// an incomplete end of the file, or creates a new file. It does nothing if the file is ready
+// already: then the header follows a stream that broke off.
 func (f *File) Begin(h *format.Header) error {
 	if old := f.header; old != nil && (old.SystemID != h.SystemID || old.Database != h.Database || old.Slot != h.Slot) {
 		return fault.New(fault.Config,
-			"file %q is of slot %q of database %q on another server or of another slot than %q of %q",
+			"file %q has the stream of slot %q of database %q, which is not slot %q of database %q on this server",
 			f.f.Name(), old.Slot, old.Database, h.Slot, h.Database).
 			WithHint("Choose another name for --output.")
 	}
@@ -224,7 +225,7 @@ func (f *File) Begin(h *format.Header) error {
 		return openError(err)
 	}
 	f.begun, f.size = true, 0
-	// The name must be as durable as what stands under it.
+	// The directory entry must be durable, too.
 	dir, err := os.Open(filepath.Dir(f.path))
 	if err != nil {
 		return err
@@ -239,13 +240,14 @@ func (f *File) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// Sync makes durable what was written.
+// Sync makes everything written durable.
 func (f *File) Sync() error { return f.f.Sync() }
 
-// Full reports whether a new file is to be begun: with an end record, Close, and Begin.
+// Full reports whether it is time for a new file. The caller then writes an end record, and calls
+// Close and Begin.
 func (f *File) Full() bool { return f.rotate > 0 && f.size >= f.rotate }
 
-// Close syncs and closes the file that is open, if one is.
+// Close syncs and closes the open file, if there is one.
 func (f *File) Close() error {
 	if f.f == nil {
 		return nil

@@ -2,10 +2,10 @@ package pgoutput
 
 import "github.com/pgsluice/pgsluice/format"
 
-// Of a large message the beginning says what is to become of it.
+// The beginning of a large message is enough to decide how to handle it.
 
 // BeginMessage decodes the beginning of a logical message. It returns the record without its
-// content, at which byte that begins, and how many bytes it has; nil for everything else.
+// content, the content's offset, and its size in bytes. For other messages it returns nil.
 func (d *Decoder) BeginMessage(begin []byte) (m *format.Message, at, size int) {
 	if len(begin) == 0 || begin[0] != 'M' {
 		return nil, 0, 0
@@ -19,8 +19,8 @@ func (d *Decoder) BeginMessage(begin []byte) (m *format.Message, at, size int) {
 	return m, len(begin) - len(c.b), size
 }
 
-// Unwanted reports whether nothing is to become of a message: a change of a relation that is left
-// out, or, if its transaction is skipped, any change or logical message.
+// Unwanted reports whether a message is dropped: a change of a relation that is left out, or, if
+// its transaction is skipped, any change or logical message.
 func (d *Decoder) Unwanted(begin []byte, skipping bool) bool {
 	if len(begin) == 0 {
 		return false

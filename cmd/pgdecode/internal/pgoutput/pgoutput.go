@@ -1,6 +1,6 @@
 // Package pgoutput turns the messages of PostgreSQL's output plugin pgoutput, protocol versions 1
-// to 4, into records of the stream. It is a pure function of bytes and of the relations that it has
-// seen: it knows no network and no time.
+// to 4, into records of the stream. The result depends only on the bytes and on the relations seen
+// before: the package uses no network and no clock.
 package pgoutput
 
 import (
@@ -15,18 +15,18 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A Decoder decodes the messages of one replication session, in order. The records that it returns
-// are its own, and valid with everything they point to until the next call; values point into the
-// message.
+// A Decoder decodes the messages of one replication session, in order. It owns the records that it
+// returns: they are valid, with everything they point to, until the next call. Values point into
+// the message.
 type Decoder struct {
-	// CheckText makes text that is not UTF-8 a format.RawText: for sources that do not know the
+	// CheckText turns text that is not UTF-8 into format.RawText, for sources that do not know the
 	// encoding of their text.
 	CheckText bool
-	// Skip tells which schemas' relations are left out, with all their changes.
+	// Skip reports whether the relations of a schema are left out, with all their changes.
 	Skip func(schema string) bool
-	// Recorded tells whether a table of the name pgsluice.ddl, which is asked for by its OID, has
-	// what the event triggers of pgcutover ddl install record. Nothing else becomes a ddl record.
-	// nil: none has.
+	// Recorded reports whether a table named pgsluice.ddl, given by its OID, is the one into which
+	// the event triggers of pgcutover ddl install record. Only its rows become ddl records. nil: no
+	// table is.
 	Recorded func(oid uint32) (bool, error)
 
 	relations map[uint32]*relation
@@ -45,22 +45,22 @@ type Decoder struct {
 	oldTuple    format.Tuple
 }
 
-// A relation is what the decoder must remember of one.
+// A relation is the decoder's state for one relation.
 type relation struct {
 	id      uint32
-	raw     []byte // the message, to notice when it is only repeated
+	raw     []byte // the message, to recognize an unchanged repetition
 	record  *format.Relation
 	columns int
 	skip    bool
-	ddl     *recorded // it has statements
+	ddl     *recorded // set for table pgsluice.ddl
 }
 
-// recorded is where the columns of table pgsluice.ddl are.
+// recorded has the column indexes of table pgsluice.ddl.
 type recorded struct{ query, statement int }
 
-// Relations returns the records of all relations that have been described, in the order of their
-// OIDs: what a new stream begins with if it goes on in the middle of a session. They must not be
-// changed after the next call of Decode.
+// Relations returns the records of all relations described so far, ordered by OID. A stream that
+// starts in the middle of a session begins with them. They must not be used after the next call of
+// Decode.
 func (d *Decoder) Relations() []*format.Relation {
 	var all []*format.Relation
 	for _, r := range d.relations {
@@ -72,13 +72,13 @@ func (d *Decoder) Relations() []*format.Relation {
 	return all
 }
 
-// epoch is PostgreSQL's, 2000-01-01, in microseconds since 1970.
+// epoch is PostgreSQL's epoch, 2000-01-01, in microseconds since 1970.
 const epoch = 946684800 * 1000000
 
-// Decode decodes one message. It returns nil for a message that the stream has no use for.
+// Decode decodes one message. It returns nil for a message that has no place in the stream.
 func (d *Decoder) Decode(msg []byte) (format.Record, error) {
 	if len(msg) == 0 {
-		return nil, errors.New("empty message")
+		return nil, errors.New("empty replication message")
 	}
 	c := &cursor{b: msg[1:]}
 	rec, err := d.decode(msg[0], c)
@@ -111,7 +111,7 @@ func (d *Decoder) decode(kind byte, c *cursor) (format.Record, error) {
 	case 'R':
 		d.xid(c)
 		return d.describe(c)
-	case 'Y': // type names: the catalog is asked for them
+	case 'Y': // type names: read from the catalog instead
 		d.xid(c)
 		c.skip()
 		return nil, nil
@@ -144,10 +144,10 @@ func (d *Decoder) decode(kind byte, c *cursor) (format.Record, error) {
 		}
 		return r, nil
 	}
-	return nil, errors.New("unknown kind of message")
+	return nil, errors.New("unknown kind of replication message")
 }
 
-// xid takes the (sub)transaction that a change in a block begins with.
+// xid reads the (sub)transaction at the beginning of a change in a block.
 func (d *Decoder) xid(c *cursor) uint32 {
 	if d.block {
 		return c.uint32()
@@ -162,7 +162,7 @@ func (d *Decoder) decodeInsert(xid uint32, c *cursor) (format.Record, error) {
 		return nil, err
 	}
 	if t := c.byte(); t != 'N' {
-		return nil, fmt.Errorf("tuple %q", t)
+		return nil, fmt.Errorf("unknown kind of tuple %q", t)
 	}
 	if r.ddl != nil {
 		return d.statement(r, xid, c)
@@ -190,7 +190,7 @@ func (d *Decoder) decodeUpdate(xid uint32, c *cursor) (format.Record, error) {
 		t = c.byte()
 	}
 	if t != 'N' {
-		return nil, fmt.Errorf("tuple %q", t)
+		return nil, fmt.Errorf("unknown kind of tuple %q", t)
 	}
 	d.newTuple = d.tuple(c, d.newTuple, r.columns)
 	d.update.New = d.newTuple
@@ -206,14 +206,14 @@ func (d *Decoder) decodeDelete(xid uint32, c *cursor) (format.Record, error) {
 	d.delete.XID = xid
 	d.delete.Relation = r.id
 	if t := c.byte(); t != 'K' && t != 'O' {
-		return nil, fmt.Errorf("tuple %q", t)
+		return nil, fmt.Errorf("unknown kind of tuple %q", t)
 	}
 	d.oldTuple = d.tuple(c, d.oldTuple, r.columns)
 	d.delete.Old = d.oldTuple
 	return &d.delete, nil
 }
 
-// decodeTruncate returns nil for a truncate of relations that are all to be skipped.
+// decodeTruncate returns nil if all relations of the truncate are skipped.
 func (d *Decoder) decodeTruncate(xid uint32, c *cursor) (format.Record, error) {
 	n := c.uint32()
 	flags := c.byte()
@@ -233,7 +233,7 @@ func (d *Decoder) decodeTruncate(xid uint32, c *cursor) (format.Record, error) {
 	return &d.truncate, nil
 }
 
-// messageHead takes a logical message up to its content's length.
+// messageHead reads a logical message up to the length of its content.
 func (d *Decoder) messageHead(xid uint32, c *cursor) *format.Message {
 	flags := c.byte()
 	d.message = format.Message{Transactional: flags&1 != 0, LSN: c.lsn(), Prefix: c.cstring(), XID: xid}
@@ -243,7 +243,7 @@ func (d *Decoder) messageHead(xid uint32, c *cursor) *format.Message {
 	return &d.message
 }
 
-// relation takes a relation's OID. It returns nil if the relation is to be skipped.
+// relation reads a relation's OID. It returns nil if the relation is skipped.
 func (d *Decoder) relation(c *cursor) (*relation, error) {
 	r, err := d.any(c)
 	if err != nil || r.skip {
@@ -252,7 +252,7 @@ func (d *Decoder) relation(c *cursor) (*relation, error) {
 	return r, nil
 }
 
-// any is relation for one that may be to be skipped.
+// any reads a relation's OID and returns the relation, even if it is skipped.
 func (d *Decoder) any(c *cursor) (*relation, error) {
 	id := c.uint32()
 	r := d.relations[id]
@@ -260,12 +260,12 @@ func (d *Decoder) any(c *cursor) (*relation, error) {
 	case c.err != nil:
 		return nil, c.err
 	case r == nil:
-		return nil, fmt.Errorf("relation with OID %d was not described", id)
+		return nil, fmt.Errorf("no description of the relation with OID %d", id)
 	}
 	return r, nil
 }
 
-// statement takes a row of table pgsluice.ddl.
+// statement decodes a row of table pgsluice.ddl.
 func (d *Decoder) statement(r *relation, xid uint32, c *cursor) (format.Record, error) {
 	d.newTuple = d.tuple(c, d.newTuple, r.columns)
 	if c.err != nil {
@@ -326,7 +326,7 @@ func (d *Decoder) tuple(c *cursor, t format.Tuple, columns int) format.Tuple {
 	}
 	n := int(c.uint16())
 	if n != columns && c.err == nil {
-		c.fail(fmt.Errorf("tuple of %d columns, the relation has %d", n, columns))
+		c.fail(fmt.Errorf("tuple has %d columns, but the relation has %d", n, columns))
 	}
 	for ; n > 0 && c.err == nil; n-- {
 		switch k := c.byte(); k {
@@ -344,14 +344,14 @@ func (d *Decoder) tuple(c *cursor, t format.Tuple, columns int) format.Tuple {
 		case 'b':
 			t = append(t, format.Value{Kind: format.Binary, Data: c.bytes(c.uint32())})
 		default:
-			c.fail(fmt.Errorf("column of kind %q", k))
+			c.fail(fmt.Errorf("unknown kind of column %q", k))
 		}
 	}
 	return t
 }
 
-// A cursor cuts values from the front of a message. It is sticky: after the first error everything
-// is zero.
+// A cursor reads values from the front of a message. Its error is sticky: after the first one,
+// every value is zero.
 type cursor struct {
 	b   []byte
 	err error
@@ -366,7 +366,7 @@ func (c *cursor) fail(err error) {
 	c.b = nil
 }
 
-// skip drops the rest of a message that is not looked into.
+// skip drops the rest of the message.
 func (c *cursor) skip() { c.b = nil }
 
 func (c *cursor) bytes(n uint32) []byte {

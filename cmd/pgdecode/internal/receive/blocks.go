@@ -2,23 +2,23 @@ package receive
 
 import "github.com/pgsluice/pgsluice/format"
 
-// Blocks is what is known of the transactions in progress of which blocks have been written.
+// blocks tracks the transactions in progress of which blocks have been written.
 //
-// From version 15 on, a server sends nothing of a transaction that changes no table of the stream,
-// unless it sends it in blocks; and it does not do so in every session: one that begins behind such
-// a transaction's changes has none. So a transaction without changes is written as taken back, and
-// never looked for again.
+// From version 15, a server omits a transaction that changes no table of the stream, unless it
+// sends it in blocks. It does not send the same blocks in every session: a session that starts
+// after the transaction's changes gets none. So a transaction without changes is written as
+// aborted, and is never expected again.
 type blocks struct {
-	open    int             // how many there are
-	xid     uint32          // whose block is open; 0: none is
-	filled  map[uint32]bool // those that have a change
-	pending bool            // the open block's transaction has had none yet
+	open    int             // number of such transactions
+	xid     uint32          // of the open block; 0: none is open
+	filled  map[uint32]bool // xids that have a change
+	pending bool            // the open block's transaction has no change yet
 }
 
-// start takes the beginning of a block.
+// start notes the beginning of a block.
 func (b *blocks) start(xid uint32) { b.xid, b.pending = xid, !b.filled[xid] }
 
-// sent takes the type of a message of the server, whatever becomes of the message.
+// sent notes the type of a message of the server, whether or not the message is written.
 func (b *blocks) sent(kind byte) {
 	if !b.pending {
 		return
@@ -34,7 +34,7 @@ func (b *blocks) sent(kind byte) {
 	}
 }
 
-// ended takes the end of a transaction, and reports whether it has had no change.
+// ended notes the end of a transaction, and reports whether it had no change.
 func (b *blocks) ended(xid uint32) (empty bool) {
 	empty = !b.filled[xid]
 	delete(b.filled, xid)

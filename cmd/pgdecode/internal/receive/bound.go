@@ -12,40 +12,40 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A Line is what pgapply prints: that a position is durable on its target, or that a cutover has
+// A Line is one line of pgapply's output: a position is durable on its target, or a cutover has
 // ended the stream there.
 type Line struct {
 	LSN    format.LSN
 	Ended  bool
-	Token  string // of the migration that the target knows; empty if it knows none
-	Target string // which target that is; empty in lines of none
+	Token  string // of the migration on the target; empty if there is none
+	Target string // identifies the target; may be empty
 }
 
-// bound decides which lines are believed, and remembers what they say. A slot is acknowledged for
-// one target: the first whose line is believed.
+// bound decides which lines are accepted, and keeps what they say. A slot is acknowledged for one
+// target: the first whose line is accepted.
 type bound struct {
 	confirmed atomic.Uint64
 	ended     atomic.Bool
-	foreign   atomic.Pointer[fault.Error] // a line of another target was there
+	foreign   atomic.Pointer[fault.Error] // set by a line of another target
 
 	mu      sync.Mutex
 	known   bool         // binding has been read
-	binding slot.Binding // as it is on the source, or would be if that could be written
+	binding slot.Binding // as on the source, or as it would be if we could write there
 }
 
-// know takes the slot's binding, as read from the source.
+// know sets the slot's binding, as read from the source.
 func (b *bound) know(binding slot.Binding) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.known && binding.Target == "" {
-		binding.Target = b.binding.Target // it could not be written
+		binding.Target = b.binding.Target // the source does not have it: it could not be written
 	}
 	b.known, b.binding = true, binding
 }
 
-// Confirm takes a line. What is there before the slot has been looked at was not printed because of
-// anything that this process has written; nor is a position that it has not written yet. Such lines
-// are of an earlier time, or of another stream. So are those of another migration.
+// Confirm takes a line. It ignores lines that cannot answer this process's stream: those read
+// before the slot was inspected, those with a position that has not been written yet, and those of
+// another migration. They are left from an earlier run or belong to another stream.
 func (r *Receiver) Confirm(ctx context.Context, l Line) {
 	b := &r.bound
 	b.mu.Lock()
@@ -72,12 +72,12 @@ func (r *Receiver) Confirm(ctx context.Context, l Line) {
 	}
 }
 
-// bind writes down the target that the slot belongs to, unless another process has done so
-// meanwhile.
+// bind records the target that the slot belongs to, unless another process has recorded one in the
+// meantime.
 func (r *Receiver) bind(ctx context.Context, want slot.Binding) (slot.Binding, error) {
 	if want.Token == "" && !slices.Contains(r.Publications, r.Slot) {
-		// A slot that was made by hand, for a publication of many: nothing would take the line away
-		// when the slot goes.
+		// The slot was created by hand, for a publication that other slots share. Nothing would
+		// remove the line from the publication's comment when the slot is dropped.
 		return want, nil
 	}
 	c, err := r.Server.Connect(ctx)
@@ -91,14 +91,14 @@ func (r *Receiver) bind(ctx context.Context, want slot.Binding) (slot.Binding, e
 	}
 	set, err := slot.SetBinding(ctx, c, r.Slot, r.Publications, want)
 	if err == nil && !set {
-		r.Log.Info(fmt.Sprintf("the comments of the publications of slot %s cannot be written, so that nothing says which target it belongs to", r.Slot))
+		r.Log.Info(fmt.Sprintf("could not comment on the publications of slot %s: the source does not record which target the slot belongs to", r.Slot))
 	}
 	return want, err
 }
 
 func (r *Receiver) otherTarget(ctx context.Context, b slot.Binding, other string) *fault.Error {
-	e := fault.New(fault.Config, "slot %q is acknowledged for another target than the one whose confirmations come", r.Slot).
-		WithDetail("It belongs to target %s, and these are of target %s. What only one of them has would be lost to the other.",
+	e := fault.New(fault.Config, "slot %q belongs to another target than the one that sends confirmations", r.Slot).
+		WithDetail("The slot belongs to target %s, and the confirmations come from target %s. Changes that only one of the targets has would be lost to the other.",
 			b.Target, other)
 	give := ""
 	if c, err := r.Server.Connect(ctx); err == nil {
@@ -106,7 +106,7 @@ func (r *Receiver) otherTarget(ctx context.Context, b slot.Binding, other string
 		_ = c.Close(ctx)
 	}
 	if give == "" {
-		return e.WithHint("Stop the program that applies to the wrong one.")
+		return e.WithHint("Stop the pgapply that is connected to the wrong target.")
 	}
-	return e.WithHint("Apply to the right one (pgsluice.streams has its target_id). If the slot is to be given to this target, which then has to have all that the other has, on the source: %s", give)
+	return e.WithHint("Apply to the right target: its target_id is in pgsluice.streams. To give the slot to this target, which then must have every change that the other has, on the source: %s", give)
 }

@@ -8,13 +8,13 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// An ending is the wish that we stop.
+// An ending tracks the request to stop.
 type ending struct {
 	stop  <-chan struct{}
 	since time.Time // when it was first seen
 }
 
-// wished reports whether we are to stop.
+// wished reports whether a stop has been requested.
 func (e *ending) wished() bool {
 	select {
 	case <-e.stop:
@@ -27,11 +27,12 @@ func (e *ending) wished() bool {
 	}
 }
 
-// overdue reports whether the end of an open transaction has been waited for long enough.
+// overdue reports whether the wait for the end of an open transaction is over.
 func (e *ending) overdue() bool { return e.wished() && time.Since(e.since) > boundaryTimeout }
 
-// boundary ends the stream if that is wanted and no transaction is open. If there is nobody any
-// more for whom to wait, or it has been waited for long enough, an open one is taken back.
+// boundary ends the stream if requested and no transaction is open. It does not wait for an open
+// transaction if the target has ended the stream or the wait is overdue: the transaction is then
+// discarded.
 func (s *session) boundary() (done bool, err error) {
 	if foreign := s.bound.foreign.Load(); foreign != nil {
 		return true, foreign
@@ -55,11 +56,11 @@ func (s *session) boundary() (done bool, err error) {
 	return false, nil
 }
 
-// within reports whether a transaction is open, be it written or not.
+// within reports whether a transaction is open, whether it is being written or not.
 func (s *session) within() bool { return s.w.InTransaction() || s.without == theTransaction }
 
-// finish writes the end record and gives the target a moment to make durable what it has, so that
-// the slot learns of it.
+// finish writes the end record, and gives the target time to confirm the last changes, so that the
+// slot is acknowledged.
 func (s *session) finish(reason string) error {
 	err := s.end(s.w, reason)
 	if err != nil && !errors.Is(err, cli.ErrStopped) || !s.Confirms && s.Keeper == nil {
@@ -77,10 +78,10 @@ func (s *session) finish(reason string) error {
 	return err
 }
 
-// boundaryTimeout is how long after the wish to stop the end of an open transaction is waited for:
-// it may be large, or its server silent. pgapply, told to stop at the same time, waits longer.
+// boundaryTimeout is how long after a request to stop we wait for the end of an open transaction:
+// it may be large, or the server may be silent. pgapply, stopped at the same time, waits longer.
 const boundaryTimeout = 3 * time.Second
 
-// confirmTimeout bounds the wait for the last confirmation. Nothing is lost without it: the slot
-// stays a little behind.
+// confirmTimeout bounds the wait for the last confirmation. Without that confirmation nothing is
+// lost: the slot only lags a little.
 const confirmTimeout = 5 * time.Second

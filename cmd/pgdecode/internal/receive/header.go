@@ -7,7 +7,7 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// begin writes a header for what follows start.
+// begin writes a header for the changes after start.
 func (r *Receiver) begin(w *format.Writer, start format.LSN) error {
 	h := r.identity.Header(format.Changes)
 	h.Producer = "pgdecode " + cli.Version()
@@ -17,7 +17,7 @@ func (r *Receiver) begin(w *format.Writer, start format.LSN) error {
 		r.clock = time.Time{}
 	}
 	h.Slot, h.Publications, h.StartLSN = r.Slot, r.Publications, start
-	h.Token, h.Minor = r.token, format.Minor // of which statements that change the schema make use
+	h.Token, h.Minor = r.token, format.Minor // ddl records use the fields of this minor version
 	if r.Keeper != nil {
 		if err := r.Keeper.Begin(h); err != nil {
 			return err
@@ -34,8 +34,8 @@ func (r *Receiver) begin(w *format.Writer, start format.LSN) error {
 func (r *Receiver) end(w *format.Writer, reason string) error {
 	if r.header != nil {
 		if w.InTransaction() {
-			// The session broke in a transaction; a header takes that back. What was before the
-			// transaction is not in this stream any more.
+			// The session broke within a transaction. A header discards that transaction; the
+			// stream after it starts at the position reached.
 			h := *r.header
 			h.StartLSN, h.SourceLSN = r.position, 0
 			if err := write(w, &h); err != nil {

@@ -10,18 +10,17 @@ import (
 )
 
 // A source that goes back in time (a restored backup, a standby that was behind when it was
-// promoted) writes other transactions at positions that have been written to the stream. They must
-// not be taken for those. So a new session begins with the last transaction that was written, and
-// drops it when it comes again, exactly; and before that, the source's timelines and the end of its
-// WAL are looked at.
+// promoted) writes other transactions at LSNs that the stream has passed. They must not be mistaken
+// for the old ones. So each session first checks the source's timelines and the end of its WAL. It
+// then reads the last transaction written once more, compares it and drops it.
 
-// sameHistory checks that the source has what was written.
+// sameHistory checks that the source has the history that was written.
 func (r *Receiver) sameHistory(id *slot.Identity) error {
 	if r.position == 0 {
 		return nil
 	}
 	if id.At < r.position {
-		return r.parted(fmt.Sprintf("its WAL ends at LSN %v, and changes up to LSN %v have been read", id.At, r.position))
+		return r.parted(fmt.Sprintf("The source's WAL ends at LSN %v, but changes up to LSN %v have been read", id.At, r.position))
 	}
 	if r.Timeline == 0 || r.Timeline == id.Timeline {
 		return nil
@@ -29,10 +28,10 @@ func (r *Receiver) sameHistory(id *slot.Identity) error {
 	h := format.Header{History: id.History}
 	switch end, ok := h.EndOf(r.Timeline); {
 	case ok && r.position > end:
-		return r.parted(fmt.Sprintf("it is on timeline %d now, its timeline %d ended at LSN %v, and changes of that one up to LSN %v have been read",
+		return r.parted(fmt.Sprintf("The source is on timeline %d. Its timeline %d ended at LSN %v, but changes of that timeline up to LSN %v have been read",
 			id.Timeline, r.Timeline, end, r.position))
 	case !ok && (len(id.History) > 0 || id.Timeline < r.Timeline):
-		return r.parted(fmt.Sprintf("it is on timeline %d, which does not descend from timeline %d, whose changes up to LSN %v have been read",
+		return r.parted(fmt.Sprintf("The source is on timeline %d, which does not descend from timeline %d. Changes of timeline %[2]d up to LSN %[3]v have been read",
 			id.Timeline, r.Timeline, r.position))
 	}
 	return nil
@@ -40,12 +39,12 @@ func (r *Receiver) sameHistory(id *slot.Identity) error {
 
 func (r *Receiver) parted(why string) error {
 	e := fault.New(fault.Unavailable,
-		"the source has gone back in time: it does not have what was read from it").
-		WithDetail("%s", "Seen there: "+why+".")
-	return e.WithHint("Is it the right server? If so, the target needs a new full load. %s", slot.Anew(r.Slot))
+		"the source has gone back in time: changes that were read from it are missing").
+		WithDetail("%s.", why)
+	return e.WithHint("Check that --source leads to the right server. If it does, the target needs a new full load. %s", slot.Anew(r.Slot))
 }
 
-// resume returns where a session begins, and the transaction that has to come first, if the slot
+// resume returns where a session starts, and the transaction that must arrive first, if the slot
 // goes back that far.
 func (r *Receiver) resume() (from format.LSN, must format.StreamCommit) {
 	if r.Last.EndLSN == 0 || r.start >= r.Last.EndLSN {
@@ -60,12 +59,12 @@ func describe(xid uint32, commit format.LSN, at format.Time) string {
 
 func (s *session) notMet(instead string) error {
 	if s.must.EndLSN != 0 {
-		instead += ", where " + describe(s.must.XID, s.must.CommitLSN, s.must.Time) + " was"
+		instead += "; expected " + describe(s.must.XID, s.must.CommitLSN, s.must.Time)
 	}
-	return s.parted(instead)
+	return s.parted("The source sent " + instead)
 }
 
-// meetBegin is meet as far as a transaction's begin tells, so that nothing of one that is wrong is
+// meetBegin is meet for a transaction's begin record, so that no record of a wrong transaction is
 // written.
 func (s *session) meetBegin(b *format.Begin) error {
 	if s.must.EndLSN != 0 {
@@ -77,8 +76,7 @@ func (s *session) meetBegin(b *format.Begin) error {
 	return s.meetSkipped(format.StreamCommit{XID: b.XID, CommitLSN: b.CommitLSN, Time: b.Time})
 }
 
-// meet takes a transaction that has come to its end, and reports whether it is the one that was to
-// come again.
+// meet checks a complete transaction, and reports whether it is the one that had to arrive again.
 func (s *session) meet(t format.StreamCommit) (again bool, err error) {
 	switch {
 	case s.must.EndLSN == 0:
@@ -93,23 +91,22 @@ func (s *session) meet(t format.StreamCommit) (again bool, err error) {
 	return false, nil
 }
 
-// meetSkipped refuses a transaction behind the last one that was written, and before the position:
-// there was none.
+// meetSkipped rejects a transaction between the last one written and the position: there was none.
 func (s *session) meetSkipped(t format.StreamCommit) error {
 	if s.Last.EndLSN != 0 && t.CommitLSN >= s.Last.EndLSN && t.CommitLSN < s.position {
-		return s.notMet(describe(t.XID, t.CommitLSN, t.Time) + ", where there was none")
+		return s.notMet(describe(t.XID, t.CommitLSN, t.Time) + "; expected none there")
 	}
 	return nil
 }
 
-// meetPosition takes a position up to which the server has sent everything.
+// meetPosition checks a position up to which the server has sent everything.
 func (s *session) meetPosition(lsn format.LSN) error {
 	if s.must.EndLSN == 0 || lsn < s.must.EndLSN {
 		return nil
 	}
-	return s.notMet(fmt.Sprintf("nothing more up to LSN %v", lsn))
+	return s.notMet(fmt.Sprintf("no more transactions up to LSN %v", lsn))
 }
 
-// hides reports whether blocks of a transaction are not to be written, because it is the one that
-// comes again. Should it be another one with its number, then its end will tell.
+// hides reports whether to leave out a transaction's blocks because it is the one that must arrive
+// again. If it is another transaction with the same xid, meet notices at its end.
 func (s *session) hides(xid uint32) bool { return s.must.EndLSN != 0 && xid == s.must.XID }

@@ -11,7 +11,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 )
 
-// reader returns the session that reads the slot, nil if it is not known.
+// reader returns the session that reads the slot, or nil if it is not known.
 func (r *Receiver) reader(ctx context.Context) *slot.Reader {
 	c, err := r.Server.Connect(ctx)
 	if err != nil {
@@ -25,25 +25,25 @@ func (r *Receiver) reader(ctx context.Context) *slot.Reader {
 	return reader
 }
 
-// inUse is the error for a slot that is not given free. Its reader may be a session whose process
-// is gone, which the server will notice: that is worth trying again. One that is at work is not.
+// inUse returns the error for a slot that is not released. The slot's reader may be a session whose
+// process is gone, which the server will notice: then trying again helps. If the reader is active,
+// trying again does not help.
 func (r *Receiver) inUse(ctx context.Context, before *slot.Reader, err error) error {
 	now := r.reader(ctx)
 	if !before.Lives(now) {
 		e := fault.New(fault.TryAgain, "slot %q is in use by another session: %w", r.Slot, err).
-			WithHint("Is another pgdecode running? On the source: SELECT * FROM pg_replication_slots WHERE slot_name = '%s'", r.Slot)
+			WithHint("Is another pgdecode running? On the source: SELECT * FROM pg_catalog.pg_replication_slots WHERE slot_name = '%s';", r.Slot)
 		if now != nil {
-			e.Detail = "It is " + now.Text + "."
+			e.Detail = "The session is " + now.Text + "."
 		}
 		return e
 	}
-	return fault.New(fault.Config, "slot %q is being read already, by a process that is at work: %w", r.Slot, err).
-		WithDetail("It is %s.", now.Text).
-		WithHint("One scripts/sync, or pgdecode, at a time reads a slot. Leave that one at work, or stop it first; on its host, pgrep -af 'pgdecode.*%s' finds it.", r.Slot)
+	return fault.New(fault.Config, "slot %q is being read by another running process: %w", r.Slot, err).
+		WithDetail("The process is %s.", now.Text).
+		WithHint("Only one process can read a slot. Let that one run, or stop it first. To find it on its host: pgrep -af 'pgdecode.*%s'", r.Slot)
 }
 
-// releaseTimeout is how long the server may take to notice that the process which used the slot
-// before is gone.
+// releaseTimeout is how long the server may take to notice that the slot's previous reader is gone.
 const releaseTimeout = 2 * time.Second
 
 func slotInUse(err error) bool {

@@ -7,24 +7,25 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A Keeper keeps the stream on a disk. What it has made durable is acknowledged to the slot.
+// A Keeper stores the stream on disk. Changes that it has made durable are acknowledged to the
+// slot.
 type Keeper interface {
-	// Begin is called before a header is written. After Close it begins a new file.
+	// Begin is called before a header is written. After Close, it starts a new file.
 	Begin(*format.Header) error
-	// Sync makes durable what was written.
+	// Sync makes everything written durable.
 	Sync() error
-	// Full reports whether a new file is to be begun.
+	// Full reports whether it is time to start a new file.
 	Full() bool
 	Close() error
 }
 
-// syncEvery bounds how often a disk is waited for. What is not durable yet is not lost when we die:
-// it is read from the slot again.
+// syncEvery is the least time between syncs. A crash loses no changes that are not durable yet:
+// they are read from the slot again.
 const syncEvery = 100 * time.Millisecond
 
-// keep makes durable what has been written, and begins a new file when the old one is full: at
-// boundaries of transactions only, and while no transaction in progress has blocks in the old file,
-// because a header makes readers forget those.
+// keep syncs the file, and starts a new one when it is full. It does so only between transactions,
+// and rotates only while no transaction in progress has blocks in the old file, because readers
+// forget blocks at a header.
 func (s *session) keep() error {
 	if s.Keeper == nil || s.within() {
 		return nil
@@ -50,8 +51,8 @@ func (s *session) sync() error {
 	return nil
 }
 
-// rotate ends the stream and begins another one in a new file. The server has described the
-// relations and will not do so again.
+// rotate ends the stream and starts another one in a new file. It repeats the relations, because
+// the server describes each only once per session.
 func (s *session) rotate() error {
 	if _, err := s.w.End(format.Complete, s.position); err != nil {
 		return writeError(err)

@@ -12,9 +12,9 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// large handles a large message of which only the beginning has come. A row is put together once,
-// and written from there. A logical message may be of use to nobody: it passes in pieces. What is
-// not wanted is left to the connection, which skips it.
+// large handles a large message of which only the beginning has arrived. A row is assembled in
+// memory once, and written from there. A logical message is passed on in pieces. Messages that are
+// left out are skipped by the connection.
 func (s *session) large(ctx context.Context, begin []byte) (done bool, err error) {
 	if len(begin) > 25 && begin[0] == 'w' {
 		s.blocks.sent(begin[25])
@@ -42,14 +42,13 @@ func (s *session) large(ctx context.Context, begin []byte) (done bool, err error
 	}
 }
 
-// goOn sets the next deadline for a message that takes long to come.
+// goOn sets the next deadline for a message that takes long to arrive.
 func (s *session) goOn(ctx context.Context) error {
 	_ = s.conn.SetReadDeadline(time.Now().Add(tick))
 	return ctx.Err()
 }
 
-// passOn writes a logical message of which the beginning of its content has come, and the rest as
-// it comes.
+// passOn writes a logical message from the beginning of its content, and the rest as it arrives.
 func (s *session) passOn(ctx context.Context, m *format.Message, begin []byte, size int) (done bool, err error) {
 	rest := &rest{session: s, ctx: ctx}
 	err = s.w.WriteFrom(m, size, io.MultiReader(bytes.NewReader(begin), rest))
@@ -68,7 +67,7 @@ func (s *session) passOn(ctx context.Context, m *format.Message, begin []byte, s
 	return false, s.refused(err)
 }
 
-// A rest is what is still to come of a message.
+// A rest reads the part of a message that has not arrived yet.
 type rest struct {
 	*session
 	ctx context.Context

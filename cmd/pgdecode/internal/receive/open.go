@@ -19,15 +19,13 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// quietServer replaces a wal_sender_timeout of 0, never, by a very long one. A server without it
-// looks for our answer, in vain, after every message that it sends: measured with small
-// transactions, that is a sixth of the processor time that decoding costs it. Before 12 the setting
-// is not a session's to make.
+// quietServer replaces a wal_sender_timeout of 0 (never) by a very long one. A server with 0 checks
+// for a reply after every message: measured with small transactions, that is a sixth of its
+// processor time for decoding. Before version 12, a session cannot change the setting.
 const quietServer = "SELECT pg_catalog.set_config('wal_sender_timeout', '1d', false) " +
 	"WHERE pg_catalog.current_setting('wal_sender_timeout') = '0' AND pg_catalog.current_setting('server_version_num')::int >= 120000"
 
-// session holds one session, from its beginning to its end. It calls connected when the server has
-// accepted it.
+// session runs one session from start to end. It calls connected when the server has accepted it.
 func (r *Receiver) session(ctx context.Context, w *format.Writer, connected func()) error {
 	types, err := r.inspect(ctx)
 	if err != nil {
@@ -61,12 +59,12 @@ func (r *Receiver) session(ctx context.Context, w *format.Writer, connected func
 		defer close(done)
 		s.sendStatus(status)
 	}()
-	// The last status must be out before the connection is closed.
+	// The last status must be sent before the connection is closed.
 	defer func() { stopStatus(); <-done }()
 	return s.run(ctx)
 }
 
-// connect opens a replication connection to the source that was read before.
+// connect opens a replication connection, and checks that it leads to the same source as before.
 func (r *Receiver) connect(ctx context.Context) (*pgwire.Conn, *pgdial.Gulp, error) {
 	pg, gulp, err := r.Server.ConnectRaw(ctx, true)
 	if err != nil {
@@ -84,7 +82,7 @@ func (r *Receiver) connect(ctx context.Context) (*pgwire.Conn, *pgdial.Gulp, err
 	return conn, gulp, err
 }
 
-// inspect checks on an ordinary session that the slot can be used, and reads the names of types.
+// inspect checks in an ordinary session that the slot can be used, and reads the names of types.
 func (r *Receiver) inspect(ctx context.Context) (map[uint32]string, error) {
 	c, err := r.Server.Connect(ctx)
 	if err != nil {
@@ -118,12 +116,12 @@ func (r *Receiver) inspect(ctx context.Context) (map[uint32]string, error) {
 		return nil, err
 	}
 	if r.position != 0 && info.Confirmed > r.position {
-		// A slot that was moved past what we have written: something is missing, and only a gap in
-		// the header would tell.
+		// The slot was moved past the last change written. Changes are missing, and only the gap
+		// between two headers would show it.
 		return nil, fault.New(fault.Unavailable,
-			"slot %q was moved to LSN %v, past %v up to where changes were read", r.Slot, info.Confirmed,
+			"slot %q was moved to LSN %v, but changes were read only up to LSN %v", r.Slot, info.Confirmed,
 			r.position).
-			WithDetail("Somebody else used the slot, and the changes between are lost to this stream.").
+			WithDetail("Another session used the slot. The changes in between are lost to this stream.").
 			WithHint("The target needs a new full load. %s", slot.Anew(r.Slot))
 	}
 	r.start = info.Confirmed
@@ -131,7 +129,7 @@ func (r *Receiver) inspect(ctx context.Context) (map[uint32]string, error) {
 	if err != nil {
 		return nil, r.Server.Explain(err)
 	}
-	// only now: the next session asks for them again if this one breaks
+	// Set only now: if the session breaks before this point, the next one checks them again.
 	r.Publications = publications
 	if err := slot.RequireRecorded(ctx, c, publications); err != nil {
 		return nil, r.Server.Explain(err)
@@ -154,7 +152,7 @@ func (r *Receiver) identify(ctx context.Context, pg *pgconn.PgConn) error {
 	}
 	if r.header != nil && id.SystemID != r.identity.SystemID {
 		return fault.New(fault.Unavailable,
-			"the source has become another server: its system identifier was %s and is now %s",
+			"the source is not the same server as before: its system identifier was %s and is now %s",
 			r.identity.SystemID, id.SystemID)
 	}
 	if err := r.sameHistory(&id); err != nil {
@@ -164,8 +162,8 @@ func (r *Receiver) identify(ctx context.Context, pg *pgconn.PgConn) error {
 	return nil
 }
 
-// recorded reports whether a table has what event triggers record, and nothing else. It is asked
-// when the table is met: the triggers may have been made while we are at work.
+// recorded reports whether a table is the one that the event triggers record into. It is called
+// when the table first appears: the triggers may be installed while pgdecode runs.
 func (r *Receiver) recorded(ctx context.Context, oid uint32) (bool, error) {
 	c, err := r.Server.Connect(ctx)
 	if err != nil {
@@ -179,8 +177,8 @@ func (r *Receiver) recorded(ctx context.Context, oid uint32) (bool, error) {
 	return recorder.Trusted() && recorder.OID == oid, recorder.Err()
 }
 
-// startReplication starts streaming. The process that read the slot before may have ended a moment
-// ago.
+// startReplication starts streaming. It waits for the slot's previous reader, which may have exited
+// a moment ago.
 func (r *Receiver) startReplication(ctx context.Context, conn *pgwire.Conn, from format.LSN) error {
 	sql := slot.StartCommand(r.identity.Version, r.Slot, from, r.Publications)
 	began := time.Now()
@@ -197,9 +195,9 @@ func (r *Receiver) startReplication(ctx context.Context, conn *pgwire.Conn, from
 		case waited > releaseTimeout:
 			return r.inUse(ctx, reader, err)
 		case reader == nil && waited > releaseTimeout/2:
-			// What a process that has just ended had sent is read by now.
+			// By now the server has read the last messages of a process that has just exited.
 			if reader = r.reader(ctx); reader != nil && r.header == nil {
-				r.Log.Warn(fmt.Sprintf("slot %s is in use by another session, %s; waiting for it for %v",
+				r.Log.Warn(fmt.Sprintf("slot %s is in use by another session, %s; waiting %v for it",
 					r.Slot, reader.Text, releaseTimeout))
 			}
 		}
@@ -213,16 +211,15 @@ func (r *Receiver) startReplication(ctx context.Context, conn *pgwire.Conn, from
 	}
 }
 
-// refused explains why the server has ended the session. Decoding begins at the same place in every
-// session, so what the server cannot decode in one it cannot in any: measured with 15.20, where
-// about one of 15 slots that are made while tables are truncated all the time lacks one of those
-// truncates.
+// refused explains why the server ended the session. Decoding starts at the same place in every
+// session, so a change that one session cannot decode, none can. Measured with 15.20: of slots
+// created while tables are truncated all the time, one in 15 misses a truncate.
 func (s *session) refused(err error) error {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) || pg.Code != "XX000" || !strings.HasPrefix(pg.Message, "could not map file") {
 		return s.Server.Explain(err)
 	}
 	return fault.New(fault.Unavailable, "the source cannot decode slot %q after LSN %v: %w", s.Slot, s.position, pg).
-		WithDetail("This is a defect of PostgreSQL: a slot that is made while tables are truncated or rewritten may miss that.").
-		WithHint("The target needs a new full load, begun while no table is truncated or rewritten. %s", slot.Anew(s.Slot))
+		WithDetail("This is a defect of PostgreSQL: a slot that is created while tables are truncated or rewritten may miss those changes.").
+		WithHint("The target needs a new full load. Start it while no table is truncated or rewritten. %s", slot.Anew(s.Slot))
 }

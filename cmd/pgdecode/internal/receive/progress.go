@@ -6,21 +6,21 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// heard is what the server has told of its WAL.
+// heard is the server's last report about its WAL.
 type heard struct {
 	at     format.LSN // everything before it has been sent
 	clock  format.Time
-	passed time.Time // when the stream was last told
+	passed time.Time // when the last progress record was written
 }
 
-// progress writes a progress record if the server's position has moved past everything that was
-// written, or if it is time for one; often enough, or at once.
+// progress writes a progress record if the server's position is past everything written, or if the
+// heartbeat is due. It limits their rate, unless now is set.
 func (s *session) progress(now bool) error {
 	since := time.Since(s.heard.passed)
 	if s.within() || s.heard.at <= s.position && since < heartbeat || !now && since < progressEvery {
 		return nil
 	}
-	if since >= heartbeat { // the next one should know better
+	if since >= heartbeat { // so that the next one has a newer position
 		s.answers.send(true)
 	}
 	if err := s.meetPosition(s.heard.at); err != nil {

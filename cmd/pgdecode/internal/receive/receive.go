@@ -1,6 +1,6 @@
-// Package receive holds the replication session: it starts it, keeps it alive, tells the server
-// what the target has made durable, and starts it again when it breaks. What the messages mean is
-// pgoutput's business.
+// Package receive runs the replication session: it starts the session, keeps it alive, tells the
+// server what the target has made durable, and restarts the session when it breaks. Package
+// pgoutput decodes the messages.
 package receive
 
 import (
@@ -17,56 +17,57 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A Receiver reads a slot's changes into a stream.
+// A Receiver writes a slot's changes to a stream.
 type Receiver struct {
 	Server       pgdial.Server
 	Slot         string
 	Publications []string
-	// end at the first transaction boundary at or after it; 0: never
+	// Until ends the stream at the first transaction boundary at or after it; 0: never.
 	Until format.LSN
-	// Confirm is called with what the target has; without it nothing is acknowledged
+	// Confirms says that Confirm is called with the target's positions. Without it, nothing is
+	// acknowledged.
 	Confirms bool
-	Stop     <-chan struct{} // come to an end at the next transaction boundary
-	// if the stream is kept rather than passed on; then Confirm is not called
+	Stop     <-chan struct{} // closed: end the stream at the next transaction boundary
+	// Keeper is set if the stream goes to files. Confirm is then not called.
 	Keeper Keeper
-	// what an earlier run has written up to here is not to be written again; 0: go on where the
-	// slot is
+	// Resume is the position up to which an earlier run has written the stream; 0: start where the
+	// slot is.
 	Resume format.LSN
-	// the newest transaction that was written, whichever way it was sent; zero: none was
+	// Last is the newest transaction written, whether sent in blocks or not; zero: none.
 	Last format.StreamCommit
-	// of the source, that it was written of; 0 if that is not known
+	// Timeline is the source's timeline when Last was written; 0 if unknown.
 	Timeline uint64
-	Named    bool // the source has been named on standard error
+	Named    bool // the source's address has been logged
 	Log      *slog.Logger
 
 	source
 	bound    bound
 	reached  reached
 	position format.LSN     // everything up to here has been written
-	header   *format.Header // the newest one that was written, nil: none was
+	header   *format.Header // the newest one written; nil: none
 }
 
-// A source is what a look at the server has found, before the newest session.
+// A source is what inspect found on the server before the newest session.
 type source struct {
 	identity slot.Identity
-	clock    time.Time  // before the server was asked where its WAL is; zero when a header has told
-	token    string     // of the migration, that the slot was made with
+	clock    time.Time  // the server's, taken before its WAL position; zero once a header has it
+	token    string     // of the migration; made together with the slot
 	start    format.LSN // of the slot
 }
 
-// Run writes a stream to w until Until is reached (the end record then says complete), Stop is
-// closed (it says stopped, and the error is cli.ErrStopped), or something fails for good. A session
-// that breaks is started again, with a new header in the stream.
+// Run writes a stream to w until it reaches Until (the end record says complete), Stop is closed
+// (the end record says stopped, and the error is cli.ErrStopped), or an error remains that a new
+// session cannot cure. When a session breaks, Run starts a new one and writes a new header.
 func (r *Receiver) Run(ctx context.Context, w *format.Writer) error {
 	const firstDelay, lastDelay = 200 * time.Millisecond, 30 * time.Second
 	delay := firstDelay
 	r.position = r.Resume
-	var down time.Time // since when there has been no session
+	var down time.Time // since when the source has been unreachable
 	for {
 		began := r.position
 		err := r.session(ctx, w, func() {
 			if !down.IsZero() {
-				r.Log.Info(fmt.Sprintf("connected to the source again after %v, going on after LSN %v",
+				r.Log.Info(fmt.Sprintf("connected to the source again after %v, continuing after LSN %v",
 					time.Since(down).Round(time.Millisecond), r.position))
 				down = time.Time{}
 			}
@@ -78,7 +79,7 @@ func (r *Receiver) Run(ctx context.Context, w *format.Writer) error {
 			return foreign
 		}
 		if r.bound.ended.Load() {
-			// The reader may have gone already, and does not care for the end record.
+			// The reader may have exited already, and does not need the end record.
 			_ = r.end(w, format.Complete)
 			return nil
 		}
@@ -106,8 +107,8 @@ func (r *Receiver) Run(ctx context.Context, w *format.Writer) error {
 	}
 }
 
-// awaitLastLine gives the last line of a reader that has gone the time to be read: pgapply prints
-// that a cutover has ended the stream, and then closes the pipe. We may see the second first.
+// awaitLastLine waits for the last line of a reader that has exited. At a cutover, pgapply prints
+// that the stream has ended and then closes the pipe. We may notice the closed pipe first.
 func (r *Receiver) awaitLastLine(ctx context.Context) {
 	if !r.Confirms {
 		return
@@ -121,12 +122,12 @@ func (r *Receiver) awaitLastLine(ctx context.Context) {
 	}
 }
 
-// giveUpAfter is when a source that stays away becomes the supervisor's problem: longer than a
-// managed service's failover takes.
+// giveUpAfter is how long an unreachable source is retried before the process exits and leaves it
+// to its supervisor. It is longer than the failover of a managed service.
 const giveUpAfter = 5 * time.Minute
 
-// retryable reports whether a new session may cure err. Before the first header the caller is told
-// at once.
+// retryable reports whether a new session may cure err. Before the first header, every error is
+// reported at once.
 func (r *Receiver) retryable(err error) bool {
 	if fault.StatusOf(err) != fault.TryAgain || cli.IsBrokenPipe(err) {
 		return false

@@ -16,16 +16,16 @@ import (
 )
 
 const (
-	// tick is how often an idle session looks after itself: it is what a dead reader of the pipe, a
-	// signal and a moved WAL position wait for at most. The server hears of us as often, which is
-	// enough for every wal_sender_timeout above a second.
+	// tick is the interval at which an idle session checks for a closed pipe, a signal and a new
+	// WAL position. It sends a status to the server at the same interval, which satisfies every
+	// wal_sender_timeout above a second.
 	tick = 200 * time.Millisecond
-	// progressEvery bounds the progress records of a source whose WAL moves without us; heartbeat
-	// is how often there is one in any case: it tells whoever reads the stream that it is alive,
-	// and us if nobody does.
+	// progressEvery is the least time between progress records while the source's WAL advances
+	// without changes of ours. heartbeat is the most: it tells the stream's reader that pgdecode is
+	// alive, and pgdecode whether anybody reads.
 	progressEvery = 200 * time.Millisecond
 	heartbeat     = time.Second
-	// behindBy is how old a commit must be, by the server's own clock, for throughput to count more
+	// behindBy is the age of a commit, by the server's own clock, from which throughput counts more
 	// than latency.
 	behindBy = 100 * time.Millisecond
 )
@@ -42,22 +42,22 @@ type session struct {
 	answers answers
 	ending  ending
 	heard   heard
-	must    format.StreamCommit // the transaction that has to come again first; zero: none
-	xid     uint32              // of the newest transaction that was not sent in blocks
+	must    format.StreamCommit // the transaction that must arrive again first; zero: none
+	xid     uint32              // of the newest transaction not sent in blocks
 	without without
 	blocks  blocks
-	synced  time.Time // when the Keeper was last asked to make durable what it has
-	// since when the beginning of a transaction has been held back; zero if none is
+	synced  time.Time // when the Keeper was last synced
+	// unsent is since when the beginning of a transaction has been held back; zero: none is.
 	unsent time.Time
 }
 
-// A without is what the stream goes without at present.
+// A without is the part of the input that is currently not written.
 type without uint8
 
 const (
 	nothing        without = iota
-	theTransaction         // that is open: an earlier session has written it
-	theBlock               // that is open: it is of the transaction that comes again
+	theTransaction         // the open one: an earlier session has written it
+	theBlock               // the open one: it belongs to the transaction that arrives again
 )
 
 func (s *session) run(ctx context.Context) error {
@@ -69,8 +69,8 @@ func (s *session) run(ctx context.Context) error {
 			if done, err := s.idle(); done || err != nil {
 				return err
 			}
-			// The deadline is only moved when it has passed: it makes a tick, and moving it costs
-			// system calls.
+			// The deadline makes a tick. It is moved only after it has passed, because moving it
+			// costs system calls.
 			if now := time.Now(); now.After(wakeAt) {
 				wakeAt = now.Add(tick)
 				_ = s.conn.SetReadDeadline(wakeAt)
@@ -104,8 +104,7 @@ func (s *session) run(ctx context.Context) error {
 	}
 }
 
-// idle is called when the server has sent nothing more for the moment: what was decoded must not
-// wait in our buffer.
+// idle is called when no more input is waiting: decoded records must not stay in our buffer.
 func (s *session) idle() (done bool, err error) {
 	if err := s.progress(false); err != nil {
 		return false, err
@@ -117,8 +116,8 @@ func (s *session) idle() (done bool, err error) {
 	case s.w.Buffered() == 0:
 		s.unsent = time.Time{}
 	case s.w.InTransaction() && s.unsent.IsZero():
-		// The rest is on its way, message by message, and whoever reads the stream would be woken
-		// for each in vain.
+		// The rest arrives message by message. Flushing each would wake the stream's reader in
+		// vain.
 		s.unsent = time.Now()
 	case !s.w.InTransaction() || time.Since(s.unsent) >= tick:
 		s.unsent = time.Time{}
@@ -136,7 +135,8 @@ func (s *session) handle(msg []byte) (done bool, err error) {
 		s.heard.at = format.LSN(binary.BigEndian.Uint64(msg[1:]))
 		s.heard.clock = serverTime(msg[9:])
 		if wantsReply := msg[17] == 1; wantsReply {
-			// A server that shuts down asks again and again until what it has sent is confirmed.
+			// A server that is shutting down requests replies until everything it sent is
+			// confirmed.
 			if err := s.progress(true); err != nil {
 				return false, err
 			}
@@ -150,7 +150,7 @@ func (s *session) handle(msg []byte) (done bool, err error) {
 		s.blocks.sent(msg[25])
 		rec, err := s.decoder.Decode(msg[25:])
 		if f := (*fault.Error)(nil); errors.As(err, &f) {
-			return false, err // of the source, and not of the message
+			return false, err // an error of the source, not of the message
 		}
 		if err != nil {
 			return false, fault.New(fault.Failed, "could not decode a change near LSN %v: %w",
@@ -166,7 +166,7 @@ func serverTime(b []byte) format.Time {
 	return format.Time(int64(binary.BigEndian.Uint64(b)) + 946684800*1000000)
 }
 
-// record writes one record, unless its transaction was written in an earlier session.
+// record writes one record, unless an earlier session has written its transaction.
 func (s *session) record(rec format.Record, msg []byte) (done bool, err error) {
 	switch r := rec.(type) {
 	case nil:
@@ -223,7 +223,7 @@ func (s *session) record(rec format.Record, msg []byte) (done bool, err error) {
 	return false, write(s.w, rec)
 }
 
-// commit takes the end of a transaction that was sent when it was complete.
+// commit handles the end of a transaction that was sent after it committed.
 func (s *session) commit(r *format.Commit) (done bool, err error) {
 	t := format.StreamCommit{XID: s.xid, CommitLSN: r.CommitLSN, EndLSN: r.EndLSN, Time: r.Time}
 	if _, err := s.meet(t); err != nil {
@@ -237,7 +237,7 @@ func (s *session) commit(r *format.Commit) (done bool, err error) {
 	return s.committed(r, r.EndLSN)
 }
 
-// streamCommit takes the end of a transaction that was sent in blocks.
+// streamCommit handles the end of a transaction that was sent in blocks.
 func (s *session) streamCommit(r *format.StreamCommit) (done bool, err error) {
 	if s.blocks.ended(r.XID) && s.identity.Version >= 150000 && !s.hides(r.XID) {
 		return s.withoutChange(r)
@@ -250,7 +250,7 @@ func (s *session) streamCommit(r *format.StreamCommit) (done bool, err error) {
 	return s.committed(r, r.EndLSN)
 }
 
-// committed writes the end of a transaction, up to end.
+// committed writes the record that ends a transaction, and moves the position to end.
 func (s *session) committed(rec format.Record, end format.LSN) (done bool, err error) {
 	if err := write(s.w, rec); err != nil {
 		return false, err

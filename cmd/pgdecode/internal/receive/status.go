@@ -10,16 +10,16 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// reached is how far the stream is, for the goroutine that tells the server.
+// reached is the progress of the stream, shared with the goroutine that reports it to the server.
 type reached struct {
 	written  atomic.Uint64 // everything up to here has been written
-	kept     atomic.Uint64 // everything up to here is durable with the Keeper
-	unproved atomic.Bool   // a transaction has to come again first
+	kept     atomic.Uint64 // the Keeper has made everything up to here durable
+	unproved atomic.Bool   // an already written transaction must arrive again first
 }
 
-// durable returns what may be acknowledged; 0: nothing yet. A source that may have gone back in
-// time must not be told of its other history's positions: its slot would skip what it has there
-// now.
+// durable returns the LSN that may be acknowledged, or 0 if there is none yet. A source that may
+// have gone back in time must not receive positions of its other history: its slot would skip the
+// changes that it has there now.
 func (r *Receiver) durable() format.LSN {
 	switch {
 	case r.reached.unproved.Load():
@@ -30,11 +30,11 @@ func (r *Receiver) durable() format.LSN {
 	return format.LSN(r.bound.confirmed.Load())
 }
 
-// sendStatus tells the server what has been written and what is durable, often enough for it not to
-// give us up. It never waits for the stream's reader: a full pipe must not cost the connection. A
-// source that crashed may have forgotten what it was told, and send again what the target has long
-// had: the slot must not get ahead of the stream then, or it would look as if somebody else had
-// moved it.
+// sendStatus reports the written and the durable position often enough to prevent
+// wal_sender_timeout. It never waits for the stream's reader: a full pipe must not cost the
+// connection. After a crash, the source may have lost the acknowledged position and send changes
+// that the target has already. The slot must not get ahead of the stream then, or it would look as
+// if another session had moved it.
 func (s *session) sendStatus(ctx context.Context) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
@@ -49,13 +49,13 @@ func (s *session) sendStatus(ctx context.Context) {
 		durable := s.durable()
 		written := format.LSN(s.reached.written.Load())
 		if s.conn.SendCopyData(status(written, min(durable, written), reply)) != nil {
-			return // Receive meets the same error, and reports it
+			return // Receive gets the same error and reports it
 		}
 	}
 }
 
-// status makes a standby status update. All three positions are always set: of a flush position of
-// zero the server only learns that nothing is durable, which is true.
+// status returns a standby status update. All three positions are always set: a flush position of
+// zero says that nothing is durable, which is true.
 func status(written, durable format.LSN, reply bool) []byte {
 	b := make([]byte, 0, 34)
 	b = append(b, 'r')
@@ -69,13 +69,13 @@ func status(written, durable format.LSN, reply bool) []byte {
 	return append(b, 0)
 }
 
-// answers are what the server asks for: a status, which it wants to have at once.
+// answers tracks the server's requests for an immediate status update.
 type answers struct {
-	ask         chan bool // a status is to be sent at once; true: it asks for an answer
-	first, last time.Time // when the server has asked, without a pause between
+	ask         chan bool // send a status at once; true: request a reply
+	first, last time.Time // the server's requests, without a pause in between
 }
 
-// send has a status sent at once, which may itself ask for an answer.
+// send has a status sent at once. With reply, the status requests a reply from the server.
 func (a *answers) send(reply bool) {
 	select {
 	case a.ask <- reply:
@@ -83,13 +83,13 @@ func (a *answers) send(reply bool) {
 	}
 }
 
-// letGoAfter is how long a server that shuts down may wait for us.
+// letGoAfter is how long a server that is shutting down may wait for us.
 const letGoAfter = 10 * time.Second
 
-// letGo returns an error if the server has asked for an answer over and over for too long. We
-// answer more often than it needs, so that it asks only when it shuts down, until what it has sent
-// is confirmed; if the target is in no state to do so, it would wait for ever. Nothing is lost: the
-// next session goes on where this one ended.
+// letGo returns an error if the server has requested replies without a pause for too long. We send
+// a status more often than the server needs, so it makes requests only during shutdown, until
+// everything that it sent is confirmed. If the target cannot confirm, the server would wait
+// forever. Nothing is lost: the next session continues where this one ended.
 func (a *answers) letGo(now time.Time) error {
 	if now.Sub(a.last) > time.Second {
 		a.first = now
@@ -98,5 +98,5 @@ func (a *answers) letGo(now time.Time) error {
 	if now.Sub(a.first) < letGoAfter {
 		return nil
 	}
-	return fault.New(fault.TryAgain, "the source shuts down, and the target has not confirmed all that was sent")
+	return fault.New(fault.TryAgain, "the source is shutting down, and the target has not confirmed all changes")
 }

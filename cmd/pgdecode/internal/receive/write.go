@@ -16,7 +16,7 @@ func write(w *format.Writer, rec format.Record) error {
 func writeError(err error) error {
 	if cli.IsBrokenPipe(err) {
 		return fault.New(fault.TryAgain, "could not write the stream: %w", err).
-			WithDetail("The program that reads it has gone; its own message says why.")
+			WithDetail("The program that reads the stream has exited. Its own message says why.")
 	}
 	return fault.New(fault.Failed, "could not write the stream: %w", err)
 }
