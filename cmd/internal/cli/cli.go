@@ -1,9 +1,9 @@
-// Package cli is the edge of a process: arguments, standard streams, signals, and how an error
-// becomes text and an exit status.
+// Package cli handles a process's arguments, standard streams and signals, and turns an error into
+// text and an exit status.
 //
-// Standard output carries data only, apart from the help that somebody asked for. Everything else
-// for people goes to standard error, through this package, with the program's name in front. It
-// knows nothing of PostgreSQL and nothing of the stream.
+// Standard output carries only data, and help on request. All other text for people goes to
+// standard error through this package, prefixed with the program's name. The package does not
+// depend on PostgreSQL or on the stream.
 package cli
 
 import (
@@ -30,8 +30,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// An Env is what a program sees of the world. Tests run programs in-process with an Env of their
-// own.
+// An Env is a program's environment. Tests run programs in-process with an Env of their own.
 type Env struct {
 	Name   string
 	Args   []string // without the program's name
@@ -40,8 +39,8 @@ type Env struct {
 	Stderr io.Writer
 	Log    *slog.Logger // to Stderr
 
-	// Stop is closed by the first SIGINT or SIGTERM: come to an orderly end. The second one ends
-	// the context, and then the process itself.
+	// Stop is closed by the first SIGINT, SIGTERM or SIGHUP, and asks for an orderly end. The
+	// second signal cancels the context and, after patience, ends the process.
 	Stop <-chan struct{}
 
 	signal func() os.Signal
@@ -49,21 +48,21 @@ type Env struct {
 }
 
 var (
-	// together is how soon after the first signal another one is the same wish: a supervisor or a
-	// terminal tells our whole group, and whoever started us passes it on.
+	// together is the time within which a second signal counts as the same request: a supervisor or
+	// a terminal signals the whole process group, and our parent passes the signal on.
 	together = time.Second
-	// patience is how long a program may take to end when its context has: what writes into a pipe
-	// that nobody reads knows no context.
+	// patience is how long a program may run after its context is cancelled: a write to a pipe that
+	// nobody reads does not notice the context.
 	patience = 5 * time.Second
 )
 
-// Main runs a program and returns its exit status. It is called by func main only.
+// Main runs a program and returns its exit status. Only func main calls it.
 func Main(name string, run func(context.Context, *Env) error) int {
 	stop := make(chan struct{})
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	// A reader that goes away must be an error of Write, not the death of the process: there is
-	// something to clean up.
+	// When the reader exits, Write must return an error. SIGPIPE would end the process before it
+	// can clean up.
 	signal.Ignore(syscall.SIGPIPE)
 	signals := make(chan os.Signal, 3)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
@@ -101,14 +100,14 @@ func Main(name string, run func(context.Context, *Env) error) int {
 	return env.Run(ctx, run)
 }
 
-// exit ends the process because of a signal, whatever it is doing.
+// exit ends the process at once because of a signal.
 func exit(s os.Signal) {
 	screen.Leave()
 	os.Exit(int(signalStatus(s)))
 }
 
-// Run runs a program in this environment and returns its exit status, having reported the error, if
-// any, on Stderr.
+// Run runs a program in this environment, reports its error, if any, on Stderr, and returns its
+// exit status.
 func (env *Env) Run(ctx context.Context, run func(context.Context, *Env) error) int {
 	if env.Log == nil {
 		env.SetLogFormat("text")
@@ -137,8 +136,8 @@ func (env *Env) Run(ctx context.Context, run func(context.Context, *Env) error) 
 	return int(fault.StatusOf(err))
 }
 
-// ErrStopped is returned by a program that came to an orderly end because of a signal before its
-// work was done. Where there is something to say about that, a fault is around it.
+// ErrStopped is returned by a program that ended in order because of a signal, before its work was
+// done. A fault may wrap it, to say more.
 var ErrStopped = errors.New("stopped by a signal")
 
 func signalStatus(s os.Signal) fault.Status {
@@ -148,7 +147,7 @@ func signalStatus(s os.Signal) fault.Status {
 	return fault.Terminated
 }
 
-// Report prints an error as PostgreSQL's own programs do: the message, then detail and hint.
+// Report prints an error like PostgreSQL's programs: message, detail and hint.
 func (env *Env) Report(err error) {
 	var f *fault.Error
 	attrs := []any{}
@@ -163,7 +162,7 @@ func (env *Env) Report(err error) {
 	env.Log.Error(strings.TrimSpace(err.Error()), attrs...)
 }
 
-// SetLogFormat chooses how Log writes: "text" or "json".
+// SetLogFormat sets the format of Log: "text" or "json".
 func (env *Env) SetLogFormat(format string) {
 	if format == "json" {
 		env.Log = slog.New(slog.NewJSONHandler(text.JSONWriter(&lockedWriter{env}), nil)).With("program", env.Name)
@@ -172,7 +171,7 @@ func (env *Env) SetLogFormat(format string) {
 	env.Log = slog.New(&textHandler{env: env})
 }
 
-// lockedWriter keeps lines of several goroutines whole.
+// lockedWriter keeps the lines of several goroutines apart.
 type lockedWriter struct{ env *Env }
 
 func (w *lockedWriter) Write(b []byte) (int, error) {
@@ -181,9 +180,9 @@ func (w *lockedWriter) Write(b []byte) (int, error) {
 	return w.env.Stderr.Write(b)
 }
 
-// textHandler writes "program: message", and each attribute on a line of its own if it is a detail
-// or hint, else behind the message. Whatever names, values and servers have brought into them, a
-// terminal obeys nothing of it, and no line but ours begins at the left.
+// textHandler writes "program: message". Details and hints get lines of their own; other attributes
+// follow the message. Names, values and server messages are escaped: they cannot control the
+// terminal, nor start a line that looks like ours.
 type textHandler struct {
 	env   *Env
 	attrs []slog.Attr
@@ -216,18 +215,18 @@ func (h *textHandler) Handle(_ context.Context, r slog.Record) error {
 	}
 	r.Attrs(add)
 	b.WriteByte('\n')
-	// In one write, so that it stays whole on a terminal that other programs write to as well.
+	// One write keeps the message together on a terminal that other programs write to.
 	_, err := (&lockedWriter{h.env}).Write(screen.Message(h.env.Stderr, []byte(b.String()+more.String())))
 	return err
 }
 
-// exitOK ends a program early and well, after --help and --version.
+// exitOK ends a program with status 0 after --help and --version.
 type exitOK struct{}
 
 func (exitOK) Error() string { return "done" }
 
 // Parse parses the arguments into flags, a pointer to a struct with kong's tags. Help and version
-// are what was asked for, and go to standard output; a wrong usage is an error like any other.
+// go to standard output. A usage error is returned like any other.
 func (env *Env) Parse(flags any, m manual.Manual) (*kong.Context, error) {
 	exited := false
 	p, err := kong.New(flags, append(m.Options(),
@@ -242,20 +241,19 @@ func (env *Env) Parse(flags any, m manual.Manual) (*kong.Context, error) {
 		return nil, exitOK{}
 	}
 	if err != nil {
-		return nil, fault.New(fault.Usage, "%s", withoutPasswords(err.Error())).WithHint("Type %s --help.", env.Name)
+		return nil, fault.New(fault.Usage, "%s", withoutPasswords(err.Error())).WithHint("For the options: %s --help", env.Name)
 	}
 	for _, p := range k.Path {
 		if p.Flag != nil && empty(p.Flag.Target) {
-			return nil, fault.New(fault.Usage, "--%s is given, and is empty", p.Flag.Name).
-				WithHint("Is a variable of the shell not set? Where nothing is meant, leave --%s out.",
+			return nil, fault.New(fault.Usage, "--%s has an empty value", p.Flag.Name).
+				WithHint("Check for an unset shell variable, or leave out --%s.",
 					p.Flag.Name)
 		}
 	}
 	return k, nil
 }
 
-// empty reports whether a flag's value is, or has among its values, the empty string: which says
-// nothing, where something was meant.
+// empty reports whether a flag's value, or one of its values, is the empty string.
 func empty(v reflect.Value) bool {
 	switch v.Kind() {
 	case reflect.String:
@@ -272,8 +270,7 @@ func empty(v reflect.Value) bool {
 
 var passwords = regexp.MustCompile(`(://)\S*@|(password\s*=\s*)\S+`)
 
-// withoutPasswords takes out of a message what a connection string in a wrong place has brought
-// into it.
+// withoutPasswords removes passwords from a message that quotes a misplaced connection string.
 func withoutPasswords(msg string) string { return passwords.ReplaceAllString(msg, "$1$2…") }
 
 // IsPipe reports whether a standard stream is a pipe.
@@ -292,24 +289,24 @@ func IsTerminal(stream any) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// Output returns where a stream is to be written: standard output, which must not be a terminal,
-// or, if force is true, whatever it is.
+// Output returns standard output for writing a stream. It returns an error if that is a terminal,
+// unless force is true.
 func (env *Env) Output(force bool) (io.Writer, error) {
 	if IsTerminal(env.Stdout) && !force {
-		return nil, fault.New(fault.Usage, "standard output is a terminal, and a stream is not for eyes").
-			WithHint("Pipe it into pgapply, or redirect it into a file. To print it anyway, add --force-terminal.")
+		return nil, fault.New(fault.Usage, "standard output is a terminal").
+			WithHint("The stream is binary. Pipe it into pgapply, or redirect it to a file. To print it anyway, add --force-terminal.")
 	}
 	return env.Stdout, nil
 }
 
-// Input returns where a stream is to be read from: standard input, which must not be a terminal.
+// Input returns standard input for reading a stream. It returns an error if that is a terminal.
 func (env *Env) Input() (io.Reader, error) {
 	if IsTerminal(env.Stdin) {
-		return nil, fault.New(fault.Usage, "standard input is a terminal, a stream was expected").
-			WithHint("Pipe pgextract or pgdecode into %s, or redirect a file into it.", env.Name)
+		return nil, fault.New(fault.Usage, "standard input is a terminal").
+			WithHint("Pipe the output of pgextract or pgdecode into %s, or redirect a file to its input.", env.Name)
 	}
 	return env.Stdin, nil
 }
 
-// IsBrokenPipe reports whether an error means that the reader of our output has gone.
+// IsBrokenPipe reports whether an error means that the reader of our output has exited.
 func IsBrokenPipe(err error) bool { return errors.Is(err, syscall.EPIPE) }

@@ -188,7 +188,7 @@ func TestUsage(t *testing.T) {
 		{"pgcutover cleanup", "--slot"},
 		{"pgcutover status --slot=Mig", `"Mig"`},
 		// An empty value is a variable that is not set.
-		{"pgextract --slot=", "--slot is given, and is empty"},
+		{"pgextract --slot=", "--slot has an empty value"},
 		{"pgextract --slot=mig --table=", "--table"},
 		{"pgextract --slot=mig --target=", "--target"},
 		{"pgdecode --slot=", "--slot"},

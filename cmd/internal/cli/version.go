@@ -21,8 +21,8 @@ func Version() string {
 	return "devel"
 }
 
-// Build returns Version with what the Go command recorded: the commit, its date, and whether files
-// differed from it: "v1.2.0 (commit 6df8c9a2b1c0…, 2026-11-27T10:21:00Z, modified)".
+// Build returns Version with the build data recorded by the Go command: the commit, its date, and
+// whether files were modified: "v1.2.0 (commit 6df8c9a2b1c0…, 2026-11-27T10:21:00Z, modified)".
 func Build() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
@@ -31,7 +31,7 @@ func Build() string {
 	return Version() + origin(info)
 }
 
-// Date returns the day of the commit, as far as it is known: "2026-11-27".
+// Date returns the date of the commit, such as "2026-11-27", or "" if it is unknown.
 func Date() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

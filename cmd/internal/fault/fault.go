@@ -1,5 +1,5 @@
-// Package fault has the errors that users see: what failed, why, what to do next, and the exit
-// status that a script sees.
+// Package fault defines the errors that users see: what failed, why, what to do next, and the exit
+// status for scripts.
 package fault
 
 import (
@@ -11,24 +11,24 @@ import (
 // loop needs no other table.
 type Status int
 
-// The statuses that the programs choose. 2 is Go's own for a panic and never chosen.
+// The statuses of the programs. They never use 2, which Go uses for a panic.
 const (
 	OK          Status = 0
-	Failed      Status = 1  // none of the others fits; the message says why
+	Failed      Status = 1  // no other status fits
 	Usage       Status = 64 // wrong flags or arguments
 	Data        Status = 65 // the input is not a stream, damaged, or cut
-	Unavailable Status = 69 // refused for good: no such host, database, slot
-	// connection lost, server restarting, slot in use: the same command may work in a moment
+	Unavailable Status = 69 // permanent: no such host, database, slot
+	// connection lost, server restarting, slot in use: the same command may succeed later
 	TryAgain   Status = 75
 	Permission Status = 77 // authentication or privileges
-	// a server's configuration, or a condition that was checked, stands in the way
+	// a server's configuration or a checked condition must change first
 	Config      Status = 78
 	Interrupted Status = 130
 	Terminated  Status = 143
 )
 
-// An Error is an error with what a user needs besides the message. Detail and Hint are full
-// sentences.
+// An Error is an error with an exit status, and with a detail and a hint for the user. Detail and
+// Hint are complete sentences.
 type Error struct {
 	Status Status
 	Detail string
@@ -44,13 +44,13 @@ func New(s Status, format string, args ...any) *Error {
 	return &Error{Status: s, Err: fmt.Errorf(format, args...)}
 }
 
-// WithHint sets the hint: what to type, or to do, next.
+// WithHint sets the hint, one next step, and returns e.
 func (e *Error) WithHint(format string, args ...any) *Error {
 	e.Hint = fmt.Sprintf(format, args...)
 	return e
 }
 
-// WithDetail sets the detail.
+// WithDetail sets the detail, and returns e.
 func (e *Error) WithDetail(format string, args ...any) *Error {
 	e.Detail = fmt.Sprintf(format, args...)
 	return e

@@ -11,15 +11,14 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// A Binding says whose a slot is: its migration's token, which is made at random together with the
-// slot, and the one target that it is acknowledged for. A slot has no place for it, and a table
-// would need rights; so it stands in the comment of the slot's publication, where every role can
-// read it and the publication's owner write it, in a line for each slot below whatever else stands
-// there:
+// A Binding ties a slot to its migration's token, a random string made together with the slot, and
+// to the one target that it is acknowledged for. A slot cannot store it, and a table would need
+// rights. So it is kept in the comment of the slot's publication, where every role can read it and
+// the publication's owner can write it: one line for each slot, after the comment's other text.
 //
 //	pgsluice slot=mig token=XVBHQ6… target=4ZK2…
 type Binding struct {
-	Token  string // empty: the slot was not made by pgextract
+	Token  string // empty: pgextract did not create the slot
 	Target string // empty: nothing has been acknowledged yet
 }
 
@@ -59,7 +58,7 @@ func bindingIn(comment, slot string) (b Binding, found bool) {
 	return Binding{}, false
 }
 
-// withBinding returns the comment with a slot's binding in place of the one that it had.
+// withBinding returns the comment with a slot's binding replaced.
 func withBinding(comment, slot string, b Binding) string {
 	var lines []string
 	for line := range strings.Lines(comment) {
@@ -100,19 +99,19 @@ func comments(ctx context.Context, c *pgx.Conn, publications []string) (map[stri
 	return m, err
 }
 
-// Token returns a slot's token, empty if it has none.
+// Token returns a slot's token, or "" if it has none.
 func Token(ctx context.Context, c *pgx.Conn, slot string, publications []string) (string, error) {
 	b, err := GetBinding(ctx, c, slot, publications)
 	return b.Token, err
 }
 
 // SetBinding writes a slot's binding to the first of its publications that the role may comment on,
-// also in a database that is fenced. It reports whether there is one: a publication may be
-// another's.
+// even in a fenced database. It reports whether there is such a publication: others may own them
+// all.
 func SetBinding(ctx context.Context, c *pgx.Conn, slot string, publications []string, b Binding) (set bool, err error) {
 	for _, p := range publications {
-		// Another slot's binding may be written to the same comment at the same time, and take ours
-		// with it.
+		// Another session may write its slot's binding to the same comment at the same time, and
+		// overwrite ours.
 		for range 5 {
 			set, err = comment(ctx, c, p, slot, b)
 			if err != nil || !set {
@@ -133,7 +132,8 @@ func SetBinding(ctx context.Context, c *pgx.Conn, slot string, publications []st
 	return false, nil
 }
 
-// comment writes a slot's binding to a publication's comment; it returns false if that cannot be.
+// comment writes a slot's binding to a publication's comment. It returns false if that is
+// impossible.
 func comment(ctx context.Context, c *pgx.Conn, publication, slot string, b Binding) (bool, error) {
 	err := pgx.BeginTxFunc(ctx, c, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
 		old, err := comments(ctx, c, []string{publication})
@@ -144,7 +144,7 @@ func comment(ctx context.Context, c *pgx.Conn, publication, slot string, b Bindi
 		if !there {
 			return errNoPublication
 		}
-		// Somebody may be altering it, for as long as he likes.
+		// Another session may hold a lock on the publication for any time.
 		if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '2s'"); err != nil {
 			return err
 		}
@@ -155,9 +155,9 @@ func comment(ctx context.Context, c *pgx.Conn, publication, slot string, b Bindi
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		switch pg.Code[:2] {
-		case "08", "40", "53", "55", "57": // it may work in a moment
+		case "08", "40", "53", "55", "57": // may succeed later
 		default:
-			// it is another's, the server a standby, or an event trigger has something against it
+			// another role owns it, the server is a standby, or an event trigger objects
 			return false, nil
 		}
 	}
@@ -178,7 +178,8 @@ func escapeLiteral(s string) string {
 	return "'" + s + "'"
 }
 
-// Rebind returns the statement that gives a slot to another target, and to any if that is empty.
+// Rebind returns the statement that binds a slot to another target, or to none if b.Target is
+// empty.
 func Rebind(ctx context.Context, c *pgx.Conn, slot string, publications []string, b Binding) (string, error) {
 	all, err := comments(ctx, c, publications)
 	if err != nil {

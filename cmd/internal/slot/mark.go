@@ -13,15 +13,15 @@ import (
 const MessagePrefix = "pgsluice"
 
 // Mark writes a logical message into the source's WAL, in a transaction of its own, and returns a
-// position behind it. Everything that was committed before, also asynchronously, is durable then
-// and has a smaller end LSN. A fenced database does not stand in the way.
+// position after it. Every transaction committed before, even asynchronously, is then durable and
+// has a smaller end LSN. Mark also works in a fenced database.
 func Mark(ctx context.Context, c *pgx.Conn, content string) (format.LSN, error) {
 	tx, err := c.BeginTx(ctx, pgx.TxOptions{AccessMode: pgx.ReadWrite})
 	if err != nil {
 		return 0, err
 	}
 	defer func() { _ = tx.Rollback(ctx) }()
-	// The commit is what flushes, so it must not be asynchronous. No standby need have it.
+	// The commit flushes the WAL, so it must not be asynchronous. It need not wait for a standby.
 	if _, err := tx.Exec(ctx, "SET LOCAL synchronous_commit = local"); err != nil {
 		return 0, err
 	}
@@ -45,7 +45,7 @@ func FlushLSN(ctx context.Context, c *pgx.Conn) (format.LSN, error) {
 	return format.ParseLSN(s)
 }
 
-// Now returns a position behind everything that has been committed on the server.
+// Now returns a position after every transaction committed on the server.
 func Now(ctx context.Context, c *pgx.Conn) (format.LSN, error) {
 	var standby bool
 	if err := c.QueryRow(ctx, "SELECT pg_catalog.pg_is_in_recovery()").Scan(&standby); err != nil {

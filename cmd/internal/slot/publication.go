@@ -36,14 +36,14 @@ func RequirePublications(ctx context.Context, c *pgx.Conn, names []string) ([]st
 	for _, n := range names {
 		if !slices.Contains(have, n) {
 			return nil, fault.New(fault.Unavailable, "publication %q does not exist on the source", n).
-				WithHint("pgextract creates it together with the slot, and one that is made after its slot cannot serve it: the target needs a new full load. %s", Anew(n))
+				WithHint("pgextract creates the publication together with the slot. A publication created after the slot cannot serve it: the target needs a new full load. %s", Anew(n))
 		}
 	}
 	return have, nil
 }
 
-// PublicationsOf returns the publications of a slot: those that have its binding, else the one of
-// its name; and the second one of each, for tables without identity, if there is one.
+// PublicationsOf returns the publications of a slot: those with its binding, or else the one with
+// its name, and the insert-only companions of each.
 func PublicationsOf(ctx context.Context, c *pgx.Conn, slot string) ([]string, error) {
 	rows, err := c.Query(ctx, "SELECT pubname::pg_catalog.text FROM pg_catalog.pg_publication")
 	if err != nil {

@@ -9,14 +9,14 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 )
 
-// A Reader is the session that reads a slot, at one moment.
+// A Reader is the session that reads a slot, as seen at one moment.
 type Reader struct {
 	PID  int
-	Text string // who that is, for messages
-	sign string // of life: what changes while its client answers the server
+	Text string // describes the session, for messages
+	sign string // changes whenever the session's client replies to the server
 }
 
-// GetReader returns the session that reads a slot, nil if there is none.
+// GetReader returns the session that reads a slot, or nil if there is none.
 func GetReader(ctx context.Context, c *pgx.Conn, name string) (*Reader, error) {
 	replied := "''" // not every role may see it
 	if pgdial.Version(c.PgConn()) >= 120000 {
@@ -36,8 +36,8 @@ func GetReader(ctx context.Context, c *pgx.Conn, name string) (*Reader, error) {
 	return &x, nil
 }
 
-// Lives reports whether the session's client has been heard of between two looks, x and the later
-// one y. If not, it may still be alive.
+// Lives reports whether the session's client has replied to the server between two looks, x and the
+// later one y. If it has not, it may still be alive.
 func (x *Reader) Lives(y *Reader) bool {
 	return x != nil && y != nil && x.PID == y.PID && x.sign != y.sign
 }

@@ -1,5 +1,5 @@
-// Package slot knows replication slots, publications, exported snapshots, and what identifies a
-// source. It knows nothing of decoding and nothing of targets.
+// Package slot handles replication slots, publications, exported snapshots, and the identity of a
+// source. It does not decode, and it does not touch targets.
 package slot
 
 import (
@@ -19,10 +19,10 @@ import (
 
 var validName = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
 
-// CheckName checks a slot's name by PostgreSQL's own rule.
+// CheckName checks a slot's name by PostgreSQL's rule.
 func CheckName(name string) error {
 	if !validName.MatchString(name) {
-		return fault.New(fault.Usage, "invalid slot name %q", name).WithHint("Use lower-case letters, digits and underscores, at most 63.")
+		return fault.New(fault.Usage, "invalid slot name %q", name).WithHint("Use at most 63 lower-case letters, digits and underscores.")
 	}
 	return nil
 }
@@ -37,14 +37,14 @@ type Info struct {
 	Confirmed  format.LSN // confirmed_flush_lsn
 	Restart    format.LSN
 	WALStatus  string // 13 and newer
-	Reason     string // why it is lost; 17 and newer
-	Synced     bool   // a standby has it from its primary; 17 and newer
+	Reason     string // why the slot is lost; 17 and newer
+	Synced     bool   // a standby copied it from its primary; 17 and newer
 	Retained   int64  // bytes of WAL that the slot holds back
 	Temporary  bool
 	CurrentLSN format.LSN // of the server
 }
 
-// Get reads a slot. It returns nil if there is none of that name.
+// Get reads a slot. It returns nil if there is no slot of that name.
 func Get(ctx context.Context, c *pgx.Conn, name string) (*Info, error) {
 	v := pgdial.Version(c.PgConn())
 	wal, current := "''", "CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END"
@@ -87,50 +87,50 @@ func (i *Info) Usable(name, database string) error {
 	switch {
 	case i == nil:
 		return fault.New(fault.Unavailable, "slot %q does not exist on the source", name).
-			WithHint("Is it the right source, and not the target? Then pgextract --slot %s creates it, together with the full load. If it was there and is gone, the target needs a new full load. %s",
+			WithHint("Check that --source leads to the source. pgextract --slot %s creates the slot together with the full load. If the slot was dropped, the target needs a new full load. %s",
 				name, Anew(name))
 	case i.Plugin == "":
-		return fault.New(fault.Config, "slot %q is a physical one, which a standby or a backup may need", name).
-			WithHint("Choose another slot name; pgextract creates the slot.")
+		return fault.New(fault.Config, "slot %q is a physical slot, not a logical one", name).
+			WithHint("Choose another slot name, since a standby or a backup may need this slot. pgextract creates the new one.")
 	case i.Plugin != "pgoutput":
 		return fault.New(fault.Config, "slot %q uses the output plugin %q, not pgoutput", name, i.Plugin).
-			WithHint("Choose another slot name; pgextract creates the slot with the right plugin.")
+			WithHint("Choose another slot name. pgextract creates the slot with the right plugin.")
 	case i.Database != database:
-		return fault.New(fault.Unavailable, "slot %q belongs to database %q, the connection is to %q", name, i.Database, database).
+		return fault.New(fault.Unavailable, "slot %q belongs to database %q, but the connection is to %q", name, i.Database, database).
 			WithHint("Connect to database %q, or use another slot.", i.Database)
 	}
 	return i.Lost()
 }
 
-// Lost returns an error if the slot has lost what it would go on from.
+// Lost returns an error if the source has removed WAL or rows that the slot needs.
 func (i *Info) Lost() error {
 	if i.WALStatus != "lost" {
 		return nil
 	}
-	why, before := "The source has removed WAL that the slot needed, since it held back more than max_slot_wal_keep_size.",
+	why, before := "The source has removed WAL that the slot needed, because the slot held back more than max_slot_wal_keep_size.",
 		"Raise max_slot_wal_keep_size"
 	switch i.Reason {
 	case "idle_timeout":
-		why, before = "Nobody has read it for as long as idle_replication_slot_timeout.",
+		why, before = "The slot was not read for longer than idle_replication_slot_timeout.",
 			"Raise idle_replication_slot_timeout, or set it to 0"
 	case "rows_removed":
-		why, before = "The source has removed rows of the catalog that it needed.", "Set hot_standby_feedback = on on the standby"
+		why, before = "The source has removed catalog rows that the slot needed.", "Set hot_standby_feedback = on on the standby"
 	case "wal_level_insufficient":
 		why, before = "wal_level was lowered on the primary.", "Set wal_level = logical"
 	}
-	return fault.New(fault.Unavailable, "slot %q is lost, and nothing can be read from it any more", i.Name).WithDetail("%s", why).
+	return fault.New(fault.Unavailable, "slot %q is lost and can no longer be read", i.Name).WithDetail("%s", why).
 		WithHint("%s. The target needs a new full load. %s", before, Anew(i.Name))
 }
 
-// QuoteLiteral quotes a string for a replication command.
+// QuoteLiteral quotes a string literal for a replication command.
 func QuoteLiteral(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 
 // quoteName quotes the name of a slot, which may begin with a digit or be a keyword, for a
 // replication command.
 func quoteName(name string) string { return pgx.Identifier{name}.Sanitize() }
 
-// StartCommand returns the command that starts streaming from lsn on, with everything that the
-// server's version can do: transactions in progress in blocks (14), logical messages (14).
+// StartCommand returns the command that starts streaming from lsn, with all features of the
+// server's version: from 14, transactions in progress in blocks and logical messages.
 func StartCommand(version int, name string, lsn format.LSN, publications []string) string {
 	quoted := make([]string, len(publications))
 	for i, p := range publications {
@@ -152,7 +152,7 @@ func StartCommand(version int, name string, lsn format.LSN, publications []strin
 		quoteName(name), lsn, proto, QuoteLiteral(strings.Join(quoted, ",")), more)
 }
 
-// EnableFailover has the slot copied to standbys that synchronize slots, so that it is there after
+// EnableFailover has the slot copied to standbys that synchronize slots, so that the slot survives
 // a failover of the source.
 func EnableFailover(ctx context.Context, server pgdial.Server, name string) error {
 	repl, _, err := server.ConnectRaw(ctx, true)
@@ -161,7 +161,7 @@ func EnableFailover(ctx context.Context, server pgdial.Server, name string) erro
 	}
 	defer repl.Close(context.WithoutCancel(ctx))
 	if _, err = repl.Exec(ctx, "ALTER_REPLICATION_SLOT "+quoteName(name)+" (FAILOVER true)").ReadAll(); err != nil {
-		return server.Explain(fmt.Errorf("could not make slot %q survive a failover: %w", name, err))
+		return server.Explain(fmt.Errorf("could not enable failover for slot %q: %w", name, err))
 	}
 	return nil
 }
@@ -181,7 +181,7 @@ func explainCreate(server pgdial.Server, name string, err error) error {
 		e.Hint = "The role needs the REPLICATION attribute: ALTER ROLE … REPLICATION. On RDS and Aurora: GRANT rds_replication TO …"
 	case "53400":
 		e.Status = fault.Config
-		e.Hint = "All replication slots are taken. Drop one that is not used any more (SELECT slot_name, active FROM pg_replication_slots), or raise max_replication_slots."
+		e.Hint = "All replication slots are in use. Raise max_replication_slots, or drop a slot that is no longer needed: SELECT slot_name, active FROM pg_catalog.pg_replication_slots;"
 	}
 	return e
 }

@@ -13,19 +13,19 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A Snapshot is a snapshot of the source that other sessions can import, and the LSN that it stands
-// for: the transactions with an end LSN up to it are visible in it, and no others.
+// A Snapshot is a snapshot of the source that other sessions can import, and its LSN: it shows
+// exactly the transactions whose end LSN is not past that LSN.
 type Snapshot struct {
 	Name string
-	LSN  format.LSN // 0 if it is not known: without a slot
-	At   format.LSN // LSN, or about where the WAL was
-	// transactions before this one (of 64 bits) have ended: what they have done is visible
+	LSN  format.LSN // 0 if unknown: without a slot
+	At   format.LSN // LSN, or else the approximate WAL position
+	// 64-bit xid; all transactions before it have ended, and their effects are visible
 	XMin uint64
-	// the session that holds it, in a transaction that sees it; closing it releases the snapshot
+	// the session whose transaction holds the snapshot; closing it releases the snapshot
 	Keep *pgx.Conn
 }
 
-// Release lets the snapshot go.
+// Release releases the snapshot.
 func (s *Snapshot) Release(ctx context.Context) {
 	if s.Keep != nil {
 		_ = s.Keep.Close(ctx)
@@ -34,21 +34,21 @@ func (s *Snapshot) Release(ctx context.Context) {
 }
 
 // Export creates a slot together with a snapshot of the source at its consistent point. A temporary
-// slot goes with Export's session; it serves to get a snapshot whose LSN is known for a slot that
-// exists already.
+// slot is dropped with Export's session: it serves to get a snapshot with a known LSN for a slot
+// that exists already.
 //
-// While a slot is being made, PostgreSQL does not notice all changes of the schema (seen with
-// 15.20): what transactions that are open at the consistent point write to such a table is decoded
-// as the table was before, so that columns are missing, or not at all ("could not map filenode", or
-// filenumber). A slot that met such changes is dropped and made again, a few times; altered are the
-// tables of the last one, whose changes are not to be trusted.
+// While a slot is being created, PostgreSQL misses some schema changes (seen with 15.20). Changes
+// to such a table by transactions that are open at the consistent point are decoded with the old
+// definition, so that columns are missing, or not at all ("could not map filenode", or filenumber).
+// Export drops a slot that met such changes and creates it again, up to attempts times. altered has
+// the tables of the last attempt, whose changes cannot be trusted.
 func Export(ctx context.Context, server pgdial.Server, name string, temporary bool) (s *Snapshot, altered []string, err error) {
 	repl, _, err := server.ConnectRaw(ctx, true)
 	if err != nil {
 		return nil, nil, err
 	}
-	// The snapshot dies with this session, and with whatever it is asked next. So another one takes
-	// it over.
+	// The snapshot ends with this session, and with the session's next command. So another session
+	// imports it.
 	defer repl.Close(context.WithoutCancel(ctx))
 	for attempt := 1; ; attempt++ {
 		next, err := repl.Exec(ctx,
@@ -75,7 +75,7 @@ func Export(ctx context.Context, server pgdial.Server, name string, temporary bo
 	}
 }
 
-// attempts is how often a slot is made while the schema changes.
+// attempts bounds how often Export creates a slot while the schema changes.
 const attempts = 5
 
 func export(ctx context.Context, server pgdial.Server, repl *pgconn.PgConn, name string, temporary bool) (*Snapshot, error) {
@@ -96,8 +96,8 @@ func export(ctx context.Context, server pgdial.Server, repl *pgconn.PgConn, name
 	return s, nil
 }
 
-// altered lists the tables whose definition, or file, the snapshot sees changed by a transaction
-// that is not older than an XID.
+// altered returns the tables whose definition or file was changed, as the snapshot sees it, by a
+// transaction not older than xid.
 func (s *Snapshot) altered(ctx context.Context, xid string) ([]string, error) {
 	rows, err := s.Keep.Query(ctx, `SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
@@ -123,7 +123,8 @@ func Hold(ctx context.Context, server pgdial.Server) (*Snapshot, error) {
 	return s, nil
 }
 
-// Import imports a snapshot that another process holds, whose LSN was lsn if known is true.
+// Import imports a snapshot that another process holds. If known, lsn is the snapshot's LSN; else
+// it is the approximate WAL position.
 func Import(ctx context.Context, server pgdial.Server, name string, lsn format.LSN, known bool) (*Snapshot, error) {
 	s := &Snapshot{At: lsn}
 	if known {
@@ -133,7 +134,7 @@ func Import(ctx context.Context, server pgdial.Server, name string, lsn format.L
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && (pg.Code == "22023" || pg.Code == "42704") {
 		return nil, fault.New(fault.Unavailable, "snapshot %s does not exist on the source: %w", name, err).
-			WithHint("The process that held it has ended. Hold a new one, and load with --resume what is missing.")
+			WithHint("The process that held the snapshot has exited. Hold a new snapshot, and load the missing tables with --resume.")
 	}
 	if err != nil {
 		return nil, err
@@ -141,8 +142,8 @@ func Import(ctx context.Context, server pgdial.Server, name string, lsn format.L
 	return s, nil
 }
 
-// keep opens the session that holds the snapshot, importing it if it has a name, and exports it
-// again.
+// keep opens the session that holds the snapshot, imports the snapshot if it has a name, and
+// exports it again.
 func (s *Snapshot) keep(ctx context.Context, server pgdial.Server, name string) (err error) {
 	if s.Keep, err = server.Connect(ctx); err != nil {
 		return err
