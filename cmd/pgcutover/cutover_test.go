@@ -93,7 +93,7 @@ func says(t testing.TB, text string, parts ...string) {
 	}
 }
 
-type status struct {
+type statusJSON struct {
 	Slot, Database, State, Load string
 	AppliedLSN                  string   `json:"applied_lsn"`
 	LagBytes                    *int64   `json:"lag_bytes"`
@@ -113,7 +113,7 @@ type status struct {
 	Problems []string
 }
 
-func (m *migration) status() (s status) {
+func (m *migration) status() (s statusJSON) {
 	m.T.Helper()
 	out, _ := m.cut(0, "status", "--json")
 	if err := json.Unmarshal([]byte(out), &s); err != nil {
@@ -125,7 +125,7 @@ func (m *migration) status() (s status) {
 	return s
 }
 
-func (s status) steps() string {
+func (s statusJSON) steps() string {
 	var l []string
 	for _, c := range s.Cutover {
 		l = append(l, c.Step)
@@ -161,7 +161,7 @@ func TestSteps(t *testing.T) {
 	source.Exec("UPDATE customer SET name = 'changed' WHERE id <= 10", "DELETE FROM \"Order\" WHERE id <= 5",
 		"SELECT setval('apart', 4711)")
 	m.cut(0, "wait", "caught-up", "--timeout", "30s", "--lag", "0")
-	var s status
+	var s statusJSON
 	pgtest.Wait(t, 10*time.Second, "counters are written", func() bool {
 		s = m.status()
 		for _, x := range s.Tables {

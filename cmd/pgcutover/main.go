@@ -13,10 +13,15 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/manual"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
-	"github.com/pgsluice/pgsluice/cmd/internal/screen"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/check"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/ddl"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/missing"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/status"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/steps"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/verify"
 )
 
 func main() { os.Exit(cli.Main("pgcutover", run)) }
@@ -132,7 +137,7 @@ func run(ctx context.Context, env *cli.Env) error {
 		case <-ctx.Done():
 		}
 	}()
-	m := &steps.Migration{Source: pgdial.Source(f.Source, "pgcutover"),
+	m := &session.Migration{Source: pgdial.Source(f.Source, "pgcutover"),
 		Target: pgdial.Target(f.Target, "pgcutover"), Slot: f.Slot, Out: env.Stdout, Log: env.Log}
 	m.Waits = make(map[string]*waiting.Watch)
 	for _, s := range []pgdial.Server{m.Source, m.Target} {
@@ -155,10 +160,10 @@ func run(ctx context.Context, env *cli.Env) error {
 	return err
 }
 
-func (f *flags) do(ctx context.Context, m *steps.Migration, command string) error {
+func (f *flags) do(ctx context.Context, m *session.Migration, command string) error {
 	switch command {
 	case "check":
-		return m.Check(ctx)
+		return check.Run(ctx, m)
 	case "status":
 		return f.status(ctx, m)
 	case "missing":
@@ -171,35 +176,35 @@ func (f *flags) do(ctx context.Context, m *steps.Migration, command string) erro
 		case f.Missing.SQL:
 			as = "sql"
 		}
-		m.AllowOrphans = f.Missing.AllowOrphans
-		return m.Missing(ctx, as, f.Missing.Retry, f.Missing.AllowMissing)
+		return missing.Print(ctx, m, missing.Options{As: as, Retry: f.Missing.Retry,
+			AllowOrphans: f.Missing.AllowOrphans, Allow: f.Missing.AllowMissing})
 	case "wait <for>":
 		lag, err := humanize.ParseBytes(f.Wait.Lag)
 		if err != nil {
 			return fault.New(fault.Usage, "--lag: %w", err)
 		}
-		return m.Wait(ctx, f.Wait.For, int64(lag), f.Wait.Timeout)
+		return steps.Wait(ctx, m, f.Wait.For, int64(lag), f.Wait.Timeout)
 	case "fence":
-		m.OnlyLook, m.AllowOrphans = f.Fence.Check, f.Fence.AllowOrphans
-		return m.Retry(ctx, f.Fence.Timeout, func() error { return m.Fence(ctx, f.Fence.AllowMissing) })
+		o := steps.FenceOptions{Check: f.Fence.Check, AllowOrphans: f.Fence.AllowOrphans, Allow: f.Fence.AllowMissing}
+		return m.Retry(ctx, f.Fence.Timeout, func() error { return steps.Fence(ctx, m, o) })
 	case "unfence":
-		return m.Retry(ctx, lockPatience, func() error { return m.Unfence(ctx) })
+		return m.Retry(ctx, lockPatience, func() error { return steps.Unfence(ctx, m) })
 	case "drain":
-		return m.Drain(ctx, f.Drain.Timeout)
+		return steps.Drain(ctx, m, f.Drain.Timeout)
 	case "open":
-		return m.Open(ctx, f.Open.AllowMissing, f.Open.Timeout)
+		return steps.Open(ctx, m, f.Open.AllowMissing, f.Open.Timeout)
 	case "finish":
-		return m.Finish(ctx, lockPatience)
+		return steps.Finish(ctx, m, lockPatience)
 	case "verify":
-		return m.Verify(ctx, max(f.Verify.Jobs, 1), f.Verify.OnlyDifferent, f.ready)
+		return verify.Run(ctx, m, verify.Options{Jobs: max(f.Verify.Jobs, 1), OnlyDifferent: f.Verify.OnlyDifferent, Ready: f.ready})
 	case "ddl install":
-		return m.Retry(ctx, lockPatience, func() error { return m.DDLInstall(ctx) })
+		return m.Retry(ctx, lockPatience, func() error { return ddl.Install(ctx, m) })
 	case "ddl uninstall":
-		return m.Retry(ctx, lockPatience, func() error { return m.DDLUninstall(ctx) })
+		return m.Retry(ctx, lockPatience, func() error { return ddl.Uninstall(ctx, m) })
 	case "ddl check":
-		return m.DDLCheck(ctx)
+		return ddl.Check(ctx, m)
 	case "cleanup":
-		return m.Retry(ctx, lockPatience, func() error { return m.Cleanup(ctx, f.Cleanup.Force) })
+		return m.Retry(ctx, lockPatience, func() error { return steps.Cleanup(ctx, m, f.Cleanup.Force) })
 	}
 	return fmt.Errorf("unknown command %q", command)
 }
@@ -208,52 +213,14 @@ func (f *flags) do(ctx context.Context, m *steps.Migration, command string) erro
 const lockPatience = time.Minute
 
 // status prints the status, once or again and again, or one field of it.
-func (f *flags) status(ctx context.Context, m *steps.Migration) error {
-	if f.Status.Get != "" {
-		if f.Status.JSON || f.Status.Watch {
-			return fault.New(fault.Usage, "--get prints one field, once").WithHint("Leave out --json and --watch.")
-		}
-		return m.Get(ctx, f.Status.Get)
+func (f *flags) status(ctx context.Context, m *session.Migration) error {
+	if f.Status.Get == "" {
+		return status.Print(ctx, m, status.Options{JSON: f.Status.JSON, Watch: f.Status.Watch, Every: f.Status.Every})
 	}
-	var terminal *screen.Terminal
-	if f.Status.Watch && !f.Status.JSON {
-		terminal = screen.Of(m.Out)
+	if f.Status.JSON || f.Status.Watch {
+		return fault.New(fault.Usage, "--get prints one field, once").WithHint("Leave out --json and --watch.")
 	}
-	var last *steps.Status
-	for {
-		s, err := m.Status(ctx)
-		if err != nil {
-			if terminal != nil && last != nil { // the last one stays
-				terminal.Erase()
-				_ = m.Text(last)
-			}
-			return err
-		}
-		last = s
-		switch {
-		case terminal != nil:
-			m.Show(terminal, s)
-		case f.Status.JSON:
-			err = m.JSON(s)
-		default:
-			err = m.Text(s)
-		}
-		if cli.IsBrokenPipe(err) {
-			return nil // the reader has seen what it wanted
-		}
-		if err != nil || !f.Status.Watch {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			if terminal != nil {
-				terminal.Erase()
-				_ = m.Text(s)
-			}
-			return ctx.Err()
-		case <-time.After(f.Status.Every):
-		}
-	}
+	return status.Get(ctx, m, f.Status.Get)
 }
 
 // ready tells a script that the snapshots are taken.

@@ -2,6 +2,9 @@
 package count
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/dustin/go-humanize"
 	"github.com/dustin/go-humanize/english"
 )
@@ -15,4 +18,13 @@ func Of[N ~int | ~int64 | ~uint64](n N, noun string) string {
 // just an s.
 func Word[N ~int | ~int64 | ~uint64](n N, singular, plural string) string {
 	return english.PluralWord(int(n), singular, plural)
+}
+
+// Some lists names, but no more than a line has room for: "a, b and 7 more".
+func Some(names []string) string {
+	const most = 8
+	if len(names) > most {
+		return strings.Join(names[:most], ", ") + fmt.Sprintf(" and %d more", len(names)-most)
+	}
+	return strings.Join(names, ", ")
 }

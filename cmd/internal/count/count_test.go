@@ -12,3 +12,12 @@ func TestOf(t *testing.T) {
 		t.Error("wrong form of a verb")
 	}
 }
+
+func TestSome(t *testing.T) {
+	if got := Some([]string{"a", "b"}); got != "a, b" {
+		t.Errorf("%q", got)
+	}
+	if got := Some([]string{"1", "2", "3", "4", "5", "6", "7", "8", "9", "10"}); got != "1, 2, 3, 4, 5, 6, 7, 8 and 2 more" {
+		t.Errorf("%q", got)
+	}
+}

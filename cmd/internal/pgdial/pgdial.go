@@ -184,6 +184,14 @@ func ClientEncoding(c *pgconn.PgConn) string {
 	return "UTF8"
 }
 
+// VersionText prints a number that Version has returned as people know it: 15.2.
+func VersionText(v int) string {
+	if v < 100000 {
+		return fmt.Sprintf("%d.%d.%d", v/10000, v/100%100, v%100)
+	}
+	return fmt.Sprintf("%d.%d", v/10000, v%10000)
+}
+
 // Version returns the server's version as server_version_num has it: 150020.
 func Version(c *pgconn.PgConn) int {
 	// "15.20 (Debian 15.20-0)", "9.6.24", "18beta1"

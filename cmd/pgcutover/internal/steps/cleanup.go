@@ -13,147 +13,200 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/identity"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/ddl"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/missing"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
 // Cleanup removes what the migration has left: slot and publications on the source, its state on
 // the target, and schema pgsluice with it if there is no other's. It fails if there is nothing of
 // that name, but there are other migrations. Before the cutover is finished it does so only if
 // force is set, since the migration cannot go on then.
-func (m *Migration) Cleanup(ctx context.Context, force bool) error {
-	t, err := m.target(ctx)
-	if err != nil {
-		return err
-	}
-	defer t.Close(ctx)
-	streams, err := progress.Streams(ctx, t, m.Slot)
-	if err != nil {
-		return m.Target.Explain(err)
-	}
-	for _, s := range streams {
-		if !s.Ended && !force {
-			return fault.New(fault.Config, "the migration of %v has not been cut over", s.Key).
-				WithHint("To give it up: pgcutover cleanup --slot %s --force", m.Slot)
-		}
-	}
-	c, err := m.source(ctx)
+func Cleanup(ctx context.Context, m *session.Migration, force bool) error {
+	c, err := openRemains(ctx, m, force)
 	if err != nil {
 		return err
 	}
 	defer c.Close(ctx)
-	if err := m.apart(ctx, c, t); err != nil {
-		return err
-	}
 	if !force {
-		for _, s := range streams {
-			if err := m.requireAllCreated(ctx, c, t, s); err != nil {
+		for _, x := range c.streams {
+			if err := missing.RequireCreated(ctx, c.Of(x)); err != nil {
 				return err
 			}
 		}
 	}
-	// Of a schema that is another's it need not be known whether it is a target's.
-	if into, err := progress.Streams(ctx, c, m.Slot); err == nil && len(into) > 0 && len(streams) == 0 {
-		return fault.New(fault.Config, "the source is the target of the migration of %v, and the target knows nothing of it", into[0].Key).
-			WithHint("Are the two swapped? Look at --source and --target, or PGSLUICE_SOURCE and PGSLUICE_TARGET.")
-	}
-	publications, err := slot.Publications(ctx, c, []string{m.Slot})
-	if err != nil {
-		return m.Source.Explain(err)
-	}
-	adopted := len(publications) == 1 && publications[0] == m.Slot // pgextract makes two
-	if adopted {
-		publications = nil
-	}
-	info, err := slot.Get(ctx, c, m.Slot)
-	if err != nil {
-		return m.Source.Explain(err)
-	}
-	if err := m.ours(ctx, c, info); err != nil {
+	if err := c.find(ctx); err != nil {
 		return err
 	}
-	found := info != nil || len(publications)+len(streams) > 0
-	if !found {
-		if err := m.noOthers(ctx, c, t); err != nil {
-			return err
-		}
-	}
-	if err := m.dropSlot(ctx, c); err != nil {
+	if err := c.removeFromSource(ctx); err != nil {
 		return err
 	}
-	if adopted {
-		if err := m.leave(ctx, c); err != nil {
-			return err
-		}
-	}
-	for _, p := range publications {
-		if err := readWrite(ctx, c, "DROP PUBLICATION IF EXISTS "+pgx.Identifier{p}.Sanitize()); err != nil {
-			return m.Source.Explain(err)
-		}
-	}
-	var denied error // the recorder is a superuser's: the rest goes nevertheless
-	if unused, err := ddlUnused(ctx, c); err != nil {
-		return m.Source.Explain(err)
-	} else if unused {
-		if err := m.DDLUninstall(ctx); fault.StatusOf(err) == fault.Permission {
-			denied = fault.New(fault.Permission, "what pgcutover ddl install has made on the source is still there: %w", err).
-				WithHint("As the role that has installed it, or a superuser, in --source or PGSLUICE_SOURCE: pgcutover ddl uninstall")
-		} else if err != nil {
-			return err
-		}
-	}
-	for _, s := range streams {
-		if err := m.release(ctx, t, s); err != nil {
-			return err
-		}
-		if _, err := t.Exec(ctx, "DELETE FROM pgsluice.streams WHERE stream_id = $1", s.ID); err != nil {
-			return m.Target.Explain(err)
-		}
-	}
-	left, err := progress.Streams(ctx, t, "")
+	// the recorder is a superuser's: the rest goes nevertheless
+	denied, err := c.removeRecorder(ctx)
 	if err != nil {
-		return m.Target.Explain(err)
+		return err
 	}
-	if len(left) == 0 {
-		if err := progress.Remove(ctx, t); err != nil {
-			return m.Target.Explain(err)
-		}
+	if err := c.removeFromTarget(ctx); err != nil {
+		return err
 	}
-	if fenced, err := isFenced(ctx, c); err == nil && fenced {
+	if fenced, err := identity.Fenced(ctx, c.OnSource); err == nil && fenced {
 		m.Log.Info("the source is still fenced; to let it be written to: pgcutover unfence")
 	}
-	if !found {
+	if !c.found {
 		m.Log.Info(fmt.Sprintf("cleanup: nothing of slot %q is left, neither on the source nor on the target", m.Slot))
 		return denied
 	}
 	m.Log.Info(fmt.Sprintf("cleanup: slot and publications %q are gone from the source, its state from the target", m.Slot))
 	if force {
-		if err := m.wayBack(ctx, t); err != nil {
+		if err := wayBack(ctx, c.Session); err != nil {
 			return err
 		}
 	}
 	return denied
 }
 
+// remains are what a migration has left on both sides.
+type remains struct {
+	*session.Session
+	streams      []*progress.Stream
+	publications []string // to be dropped
+	adopted      bool     // the publication is somebody else's
+	found        bool     // there is anything
+}
+
+// openRemains opens both ends, of which the target may know nothing of the migration.
+func openRemains(ctx context.Context, m *session.Migration, force bool) (*remains, error) {
+	r := &remains{Session: &session.Session{Migration: m}}
+	if err := r.open(ctx, force); err != nil {
+		r.Close(ctx)
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *remains) open(ctx context.Context, force bool) (err error) {
+	m := r.Migration
+	if r.OnTarget, err = m.ConnectTarget(ctx); err != nil {
+		return err
+	}
+	if r.streams, err = progress.Streams(ctx, r.OnTarget, m.Slot); err != nil {
+		return m.Target.Explain(err)
+	}
+	for _, x := range r.streams {
+		if !x.Ended && !force {
+			return fault.New(fault.Config, "the migration of %v has not been cut over", x.Key).
+				WithHint("To give it up: pgcutover cleanup --slot %s --force", m.Slot)
+		}
+	}
+	if r.OnSource, err = m.Connect(ctx, m.Source); err != nil {
+		return err
+	}
+	return r.Apart(ctx)
+}
+
+// find finds out what there is on the source, and that it is the migration's.
+func (r *remains) find(ctx context.Context) error {
+	// Of a schema that is another's it need not be known whether it is a target's.
+	if into, err := progress.Streams(ctx, r.OnSource, r.Slot); err == nil && len(into) > 0 && len(r.streams) == 0 {
+		return fault.New(fault.Config, "the source is the target of the migration of %v, and the target knows nothing of it", into[0].Key).
+			WithHint("Are the two swapped? Look at --source and --target, or PGSLUICE_SOURCE and PGSLUICE_TARGET.")
+	}
+	var err error
+	if r.publications, err = slot.Publications(ctx, r.OnSource, []string{r.Slot}); err != nil {
+		return r.Source.Explain(err)
+	}
+	r.adopted = len(r.publications) == 1 && r.publications[0] == r.Slot // pgextract makes two
+	if r.adopted {
+		r.publications = nil
+	}
+	info, err := slot.Get(ctx, r.OnSource, r.Slot)
+	if err != nil {
+		return r.Source.Explain(err)
+	}
+	if err := ours(ctx, r.Session, info); err != nil {
+		return err
+	}
+	r.found = info != nil || len(r.publications)+len(r.streams) > 0
+	if !r.found {
+		return noOthers(ctx, r.Session)
+	}
+	return nil
+}
+
+// removeFromSource drops the slot and the publications.
+func (r *remains) removeFromSource(ctx context.Context) error {
+	if err := dropSlot(ctx, r.Session); err != nil {
+		return err
+	}
+	if r.adopted {
+		if err := leave(ctx, r.Session); err != nil {
+			return err
+		}
+	}
+	for _, p := range r.publications {
+		if err := readWrite(ctx, r.OnSource, "DROP PUBLICATION IF EXISTS "+pgx.Identifier{p}.Sanitize()); err != nil {
+			return r.Source.Explain(err)
+		}
+	}
+	return nil
+}
+
+// removeRecorder removes what records changes of the schema, if it does so for nobody any more.
+// denied is the error if the role may not.
+func (r *remains) removeRecorder(ctx context.Context) (denied, err error) {
+	unused, err := ddl.Unused(ctx, r.OnSource)
+	if err != nil {
+		return nil, r.Source.Explain(err)
+	}
+	if !unused {
+		return nil, nil
+	}
+	err = ddl.Uninstall(ctx, r.Migration)
+	if fault.StatusOf(err) != fault.Permission {
+		return nil, err
+	}
+	return fault.New(fault.Permission, "what pgcutover ddl install has made on the source is still there: %w", err).
+		WithHint("As the role that has installed it, or a superuser, in --source or PGSLUICE_SOURCE: pgcutover ddl uninstall"), nil
+}
+
+// removeFromTarget removes the migration's state, and schema pgsluice if there is no other's.
+func (r *remains) removeFromTarget(ctx context.Context) error {
+	for _, x := range r.streams {
+		if err := release(ctx, r.Of(x)); err != nil {
+			return err
+		}
+		if _, err := r.OnTarget.Exec(ctx, "DELETE FROM pgsluice.streams WHERE stream_id = $1", x.ID); err != nil {
+			return r.Target.Explain(err)
+		}
+	}
+	left, err := progress.Streams(ctx, r.OnTarget, "")
+	if err != nil || len(left) > 0 {
+		return r.Target.Explain(err)
+	}
+	return r.Target.Explain(progress.Remove(ctx, r.OnTarget))
+}
+
 // leave leaves a publication that somebody has made for himself as it was: without our line in its
 // comment, if that can be written.
-func (m *Migration) leave(ctx context.Context, c *pgx.Conn) error {
-	name := []string{m.Slot}
-	if b, err := slot.GetBinding(ctx, c, m.Slot, name); err != nil || b == (slot.Binding{}) {
-		return m.Source.Explain(err)
+func leave(ctx context.Context, s *session.Session) error {
+	name := []string{s.Slot}
+	if b, err := slot.GetBinding(ctx, s.OnSource, s.Slot, name); err != nil || b == (slot.Binding{}) {
+		return s.Source.Explain(err)
 	}
-	m.Log.Info(fmt.Sprintf("publication %q was not made by pgextract, and stays", m.Slot))
-	_, err := slot.SetBinding(ctx, c, m.Slot, name, slot.Binding{})
-	return m.Source.Explain(err)
+	s.Log.Info(fmt.Sprintf("publication %q was not made by pgextract, and stays", s.Slot))
+	_, err := slot.SetBinding(ctx, s.OnSource, s.Slot, name, slot.Binding{})
+	return s.Source.Explain(err)
 }
 
 // ours refuses a slot that no migration of the source's database can have made. A slot's name is
 // the server's: it may be another database's migration, or keep WAL for a standby.
-func (m *Migration) ours(ctx context.Context, c *pgx.Conn, info *slot.Info) error {
+func ours(ctx context.Context, s *session.Session, info *slot.Info) error {
 	if info == nil {
 		return nil
 	}
 	var database string
-	if err := c.QueryRow(ctx, "SELECT pg_catalog.current_database()").Scan(&database); err != nil {
-		return m.Source.Explain(err)
+	if err := s.OnSource.QueryRow(ctx, "SELECT pg_catalog.current_database()").Scan(&database); err != nil {
+		return s.Source.Explain(err)
 	}
 	var what string
 	switch {
@@ -166,7 +219,7 @@ func (m *Migration) ours(ctx context.Context, c *pgx.Conn, info *slot.Info) erro
 	default:
 		return nil
 	}
-	e := fault.New(fault.Config, "slot %q %s: it is not dropped", m.Slot, what)
+	e := fault.New(fault.Config, "slot %q %s: it is not dropped", s.Slot, what)
 	if info.Database != "" && info.Database != database {
 		return e.WithHint("If that migration is meant, connect to database %q, in --source or PGSLUICE_SOURCE.", info.Database)
 	}
@@ -175,14 +228,14 @@ func (m *Migration) ours(ctx context.Context, c *pgx.Conn, info *slot.Info) erro
 
 // wayBack says how a migration that was given up is begun again: what was loaded stands in its way.
 // The statements go to standard output, so that they can be piped into psql.
-func (m *Migration) wayBack(ctx context.Context, t *pgx.Conn) error {
-	list, err := identity.Emptying(ctx, t)
+func wayBack(ctx context.Context, s *session.Session) error {
+	list, err := identity.Emptying(ctx, s.OnTarget)
 	if err != nil {
-		return m.Target.Explain(err)
+		return s.Target.Explain(err)
 	}
-	m.Log.Info(fmt.Sprintf("cleanup: to begin again, empty the target by these statements, connected to another database of its server; then: pgextract --slot %s | pgapply", m.Slot))
-	for _, s := range list {
-		if _, err := fmt.Fprintf(m.Out, "%s;\n", s); err != nil {
+	s.Log.Info(fmt.Sprintf("cleanup: to begin again, empty the target by these statements, connected to another database of its server; then: pgextract --slot %s | pgapply", s.Slot))
+	for _, sql := range list {
+		if _, err := fmt.Fprintf(s.Out, "%s;\n", sql); err != nil {
 			return err
 		}
 	}
@@ -191,14 +244,14 @@ func (m *Migration) wayBack(ctx context.Context, t *pgx.Conn) error {
 
 // noOthers fails if there are migrations between the two servers: one of them may be meant where a
 // name is not known.
-func (m *Migration) noOthers(ctx context.Context, c, t *pgx.Conn) error {
-	names, err := slot.Migrations(ctx, c)
+func noOthers(ctx context.Context, s *session.Session) error {
+	names, err := slot.Migrations(ctx, s.OnSource)
 	if err != nil {
-		return m.Source.Explain(err)
+		return s.Source.Explain(err)
 	}
-	streams, err := progress.Streams(ctx, t, "")
+	streams, err := progress.Streams(ctx, s.OnTarget, "")
 	if err != nil {
-		return m.Target.Explain(err)
+		return s.Target.Explain(err)
 	}
 	for _, s := range streams {
 		if s.Key.Slot != "" {
@@ -209,7 +262,7 @@ func (m *Migration) noOthers(ctx context.Context, c, t *pgx.Conn) error {
 		return nil
 	}
 	slices.Sort(names)
-	return fault.New(fault.Unavailable, "there is no slot %q, neither on the source nor in what the target knows", m.Slot).
+	return fault.New(fault.Unavailable, "there is no slot %q, neither on the source nor in what the target knows", s.Slot).
 		WithHint("These are there: %s", strings.Join(slices.Compact(names), ", "))
 }
 
@@ -222,21 +275,21 @@ func readWrite(ctx context.Context, c *pgx.Conn, sql string) error {
 }
 
 // dropSlot drops the slot, ending the session that reads it.
-func (m *Migration) dropSlot(ctx context.Context, c *pgx.Conn) error {
+func dropSlot(ctx context.Context, s *session.Session) error {
 	done, err := poll(ctx, 10*time.Second, func() (bool, error) {
-		info, err := slot.Get(ctx, c, m.Slot)
+		info, err := slot.Get(ctx, s.OnSource, s.Slot)
 		if err != nil || info == nil {
-			return err == nil, m.Source.Explain(err)
+			return err == nil, s.Source.Explain(err)
 		}
 		if info.Active {
-			_, err := c.Exec(ctx, "SELECT pg_catalog.pg_terminate_backend($1)", info.ActivePID)
-			return false, m.Source.Explain(err)
+			_, err := s.OnSource.Exec(ctx, "SELECT pg_catalog.pg_terminate_backend($1)", info.ActivePID)
+			return false, s.Source.Explain(err)
 		}
-		_, err = c.Exec(ctx, "SELECT pg_catalog.pg_drop_replication_slot($1)", m.Slot)
-		return err == nil, m.Source.Explain(err)
+		_, err = s.OnSource.Exec(ctx, "SELECT pg_catalog.pg_drop_replication_slot($1)", s.Slot)
+		return err == nil, s.Source.Explain(err)
 	})
 	if err == nil && !done {
-		err = fault.New(fault.TryAgain, "slot %q is still in use", m.Slot).WithHint("Stop continuous sync first.")
+		err = fault.New(fault.TryAgain, "slot %q is still in use", s.Slot).WithHint("Stop continuous sync first.")
 	}
 	return err
 }

@@ -13,35 +13,31 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/objects"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
-
-// locksAtOnce is how many tables or sequences are locked by one transaction where there may be
-// thousands: a server has room for max_locks_per_transaction × max_connections locks of all
-// sessions together, and of 16 of them a session keeps its own.
-const locksAtOnce = 16
 
 // addConstraint is where pg_dump's statement for a constraint goes on behind the table's name.
 const addConstraint = "\n    ADD CONSTRAINT "
 
 // notValid creates a foreign key as NOT VALID. A partitioned table cannot have such a constraint,
 // but its partitions can; Finish makes the one of the whole of theirs.
-func (m *Migration) notValid(ctx context.Context, t *pgx.Conn, o progress.Object) error {
+func notValid(ctx context.Context, s *session.Session, o progress.Object) error {
 	head, constraint, ok := strings.Cut(o.SQL, addConstraint)
 	if !ok {
-		return m.makeObject(ctx, t, o)
+		return makeObject(ctx, s, o)
 	}
 	name := constraintName(o)
 	constraint = addConstraint + strings.TrimRight(constraint, "; \n") + " NOT VALID;"
-	leaves, whole, err := m.leaves(ctx, t, o, name)
+	leaves, whole, err := leaves(ctx, s, o, name)
 	if err != nil {
 		return err
 	}
 	if !whole {
 		o.SQL = head + constraint
-		return m.makeObject(ctx, t, o)
+		return makeObject(ctx, s, o)
 	}
-	for some := range slices.Chunk(append(leaves, ""), locksAtOnce) {
-		err := pgx.BeginFunc(ctx, t, func(tx pgx.Tx) error {
+	for some := range slices.Chunk(append(leaves, ""), session.LocksAtOnce) {
+		err := pgx.BeginFunc(ctx, s.OnTarget, func(tx pgx.Tx) error {
 			for _, leaf := range some {
 				if leaf == "" { // the last one, also where there are no others
 					continue
@@ -50,7 +46,7 @@ func (m *Migration) notValid(ctx context.Context, t *pgx.Conn, o progress.Object
 					return err
 				}
 			}
-			return progress.SetObject(ctx, t, o.ID, "running")
+			return progress.SetObject(ctx, s.OnTarget, o.ID, "running")
 		})
 		if err != nil {
 			return err
@@ -68,10 +64,11 @@ func constraintName(o progress.Object) string {
 
 // leaves returns the partitions that have rows of the partitioned table of an object, and have not
 // yet a foreign key of that name; whole is false if it is an ordinary table.
-func (m *Migration) leaves(ctx context.Context, t *pgx.Conn, o progress.Object, name string) (list []string, whole bool, err error) {
+func leaves(ctx context.Context, s *session.Session, o progress.Object, name string) (list []string, whole bool, err error) {
 	var kind string
 	var oid uint32
-	err = t.QueryRow(ctx, "SELECT c.oid, c.relkind::pg_catalog.text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2",
+	err = s.OnTarget.QueryRow(ctx,
+		"SELECT c.oid, c.relkind::pg_catalog.text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2",
 		o.Schema, o.Table).Scan(&oid, &kind)
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && kind != "p" {
 		return nil, false, nil
@@ -79,7 +76,7 @@ func (m *Migration) leaves(ctx context.Context, t *pgx.Conn, o progress.Object, 
 	if err != nil {
 		return nil, true, err
 	}
-	rows, err := t.Query(ctx, `WITH RECURSIVE d(oid) AS (SELECT $1::pg_catalog.oid UNION ALL SELECT i.inhrelid FROM d JOIN pg_catalog.pg_inherits i ON i.inhparent = d.oid)
+	rows, err := s.OnTarget.Query(ctx, `WITH RECURSIVE d(oid) AS (SELECT $1::pg_catalog.oid UNION ALL SELECT i.inhrelid FROM d JOIN pg_catalog.pg_inherits i ON i.inhparent = d.oid)
 		SELECT d.oid::pg_catalog.regclass::pg_catalog.text FROM d JOIN pg_catalog.pg_class c ON c.oid = d.oid WHERE c.relkind = 'r'
 		AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conrelid = d.oid AND k.contype = 'f' AND k.conname = $2) ORDER BY 1`, oid, name)
 	if err != nil {
@@ -92,33 +89,33 @@ func (m *Migration) leaves(ctx context.Context, t *pgx.Conn, o progress.Object, 
 // validate validates the foreign keys that are not, and then makes those of partitioned tables of
 // their partitions'. What was not valid, or not enforced, on the source has that in its definition,
 // and stays so. One that cannot be validated does not keep the others from it.
-func (m *Migration) validate(ctx context.Context, t *pgx.Conn, stream int32) (valid int, invalid []string, err error) {
+func validate(ctx context.Context, s *session.Session) (valid int, invalid []string, err error) {
 	enforced := ""
-	if pgdial.Version(t.PgConn()) >= 180000 {
+	if pgdial.Version(s.OnTarget.PgConn()) >= 180000 {
 		enforced = "AND k.conenforced"
 	}
-	rows, err := t.Query(ctx, `WITH RECURSIVE d AS (SELECT d.name, pg_catalog.to_regclass(pg_catalog.format('%I.%I', d.schema_name, d.table_name))::pg_catalog.oid AS oid FROM pgsluice.deferred d
+	rows, err := s.OnTarget.Query(ctx, `WITH RECURSIVE d AS (SELECT d.name, pg_catalog.to_regclass(pg_catalog.format('%I.%I', d.schema_name, d.table_name))::pg_catalog.oid AS oid FROM pgsluice.deferred d
 			WHERE d.stream_id = $1 AND d.type = 'FK CONSTRAINT' AND d.definition !~ $2 AND d.state IN ('done', 'running')),
 		t AS (SELECT d.name, d.oid FROM d WHERE d.oid IS NOT NULL UNION SELECT t.name, i.inhrelid FROM t JOIN pg_catalog.pg_class c ON c.oid = t.oid AND c.relkind = 'p' JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid)
 		SELECT DISTINCT k.conname, k.conrelid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_constraint k JOIN t ON t.oid = k.conrelid AND right(t.name, pg_catalog.length(k.conname) + 1) = ' ' || k.conname
 		JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
-		WHERE k.contype = 'f' AND NOT k.convalidated `+enforced+` ORDER BY 2, 1`, stream, objects.UncheckedPattern)
+		WHERE k.contype = 'f' AND NOT k.convalidated `+enforced+` ORDER BY 2, 1`, s.Stream.ID, objects.UncheckedPattern)
 	if err != nil {
-		return 0, nil, m.Target.Explain(err)
+		return 0, nil, s.Target.Explain(err)
 	}
 	type key struct{ Name, Table string }
 	keys, err := pgx.CollectRows(rows, pgx.RowToStructByPos[key])
 	if err != nil {
-		return 0, nil, m.Target.Explain(err)
+		return 0, nil, s.Target.Explain(err)
 	}
 	for _, k := range keys {
-		err := m.exec(ctx, t, "ALTER TABLE ONLY "+k.Table+" VALIDATE CONSTRAINT "+pgx.Identifier{k.Name}.Sanitize())
+		err := exec(ctx, s, "ALTER TABLE ONLY "+k.Table+" VALIDATE CONSTRAINT "+pgx.Identifier{k.Name}.Sanitize())
 		var pg *pgconn.PgError
 		switch {
 		case err == nil:
 			valid++
 		case !objects.Refused(err):
-			return valid, invalid, m.Target.Explain(err)
+			return valid, invalid, s.Target.Explain(err)
 		case errors.As(err, &pg) && pg.Code == "23503":
 			invalid = append(invalid, fmt.Sprintf("%s of %s: %s", k.Name, k.Table, pg.Detail))
 		default:
@@ -130,20 +127,20 @@ func (m *Migration) validate(ctx context.Context, t *pgx.Conn, stream int32) (va
 	}
 	// With valid ones on all partitions, the server takes them for the constraint of the whole, and
 	// looks at no row.
-	list, err := progress.Pending(ctx, t, stream, progress.PhaseCutover, "", "")
+	list, err := progress.Pending(ctx, s.OnTarget, s.Stream.ID, progress.PhaseCutover, "", "")
 	if err != nil {
-		return valid, nil, m.Target.Explain(err)
+		return valid, nil, s.Target.Explain(err)
 	}
 	for _, o := range list {
 		if o.Type != "FK CONSTRAINT" || o.Error != "" {
 			continue
 		}
-		err := m.patiently(ctx, m.Target, 0, func() error { return m.makeObject(ctx, t, o) })
+		err := s.Patiently(ctx, s.Target, 0, func() error { return makeObject(ctx, s, o) })
 		if objects.Refused(err) {
-			err = progress.Fail(ctx, t, o.ID, err)
+			err = progress.Fail(ctx, s.OnTarget, o.ID, err)
 		}
 		if err != nil {
-			return valid, nil, m.Target.Explain(err)
+			return valid, nil, s.Target.Explain(err)
 		}
 	}
 	return valid, nil, nil

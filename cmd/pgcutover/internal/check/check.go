@@ -1,0 +1,198 @@
+// Package check examines a source and a target before anything is begun. Each finding says what is
+// so, how much that matters, and what to do about it.
+package check
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
+)
+
+// A look is one thing that is examined. It reports findings; what it cannot examine is a finding
+// as well, and does not keep the others from being made.
+type look struct {
+	what string // as in: … could not be examined
+	find func(*checker) error
+}
+
+// What is examined, in the order in which it is printed.
+var (
+	onSource = []look{
+		{"whether source and target are two databases", (*checker).apart},
+		{"the versions", (*checker).versions},
+		{"the slot", (*checker).slotState},
+		{"the settings for decoding", (*checker).wal},
+		{"the rights of the role", (*checker).sourceRole},
+		{"the tables", (*checker).tables},
+		{"what the role may read", (*checker).closed},
+		{"the large objects", (*checker).largeObjects},
+		{"the foreign keys", (*checker).orphans},
+		{"the functions", (*checker).paths},
+		{"the open transactions", (*checker).transactions},
+	}
+	onTarget = []look{
+		{"the rights of the role", (*checker).targetRole},
+		{"the encodings", (*checker).encoding},
+		{"the collations", (*checker).collation},
+		{"the extensions", (*checker).extensions},
+		{"the roles", (*checker).owners},
+		{"whether commits wait for a standby", (*checker).standbys},
+		{"what is there already", (*checker).empty},
+	}
+)
+
+// A finding is one thing that was looked at.
+type finding struct {
+	level  string // ok, warning, error
+	text   string
+	remedy string
+	paste  []paste
+}
+
+// A paste is what somebody is to execute on one side.
+type paste struct {
+	side string // source or target
+	as   string // a role, quoted, or words for one
+	sql  []string
+}
+
+// superuser is who may do what no other role may.
+const superuser = "superuser"
+
+// A checker collects findings.
+type checker struct {
+	ctx    context.Context
+	m      *session.Migration
+	list   []finding
+	s, t   *pgx.Conn
+	sv, tv int
+	// The roles and databases of the two sessions, quoted for statements that are to be pasted.
+	sourceUser, targetUser         string
+	sourceDatabase, targetDatabase string
+	// the slot exists: what only its creation needs does not stand in the way
+	begun bool
+}
+
+func (c *checker) ok(format string, args ...any) {
+	c.add("ok", "", format, args...)
+}
+
+func (c *checker) warn(remedy, format string, args ...any) *finding {
+	return c.add("warning", remedy, format, args...)
+}
+
+// need is fail, or warn if the migration has begun.
+func (c *checker) need(remedy, format string, args ...any) *finding {
+	if c.begun {
+		return c.warn(remedy, format, args...)
+	}
+	return c.fail(remedy, format, args...)
+}
+
+func (c *checker) fail(remedy, format string, args ...any) *finding {
+	return c.add("error", remedy, format, args...)
+}
+
+func (c *checker) add(level, remedy, format string, args ...any) *finding {
+	c.list = append(c.list, finding{level: level, text: fmt.Sprintf(format, args...), remedy: remedy})
+	return &c.list[len(c.list)-1]
+}
+
+// do adds statements that somebody is to execute: they are printed one a line, ready to be pasted.
+func (f *finding) do(side, as string, sql ...string) {
+	f.paste = append(f.paste, paste{side, as, sql})
+}
+
+// Run looks at the source, the target, and the pair, before anything is begun. It changes nothing.
+// It writes a line for each finding, and fails if there is one that stands in the way.
+func Run(ctx context.Context, m *session.Migration) error {
+	c := &checker{ctx: ctx, m: m}
+	var err error
+	if c.s, err = m.Connect(ctx, m.Source); err != nil {
+		return err
+	}
+	defer c.s.Close(ctx)
+	if c.t, err = m.Connect(ctx, m.Target); err != nil {
+		return err
+	}
+	defer c.t.Close(ctx)
+	if err := c.introduce(); err != nil {
+		return err
+	}
+	for _, side := range []struct {
+		server pgdial.Server
+		looks  []look
+	}{{m.Source, onSource}, {m.Target, onTarget}} {
+		for _, l := range side.looks {
+			if err := c.examined(side.server, l.what, l.find(c)); err != nil {
+				return err
+			}
+		}
+	}
+	return c.report()
+}
+
+// introduce asks both servers who they are, and who we are there.
+func (c *checker) introduce() error {
+	c.sv, c.tv = pgdial.Version(c.s.PgConn()), pgdial.Version(c.t.PgConn())
+	for _, x := range []struct {
+		conn           *pgx.Conn
+		user, database *string
+	}{{c.s, &c.sourceUser, &c.sourceDatabase}, {c.t, &c.targetUser, &c.targetDatabase}} {
+		if err := x.conn.QueryRow(c.ctx, "SELECT current_user, pg_catalog.current_database()").Scan(x.user, x.database); err != nil {
+			return err
+		}
+		*x.user, *x.database = text.Ident(*x.user), text.Ident(*x.database)
+	}
+	return nil
+}
+
+// report prints the findings, and fails if there is an error among them.
+func (c *checker) report() error {
+	for _, s := range []pgdial.Server{c.m.Source, c.m.Target} {
+		c.m.Printf("%s\n", c.m.Line(s))
+	}
+	bad := 0
+	for _, f := range c.list {
+		f.print(c.m)
+		if f.level == "error" {
+			bad++
+		}
+	}
+	if bad > 0 {
+		return fault.New(fault.Config, "%s not met", count.Of(bad, "condition")).
+			WithHint("Each line that begins with \"error\" is followed by what to do.")
+	}
+	return nil
+}
+
+// print prints a finding: what is so, what to do about it, and the statements that do it.
+func (f *finding) print(m *session.Migration) {
+	m.Printf("%s\t%s\n", f.level, f.text)
+	if f.remedy != "" {
+		m.Printf("\t%s\n", f.remedy)
+	}
+	for _, p := range f.paste {
+		m.Printf("\tOn the %s, as %s:\n", p.side, p.as)
+		for _, sql := range p.sql {
+			m.Printf("\t\t%s\n", sql)
+		}
+	}
+}
+
+// ask returns a query's single value as text, "" for NULL.
+func (c *checker) ask(conn *pgx.Conn, sql string) (string, error) {
+	var s *string
+	err := conn.QueryRow(c.ctx, "SELECT ("+sql+")::pg_catalog.text").Scan(&s)
+	if err != nil || s == nil {
+		return "", err
+	}
+	return *s, nil
+}

@@ -1,0 +1,18 @@
+package check
+
+import "github.com/pgsluice/pgsluice/cmd/internal/catalog"
+
+// closed looks for what the source's role may not read: all of it at once, before anything is
+// begun.
+func (c *checker) closed() error {
+	x, err := catalog.LookClosed(c.ctx, c.s, func(uint32, string) bool { return true }, true)
+	if err != nil {
+		return err
+	}
+	if !x.Any() {
+		c.ok("the source's role may read all tables, sequences and large objects")
+		return nil
+	}
+	c.fail("Or leave them out of the load.", "the source's role may not read %s", x.Text(false)).do("source", superuser, x.Statements()...)
+	return nil
+}

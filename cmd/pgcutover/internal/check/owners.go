@@ -1,0 +1,255 @@
+package check
+
+import (
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
+)
+
+// A sourceRole is a role that the source's schema names.
+type sourceRole struct {
+	Name         string
+	Login, Owner bool
+}
+
+// named are the roles that objects of the database belong to, or that have privileges, policies or
+// default privileges there. Extensions make theirs anew. The server keeps no note of the superuser
+// that initdb has made.
+const named = `SELECT r.rolname, r.rolcanlogin, pg_catalog.bool_or(d.deptype = 'o') FROM pg_catalog.pg_shdepend d JOIN pg_catalog.pg_roles r ON r.oid = d.refobjid
+	WHERE d.dbid = (SELECT b.oid FROM pg_catalog.pg_database b WHERE b.datname = pg_catalog.current_database()) AND d.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
+	AND d.deptype IN ('o', 'a', 'r') AND r.rolname !~ '^pg_'
+	AND d.classid NOT IN ('pg_catalog.pg_publication'::pg_catalog.regclass, 'pg_catalog.pg_subscription'::pg_catalog.regclass, 'pg_catalog.pg_event_trigger'::pg_catalog.regclass)
+	AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e WHERE e.classid = d.classid AND e.objid = d.objid AND e.deptype = 'e')
+	AND NOT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND c.oid = d.objid
+		AND (n.nspname = 'pgsluice' OR n.nspname ~ '^pg_'))
+	AND NOT EXISTS (SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND p.oid = d.objid
+		AND (n.nspname = 'pgsluice' OR n.nspname ~ '^pg_'))
+	AND NOT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE d.classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND n.oid = d.objid AND (n.nspname = 'pgsluice' OR n.nspname ~ '^pg_'))
+	GROUP BY 1, 2 ORDER BY 1`
+
+// The ways round of whoever does not want the source's roles.
+const withoutRoles = "Or leave owners and privileges out: pgextract --no-owner --no-acl."
+
+// A roleOnTarget is what the target has of a role that the source's schema names.
+type roleOnTarget struct {
+	There, Super bool
+	May          bool // our role may become it, and has its rights
+	Admin        bool // our role may let itself
+}
+
+// owners looks whether the target has the roles that the schema names, and whether the target's
+// role may make those owners that are.
+func (c *checker) owners() error {
+	rows, err := c.s.Query(c.ctx, named)
+	if err != nil {
+		return c.m.Source.Explain(err)
+	}
+	roles, err := pgx.CollectRows(rows, pgx.RowToStructByPos[sourceRole])
+	if err != nil {
+		return c.m.Source.Explain(err)
+	}
+	names := make([]string, len(roles))
+	for i, r := range roles {
+		names[i] = r.Name
+	}
+	// What a load has left out is told by pgcutover missing.
+	if streams, err := progress.Streams(c.ctx, c.t, c.m.Slot); err == nil && len(streams) > 0 {
+		c.begun = true
+	}
+	have, err := c.rolesOnTarget(names)
+	if err != nil {
+		return err
+	}
+	var super, create bool
+	if err := c.t.QueryRow(c.ctx,
+		"SELECT rolsuper, rolcreaterole FROM pg_catalog.pg_roles WHERE rolname = current_user").
+		Scan(&super, &create); err != nil {
+		return err
+	}
+	c.missingRoles(roles, have, super, create)
+	c.closedRoles(roles, have, super, create)
+	return c.creators(names, super)
+}
+
+// rolesOnTarget looks up roles by their names.
+func (c *checker) rolesOnTarget(names []string) ([]roleOnTarget, error) {
+	set := "MEMBER"
+	if c.tv >= 160000 {
+		set = "SET"
+	}
+	rows, err := c.t.Query(c.ctx, `SELECT r.oid IS NOT NULL, coalesce(r.rolsuper, false), coalesce(pg_catalog.pg_has_role(r.oid, '`+set+`') AND pg_catalog.pg_has_role(r.oid, 'USAGE'), false),
+		coalesce(pg_catalog.pg_has_role(r.oid, 'MEMBER WITH ADMIN OPTION'), false)
+		FROM pg_catalog.unnest($1::pg_catalog.text[]) WITH ORDINALITY n(name, i) LEFT JOIN pg_catalog.pg_roles r ON r.rolname = n.name ORDER BY n.i`, names)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[roleOnTarget])
+}
+
+// missingRoles finds the roles that the target does not have.
+func (c *checker) missingRoles(roles []sourceRole, have []roleOnTarget, super, create bool) {
+	maker := superuser // who may make roles
+	if create {
+		maker = c.targetUser
+	}
+	var missing, creates []string
+	for i, r := range roles {
+		if have[i].There {
+			continue
+		}
+		missing = append(missing, r.Name)
+		sql := "CREATE ROLE " + text.Ident(r.Name)
+		if r.Login {
+			sql += " LOGIN"
+		}
+		creates = append(creates, sql+";")
+		if r.Owner && !super {
+			creates = append(creates, grantRole(c.tv, r.Name, c.targetUser))
+		}
+	}
+	if len(missing) == 0 {
+		c.ok("the target has all roles that own objects or have privileges: %d", len(roles))
+		return
+	}
+	c.need("Passwords and other attributes, and all of them: pg_dumpall --roles-only | psql. "+withoutRoles,
+		"roles that own objects or have privileges, and that the target does not have: %s",
+		count.Some(missing)).
+		do("target", maker, creates...)
+}
+
+// closedRoles finds the owners that the target's role cannot make owners.
+func (c *checker) closedRoles(roles []sourceRole, have []roleOnTarget, super, create bool) {
+	var closed, supers []string
+	grants := map[string][]string{} // by who may
+	for i, r := range roles {
+		h := have[i]
+		switch {
+		case !h.There, !r.Owner, super, h.May:
+		case h.Super:
+			supers = append(supers, r.Name)
+		default:
+			closed = append(closed, r.Name)
+			who := superuser
+			if h.Admin || create && c.tv < 160000 {
+				who = c.targetUser
+			}
+			grants[who] = append(grants[who], grantRole(c.tv, r.Name, c.targetUser))
+		}
+	}
+	if len(closed) > 0 {
+		f := c.need(withoutRoles,
+			"the target's role cannot make %s the owner of what belongs to %s on the source: it may not become that role, or does not have its rights",
+			count.Some(closed), count.Word(len(closed), "it", "them"))
+		for _, who := range []string{c.targetUser, superuser} {
+			if len(grants[who]) > 0 {
+				f.do("target", who, grants[who]...)
+			}
+		}
+	}
+	if len(supers) > 0 {
+		c.warn("Load as a superuser, or give those objects to another role on the source. "+withoutRoles,
+			"what belongs to superusers of the target cannot be made theirs: %s", count.Some(supers))
+	}
+}
+
+// creators looks whether owners may create in the schemas that their objects are in, which the
+// server asks for when it makes them owners.
+func (c *checker) creators(owners []string, super bool) error {
+	if super {
+		return nil
+	}
+	rows, err := c.s.Query(c.ctx, `SELECT DISTINCT pg_catalog.pg_get_userbyid(o.owner), n.nspname, pg_catalog.has_schema_privilege(o.owner, n.oid, 'CREATE') FROM (
+			SELECT c.relowner, c.relnamespace, c.oid, 'pg_catalog.pg_class'::pg_catalog.regclass FROM pg_catalog.pg_class c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+			UNION ALL SELECT p.proowner, p.pronamespace, p.oid, 'pg_catalog.pg_proc'::pg_catalog.regclass FROM pg_catalog.pg_proc p
+			UNION ALL SELECT y.typowner, y.typnamespace, y.oid, 'pg_catalog.pg_type'::pg_catalog.regclass FROM pg_catalog.pg_type y WHERE y.typtype IN ('d', 'e', 'r')) o(owner, namespace, oid, class)
+		JOIN pg_catalog.pg_namespace n ON n.oid = o.namespace WHERE n.nspname NOT IN ('information_schema', 'pgsluice') AND n.nspname !~ '^pg_'
+		AND pg_catalog.pg_get_userbyid(o.owner) = ANY ($1) AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e WHERE e.classid = o.class AND e.objid = o.oid AND e.deptype = 'e') ORDER BY 2, 1`, owners)
+	if err != nil {
+		return c.m.Source.Explain(err)
+	}
+	type pair struct {
+		Owner, Schema string
+		May           bool
+	}
+	pairs, err := pgx.CollectRows(rows, pgx.RowToStructByPos[pair])
+	if err != nil {
+		return c.m.Source.Explain(err)
+	}
+	var o, s []string
+	for _, p := range pairs {
+		o, s = append(o, p.Owner), append(s, p.Schema)
+	}
+	// A schema that is not there yet comes with the privileges that it has on the source.
+	rows, err = c.t.Query(c.ctx, `SELECT CASE WHEN n.oid IS NULL THEN NULL WHEN r.oid IS NULL THEN pg_catalog.has_schema_privilege('public', n.oid, 'CREATE') ELSE pg_catalog.has_schema_privilege(r.oid, n.oid, 'CREATE') END
+		FROM unnest($1::pg_catalog.text[], $2::pg_catalog.text[]) WITH ORDINALITY v(o, s, i)
+		LEFT JOIN pg_catalog.pg_roles r ON r.rolname = v.o LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = v.s ORDER BY v.i`, o, s)
+	if err != nil {
+		return err
+	}
+	may, err := pgx.CollectRows(rows, pgx.RowTo[*bool])
+	if err != nil {
+		return err
+	}
+	var names, source, target []string
+	for i, p := range pairs {
+		sql := fmt.Sprintf("GRANT CREATE ON SCHEMA %s TO %s;", text.Ident(p.Schema), text.Ident(p.Owner))
+		switch {
+		case may[i] != nil && !*may[i]:
+			target = append(target, sql)
+		case may[i] == nil && !p.May:
+			source = append(source, sql)
+		default:
+			continue
+		}
+		names = append(names, p.Owner+" in "+p.Schema)
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	f := c.need("After the load it can be taken back. "+withoutRoles,
+		"owners that may not create in the schema of their objects, and so cannot be made their owners: %s",
+		count.Some(names))
+	if len(target) > 0 {
+		f.do("target", superuser, target...)
+	}
+	if len(source) > 0 {
+		f.do("source", superuser, source...)
+	}
+	return nil
+}
+
+// ownersOf adds the statements that give the source's role the rights of the owners of all tables.
+// Nobody is to be made a superuser.
+func (c *checker) ownersOf(f *finding) error {
+	rows, err := c.s.Query(c.ctx, `SELECT DISTINCT r.rolname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
+		WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice') AND n.nspname !~ '^pg_(temp|toast)' AND NOT r.rolsuper
+		AND NOT pg_catalog.pg_has_role(current_user, r.oid, 'USAGE') ORDER BY 1`)
+	if err != nil {
+		return err
+	}
+	owners, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil || len(owners) == 0 {
+		return err
+	}
+	var grants []string
+	for _, o := range owners {
+		grants = append(grants, grantRole(c.sv, o, c.sourceUser))
+	}
+	f.do("source", superuser, grants...)
+	return nil
+}
+
+// grantRole returns the statement that makes role to, which is quoted already, a member of another
+// such that it may become that one and has its rights at once: what version 16 and newer tell
+// apart.
+func grantRole(version int, role, to string) string {
+	with := ""
+	if version >= 160000 {
+		with = " WITH INHERIT TRUE, SET TRUE"
+	}
+	return "GRANT " + text.Ident(role) + " TO " + to + with + ";"
+}

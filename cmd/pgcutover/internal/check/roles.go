@@ -1,0 +1,65 @@
+package check
+
+func (c *checker) sourceRole() error {
+	can, err := c.ask(c.s, `SELECT rolsuper OR rolreplication OR EXISTS (SELECT FROM pg_catalog.pg_roles g WHERE g.rolname = 'rds_replication' AND pg_catalog.pg_has_role(current_user, g.oid, 'USAGE'))
+		FROM pg_catalog.pg_roles WHERE rolname = current_user`)
+	if err != nil {
+		return err
+	}
+	if can == "true" {
+		c.ok("the source's role may use replication slots")
+	} else {
+		c.fail("On RDS and Aurora: GRANT rds_replication TO "+c.sourceUser+";", "the source's role has no REPLICATION attribute").
+			do("source", superuser, "ALTER ROLE "+c.sourceUser+" REPLICATION;")
+	}
+	can, err = c.ask(c.s, "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')")
+	if err != nil {
+		return err
+	}
+	if can != "true" {
+		c.fail("", "the source's role may not create a publication in the database").
+			do("source", superuser, "GRANT CREATE ON DATABASE "+c.sourceDatabase+" TO "+c.sourceUser+";")
+	}
+	owner, err := c.ask(c.s,
+		"SELECT CASE WHEN NOT pg_catalog.pg_has_role(current_user, datdba, 'USAGE') THEN pg_catalog.pg_get_userbyid(datdba) END FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()")
+	if err != nil {
+		return err
+	}
+	if owner != "" {
+		c.fail("Or use the owner for pgcutover.", "the source's role does not own the database, and cannot fence it at cutover").
+			do("source", superuser, grantRole(c.sv, owner, c.sourceUser))
+	}
+	return nil
+}
+
+func (c *checker) targetRole() error {
+	can, err := c.ask(c.t, "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')")
+	if err != nil {
+		return err
+	}
+	made, err := c.ask(c.t, "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = 'pgsluice' AND pg_catalog.has_schema_privilege(n.oid, 'CREATE'))")
+	if err != nil {
+		return err
+	}
+	switch {
+	case can == "true":
+	case made == "true":
+		c.warn("If the load brings schemas, let it:", "the target's role may not create schemas; pgsluice is there for it").
+			do("target", superuser, "GRANT CREATE ON DATABASE "+c.targetDatabase+" TO "+c.targetUser+";")
+	default:
+		c.fail("If the schema is created by hand, one for pgsluice alone will do: CREATE SCHEMA pgsluice AUTHORIZATION "+
+			c.targetUser+";", "the target's role may not create schemas").
+			do("target", superuser, "GRANT CREATE ON DATABASE "+c.targetDatabase+" TO "+c.targetUser+";")
+	}
+	if _, err := c.t.Exec(c.ctx, "SET session_replication_role = replica"); err == nil {
+		c.ok("the target's role may switch off triggers and foreign keys (session_replication_role)")
+		_, _ = c.t.Exec(c.ctx, "RESET session_replication_role")
+	} else {
+		f := c.warn("Triggers, rules and foreign keys that are there are taken off until the cutover.",
+			"the target's role may not set session_replication_role")
+		if c.tv >= 150000 {
+			f.do("target", superuser, "GRANT SET ON PARAMETER session_replication_role TO "+c.targetUser+";")
+		}
+	}
+	return nil
+}

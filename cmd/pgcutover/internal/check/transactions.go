@@ -1,0 +1,59 @@
+package check
+
+import (
+	"time"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
+)
+
+// transactions looks for what the creation of a slot would wait for: it needs a moment at which
+// none of the server's transactions that have written is open any more.
+func (c *checker) transactions() error {
+	const long = time.Minute
+	writers, err := waiting.Writers(c.ctx, c.s)
+	if err != nil {
+		return err
+	}
+	var prepared, open, hidden []waiting.Holder
+	for _, w := range writers {
+		switch {
+		case w.PID == 0:
+			prepared = append(prepared, w)
+		case w.Hidden:
+			hidden = append(hidden, w)
+		case w.Open >= long:
+			open = append(open, w)
+		}
+	}
+	if len(open) > 0 {
+		c.warn("End them, or wait: the creation of the slot waits for all transactions that have written.",
+			"long transactions on the source: %s", waiting.Some(open))
+	}
+	if len(hidden) > 0 {
+		c.warn("The creation of the slot waits for them, if they stay.",
+			"the source's role may not see how long these transactions have been open: %s",
+			waiting.Some(hidden)).
+			do(c.m.Source.Side, superuser, "GRANT pg_read_all_stats TO "+c.sourceUser+";")
+	}
+	if len(prepared) > 0 {
+		remedy := "The creation of the slot waits for them, whatever database they are of. End each:"
+		for i := range prepared {
+			remedy += " " + prepared[i].Remedy()
+		}
+		c.need(remedy, "prepared transactions on the source: %s", waiting.Some(prepared))
+	}
+	return nil
+}
+
+// standbys looks whether commits on the target wait for a standby that is not there.
+func (c *checker) standbys() error {
+	names, stuck, err := waiting.Commits(c.ctx, c.m.Target)
+	if err != nil {
+		return err
+	}
+	if stuck {
+		c.fail(waiting.StandbyHint(c.m.Target.Side)+" Load and sync do not wait for it, but the cutover does, and the application would.",
+			"commits on the target wait for a standby, and none answers (synchronous_standby_names is %q)", names)
+	}
+	return nil
+}

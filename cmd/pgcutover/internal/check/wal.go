@@ -1,0 +1,74 @@
+package check
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+)
+
+func (c *checker) wal() error {
+	level, logical, err := slot.WALLevel(c.ctx, c.s)
+	switch {
+	case err != nil:
+		return err
+	case !logical:
+		c.fail("ALTER SYSTEM SET wal_level = logical, then restart the source. RDS and Aurora: rds.logical_replication = 1 and reboot. Cloud SQL: cloudsql.logical_decoding = on. Azure: server parameter wal_level.",
+			"wal_level is %s on the source", level)
+	case level != "logical":
+		c.ok("wal_level is %s, which the server raises by itself while there are logical slots", level)
+	default:
+		c.ok("wal_level is logical")
+	}
+	for _, x := range []struct{ setting, used string }{
+		{"max_replication_slots", "SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots"},
+		{"max_wal_senders", "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication"},
+	} {
+		free, err := c.ask(c.s, "SELECT pg_catalog.current_setting('"+x.setting+"')::int - ("+x.used+")")
+		if err != nil {
+			return err
+		}
+		if free == "0" || strings.HasPrefix(free, "-") {
+			c.need("Raise "+x.setting+" and restart the source, or drop what is not used any more.",
+				"all of the source's %s are taken", x.setting)
+		} else {
+			c.ok("%s: %s free", x.setting, free)
+		}
+	}
+	plugins, err := c.ask(c.s, "SELECT pg_catalog.current_setting('output_plugin_libraries', true)")
+	var pg *pgconn.PgError
+	switch {
+	case errors.As(err, &pg) && pg.Code == "42501":
+		c.warn("GRANT pg_read_all_settings TO …, or have a superuser look: SHOW output_plugin_libraries",
+			"the source's role may not see which output plugins are allowed; pgoutput is needed")
+	case err != nil:
+		return err
+	}
+	if plugins != "" && !strings.Contains(plugins, "pgoutput") {
+		c.fail("ALTER SYSTEM SET output_plugin_libraries = 'pgoutput, …'",
+			"the source's output_plugin_libraries does not allow pgoutput: %s", plugins)
+	}
+	if c.sv >= 130000 {
+		keep, err := c.ask(c.s, "SELECT pg_catalog.current_setting('max_slot_wal_keep_size')")
+		if err != nil {
+			return err
+		}
+		if keep != "-1" {
+			c.warn("Raise it, or see to it that sync is never interrupted for long.",
+				"the source drops a slot that holds back more than %s of WAL (max_slot_wal_keep_size)", keep)
+		}
+	}
+	if c.sv >= 180000 {
+		idle, err := c.ask(c.s, "SELECT pg_catalog.current_setting('idle_replication_slot_timeout')")
+		if err != nil {
+			return err
+		}
+		if idle != "0" {
+			c.warn("Set it to 0, or see to it that sync is never interrupted for that long.",
+				"the source drops a slot that nobody has read for %s (idle_replication_slot_timeout)", idle)
+		}
+	}
+	return nil
+}

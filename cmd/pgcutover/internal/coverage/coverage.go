@@ -1,0 +1,207 @@
+// Package coverage compares what the source has with what the slot carries of it: which tables do
+// not reach the target as a whole, why, and what to do about it.
+package coverage
+
+import (
+	"context"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/carried"
+	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
+)
+
+// Compare compares what the slot's publications carry with what the target has got, and returns the
+// tables of the source that belong to the migration, each with the reasons why not all of it
+// reaches the target. Of a migration that began with a selection, only what is published or was
+// loaded belongs to it. It asks each side once, whatever the number of tables, and of the target
+// only if there are tables that it may not have.
+func Compare(ctx context.Context, s *session.Session, tables []progress.TableInfo) ([]*carried.Table, error) {
+	publications, err := slot.PublicationsOf(ctx, s.OnSource, s.Slot)
+	if err != nil {
+		return nil, s.Source.Explain(err)
+	}
+	state, err := carried.Tables(ctx, s.OnSource, publications)
+	if err != nil {
+		return nil, s.Source.Explain(err)
+	}
+	recorder, err := slot.GetRecorder(ctx, s.OnSource)
+	if err != nil {
+		return nil, s.Source.Explain(err)
+	}
+	target := carried.Target{Whole: s.Stream.Whole, MadeFor: s.Stream.Source.Token != "" ||
+		s.Stream.LoadStatus != "none", Loading: s.Stream.LoadStatus == "loading",
+		Recording: recorder.Trusted()}
+	for _, x := range tables {
+		target.Tables = append(target.Tables, carried.Loaded{Schema: x.SourceSchema, Name: x.SourceTable,
+			OID: x.SourceOID, Snapshot: x.Snapshot,
+			Complete: x.Status == "copied" || x.Status == "indexing" || x.Status == "loaded",
+			Recorded: x.Snapshot == progress.MadeByStatement})
+	}
+	return state.Compare(target, func(list []*carried.Table) (map[*carried.Table]bool, error) { return absent(ctx, s, list) })
+}
+
+// absent returns the tables that the target does not have.
+func absent(ctx context.Context, s *session.Session, list []*carried.Table) (map[*carried.Table]bool, error) {
+	schemas, err := progress.RenamedSchemas(ctx, s.OnTarget, s.Stream.ID)
+	if err != nil {
+		return nil, s.Target.Explain(err)
+	}
+	names := make([]catalog.Name, len(list))
+	for i, x := range list {
+		names[i] = catalog.Name{Schema: x.Schema, Name: x.Name}
+		if to, ok := schemas[x.Schema]; ok {
+			names[i].Schema = to
+		}
+	}
+	lacks, err := catalog.Absent(ctx, s.OnTarget, names)
+	if err != nil {
+		return nil, s.Target.Explain(err)
+	}
+	absent := make(map[*carried.Table]bool)
+	for i, x := range list {
+		absent[x] = lacks[names[i]]
+	}
+	return absent, nil
+}
+
+// A TableName is the name of a table of the source.
+type TableName struct {
+	Schema string `json:"schema"`
+	Table  string `json:"table"`
+}
+
+func (n TableName) String() string { return n.Schema + "." + n.Table }
+
+// Names returns the tables' names.
+func Names(list []TableName) []string {
+	names := make([]string, len(list))
+	for i, n := range list {
+		names[i] = n.String()
+	}
+	return names
+}
+
+// An Uncarried table is one of the source of which not all that the load promised reaches the
+// target.
+type Uncarried struct {
+	TableName
+	Reason string `json:"reason"` // a word for programs
+	Says   string `json:"says"`   // the same for people
+
+	lacks []string // statements that give sync's role what it lacks to mend it
+}
+
+// Sort sorts the tables of which not all reaches the target: what is missing there as a whole, what
+// is carried less than the load promised, and of what never more than inserts was promised.
+func Sort(tables []*carried.Table) (missing []TableName, uncarried []Uncarried, insertOnly []TableName) {
+	missing, uncarried, insertOnly = []TableName{}, []Uncarried{}, []TableName{}
+	for _, t := range tables {
+		name := TableName{t.Schema, t.Name}
+		if t.Has(carried.Absent, carried.NotLoaded) {
+			missing = append(missing, name)
+			continue
+		}
+		if t.Has(carried.NoIdentity) {
+			insertOnly = append(insertOnly, name)
+		}
+		for _, r := range t.Reasons {
+			if !r.Known() {
+				uncarried = append(uncarried, Uncarried{name, string(r.Code), r.String(), r.Lacks})
+			}
+		}
+	}
+	return missing, uncarried, insertOnly
+}
+
+// UncarriedText says of which tables not all is carried, and what to do about it.
+func UncarriedText(slot string, list []Uncarried) (says, remedy string) {
+	const most = 20
+	var order, options, lines []string
+	tables := make(map[string][]string) // by what is said of them
+	seen := make(map[TableName]bool)
+	reload, publish, refused := false, false, false
+	var grants []string
+	for _, u := range list {
+		if tables[u.Says] == nil {
+			order = append(order, u.Says)
+		}
+		tables[u.Says] = append(tables[u.Says], u.TableName.String())
+		switch carried.Code(u.Reason) {
+		case carried.Refuses:
+			refused = true
+			for _, g := range u.lacks {
+				if !slices.Contains(grants, g) {
+					grants = append(grants, g)
+				}
+			}
+			continue
+		case carried.Gap, carried.IdentityLost:
+			reload = true
+		default:
+			publish, reload = true, true
+		}
+		if !seen[u.TableName] && len(options) < most {
+			options = append(options, "--table "+tablePattern(u.TableName))
+		}
+		seen[u.TableName] = true
+	}
+	for _, o := range order[:min(len(order), most)] {
+		lines = append(lines, count.Some(tables[o])+" "+o)
+	}
+	says = strings.Join(lines, "; ")
+	if len(seen) > most {
+		options = append(options, "and so on")
+	}
+	var todo []string
+	if refused {
+		todo = append(todo, "Give those whose updates are refused a primary key, or ALTER TABLE … REPLICA IDENTITY FULL. While sync runs (scripts/sync "+slot+
+			"), it takes them out of the publication of updates within seconds; by hand: ALTER PUBLICATION "+
+			pgx.Identifier{slot}.Sanitize()+" DROP TABLE …")
+		if len(grants) > 0 {
+			todo = append(todo, "Its role may not do so. On the source, as a role that may: "+strings.Join(grants, " "))
+		}
+	}
+	if publish {
+		todo = append(todo, "Publish them as they were when they were loaded (ALTER PUBLICATION "+pgx.Identifier{slot}.Sanitize()+" …).")
+	}
+	if reload {
+		todo = append(todo, "What was changed meanwhile is in no stream; while sync is stopped: pgextract --slot "+
+			slot+" "+strings.Join(options, " ")+" --reload | pgapply")
+	}
+	return says, strings.Join(todo, " ")
+}
+
+// MissingText says which tables the target lacks, and what to do about it.
+func MissingText(slot string, list []TableName) (says, remedy string) {
+	const most = 20
+	options := make([]string, 0, most)
+	for _, n := range list[:min(len(list), most)] {
+		options = append(options, "--table "+tablePattern(n))
+	}
+	says = "the target does not have " + count.Of(len(list), "table") + " of the source: " +
+		count.Some(Names(list)) + ". They are not there, or have never been loaded"
+	remedy = "While sync is stopped: pgextract --slot " + slot + " " + strings.Join(options, " ") + " --reload | pgapply"
+	if len(list) > most {
+		remedy += ", and so on"
+	}
+	return says, remedy
+}
+
+var plainName = regexp.MustCompile("^[a-z_][a-z0-9_]*$")
+
+// tablePattern returns the pattern, quoted for the shell, that only this table matches.
+func tablePattern(n TableName) string {
+	if plainName.MatchString(n.Schema) && plainName.MatchString(n.Table) {
+		return n.String()
+	}
+	return text.Shell(pgx.Identifier{n.Schema, n.Table}.Sanitize())
+}

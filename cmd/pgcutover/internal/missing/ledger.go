@@ -1,0 +1,206 @@
+// Package missing finds what the target lacks of the source, or has otherwise, and what the
+// source's rows would not let it have. It prints that, tries again, and refuses to go on.
+package missing
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
+	"github.com/pgsluice/pgsluice/cmd/internal/ledger"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/coverage"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// A Result is what a comparison has found.
+type Result struct {
+	Lines    []ledger.Line
+	Compared bool // false before the load is complete: nothing can be said yet
+
+	lacking []coverage.TableName // the tables among what is missing
+}
+
+// Compare compares what the source has with what the target has, and returns what is missing or
+// otherwise.
+func Compare(ctx context.Context, s *session.Session) (*Result, error) {
+	r := new(Result)
+	if s.Stream.LoadStatus == "loading" {
+		return r, nil
+	}
+	in := ledger.Input{ByHand: s.Stream.ByHand || s.Stream.LoadStatus == "none",
+		Selected:      !s.Stream.Whole && s.Stream.LoadStatus == "loaded",
+		WithoutOwners: slices.Contains(s.Stream.Without, format.WithoutOwners),
+		WithoutRights: slices.Contains(s.Stream.Without, format.WithoutRights), Ended: s.Stream.Ended,
+		Role: make(map[string]bool)}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		in.Source, err = inventory.Read(gctx, s.OnSource)
+		return s.Source.Explain(err)
+	})
+	g.Go(func() (err error) {
+		in.Target, err = inventory.Read(gctx, s.OnTarget)
+		return s.Target.Explain(err)
+	})
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	if err := remembered(ctx, s, &in); err != nil {
+		return nil, s.Target.Explain(err)
+	}
+	if err := s.OnSource.QueryRow(ctx, "SELECT pg_catalog.quote_ident(current_user)").Scan(&in.SourceRole); err != nil {
+		return nil, s.Source.Explain(err)
+	}
+	in.OldRights = pgdial.Version(s.OnSource.PgConn()) < 170000 || pgdial.Version(s.OnTarget.PgConn()) < 170000
+	r.Lines, r.Compared = ledger.Compare(in), true
+	if err := r.notCarried(ctx, s); err != nil {
+		return nil, err
+	}
+	allowed, err := progress.Allowed(ctx, s.OnTarget, s.Stream.ID)
+	if err != nil {
+		return nil, s.Target.Explain(err)
+	}
+	for i := range r.Lines {
+		r.Lines[i].Allowed = allowed[r.Lines[i].ID]
+	}
+	return r, nil
+}
+
+// remembered adds what the target knows of the migration.
+func remembered(ctx context.Context, s *session.Session, in *ledger.Input) (err error) {
+	if in.Failed, err = progress.Failed(ctx, s.OnTarget, s.Stream.ID); err != nil {
+		return err
+	}
+	onTarget := make(map[inventory.Key]string)
+	if err := progress.Fingerprints(ctx, s.OnTarget, s.Stream.ID, func(side string, p *progress.Fingerprint) {
+		k := inventory.Key{Class: p.Class, Schema: p.Schema, Table: p.Table, Name: p.Name}
+		switch {
+		case side == "target":
+			onTarget[k] = p.Definition
+		case in.Baseline == nil:
+			in.Baseline = make(map[inventory.Key]ledger.Baseline)
+			fallthrough
+		default:
+			in.Baseline[k] = ledger.Baseline{Definition: p.Definition, Facts: p.Facts}
+		}
+	}); err != nil {
+		return err
+	}
+	if !s.Stream.Ended {
+		for _, phase := range []progress.Phase{progress.PhaseCutover, progress.PhaseFinish} {
+			list, err := progress.Pending(ctx, s.OnTarget, s.Stream.ID, phase, "", "")
+			if err != nil {
+				return err
+			}
+			for _, o := range list {
+				if o.Error == "" {
+					in.Pending = append(in.Pending, o)
+				}
+			}
+		}
+	}
+	if in.Renames, _, err = Renames(ctx, s); err != nil {
+		return err
+	}
+	for k, b := range in.Baseline {
+		b.Target = onTarget[in.Renames.Key(k)]
+		in.Baseline[k] = b
+	}
+	if in.Baseline == nil { // of an older program's load, or a filter has dropped it
+		in.Selected = false
+	}
+	rows, err := s.OnTarget.Query(ctx, "SELECT pg_catalog.quote_ident(rolname) FROM pg_catalog.pg_roles")
+	if err != nil {
+		return err
+	}
+	var role string
+	if _, err := pgx.ForEachRow(rows, []any{&role}, func() error { in.Role[role] = true; return nil }); err != nil {
+		return err
+	}
+	return s.OnTarget.QueryRow(ctx,
+		"SELECT pg_catalog.quote_ident(current_user), pg_catalog.current_database()").
+		Scan(&in.TargetRole, &in.Database)
+}
+
+// notCarried adds the tables whose changes do not reach the target.
+func (r *Result) notCarried(ctx context.Context, s *session.Session) error {
+	tables, err := progress.Tables(ctx, s.OnTarget, s.Stream.ID)
+	if err != nil {
+		return s.Target.Explain(err)
+	}
+	if s.Stream.Ended || s.Stream.Key.Slot == "" {
+		return nil
+	}
+	list, err := coverage.Compare(ctx, s, tables)
+	if err != nil {
+		return err
+	}
+	missing, uncarried, _ := coverage.Sort(list)
+	r.lacking = missing
+	lineOf := make(map[coverage.TableName]int)
+	for i := range r.Lines {
+		if schema, table, ok := r.Lines[i].Table(); ok && r.Lines[i].Problem == "missing" {
+			lineOf[coverage.TableName{Schema: schema, Table: table}] = i
+		}
+	}
+	for _, n := range missing {
+		_, remedy := coverage.MissingText(s.Slot, []coverage.TableName{n})
+		i, ok := lineOf[n]
+		if !ok {
+			line := ledger.NotCarried(n.Schema, n.Table)
+			line.Cause = "it has never been loaded"
+			r.Lines = append(r.Lines, line)
+			i = len(r.Lines) - 1
+		}
+		r.Lines[i].Remedy, r.Lines[i].SQL = remedy, []string{}
+	}
+	for len(uncarried) > 0 { // in the order of tables
+		n := 1
+		for n < len(uncarried) && uncarried[n].TableName == uncarried[0].TableName {
+			n++
+		}
+		line := ledger.NotCarried(uncarried[0].Schema, uncarried[0].Table)
+		says := make([]string, n)
+		for i, u := range uncarried[:n] {
+			says[i] = u.Says
+		}
+		line.Cause = strings.Join(says, "; ")
+		_, line.Remedy = coverage.UncarriedText(s.Slot, uncarried[:n])
+		r.Lines, uncarried = append(r.Lines, line), uncarried[n:]
+	}
+	return nil
+}
+
+// settled is Compare, looked at again for some seconds while there is something that may still be
+// on its way: a statement that sync is about to execute.
+func settled(ctx context.Context, s *session.Session) (*Result, error) {
+	const tries = 3
+	for try := 1; ; try++ {
+		r, err := Compare(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		if len(ledger.Blocking(r.Lines)) == 0 || try == tries {
+			return r, nil
+		}
+		applied, err := progress.IsApplied(ctx, s.OnTarget, s.Stream.ID)
+		if err != nil {
+			return nil, s.Target.Explain(err)
+		}
+		if !applied || s.Stream.Ended {
+			return r, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+}

@@ -1,0 +1,104 @@
+package missing
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/ledger"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
+)
+
+// RequireNothing refuses to go on while the ledger is not empty. What is named in allow may
+// stay as it is from now on.
+func RequireNothing(ctx context.Context, s *session.Session, allow []string, patience time.Duration) error {
+	if _, err := Retry(ctx, s, true, patience); err != nil {
+		return err
+	}
+	r, err := settled(ctx, s)
+	if err != nil {
+		return err
+	}
+	if err := accept(ctx, s, r.Lines, allow); err != nil {
+		return err
+	}
+	left := ledger.Blocking(r.Lines)
+	if len(left) == 0 {
+		return nil
+	}
+	return refusal(s.Slot, left)
+}
+
+// RequireCreated refuses to remove the state of a migration as long as it has the only list of
+// what is still to be created on the target.
+func RequireCreated(ctx context.Context, s *session.Session) error {
+	for _, phase := range []progress.Phase{progress.PhaseCutover, progress.PhaseFinish} {
+		list, err := progress.Pending(ctx, s.OnTarget, s.Stream.ID, phase, "", "")
+		if err != nil {
+			return s.Target.Explain(err)
+		}
+		for _, o := range list {
+			if o.Error == "" {
+				return fault.New(fault.Config, "the cutover is not finished: %v is still to be created on the target", &o).
+					WithHint("First: pgcutover finish --slot %[1]s. To remove the record of it all the same: pgcutover cleanup --slot %[1]s --force", s.Slot)
+			}
+		}
+	}
+	failed, err := progress.Failed(ctx, s.OnTarget, s.Stream.ID)
+	if err != nil || len(failed) == 0 {
+		return s.Target.Explain(err)
+	}
+	r, err := Compare(ctx, s)
+	if err != nil {
+		return err
+	}
+	left := ledger.Blocking(r.Lines)
+	if len(left) == 0 {
+		return nil
+	}
+	e := refusal(s.Slot, left)
+	e.Hint += fmt.Sprintf(". To remove the list all the same: pgcutover cleanup --slot %s --force", s.Slot)
+	return e
+}
+
+func refusal(slot string, left []ledger.Line) *fault.Error {
+	names := make([]string, len(left))
+	for i, l := range left {
+		names[i] = text.Sprintf("%s  %s %s: %s", l.ID, l.Kind, l.Name, l.Cause)
+	}
+	const most = 20
+	detail := strings.Join(names[:min(most, len(names))], "\n")
+	if n := len(names) - most; n > 0 {
+		detail += fmt.Sprintf("\nand %s", count.Of(n, "other"))
+	}
+	return fault.New(fault.Config, "the target lacks %s of the source, or has %s otherwise",
+		count.Of(len(left), "object"), count.Word(len(left), "it", "them")).WithDetail("%s", detail).
+		WithHint("pgcutover missing --slot %s says what to do about each, and --sql prints the statements. What may stay as it is: --allow-missing ID", slot)
+}
+
+// accept records the lines with these ids as allowed, and marks them.
+func accept(ctx context.Context, s *session.Session, lines []ledger.Line, ids []string) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	record := make(map[string]string)
+	for i := range lines {
+		if l := &lines[i]; slices.Contains(ids, l.ID) {
+			l.Allowed = true
+			record[l.ID] = fmt.Sprintf("%s %s: %s", l.Kind, l.Name, l.Cause)
+			s.Log.Warn(text.Sprintf("allowed to stay so: %s %s: %s", l.Kind, l.Name, l.Cause))
+		}
+	}
+	for _, id := range ids {
+		if record[id] == "" {
+			s.Log.Info(fmt.Sprintf("--allow-missing %s: nothing of that id is missing", id))
+		}
+	}
+	return s.Target.Explain(progress.Allow(ctx, s.OnTarget, s.Stream.ID, record))
+}

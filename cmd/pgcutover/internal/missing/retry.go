@@ -1,0 +1,35 @@
+package missing
+
+import (
+	"context"
+	"time"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
+	"github.com/pgsluice/pgsluice/cmd/internal/objects"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
+)
+
+// Retry tries again to create what the load could not create: only what takes no time if quick is
+// set, because the application waits. It returns what is left. Locks of others may stand in the way
+// of each for as long as patience (0: for ever).
+func Retry(ctx context.Context, s *session.Session, quick bool, patience time.Duration) ([]progress.Object, error) {
+	failed, err := progress.Failed(ctx, s.OnTarget, s.Stream.ID)
+	if err != nil || len(failed) == 0 {
+		return nil, s.Target.Explain(err)
+	}
+	want := objects.Any
+	if quick {
+		want = objects.Quick
+	}
+	n, err := objects.Retry(ctx, s.Target, s.Stream.ID, want,
+		func(do func() error) error { return s.Patiently(ctx, s.Target, patience, do) })
+	if err != nil {
+		return nil, err
+	}
+	if n > 0 {
+		s.Log.Info(count.Of(n, "object") + " that the load could not create could be now")
+	}
+	failed, err = progress.Failed(ctx, s.OnTarget, s.Stream.ID)
+	return failed, s.Target.Explain(err)
+}

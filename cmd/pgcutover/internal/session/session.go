@@ -1,0 +1,211 @@
+// Package session opens what the verbs of a cutover work on: the source, the target, and what the
+// target knows of the migration. It says once where it is connected to, and makes sure that both
+// ends belong together.
+package session
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/identity"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
+)
+
+// A Migration is one slot's migration from a source to a target, as a verb is told of it.
+type Migration struct {
+	Source pgdial.Server
+	Target pgdial.Server
+	Slot   string // empty until a Session has found it, if it was not named
+	// Waits says, by side, whom sessions wait for.
+	Waits map[string]*waiting.Watch
+	// Reports says that the command's report on Out names both ends.
+	Reports bool
+
+	Out io.Writer // reports
+	Log *slog.Logger
+
+	unwritten error             // of what was to be printed
+	ends      map[string]string // by side, what was connected to, as identity.Line prints it
+}
+
+// A Session is a migration with both ends open. A verb that needs one end only, or can do without,
+// has nil for the other; so is the stream where the target is not asked for it.
+type Session struct {
+	*Migration
+	OnSource, OnTarget *pgx.Conn
+	Stream             *progress.Stream // what the target knows of the migration
+}
+
+// Begin opens both ends, and finds the migration.
+func (m *Migration) Begin(ctx context.Context) (*Session, error) {
+	s, err := m.BeginTarget(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.OpenSource(ctx); err != nil {
+		s.Close(ctx)
+		return nil, err
+	}
+	return s, nil
+}
+
+// BeginTarget opens the target, and finds the migration there.
+func (m *Migration) BeginTarget(ctx context.Context) (*Session, error) {
+	s := &Session{Migration: m}
+	var err error
+	if s.OnTarget, err = m.ConnectTarget(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.Find(ctx); err != nil {
+		s.Close(ctx)
+		return nil, err
+	}
+	return s, nil
+}
+
+// BeginSource opens the source alone.
+func (m *Migration) BeginSource(ctx context.Context) (*Session, error) {
+	c, err := m.Connect(ctx, m.Source)
+	if err != nil {
+		return nil, err
+	}
+	return &Session{Migration: m, OnSource: c}, nil
+}
+
+// OpenSource opens the source that the target was loaded from.
+func (s *Session) OpenSource(ctx context.Context) (err error) {
+	if s.OnSource, err = s.Connect(ctx, s.Source); err != nil {
+		return err
+	}
+	return s.CheckSource(ctx)
+}
+
+// Close closes what is open.
+func (s *Session) Close(ctx context.Context) {
+	for _, c := range []*pgx.Conn{s.OnSource, s.OnTarget} {
+		if c != nil {
+			_ = c.Close(ctx)
+		}
+	}
+}
+
+// Of returns the session for another migration between the same ends.
+func (s *Session) Of(stream *progress.Stream) *Session {
+	m := *s.Migration
+	m.Slot = stream.Key.Slot
+	return &Session{Migration: &m, OnSource: s.OnSource, OnTarget: s.OnTarget, Stream: stream}
+}
+
+// ConnectTarget opens a session on the target, and makes sure that its state of migrations is ours
+// alone.
+func (m *Migration) ConnectTarget(ctx context.Context) (*pgx.Conn, error) {
+	c, err := m.Connect(ctx, m.Target)
+	if err != nil {
+		return nil, err
+	}
+	if err := progress.Trust(ctx, c); err != nil {
+		_ = c.Close(ctx)
+		return nil, m.Target.Explain(err)
+	}
+	return c, nil
+}
+
+// Connect opens a session, which waits for no lock for long. The first one of each side says where
+// it is: on standard error, unless the command's report has it.
+func (m *Migration) Connect(ctx context.Context, s pgdial.Server) (*pgx.Conn, error) {
+	c, err := s.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.Exec(ctx, "SET lock_timeout = '"+waiting.LockTimeout+"'"); err != nil {
+		_ = c.Close(ctx)
+		return nil, s.Explain(err)
+	}
+	if m.ends == nil {
+		m.ends = make(map[string]string)
+	}
+	if m.ends[s.Side] == "" {
+		m.ends[s.Side] = identity.Line(s.Side, c)
+		if !m.Reports {
+			m.Log.Info(m.ends[s.Side])
+		}
+	}
+	return c, nil
+}
+
+// Line names a side and what it is connected to, empty if it has not been reached.
+func (m *Migration) Line(s pgdial.Server) string { return m.ends[s.Side] }
+
+// End is Line without the side.
+func (m *Migration) End(s pgdial.Server) string {
+	return strings.TrimSpace(strings.TrimPrefix(m.ends[s.Side], s.Side))
+}
+
+// Find reads what the target knows of the migration by now.
+func (s *Session) Find(ctx context.Context) error {
+	list, err := progress.Streams(ctx, s.OnTarget, s.Slot)
+	if err != nil {
+		return s.Target.Explain(err)
+	}
+	switch len(list) {
+	case 0:
+		if s.Slot == "" {
+			return fault.New(fault.Config, "nothing has been migrated to the target, %s", s.End(s.Target)).
+				WithHint("Is that the right target? Then begin with: pgextract --slot NAME | pgapply")
+		}
+		return fault.New(fault.Config, "the target, %s, knows nothing of slot %q", s.End(s.Target), s.Slot).
+			WithHint("Is that the right target, and the right slot? Then load it first: pgextract --slot %s | pgapply", s.Slot)
+	case 1:
+		s.Stream, s.Slot = list[0], list[0].Key.Slot
+		return nil
+	}
+	var keys []string
+	for _, x := range list {
+		keys = append(keys, x.Key.String())
+	}
+	return fault.New(fault.Usage, "there are several migrations to the target: %s", strings.Join(keys, ", ")).
+		WithHint("Name one with --slot. What is not meant any more can go: DELETE FROM pgsluice.streams WHERE stream_id = … on the target.")
+}
+
+// CheckSource makes sure that the source is the one that the target was loaded from: positions of
+// another mean nothing to it.
+func (s *Session) CheckSource(ctx context.Context) error {
+	if err := s.Apart(ctx); err != nil {
+		return err
+	}
+	id, err := slot.Identify(ctx, s.OnSource)
+	if err != nil {
+		return s.Source.Explain(err)
+	}
+	// Not every role may ask for the system identifier, and a load without a slot does not.
+	key := s.Stream.Key
+	other := id.SystemID != key.SystemID && id.SystemID != "" && key.SystemID != ""
+	if other || id.Database != key.Database {
+		return fault.New(fault.Config, "the source is not the one that the target was loaded from").
+			WithDetail("The target knows database %q of system %s, the source is database %q of system %s.",
+				key.Database, key.SystemID, id.Database, id.SystemID).
+			WithHint("Look at --source and PGSLUICE_SOURCE.")
+	}
+	return nil
+}
+
+// Apart makes sure that source and target are two databases.
+func (s *Session) Apart(ctx context.Context) error {
+	same, err := identity.Same(ctx, s.OnSource, s.OnTarget)
+	if err != nil {
+		return s.Source.Explain(err)
+	}
+	if same {
+		return fault.New(fault.Config, "source and target are the same database: %s", identity.Name(s.OnSource)).
+			WithHint("Look at --source and --target, or PGSLUICE_SOURCE and PGSLUICE_TARGET.")
+	}
+	return nil
+}

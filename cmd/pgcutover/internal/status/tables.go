@@ -1,0 +1,21 @@
+package status
+
+import (
+	"context"
+
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/coverage"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
+)
+
+// findTables adds which tables do not reach the target as a whole.
+func (st *Status) findTables(ctx context.Context, s *session.Session) error {
+	if s.Stream.Ended || s.Stream.Key.Slot == "" { // nothing has to reach the target
+		st.Missing, st.Uncarried, st.InsertOnly = []coverage.TableName{}, []coverage.Uncarried{}, []coverage.TableName{}
+		return nil
+	}
+	list, err := coverage.Compare(ctx, s, st.Tables)
+	if err == nil {
+		st.Missing, st.Uncarried, st.InsertOnly = coverage.Sort(list)
+	}
+	return err
+}

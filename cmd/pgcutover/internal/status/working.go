@@ -1,0 +1,56 @@
+package status
+
+import (
+	"context"
+	"time"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
+)
+
+// atWork adds to a status who is at work on the target, who was, and why it ended.
+func (st *Status) atWork(ctx context.Context, s *session.Session) error {
+	loading, applying, err := progress.AtWork(ctx, s.OnTarget, s.Stream.ID)
+	if err != nil {
+		return s.Target.Explain(err)
+	}
+	st.Applying = applying
+	if s.Stream.LoadStatus == "loading" && !loading {
+		st.Load = "interrupted"
+	}
+	if loading || applying {
+		st.Active = st.At
+	}
+	for _, t := range st.Tables {
+		for _, at := range []*time.Time{t.Started, t.Loaded, t.Changed} {
+			if at != nil && at.After(st.Active) {
+				st.Active = at.UTC()
+			}
+		}
+	}
+	if st.Failures, err = progress.Failures(ctx, s.OnTarget, s.Stream.ID); err != nil {
+		return s.Target.Explain(err)
+	}
+	st.universal()
+	return nil
+}
+
+// universal puts the times into UTC, as programs are to have them, wherever they run.
+func (st *Status) universal() {
+	times := []*time.Time{st.AppliedTime}
+	for i := range st.Tables {
+		t := &st.Tables[i]
+		times = append(times, t.Started, t.Loaded, t.Changed)
+	}
+	for i := range st.Cutover {
+		times = append(times, &st.Cutover[i].Started, st.Cutover[i].Finished)
+	}
+	for i := range st.Failures {
+		times = append(times, &st.Failures[i].At)
+	}
+	for _, t := range times {
+		if t != nil {
+			*t = t.UTC()
+		}
+	}
+}

@@ -1,0 +1,51 @@
+package steps
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/identity"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
+)
+
+// Drain writes a mark into the source's WAL and waits until the target has applied everything
+// before it: then nothing is pending. It needs the fence, without which something would be pending
+// again at once.
+func Drain(ctx context.Context, m *session.Migration, timeout time.Duration) error {
+	s, err := m.BeginTarget(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.Close(ctx)
+	if s.OnSource, err = m.Connect(ctx, m.Source); err != nil {
+		return err
+	}
+	if s.Stream.Ended {
+		m.Log.Info("drain: the target is open, and has had everything since")
+		return nil
+	}
+	if err := s.CheckSource(ctx); err != nil {
+		return err
+	}
+	fenced, err := identity.Fenced(ctx, s.OnSource)
+	if err != nil {
+		return m.Source.Explain(err)
+	}
+	if !fenced {
+		return fault.New(fault.Config, "the source is not fenced: what is drained now would not be all").
+			WithHint("First: pgcutover fence --slot %s", m.Slot)
+	}
+	return s.Step(ctx, "drain", func() (string, error) {
+		mark, err := slot.Mark(ctx, s.OnSource, "drain "+m.Slot)
+		if err != nil {
+			return "", m.Source.Explain(err)
+		}
+		if err := await(ctx, s, mark, timeout); err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("the target has everything up to the mark at LSN %v, 0 changes are pending", mark), nil
+	})
+}

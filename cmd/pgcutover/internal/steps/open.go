@@ -1,0 +1,113 @@
+package steps
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/identity"
+	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/missing"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
+)
+
+// Open makes the target fit for the application's writes: sequences stand where the source's stand,
+// foreign keys and triggers that were deferred are created (foreign keys as NOT VALID, which takes
+// no time and holds for all that is written from now on), and nothing more is applied. It needs a
+// fenced and drained source. For a lock of others it waits no longer than timeout.
+func Open(ctx context.Context, m *session.Migration, allow []string, timeout time.Duration) error {
+	s, err := m.BeginTarget(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.Close(ctx)
+	if s.Stream.Ended {
+		m.Log.Info("open: the target is open already")
+		return nil
+	}
+	if err := s.OpenSource(ctx); err != nil {
+		return err
+	}
+	done, err := drained(ctx, s)
+	if err != nil {
+		return err
+	}
+	if err := answers(ctx, s); err != nil {
+		return err
+	}
+	// The fence has compared the schemas. That takes a while in which nobody can write.
+	if same, err := asFenced(ctx, s, done); err != nil {
+		return err
+	} else if !same {
+		if err := missing.RequireNothing(ctx, s, allow, timeout); err != nil {
+			return err
+		}
+	}
+	return s.Step(ctx, "open", func() (string, error) { return openTarget(ctx, s, timeout) })
+}
+
+// drained makes sure that the target has everything, and returns the steps that were taken.
+func drained(ctx context.Context, s *session.Session) ([]progress.Step, error) {
+	fenced, err := identity.Fenced(ctx, s.OnSource)
+	if err != nil {
+		return nil, s.Source.Explain(err)
+	}
+	done, err := progress.Steps(ctx, s.OnTarget, s.Stream.ID)
+	if err != nil {
+		return nil, s.Target.Explain(err)
+	}
+	if !fenced || !session.Finished(done, "drain") {
+		return nil, fault.New(fault.Config, "the source is not fenced and drained: the target does not have everything yet").
+			WithHint("First: pgcutover fence --slot %s, and pgcutover drain --slot %s", s.Slot, s.Slot)
+	}
+	return done, nil
+}
+
+// asFenced reports whether the source's schema is the one that the fence has compared.
+func asFenced(ctx context.Context, s *session.Session, done []progress.Step) (bool, error) {
+	i := slices.IndexFunc(done, func(s progress.Step) bool { return s.Name == "fence" && s.Finished != nil && s.Stamp != "" })
+	if i < 0 {
+		return false, nil
+	}
+	stamp, err := inventory.Stamp(ctx, s.OnSource)
+	return stamp == done[i].Stamp, s.Source.Explain(err)
+}
+
+// openTarget does what makes the target a primary, and says what it was.
+func openTarget(ctx context.Context, s *session.Session, timeout time.Duration) (string, error) {
+	var n int
+	if err := s.Patiently(ctx, s.Target, timeout, func() (err error) {
+		n, err = sequences(ctx, s)
+		return err
+	}); err != nil {
+		return "", err
+	}
+	created, failed, err := deferred(ctx, s, progress.PhaseCutover, timeout)
+	if err != nil {
+		return "", err
+	}
+	if _, err := missing.Retry(ctx, s, true, timeout); err != nil {
+		return "", err
+	}
+	// From here on the application relies on what it has, and on what the server's settings promise
+	// of it.
+	if _, err := s.OnTarget.Exec(ctx, waiting.Durable); err != nil {
+		return "", s.Target.Explain(err)
+	}
+	if err := progress.EndStream(ctx, s.OnTarget, s.Stream.ID); err != nil {
+		return "", s.Target.Explain(err)
+	}
+	for _, o := range failed {
+		s.Log.Warn(fmt.Sprintf("could not create %v: %s", &o, o.Error))
+	}
+	text := fmt.Sprintf("%s set, %d foreign keys and triggers created; the target can be written to", count.Of(n, "sequence"), created)
+	if len(failed) > 0 {
+		text += fmt.Sprintf("; %d could not be created", len(failed))
+	}
+	return text, nil
+}

@@ -1,0 +1,27 @@
+package steps
+
+import (
+	"context"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
+)
+
+// answers makes sure that commits on the target do not wait for a standby that is not there: the
+// application's would, as soon as it uses the target.
+func answers(ctx context.Context, s *session.Session) error {
+	var names string
+	if err := s.OnTarget.QueryRow(ctx, "SELECT pg_catalog.current_setting('synchronous_standby_names')").Scan(&names); err != nil {
+		return s.Target.Explain(err)
+	}
+	if names == "" {
+		return nil
+	}
+	names, stuck, err := waiting.Commits(ctx, s.Target)
+	if err != nil || !stuck {
+		return err
+	}
+	return fault.New(fault.Config, "commits on the target wait for a standby, and none answers (synchronous_standby_names is %q)", names).
+		WithDetail("The application would wait as well.").WithHint("%s", waiting.StandbyHint(s.Target.Side))
+}

@@ -1,0 +1,78 @@
+package steps
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/identity"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
+)
+
+// Unfence lets the source's database be written to again. It leaves one alone that is not fenced.
+func Unfence(ctx context.Context, m *session.Migration) error {
+	s, err := m.BeginSource(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.Close(ctx)
+	var db string
+	if err := s.OnSource.QueryRow(ctx, "SELECT pg_catalog.current_database()").Scan(&db); err != nil {
+		return m.Source.Explain(err)
+	}
+	fenced, err := identity.Fenced(ctx, s.OnSource)
+	if err != nil {
+		return m.Source.Explain(err)
+	}
+	// The target need not be there for this.
+	known(ctx, s)
+	if !fenced && !begun(ctx, s) {
+		m.Log.Info(fmt.Sprintf("unfence: database %q of the source is not fenced", db))
+		return nil
+	}
+	if err := readWrite(ctx, s.OnSource, "ALTER DATABASE "+pgx.Identifier{db}.Sanitize()+
+		" RESET default_transaction_read_only"); err != nil {
+		return session.Denied(m.Source.Explain(err), "The role must own the source's database.")
+	}
+	// Sessions that began in between are read-only, and would stay so.
+	if _, err := endSessions(ctx, s); err != nil {
+		return err
+	}
+	m.Log.Info(fmt.Sprintf("unfence: database %q of the source can be written to again", db))
+	if s.Stream == nil {
+		return nil
+	}
+	if s.Stream.Ended {
+		m.Log.Warn("the target was opened: from now on the two go different ways")
+	}
+	gone, err := s.OnTarget.Exec(ctx,
+		"DELETE FROM pgsluice.cutover WHERE stream_id = $1 AND (step IN ('fence', 'drain') OR step = 'open' AND NOT $2)",
+		s.Stream.ID, s.Stream.Ended)
+	if err == nil && gone.RowsAffected() > 0 && !s.Stream.Ended {
+		return holdAgain(ctx, s)
+	}
+	return m.Target.Explain(err)
+}
+
+// known adds the target and the migration's state there, as far as they can be had.
+func known(ctx context.Context, s *session.Session) {
+	var err error
+	if s.OnTarget, err = s.ConnectTarget(ctx); err != nil {
+		s.Log.Warn(err.Error())
+		return
+	}
+	_ = s.Find(ctx)
+}
+
+// begun reports whether the target knows of a fence: one that is no more was being taken down when
+// that was interrupted.
+func begun(ctx context.Context, s *session.Session) bool {
+	if s.Stream == nil {
+		return false
+	}
+	list, err := progress.Steps(ctx, s.OnTarget, s.Stream.ID)
+	return err == nil && slices.ContainsFunc(list, func(s progress.Step) bool { return s.Name == "fence" })
+}

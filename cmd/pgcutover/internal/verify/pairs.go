@@ -1,0 +1,181 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/coverage"
+)
+
+// A pair is a table on both sides.
+type pair struct {
+	schema, name             string // on the source
+	targetSchema, targetName string
+	// expressions that give a value's text, the same on both sides
+	columns []string
+	// a partitioned table on the target, whose partitions have the rows
+	whole bool
+	// partitions on the source that are compared as one; empty: the table itself
+	leaves     []catalog.Name
+	names, key []string
+	bytes      int64
+
+	source, target sum
+	problem        string
+
+	types []string // of the columns
+	// its rows are too large to be compared as text: columns are, by their hashes
+	large      bool
+	unverified string // why it could not be compared
+	cause      error  // the server's, of that
+	remedy     string // what would let it be compared, if that is known
+	byCopy     bool   // its rows were hashed here
+}
+
+// A sum is a table's content: how many rows, and the sum of a 64-bit hash of each, twice with
+// different seeds.
+type sum struct {
+	rows int64
+	sums string
+}
+
+func (p *pair) equal() bool {
+	return p.problem == "" && p.unverified == "" && p.source.rows == p.target.rows && p.source.sums == p.target.sums
+}
+
+// findPairs finds the tables to compare: all that the source has to migrate, or those that were
+// selected.
+func (v *verification) findPairs(ctx context.Context) error {
+	known, err := progress.Tables(ctx, v.OnTarget, v.Stream.ID)
+	if err != nil {
+		return v.Target.Explain(err)
+	}
+	pairs, err := v.ofSource(ctx, known)
+	if err != nil {
+		return err
+	}
+	if err := v.onTarget(ctx, pairs); err != nil {
+		return err
+	}
+	v.pairs, err = v.merge(ctx, pairs)
+	return err
+}
+
+// ofSource returns the source's tables that belong to the migration, with the names that they have
+// on the target.
+func (v *verification) ofSource(ctx context.Context, known []progress.TableInfo) (pairs []*pair, err error) {
+	tables, err := catalog.Tables(ctx, v.OnSource)
+	if err != nil {
+		return nil, v.Source.Explain(err)
+	}
+	list, err := coverage.Compare(ctx, v.Session, known)
+	if err != nil {
+		return nil, err
+	}
+	wanted := make(map[catalog.Name]bool)
+	for _, x := range list {
+		wanted[catalog.Name{Schema: x.Schema, Name: x.Name}] = true
+	}
+	renamed := make(map[[2]string][2]string)
+	for _, k := range known {
+		renamed[[2]string{k.SourceSchema, k.SourceTable}] = [2]string{k.Schema, k.Table}
+	}
+	old := oldFloats(v.OnSource, v.target.Keep)
+	for _, x := range tables {
+		if x.Kind != "r" || x.Condition != "" || !wanted[catalog.Name{Schema: x.Schema, Name: x.Name}] {
+			continue
+		}
+		p := &pair{schema: x.Schema, name: x.Name, targetSchema: x.Schema, targetName: x.Name, bytes: x.Bytes}
+		if to, ok := renamed[[2]string{x.Schema, x.Name}]; ok {
+			p.targetSchema, p.targetName = to[0], to[1]
+		}
+		for _, c := range x.Columns {
+			p.names, p.types = append(p.names, c.Name), append(p.types, c.Type)
+			p.columns = append(p.columns, textOf(c.Name, c.Type, old))
+			if c.Key && x.ReplicaIdentity != "f" {
+				p.key = append(p.key, c.Name)
+			}
+		}
+		pairs = append(pairs, p)
+	}
+	return pairs, nil
+}
+
+// onTarget looks up the tables of pairs on the target. One that lacks a column differs.
+func (v *verification) onTarget(ctx context.Context, pairs []*pair) error {
+	names := make([][2]string, len(pairs))
+	for i, p := range pairs {
+		names[i] = [2]string{p.targetSchema, p.targetName}
+	}
+	found, err := catalog.LookupAll(ctx, v.target.Keep, names)
+	if err != nil {
+		return v.Target.Explain(err)
+	}
+	had, err := v.columnsAtLoad(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range pairs {
+		r := found[[2]string{p.targetSchema, p.targetName}]
+		if r == nil {
+			p.problem = "it does not exist on the target"
+			continue
+		}
+		p.whole = r.Kind == "p"
+		for _, c := range p.names {
+			if !slices.ContainsFunc(r.Columns, func(x catalog.Column) bool { return x.Name == c }) {
+				p.problem = fmt.Sprintf("column %q does not exist on the target", c)
+				break
+			}
+		}
+		for _, c := range r.Columns {
+			if p.problem == "" && !slices.Contains(p.names, c.Name) && had[catalog.Name{Schema: p.schema, Name: p.name}][c.Name] {
+				p.problem = fmt.Sprintf("column %q has been dropped on the source since the load", c.Name)
+			}
+		}
+	}
+	return nil
+}
+
+// columnsAtLoad returns the columns that the source's tables had at the load.
+func (v *verification) columnsAtLoad(ctx context.Context) (map[catalog.Name]map[string]bool, error) {
+	had := make(map[catalog.Name]map[string]bool)
+	err := progress.Fingerprints(ctx, v.OnTarget, v.Stream.ID, func(side string, f *progress.Fingerprint) {
+		if side != "source" || f.Class != inventory.Column {
+			return
+		}
+		n := catalog.Name{Schema: f.Schema, Name: f.Table}
+		if had[n] == nil {
+			had[n] = make(map[string]bool)
+		}
+		had[n][f.Name] = true
+	})
+	return had, v.Target.Explain(err)
+}
+
+// oldFloats reports whether one of the servers prints floating-point numbers as they were printed
+// before version 12: with digits that the other leaves out.
+func oldFloats(a, b *pgx.Conn) bool {
+	return pgdial.Version(a.PgConn()) < 120000 || pgdial.Version(b.PgConn()) < 120000
+}
+
+// textOf returns an expression for a column's value that prints the same on both sides.
+func textOf(name, typ string, oldFloats bool) string {
+	q := pgx.Identifier{name}.Sanitize()
+	if oldFloats {
+		switch typ {
+		case "real":
+			return "pg_catalog.float4send(" + q + ")"
+		case "double precision":
+			return "pg_catalog.float8send(" + q + ")"
+		}
+	}
+	return q
+}

@@ -1,0 +1,124 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
+)
+
+// A tally is what a report has counted.
+type tally struct {
+	rows                  int64
+	different, unverified []string // tables
+	remedies              []string // that would let them be compared
+	lobs                  bool     // large objects differ
+}
+
+func (r *tally) equal() bool { return len(r.different) == 0 && !r.lobs }
+
+// report writes a line for each table, or only for those that differ, and what differs in them.
+func (v *verification) report(ctx context.Context) (equal bool, err error) {
+	var r tally
+	for _, p := range v.pairs {
+		if err := v.reportTable(ctx, p, &r); err != nil {
+			return false, err
+		}
+	}
+	same, err := v.largeObjects(ctx)
+	if err != nil {
+		return r.equal(), err
+	}
+	r.lobs = !same
+	took := time.Since(v.began).Round(time.Millisecond)
+	detail, result := r.text(len(v.pairs))
+	// A difference is recorded too: whoever looks later must not take the migration for a good one.
+	if err := progress.StepBegan(ctx, v.OnTarget, v.Stream.ID, "verify", took); err != nil {
+		return r.equal(), v.Target.Explain(err)
+	}
+	if err := progress.StepEndsWith(ctx, v.OnTarget, v.Stream.ID, "verify", detail, result); err != nil {
+		return r.equal(), v.Target.Explain(err)
+	}
+	if err := v.verdict(ctx, &r, detail); err != nil {
+		return r.equal(), err
+	}
+	v.Log.Info(fmt.Sprintf("verify: %s (%v)", detail, took))
+	return true, nil
+}
+
+func (v *verification) reportTable(ctx context.Context, p *pair, r *tally) error {
+	name := p.schema + "." + p.name
+	if p.unverified != "" && p.problem == "" {
+		r.unverified = append(r.unverified, name)
+		if p.remedy != "" && !slices.Contains(r.remedies, p.remedy) {
+			r.remedies = append(r.remedies, p.remedy)
+		}
+		v.Printf("unverified\t%s\t%s\n", name, p.unverified)
+		return nil
+	}
+	r.rows += p.source.rows
+	if p.equal() {
+		if !v.OnlyDifferent {
+			v.Printf("equal\t%s\t%d\n", name, p.source.rows)
+		}
+		return nil
+	}
+	r.different = append(r.different, name)
+	if p.problem != "" {
+		v.Printf("different\t%s\t%s\n", name, p.problem)
+		return nil
+	}
+	v.Printf("different\t%s\t%d rows on the source, %d on the target\n", name, p.source.rows, p.target.rows)
+	if p.byCopy { // no query can read its rows
+		return nil
+	}
+	return v.differences(ctx, p)
+}
+
+// text says what was found of so many tables: in words, and in the word that is recorded.
+func (r *tally) text(tables int) (detail, result string) {
+	n := len(r.different)
+	detail = fmt.Sprintf("%s, %s: all equal", count.Of(tables, "table"), count.Of(r.rows, "row"))
+	if n > 0 {
+		detail = fmt.Sprintf("%d of %s %s: %s", n, count.Of(tables, "table"),
+			count.Word(n, "differs", "differ"), strings.Join(r.different, ", "))
+	}
+	switch {
+	case !r.lobs:
+	case n > 0:
+		detail += "; large objects differ, too"
+	default:
+		detail = "large objects differ"
+	}
+	switch {
+	case !r.equal():
+		return detail, "differs"
+	case len(r.unverified) > 0:
+		return fmt.Sprintf("%s could not be verified: %s; the others are equal",
+			count.Of(len(r.unverified), "table"), strings.Join(r.unverified, ", ")), ""
+	}
+	return detail, "equal"
+}
+
+// verdict returns the error for a target that differs, or of which not all could be compared.
+func (v *verification) verdict(ctx context.Context, r *tally, detail string) error {
+	switch {
+	case !r.equal():
+		return fault.New(fault.Failed, "%s", detail).WithHint("%s", v.whatNow(ctx))
+	case len(r.remedies) > 0:
+		return fault.New(fault.Config, "%s", detail).
+			WithHint("%s Then again: pgcutover verify --slot %s",
+				strings.Join(r.remedies[:min(len(r.remedies), 5)], " "), text.Shell(v.Slot))
+	case len(r.unverified) > 0:
+		return fault.New(fault.Config, "%s", detail).
+			WithHint("The lines of the report say why. Where a row is too large for the server to read as a whole, compare by parts: count(*), and sums of md5 or length of each column, on both sides. "+
+				"Where a function does not exist, another one relies on its caller's search path: ALTER FUNCTION … SET search_path = …, then again: pgcutover verify --slot %s", v.Slot)
+	}
+	return nil
+}

@@ -1,0 +1,212 @@
+package verify
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
+)
+
+// A comparison says how rows are compared.
+type comparison struct {
+	text     string // of a row r, as bytes that are the same on both sides
+	hash     string // the aggregate that sums a table's rows up
+	settings string // of the sessions
+}
+
+// chooseHash finds out how rows can be compared. The server's own hash function is used if both
+// sides have the same.
+func (v *verification) chooseHash(ctx context.Context) error {
+	a, b, how := v.OnSource, v.target.Keep, &v.how
+	if oldFloats(a, b) {
+		// Numbers within other values, as in arrays: rounded to 15 digits both versions print them
+		// alike.
+		how.settings = "; SET extra_float_digits = 0"
+	}
+	how.text = "r"
+	if a.PgConn().ParameterStatus("server_encoding") != b.PgConn().ParameterStatus("server_encoding") {
+		how.text = "pg_catalog.convert_to(r, 'UTF8')"
+	}
+	how.hash = `pg_catalog.sum(('x' || pg_catalog.substr(pg_catalog.md5(` + how.text + `), 1, 16))::bit(64)::bigint)::pg_catalog.text || '/' ||
+		pg_catalog.sum(('x' || pg_catalog.substr(pg_catalog.md5(` + how.text + `), 17, 16))::bit(64)::bigint)::pg_catalog.text`
+	if how.text != "r" || pgdial.Version(a.PgConn()) < 110000 || pgdial.Version(b.PgConn()) < 110000 {
+		return nil
+	}
+	const fast = `pg_catalog.sum(pg_catalog.hashtextextended(r COLLATE "C", 0))::pg_catalog.text || '/' || pg_catalog.sum(pg_catalog.hashtextextended(r COLLATE "C", 1))::pg_catalog.text`
+	var x, y string
+	probe := "SELECT " + fast + " FROM (VALUES ('pgsluice'), ('')) v(r)"
+	if err := a.QueryRow(ctx, probe).Scan(&x); err != nil {
+		return v.Source.Explain(err)
+	}
+	if err := b.QueryRow(ctx, probe).Scan(&y); err != nil {
+		return v.Target.Explain(err)
+	}
+	if x == y {
+		how.hash = fast
+	}
+	return nil
+}
+
+func (p *pair) rowText() string {
+	if len(p.columns) == 0 {
+		return "''"
+	}
+	if p.large {
+		return p.hashes()
+	}
+	return "ROW(" + strings.Join(p.columns, ", ") + ")::pg_catalog.text"
+}
+
+// from returns the table on one side, without those that inherit from it.
+func (p *pair) from(target bool) string {
+	if !target && len(p.leaves) > 0 {
+		return p.fromLeaves()
+	}
+	if !target {
+		return "ONLY " + pgx.Identifier{p.schema, p.name}.Sanitize()
+	}
+	if p.whole {
+		return pgx.Identifier{p.targetSchema, p.targetName}.Sanitize()
+	}
+	return "ONLY " + pgx.Identifier{p.targetSchema, p.targetName}.Sanitize()
+}
+
+func (p *pair) sumSQL(hash string, target bool) string {
+	return "SELECT pg_catalog.count(*), coalesce(" + hash + ", '') FROM (SELECT " + p.rowText() + " AS r FROM " + p.from(target) + ") x"
+}
+
+// A queue gives each session of a side the next table, the largest ones first.
+type queue struct {
+	mu   sync.Mutex
+	list []*pair
+}
+
+func (q *queue) next() *pair {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.list) > 0 {
+		p := q.list[0]
+		q.list = q.list[1:]
+		if p.problem == "" {
+			return p
+		}
+	}
+	return nil
+}
+
+// A summer is a session that sums tables of one side.
+type summer struct {
+	*verification
+	server  pgdial.Server
+	name    string // of the snapshot
+	conn    *pgx.Conn
+	refused *sync.Mutex // what could not be compared is noted of either side
+}
+
+// sumAll sums all tables on both sides, some of them at a time.
+func (v *verification) sumAll(ctx context.Context, pairs []*pair) error {
+	largest := slices.Clone(pairs)
+	slices.SortStableFunc(largest, func(a, b *pair) int { return cmp.Compare(b.bytes, a.bytes) })
+	g, ctx := errgroup.WithContext(ctx)
+	var refused sync.Mutex
+	for _, server := range []pgdial.Server{v.Source, v.Target} {
+		q := &queue{list: largest}
+		for range v.Jobs {
+			g.Go(func() error {
+				s := &summer{verification: v, server: server, name: v.snapshot(server), refused: &refused}
+				return s.run(ctx, q)
+			})
+		}
+	}
+	return g.Wait()
+}
+
+// snapshot returns the name of a side's snapshot.
+func (v *verification) snapshot(server pgdial.Server) string {
+	if server.Side == v.Target.Side {
+		return v.target.Name
+	}
+	return v.source.Name
+}
+
+func (s *summer) run(ctx context.Context, q *queue) (err error) {
+	if s.conn, err = openSnapshot(ctx, s.server, s.name, s.how.settings); err != nil {
+		return err
+	}
+	defer func() {
+		if s.conn != nil {
+			_ = s.conn.Close(context.WithoutCancel(ctx))
+		}
+	}()
+	for n := 1; ; n++ {
+		if n%session.LocksAtOnce == 0 {
+			// a transaction keeps its locks, and the snapshot is held by another
+			if _, err := s.conn.Exec(ctx, "COMMIT; "+inSnapshot(s.name)); err != nil {
+				return s.server.Explain(err)
+			}
+		}
+		p := q.next()
+		if p == nil {
+			return nil
+		}
+		if err := s.sum(ctx, p); err != nil {
+			return err
+		}
+	}
+}
+
+// sum sums a table. An error that is the table's own is noted with it, and the others go on.
+func (s *summer) sum(ctx context.Context, p *pair) error {
+	onTarget := s.server.Side == s.Target.Side
+	x := &p.source
+	if onTarget {
+		x = &p.target
+	}
+	why := s.conn.QueryRow(ctx, p.sumSQL(s.how.hash, onTarget)).Scan(&x.rows, &x.sums)
+	switch {
+	case why == nil:
+		return nil
+	case !isTooLarge(why) && !isOfTable(why):
+		return s.server.Explain(fmt.Errorf("could not compare table %s.%s: %w", p.schema, p.name, why))
+	}
+	_ = s.conn.Close(ctx)
+	var err error
+	if s.conn, err = openSnapshot(ctx, s.server, s.name, s.how.settings); err != nil {
+		return err
+	}
+	remedy, err := s.readable(ctx, s.conn, s.server.Side, p, why)
+	if err != nil {
+		return s.server.Explain(err)
+	}
+	s.refused.Lock()
+	p.unverified, p.cause, p.remedy = s.server.Side+": "+why.Error(), why, remedy
+	s.refused.Unlock()
+	return nil
+}
+
+// inSnapshot returns the statements that begin a transaction which reads a snapshot.
+func inSnapshot(snapshot string) string {
+	return "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT " + slot.QuoteLiteral(snapshot)
+}
+
+func openSnapshot(ctx context.Context, server pgdial.Server, snapshot, settings string) (*pgx.Conn, error) {
+	c, err := server.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_, err = c.Exec(ctx, inSnapshot(snapshot)+settings+"; "+pgdial.TablesOnly(server.Side))
+	if err != nil {
+		_ = c.Close(ctx)
+		return nil, server.Explain(err)
+	}
+	return c, nil
+}
