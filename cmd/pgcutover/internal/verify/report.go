@@ -37,7 +37,7 @@ func (v *verification) report(ctx context.Context) (equal bool, err error) {
 	}
 	r.lobs = !same
 	took := time.Since(v.began).Round(time.Millisecond)
-	detail, result := r.text(len(v.pairs))
+	detail, result, differs := v.verdict(ctx, &r)
 	// A difference is recorded too: whoever looks later must not take the migration for a good one.
 	if err := progress.StepBegan(ctx, v.OnTarget, v.Stream.ID, "verify", took); err != nil {
 		return r.equal(), v.Target.Explain(err)
@@ -45,8 +45,8 @@ func (v *verification) report(ctx context.Context) (equal bool, err error) {
 	if err := progress.StepEndsWith(ctx, v.OnTarget, v.Stream.ID, "verify", detail, result); err != nil {
 		return r.equal(), v.Target.Explain(err)
 	}
-	if err := v.verdict(ctx, &r, detail); err != nil {
-		return r.equal(), err
+	if differs != nil {
+		return r.equal(), differs
 	}
 	v.Log.Info(fmt.Sprintf("verify: %s (%v)", detail, took))
 	return true, nil
@@ -81,13 +81,13 @@ func (v *verification) reportTable(ctx context.Context, p *pair, r *tally) error
 	return v.differences(ctx, p)
 }
 
-// text says what was found of so many tables: in words, and in the word that is recorded.
-func (r *tally) text(tables int) (detail, result string) {
-	n := len(r.different)
-	detail = fmt.Sprintf("%s, %s: all equal", count.Of(tables, "table"), count.Of(r.rows, "row"))
+// verdict says what was found: in words, in the word that is recorded, and as the error for a
+// target that differs, or of which not all could be compared.
+func (v *verification) verdict(ctx context.Context, r *tally) (detail, result string, err error) {
+	n, tables := len(r.different), count.Of(len(v.pairs), "table")
+	detail = fmt.Sprintf("%s, %s: all equal", tables, count.Of(r.rows, "row"))
 	if n > 0 {
-		detail = fmt.Sprintf("%d of %s %s: %s", n, count.Of(tables, "table"),
-			count.Word(n, "differs", "differ"), strings.Join(r.different, ", "))
+		detail = fmt.Sprintf("%d of %s %s: %s", n, tables, count.Word(n, "differs", "differ"), strings.Join(r.different, ", "))
 	}
 	switch {
 	case !r.lobs:
@@ -96,29 +96,20 @@ func (r *tally) text(tables int) (detail, result string) {
 	default:
 		detail = "large objects differ"
 	}
-	switch {
-	case !r.equal():
-		return detail, "differs"
-	case len(r.unverified) > 0:
-		return fmt.Sprintf("%s could not be verified: %s; the others are equal",
-			count.Of(len(r.unverified), "table"), strings.Join(r.unverified, ", ")), ""
+	if !r.equal() {
+		return detail, "differs", fault.New(fault.Failed, "%s", detail).WithHint("%s", v.whatNow(ctx))
 	}
-	return detail, "equal"
-}
-
-// verdict returns the error for a target that differs, or of which not all could be compared.
-func (v *verification) verdict(ctx context.Context, r *tally, detail string) error {
-	switch {
-	case !r.equal():
-		return fault.New(fault.Failed, "%s", detail).WithHint("%s", v.whatNow(ctx))
-	case len(r.remedies) > 0:
-		return fault.New(fault.Config, "%s", detail).
+	if len(r.unverified) == 0 {
+		return detail, "equal", nil
+	}
+	detail = fmt.Sprintf("%s could not be verified: %s; the others are equal",
+		count.Of(len(r.unverified), "table"), strings.Join(r.unverified, ", "))
+	if len(r.remedies) > 0 {
+		return detail, "", fault.New(fault.Config, "%s", detail).
 			WithHint("%s Then again: pgcutover verify --slot %s",
 				strings.Join(r.remedies[:min(len(r.remedies), 5)], " "), text.Shell(v.Slot))
-	case len(r.unverified) > 0:
-		return fault.New(fault.Config, "%s", detail).
-			WithHint("The lines of the report say why. Where a row is too large for the server to read as a whole, compare by parts: count(*), and sums of md5 or length of each column, on both sides. "+
-				"Where a function does not exist, another one relies on its caller's search path: ALTER FUNCTION … SET search_path = …, then again: pgcutover verify --slot %s", v.Slot)
 	}
-	return nil
+	return detail, "", fault.New(fault.Config, "%s", detail).
+		WithHint("The lines of the report say why. Where a row is too large for the server to read as a whole, compare by parts: count(*), and sums of md5 or length of each column, on both sides. "+
+			"Where a function does not exist, another one relies on its caller's search path: ALTER FUNCTION … SET search_path = …, then again: pgcutover verify --slot %s", v.Slot)
 }
