@@ -34,8 +34,8 @@ func TestConflictStops(t *testing.T) {
 	_, target, env, changes := conflicting(t)
 	status, _, errs := env.Run(changes, "pgapply", "--adopt")
 	if status != 1 || !strings.Contains(errs, `insert to relation "public.goods"`) ||
-		!strings.Contains(errs, "(id)=(21) is there already") ||
-		!strings.Contains(errs, `SELECT * FROM "public"."goods" WHERE "id" = '21'. To go on without correcting it: pgapply --on-conflict skip (or overwrite)`) {
+		!strings.Contains(errs, "(id)=(21) exists already") ||
+		!strings.Contains(errs, `SELECT * FROM "public"."goods" WHERE "id" = '21'. To continue without correcting it: pgapply --on-conflict skip (or overwrite)`) {
 		t.Errorf("status %d: %s", status, errs)
 	}
 	if got := target.Query("SELECT price FROM goods WHERE id IN (1, 2) ORDER BY id"); got != "1.5\n2" {

@@ -82,7 +82,7 @@ func run(ctx context.Context, env *cli.Env) error {
 	switch {
 	case f.Check && f.To != "":
 		return fault.New(fault.Usage, "--check and --to cannot be used together").
-			WithHint("--to json checks the same, but for what is missing at the end.")
+			WithHint("--to json makes the same checks, except for parts that are missing at the end.")
 	case f.Check:
 		return check(env, in)
 	case f.To == "json":

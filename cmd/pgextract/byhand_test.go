@@ -106,7 +106,7 @@ func TestConstraintsNowDenied(t *testing.T) {
 	e := pgtest.NewEnv(t, source, target)
 	e.Target = target.As("load_plain", "")
 	_, said, _, status := pipe(e, []string{"--constraints", "now"}, []string{"--slot", source.Name, "--no-owner", "--no-acl"})
-	if status != 78 || !strings.Contains(said, "may not switch them off") {
+	if status != 78 || !strings.Contains(said, "may not disable them") {
 		t.Errorf("exit status %d\n%s", status, said)
 	}
 	load(t, e, "--slot", source.Name, "--no-owner", "--no-acl", "--resume")

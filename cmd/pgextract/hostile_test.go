@@ -147,7 +147,7 @@ func TestSchemaChangesBetweenRuns(t *testing.T) {
 	}
 	target.Exec(`ALTER TABLE "public"."changed" ADD COLUMN "more" text DEFAULT 'm'`)
 	said += load(t, e, "--slot", source.Name, "--resume")
-	if !strings.Contains(said, "table public.dropped, of an earlier run, is no longer on the source") {
+	if !strings.Contains(said, "table public.dropped of an earlier run is no longer on the source") {
 		t.Error(said)
 	}
 	target.Exec("DROP TABLE dropped")

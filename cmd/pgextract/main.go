@@ -102,8 +102,8 @@ func run(ctx context.Context, env *cli.Env) error {
 	if l.Meter == nil {
 		return cli.ErrStopped // the program at the end of the pipe has the last word
 	}
-	return fault.New(fault.Interrupted, "%w: the stream has no end", cli.ErrStopped).
-		WithHint("What is whole in it can be applied. For all of it, start the same command again.")
+	return fault.New(fault.Interrupted, "%w: the stream is not complete", cli.ErrStopped).
+		WithHint("Its complete parts can be applied. Start the same command again to read everything.")
 }
 
 // load returns what the flags ask for, if they fit together.
@@ -144,19 +144,19 @@ func (f *flags) check() error {
 		}
 	} else if f.Failover {
 		return fault.New(fault.Usage, "--failover needs --slot").
-			WithHint("Without a slot there is nothing that could be lost in a failover.")
+			WithHint("Add --slot NAME, or leave out --failover: only a slot can be lost in a failover.")
 	}
 	switch {
 	case f.Reload && len(f.Table) == 0:
 		return fault.New(fault.Usage, "--reload needs --table").
-			WithHint("Name what is to be emptied and loaded again: --table public.orders --reload")
+			WithHint("Name the tables to empty and load again: --table public.orders --reload")
 	case f.Reload && f.Resume:
-		return fault.New(fault.Usage, "--reload and --resume contradict each other")
+		return fault.New(fault.Usage, "--reload and --resume cannot be used together")
 	case f.Hold && (f.Snapshot != "" || f.Part != "" || f.Resume):
-		return fault.New(fault.Usage, "--hold makes a snapshot, and reads nothing").
-			WithHint("Give --snapshot, --part and --resume to the processes that read it.")
+		return fault.New(fault.Usage, "--hold cannot be used together with --snapshot, --part or --resume").
+			WithHint("Give these options to the processes that read the snapshot.")
 	case f.Part != "" && f.Snapshot == "":
-		return fault.New(fault.Usage, "--part needs --snapshot").WithHint("Get one from: pgextract --slot NAME --hold")
+		return fault.New(fault.Usage, "--part needs --snapshot").WithHint("Create a snapshot first: pgextract --slot NAME --hold")
 	}
 	return nil
 }

@@ -134,7 +134,7 @@ func TestLoadedTwice(t *testing.T) {
 	if s := first.Wait(timeout); s != 0 {
 		t.Errorf("the first one: exit status %d\n%s", s, first.Errors())
 	}
-	if s := second.Wait(timeout); s != 75 || !strings.Contains(second.Errors(), "another process is loading, or has loaded") {
+	if s := second.Wait(timeout); s != 75 || !strings.Contains(second.Errors(), "another process is loading or has loaded") {
 		t.Errorf("the second one: exit status %d\n%s", s, second.Errors())
 	}
 	holder.Kill()

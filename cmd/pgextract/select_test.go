@@ -104,7 +104,7 @@ func TestRename(t *testing.T) {
 	e := pgtest.NewEnv(t, source, target)
 	rename := []string{"--rename", "app=Shop 2", "--rename", "log.entries=lines"}
 	said := loadInto(t, e, append([]string{"--rename", `"app"=quoted`}, rename...), "--slot", source.Name)
-	if n := strings.Count(said, "no table of this load"); n != 1 || !strings.Contains(said, `--rename "app"=quoted: no table`) {
+	if n := strings.Count(said, "this load has no table or schema"); n != 1 || !strings.Contains(said, `--rename "app"=quoted: this load`) {
 		t.Errorf("of a name that is none: %s", said)
 	}
 	source.Exec("INSERT INTO log.entries VALUES (2, 'y')", `UPDATE app."Items" SET of = -id`,

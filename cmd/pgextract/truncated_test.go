@@ -78,7 +78,7 @@ func TestChangedMeanwhile(t *testing.T) {
 		t.Errorf("pgextract said: %s", x.Errors())
 	}
 	for _, name := range []string{"dropped", "renamed"} {
-		if !strings.Contains(a.Errors(), "table public."+name+", of an earlier run, is no longer on the source") {
+		if !strings.Contains(a.Errors(), "table public."+name+" of an earlier run is no longer on the source") {
 			t.Errorf("nothing is said of %s: %s", name, a.Errors())
 		}
 		target.Exec("DROP TABLE " + name)

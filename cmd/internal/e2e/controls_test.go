@@ -170,7 +170,7 @@ func TestControlCharactersInNames_P11(t *testing.T) {
 	source.Exec("UPDATE " + table + " SET v = 2")
 	s.bash(1, "pgdecode --slot mig --until now | pgapply --log-format json")
 	out := s.bash(1, "pgdecode --slot mig --until now | pgapply")
-	if got := source.Query(part(t, out, `(SELECT \* FROM .*?)\. To go on`)); !strings.HasSuffix(got, "\t2") {
+	if got := source.Query(part(t, out, `(SELECT \* FROM .*?)\. To continue`)); !strings.HasSuffix(got, "\t2") {
 		t.Errorf("the statement in the hint finds %q", got)
 	}
 	s.bash(0, "pgdecode --slot mig --until now | pgapply --on-conflict overwrite")

@@ -106,7 +106,7 @@ func TestSyncStops(t *testing.T) {
 		name, says string
 		silence    func(source, target *relay)
 	}{
-		{"a silent target", "stopped without an answer of the target", func(_, target *relay) { target.silent.Store(true) }},
+		{"a silent target", "for an answer from the target", func(_, target *relay) { target.silent.Store(true) }},
 		{"a silent source", "", func(source, _ *relay) { source.silent.Store(true) }},
 		{"a source that falls silent within a transaction", "", func(source, _ *relay) { source.budget.Store(1 << 20) }},
 	} {

@@ -106,7 +106,7 @@ func terminalLoad(t *testing.T, columns, rows int) {
 	}
 	x.Type("\x03")
 	p.Wait(soon)
-	goOn := "To go on, with the same options as before: pgextract --slot " + slot + " --resume | pgapply"
+	goOn := "To continue, with the same options as before: pgextract --slot " + slot + " --resume | pgapply"
 	left("interrupted", goOn, "pgextract: source ", "pgapply: target ",
 		"filter: a message of a program that is not ours", "tables and 0 rows are on the target")
 

@@ -41,11 +41,11 @@ func (r *Run) admit(ctx context.Context, h *format.Header) error {
 			}
 		case s.Key.Slot == key.Slot && key.Slot != "":
 			return fault.New(fault.Config,
-				"the stream is of %v of system %s, and the target has the state of %v of system %s", key,
+				"the stream comes from %v of system %s, but the target has the state of %v of system %s", key,
 				key.SystemID, s.Key, s.Key.SystemID).
-				WithDetail("A target is the copy of one database only as long as no other is mixed into it.").
-				WithHint("Look at --source and PGSLUICE_SOURCE of the program that writes the stream. If both are wanted here, use another slot name; " +
-					"what is left of a migration that is over goes with pgcutover cleanup.")
+				WithDetail("A slot name on the target stands for one source database; changes of two must not mix.").
+				WithHint("Check --source and PGSLUICE_SOURCE of the program that writes the stream. To migrate both databases to this target, use another slot name. " +
+					"pgcutover cleanup removes what a finished migration has left.")
 		}
 	}
 	if known == nil {
@@ -56,7 +56,7 @@ func (r *Run) admit(ctx context.Context, h *format.Header) error {
 			return err
 		}
 	} else if was := known.Source.Token; was != "" && h.Token != "" && was != h.Token {
-		return fault.New(fault.Config, "%v was made anew: the stream is of another migration than the target's state", key).
+		return fault.New(fault.Config, "%v was created again: the stream belongs to another migration than the target's state", key).
 			WithHint("%s", slot.Anew(key.Slot))
 	}
 	return r.Server.Explain(progress.Ensure(ctx, r.control))
@@ -83,7 +83,7 @@ func (r *Run) seesProbe(ctx context.Context, h *format.Header) error {
 }
 
 func (r *Run) lookAtTarget() string {
-	return fmt.Sprintf("Look at --target and PGSLUICE_TARGET; this is %s.", identity.Name(r.control))
+	return fmt.Sprintf("Check --target and PGSLUICE_TARGET; this is %s.", identity.Name(r.control))
 }
 
 // notTheSource refuses a target that seems to be the database which the stream comes from, when
@@ -101,14 +101,14 @@ func (r *Run) notTheSource(ctx context.Context, h *format.Header) error {
 	if h.Slot == "" || id.Database != h.Database || identity.Differ(id.SystemID, h.SystemID) {
 		return nil
 	}
-	const copied = " If it is a copy of the source, made with its files, then on this copy, and only there: %s; then start again."
+	const copied = " If the target is a physical copy of the source, run on this copy, and only there: %s; then start again."
 	info, err := slot.Get(ctx, r.control, h.Slot)
 	if err != nil {
 		return r.Server.Explain(err)
 	}
 	if info != nil && info.Database == id.Database {
 		return fault.New(fault.Config,
-			"the target has slot %q, which the stream comes from: source and target seem to be the same database", h.Slot).
+			"the target has slot %q, from which the stream comes: source and target seem to be the same database", h.Slot).
 			WithHint("%s"+copied, look, "SELECT pg_catalog.pg_drop_replication_slot('"+h.Slot+"')")
 	}
 	token, err := slot.Token(ctx, r.control, h.Slot, h.Publications)
@@ -116,7 +116,7 @@ func (r *Run) notTheSource(ctx context.Context, h *format.Header) error {
 		return r.Server.Explain(err)
 	}
 	if token != "" && token == h.Token {
-		return fault.New(fault.Config, "the target has the publication of the stream: source and target seem to be the same database").
+		return fault.New(fault.Config, "the target has the stream's publication: source and target seem to be the same database").
 			WithHint("%s"+copied, look, "DROP PUBLICATION "+h.Publications[0])
 	}
 	return nil
@@ -140,8 +140,8 @@ func (r *Run) mayBegin(ctx context.Context, h *format.Header) error {
 			return fault.New(fault.Config, "the target has slot %q itself: it is the source of that migration", name).
 				WithHint("%s If not, use another slot name.", look)
 		case fenced:
-			return fault.New(fault.Config, "the target is the source of a migration, of slot %q, and was fenced by its cutover", name).
-				WithHint("%s If not, remove first what is left there: pgcutover cleanup --slot %s, and pgcutover unfence.", look, name)
+			return fault.New(fault.Config, "the target is the source of the migration with slot %q and was fenced by its cutover", name).
+				WithHint("%s If not, first remove what that migration has left: pgcutover cleanup --slot %s, and pgcutover unfence.", look, name)
 		}
 	}
 	reload := h.Load != nil && h.Load.Reload
@@ -154,13 +154,13 @@ func (r *Run) mayBegin(ctx context.Context, h *format.Header) error {
 	switch {
 	case reload:
 		return fault.New(fault.Config,
-			"nothing has been loaded here from database %q of the stream, so no table of it can be loaded again",
+			"cannot load tables again: nothing has been loaded here from database %q of the stream",
 			h.Database).
 			WithHint("%s If the tables are empty, leave out --reload.", look)
 	case h.StreamKind == format.Changes && !r.Adopt:
 		return fault.New(fault.Config, "%v has neither been loaded nor applied here before", key).
-			WithDetail("Its changes belong onto the rows that the source had at LSN %v; onto others they would be wrong.", h.StartLSN).
-			WithHint("Load it first: pgextract --slot %s | pgapply. If the target has those rows already, copied by other means: pgapply --adopt.", h.Slot)
+			WithDetail("Its changes are right only on top of the rows that the source had at LSN %v.", h.StartLSN).
+			WithHint("Load those rows first: pgextract --slot %s | pgapply. If the target has them already, copied by other means: pgapply --adopt", h.Slot)
 	}
 	return nil
 }

@@ -98,7 +98,7 @@ func (r *Run) Do(ctx context.Context, in io.Reader) error {
 		defer r.control.Close(context.WithoutCancel(ctx))
 	}
 	if err != nil && errors.Is(context.Cause(ctx), errSilent) && r.loading == nil {
-		r.Log.Warn(fmt.Sprintf("stopped without an answer of the target, which was waited for for %v; what it has not committed will be applied again", 2*grace))
+		r.Log.Warn(fmt.Sprintf("stopped after waiting %v for an answer from the target; the next run applies again what the target has not committed", 2*grace))
 		return cli.ErrStopped
 	}
 	if r.isStopped(ctx, err) {
@@ -239,8 +239,8 @@ func (r *Run) explain(err error) error {
 		return fault.New(fault.Data, "%w", err).WithHint("Use a newer pgapply.")
 	case errors.Is(err, format.ErrCorrupt):
 		return fault.New(fault.Data, "%w", err).
-			WithDetail("What came before the damage has been applied; nothing after it.").
-			WithHint("Get the stream again, from its source or from another copy, and apply it: what is there already is skipped.")
+			WithDetail("Everything before the damage has been applied, and nothing after it.").
+			WithHint("Get the stream again, from its source or from another copy, and apply it: changes that are on the target already are skipped.")
 	}
 	return r.Server.Explain(err)
 }

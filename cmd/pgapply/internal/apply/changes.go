@@ -110,7 +110,7 @@ func (f *follower) takeCommit(ctx context.Context, r *format.Commit) error {
 	}
 	if r.EndLSN > f.position {
 		return f.refuse(ctx, fault.New(fault.Data,
-			"the transaction with commit LSN %v and end LSN %v is neither before LSN %v, where the target is, nor after it",
+			"the transaction with commit LSN %v and end LSN %v overlaps the target's applied LSN %v",
 			r.CommitLSN, r.EndLSN, f.position))
 	}
 	f.tx = openTransaction{}

@@ -36,7 +36,7 @@ func (r *Run) stopped(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
-	far := "what was complete is on the target"
+	far := "its complete parts are on the target"
 	if tables, err := progress.Tables(ctx, r.control, r.streamID); err == nil {
 		var done int
 		var rows int64
@@ -58,18 +58,18 @@ func goOn(h *format.Header) string {
 	case h.Load != nil && h.Load.Reload:
 		return "Start the same commands again."
 	case h.Slot == "":
-		return "To go on, with the same options as before: pgextract --resume | pgapply"
+		return "To continue, with the same options as before: pgextract --resume | pgapply"
 	}
-	return "To go on, with the same options as before: pgextract --slot " + text.Shell(h.Slot) + " --resume | pgapply"
+	return "To continue, with the same options as before: pgextract --slot " + text.Shell(h.Slot) + " --resume | pgapply"
 }
 
 // cut is the error for a stream without an end.
 func (r *Run) cut(err error) error {
 	e := fault.New(fault.Data, "%w", err).
-		WithDetail("Everything that was complete has been applied: whole transactions, whole parts of tables.").
-		WithHint("Start the same commands again: they go on from there.")
+		WithDetail("All complete transactions and all complete parts of tables have been applied.").
+		WithHint("Start the same commands again: they continue where they stopped.")
 	if n := len(r.told); n > 0 {
-		e.Detail = fmt.Sprintf("%s has ended with: %s\n%s", r.told[n-1].Program, r.told[n-1].Message, e.Detail)
+		e.Detail = fmt.Sprintf("%s exited with: %s\n%s", r.told[n-1].Program, r.told[n-1].Message, e.Detail)
 	}
 	if r.loading != nil {
 		e.Hint = goOn(r.loading)

@@ -115,7 +115,7 @@ func (f *follower) admissible(h *format.Header) error {
 	switch {
 	case f.stream.Ended && h.StreamKind == format.Repair:
 		return fault.New(fault.Config,
-			"the repair was not applied: a cutover has ended the stream of %v, and the target is written to by others",
+			"the repair was not applied: a cutover has ended the stream of %v, and applications may write to the target",
 			f.stream.Key)
 	case f.stream.Ended:
 		return write.ErrEnded
@@ -153,8 +153,8 @@ func (f *follower) begin(ctx context.Context, h *format.Header) error {
 	}
 	if h.StartLSN > f.position {
 		return fault.New(fault.Failed, "changes are missing: the stream begins at LSN %v, the target is at %v", h.StartLSN, f.position).
-			WithDetail("The slot was moved without this target.").
-			WithHint("If there is a file with the changes between the two, apply it first. Otherwise the target needs a new full load. %s",
+			WithDetail("The slot was advanced past changes that this target does not have.").
+			WithHint("If a file has the changes between the two LSNs, apply it first. Otherwise the target needs a new full load. %s",
 				slot.Anew(f.stream.Key.Slot))
 	}
 	return nil
@@ -292,7 +292,7 @@ func (f *follower) hold(ctx context.Context, tables string) error {
 
 func (f *follower) close() {
 	if n := f.applier.Conflicts(); n > 0 {
-		f.Log.Warn(fmt.Sprintf("%s did not fit the target, skipped or forced: SELECT * FROM pgsluice.conflicts", count.Of(n, "change")))
+		f.Log.Warn(fmt.Sprintf("%s did not fit the target and were skipped or forced: SELECT * FROM pgsluice.conflicts", count.Of(n, "change")))
 	}
 	if f.writer != nil {
 		close(f.writer.work)

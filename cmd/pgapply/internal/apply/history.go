@@ -95,7 +95,7 @@ func (r *Run) remember(ctx context.Context, stream *progress.Stream, h *format.H
 
 // parted is the error for a source that does not have what the target has.
 func parted(stream *progress.Stream, why string) error {
-	return fault.New(fault.Unavailable, "source and target have parted: the source has gone back in time").
+	return fault.New(fault.Unavailable, "source and target have diverged: the source has gone back in time").
 		WithDetail("%s", "Seen in the stream: "+why+".").
 		WithHint("Nothing was applied. If the right source is connected, the target needs a new full load. %s", slot.Anew(stream.Key.Slot))
 }

@@ -53,10 +53,10 @@ func (i incomplete) check() error {
 		if l.slot != "" {
 			resume = "pgextract --slot " + l.slot + " --resume | pgapply"
 		}
-		return fault.New(fault.Data, "the load came to its end, and parts of %s were not in it: %s",
+		return fault.New(fault.Data, "the stream of the load ended without parts of %s: %s",
 			count.Of(len(l.tables), "table"), strings.Join(l.tables, ", ")).
-			WithDetail("What was in it has been applied.").
-			WithHint("Load what is missing: %s. A filter that drops a table must drop its relation record, too.", resume)
+			WithDetail("The parts that the stream has were loaded.").
+			WithHint("Load the missing parts: %s. A filter that drops a table must also drop its relation record.", resume)
 	}
 	return nil
 }

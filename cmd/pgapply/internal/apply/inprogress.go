@@ -246,9 +246,9 @@ func (p *inProgress) commit(ctx context.Context, r *format.StreamCommit) error {
 	}
 	if t.ahead && t.prepared.gid != "" && slices.Contains(p.SkipLSN, r.CommitLSN) {
 		return p.refuse(ctx, fault.New(fault.Failed,
-			"the prepared transaction with commit LSN %v cannot be skipped by that: it is on the target already, ahead of its commit",
+			"cannot skip the prepared transaction by its commit LSN %v: it is on the target already, ahead of its commit",
 			r.CommitLSN).
-			WithHint("Name where it was prepared: pgapply --skip-lsn %v.", t.prepared.lsn))
+			WithHint("Name the LSN at which it was prepared: pgapply --skip-lsn %v", t.prepared.lsn))
 	}
 	var why refusal
 	p.whole(ctx, t, r.CommitLSN, &why)

@@ -60,7 +60,7 @@ func newInput(r io.Reader, giveUp <-chan struct{}) *input {
 			}
 			if err != nil {
 				in.err = fault.New(fault.Failed, "could not read the input: %w", err).
-					WithHint("Start the same commands again: they go on from there.")
+					WithHint("Start the same commands again: they continue where they stopped.")
 				return
 			}
 		}

@@ -74,7 +74,7 @@ func (l *fullLoad) open(ctx context.Context) (err error) {
 	}
 	if l.stream.Ended {
 		return fault.New(fault.Config, "the migration of %v was completed by a cutover on the target", l.stream.Key).
-			WithHint("To start another one: pgcutover cleanup.")
+			WithHint("To start another migration, first run: pgcutover cleanup")
 	}
 	if err := l.representable(l.header); err != nil {
 		return err
@@ -200,8 +200,8 @@ func (r *Run) representable(h *format.Header) error {
 	if h.Encoding != "SQL_ASCII" || target == "SQL_ASCII" || r.Server.Encoding != "" {
 		return nil
 	}
-	return fault.New(fault.Config, "the source's encoding is SQL_ASCII, which says nothing about its text, and the target's is %s", target).
-		WithHint("To keep all bytes as they are, create the target with ENCODING 'SQL_ASCII' TEMPLATE template0. If they are all of one encoding, name it: --encoding LATIN1, or --encoding UTF8.")
+	return fault.New(fault.Config, "cannot convert text from the source's encoding SQL_ASCII to the target's encoding %s", target).
+		WithHint("To keep all bytes as they are, create the target with ENCODING 'SQL_ASCII' TEMPLATE template0. If all text has one encoding, name it: --encoding LATIN1, or --encoding UTF8.")
 }
 
 // loaded says what a load has come to.
@@ -223,10 +223,10 @@ func (l *fullLoad) loaded(ctx context.Context, complete bool) error {
 		}
 		each, remedies := objects.Text(causes)
 		msg := count.Of(len(failed), "object") + " could not be created on the target"
-		hint := "They are tried again by pgcutover open and finish, and by: " + resume(l.stream) +
-			". They are listed in pgsluice.deferred, with their definitions."
+		hint := "These commands try them again: pgcutover open, pgcutover finish, and " + resume(l.stream) +
+			". Table pgsluice.deferred has their definitions."
 		if remedies != "" {
-			hint = "On the target, as a role that may: " + remedies + " " + hint
+			hint = "On the target, as a role that may do so: " + remedies + " " + hint
 		}
 		if write.Serious(failed) && l.loader.Refused("") == nil {
 			return fault.New(fault.Failed, "%s", msg).WithDetail("%s", each).WithHint("%s", hint)

@@ -26,10 +26,10 @@ func (f *follower) renamed(d *format.DDL) error {
 		}
 		if s, n := rules.Table(schema, name); s != schema || n != name {
 			return fault.New(fault.Config,
-				"a change of the schema of %s %s cannot be applied under another name", o.Type,
+				"cannot apply a schema change of %s %s under another name", o.Type,
 				text.Ident(o.Names...)).
-				WithDetail("The source has executed %s, and --rename has %s elsewhere.", d.Type, strings.Join(o.Names, ".")).
-				WithHint("Make the same change on the target by hand, and leave its transaction out: pgapply --skip-lsn %v", f.tx.commit)
+				WithDetail("The source executed %s, and --rename changes the name of %s.", d.Type, strings.Join(o.Names, ".")).
+				WithHint("Make the same change on the target by hand, then skip its transaction: pgapply --skip-lsn %v", f.tx.commit)
 		}
 	}
 	return nil

@@ -68,7 +68,7 @@ func (p *inProgress) prepare(ctx context.Context, r *format.Prepare) error {
 	t := p.live[r.XID]
 	if p.tx.state != closed {
 		if t != nil {
-			return p.refuse(ctx, fault.New(fault.Data, "transaction %d is prepared, and in progress", r.XID))
+			return p.refuse(ctx, fault.New(fault.Data, "transaction %d is both prepared and in progress", r.XID))
 		}
 		t = &transaction{xid: r.XID}
 		p.live[r.XID] = t
@@ -129,12 +129,12 @@ func (p *inProgress) commitPrepared(ctx context.Context, r *format.CommitPrepare
 		p.seen = r.EndLSN
 		return p.meet(progress.Transaction{XID: r.XID, CommitLSN: r.CommitLSN, EndLSN: r.EndLSN, Time: r.Time})
 	case t == nil:
-		return p.refuse(ctx, fault.New(fault.Data, "transaction %q is committed, and was not prepared in this stream", r.GID))
+		return p.refuse(ctx, fault.New(fault.Data, "prepared transaction %q is committed, but was not prepared in this stream", r.GID))
 	case t.prepared.lost && r.EndLSN > p.position:
 		return p.refuse(ctx, fault.New(fault.Failed,
-			"the prepared transaction %q cannot be applied: it was prepared before LSN %v, where the target is, and committed after it, and is too large to be kept",
+			"cannot apply prepared transaction %q: it was prepared before the target's applied LSN %v, committed after it, and is too large to keep",
 			r.GID, p.position).
-			WithHint("Have the program that writes the stream send it in blocks (stream-start), or as an ordinary transaction when it is committed."))
+			WithHint("Let the program that writes the stream send it in blocks (stream-start), or as an ordinary transaction when it commits."))
 	case t.prepared.skip && t.ahead: // its changes are in pgsluice.conflicts already
 	case t.prepared.skip:
 		p.SkipLSN = append(p.SkipLSN, r.CommitLSN)

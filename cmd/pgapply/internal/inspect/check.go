@@ -207,7 +207,7 @@ func (c *checker) missing() error {
 		return nil
 	}
 	slices.Sort(names)
-	return fault.New(fault.Data, "the load comes to its end without parts of %s: %s",
+	return fault.New(fault.Data, "the load ends without parts of %s: %s",
 		count.Of(len(names), "table"), strings.Join(names, ", "))
 }
 

@@ -53,7 +53,7 @@ func (r Rules) SQL(kind, sql string) (string, error) {
 			err = renameSchema(tokens, kind, schema, to)
 		case moved && newSchema != r.Schema(schema):
 			if mentions(tokens, schema, table) {
-				err = fmt.Errorf("table %s would move to another schema, and what belongs to it has no schema of its own", old)
+				err = fmt.Errorf("table %s would move to another schema, but its dependent object cannot move with it", old)
 			}
 		case moved:
 			err = renameTable(tokens, kind, schema, table, newTable, r)
@@ -92,7 +92,7 @@ func renameSchema(tokens []*token, kind, old, to string) error {
 			}
 			t.set(inner)
 		case t.kind == text && bodies[kind] && word.MatchString(t.value):
-			return fmt.Errorf("%q stands in its code", old)
+			return fmt.Errorf("%q appears in its code", old)
 		}
 	}
 	return nil
@@ -103,7 +103,7 @@ func renameTable(tokens []*token, kind, schema, old, to string, r Rules) error {
 	renamed := r.Schema(schema)
 	for i, t := range tokens {
 		if t.kind == text && bodies[kind] && word.MatchString(t.value) {
-			return fmt.Errorf("%q stands in its code", old)
+			return fmt.Errorf("%q appears in its code", old)
 		}
 		if t.kind != ident || t.name != old {
 			continue
@@ -117,7 +117,7 @@ func renameTable(tokens []*token, kind, schema, old, to string, r Rules) error {
 		case s != nil && s.kind == ident && (s.name == schema || s.text == quote(renamed)):
 			t.text = quote(to)
 		case isDot(next(tokens, i)) && queries[kind]:
-			return fmt.Errorf("columns are named by table %q there", old)
+			return fmt.Errorf("column names there are qualified with table %q", old)
 		}
 	}
 	return nil

@@ -180,8 +180,8 @@ func (a *Applier) giveUp(ctx context.Context, cause error) error {
 		a.stream.ID)); err != nil {
 		return err
 	}
-	return fault.New(fault.TryAgain, "transactions in progress stand in the way of others: %w", cause).
-		WithDetail("Nothing of them remains on the target. From now on they are kept until they commit.").
+	return fault.New(fault.TryAgain, "transactions in progress block others: %w", cause).
+		WithDetail("The target has rolled them back. From now on pgapply keeps their changes until they commit.").
 		WithHint("Start the same commands again.")
 }
 

@@ -199,7 +199,7 @@ func (a *Applier) finish(ctx context.Context, l *lane, lsn format.LSN, e end) er
 	if deferrable && errors.As(refused, &pg) && pg.Code == "22012" {
 		return fault.New(fault.Failed,
 			"could not commit the transaction with commit LSN %v: two rows would have the same values in a deferrable unique constraint", lsn).
-			WithHint("The target was written to by somebody else. Compare the rows on both sides: pgcutover verify.")
+			WithHint("Another session has written to the target. Compare the rows on both sides: pgcutover verify")
 	}
 	return a.refusedCommit(nil, 0, 0, lsn, refused)
 }
@@ -503,5 +503,5 @@ func (a *Applier) refusedCommit(g *plan.Group, first, next int32, lsn format.LSN
 	}
 	e.Err = fmt.Errorf("could not commit the transaction with commit LSN %v: two rows would have the same values in a deferrable unique constraint", lsn)
 	return e.WithDetail("Constraints of the tables that it changed: %s.", strings.Join(keys, "; ")).
-		WithHint("The target was written to by somebody else. Compare the rows on both sides: pgcutover verify.")
+		WithHint("Another session has written to the target. Compare the rows on both sides: pgcutover verify")
 }

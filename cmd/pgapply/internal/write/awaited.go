@@ -39,6 +39,6 @@ func (l *lane) await(ctx context.Context, refused error) error {
 		return nil
 	}
 	return fault.New(fault.TryAgain,
-		"%s waited for the cutover, and a recorded statement is about it: it has been created, and the transaction is applied again",
+		"%s waited for the cutover, but a recorded statement needs it: it has been created, and the transaction is applied again",
 		text.Escape(row[2]))
 }

@@ -235,7 +235,7 @@ func (l *lane) writeSkipped(b *pgwire.Batch, g *plan.Group) {
 func (l *lane) conflict(ctx context.Context, g *plan.Group, i int32, cause error) error {
 	op, t := g.Op(i)
 	if op.Kind == plan.OpDDL {
-		e := fault.New(fault.Failed, "could not apply a change of the schema of %s: %w", transaction(g.CommitLSN(i)), cause)
+		e := fault.New(fault.Failed, "could not apply a schema change of %s: %w", transaction(g.CommitLSN(i)), cause)
 		if f := (*fault.Error)(nil); errors.As(cause, &f) {
 			e.Status = f.Status
 			if f.Hint != "" {
@@ -243,7 +243,7 @@ func (l *lane) conflict(ctx context.Context, g *plan.Group, i int32, cause error
 			}
 		}
 		return withServer(e, cause).WithDetail("The statement: %s", shown(g.DDL(op))).
-			WithHint("Make the target such that it can be executed, and start again; or bring the target where the whole transaction would, and leave it out: pgapply --skip-lsn %v.",
+			WithHint("Change the target so that the statement succeeds, and start again. Or make all changes of the transaction by hand, and skip it: pgapply --skip-lsn %v",
 				g.CommitLSN(i))
 	}
 	if op.Kind == plan.OpSavepoint {
@@ -267,7 +267,7 @@ func (l *lane) conflict(ctx context.Context, g *plan.Group, i int32, cause error
 		find = op.New
 	}
 	key := l.describeKey(g, t, find)
-	const who = "The target was written to by somebody else, or changes are missing."
+	const who = "Another session has written to the target, or changes are missing."
 	var pg *pgconn.PgError
 	if !errors.As(cause, &pg) {
 		pg = new(pgconn.PgError)
@@ -283,10 +283,10 @@ func (l *lane) conflict(ctx context.Context, g *plan.Group, i int32, cause error
 		return e.WithHint("%s %s%s", who, l.lookAt(g, t, find), l.goOn(g, i, true))
 	// Of an update that leaves the key alone, it is another key that stands in the way.
 	case pg.Code == "23505" && (op.Kind == plan.OpInsert || op.Old >= 0) && l.meets(ctx, g, t, op.New) > 0:
-		e.Err = fmt.Errorf("%w: the row with %s is there already: %w", e.Err, l.describeKey(g, t, op.New), cause)
+		e.Err = fmt.Errorf("%w: a row with %s exists already: %w", e.Err, l.describeKey(g, t, op.New), cause)
 		return withServer(e, cause).WithHint("%s %s%s", who, l.lookAt(g, t, op.New), l.goOn(g, i, true))
 	case pg.Code == "23505":
-		e.Err = fmt.Errorf("%w, row with %s: another row of the target has what is unique: %w", e.Err, key, cause)
+		e.Err = fmt.Errorf("%w, row with %s: another row of the target has the same unique values: %w", e.Err, key, cause)
 		return withServer(e, cause).
 			WithHint("%s Correct or delete that other row on the target, and start again. %s", who,
 				l.goOn(g, i, false))
@@ -294,7 +294,7 @@ func (l *lane) conflict(ctx context.Context, g *plan.Group, i int32, cause error
 	e.Err = fmt.Errorf("%w, row with %s: %w", e.Err, key, cause)
 	e = withServer(e, cause)
 	if e.Hint == "" && strings.HasPrefix(pg.Code, "22") {
-		e.Hint = fmt.Sprintf("Is a type another one on the source by now? Change it on the target likewise (ALTER TABLE %s ALTER COLUMN … TYPE …, or ALTER TYPE …), and start again.",
+		e.Hint = fmt.Sprintf("If a type has changed on the source, change it on the target, too (ALTER TABLE %s ALTER COLUMN … TYPE …, or ALTER TYPE …), and start again.",
 			text.Ident(t.Schema, t.Name))
 	}
 	return e
@@ -345,13 +345,13 @@ func (l *lane) goOn(g *plan.Group, i int32, byKey bool) string {
 		_, t := g.Op(i)
 		why = "It cannot be overwritten: no key finds the row. "
 		if t.Key != nil {
-			why = fmt.Sprintf("It cannot be overwritten: the source has not sent the whole row, but left out large values that did not change. To load the table again while nothing is applied: pgextract --slot … --table %s --reload | pgapply. ",
+			why = fmt.Sprintf("It cannot be overwritten: the source has not sent the whole row, but left out large values that did not change. To load the table again, while sync is stopped: pgextract --slot … --table %s --reload | pgapply. ",
 				shellPattern(t.Relation))
 		}
 	case l.onConflict != Overwrite && byKey && canOverwrite(g, i):
 		policy = "pgapply --on-conflict skip (or overwrite), or "
 	}
-	return fmt.Sprintf("%sTo go on without correcting it: %swithout the whole transaction: --skip-lsn %v.", why, policy, g.CommitLSN(i))
+	return fmt.Sprintf("%sTo continue without correcting it: %swithout the whole transaction: --skip-lsn %v.", why, policy, g.CommitLSN(i))
 }
 
 // transaction names a transaction by its commit LSN, which is 0 while it is in progress.

@@ -64,7 +64,7 @@ func (l *Loader) copyPart(p *part) (err error) {
 	}
 	if uint64(n) != p.end.Rows {
 		return fault.New(fault.Data,
-			"the stream says that part %d of %d has %d rows, the target found %d in it", p.Index, p.Of,
+			"part %d of %d has %d rows according to the stream, but the target counted %d", p.Index, p.Of,
 			p.end.Rows, n)
 	}
 	copied, err := l.finishPart(s, p)
@@ -116,11 +116,11 @@ func checked(t *loadTable, err error) error {
 	var f *fault.Error
 	var pg *pgconn.PgError
 	if errors.As(err, &f) && errors.As(err, &pg) && pg.Code == "23514" && pg.ConstraintName == "" && f.Hint == "" {
-		return f.WithHint("The partitions of the target are others than those of the source, or have other bounds. Make them such that each row has one: SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = %s::regclass, on both sides. Then: pgextract --resume | pgapply.",
+		return f.WithHint("The target's partitions, or their bounds, differ from the source's. Compare the bounds, and correct them so that each row has a partition: SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = %s::regclass, on both sides. Then: pgextract --resume | pgapply.",
 			text.Literal(text.Ident(t.schema, t.name)))
 	}
 	if name := progress.Function(err); errors.As(err, &f) && name != "" {
-		return f.WithHint("Function %s finds what it names by the search path, which is empty here. On both sides: ALTER FUNCTION %[1]s SET search_path = pg_catalog, …, with the schemas of what it names; pgcutover check prints the statement. Then: pgextract --resume | pgapply.", name)
+		return f.WithHint("Function %s relies on the search path, which is empty here. On both sides: ALTER FUNCTION %[1]s SET search_path = pg_catalog, …, with the schemas of the objects that it uses; pgcutover check prints the statement. Then: pgextract --resume | pgapply.", name)
 	}
 	return err
 }
@@ -162,8 +162,8 @@ func (l *Loader) finishPart(s *session, p *part) (copied bool, err error) {
 }
 
 func (l *Loader) loadedMeanwhile(t *loadTable) error {
-	return fault.New(fault.TryAgain, "another process is loading, or has loaded, table %q meanwhile",
-		t.String()).WithHint("Start again with pgextract --resume: what is there is skipped.")
+	return fault.New(fault.TryAgain, "another process is loading or has loaded table %q",
+		t.String()).WithHint("Start again with pgextract --resume, which skips what has been loaded.")
 }
 
 // prepare makes a table ready for its first part in this run.

@@ -73,7 +73,7 @@ func (l *Loader) Start(ctx context.Context) (err error) {
 	}
 	if l.Constraints && l.Stream.Key.Slot != "" && !l.guard.replica {
 		return fault.New(fault.Config,
-			"foreign keys and triggers cannot be created before the cutover: the role may not switch them off while changes are applied").
+			"foreign keys and triggers cannot be created before the cutover: the role may not disable them while changes are applied").
 			WithHint("Leave out --constraints now, or as superuser on the target: GRANT SET ON PARAMETER session_replication_role TO … (PostgreSQL 15 and newer).")
 	}
 	// Only now nobody moves the position any more.
@@ -87,8 +87,8 @@ func (l *Loader) Start(ctx context.Context) (err error) {
 		return l.Server.Explain(err)
 	}
 	for _, t := range lost {
-		l.Log.Warn(fmt.Sprintf("unlogged table %s.%s has lost its rows, as it does when its server crashes",
-			t[0], t[1]), "hint", "It is loaded again where the stream has it: pgextract --resume.")
+		l.Log.Warn(fmt.Sprintf("unlogged table %s.%s has lost its rows in a crash of the target",
+			t[0], t[1]), "hint", "To load it again: pgextract --resume | pgapply")
 		if err := progress.Requeue(ctx, l.Control, l.Stream.ID, t[0], t[1]); err != nil {
 			return l.Server.Explain(err)
 		}
@@ -170,7 +170,7 @@ func (l *Loader) Finish() (complete bool, err error) {
 			used = used || old == t.rel.Schema || old == t.rel.Schema+"."+t.rel.Name
 		}
 		if !used {
-			l.Log.Warn(fmt.Sprintf("--rename %s=%s: no table of this load is, or is in, %q", old, to, old),
+			l.Log.Warn(fmt.Sprintf("--rename %s=%s: this load has no table or schema %q", old, to, old),
 				"hint", "Names stand there as they are, without quotes.")
 		}
 	}
@@ -195,7 +195,7 @@ func (l *Loader) forget() error {
 			continue
 		}
 		if k != lobTable {
-			l.Log.Warn(fmt.Sprintf("table %s.%s, of an earlier run, is no longer on the source, or no longer wanted; it is left out",
+			l.Log.Warn(fmt.Sprintf("table %s.%s of an earlier run is no longer on the source, or no longer selected; it is left out",
 				k[0], k[1]),
 				"hint", "On the target: DROP TABLE "+text.Ident(k[0], k[1]))
 		}

@@ -68,15 +68,15 @@ func (l *Loader) place(t *loadTable) error {
 		return err
 	}
 	if reserved(t.schema) {
-		return fault.New(fault.Config, "table %s.%s of the source cannot go to schema %s of the target",
+		return fault.New(fault.Config, "cannot rename table %s.%s of the source into schema %s of the target",
 			t.rel.Schema, t.rel.Name, t.schema).WithHint("Correct --rename.")
 	}
 	key := [2]string{t.schema, t.name}
 	if other, ok := l.targets[key]; ok && other != t.rel.ID {
 		if len(l.Mapper.Rename) > 0 {
-			return fault.New(fault.Config, "two tables of the source go to %q on the target", t.String()).WithHint("Correct --rename.")
+			return fault.New(fault.Config, "two tables of the source would both become %q on the target", t.String()).WithHint("Correct --rename.")
 		}
-		return fault.New(fault.Data, "the stream describes table %q twice, as relation %d and as %d", t.String(), other, t.rel.ID)
+		return fault.New(fault.Data, "the stream describes table %q twice, as relations %d and %d", t.String(), other, t.rel.ID)
 	}
 	l.targets[key] = t.rel.ID
 	return nil
@@ -140,7 +140,7 @@ func (t *loadTable) fits(p *part, byHand bool) error {
 		return fault.New(fault.Config, "table %q does not exist on the target", t.String()).
 			WithHint("Create the schema on the target first: pg_dump -s of the source, piped into psql; or load without --data-only.")
 	default:
-		return fault.New(fault.Config, "table %q does not exist on the target any more, where a load has created it", t.String()).
+		return fault.New(fault.Config, "table %q, which a load created, no longer exists on the target", t.String()).
 			WithHint("Create it again: pg_dump -s -t %s of the source, piped into psql on the target. Then start again.",
 				shellPattern(t.rel))
 	}

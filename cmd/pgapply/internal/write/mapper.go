@@ -41,7 +41,7 @@ func (m *Mapper) Map(ctx context.Context, rel *format.Relation) (*plan.Table, er
 	t := &plan.Table{Relation: rel, Full: rel.ReplicaIdentity == "f"}
 	t.Schema, t.Name = m.Target(rel.Schema, rel.Name)
 	if reserved(t.Schema) {
-		t.Problem = fault.New(fault.Config, "table %s.%s of the source cannot go to schema %s of the target",
+		t.Problem = fault.New(fault.Config, "cannot rename table %s.%s of the source into schema %s of the target",
 			rel.Schema, rel.Name, t.Schema).WithHint("Correct --rename.")
 		return t, nil
 	}
@@ -52,7 +52,7 @@ func (m *Mapper) Map(ctx context.Context, rel *format.Relation) (*plan.Table, er
 		m.seen = make(map[string]uint32)
 	}
 	if other, ok := m.seen[t.String()]; ok && other != rel.ID && len(m.Rename) > 0 {
-		t.Problem = fault.New(fault.Config, "two tables of the source go to %q on the target", t.String()).WithHint("Correct --rename.")
+		t.Problem = fault.New(fault.Config, "two tables of the source would both become %q on the target", t.String()).WithHint("Correct --rename.")
 		return t, nil
 	}
 	m.seen[t.String()] = rel.ID
@@ -62,7 +62,7 @@ func (m *Mapper) Map(ctx context.Context, rel *format.Relation) (*plan.Table, er
 	}
 	if c == nil {
 		t.Problem = fault.New(fault.Config, "table %q does not exist on the target", t.String()).
-			WithHint("Create it on the target (pg_dump -s -t %s of the source, piped into psql) and, while sync is stopped, load the rows that it has on the source: pgextract --slot … --table %[1]s --reload | pgapply. Then start again.",
+			WithHint("Create it on the target (pg_dump -s -t %s of the source, piped into psql) and, while sync is stopped, load its rows: pgextract --slot … --table %[1]s --reload | pgapply. Then start again.",
 				shellPattern(rel))
 		return t, nil
 	}
@@ -72,7 +72,7 @@ func (m *Mapper) Map(ctx context.Context, rel *format.Relation) (*plan.Table, er
 			return nil, err
 		}
 		if c == nil {
-			t.Problem = fault.New(fault.TryAgain, "table %s.%s was dropped on the target just now", t.Root.Schema, t.Root.Name)
+			t.Problem = fault.New(fault.TryAgain, "table %s.%s has just been dropped on the target", t.Root.Schema, t.Root.Name)
 			return t, nil
 		}
 	}
@@ -127,7 +127,7 @@ func newColumn(t *plan.Table, c *catalog.Relation, col *format.Column) string {
 	}
 	table, name := text.Ident(t.Schema, t.Name), text.Ident(col.Name)
 	add := fmt.Sprintf("ALTER TABLE %s ADD COLUMN %s %s", table, name, typ)
-	what := "with the DEFAULT and NOT NULL that it has on the source, from which the rows that are there get their values"
+	what := "with the DEFAULT and NOT NULL that it has on the source, which give the existing rows their values"
 	for _, x := range c.Columns {
 		known := slices.ContainsFunc(t.Relation.Columns, func(r format.Column) bool { return r.Name == x.Name })
 		if !known && !x.Generated && x.Type == col.Type {

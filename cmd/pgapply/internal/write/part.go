@@ -110,7 +110,7 @@ func (l *Loader) past(lsn format.LSN) error {
 		return nil
 	}
 	return fault.New(fault.Config,
-		"the snapshot of this load was taken at LSN %v, and changes up to LSN %v have been applied already",
+		"the snapshot of this load was taken at LSN %v, but changes up to LSN %v have been applied already",
 		lsn, l.Stream.Applied).
 		WithHint("Stop continuous sync first, then load: pgextract --slot %s … | pgapply", l.Stream.Key.Slot)
 }

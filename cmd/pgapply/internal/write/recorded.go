@@ -84,7 +84,7 @@ const undecided = "DO $pgsluice$BEGIN RAISE EXCEPTION "
 func (l *lane) statement(ctx context.Context, d *format.DDL) (refused, err error) {
 	if !strings.HasPrefix(d.SQL, undecided) {
 		if all := sqltext.RulesOf(d.Settings).Split(d.SQL); len(all) != 1 || d.Type != "" && all[0].Tag() != d.Type {
-			return fault.New(fault.Failed, "the statement is not the one %s that the source has executed", d.Type), nil
+			return fault.New(fault.Failed, "the statement is not the single %s that the source executed", d.Type), nil
 		}
 	}
 	set, err := settings(d)
@@ -130,7 +130,7 @@ func (l *lane) statement(ctx context.Context, d *format.DDL) (refused, err error
 		return nil, err
 	}
 	if strings.HasPrefix(d.SQL, undecided) || !other && d.Type != "" && !answers(tag, d.Type) {
-		return fault.New(fault.Failed, "the server has executed %s, and the source %s", tag, d.Type), nil
+		return fault.New(fault.Failed, "the target executed %s, but the source executed %s", tag, d.Type), nil
 	}
 	if refused, err := l.compare(ctx, d); refused != nil || err != nil {
 		return refused, err
@@ -232,15 +232,15 @@ func (l *lane) role(ctx context.Context, owner string) (other bool, timeout stri
 	case owner == "" || owner == me:
 		return false, timeout, nil, nil
 	case there == "0":
-		return false, "", fault.New(fault.Config, "role %q, which has executed it, does not exist on the target", owner).
-			WithHint("On the target: CREATE ROLE %s; and give it the rights that it has on the source. Then start again.",
+		return false, "", fault.New(fault.Config, "role %q, which executed it on the source, does not exist on the target", owner).
+			WithHint("On the target: CREATE ROLE %s; and grant it the rights that it has on the source. Then start again.",
 				text.Ident(owner)), nil
 	case may != "t":
 		grant := fmt.Sprintf("GRANT %s TO %s", text.Ident(owner), text.Ident(me))
 		if l.s.version >= 160000 {
 			grant += " WITH INHERIT TRUE, SET TRUE"
 		}
-		return false, "", fault.New(fault.Permission, "role %q has executed it, and role %q may not act for it on the target", owner, me).
+		return false, "", fault.New(fault.Permission, "role %q executed it on the source, and role %q may not act as that role on the target", owner, me).
 			WithHint("As an administrator of the target: %s. Then start again.", grant), nil
 	}
 	return true, timeout, nil, nil
@@ -251,7 +251,7 @@ func (l *lane) role(ctx context.Context, owner string) (other bool, timeout stri
 func (l *lane) denied(cause error, d *format.DDL) error {
 	var pg *pgconn.PgError
 	if errors.As(cause, &pg) && pg.Code == "42501" && pg.Routine == "InitTempTableNamespace" {
-		return fault.New(fault.Permission, "role %q may not have temporary objects on the target: %w", d.Owner, cause).
+		return fault.New(fault.Permission, "role %q may not create temporary objects on the target: %w", d.Owner, cause).
 			WithHint("On the target, as the database's owner: GRANT TEMPORARY ON DATABASE … TO %s", text.Ident(d.Owner))
 	}
 	return cause
@@ -289,7 +289,7 @@ func settings(d *format.DDL) ([]string, error) {
 		default:
 			// Not from a stream: it may be one that gives rights.
 			return nil, fault.New(fault.Config,
-				"the source has executed it with setting %q, which this version does not know", name).
+				"the source executed it with setting %q, which this version of pgapply does not know", name).
 				WithHint("Use a newer pgapply.")
 		}
 		list = append(list, set)
@@ -338,7 +338,7 @@ func (l *lane) compare(ctx context.Context, d *format.DDL) (refused, err error) 
 				return nil, err
 			}
 			if there {
-				return fault.New(fault.Failed, "the source has dropped %s, and the target still has it", name(o)), nil
+				return fault.New(fault.Failed, "the source has dropped %s, but the target still has it", name(o)), nil
 			}
 		}
 		return nil, nil
@@ -351,7 +351,7 @@ func (l *lane) compare(ctx context.Context, d *format.DDL) (refused, err error) 
 	if err != nil || r.Err == nil {
 		return nil, err
 	}
-	return fault.New(fault.Failed, "the source has changed %s, and the target does not have it: %w",
+	return fault.New(fault.Failed, "the source has changed %s, but the target does not have it: %w",
 		name(d.Objects[min(len(r.Counts), len(d.Objects)-1)]), r.Err), nil
 }
 

@@ -20,10 +20,10 @@ func Writable(kind format.Kind, schema, name string) error {
 		return nil
 	}
 	return fault.New(fault.Data,
-		"the stream has a %v record of %s.%s, and schema %s is not for streams to write to", kind, schema,
+		"the stream has a %v record of %s.%s, but a stream may not write to schema %s", kind, schema,
 		name, schema).
 		WithDetail("Schemas pgsluice, information_schema and pg_… belong to pgsluice and to the server.").
-		WithHint("Find out which program has written it: the header names it (pgapply --to json prints it), and a filter may have changed it.")
+		WithHint("Find the program that wrote the record: pgapply --to json prints the stream's header, which names the program. A filter may have changed the record.")
 }
 
 // Alterable is Writable for a statement of a transaction, as far as its record says what it

@@ -62,11 +62,11 @@ func (l *lane) together(ctx context.Context, d *format.DDL, before []scattered) 
 		}
 		root := text.Ident(x.RootSchema, x.Parent)
 		return fault.New(fault.Failed,
-			"it takes partition %s out of %s, which has other rows in it on the target than on the source",
+			"it removes partition %s from %s, and that partition has other rows on the target than on the source",
 			text.Ident(x.Schema, x.Name), root).
-			WithDetail("The target distributes the rows of %s among its partitions in another way: what is taken away there is not what the source has taken away.", root).
-			WithHint("On the target, in one transaction: delete from %s what the source has taken away, copy what else is in the partition to a table, take the partition away, and insert the copy into %[1]s. "+
-				"Then start again with --on-conflict skip. Or load all of it again afterwards: pgextract --slot … --table '%[1]s' --reload | pgapply", root), nil
+			WithDetail("The target distributes the rows of %s among its partitions differently, so that removing the partition there would not remove the same rows.", root).
+			WithHint("On the target, in one transaction: delete from %s the rows that the source has removed, copy the other rows of the partition to a table, remove the partition, and insert the copy into %[1]s. "+
+				"Then start again with --on-conflict skip. Or load the whole table again afterwards: pgextract --slot … --table '%[1]s' --reload | pgapply", root), nil
 	}
 	return nil, nil
 }

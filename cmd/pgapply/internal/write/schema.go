@@ -225,7 +225,7 @@ func (l *Loader) placed(sql string) (string, error) {
 		}
 		l.tablespaces[name] = there
 		if !there {
-			l.Log.Warn(fmt.Sprintf("the target has no tablespace %q; what is in it on the source is created in the database's default tablespace", name))
+			l.Log.Warn(fmt.Sprintf("the target has no tablespace %q; its objects are created in the database's default tablespace", name))
 		}
 	}
 	if there {
@@ -270,7 +270,7 @@ func (l *Loader) retry(want func(*progress.Object) bool) error {
 	}
 	n, err := objects.Retry(l.ctx, l.Server, l.Stream.ID, want, func(do func() error) error { return l.Waits.Retry(l.ctx, 0, do) })
 	if n > 0 {
-		l.Log.Info(count.Of(n, "object") + " that could not be created before could be now")
+		l.Log.Info(count.Of(n, "object") + " that could not be created before exist on the target now")
 	}
 	return err
 }
@@ -340,7 +340,7 @@ func (l *Loader) refusedObject(o *progress.Object, refused error) error {
 	}
 	if there && needed[o.Type] && !l.Reload {
 		// An earlier run of this load has created it.
-		l.Log.Warn(fmt.Sprintf("%v has changed on the source since it was created on the target, where it is left as it is", o))
+		l.Log.Warn(fmt.Sprintf("%v has changed on the source since it was created on the target; the target's is left unchanged", o))
 	}
 	if err := l.guard.exec(l.ctx, progress.AddObjectsSQL(l.Stream.ID, []progress.Object{*o}, "done")); err != nil {
 		return err
@@ -354,7 +354,7 @@ func (l *Loader) refusedObject(o *progress.Object, refused error) error {
 		l.mu.Lock()
 		l.whyLost[[2]string{o.Schema, o.Table}] = refused
 		l.mu.Unlock()
-		l.Log.Warn(fmt.Sprintf("could not create %v on the target; the load goes on without it: %v", o, refused))
+		l.Log.Warn(fmt.Sprintf("could not create %v on the target; the load continues without it: %v", o, refused))
 	}
 	return err
 }

@@ -52,12 +52,12 @@ func SetSequence(ctx context.Context, c *pgx.Conn, server pgdial.Server, schema,
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == "22003" {
 		return fault.New(fault.Failed, "sequence %s.%s cannot take the source's value %d: %w", schema, name, last, err).
-			WithHint("The sequence of the target is of a smaller type or range: ALTER SEQUENCE … AS bigint, or MAXVALUE …")
+			WithHint("The sequence on the target has a smaller type or range: ALTER SEQUENCE … AS bigint, or MAXVALUE …")
 	}
 	err = fmt.Errorf("set sequence %s.%s: %w", schema, name, err)
 	if errors.As(err, &pg) && pg.Code == "42P01" {
 		return fault.New(fault.Config, "%w", err).
-			WithHint("Create it on the target as it is on the source; then start again, with pgextract --resume.")
+			WithHint("Create it on the target as it is on the source, then start again with pgextract --resume.")
 	}
 	return server.Explain(err)
 }

@@ -119,7 +119,7 @@ func (t *tree) ready(l *Loader, s *session) error {
 		return t.empty(l, s, where)
 	case older && l.Reload && unknown != "":
 		return fault.New(fault.Config,
-			"partition %s cannot be loaded again without the others: on the target, rows of table %s.%s are in other partitions than on the source",
+			"cannot load partition %s again without the others: rows of table %s.%s are in other partitions on the target than on the source",
 			t.oneOf(l), t.Schema, t.Name).
 			WithDetail("The load does not have partition %s.", unknown).
 			WithHint("Load the whole table again: pgextract --slot … --table … --reload | pgapply, with patterns that match all of its partitions.")

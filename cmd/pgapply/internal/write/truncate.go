@@ -28,7 +28,7 @@ func truncate(op *plan.TruncateOp) (string, error) {
 	for root, list := range leaves {
 		if len(list) != root.Leaves {
 			return "", fault.New(fault.Failed,
-				"the source has emptied %d of the %d partitions of table %s.%s, whose rows are in other partitions on the target than on the source",
+				"the source has truncated %d of the %d partitions of table %s.%s, whose rows are in other partitions on the target than on the source",
 				len(list), root.Leaves, root.Schema, root.Name).
 				WithHint("Load the table again while sync is stopped: pgextract --slot … --table %s --reload | pgapply. Then start sync again.",
 					shellPattern(list[0].Relation))

@@ -45,7 +45,7 @@ func (l *Loader) without(t *loadTable, err error) bool {
 	if t.refused == nil {
 		t.refused = err
 		l.refused = append(l.refused, t)
-		l.Log.Warn(fmt.Sprintf("%v; the load goes on without it", err))
+		l.Log.Warn(fmt.Sprintf("%v; the load continues without it", err))
 	}
 	return true
 }
@@ -82,9 +82,9 @@ func (l *Loader) hopeless() error {
 	each, remedies := objects.Text(causes)
 	e := fault.New(fault.Failed, "none of the tables could be created on the target").WithDetail("%s", each)
 	if remedies == "" {
-		return e.WithHint("Mend the causes; then start again, with pgextract --resume.")
+		return e.WithHint("Correct the causes, then start again with pgextract --resume.")
 	}
-	return e.WithHint("On the target, as a role that may: %s Then start again, with pgextract --resume.", remedies)
+	return e.WithHint("On the target, as a role that may do so: %s Then start again with pgextract --resume.", remedies)
 }
 
 // isRefused reports whether a table is one that the load goes on without.
@@ -102,7 +102,7 @@ func (l *Loader) Refused(resume string) error {
 	if len(l.refused) == 0 {
 		return nil
 	}
-	status, detail, hint := fault.StatusOf(l.refused[0].refused), "", "Mend the cause, then: "+resume+"; what is loaded already is skipped."
+	status, detail, hint := fault.StatusOf(l.refused[0].refused), "", "Correct the cause, then: "+resume+"; what is loaded already is skipped."
 	var f *fault.Error
 	for i, t := range l.refused {
 		if fault.StatusOf(t.refused) != status {
@@ -117,9 +117,9 @@ func (l *Loader) Refused(resume string) error {
 		}
 	}
 	if drop := dropCheck(l.refused); drop != "" {
-		hint = "The next run takes their checks off, and puts them back when all rows are there: " + resume +
-			". If it may not, on the target: " + drop +
-			" then the same command, and the constraint again when all is loaded."
+		hint = "The next run drops their check constraints, and creates them again after all rows are loaded: " + resume +
+			". If the role may not drop them, on the target: " + drop +
+			" then the same command, and create the constraint again after the load."
 	} else if errors.As(l.refused[0].refused, &f) && f.Hint != "" {
 		hint = f.Hint + " Then: " + resume
 	}

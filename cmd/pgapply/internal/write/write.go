@@ -95,7 +95,7 @@ func (l *lane) bulk(b *pgwire.Batch, g *plan.Group, t *plan.Table, sql string, c
 			case size > 0:
 				n, ok := parseInt(v, size)
 				if !ok {
-					l.bad = fmt.Errorf("value %q of column %q is no %s", v, t.Columns[i].Name, t.Columns[i].Type)
+					l.bad = fmt.Errorf("invalid value %q for column %q of type %s", v, t.Columns[i].Name, t.Columns[i].Type)
 				}
 				b.IntElem(n, size)
 			default:

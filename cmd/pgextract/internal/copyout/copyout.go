@@ -225,7 +225,7 @@ func (c *copier) part(ctx context.Context, number uint32, p *Part) (there bool, 
 		return false, err
 	}
 	if end.Rows != counted {
-		return false, fmt.Errorf("copy %s.%s: %d rows were received, the server counted %d", p.Table.Schema,
+		return false, fmt.Errorf("copy %s.%s: received %d rows, but the server counted %d", p.Table.Schema,
 			p.Table.Name, end.Rows, counted)
 	}
 	c.meter.Done()
@@ -331,7 +331,7 @@ func (c *copier) flush(end *format.CopyEnd) error {
 func mayRead(t *catalog.Table, err error) error {
 	var f *fault.Error
 	if errors.As(err, &f) && f.Status == fault.Permission && f.Hint == "" {
-		return f.WithHint("On the source: GRANT SELECT ON %s TO the role; a table with row security also wants ALTER ROLE … BYPASSRLS.",
+		return f.WithHint("On the source: GRANT SELECT ON %s TO …; a table with row-level security also needs ALTER ROLE … BYPASSRLS.",
 			text.Ident(t.Schema, t.Name))
 	}
 	return err

@@ -65,7 +65,7 @@ func readTOC(r io.Reader) ([]Entry, error) {
 		entries = append(entries, a.entry(version))
 	}
 	if a.err != nil {
-		return nil, fmt.Errorf("read pg_dump's archive: %w", a.err)
+		return nil, fmt.Errorf("could not read pg_dump's archive: %w", a.err)
 	}
 	for i := range entries {
 		switch e := &entries[i]; e.Desc {
@@ -158,7 +158,7 @@ func (a *archive) head() int {
 	}
 	version := int(a.byte())<<16 | int(a.byte())<<8 | int(a.byte())
 	if a.err == nil && (version < minVersion || version > maxVersion) {
-		a.err = fmt.Errorf("its version %d.%d is not known", version>>16, version>>8&255)
+		a.err = fmt.Errorf("its version %d.%d is not supported", version>>16, version>>8&255)
 	}
 	a.intSize, a.offSize = int(a.byte()), int(a.byte())
 	if a.err == nil && (a.intSize > 8 || a.offSize > 8) {

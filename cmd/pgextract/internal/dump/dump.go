@@ -63,7 +63,7 @@ func Schema(ctx context.Context, o Options) (entries []Entry, warnings []string,
 				WithHint("The source's role must be able to read all tables (PostgreSQL 14 and newer: GRANT pg_read_all_data TO …), or own them.")
 		}
 		return nil, nil, fault.New(fault.Failed, "pg_dump failed: %s", reason).
-			WithHint("Run it by hand to see all it says: %s --schema-only. With --data-only the schema is left to you.",
+			WithHint("Run it by hand to see its full output: %s --schema-only. Or create the schema by hand and use --data-only.",
 				text.Shell(program))
 	}
 	return entries, warningsIn(stderr.String()), tocErr
@@ -128,7 +128,7 @@ func find(ctx context.Context, version int) (string, error) {
 		WithHint("Install the client programs of the source's version (package postgresql-client-%d), or create the schema by hand and use --data-only.",
 			version/10000)
 	if len(found) > 0 {
-		e = e.WithDetail("There is one of version %s.", strings.Join(found, ", "))
+		e = e.WithDetail("Installed versions: %s.", strings.Join(found, ", "))
 	}
 	return "", e
 }

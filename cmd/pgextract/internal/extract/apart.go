@@ -15,7 +15,7 @@ import (
 // know both, looks again.
 func (l *Load) apart(ctx context.Context, source *pgx.Conn) error {
 	same := fault.New(fault.Config, "source and target are the same database").
-		WithHint("Look at --source and --target, or PGSLUICE_SOURCE and PGSLUICE_TARGET.")
+		WithHint("Check --source and --target, or PGSLUICE_SOURCE and PGSLUICE_TARGET.")
 	if l.Target.DSN != "" && l.Target.DSN == l.Server.DSN {
 		return same
 	}
@@ -45,7 +45,7 @@ func (l *Load) apart(ctx context.Context, source *pgx.Conn) error {
 	for _, s := range streams {
 		if !s.Ended {
 			return fault.New(fault.Config, "the source is the target of a migration with %v", s.Key).
-				WithHint("Are source and target swapped? This is %s. If not, use another slot name; pgcutover cleanup removes what is left of a migration.",
+				WithHint("Are source and target swapped? This is %s. If not, use another slot name; pgcutover cleanup removes what a finished migration has left.",
 					identity.Name(source))
 		}
 	}

@@ -57,8 +57,8 @@ type Load struct {
 func (l *Load) Run(ctx context.Context, out io.Writer) error {
 	err := l.streams(ctx, out)
 	if err != nil && l.made != "" {
-		l.Log.Warn(l.made+" on the source, and there it stays", "hint",
-			fmt.Sprintf("To go on, with the same options as before: pgextract --slot %[1]s --resume | pgapply. "+
+		l.Log.Warn(l.made+" on the source, and remain there", "hint",
+			fmt.Sprintf("To continue, with the same options as before: pgextract --slot %[1]s --resume | pgapply. "+
 				"To give up: pgcutover cleanup --slot %[1]s --force", l.Slot))
 	}
 	return err
@@ -74,7 +74,7 @@ func (l *Load) streams(ctx context.Context, out io.Writer) error {
 		e := changedError(changed)
 		if round == most {
 			return e.WithDetail("%d snapshots were tried.", most).
-				WithHint("Have the application leave it alone for a moment; then start again with --resume, which leaves out what has been loaded.")
+				WithHint("Keep the application from truncating or altering these tables for a moment, then start again with --resume, which skips what has been loaded.")
 		}
 		l.Log.Info(e.Error() + "; reading a new snapshot")
 		l.leaveOut(tables, changed)
@@ -89,7 +89,7 @@ func changedError(changed map[uint32]*catalog.Table) *fault.Error {
 	}
 	slices.Sort(names)
 	return fault.New(fault.TryAgain,
-		"%s: truncated, rewritten, renamed or dropped after the snapshot was taken, and cannot be read as it was then",
+		"cannot read %s as of the snapshot: truncated, rewritten, renamed or dropped since then",
 		strings.Join(names, ", "))
 }
 
@@ -113,7 +113,7 @@ func writeError(err error) error {
 	}
 	if cli.IsBrokenPipe(err) {
 		return fault.New(fault.TryAgain, "could not write the stream: %w", err).
-			WithDetail("The program that reads it has gone; its own message says why.")
+			WithDetail("The program that reads the stream has exited; its own message says why.")
 	}
 	return err
 }

@@ -37,15 +37,15 @@ func (l *Load) publish(ctx context.Context, c *pgx.Conn, info *slot.Info) error 
 		}
 	}
 	if len(noIdentity) > 0 {
-		l.Log.Warn(fmt.Sprintf("%s without usable replica identity, of which only inserts and truncates are carried: %s",
+		l.Log.Warn(fmt.Sprintf("%s without usable replica identity; only inserts and truncates of them are replicated: %s",
 			count.Of(len(noIdentity), "table"), listed(noIdentity)),
-			"hint", "If rows of them are updated or deleted while the migration runs: give them a primary key, or ALTER TABLE … REPLICA IDENTITY FULL, before pgextract. pgcutover check says why each has none.")
+			"hint", "If their rows are updated or deleted during the migration, give them a primary key, or ALTER TABLE … REPLICA IDENTITY FULL, before pgextract. pgcutover check says why each has none.")
 	}
 	if len(unlogged) > 0 {
-		l.Log.Warn("unlogged tables are copied, but changes of them are in no WAL and cannot follow: " + listed(unlogged))
+		l.Log.Warn("unlogged tables are copied, but their later changes are not replicated, because the WAL does not have them: " + listed(unlogged))
 	}
 	if len(refuses) > 0 {
-		l.Log.Warn(fmt.Sprintf("publication %s publishes updates of %s without usable replica identity, so that the source refuses to update and delete their rows: %s",
+		l.Log.Warn(fmt.Sprintf("publication %s publishes updates of %s without usable replica identity; the source rejects updates and deletes of their rows: %s",
 			l.Publication, count.Of(len(refuses), "table"), listed(refuses)))
 	}
 	return nil
@@ -68,7 +68,7 @@ func (l *Load) detaching(ctx context.Context, c *pgx.Conn) error {
 	}
 	return fault.New(fault.Config, "%s with a pending DETACH CONCURRENTLY on the source: %s",
 		count.Of(len(list), "partition"), listed(names)).
-		WithHint("Wait for whoever detaches it, or if nobody does any more: %s", strings.Join(statements[:min(len(statements), 5)], " "))
+		WithHint("Wait until the detach is finished. If no session is detaching any more, on the source: %s", strings.Join(statements[:min(len(statements), 5)], " "))
 }
 
 func listed(names []string) string {

@@ -20,7 +20,7 @@ func (l *Load) readable(ctx context.Context, c *pgx.Conn) error {
 	if !x.Any() {
 		return nil
 	}
-	return fault.New(fault.Permission, "role %q may not read all that is to be loaded", x.Role).
+	return fault.New(fault.Permission, "role %q may not read all objects of the load", x.Role).
 		WithDetail("%s", x.Text(true)).
-		WithHint("As superuser on the source: %s Or leave them out.", strings.Join(x.Statements(), " "))
+		WithHint("As superuser on the source: %s Or leave these objects out.", strings.Join(x.Statements(), " "))
 }

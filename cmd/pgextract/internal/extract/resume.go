@@ -98,6 +98,6 @@ func (h loaded) missing(parts []*copyout.Part, snapshot string) []*copyout.Part 
 // say tells what is skipped.
 func (l *Load) sayMissing(all, left []*copyout.Part) {
 	if n := len(all) - len(left); n > 0 {
-		l.Log.Info(fmt.Sprintf("%d of %s of tables are on the target already, and are not read", n, count.Of(len(all), "part")))
+		l.Log.Info(fmt.Sprintf("%d of %s of tables are on the target already and are not read again", n, count.Of(len(all), "part")))
 	}
 }

@@ -48,8 +48,8 @@ func (l *Load) snapshot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*s
 // made.
 func (l *Load) slot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*slot.Info, error) {
 	if l.Failover && id.Version < 170000 {
-		return nil, fault.New(fault.Config, "slots survive a failover of the source from PostgreSQL 17 on; this is %d", id.Version/10000).
-			WithHint("Leave out --failover. Should the source fail over before the cutover, start again with a new slot.")
+		return nil, fault.New(fault.Config, "--failover needs PostgreSQL 17 or newer, but the source is PostgreSQL %d", id.Version/10000).
+			WithHint("Leave out --failover. If the source fails over before the cutover, start again with a new slot.")
 	}
 	if err := slot.RequireLogical(ctx, c); err != nil {
 		return nil, l.Server.Explain(err)
@@ -76,7 +76,7 @@ func (l *Load) bind(ctx context.Context, c *pgx.Conn) error {
 		return l.Server.Explain(err)
 	}
 	if !set {
-		l.Log.Info(fmt.Sprintf("the comment of publication %q cannot be written, so that nothing says whose slot %s is",
+		l.Log.Info(fmt.Sprintf("could not write the comment of publication %q, which identifies the migration of slot %s",
 			l.Publication, l.Slot))
 	}
 	return nil
@@ -109,10 +109,10 @@ func (l *Load) export(ctx context.Context, name string, temporary bool) (*slot.S
 		return nil, err
 	}
 	if !temporary {
-		l.made = fmt.Sprintf("slot %q, which holds back WAL, has been made with its publications", l.Slot)
+		l.made = fmt.Sprintf("slot %q, which holds back WAL, and its publications were created", l.Slot)
 	}
 	if len(altered) > 0 {
-		l.Log.Warn(fmt.Sprintf("%s changed its schema, or was truncated, whenever slot %s was being made; changes that were open then may be decoded wrongly: verify tells, or begin again when that is quiet",
+		l.Log.Warn(fmt.Sprintf("every attempt to create slot %[2]s met a schema change or truncation of %[1]s; the slot may decode transactions that were open then wrongly: compare the rows with pgcutover verify, or start again when the source is quiet",
 			altered[0], l.Slot))
 	}
 	if l.Failover {

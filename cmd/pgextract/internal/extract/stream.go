@@ -193,10 +193,10 @@ func (s *stream) writeRows(ctx context.Context) error {
 	case len(s.changed) == 0:
 	case s.Slot == "":
 		return changedError(s.changed).
-			WithHint("Without a slot all tables must be of one snapshot: start again, into an empty database, when nothing changes tables in this way.")
+			WithHint("Without a slot, all tables must be read from one snapshot. Start again, into an empty database, when nothing changes tables in this way.")
 	case s.Load.Snapshot != "":
 		return changedError(s.changed).
-			WithHint("When the other parts are loaded: pgextract --slot %s --resume reads it with a new snapshot.", s.Slot)
+			WithHint("After the other parts are loaded, read it from a new snapshot: pgextract --slot %s --resume | pgapply", s.Slot)
 	}
 	return nil
 }

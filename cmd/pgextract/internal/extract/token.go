@@ -48,7 +48,7 @@ func (t *token) add(oid uint32, pages int64) {
 
 func parseToken(s string) (*token, error) {
 	bad := fault.New(fault.Usage, "invalid --snapshot %q", s).
-		WithHint("Give what pgextract --hold has printed behind \"snapshot\", as a whole.")
+		WithHint("Give the whole value that pgextract --hold prints after \"snapshot\".")
 	id, tables, _ := strings.Cut(s, ":")
 	name, lsn, ok := strings.Cut(id, "@")
 	if !ok || name == "" {

@@ -26,7 +26,7 @@ func (l *Load) oids(ctx context.Context, c *pgx.Conn, tables []*catalog.Table, w
 	for _, t := range tables {
 		if with[t.ID] {
 			if err := write(l.warn(t.Schema, t.Name,
-				text.Sprintf("table %s.%s is WITH OIDS, and the values of its column oid do not arrive",
+				text.Sprintf("table %s.%s is WITH OIDS; the values of its column oid are not loaded",
 					t.Schema, t.Name))); err != nil {
 				return err
 			}
