@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"testing"
+	"time"
 
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -133,6 +135,13 @@ func maskEmail(in io.Reader, out io.Writer) error {
 	columns := map[uint32]int{}   // where email is, in the relations that have it
 	parts := map[uint32]*copied{} // parts of full loads that have it
 	for {
+		// Next is about to wait for input. What has been written must not wait with it: continuous
+		// sync goes on only when it is answered.
+		if r.Buffered() == 0 {
+			if err := w.Flush(); err != nil {
+				return err
+			}
+		}
 		rec, err := r.Next()
 		if err == io.EOF {
 			return w.Close()
@@ -199,6 +208,53 @@ func maskEmail(in io.Reader, out io.Writer) error {
 		if err := w.Write(rec); err != nil {
 			return err
 		}
+	}
+}
+
+// A source may be quiet for hours after a change. The filter does not keep the change until then.
+func TestFilterHoldsNothingBack(t *testing.T) {
+	in, producer := io.Pipe()
+	consumer, out := io.Pipe()
+	filtered := make(chan error, 1)
+	go func() { filtered <- maskEmail(in, out) }()
+	go func() {
+		w := format.NewWriter(producer)
+		for _, rec := range []format.Record{
+			&format.Header{StreamKind: format.Changes, SystemID: "7301", Database: "shop", Slot: "mig", StartLSN: 100},
+			&format.Begin{XID: 700, CommitLSN: 200},
+			&format.Commit{CommitLSN: 200, EndLSN: 210},
+		} {
+			if err := w.Write(rec); err != nil {
+				t.Error(err)
+			}
+		}
+		if err := w.Flush(); err != nil {
+			t.Error(err)
+		}
+	}()
+
+	committed := make(chan error, 1)
+	go func() {
+		r := format.NewReader(consumer)
+		for {
+			rec, err := r.Next()
+			if _, ok := rec.(*format.Commit); ok || err != nil {
+				committed <- err
+				return
+			}
+		}
+	}()
+	select {
+	case err := <-committed:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the commit is still in the filter")
+	}
+	producer.Close()
+	if err := <-filtered; !errors.Is(err, format.ErrTruncated) {
+		t.Errorf("the input was cut, and the filter says: %v", err)
 	}
 }
 
