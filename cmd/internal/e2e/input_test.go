@@ -115,7 +115,7 @@ func TestRefused(t *testing.T) {
 		{"no server", load, []string{"pgapply", "--target", "postgres://u:" + secret + "@127.0.0.1:1/x"}, 75,
 			[]string{"could not connect to the target", "connection refused", "Is the server running"}},
 		{"no URI", load, []string{"pgapply", "--target", "postgres://u:" + secret + "@127.0.0.1:port/x"}, 64,
-			[]string{"cannot use the target's connection string", "postgres://user@host:5432/database"}},
+			[]string{"could not use the target's connection string", "postgres://user@host:5432/database"}},
 		{"a picture", picture.Bytes(), []string{"pgapply"}, 65, []string{"not a pgsluice stream", "Is the input compressed"}},
 		{"empty", nil, []string{"pgapply"}, 65, []string{"the input is empty", "its own message says why"}},
 		{"table not there, load", env.Must(nil, "pgextract", "--data-only"),

@@ -1,6 +1,6 @@
-// Package pgdial turns a connection string and libpq's environment into a connection whose session
-// prints values in the one way that the stream promises, and turns what goes wrong into errors with
-// an exit status and a hint. No password leaves it.
+// Package pgdial opens connections from a connection string and libpq's environment. Its sessions
+// print values in the format that the stream specifies. Its errors have an exit status and a hint,
+// and never contain a password.
 package pgdial
 
 import (
@@ -23,24 +23,23 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 )
 
-// A Server is one side of a migration: where it is, and what to call it in messages.
+// A Server is one side of a migration: its address, and its name in messages.
 type Server struct {
 	Side string // "source" or "target"
 	DSN  string // URI or keywords; empty: libpq's environment
 	App  string // application_name
-	// Encoding is what text crosses the connection in; empty: see ClientEncoding.
+	// Encoding is the client encoding of the connection; empty: see ClientEncoding.
 	Encoding string
-	// Standby is true where a source that is a standby will do.
+	// Standby allows a source that is a standby.
 	Standby bool
-	// Sessions are those that were opened; nil: nobody wants to know.
+	// Sessions collects the opened sessions; nil: they are not collected.
 	Sessions *Sessions
 }
 
-// Source and Target return the servers that --source and --target, or PGSLUICE_SOURCE and
-// PGSLUICE_TARGET, name.
+// Source returns the server named by --source or PGSLUICE_SOURCE.
 func Source(flag, app string) Server { return server("source", flag, "PGSLUICE_SOURCE", app) }
 
-// Target is like Source.
+// Target returns the server named by --target or PGSLUICE_TARGET.
 func Target(flag, app string) Server { return server("target", flag, "PGSLUICE_TARGET", app) }
 
 func server(side, flag, env, app string) Server {
@@ -50,22 +49,21 @@ func server(side, flag, env, app string) Server {
 	return Server{Side: side, DSN: flag, App: app, Sessions: new(Sessions)}
 }
 
-// connectTimeout bounds one attempt to connect, so that a firewall that drops packets is an error
-// and not a hang.
+// connectTimeout bounds one attempt to connect, so that a firewall that drops packets causes an
+// error and not a hang.
 const connectTimeout = 20 * time.Second
 
-// libpq are the variables of the environment that say where a server is, or who connects. With none
-// of them, and no connection string, nobody has meant a server, and the local one of libpq's
-// defaults would be a guess.
+// libpq lists the environment variables that name a server or a user. Without any of them and
+// without a connection string, libpq's default, the local server, would be a guess.
 var libpq = []string{"PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE"}
 
-// Given returns an error if nobody has said where the server is.
+// Given returns an error if neither the connection string nor the environment names the server.
 func (s Server) Given() error {
 	if s.DSN != "" || slices.ContainsFunc(libpq, func(name string) bool { return os.Getenv(name) != "" }) {
 		return nil
 	}
-	return fault.New(fault.Usage, "no %s is given", s.Side).
-		WithHint("Set PGSLUICE_%s, or give --%s: a URI like postgres://user@host:5432/database. libpq's variables (PGHOST, PGSERVICE, …) will do as well.",
+	return fault.New(fault.Usage, "no %s specified", s.Side).
+		WithHint("Set PGSLUICE_%s, or give --%s: a URI like postgres://user@host:5432/database. libpq's variables (PGHOST, PGSERVICE, …) work as well.",
 			strings.ToUpper(s.Side), s.Side)
 }
 
@@ -75,8 +73,8 @@ func (s Server) config() (*pgx.ConnConfig, error) {
 	}
 	c, err := pgx.ParseConfig(s.DSN)
 	if err != nil {
-		return nil, fault.New(fault.Usage, "cannot use the %s's connection string: %w", s.Side, redact(err)).
-			WithHint("Give a URI like postgres://user@host:5432/database in --%s or PGSLUICE_%s; passwords belong in PGPASSFILE or a service file.",
+		return nil, fault.New(fault.Usage, "could not use the %s's connection string: %w", s.Side, redact(err)).
+			WithHint("Give a URI like postgres://user@host:5432/database in --%s or PGSLUICE_%s. Passwords belong in PGPASSFILE or a service file.",
 				s.Side, strings.ToUpper(s.Side))
 	}
 	if c.ConnectTimeout == 0 {
@@ -89,7 +87,7 @@ func (s Server) config() (*pgx.ConnConfig, error) {
 	return c, nil
 }
 
-// redact keeps pgx's message without a connection string, which may hold a password.
+// redact removes the connection string, which may contain a password, from pgx's message.
 func redact(err error) error {
 	var p *pgconn.ParseConfigError
 	if errors.As(err, &p) {
@@ -104,8 +102,8 @@ func redact(err error) error {
 // Connect opens an ordinary session.
 func (s Server) Connect(ctx context.Context) (*pgx.Conn, error) { return s.ConnectNoticing(ctx, nil) }
 
-// ConnectNoticing is Connect for a session whose notices are wanted. It has none but errors unless
-// it asks for more.
+// ConnectNoticing is like Connect, and passes the session's notices on. The session gets only
+// errors unless it raises client_min_messages.
 func (s Server) ConnectNoticing(ctx context.Context, notice func(*pgconn.Notice)) (*pgx.Conn, error) {
 	c, err := s.config()
 	if err != nil {
@@ -128,8 +126,8 @@ func (s Server) ConnectNoticing(ctx context.Context, notice func(*pgconn.Notice)
 	return conn, nil
 }
 
-// ConnectRaw opens a session over a connection that can read in gulps (see Gulp); with replication
-// it speaks the replication protocol as well.
+// ConnectRaw opens a session over a connection that can read in gulps (see Gulp). With replication,
+// the session also speaks the replication protocol.
 func (s Server) ConnectRaw(ctx context.Context, replication bool) (*pgconn.PgConn, *Gulp, error) {
 	c, err := s.config()
 	if err != nil {
@@ -164,8 +162,7 @@ func (s Server) ConnectRaw(ctx context.Context, replication bool) (*pgconn.PgCon
 	return conn, gulp, nil
 }
 
-// mayReplicate says what to do about a role that is refused a session because that is to speak the
-// replication protocol.
+// mayReplicate adds a hint to the error of a role that may not open a replication session.
 func mayReplicate(replication bool, err error) error {
 	var pg *pgconn.PgError
 	var f *fault.Error
@@ -175,8 +172,8 @@ func mayReplicate(replication bool, err error) error {
 	return err
 }
 
-// ClientEncoding returns the encoding that text crosses the connection in: UTF8, unless the
-// database does not know what its text is.
+// ClientEncoding returns the client encoding of a connection: UTF8, or SQL_ASCII if the database
+// does not know the encoding of its text.
 func ClientEncoding(c *pgconn.PgConn) string {
 	if c.ParameterStatus("server_encoding") == "SQL_ASCII" {
 		return "SQL_ASCII"
@@ -184,7 +181,7 @@ func ClientEncoding(c *pgconn.PgConn) string {
 	return "UTF8"
 }
 
-// VersionText prints a number that Version has returned as people know it: 15.2.
+// VersionText formats a number returned by Version for people: 15.2.
 func VersionText(v int) string {
 	if v < 100000 {
 		return fmt.Sprintf("%d.%d.%d", v/10000, v/100%100, v%100)
@@ -192,7 +189,7 @@ func VersionText(v int) string {
 	return fmt.Sprintf("%d.%d", v/10000, v%10000)
 }
 
-// Version returns the server's version as server_version_num has it: 150020.
+// Version returns the server's version as in server_version_num: 150020.
 func Version(c *pgconn.PgConn) int {
 	// "15.20 (Debian 15.20-0)", "9.6.24", "18beta1"
 	s, _, _ := strings.Cut(c.ParameterStatus("server_version"), " ")
@@ -210,8 +207,8 @@ func Version(c *pgconn.PgConn) int {
 	return n[0]*10000 + n[1]*100 + n[2]
 }
 
-// Explain turns an error of the driver into one for users. Errors that have a status already are
-// returned as they are.
+// Explain turns a driver's error into one for users. It returns errors that have a status already
+// unchanged.
 func (s Server) Explain(err error) error {
 	var f *fault.Error
 	if err == nil || errors.As(err, &f) || errors.Is(err, context.Canceled) {
@@ -227,7 +224,7 @@ func (s Server) Explain(err error) error {
 				e.Detail = where(c.Config)
 			}
 			if e.Status == fault.Permission && e.Hint == "" {
-				e.Hint = "Check the user, and the password in PGPASSFILE or the environment; pg_hba.conf of the server decides who may connect."
+				e.Hint = "Check the user name, the password in PGPASSFILE or the environment, and the server's pg_hba.conf."
 			}
 			if name := refusedByPooler(pg); name != "" {
 				return s.pooler(name, pg)
@@ -236,16 +233,16 @@ func (s Server) Explain(err error) error {
 				return s.tooOld(pg)
 			}
 			if pg.Code == "53300" && e.Hint == "" {
-				e.Hint = "Raise max_connections, or CONNECTION LIMIT of the role or the database; or use fewer connections: --jobs 1."
+				e.Hint = "Use fewer connections with --jobs 1, or raise max_connections, or the CONNECTION LIMIT of the role or the database."
 			}
 			if pg.Code == "3D000" && e.Hint == "" {
-				e.Hint = "Its name stands in the connection string; if it is right, create it there: CREATE DATABASE …"
+				e.Hint = "Check the database name in the connection string. If it is right, create the database: CREATE DATABASE …"
 			}
 			return e
 		}
 		e.Err = fmt.Errorf("%s: %w", s.Side, err)
 		if pg.Code == "25006" && e.Hint == "" {
-			e.Hint = fmt.Sprintf("The %s is a standby, or default_transaction_read_only is on there for the role or the database: by pgcutover fence, which unfence takes back, or by ALTER ROLE or DATABASE … SET.", s.Side)
+			e.Hint = fmt.Sprintf("The %s is a standby, or default_transaction_read_only is on for the role or the database. If pgcutover fence set it, pgcutover unfence resets it. Otherwise: ALTER DATABASE … RESET default_transaction_read_only", s.Side)
 		}
 		return e
 	}
@@ -256,10 +253,10 @@ func (s Server) Explain(err error) error {
 		if errors.As(err, &dns) && dns.IsNotFound {
 			e.Status = fault.Unavailable
 		}
-		e.Hint = fmt.Sprintf("Is the server running, and does a firewall let this host reach it? psql with the same --%s tells.", s.Side)
+		e.Hint = fmt.Sprintf("Check that the server is running and that no firewall is in the way: try psql with the connection string of --%s.", s.Side)
 		if noTLS(err) {
 			e.Status, e.Hint = fault.Config,
-				"sslmode in the connection string says whether TLS is used and what is verified, sslrootcert which authorities are trusted."
+				"In the connection string, sslmode sets whether TLS is used and what is verified, and sslrootcert sets the trusted authorities."
 		}
 		return e
 	}
@@ -269,8 +266,8 @@ func (s Server) Explain(err error) error {
 	return err
 }
 
-// noTLS reports whether a connection failed because client and server do not agree on TLS, which
-// trying again does not change.
+// noTLS reports whether a connection failed because client and server do not agree on TLS. Trying
+// again does not help.
 func noTLS(err error) bool {
 	var verify *tls.CertificateVerificationError
 	var authority x509.UnknownAuthorityError
@@ -280,8 +277,8 @@ func noTLS(err error) bool {
 		strings.Contains(err.Error(), "server refused TLS connection")
 }
 
-// where says who wanted to connect to what; a connection string that names several hosts may mean
-// any of them.
+// where names the user, the host and the database of a connection attempt. A connection string may
+// name several hosts.
 func where(c *pgconn.Config) string {
 	place := net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))
 	for _, f := range c.Fallbacks {
@@ -289,11 +286,11 @@ func where(c *pgconn.Config) string {
 			place = "one of several hosts"
 		}
 	}
-	return fmt.Sprintf("That was as %q at %s, database %q.", c.User, place, c.Database)
+	return fmt.Sprintf("The connection was as role %q to %s, database %q.", c.User, place, c.Database)
 }
 
-// hideUser reduces pgx's message, which repeats user and database, to the cause. Attempts with and
-// without TLS that fail alike are told once.
+// hideUser reduces pgx's message, which repeats user and database, to the cause. If attempts with
+// and without TLS fail alike, it keeps one cause.
 func hideUser(c *pgconn.ConnectError) error {
 	err := c.Unwrap()
 	if err == nil {
@@ -308,17 +305,17 @@ func hideUser(c *pgconn.ConnectError) error {
 	return errors.New(strings.Join(causes, "; "))
 }
 
-// OutOfLocks is the SQLSTATE of a transaction that holds more locks than the server has room for. A
-// smaller one may succeed.
+// OutOfLocks is the SQLSTATE of a transaction that needs more locks than the server has room for. A
+// smaller transaction may succeed.
 const OutOfLocks = "53200"
 
-// Lost reports whether err means that the connection is gone, so that the same thing may work on
-// another one.
+// Lost reports whether err means that the connection is lost, so that the same statement may
+// succeed on a new one.
 func Lost(err error) bool {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		if pg.Code[:2] == "08" && pg.SeverityUnlocalized == "ERROR" {
-			return false // the server speaks of a connection of its own, to a foreign server
+			return false // the server's own connection to a foreign server
 		}
 		return statusOf(pg) == fault.TryAgain && pg.Code[:2] != "55"
 	}
@@ -327,14 +324,15 @@ func Lost(err error) bool {
 		errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, pgconn.ErrConnClosed)
 }
 
-// statusOf maps SQLSTATEs. It is the only place that decides what may be tried again.
+// statusOf maps SQLSTATEs to exit statuses. Only this function decides which errors may be tried
+// again.
 func statusOf(e *pgconn.PgError) fault.Status {
 	switch e.Code {
 	case "28000", "28P01", "42501":
 		return fault.Permission
 	case "3D000", "42704", "57P04": // no such database, no such object, database dropped
 		return fault.Unavailable
-	case "55006", "55P03": // object in use: the slot; a lock was not to be had in time
+	case "55006", "55P03": // object in use: the slot; lock timeout
 		return fault.TryAgain
 	case "55000", "25006": // not in the state: wal_level; read-only: a standby, or a fence
 		return fault.Config

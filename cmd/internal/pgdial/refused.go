@@ -10,67 +10,65 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 )
 
-// What a connection may lead to instead of a server that can be worked with, told by its name at
-// the first connection, and for good: to try again does not change it.
+// A connection may lead to something other than a usable server. These errors name it at the first
+// connection. They are permanent: trying again does not help.
 
-// oldest is the first version of PostgreSQL that is supported: pgoutput, and publications, came
-// with it.
+// oldest is the first supported version of PostgreSQL: it introduced pgoutput and publications.
 const oldest = 100000
 
-// supported refuses a version that is too old.
+// supported returns an error if the version is too old.
 func (s Server) supported(version int) error {
 	if version >= oldest {
 		return nil
 	}
 	remedy := "Use a target of version 10 or newer, and not older than the source."
 	if s.Side == "source" {
-		remedy = "Upgrade the source to version 10 or newer, or load it with pg_dump while nobody writes to it."
+		remedy = "Upgrade the source to version 10 or newer, or migrate it with pg_dump while no one writes to it."
 	}
 	return fault.New(fault.Config, "the %s is PostgreSQL %d.%d.%d, which is not supported", s.Side,
 		version/10000, version/100%100, version%100).
-		WithDetail("Versions 10 and newer are.").WithHint("%s", remedy)
+		WithDetail("PostgreSQL 10 and newer are supported.").WithHint("%s", remedy)
 }
 
-// lacksSetting reports whether a server has refused a session because it does not know one of our
+// lacksSetting reports whether a server rejected a session because it does not know one of our
 // settings.
 func lacksSetting(e *pgconn.PgError) bool {
 	return e.Code == "42704" && slices.ContainsFunc(pinned, func(x setting) bool { return strings.Contains(e.Message, `"`+x.name+`"`) })
 }
 
-// tooOld is the error for a server so old that it does not know the settings which sessions begin
-// with.
+// tooOld returns the error for a server that does not know the settings of our sessions.
 func (s Server) tooOld(e *pgconn.PgError) error {
 	return fault.New(fault.Config, "the %s does not know a setting that every supported version knows: %w", s.Side, e).
-		WithDetail("Versions of PostgreSQL before 10 are not supported, nor are other servers that speak its protocol.").
+		WithDetail("PostgreSQL 10 and newer are supported. Other servers that speak its protocol are not.").
 		WithHint("See what it is: psql -c 'SELECT version()'")
 }
 
-// standby refuses a server that is in recovery, where that cannot serve.
+// standby returns an error for a server in recovery, unless a standby is allowed.
 func (s Server) standby() error {
 	if s.Side == "source" && s.Standby {
 		return nil
 	}
-	e := fault.New(fault.Config, "the %s is a standby (pg_is_in_recovery() is true), and nothing can be written to it", s.Side)
+	e := fault.New(fault.Config, "the %s is a standby (pg_is_in_recovery() is true) and cannot be written to", s.Side)
 	if s.Side == "source" {
-		return e.WithDetail("A migration makes a publication and a slot on its source, and closes it at the cutover.").
+		return e.WithDetail("A migration creates a publication and a slot on its source, and closes the source at the cutover.").
 			WithHint("Connect to the primary, in --source or PGSLUICE_SOURCE: on the standby, SELECT sender_host, sender_port FROM pg_stat_wal_receiver tells where it is. " +
 				"Where the connection string names several hosts, target_session_attrs=read-write finds it.")
 	}
 	return e.WithHint("Connect to the primary, in --target or PGSLUICE_TARGET. Where the connection string names several hosts, target_session_attrs=read-write finds it.")
 }
 
-// notInForce is the error for a setting that the session was to begin with and does not have.
+// notInForce returns the error for a requested setting that is not in force in the session.
 func (s Server) notInForce(x setting, got string) error {
-	return fault.New(fault.Config, "the session on the %s has %s = %q and not %q, with which it was to begin",
+	return fault.New(fault.Config, "the session on the %s has %s = %q instead of the requested %q",
 		s.Side, x.name, got, x.value).
-		WithDetail("A connection pooler such as PgBouncer, between this program and the server, does not pass settings on.").
+		WithDetail("A connection pooler between this program and the server, such as PgBouncer, does not pass settings on.").
 		WithHint("%s", poolerHint)
 }
 
-const poolerHint = "Connect to the server itself, by its own host and port (5432 unless it was changed; PgBouncer often has 6432): a pooler is not supported, whatever its mode."
+const poolerHint = "Connect directly to the server's own host and port (usually 5432; PgBouncer often uses 6432). Poolers are not supported in any mode."
 
-// refusedByPooler returns the name of the pooler which, and not a server, has refused a connection
-// because of what it asked for; empty if it was none.
+// refusedByPooler returns the name of the pooler that rejected a connection because of its startup
+// parameters, or "" if the error is a server's.
 func refusedByPooler(e *pgconn.PgError) string {
 	switch {
 	case strings.Contains(e.Message, "RDS Proxy"):
@@ -81,9 +79,9 @@ func refusedByPooler(e *pgconn.PgError) string {
 	return ""
 }
 
-// pooler is the error for a connection that a pooler has refused.
+// pooler returns the error for a connection that a pooler rejected.
 func (s Server) pooler(name string, e *pgconn.PgError) error {
 	return &fault.Error{Status: fault.Config,
-		Err:    fmt.Errorf("what answers as the %s is a connection pooler (%s), not a server: %w", s.Side, name, e),
+		Err:    fmt.Errorf("the %s is a connection pooler (%s), not a server: %w", s.Side, name, e),
 		Detail: e.Detail, Hint: poolerHint}
 }

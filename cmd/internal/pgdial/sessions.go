@@ -12,16 +12,16 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Sessions are the sessions that a program has open on one server. They know which of them have
-// not been answered for a while, so that somebody can ask the server why.
+// Sessions tracks a program's open sessions on one server, and which of them have been waiting for
+// a reply, so that a Watch can ask the server why.
 type Sessions struct {
 	mu       sync.Mutex
 	list     map[*line]uint32
-	programs map[string]int64 // application names, and since when they run, by clock
+	programs map[string]int64 // start times, by clock, of started programs by application name
 }
 
-// Program returns the application name for a program that is to be started, which opens a session
-// of its own, and what is to be called when it has ended. Meanwhile its session counts as waiting.
+// Program returns the application name for a program to be started, which opens a session of its
+// own, and a function to call when the program has ended. Until then its session counts as waiting.
 func (s *Sessions) Program(name string) (app string, done func()) {
 	if s == nil {
 		return name, func() {}
@@ -40,9 +40,9 @@ func (s *Sessions) Program(name string) (app string, done func()) {
 	}
 }
 
-// Waiting returns the server processes of the sessions that have been asked something, and have
-// said nothing for at least so long, the application names of programs that have run for as long,
-// and since when the first of all these waits.
+// Waiting returns the PIDs of the sessions that have been waiting for a reply for at least this
+// long, the application names of programs that have run for as long, and the time at which the
+// first of all these waits began.
 func (s *Sessions) Waiting(patience time.Duration) (pids []int32, apps []string, since time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -69,7 +69,7 @@ func (s *Sessions) Waiting(patience time.Duration) (pids []int32, apps []string,
 	return pids, apps, since
 }
 
-// follow has connections be lines.
+// follow wraps the connections of a config in lines.
 func (s Server) follow(c *pgconn.Config) {
 	if s.Sessions == nil {
 		return
@@ -84,7 +84,7 @@ func (s Server) follow(c *pgconn.Config) {
 	}
 }
 
-// add takes a session with its server process.
+// add registers a session with its server process.
 func (s *Sessions) add(c net.Conn, pid uint32) {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
@@ -111,17 +111,17 @@ func (s *Sessions) remove(l *line) {
 	delete(s.list, l)
 }
 
-// A line is a connection that knows since when an answer has been outstanding.
+// A line is a connection that records since when a reply has been outstanding.
 type line struct {
 	net.Conn
 	of     *Sessions
-	asked  atomic.Int64 // by clock; 0: nothing is outstanding
+	asked  atomic.Int64 // by clock; 0: no reply is outstanding
 	closed bool         // guarded by of
 }
 
 var began = time.Now()
 
-// clock returns the time that has passed since the program began, never 0.
+// clock returns the time since the program started, never 0.
 func clock() int64 { return max(int64(time.Since(began)), 1) }
 
 func (l *line) Write(p []byte) (int, error) {
@@ -142,7 +142,7 @@ func (l *line) Close() error {
 	return l.Conn.Close()
 }
 
-// Readable reports whether there is something to read, as far as the connection can tell.
+// Readable reports whether input is waiting, as far as the connection can tell.
 func (l *line) Readable() bool {
 	r, ok := l.Conn.(interface{ Readable() bool })
 	return ok && r.Readable()

@@ -10,15 +10,15 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// A setting is one that every session has, whatever the database, the role and the environment
-// preset.
+// A setting has the same value in every session, regardless of presets for the database, the role
+// or in the environment.
 type setting struct{ name, value string }
 
-// pinned are part of the request for a connection, so that they hold before anything is looked up
-// by name: the owner of a database may preset any setting that a user may set.
+// pinned settings are startup parameters, so that they are in force before the first name is
+// resolved: the owner of a database may preset any setting that a user may set.
 var pinned = []setting{
-	// No function, operator or type is found by name but PostgreSQL's own; names in answers come
-	// with their schema.
+	// Only PostgreSQL's own functions, operators and types are found by name. Names in results have
+	// their schema.
 	{"search_path", ""},
 	// How the server reads statements and constants.
 	{"standard_conforming_strings", "on"}, {"array_nulls", "on"}, {"transform_null_equals", "off"}, {"xmloption", "content"},
@@ -27,9 +27,9 @@ var pinned = []setting{
 	{"extra_float_digits", "3"}, {"bytea_output", "hex"},
 	{"timezone", "UTC"}, {"lc_monetary", "C"},
 	{"xmlbinary", "base64"},
-	// Where tables are created that are not said to be elsewhere; RESET comes back to it.
+	// The default tablespace of new tables. RESET returns to it.
 	{"default_tablespace", ""},
-	// Nothing cuts a long job short, and no index answers with a part of what it has.
+	// No timeout ends a long job, and no index scan returns only a part of its results.
 	{"statement_timeout", "0"}, {"lock_timeout", "0"}, {"gin_fuzzy_search_limit", "0"},
 	{"client_min_messages", "error"},
 }
@@ -37,10 +37,10 @@ var pinned = []setting{
 // roleOption matches the name of the setting "role" in command-line options.
 var roleOption = regexp.MustCompile(`(?:^|[\s=])(?:-c\s*|--)role\s*=`)
 
-// pin puts what is pinned into the parameters of a request for a connection.
+// pin adds the pinned settings to the startup parameters.
 func pin(params map[string]string) {
 	for k, v := range params {
-		if lower := strings.ToLower(k); lower != k { // to the server they are the same
+		if lower := strings.ToLower(k); lower != k { // the server ignores case
 			delete(params, k)
 			params[lower] = v
 		}
@@ -48,14 +48,14 @@ func pin(params map[string]string) {
 	for _, s := range pinned {
 		params[s.name] = s.value
 	}
-	// A session is who it has logged in as, unless the connection string asks for another role.
+	// A session uses its login role, unless the connection string asks for another role.
 	if params["role"] == "" && !roleOption.MatchString(params["options"]) {
 		params["role"] = "none"
 	}
 }
 
-// Options returns command-line options of the server that pin the same settings for a program that
-// uses libpq: those that the user has asked for, and ours, which win.
+// Options returns server command-line options that pin the same settings for a program that uses
+// libpq. They consist of the user's options, followed by ours, which take precedence.
 func (s Server) Options() (string, error) {
 	c, err := s.config()
 	if err != nil {
@@ -68,7 +68,7 @@ func (s Server) Options() (string, error) {
 	return strings.TrimSpace(strings.Join(options, " ")), nil
 }
 
-// inForce returns what must be in force in a session that was asked for with these parameters.
+// inForce returns the settings that must be in force in a session with these startup parameters.
 func inForce(params map[string]string) []setting {
 	if role := params["role"]; role != "" {
 		return append(pinned[:len(pinned):len(pinned)], setting{"role", role})
@@ -76,28 +76,27 @@ func inForce(params map[string]string) []setting {
 	return pinned
 }
 
-// escapeOption keeps blanks in the value of an option.
+// escapeOption escapes blanks in the value of an option.
 var escapeOption = strings.NewReplacer(`\`, `\\`, " ", `\ `)
 
-// TablesOnly is a query after which a session reads nothing that stands in a table's place by the
-// time it reads: whoever owns a table can have a view of its name, and with that his functions
-// called by its reader. A server older than the minor releases of August 2024 has no such setting.
-// TablesOrViews takes it back.
+// TablesOnly is a query after which a session can read only tables. Otherwise a table's owner could
+// replace it by a view before it is read, and have the reader call the owner's functions. Servers
+// older than the minor releases of August 2024 lack the setting. TablesOrViews undoes it.
 func TablesOnly(side string) string {
 	kinds := "view, foreign-table"
 	if side == "target" {
-		kinds = "view" // a partition may well be elsewhere
+		kinds = "view" // partitions may be foreign tables
 	}
 	return "SELECT pg_catalog.set_config(name, '" + kinds +
 		"', false) FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'"
 }
 
-// TablesOrViews is the query that takes TablesOnly back.
+// TablesOrViews is the query that undoes TablesOnly.
 const TablesOrViews = "SELECT pg_catalog.set_config(name, reset_val, false) FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'"
 
-// prepare refuses servers that cannot be worked with, sets what depends on the version and the
-// encoding, and proves in the same round trip that everything is in force: a pooler may have
-// swallowed it. It returns the session's server process.
+// prepare rejects unsupported servers, makes the settings that depend on the version and the
+// encoding, and verifies in the same round trip that all settings are in force: a pooler may have
+// dropped them. It returns the PID of the session's server process.
 func (s Server) prepare(ctx context.Context, c *pgconn.PgConn, asked *pgconn.Config) (pid uint32, err error) {
 	if err := s.supported(Version(c)); err != nil {
 		return 0, err
@@ -105,7 +104,7 @@ func (s Server) prepare(ctx context.Context, c *pgconn.PgConn, asked *pgconn.Con
 	set := s.settings(c)
 	var b strings.Builder
 	b.WriteString(s.Set(c) + "; ")
-	// SHOW looks nothing up by name either.
+	// SHOW resolves no names either.
 	must := inForce(asked.RuntimeParams)
 	for _, x := range must {
 		b.WriteString("SHOW " + x.name + "; ")
@@ -118,13 +117,13 @@ func (s Server) prepare(ctx context.Context, c *pgconn.PgConn, asked *pgconn.Con
 	for i, x := range must {
 		r := results[len(set)+i]
 		if len(r.Rows) != 1 {
-			return 0, fmt.Errorf("the %s does not answer SHOW %s", s.Side, x.name)
+			return 0, fmt.Errorf("the %s did not return a row for SHOW %s", s.Side, x.name)
 		}
 		if got := string(r.Rows[0][0]); got != x.value {
 			return 0, s.notInForce(x, got)
 		}
 	}
-	// Some services take a user's name with the server's behind it.
+	// Some services append the server's name to the user name.
 	if user := c.ParameterStatus("session_authorization"); user != "" && user != asked.User && !strings.HasPrefix(asked.User, user+"@") {
 		return 0, s.notInForce(setting{"session_authorization", asked.User}, user)
 	}
@@ -138,7 +137,7 @@ func (s Server) prepare(ctx context.Context, c *pgconn.PgConn, asked *pgconn.Con
 	return uint32(n), err
 }
 
-// settings returns what depends on the server, its version and its encoding.
+// settings returns the settings that depend on the server, its version and its encoding.
 func (s Server) settings(c *pgconn.PgConn) []setting {
 	v := Version(c)
 	encoding := s.Encoding
@@ -185,8 +184,8 @@ func (s Server) settings(c *pgconn.PgConn) []setting {
 	return set
 }
 
-// Set returns the statements that make the settings which a session has not begun with. RESET ALL
-// takes them back.
+// Set returns the statements for the settings that are not startup parameters. RESET ALL undoes
+// them.
 func (s Server) Set(c *pgconn.PgConn) string {
 	var list []string
 	for _, x := range s.settings(c) {

@@ -11,19 +11,20 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// A Holder is somebody who is waited for: a session, or a prepared transaction, which has none.
+// A Holder holds what others wait for: it is a session, or a prepared transaction, which has no
+// session.
 type Holder struct {
 	PID         int32  // 0: a prepared transaction
-	GID         string // of that
-	Role        string // empty: it has none, or is hidden
+	GID         string // of the prepared transaction
+	Role        string // empty: none, or hidden
 	Application string
 	Database    string
-	State       string        // of the session, and what it waits for itself
-	Open        time.Duration // its transaction
+	State       string        // of the session, with its own wait event
+	Open        time.Duration // age of its transaction
 	Hidden      bool          // the role may not see state and age
 }
 
-// String says who it is.
+// String describes the holder.
 func (h *Holder) String() string {
 	var facts []string
 	add := func(label, s string) {
@@ -56,7 +57,7 @@ func (h *Holder) String() string {
 	return fmt.Sprintf("process %d (%s)", h.PID, strings.Join(facts, ", "))
 }
 
-// Remedy returns the statement that ends it.
+// Remedy returns the statement that ends the holder.
 func (h *Holder) Remedy() string {
 	switch {
 	case h.PID == 0 && h.GID == "":
@@ -69,7 +70,7 @@ func (h *Holder) Remedy() string {
 
 func age(d time.Duration) string { return d.Round(time.Second).String() }
 
-// Some lists holders, the first few by name.
+// Some describes the first few holders and counts the rest.
 func Some(list []Holder) string {
 	const most = 5
 	var names []string
@@ -83,7 +84,7 @@ func Some(list []Holder) string {
 	return s
 }
 
-// hint says how to end those who are waited for, and what keeps the role from seeing more of them.
+// hint says how to end the holders, and which privilege the role lacks to see their details.
 func hint(list []Holder, side, role string) string {
 	const most = 5
 	var remedies []string
@@ -94,16 +95,16 @@ func hint(list []Holder, side, role string) string {
 			remedies = append(remedies, list[i].Remedy())
 		}
 	}
-	s := fmt.Sprintf("Wait for it to end; or end it, on the %s: %s", side, strings.Join(remedies, " "))
+	s := fmt.Sprintf("Wait, or end the other transaction on the %s: %s", side, strings.Join(remedies, " "))
 	if hidden {
 		s += " " + Hidden(role)
 	}
 	return s
 }
 
-// Hidden says what a role lacks that may not see what others do.
+// Hidden returns the hint for a role that may not see other roles' sessions.
 func Hidden(role string) string {
-	return fmt.Sprintf("To see what is hidden: GRANT pg_read_all_stats TO %s;", text.Ident(role))
+	return fmt.Sprintf("To see the hidden details: GRANT pg_read_all_stats TO %s;", text.Ident(role))
 }
 
 // sessions are the columns of a Holder that is a session a of pg_stat_activity.
@@ -118,9 +119,8 @@ func scan(row pgx.CollectableRow) (h Holder, err error) {
 	return h, err
 }
 
-// Writers returns the transactions of all databases of the server that have written, those that
-// have been open longest first, and last those whose age is hidden. It is asked of pg_locks, which
-// hides nothing from anybody.
+// Writers returns the writing transactions of all databases of the server, the oldest first, and
+// those whose age is hidden last. It reads pg_locks, which hides nothing from any role.
 func Writers(ctx context.Context, c *pgx.Conn) ([]Holder, error) {
 	rows, err := c.Query(ctx, `SELECT 0, p.gid, p.owner::pg_catalog.text, '', p.database::pg_catalog.text, '', extract(epoch FROM pg_catalog.clock_timestamp() - p.prepared)::pg_catalog.float8 AS open, false AS hidden
 			FROM pg_catalog.pg_prepared_xacts p
@@ -142,8 +142,8 @@ func holders(ctx context.Context, c *pgx.Conn, pids []int32) ([]Holder, error) {
 	return pgx.CollectRows(rows, scan)
 }
 
-// preparedBefore returns the prepared transactions that hold what a process waits for. In pg_locks
-// they have no process, and are told apart by the lock that each holds of its own number.
+// preparedBefore returns the prepared transactions that block a process. They have no PID in
+// pg_locks: each is identified by the lock on its own xid.
 func preparedBefore(ctx context.Context, c *pgx.Conn, pid int32) ([]Holder, error) {
 	rows, err := c.Query(ctx, `SELECT 0, p.gid, p.owner::pg_catalog.text, '', p.database::pg_catalog.text, '', extract(epoch FROM pg_catalog.clock_timestamp() - p.prepared)::pg_catalog.float8, false
 		FROM pg_catalog.pg_prepared_xacts p WHERE EXISTS (SELECT FROM pg_catalog.pg_locks w

@@ -13,14 +13,14 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// A wait is what sessions of ours wait for.
+// A wait describes what sessions of ours wait for.
 type wait struct {
 	what    string // as in: waiting for …
 	holders []Holder
 	hint    string
 }
 
-// String says what is waited for, and for whom.
+// String returns what the sessions wait for, and who holds it.
 func (w *wait) String() string {
 	if len(w.holders) == 0 {
 		return w.what
@@ -28,7 +28,7 @@ func (w *wait) String() string {
 	return w.what + ": " + Some(w.holders)
 }
 
-// key is the same for what is the same wait, at whatever time.
+// key identifies a wait, independent of the time.
 func (w *wait) key() string {
 	var b strings.Builder
 	b.WriteString(w.what)
@@ -38,21 +38,20 @@ func (w *wait) key() string {
 	return b.String()
 }
 
-// writersSince is how long a transaction has been open that is worth a name beside the one that is
-// waited for.
+// writersSince is the age from which a transaction is named beside the ones waited for.
 const writersSince = 3 * time.Second
 
 // A blocked is a session that waits.
 type blocked struct {
 	PID      int32
 	Event    string
-	Snapshot *bool // it waits for a snapshot that is consistent
+	Snapshot *bool // the session waits for a consistent snapshot
 	Lock     string
 	Relation string
 	By       []int32
 }
 
-// blockedSessions returns those of ours that wait for a lock or a standby.
+// blockedSessions returns our sessions that wait for a lock or a standby.
 func blockedSessions(ctx context.Context, c *pgx.Conn, pids []int32, apps []string) ([]blocked, error) {
 	rows, err := c.Query(ctx, `SELECT a.pid, a.wait_event, a.backend_type = 'walsender' AND l.locktype = 'transactionid', coalesce(l.locktype, ''),
 		CASE WHEN n.oid IS NOT NULL THEN pg_catalog.format('%I.%I', n.nspname, k.relname) ELSE '' END, pg_catalog.pg_blocking_pids(a.pid)
@@ -67,7 +66,7 @@ func blockedSessions(ctx context.Context, c *pgx.Conn, pids []int32, apps []stri
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[blocked])
 }
 
-// look asks what processes of ours wait for, and sessions with these application names.
+// look returns what our processes and the sessions with these application names wait for.
 func look(ctx context.Context, c *pgx.Conn, side string, pids []int32, apps []string) ([]wait, error) {
 	list, err := blockedSessions(ctx, c, pids, apps)
 	if err != nil {
@@ -85,7 +84,7 @@ func look(ctx context.Context, c *pgx.Conn, side string, pids []int32, apps []st
 			return nil, err
 		}
 		if len(w.holders) == 0 && list[i].Event != "SyncRep" {
-			continue // nobody holds it any more
+			continue // the lock has been released
 		}
 		if !slices.ContainsFunc(waits, func(x wait) bool { return x.key() == w.key() }) {
 			waits = append(waits, w)
@@ -94,7 +93,7 @@ func look(ctx context.Context, c *pgx.Conn, side string, pids []int32, apps []st
 	return waits, nil
 }
 
-// lock describes what a session waits for that waits for a lock.
+// lock describes the wait of a session for a lock.
 func lock(ctx context.Context, c *pgx.Conn, side string, b *blocked, ours []int32) (w wait, err error) {
 	var who []Holder
 	if slices.Contains(b.By, 0) {
@@ -112,14 +111,14 @@ func lock(ctx context.Context, c *pgx.Conn, side string, b *blocked, ours []int3
 	w = wait{what: "a lock", holders: append(who, others...)}
 	switch {
 	case b.Snapshot != nil && *b.Snapshot:
-		w.what = "transactions that have written to end, without which there is no consistent snapshot"
+		w.what = "writing transactions to end, which a consistent snapshot requires"
 		if w.holders, err = writers(ctx, c, w.holders, ours); err != nil {
 			return w, err
 		}
 	case b.Relation != "":
 		w.what = "a lock on " + b.Relation
 	case b.Lock == "transactionid" || b.Lock == "tuple":
-		w.what = "a transaction to end that has changed the same"
+		w.what = "a transaction that changed the same rows to end"
 	case b.Lock == "advisory":
 		w.what = "an advisory lock"
 	}
@@ -129,8 +128,8 @@ func lock(ctx context.Context, c *pgx.Conn, side string, b *blocked, ours []int3
 	return w, nil
 }
 
-// writers returns the transactions that the creation of a slot waits for, or will: those that stand
-// in its way now, and all others that are not short ones. Ours are not among them.
+// writers returns the transactions that the creation of a slot waits for or will wait for: those
+// that block it now, and all others that are not short. It leaves out our own.
 func writers(ctx context.Context, c *pgx.Conn, now []Holder, ours []int32) ([]Holder, error) {
 	all, err := Writers(ctx, c)
 	if err != nil {
@@ -158,27 +157,27 @@ func standby(ctx context.Context, c *pgx.Conn, side string) (w wait, err error) 
 	if err != nil {
 		return w, err
 	}
-	w.what = fmt.Sprintf("a synchronous standby to have a commit (synchronous_standby_names is %s; ", text.Literal(names))
+	w.what = fmt.Sprintf("a synchronous standby to confirm a commit (synchronous_standby_names is %s; ", text.Literal(names))
 	if connected == 0 {
 		w.what += "no standby is connected)"
 	} else {
-		w.what += "those that are connected do not confirm it)"
+		w.what += "the connected standbys do not confirm it)"
 	}
 	w.hint = StandbyHint(side)
 	return w, nil
 }
 
-// StandbyHint says what to do about commits that wait for a standby which does not answer.
+// StandbyHint returns the hint for commits that wait for a standby.
 func StandbyHint(side string) string {
-	return fmt.Sprintf("Start the standby; or do without, as superuser on the %s: ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_catalog.pg_reload_conf();", side)
+	return fmt.Sprintf("Start the standby. Or, to do without it, as superuser on the %s: ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_catalog.pg_reload_conf();", side)
 }
 
 // Durable is the query after which a session's commits are as durable as the server's own settings
-// have them, and on the server's disk at least.
+// require, and at least on the server's disk.
 const Durable = "SELECT pg_catalog.set_config('synchronous_commit', CASE reset_val WHEN 'off' THEN 'local' ELSE reset_val END, false) FROM pg_catalog.pg_settings WHERE name = 'synchronous_commit'"
 
-// Commits reports whether ordinary commits on a server wait for a standby that does not answer, and
-// what synchronous_standby_names is. It commits something that nobody reads.
+// Commits reports whether ordinary commits on a server wait for a standby that does not confirm,
+// and the value of synchronous_standby_names. It commits a logical message.
 func Commits(ctx context.Context, server pgdial.Server) (names string, stuck bool, err error) {
 	server.Sessions = nil
 	c, err := server.Connect(ctx)
@@ -192,8 +191,8 @@ func Commits(ctx context.Context, server pgdial.Server) (names string, stuck boo
 	const patience = 2500 * time.Millisecond
 	short, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	// The client gives up, not the server: a timeout of the server's does not end a commit. The
-	// connection then tells the server so.
+	// The timeout is the client's: a timeout of the server does not end a commit. The connection
+	// then cancels the statement.
 	for _, sql := range []string{Durable, "SELECT pg_catalog.pg_logical_emit_message(true, 'pgsluice', 'probe')"} {
 		if _, err := c.Exec(short, sql); err != nil {
 			if short.Err() != nil && ctx.Err() == nil {

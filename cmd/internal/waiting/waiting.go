@@ -1,7 +1,6 @@
-// Package waiting says whom a program waits for on a server. It looks from a session of its own at
-// what the program's other sessions wait for: a lock, a prepared transaction, a standby. It opens
-// that session only when one of the others has not been answered for a while, and does not know
-// what they do.
+// Package waiting reports what a program waits for on a server: a lock, a prepared transaction, a
+// standby. It uses a session of its own, which it opens only when another session of the program
+// has waited for a reply for a while. It does not know what those sessions do.
 package waiting
 
 import (
@@ -19,28 +18,29 @@ import (
 )
 
 const (
-	// tick is how often it is looked, in this process, whether a session is without an answer.
+	// tick is the interval at which the process checks for sessions that wait for a reply.
 	tick = 200 * time.Millisecond
-	// soon is after how long the server is asked why, and early the same while somebody wants to
-	// know in any case, whose statements are given up after LockTimeout.
+	// soon is how long a session waits before the server is asked why. early replaces it while the
+	// program runs statements that time out after LockTimeout.
 	soon  = 2200 * time.Millisecond
 	early = 300 * time.Millisecond
-	// silent is how long is waited without a word, and again how long after that it is said again.
+	// silent is how long a session waits before the first message, and again the interval of
+	// further messages.
 	silent = 2500 * time.Millisecond
 	again  = 30 * time.Second
-	// idle is for how long the session is kept that nobody needs.
+	// idle is how long an unused session is kept open.
 	idle = 10 * time.Second
 )
 
-// LockTimeout is how long a statement of ours that is tried again may queue for a lock: what comes
-// after it in the queue waits for as long. It is longer than the server's default of
-// deadlock_timeout, after which an autovacuum that stands in the way is cancelled.
+// LockTimeout is how long one of our repeated statements may queue for a lock: everything behind it
+// in the queue waits as long. It is longer than the server's default deadlock_timeout, after which
+// a blocking autovacuum is cancelled.
 const LockTimeout = "2s"
 
-// pause is how long others have between two tries.
+// pause is the time between two tries, in which others get the lock.
 const pause = 500 * time.Millisecond
 
-// A Watch looks after the sessions of one server. A nil Watch does not.
+// A Watch watches the sessions of one server. A nil Watch does nothing.
 type Watch struct {
 	server   pgdial.Server
 	sessions *pgdial.Sessions
@@ -49,20 +49,20 @@ type Watch struct {
 	done     chan struct{}
 
 	mu       sync.Mutex
-	eager    int       // how many want to know early
-	retrying time.Time // since when the first of those that try again does; zero: none does
+	eager    int       // number of calls of Eager
+	retrying time.Time // when the oldest running Retry began; zero: none is running
 	retries  int
-	seen     []wait // when it was looked last and something was found, at
+	seen     []wait // the last waits found, at time at
 	at       time.Time
 
-	// The rest is the goroutine's.
+	// The goroutine owns the fields below.
 	conn *pgx.Conn
 	used time.Time
 	said map[string]time.Time
-	lost bool // it was said that the server cannot be asked
+	lost bool // a warning was logged that the server cannot be asked
 }
 
-// Start looks after the sessions of a server until Stop, or until ctx ends. What it finds out goes
+// Start watches the sessions of a server until Stop is called or ctx ends. It writes its findings
 // to log.
 func Start(ctx context.Context, server pgdial.Server, log *slog.Logger) *Watch {
 	if server.Sessions == nil {
@@ -75,7 +75,7 @@ func Start(ctx context.Context, server pgdial.Server, log *slog.Logger) *Watch {
 	return w
 }
 
-// Stop ends it.
+// Stop ends the watch.
 func (w *Watch) Stop() {
 	if w != nil {
 		w.cancel()
@@ -120,7 +120,7 @@ func (w *Watch) once(ctx context.Context) {
 		w.hangUp(ctx)
 		if ctx.Err() == nil && !w.lost && time.Since(since) > silent {
 			w.lost = true
-			w.log.Warn("the " + w.server.Side + " has not answered for a while, and cannot be asked why: " + err.Error())
+			w.log.Warn("the " + w.server.Side + " has not replied for a while, and could not be asked why: " + err.Error())
 		}
 		return
 	}
@@ -144,7 +144,7 @@ func (w *Watch) once(ctx context.Context) {
 	}
 }
 
-// ask looks on the server.
+// ask asks the server what the sessions wait for.
 func (w *Watch) ask(ctx context.Context, pids []int32, apps []string) ([]wait, error) {
 	const patience = 10 * time.Second
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -155,7 +155,8 @@ func (w *Watch) ask(ctx context.Context, pids []int32, apps []string) ([]wait, e
 			return nil, err
 		}
 		w.conn = c
-		// What a role does, its members may see, but not the roles that it is a member of.
+		// A role may see the sessions of roles that it is a member of, but those do not see its
+		// own.
 		if _, err := c.Exec(ctx, "SET ROLE none"); err != nil {
 			return nil, err
 		}
@@ -174,8 +175,8 @@ func (w *Watch) hangUp(ctx context.Context) {
 	w.conn = nil
 }
 
-// Eager has the server asked early from now on: statements are given up after LockTimeout, and
-// Explain is to know why.
+// Eager has the server asked early from now on: statements time out after LockTimeout, and Explain
+// needs the reason.
 func (w *Watch) Eager() {
 	if w != nil {
 		w.mu.Lock()
@@ -184,14 +185,13 @@ func (w *Watch) Eager() {
 	}
 }
 
-// IsLockTimeout reports whether a statement was given up because a lock was not to be had in time.
+// IsLockTimeout reports whether a statement failed because of lock_timeout.
 func IsLockTimeout(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.Code == "55P03"
 }
 
-// Explain names who stood in the way of a statement that was given up for a lock. Other errors are
-// returned as they are.
+// Explain adds to a lock timeout who held the lock. It returns other errors unchanged.
 func (w *Watch) Explain(err error) error {
 	if !IsLockTimeout(err) {
 		return err
@@ -204,13 +204,13 @@ func (w *Watch) Explain(err error) error {
 		return f
 	}
 	return fault.New(fault.TryAgain, "%w", err).
-		WithHint("Somebody holds a lock. Try again when he has released it: SELECT * FROM pg_locks WHERE mode = 'AccessExclusiveLock'")
+		WithHint("Another session holds a lock. Try again when it has released the lock. To find it: SELECT * FROM pg_catalog.pg_locks WHERE mode = 'AccessExclusiveLock';")
 }
 
-// Knows reports whether somebody was seen just now who stands in the way.
+// Knows reports whether a session or transaction that blocks ours was seen just now.
 func (w *Watch) Knows() bool { return w.last() != nil }
 
-// last returns what was found last, if that was just now.
+// last returns the last wait found, if it is recent.
 func (w *Watch) last() *wait {
 	const recent = 5 * time.Second
 	if w == nil {
@@ -224,8 +224,8 @@ func (w *Watch) last() *wait {
 	return &w.seen[0]
 }
 
-// Retry runs do, statements with a lock_timeout, again and again while they are given up for a
-// lock, for as long as limit (0: for ever). Meanwhile it is said who stands in the way.
+// Retry runs do, whose statements have a lock_timeout, and repeats it after each lock timeout,
+// until limit has passed (0: forever). Meanwhile the log says who holds the lock.
 func (w *Watch) Retry(ctx context.Context, limit time.Duration, do func() error) error {
 	began := time.Now()
 	err := do()
