@@ -71,7 +71,7 @@ func run(ctx context.Context, env *cli.Env) error {
 	}
 	l.Waits = waiting.Start(ctx, l.Server, env.Log)
 	defer l.Waits.Stop()
-	// In a pipe, the program at its end shows how far it is.
+	// In a pipe, the last program shows the progress.
 	if !cli.IsPipe(env.Stdout) {
 		l.Meter = &meter.Meter{Doing: "extracting", Log: env.Log, JSON: f.LogFormat == "json"}
 		if !l.Meter.JSON {
@@ -85,7 +85,7 @@ func run(ctx context.Context, env *cli.Env) error {
 	if err != nil {
 		return err
 	}
-	// There is no boundary in a full load at which stopping would leave something whole.
+	// A full load has no boundary at which it could stop and be complete.
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go func() {
@@ -100,7 +100,7 @@ func run(ctx context.Context, env *cli.Env) error {
 		return err
 	}
 	if l.Meter == nil {
-		return cli.ErrStopped // the program at the end of the pipe has the last word
+		return cli.ErrStopped // the last program in the pipe reports the stop
 	}
 	return fault.New(fault.Interrupted, "%w: the stream is not complete", cli.ErrStopped).
 		WithHint("Its complete parts can be applied. Start the same command again to read everything.")

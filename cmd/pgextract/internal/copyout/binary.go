@@ -7,10 +7,10 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// binarySafe has the types whose binary format is the same on every server, with what using it
-// gains: true where the text form costs the servers more than it. Not among them are types that
-// travel as OIDs (regclass and its like) and types whose format names other types by OID
-// (composites, arrays of such).
+// binarySafe has the types whose binary format is the same on every server. The value is true where
+// the text format costs the servers more than the binary one. Types that are sent as OIDs (regclass
+// and the like) are left out, and so are types whose format names other types by OID (composites
+// and arrays of them).
 var binarySafe = map[string]bool{
 	"boolean": false, "smallint": false, "integer": false, "bigint": false, "oid": false, "text": false, "character varying": false,
 	"bpchar": false, `"char"`: false, "name": false, "json": false, "xml": false, "jsonb": false,
@@ -24,7 +24,8 @@ var binarySafe = map[string]bool{
 	"tstzmultirange": true, "datemultirange": true,
 }
 
-// Format chooses the COPY format of a table: binary if every type allows it and one gains by it.
+// Format returns the COPY format for a table: binary if all its types are safe and at least one
+// gains by it.
 func Format(t *catalog.Table) string {
 	gains := false
 	for _, c := range t.Columns {
@@ -33,7 +34,7 @@ func Format(t *catalog.Table) string {
 		}
 		element, isArray := strings.CutSuffix(c.Type, "[]")
 		gain, safe := binarySafe[element]
-		// A name says nothing about where the type comes from: types of users have higher OIDs.
+		// A user's type may have the name of a built-in one, but has a higher OID.
 		if !safe || c.OID >= 16384 {
 			return format.CopyText
 		}

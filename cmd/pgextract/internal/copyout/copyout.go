@@ -1,5 +1,5 @@
-// Package copyout reads the rows of tables by COPY, several connections over one snapshot, into the
-// stream.
+// Package copyout reads the rows of tables by COPY and writes them to the stream. Several
+// connections share one snapshot.
 package copyout
 
 import (
@@ -25,11 +25,11 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// chunkSize is about how many bytes go into one record: enough to make the cost of a record vanish,
-// and little beside a pipe's buffer.
+// chunkSize is about how many bytes go into one record: enough to make the cost per record
+// negligible.
 const chunkSize = 256 << 10
 
-// Output is the stream, shared by the connections.
+// An Output is the stream. Several connections can write to it at the same time.
 type Output struct {
 	mu   sync.Mutex
 	w    *format.Writer
@@ -39,7 +39,7 @@ type Output struct {
 // NewOutput returns an Output that writes to w.
 func NewOutput(w *format.Writer) *Output { return &Output{w: w} }
 
-// Write writes records that must not be separated.
+// Write writes records with no other record between them.
 func (o *Output) Write(records ...format.Record) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -54,7 +54,8 @@ func (o *Output) Write(records ...format.Record) error {
 	return nil
 }
 
-// WriteFrom writes a record whose data is the next size bytes of r. Others wait meanwhile.
+// WriteFrom writes a record whose data is the next size bytes of r. Until it returns, all other
+// writes wait.
 func (o *Output) WriteFrom(rec format.Record, size int, r io.Reader) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -76,9 +77,8 @@ type Reader struct {
 	Changed  map[uint32]*catalog.Table // by OID
 }
 
-// Read reads all parts but those of tables that cannot be read any more as they were in the
-// snapshot: these are in r.Changed then, and nothing of such a part is in the stream. It returns
-// how many rows and bytes the others had.
+// Read reads all parts and returns how many rows and bytes it has read. If a table can no longer be
+// read as of the snapshot, Read adds it to r.Changed, and writes nothing of that part.
 func (r *Reader) Read(ctx context.Context, parts []*Part) (rows, bytes uint64, err error) {
 	queue := make(chan int)
 	g, ctx := errgroup.WithContext(ctx)
@@ -143,8 +143,8 @@ func (r *Reader) connect(ctx context.Context) (*pgwire.Conn, *pgdial.Gulp, error
 // begin returns the statements that begin to read the snapshot.
 func (r *Reader) begin() string {
 	return "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '" + r.Snapshot + "'; " +
-		// Readers would start in the middle of a table that another session is reading, and ranges
-		// of pages would be read by several processes.
+		// Otherwise a scan may start in the middle of a table that another session is reading, and
+		// parallel workers may read a range of pages.
 		"SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0; " + pgdial.TablesOnly("source")
 }
 
@@ -162,7 +162,7 @@ type copier struct {
 	totalBytes uint64
 }
 
-// part reads a part, and reports whether it could be read as it was in the snapshot.
+// part reads a part, and reports whether it could be read as of the snapshot.
 func (c *copier) part(ctx context.Context, number uint32, p *Part) (there bool, err error) {
 	if there, err = c.lock(ctx, p.Table); !there || err != nil {
 		return false, err
@@ -234,10 +234,10 @@ func (c *copier) part(ctx context.Context, number uint32, p *Part) (there bool, 
 	return true, c.Out.Write(&end)
 }
 
-// lock keeps a table from being changed, and reports whether it is what it was in the snapshot. It
-// may have been truncated or rewritten since then: to every older snapshot such a table is empty,
-// whatever it had. The function knows the file that the table has now, pg_class the one that it
-// had. Or another table may have its name by now.
+// lock locks a table against changes of its schema, and reports whether the table is the one in the
+// snapshot. If it has been truncated or rewritten since, it looks empty to every older snapshot.
+// pg_relation_filenode returns the file that the table has now, and pg_class, read in the snapshot,
+// the one that it had. Another table may also have taken the name.
 func (c *copier) lock(ctx context.Context, t *catalog.Table) (there bool, err error) {
 	name := pgx.Identifier{t.Schema, t.Name}.Sanitize()
 	b := c.conn.Batch(ctx)
@@ -258,14 +258,14 @@ func (c *copier) lock(ctx context.Context, t *catalog.Table) (there bool, err er
 	return len(r.Row) == 1 && r.Row[0] == "1", nil
 }
 
-// again begins to read the snapshot again, after an error.
+// again starts a new transaction on the same snapshot, after an error.
 func (c *copier) again(ctx context.Context) error {
 	c.byKey = false
 	return c.Server.Explain(c.conn.Exec(ctx, "ROLLBACK; "+c.begin()))
 }
 
-// isBinaryRow reports whether a message of binary COPY data has a row: the first one has the header
-// before it, and a trailer follows the last row, or the header.
+// isBinaryRow reports whether a message of binary COPY data has a row. The first message begins
+// with the header. The last one has only the trailer, or the header and the trailer.
 func isBinaryRow(msg []byte, first bool) bool {
 	const header = 19
 	if first {
@@ -274,8 +274,8 @@ func isBinaryRow(msg []byte, first bool) bool {
 	return len(msg) > 0 && !(len(msg) == 2 && msg[0] == 0xff && msg[1] == 0xff)
 }
 
-// passOn writes a row of which the chunk has the beginning, and the rest as it comes. If that
-// cannot be written, failed is set to the reason.
+// passOn writes a row whose beginning is in the chunk, and whose rest it reads from the connection.
+// If the stream cannot be written, passOn sets failed to the reason.
 func (c *copier) passOn(end *format.CopyEnd, failed *error) error {
 	begin := c.chunk
 	size := len(begin) + c.conn.Rest()
@@ -295,8 +295,7 @@ func (c *copier) passOn(end *format.CopyEnd, failed *error) error {
 	return nil
 }
 
-// A rest is what is still to come of a row. It tells the connection's errors from those of the
-// stream.
+// A rest reads the rest of a row. It keeps the connection's errors apart from the stream's.
 type rest struct {
 	*copier
 	err error

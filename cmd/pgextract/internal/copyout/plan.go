@@ -27,16 +27,16 @@ type Part struct {
 // PageSize is the size of a page of a table.
 const PageSize = 8192
 
-// MinPart is the least size of a part, in bytes: it should be worth a connection's while.
+// MinPart is the smallest size of a part in bytes. Smaller parts cost more than they gain.
 const MinPart = 128 << 20
 
-// maxPart is the greatest: a part is what a broken load repeats.
+// maxPart is the largest size of a part in bytes: an interrupted load repeats whole parts.
 const maxPart = 2 << 30
 
-// Plan cuts tables, which come largest first, into parts for a number of connections, in the order
-// in which they are to be read. Tables are cut by ranges of pages, which a server of version 14 or
-// newer reads without looking at the rest; on an older one by ranges of their primary key, if that
-// is a number. What is asked of the server is asked over c, within the snapshot.
+// Plan splits tables, which come largest first, into parts for a number of connections, in reading
+// order. From PostgreSQL 14 on it splits by ranges of pages, which the server reads without
+// scanning the rest. Older servers need ranges of a numeric primary key. Plan queries the server
+// over c, within the snapshot.
 func Plan(ctx context.Context, c *pgx.Conn, tables []*catalog.Table, jobs, version int, copyFormat string) ([]*Part, error) {
 	var total int64
 	for _, t := range tables {
@@ -95,7 +95,7 @@ func pages(all, n int64) []string {
 
 // keys returns conditions for at most n ranges of a key between its least and its greatest value.
 func keys(column string, from, to, n int64) []string {
-	// as if they were unsigned: right also where the difference is past int64
+	// unsigned arithmetic is correct even where the difference overflows int64
 	width := uint64(to) - uint64(from)
 	n = int64(min(uint64(n), max(width, 1)))
 	if n <= 1 {

@@ -1,6 +1,5 @@
-// Package dump takes the schema from pg_dump: it runs the program, and reads the table of contents
-// of the archive that it writes, in which every object of the schema stands by itself, with its
-// statement and what it depends on.
+// Package dump gets the schema from pg_dump. It runs pg_dump and reads the table of contents of its
+// archive, which has one entry for each object, with the object's statement and dependencies.
 package dump
 
 import (
@@ -42,7 +41,7 @@ const (
 	SectionPostData
 )
 
-// The archive's format is the same for all of pg_dump's own, except for what these versions added.
+// All supported versions of pg_dump write the same format, except for what these versions added.
 const (
 	minVersion        = 1<<16 | 12<<8 // 9.0
 	versionTableAM    = 1<<16 | 14<<8 // 12
@@ -51,8 +50,8 @@ const (
 	maxVersion        = 1<<16 | 16<<8 | 255
 )
 
-// readTOC reads an archive in custom format up to the end of its table of contents. The order of
-// the entries is one in which they can be created.
+// readTOC reads an archive in custom format up to the end of its table of contents. The entries are
+// in an order in which they can be created.
 func readTOC(r io.Reader) ([]Entry, error) {
 	a := &archive{r: bufio.NewReader(r)}
 	version := a.head()
@@ -79,9 +78,8 @@ func readTOC(r io.Reader) ([]Entry, error) {
 // columnOptions matches pg_dump's statement for the options of a column.
 var columnOptions = regexp.MustCompile(`(?m)^(ALTER .* ALTER COLUMN .* SET \()([^()]*)(\);\n?)`)
 
-// withoutAttver takes out an option that servers since the minor releases of November 2026 keep for
-// themselves: a pg_dump that is older takes it for a user's, and a target that is older does not
-// know it.
+// withoutAttver removes an option that servers since the minor releases of November 2026 use
+// internally. An older pg_dump takes it for a user's option, and an older target does not know it.
 func withoutAttver(statement string) string {
 	m := columnOptions.FindStringSubmatch(statement)
 	options := slices.DeleteFunc(strings.Split(m[2], ", "), func(o string) bool { return strings.HasPrefix(o, "pg_attver=") })

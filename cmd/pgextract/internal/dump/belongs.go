@@ -2,14 +2,14 @@ package dump
 
 import "strings"
 
-// relations has the kinds of entries that are tables to whoever filters by name.
+// relations has the kinds of entries that a filter by name treats as tables.
 var relations = map[string]bool{"TABLE": true, "VIEW": true, "MATERIALIZED VIEW": true, "FOREIGN TABLE": true}
 
 // A relationName is schema and name of a table.
 type relationName struct{ schema, name string }
 
-// belongsTo returns the table that an entry belongs to, so that a filter which drops a table by its
-// name finds all of it; nothing if it is of none.
+// belongsTo returns the table that an entry belongs to, or nothing. With it, a filter that drops a
+// table by name also finds the table's dependent objects.
 func (b *builder) belongsTo(e *Entry) relationName {
 	none := relationName{}
 	switch {
@@ -46,9 +46,9 @@ func (b *builder) belongsTo(e *Entry) relationName {
 	return none
 }
 
-// dependsOn returns the table among those that an entry depends on. A foreign key depends on both
-// of its tables, a rule or trigger on what it uses: its own is the one in its schema that its tag
-// begins with.
+// dependsOn returns the entry's own table among those that it depends on. A foreign key depends on
+// both of its tables, a rule or trigger on every table that it uses. The entry's own table is in
+// the entry's schema, and the entry's tag begins with the table's name.
 func (b *builder) dependsOn(e *Entry) relationName {
 	var found relationName
 	for _, id := range e.Deps {

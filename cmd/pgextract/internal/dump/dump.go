@@ -28,8 +28,8 @@ type Options struct {
 	Args     []string
 }
 
-// Schema runs pg_dump and returns the objects of the schema, in an order in which they can be
-// created, and what pg_dump has warned of.
+// Schema runs pg_dump. It returns the objects of the schema, in an order in which they can be
+// created, and the warnings of pg_dump.
 func Schema(ctx context.Context, o Options) (entries []Entry, warnings []string, err error) {
 	program, err := find(ctx, o.Version)
 	if err != nil {
@@ -69,7 +69,7 @@ func Schema(ctx context.Context, o Options) (entries []Entry, warnings []string,
 	return entries, warningsIn(stderr.String()), tocErr
 }
 
-// warningsIn returns what a pg_dump that has succeeded has said. A detail or hint goes with the
+// warningsIn returns the messages of a pg_dump that has succeeded. It joins a detail or hint to the
 // warning before it.
 func warningsIn(stderr string) (list []string) {
 	for line := range strings.Lines(stderr) {
@@ -96,8 +96,8 @@ func firstLine(s string, err error) string {
 
 var versionNumber = regexp.MustCompile(`\(PostgreSQL\) (\d+)(?:\.(\d+))?`)
 
-// find returns the pg_dump to use: the one on PATH, or else the newest that is installed, but none
-// that is older than the source.
+// find returns the pg_dump to use: the one on PATH, or else the newest that is installed. It never
+// returns one that is older than the source.
 func find(ctx context.Context, version int) (string, error) {
 	var programs []string
 	if p, err := exec.LookPath("pg_dump"); err == nil {
@@ -133,8 +133,8 @@ func find(ctx context.Context, version int) (string, error) {
 	return "", e
 }
 
-// withoutPassword returns a connection string without its passwords, so that it may stand on a
-// command line. A URI is taken apart by hand: one with several hosts is none to package url.
+// withoutPassword returns a connection string without its passwords, which others could see on a
+// command line. It parses URIs by hand, because package url rejects those with several hosts.
 func withoutPassword(dsn string) string {
 	scheme, rest, uri := strings.Cut(dsn, "://")
 	if !uri || scheme != "postgres" && scheme != "postgresql" {

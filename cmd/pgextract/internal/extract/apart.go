@@ -10,9 +10,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 )
 
-// apart refuses, before anything is made on it, a source that is the target, as far as pgextract
-// can tell: it connects to the target only if it is to ask it what it has. pgapply, which comes to
-// know both, looks again.
+// apart refuses a source that is also the target, before anything is created on it. pgextract
+// connects to the target only for --resume, so apart may miss it. pgapply knows both and checks
+// again.
 func (l *Load) apart(ctx context.Context, source *pgx.Conn) error {
 	same := fault.New(fault.Config, "source and target are the same database").
 		WithHint("Check --source and --target, or PGSLUICE_SOURCE and PGSLUICE_TARGET.")

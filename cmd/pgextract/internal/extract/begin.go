@@ -9,7 +9,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 )
 
-// begin connects, finds out what is wanted, and gets the snapshot.
+// begin connects, resolves the selection, and gets the snapshot.
 func (l *Load) begin(ctx context.Context) (c *pgx.Conn, id *slot.Identity, snapshot *slot.Snapshot, err error) {
 	if l.Publication == "" {
 		l.Publication = l.Slot

@@ -1,5 +1,5 @@
-// Package extract makes the stream of a full load: slot and snapshot first, then the schema, then
-// the rows, then what is no part of either.
+// Package extract writes the stream of a full load. It creates slot and snapshot first, then writes
+// the schema, the rows, and the state of sequences.
 package extract
 
 import (
@@ -52,8 +52,8 @@ type Load struct {
 	ddl    []*format.DDL // the schema
 }
 
-// Run writes the stream of the load to out. Tables that were changed before they could be read
-// follow in streams of their own, each with a new snapshot.
+// Run writes the stream of the load to out. Tables that changed before they could be read follow in
+// further streams, each with a new snapshot.
 func (l *Load) Run(ctx context.Context, out io.Writer) error {
 	err := l.streams(ctx, out)
 	if err != nil && l.made != "" {
@@ -93,7 +93,7 @@ func changedError(changed map[uint32]*catalog.Table) *fault.Error {
 		strings.Join(names, ", "))
 }
 
-// leaveOut has the next stream leave out what this one had.
+// leaveOut makes the next stream skip the tables that this one had.
 func (l *Load) leaveOut(tables []*catalog.Table, changed map[uint32]*catalog.Table) {
 	if l.have == nil {
 		l.have = make(loaded)

@@ -9,9 +9,9 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// fingerprints writes what each object that is wanted was in the snapshot, so that the cutover can
-// tell what has changed since. It has a session of its own: what is dropped meanwhile may make a
-// query fail, and the transaction with it.
+// fingerprints writes the definition that each selected object has in the snapshot, so that the
+// cutover can tell what has changed since. It uses its own session: if an object is dropped at the
+// same time, a query may fail and abort the transaction.
 func (l *Load) fingerprints(ctx context.Context, snapshot string, w *format.Writer) error {
 	list, err := l.inventory(ctx, snapshot)
 	if err != nil {
@@ -56,7 +56,7 @@ func (l *Load) inventory(ctx context.Context, snapshot string) ([]inventory.Obje
 	}
 }
 
-// object tells whether an object is wanted: with the table that it belongs to, or with its schema.
+// object reports whether an object is selected, with its table or with its schema.
 func (x *chosen) object(o *inventory.Object) bool {
 	if x.all() {
 		return true
@@ -78,7 +78,7 @@ func (x *chosen) object(o *inventory.Object) bool {
 	return x.tables == nil && (x.schemas == nil || x.schemas[o.Schema])
 }
 
-// relation tells whether a relation is wanted by its name.
+// relation reports whether a relation is selected by its name.
 func (x *chosen) relation(schema, name string) bool {
 	if x.names == nil {
 		x.names = make(map[catalog.Name]bool)

@@ -10,8 +10,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgextract/internal/copyout"
 )
 
-// Hold makes slot and snapshot, prints both, and holds the snapshot until stop is closed, so that
-// any number of others can read parts of it.
+// Hold creates slot and snapshot, prints both, and holds the snapshot until stop is closed. Any
+// number of other processes can read parts of the snapshot.
 func (l *Load) Hold(ctx context.Context, out io.Writer, stop <-chan struct{}) error {
 	c, _, snapshot, err := l.begin(ctx)
 	if err != nil {
@@ -31,7 +31,7 @@ func (l *Load) Hold(ctx context.Context, out io.Writer, stop <-chan struct{}) er
 	if _, err := fmt.Fprintf(out, "slot\t%s\nsnapshot\t%v\n", l.Slot, l.token); err != nil {
 		return writeError(err)
 	}
-	// A lost connection must be noticed by somebody: nobody else can have the snapshot then.
+	// If this connection is lost, no other process can import the snapshot any more.
 	const every = 10 * time.Second
 	for {
 		select {

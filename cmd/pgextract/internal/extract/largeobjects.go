@@ -71,7 +71,8 @@ func (l *Load) largeObjectDDL(ctx context.Context, c *pgx.Conn, write func(*form
 	return l.Server.Explain(err)
 }
 
-// lobRights returns the statements that leave exactly the rights that an object has.
+// lobRights returns the statements that give an object exactly the rights that it has on the
+// source.
 func lobRights(name string, o *catalog.LargeObject) string {
 	sql := []string{"REVOKE ALL ON " + name + " FROM PUBLIC;", "REVOKE ALL ON " + name + " FROM " + quote(o.Owner) + ";"}
 	for _, r := range o.Rights {

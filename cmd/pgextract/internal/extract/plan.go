@@ -10,7 +10,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgextract/internal/copyout"
 )
 
-// plan cuts the tables into parts, and returns those that this process reads.
+// plan splits the tables into parts, and returns those that this process reads.
 func (l *Load) plan(ctx context.Context, snapshot *slot.Snapshot, tables []*catalog.Table, version int) ([]*copyout.Part, error) {
 	jobs := l.Jobs
 	if l.Parts > 0 {

@@ -13,7 +13,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 )
 
-// publish makes sure that the tables are published, and says of which not all is carried.
+// publish makes sure that the tables are published, and warns of those that are not fully
+// replicated.
 func (l *Load) publish(ctx context.Context, c *pgx.Conn, info *slot.Info) error {
 	if info != nil {
 		if _, err := slot.RequirePublications(ctx, c, []string{l.Publication}); err != nil {
@@ -51,8 +52,8 @@ func (l *Load) publish(ctx context.Context, c *pgx.Conn, info *slot.Info) error 
 	return nil
 }
 
-// detaching refuses a partition whose DETACH CONCURRENTLY has not been finished: for the source's
-// queries it is none any more, for pg_dump it is one.
+// detaching refuses a partition with a pending DETACH CONCURRENTLY. For queries on the source it is
+// no longer a partition, but for pg_dump it still is.
 func (l *Load) detaching(ctx context.Context, c *pgx.Conn) error {
 	state, err := carried.Tables(ctx, c, nil)
 	if err != nil {

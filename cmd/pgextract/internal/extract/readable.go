@@ -10,8 +10,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 )
 
-// readable refuses to begin if there is something that the role may not read: all of it is named at
-// once, before there is a slot.
+// readable refuses to begin if the role may not read some objects. It names all of them at once,
+// before the slot exists.
 func (l *Load) readable(ctx context.Context, c *pgx.Conn) error {
 	x, err := catalog.LookClosed(ctx, c, l.chosen.has, l.Select.all())
 	if err != nil {

@@ -49,7 +49,7 @@ func (l *Load) loaded(ctx context.Context, id *slot.Identity) (loaded, error) {
 	return have, nil
 }
 
-// torn takes all partitions of a tree for not loaded if pgapply will load them anew.
+// torn treats all partitions of a tree as not loaded if pgapply will load them again.
 func (l *Load) torn(ctx context.Context, c *pgx.Conn, states map[[2]string]*progress.TableState) error {
 	leaves, err := catalog.Leaves(ctx, c)
 	if err != nil {
@@ -72,14 +72,14 @@ func (l *Load) torn(ctx context.Context, c *pgx.Conn, states map[[2]string]*prog
 	return nil
 }
 
-// complete tells whether all of a table's rows are on the target.
+// complete reports whether the target has all rows of a table.
 func (h loaded) complete(schema, name string) bool {
 	t := h[catalog.Name{Schema: schema, Name: name}]
 	return t != nil && t.Complete()
 }
 
-// missing returns the parts that are not on the target: all of an unfinished table, unless others
-// of its parts were read with the same snapshot.
+// missing returns the parts that the target does not have: all parts of an unfinished table, unless
+// its other parts were read with the same snapshot.
 func (h loaded) missing(parts []*copyout.Part, snapshot string) []*copyout.Part {
 	if h == nil {
 		return parts
@@ -95,7 +95,7 @@ func (h loaded) missing(parts []*copyout.Part, snapshot string) []*copyout.Part 
 	return list
 }
 
-// say tells what is skipped.
+// say logs what is skipped.
 func (l *Load) sayMissing(all, left []*copyout.Part) {
 	if n := len(all) - len(left); n > 0 {
 		l.Log.Info(fmt.Sprintf("%d of %s of tables are on the target already and are not read again", n, count.Of(len(all), "part")))

@@ -8,8 +8,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 )
 
-// retry runs statements that want locks of the source's tables, or of what others may be altering.
-// They do not queue for long: who is behind them in the queue would wait, too.
+// retry runs statements that lock tables of the source, or objects that others may be altering.
+// They wait only briefly in the lock queue, because every session behind them would wait as well.
 func (l *Load) retry(ctx context.Context, c *pgx.Conn, do func() error) error {
 	if _, err := c.Exec(ctx, "SET lock_timeout = '"+waiting.LockTimeout+"'"); err != nil {
 		return l.Server.Explain(err)

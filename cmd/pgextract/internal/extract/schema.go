@@ -12,7 +12,7 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// schema returns the schema as records, as it was in a snapshot, or is now if that is empty.
+// schema returns the schema as records: as of a snapshot, or the current one if snapshot is empty.
 func (l *Load) schema(ctx context.Context, c *pgx.Conn, snapshot string, version int) ([]*format.DDL, error) {
 	keys, err := catalog.KeyIndexes(ctx, c)
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgextract/internal/pattern"
 )
 
-// A Selection says what of a database is wanted, by patterns as in pg_dump. The zero Selection is
-// all of it.
+// A Selection selects parts of a database by patterns, as in pg_dump. The zero Selection is the
+// whole database.
 type Selection struct {
 	Schemas       []string
 	Tables        []string
@@ -24,7 +24,8 @@ func (s *Selection) all() bool {
 	return len(s.Schemas)+len(s.Tables)+len(s.ExcludeTables) == 0
 }
 
-// A chosen is a Selection with what its patterns match. Partitions go with their partitioned table.
+// A chosen is a Selection with what its patterns match. A partition is selected with its
+// partitioned table.
 type chosen struct {
 	Selection
 	// relations by OID; tables is nil if all of the schemas are wanted
@@ -33,7 +34,7 @@ type chosen struct {
 	names                   map[catalog.Name]bool // of tables and, with false, of exclude
 }
 
-// choose finds out what the patterns match.
+// choose resolves the patterns on the source.
 func (l *Load) choose(ctx context.Context, c *pgx.Conn) (*chosen, error) {
 	x := &chosen{Selection: l.Select}
 	for _, s := range l.Select.Schemas {
@@ -84,7 +85,7 @@ func (l *Load) choose(ctx context.Context, c *pgx.Conn) (*chosen, error) {
 	return x, nil
 }
 
-// has tells whether the rows of a table are wanted.
+// has reports whether a table is selected.
 func (x *chosen) has(oid uint32, schema string) bool {
 	_, listed := x.tables[oid]
 	_, excluded := x.exclude[oid]
@@ -92,10 +93,10 @@ func (x *chosen) has(oid uint32, schema string) bool {
 	return (listed || x.tables == nil && (x.schemas == nil || x.schemas[schema])) && !excluded && !empty
 }
 
-// rows tells whether the rows of a table are wanted.
+// rows reports whether the rows of a table are selected.
 func (x *chosen) rows(t *carried.Table) bool { return x.has(t.OID, t.Schema) }
 
-// filter returns the tables whose rows are wanted.
+// filter returns the tables whose rows are selected.
 func (x *chosen) filter(tables []*catalog.Table) []*catalog.Table {
 	var list []*catalog.Table
 	for _, t := range tables {
@@ -106,7 +107,7 @@ func (x *chosen) filter(tables []*catalog.Table) []*catalog.Table {
 	return list
 }
 
-// sequence tells whether a sequence is wanted: with the table that it belongs to.
+// sequence reports whether a sequence is selected, with the table that it belongs to.
 func (x *chosen) sequence(s *catalog.Sequence) bool {
 	_, listed := x.tables[s.OID]
 	_, owner := x.tables[s.Table]
@@ -115,7 +116,7 @@ func (x *chosen) sequence(s *catalog.Sequence) bool {
 	return (listed || owner || x.tables == nil && (x.schemas == nil || x.schemas[s.Schema])) && !excluded && !ownerExcluded
 }
 
-// args returns the arguments that have pg_dump choose the same.
+// args returns the arguments that make pg_dump select the same objects.
 func (x *chosen) args() []string {
 	var args []string
 	for _, n := range x.tables {

@@ -11,8 +11,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 )
 
-// snapshot gets a snapshot whose LSN is known: with a new slot, or for one that exists. Without a
-// slot the LSN does not matter.
+// snapshot gets a snapshot whose LSN is known, with a new slot or for an existing one. Without a
+// slot, the LSN does not matter.
 func (l *Load) snapshot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*slot.Snapshot, error) {
 	if l.Slot != "" {
 		if err := l.identify(ctx, id); err != nil {
@@ -44,8 +44,8 @@ func (l *Load) snapshot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*s
 	return l.create(ctx)
 }
 
-// slot looks for the slot, and checks what decoding needs. It returns nil if the slot is to be
-// made.
+// slot looks for the slot, and checks what decoding needs. It returns nil if the slot has to be
+// created.
 func (l *Load) slot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*slot.Info, error) {
 	if l.Failover && id.Version < 170000 {
 		return nil, fault.New(fault.Config, "--failover needs PostgreSQL 17 or newer, but the source is PostgreSQL %d", id.Version/10000).
@@ -64,8 +64,8 @@ func (l *Load) slot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*slot.
 	return info, err
 }
 
-// bind gives the slot that is to be made a token, in place of the one of an earlier slot of that
-// name, if there was one.
+// bind gives the slot a token before it is created. The token replaces that of an earlier slot of
+// the same name.
 func (l *Load) bind(ctx context.Context, c *pgx.Conn) error {
 	var set bool
 	err := l.retry(ctx, c, func() (err error) {
@@ -82,7 +82,7 @@ func (l *Load) bind(ctx context.Context, c *pgx.Conn) error {
 	return nil
 }
 
-// create makes the slot.
+// create creates the slot.
 func (l *Load) create(ctx context.Context) (*slot.Snapshot, error) {
 	snapshot, err := l.export(ctx, l.Slot, false)
 	if err != nil {
@@ -93,7 +93,7 @@ func (l *Load) create(ctx context.Context) (*slot.Snapshot, error) {
 	return snapshot, nil
 }
 
-// adopt leaves the slot as it is: a temporary one gives the snapshot.
+// adopt leaves the existing slot unchanged, and gets the snapshot from a temporary one.
 func (l *Load) adopt(ctx context.Context) (*slot.Snapshot, error) {
 	snapshot, err := l.export(ctx, fmt.Sprintf("pgsluice_%d", time.Now().UnixNano()), true)
 	if err != nil {

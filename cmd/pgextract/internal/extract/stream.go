@@ -38,8 +38,8 @@ type stream struct {
 // totals are how much of each was read.
 type totals struct{ rows, bytes, objects, objectBytes uint64 }
 
-// run writes one stream. It returns its tables, and those that could not be read because they had
-// changed.
+// run writes one stream. It returns the stream's tables, and those that could not be read because
+// they had changed.
 func (l *Load) run(ctx context.Context, out io.Writer) (tables []*catalog.Table, changed map[uint32]*catalog.Table, err error) {
 	s := &stream{Load: l, began: time.Now(), w: format.NewWriter(out)}
 	defer func() {
@@ -70,7 +70,7 @@ func (l *Load) run(ctx context.Context, out io.Writer) (tables []*catalog.Table,
 
 func (s *stream) write(rec format.Record) error { return writeError(s.w.Write(rec)) }
 
-// list finds out, as of the snapshot, what is to be read, and what of it the target has already.
+// list finds out what to read as of the snapshot, and what the target already has.
 func (s *stream) list(ctx context.Context) error {
 	tables, err := catalog.Tables(ctx, s.snapshot.Keep)
 	if err != nil {
@@ -148,7 +148,7 @@ func (s *stream) writeSchema(ctx context.Context) (err error) {
 
 func (s *stream) writeDDL(d *format.DDL) error { return s.write(d) }
 
-// hasLargeObjects tells whether large objects are part of this stream.
+// hasLargeObjects reports whether this stream has large objects.
 func (s *stream) hasLargeObjects() bool {
 	return s.Select.all() && s.Part <= 1 && !s.have.complete("pg_catalog", "pg_largeobject")
 }
@@ -168,7 +168,7 @@ func (s *stream) writeRelations(ctx context.Context) error {
 	return nil
 }
 
-// writeRows writes the rows of all tables, and the large objects beside them.
+// writeRows writes the rows of all tables and, at the same time, the large objects.
 func (s *stream) writeRows(ctx context.Context) error {
 	s.Meter.Start(s.header.Load.Tables, s.header.Load.Bytes)
 	defer s.Meter.Stop()
@@ -201,8 +201,8 @@ func (s *stream) writeRows(ctx context.Context) error {
 	return nil
 }
 
-// writeSequences writes the sequences that were there in the snapshot. Those that were made since
-// are not part of this load.
+// writeSequences writes the state of the sequences that the snapshot has. Sequences that were
+// created later are not part of this load.
 func (s *stream) writeSequences(ctx context.Context) error {
 	list, err := catalog.SequenceNames(ctx, s.snapshot.Keep)
 	if err != nil {
@@ -212,7 +212,8 @@ func (s *stream) writeSequences(ctx context.Context) error {
 	return s.sequences(ctx, s.conn, list, s.w)
 }
 
-// end says what was read, and then ends the stream: what comes of it, pgapply says last.
+// end logs what was read, then ends the stream. It logs first, because pgapply reports the result
+// and should have the last line.
 func (s *stream) end(context.Context) error {
 	text := fmt.Sprintf("extracted %s, %s, %s", count.Of(len(s.tables), "table"),
 		count.Of(s.read.rows, "row"), humanize.Bytes(s.read.bytes+s.read.objectBytes))

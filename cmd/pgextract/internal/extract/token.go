@@ -9,15 +9,15 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A token is what several processes need to know to read disjoint parts of one snapshot: its name,
-// its LSN, and how large the large tables were when it was taken, so that all of them cut the
-// tables at the same places. It is written as
+// A token lets several processes read disjoint parts of one snapshot. It has the snapshot's name
+// and LSN, and the sizes that large tables had when the snapshot was taken, so that all processes
+// split the tables at the same places. It is written as
 //
 //	00000003-0000001B-1@16/B374D848.1207:16385=55000,16390=1200
 //
-// with OIDs and numbers of pages. Behind the LSN is the snapshot's xmin: what transactions from
-// that one on have done to the publications is later than the load. It stays on the target with the
-// tables that were loaded, as a part of the snapshot's name.
+// with OIDs and numbers of pages. The snapshot's xmin follows the LSN: changes of the publications
+// by this or a later transaction are later than the load. The target keeps the xmin with the loaded
+// tables, as part of the snapshot's name.
 type token struct {
 	name  string
 	lsn   format.LSN
@@ -26,7 +26,7 @@ type token struct {
 	order []uint32 // of pages, for String
 }
 
-// id tells the snapshot apart from all others.
+// id identifies the snapshot.
 func (t *token) id() string { return fmt.Sprintf("%s@%v.%d", t.name, t.lsn, t.xmin) }
 
 func (t *token) String() string {
@@ -75,7 +75,7 @@ func parseToken(s string) (*token, error) {
 	return t, nil
 }
 
-// ParsePart parses "i/n".
+// ParsePart parses "i/n", where 1 ≤ i ≤ n. Its errors have status fault.Usage.
 func ParsePart(s string) (part, of int, err error) {
 	a, b, _ := strings.Cut(s, "/")
 	part, err = strconv.Atoi(a)

@@ -10,8 +10,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// warn says that something of the source does not arrive as it is, and returns the record that has
-// the target remember it.
+// warn logs that something of the source is not migrated as it is. It returns the record that makes
+// the target remember the warning.
 func (l *Load) warn(schema, table, says string) *format.DDL {
 	l.Log.Warn(text.Escape(says))
 	return &format.DDL{Section: format.PostData, Type: format.Warning, Schema: schema, Table: table, Name: says}

@@ -1,4 +1,4 @@
-// Package pattern understands patterns of names as psql and pg_dump have them.
+// Package pattern parses name patterns as psql and pg_dump do.
 package pattern
 
 import (
@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// Parse turns a pattern into regular expressions of the server, for schema and name. Schema is
-// empty if the pattern has none. Letters are folded to lower case, * stands for any sequence of
-// characters and ? for one, except within double quotes; what else is special in regular
-// expressions is so here.
+// Parse turns a pattern into regular expressions of the server for schema and name. The schema is
+// empty if the pattern has none. Outside double quotes, letters are folded to lower case, * matches
+// any sequence of characters, and ? matches one. Other special characters of regular expressions
+// keep their meaning.
 func Parse(pattern string) (schema, name string, err error) {
 	var part strings.Builder
 	quoted, dots := false, 0
