@@ -1,20 +1,20 @@
 # shellcheck shell=bash
-# bench.bash - what the benchmarks share; $work is a folder, and the servers are bench-source and
-# bench-target
+# bench.bash - functions of the benchmarks, which set $work to a directory and name their servers
+# bench-source and bench-target
 # shellcheck source=SCRIPTDIR/lib.bash
 . "$(dirname "${BASH_SOURCE[0]}")/lib.bash"
 
 q() { psql -XAtq -v ON_ERROR_STOP=1 -d "$1" -c "$2"; }
 
-# db URI NAME prints the URI of another database of the server.
+# db URI NAME prints the URI of another database on the same server.
 db() { printf '%s/%s\n' "${1%/*}" "$2"; }
 
-# share N prints the percentage of N that is wanted.
+# share N prints $percent percent of N.
 share() { echo $(($1 * ${percent:?} / 100)); }
 
 median() { sort -n | awk '{ a[NR] = $1 } END { print a[int((NR + 1) / 2)] }'; }
 
-# ticks PID ... prints the CPU ticks that processes and their ended children have used.
+# ticks PID ... prints the CPU ticks that processes and their exited children have used.
 ticks() {
 	local pid line sum=0
 	for pid; do
@@ -25,7 +25,7 @@ ticks() {
 	echo "$sum"
 }
 
-# server_ticks NAME does so for a server.
+# server_ticks NAME prints the CPU ticks that a server has used.
 server_ticks() {
 	local pid children
 	read -r pid <"$PGSLUICE_TMP/$1/data/postmaster.pid"
@@ -33,10 +33,10 @@ server_ticks() {
 	ticks "$pid" "${children[@]}"
 }
 
-# seconds_between TICKS TICKS prints what lies between them.
+# seconds_between TICKS TICKS prints the difference in seconds.
 seconds_between() { awk -v a="$1" -v b="$2" -v hz="$(getconf CLK_TCK)" 'BEGIN { printf "%.1f\n", (b - a) / hz }'; }
 
-# descendants PID ... prints processes and all below them.
+# descendants PID ... prints the IDs of processes and all their descendants.
 descendants() {
 	local pid children
 	for pid; do

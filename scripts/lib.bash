@@ -1,8 +1,8 @@
-# lib.bash - what the scripts share; sourced, never run
+# lib.bash - functions that the scripts share; they source it
 # shellcheck shell=bash
 
-# shown sets shown to a text in which "?" stands for every control character (C0, C1, DEL, and what
-# separates lines or turns the order of text around): it may hold what somebody else has written.
+# shown TEXT sets shown to TEXT with "?" in place of each control character: C0, C1, DEL, line
+# separators, and bidirectional controls. Other roles may have chosen parts of the text.
 shown() {
 	local LC_ALL=C
 	shown=${1//[$'\001'-$'\037'$'\177']/?}
@@ -12,16 +12,15 @@ shown() {
 	shown=${shown//$'\330\234'/?}
 }
 
-# clear_line sets clear and rest to what has to stand before and behind a line on a terminal, so
-# that nothing is left beside it of the bars, or of the status, that another program may be showing
-# below the cursor. In the background of a shell, what stands before it may be what somebody is
-# typing.
+# clear_line sets clear and rest to what a message needs before and after it on a terminal, so that
+# it overwrites the progress bars or the status that another program shows below the cursor. A
+# background job clears nothing before its message: the user may be typing there.
 clear_line() {
 	local stat
 	clear='' rest=''
 	[[ -t 2 ]] || return 0
 	rest=$'\e[K'
-	# Behind the name: state, parent, group, session, terminal, and the group in its foreground.
+	# After the name: state, parent, group, session, terminal, and the terminal's foreground group.
 	{ stat=$(</proc/$$/stat) && read -r -a stat <<<"${stat##*) }" && [[ ${stat[2]} == "${stat[5]}" ]]; } 2>/dev/null || return 0
 	clear=$'\r\e[J'
 }
@@ -34,14 +33,14 @@ message() {
 	printf '%s%s: %s%s\n' "$clear" "${0##*/}" "$shown" "$rest" >&2
 }
 
-# die MESSAGE [HINT [STATUS]] says what failed and what to do about it.
+# die MESSAGE [HINT [STATUS]] prints what failed and what to do about it, and exits.
 die() {
 	message "$1"
 	if [[ ${2:-} ]]; then message "hint: $2"; fi
 	exit "${3:-1}"
 }
 
-# usage_error MESSAGE prints the head of the script, which is its manual, after the message.
+# usage_error MESSAGE prints the message and the script's manual, which is its head, and exits.
 usage_error() {
 	message "$1"
 	usage >&2
@@ -52,13 +51,13 @@ usage() {
 	awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"
 }
 
-# Whatever the script does, this comes first.
+# Here, so that no script runs anything before it answers --help.
 if [[ ${1:-} == @(--help|-h) ]]; then
 	usage
 	exit 0
 fi
 
-# quietly runs a command, and shows what it printed only when it fails.
+# quietly runs a command and shows its output only if it fails.
 quietly() {
 	local log status=0
 	log=$(mktemp)
@@ -68,9 +67,8 @@ quietly() {
 	return "$status"
 }
 
-# end_children PID ... tells children to end, and waits until they have. Once is not enough: what
-# has just been started is a copy of this shell for a moment, which forgets a signal that this shell
-# has a trap for.
+# end_children PID ... sends SIGTERM to children until they have exited. One signal is not enough: a
+# new child is a copy of this shell for a moment, and that copy loses a signal that this shell traps.
 end_children() {
 	local pid left=yes
 	while [[ $left ]]; do
@@ -83,24 +81,24 @@ end_children() {
 	for pid; do wait "$pid" 2>/dev/null || true; done
 }
 
-# set_cache sets cache, the folder for what was downloaded. It is not under root's home,
-# because root's servers run as another user, who could not read them there.
+# set_cache sets cache, the directory for downloads. It is not below root's home directory: root's
+# servers run as another user, who cannot read files there.
 set_cache() {
 	cache=${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/pgsluice
 	if ((EUID == 0)); then cache=/var/cache/pgsluice; fi
 	cache=${PGSLUICE_CACHE:-$cache}
 }
 
-# lock_cache lets one script at a time change the cache, until it ends.
+# lock_cache waits for the lock of the cache and holds it until the script exits.
 lock_cache() {
 	if ! mkdir -p "$cache" || ! exec 9>"$cache/lock"; then
-		die "cannot write to directory \"$cache\"" 'Set PGSLUICE_CACHE to one that you may write to.'
+		die "could not write to directory \"$cache\"" 'Set PGSLUICE_CACHE to a directory that you may write to.'
 	fi
 	flock 9
 }
 
-# find_programs makes sure that our own programs can be run: from PATH, or as built into bin/ of
-# this repository.
+# find_programs PROGRAM ... makes sure that our own programs are on PATH. It adds bin/ of this
+# repository to PATH if they are built there.
 find_programs() {
 	local program bin
 	bin=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/bin

@@ -248,7 +248,7 @@ func TestSteps(t *testing.T) {
 	for i := range 2 {
 		_, errs = m.cut(0, "open")
 		if i == 1 {
-			says(t, errs, "open already")
+			says(t, errs, "already open")
 		}
 	}
 	if status := m.sync.Wait(20 * time.Second); status != 0 { // the open target has ended it

@@ -226,7 +226,7 @@ func TestCutoverScript(t *testing.T) {
 	// Nobody reads the slot, which is found out before the source is closed.
 	app := source.Connect()
 	status, _, errs := e.Run(nil, "bash", script("cutover"), slot, "--yes")
-	if status != 78 || !strings.Contains(errs, "scripts/sync "+slot) || strings.Contains(errs, "giving the source back") {
+	if status != 78 || !strings.Contains(errs, "scripts/sync "+slot) || strings.Contains(errs, "reopening the source") {
 		t.Errorf("without sync: status %d: %s", status, errs)
 	}
 	if _, err := app.Exec(pgtest.Context(t), "INSERT INTO t VALUES (0, 'undisturbed')"); err != nil {
@@ -241,7 +241,7 @@ func TestCutoverScript(t *testing.T) {
 	status, _, errs = e.Run(nil, "bash", script("cutover"), slot, "--yes")
 	if status != 78 || !strings.Contains(errs, "2 tables of the source: public.Late, public.late") ||
 		!strings.Contains(errs, "pgextract --slot "+slot+reload) ||
-		strings.Contains(errs, "giving the source back") {
+		strings.Contains(errs, "reopening the source") {
 		t.Errorf("a table is missing: status %d: %s", status, errs)
 	}
 	if out := e.Must(nil, "pgcutover", "check"); !strings.Contains(string(out), "2 tables of the source") ||
@@ -272,7 +272,7 @@ func TestCutoverScript(t *testing.T) {
 	if err := syscall.Kill(-c.Process.Pid, syscall.SIGINT); err != nil { // as Ctrl-C does
 		t.Fatal(err)
 	}
-	if status := c.Wait(60 * time.Second); status != 130 || !strings.Contains(c.Errors(), "giving the source back") || !writable(source) {
+	if status := c.Wait(60 * time.Second); status != 130 || !strings.Contains(c.Errors(), "reopening the source") || !writable(source) {
 		t.Errorf("interrupted: status %d, the source can be written to: %v: %s", status, writable(source), c.Errors())
 	}
 	if _, err := holdUp.Exec(t.Context(), "ROLLBACK"); err != nil {
@@ -291,7 +291,7 @@ func TestCutoverScript(t *testing.T) {
 		t.Errorf("status: %s", out)
 	}
 	// Again: nothing is left to do.
-	cutover(0, "open already")
+	cutover(0, "already open")
 	if writable(source) {
 		t.Error("the source was given back")
 	}
@@ -404,7 +404,7 @@ func TestMigrateScript(t *testing.T) {
 		target.Query("SELECT count(*) FROM pg_constraint WHERE conrelid = 'u'::regclass AND contype = 'f' AND convalidated") != "1" {
 		t.Error("the cutover is not complete")
 	}
-	if status, _, errs := e.Run(nil, "bash", script("migrate"), slot, "--yes"); status != 0 || !strings.Contains(errs, "open already") {
+	if status, _, errs := e.Run(nil, "bash", script("migrate"), slot, "--yes"); status != 0 || !strings.Contains(errs, "already open") {
 		t.Errorf("again: status %d: %s", status, errs)
 	}
 }

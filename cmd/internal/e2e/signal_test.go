@@ -51,7 +51,7 @@ func TestSyncSignalAtStart_H12(t *testing.T) {
 	pgtest.Wait(t, soon, "sync runs both programs", started)
 	long := time.Since(began) + 20*time.Millisecond
 	stopSync(t, p)
-	if !strings.Contains(p.Errors(), "sync: following slot mig") || !strings.HasSuffix(p.Errors(), "To go on: "+script("sync")+" mig\n") {
+	if !strings.Contains(p.Errors(), "sync: following slot mig") || !strings.HasSuffix(p.Errors(), "To continue: "+script("sync")+" mig\n") {
 		t.Errorf("it says: %s", p.Errors())
 	}
 	times := often(12, 600)

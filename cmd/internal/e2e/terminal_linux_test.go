@@ -147,7 +147,7 @@ func terminalLoad(t *testing.T, columns, rows int) {
 	p.Wait(soon)
 	wait("sync has ended", func() bool {
 		return strings.Contains(squeezed(x.All()...),
-			squeezed("watched", "sync: stopped; what comes meanwhile stays on the source. To go on: scripts/sync "+slot))
+			squeezed("watched", "sync: stopped; the slot retains further changes on the source. To continue: scripts/sync "+slot))
 	}) // after that, bash says that it has
 	left("watched", "",
 		"sync: following slot "+slot, "pgdecode: source ", "pgapply: target ", "terminat",
@@ -158,7 +158,7 @@ func terminalLoad(t *testing.T, columns, rows int) {
 		t.Errorf("status %d", status)
 	}
 	wait("done", func() bool { return strings.Contains(squeezed(x.All()...), squeezed("pgcutover cleanup --slot "+slot)) })
-	left("cut over", "", "pgcutover cleanup --slot "+slot, "cutover: waiting until the target has caught up",
+	left("cut over", "", "pgcutover cleanup --slot "+slot, "cutover: waiting for the target to catch up",
 		"fence: ", "drain: ", "open: ", "cutover: verified: all tables are equal", "finish: ")
 	// The rows were compared from before the target was opened on, and not in no time.
 	if target.Query("SELECT v.started_at < o.finished_at FROM pgsluice.cutover v, pgsluice.cutover o WHERE v.step = 'verify' AND o.step = 'open'") != "t" {

@@ -164,7 +164,7 @@ func (h *head) standing(st *Status) {
 		switch {
 		case st.Slot == "":
 		case session.Finished(st.Cutover, "finish"):
-			next = "pgcutover cleanup" + slot + ", when the old primary is not needed any more"
+			next = "pgcutover cleanup" + slot + ", when you no longer need the old primary"
 		default:
 			next = "pgcutover finish" + slot
 		}

@@ -27,7 +27,7 @@ func Open(ctx context.Context, m *session.Migration, allow []string, timeout tim
 	}
 	defer s.Close(ctx)
 	if s.Stream.Ended {
-		m.Log.Info("open: the target is open already")
+		m.Log.Info("open: the target is already open")
 		return nil
 	}
 	if err := s.OpenSource(ctx); err != nil {

@@ -66,7 +66,7 @@ func (r *reader) look(ctx context.Context) error {
 				"%s any more, so the target cannot catch up: %s has ended with status %d", r.who, f.Program,
 				f.Status).
 				WithDetail("It said: %s", f.Message).WithHint("%s",
-				strings.TrimSpace(f.Hint+" When the cause is gone: scripts/sync "+r.Slot))
+				strings.TrimSpace(f.Hint+" After you correct the cause: scripts/sync "+r.Slot))
 		}
 	}
 	if time.Since(r.seen) > r.patience {
