@@ -43,7 +43,7 @@ func finish(ctx context.Context, s *session.Session, timeout time.Duration) (str
 			return "", err
 		}
 	}
-	valid, invalid, err := validate(ctx, s)
+	valid, bad, err := validate(ctx, s)
 	if err != nil {
 		return "", err
 	}
@@ -63,11 +63,8 @@ func finish(ctx context.Context, s *session.Session, timeout time.Duration) (str
 	if err != nil {
 		return "", s.Target.Explain(err)
 	}
-	if len(invalid) > 0 {
-		return "", fault.New(fault.Failed, "%s %s not hold on the target: %s",
-			count.Of(len(invalid), "foreign key"), count.Word(len(invalid), "does", "do"),
-			strings.Join(invalid, "; ")).
-			WithHint("They are enforced for new rows. Find the rows without a parent, then: ALTER TABLE … VALIDATE CONSTRAINT …")
+	if err := bad.fault(s.Slot); err != nil {
+		return "", err
 	}
 	if len(stale) > 0 {
 		return "", fault.New(fault.Failed, "%d materialized views could not be refreshed: %s", len(stale), strings.Join(stale, "; ")).

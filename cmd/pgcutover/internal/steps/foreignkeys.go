@@ -3,12 +3,10 @@ package steps
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/objects"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
@@ -89,7 +87,7 @@ func leaves(ctx context.Context, s *session.Session, o progress.Object, name str
 // validate validates the foreign keys that are not, and then makes those of partitioned tables of
 // their partitions'. What was not valid, or not enforced, on the source has that in its definition,
 // and stays so. One that cannot be validated does not keep the others from it.
-func validate(ctx context.Context, s *session.Session) (valid int, invalid []string, err error) {
+func validate(ctx context.Context, s *session.Session) (valid int, bad *invalid, err error) {
 	enforced := ""
 	if pgdial.Version(s.OnTarget.PgConn()) >= 180000 {
 		enforced = "AND k.conenforced"
@@ -103,27 +101,26 @@ func validate(ctx context.Context, s *session.Session) (valid int, invalid []str
 	if err != nil {
 		return 0, nil, s.Target.Explain(err)
 	}
-	type key struct{ Name, Table string }
-	keys, err := pgx.CollectRows(rows, pgx.RowToStructByPos[key])
+	keys, err := pgx.CollectRows(rows, pgx.RowToStructByPos[fkey])
 	if err != nil {
 		return 0, nil, s.Target.Explain(err)
 	}
+	bad = new(invalid)
 	for _, k := range keys {
-		err := exec(ctx, s, "ALTER TABLE ONLY "+k.Table+" VALIDATE CONSTRAINT "+pgx.Identifier{k.Name}.Sanitize())
-		var pg *pgconn.PgError
+		err := exec(ctx, s, k.validate())
 		switch {
 		case err == nil:
 			valid++
-		case !objects.Refused(err):
-			return valid, invalid, s.Target.Explain(err)
-		case errors.As(err, &pg) && pg.Code == "23503":
-			invalid = append(invalid, fmt.Sprintf("%s of %s: %s", k.Name, k.Table, pg.Detail))
-		default:
-			invalid = append(invalid, fmt.Sprintf("%s of %s: %v", k.Name, k.Table, err))
+			continue
+		case objects.Refused(err):
+			err = bad.add(ctx, s.OnTarget, k, err)
+		}
+		if err != nil {
+			return valid, nil, s.Target.Explain(err)
 		}
 	}
-	if len(invalid) > 0 {
-		return valid, invalid, nil
+	if len(bad.says) > 0 {
+		return valid, bad, nil
 	}
 	// With valid ones on all partitions, the server takes them for the constraint of the whole, and
 	// looks at no row.
@@ -143,5 +140,5 @@ func validate(ctx context.Context, s *session.Session) (valid int, invalid []str
 			return valid, nil, s.Target.Explain(err)
 		}
 	}
-	return valid, nil, nil
+	return valid, bad, nil
 }
