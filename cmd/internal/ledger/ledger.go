@@ -264,10 +264,11 @@ func (c *comparison) dropped() {
 		if k.Class == inventory.Relation {
 			c.gone[k] = true
 		}
-		if p, ok := parent(k); ok && c.gone[p] {
+		a := c.awaited[on]
+		if p, ok := parent(k); ok && c.gone[p] && (a == nil || c.target[c.Renames.Key(p)] != nil) {
 			continue
 		}
-		if a := c.awaited[on]; a != nil && t == nil {
+		if a != nil && t == nil {
 			c.forgets(k, a)
 			continue
 		}

@@ -35,8 +35,15 @@ func (l *lane) await(ctx context.Context, refused error) error {
 	if _, err := fmt.Sscan(row[0], &id); err != nil {
 		return nil
 	}
-	if err := l.s.exec(ctx, strings.TrimRight(row[1], "; \n")+"; "+progress.DoneSQL(id)); err != nil {
-		return nil
+	if err := l.s.exec(ctx, "BEGIN; "+strings.TrimRight(row[1], "; \n")+"; "+progress.DoneSQL(id)); err != nil {
+		return l.undo(ctx, "ROLLBACK")
+	}
+	// Rows are written before the statement is.
+	if err := l.hold(ctx); err != nil {
+		return err
+	}
+	if err := l.s.exec(ctx, "COMMIT"); err != nil {
+		return l.undo(ctx, "ROLLBACK")
 	}
 	return fault.New(fault.TryAgain,
 		"%s waited for the cutover, but a recorded statement needs it: it has been created, and the transaction is applied again",

@@ -66,6 +66,11 @@ func (l *lane) rest(ctx context.Context, d *format.DDL) error {
 	if !mayAct(d) {
 		return nil
 	}
+	return l.hold(ctx)
+}
+
+// hold makes all that acts on rows wait for the cutover.
+func (l *lane) hold(ctx context.Context) error {
 	row, err := l.s.ask(ctx, hold.Select(l.s.version, l.s.replica, hold.AllTables))
 	if err != nil {
 		return err

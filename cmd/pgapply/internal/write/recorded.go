@@ -48,7 +48,14 @@ func (l *lane) alter(ctx context.Context, g *plan.Group) error {
 	if err := l.wake(ctx, d); err != nil {
 		return err
 	}
+	waiters, err := l.waiters(ctx, d)
+	if err != nil {
+		return err
+	}
 	refused, err := l.statement(ctx, d)
+	if refused == nil && err == nil {
+		refused, err = l.follow(ctx, d, waiters)
+	}
 	if err != nil {
 		return err
 	}
