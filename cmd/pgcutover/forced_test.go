@@ -8,8 +8,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// Policies of the referenced table hold for its owner, too: finish says that they stand in the way of
-// its foreign keys, and what it prints makes them valid, by the owner as by a superuser.
+// Policies of the referenced table hold for its owner, too: finish says that they stand in the way
+// of its foreign keys, and what it prints makes them valid, by the owner as by a superuser.
 func TestForcedForeignKey_C6(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)

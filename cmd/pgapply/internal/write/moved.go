@@ -10,8 +10,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// What waits for the cutover is recorded with the name of its table. A recorded statement may rename
-// the table, move it to another schema, or drop it.
+// What waits for the cutover is recorded with the name of its table. A recorded statement may
+// rename the table, move it to another schema, or drop it.
 
 // A waiter is what waits for the cutover, and its table.
 type waiter struct {
@@ -42,9 +42,9 @@ func (l *lane) waiters(ctx context.Context, d *format.DDL) (list []waiter, err e
 	return list, l.s.exec(ctx, "SAVEPOINT pgsluice_moved")
 }
 
-// follow looks, after the statement, for the tables of what waits. What went with its table waits no
-// more. What has a table of another name now has to be there before the statement, which is executed
-// again.
+// follow looks, after the statement, for the tables of what waits. What went with its table waits
+// no more. What has a table of another name now has to be there before the statement, which is
+// executed again.
 func (l *lane) follow(ctx context.Context, d *format.DDL, list []waiter) (refused, err error) {
 	if len(list) == 0 {
 		return nil, nil
