@@ -9,9 +9,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 )
 
-// Emptying returns the statements that make the connection's database anew, empty and otherwise as
-// it is: to be executed one by one, by its owner, from another database of the server. They are
-// complete except for what ALTER DATABASE … SET and GRANT ON DATABASE have said.
+// Emptying returns the statements that drop the connection's database and create it again, empty
+// and with the same properties. The owner executes them one by one from another database of the
+// server. They do not restore the effects of ALTER DATABASE … SET and GRANT ON DATABASE.
 func Emptying(ctx context.Context, c *pgx.Conn) ([]string, error) {
 	provider := "''"
 	switch v := pgdial.Version(c.PgConn()); {
@@ -28,7 +28,7 @@ func Emptying(ctx context.Context, c *pgx.Conn) ([]string, error) {
 	return list, err
 }
 
-// Empty is what a hint says of Emptying: where the statements go, and they.
+// Empty returns the hint with the statements of Emptying, and where to execute them.
 func Empty(ctx context.Context, c *pgx.Conn) string {
 	list, err := Emptying(ctx, c)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package identity answers which server and database a connection is on, and whether two
-// connections are on one and the same. It does not know what is done there.
+// Package identity determines a connection's server and database, and whether two connections are
+// on the same database.
 package identity
 
 import (
@@ -22,15 +22,15 @@ func Line(side string, c *pgx.Conn) string {
 	o := c.Config()
 	host := fmt.Sprintf("%s:%d", o.Host, o.Port)
 	for _, f := range o.Fallbacks {
-		if f.Host != o.Host || f.Port != o.Port { // of several it is the one that has answered
+		if f.Host != o.Host || f.Port != o.Port { // of several hosts, name the one that replied
 			host = c.PgConn().Conn().RemoteAddr().String()
 		}
 	}
 	return fmt.Sprintf("%-6s  %s", side, text.Escape(fmt.Sprintf("%s@%s/%s (PostgreSQL %s)", o.User, host, o.Database, version)))
 }
 
-// System returns the identifier of the connection's server, which its physical copies have, too;
-// empty before 9.6, and where the role may not ask for it. It may be asked within a transaction.
+// System returns the system identifier of the connection's server, which its physical copies share.
+// It returns "" before 9.6, or if the role may not read it. It may be called within a transaction.
 func System(ctx context.Context, c *pgx.Conn) (id string, err error) {
 	var may bool
 	err = c.QueryRow(ctx, "SELECT coalesce(pg_catalog.has_function_privilege(pg_catalog.to_regprocedure('pg_catalog.pg_control_system()')::pg_catalog.oid, 'EXECUTE'), false)").Scan(&may)
@@ -49,7 +49,7 @@ func System(ctx context.Context, c *pgx.Conn) (id string, err error) {
 // differ.
 type Probe uint64
 
-// Hold takes the lock of a new probe, until the session ends.
+// Hold takes the lock of a new probe. The session holds it until it ends.
 func Hold(ctx context.Context, c *pgx.Conn) (Probe, error) {
 	var b [4]byte
 	_, _ = rand.Read(b[:]) // never fails
@@ -73,7 +73,7 @@ func (p Probe) Seen(ctx context.Context, c *pgx.Conn) (seen bool, err error) {
 	return seen, err
 }
 
-// Same reports whether two sessions are on one and the same database.
+// Same reports whether two sessions are on the same database.
 func Same(ctx context.Context, a, b *pgx.Conn) (bool, error) {
 	var systems [2]string
 	for i, c := range []*pgx.Conn{a, b} {
@@ -96,10 +96,10 @@ func Same(ctx context.Context, a, b *pgx.Conn) (bool, error) {
 	return same, err
 }
 
-// Differ reports whether the identifiers of two servers are known, and not the same.
+// Differ reports whether the identifiers of two servers are known and different.
 func Differ(a, b string) bool { return a != "" && b != "" && a != b }
 
-// Name is what Line says of a connection, as a part of a sentence.
+// Name returns Line's description of a connection, for use within a sentence.
 func Name(c *pgx.Conn) string { return strings.TrimSpace(Line("", c)) }
 
 // Fenced reports whether a database is read-only for new sessions, as a cutover makes its source.

@@ -1,6 +1,6 @@
-// Package lastword carries why a program fails to whoever reads the stream that it writes: as an
-// ignorable record, behind what was written before. The program at the end of the pipe may be on
-// another host, and only that one can write it down where the status finds it.
+// Package lastword puts a program's error into the stream that it writes, as an ignorable record at
+// the end. The program at the end of the pipe may run on another host, and only that program can
+// record the error where pgcutover status finds it.
 package lastword
 
 import (
@@ -17,7 +17,7 @@ import (
 // number is the record's kind. The body is a map.
 const number format.Kind = 65
 
-// A Failure is what a program has ended with.
+// A Failure is the error with which a program ended.
 type Failure struct {
 	Program string      `msgpack:"program"`
 	Time    format.Time `msgpack:"time"`
@@ -26,7 +26,7 @@ type Failure struct {
 	Hint    string      `msgpack:"hint,omitempty"`
 }
 
-// Of returns the failure that an error is.
+// Of returns err as a Failure of program.
 func Of(program string, err error) Failure {
 	f := Failure{Program: program, Time: format.TimeOf(time.Now()), Status: int(fault.StatusOf(err)), Message: err.Error()}
 	var x *fault.Error
@@ -36,10 +36,10 @@ func Of(program string, err error) Failure {
 	return f
 }
 
-// Write writes why the program fails. It is worth no error: a stream that cannot be written to any
-// more has no place for it, and a signal is no failure. One that has not begun gets a header for
-// that, which says of which kind and slot it would have been (see Only): but only where slot is
-// given, by a caller who knows that pgapply reads it.
+// Write writes the program's error to its stream. It returns no error, since a stream that cannot
+// be written to cannot carry the record. It writes nothing for a signal, which is not a failure. If
+// the stream has not begun, Write begins it with a header of the given kind and slot (see Only),
+// but only if slot is not empty: the caller then knows that pgapply reads the stream.
 func Write(w *format.Writer, kind, slot, program string, err error) {
 	if err == nil || errors.Is(err, cli.ErrStopped) || cli.IsBrokenPipe(err) {
 		return
@@ -57,17 +57,17 @@ func Write(w *format.Writer, kind, slot, program string, err error) {
 	_ = w.Flush()
 }
 
-// nowhere is no server's system identifier.
+// nowhere is a system identifier that no server has.
 const nowhere = "0"
 
-// Only reports whether a stream is of a program that failed before it knew its source: there is
-// nothing in it but why.
+// Only reports whether a stream comes from a program that failed before it knew its source. It
+// contains only the error.
 func Only(h *format.Header) bool { return h.SystemID == nowhere }
 
-// most is how long a text of a failure may be: what follows is not for a line of a status.
+// most bounds the length of a failure's text in bytes, since status prints it on a line.
 const most = 4000
 
-// Read returns the failure that a record tells of, and false if it is another one.
+// Read returns the failure in a record, or false if the record has none.
 func Read(r *format.Unknown) (f Failure, ok bool) {
 	if r.K != number || len(r.Body) > 4*most || msgpack.Unmarshal(r.Body, &f) != nil || f.Program == "" {
 		return Failure{}, false

@@ -7,10 +7,10 @@ import (
 	"unicode/utf8"
 )
 
-// What follows is for hints, which are pasted: into psql, or into a shell. There, too, nothing may
-// be obeyed by the terminal, and what is quoted must stay one name or one value, whatever it holds.
+// The functions below quote text for hints that users paste into psql or a shell. The result must
+// not control the terminal, and must remain one name or one value, whatever it contains.
 
-// Ident quotes a name, with the schema before it, for a statement that is to be pasted:
+// Ident quotes a name, optionally qualified with a schema, for a statement to be pasted:
 // "public"."orders". A name with control characters is written with escapes: U&"a\000ab".
 func Ident(parts ...string) string {
 	quoted := make([]string, len(parts))
@@ -22,7 +22,7 @@ func Ident(parts ...string) string {
 		}
 		quoted[i] = `U&"` + rewrite(strings.ReplaceAll(s, `\`, `\\`), func(b *strings.Builder, r rune, raw string) {
 			if r == utf8.RuneError {
-				escape(b, r, raw) // there is no way to write it
+				escape(b, r, raw) // it has no representation
 				return
 			}
 			fmt.Fprintf(b, `\%04x`, r)
@@ -31,8 +31,9 @@ func Ident(parts ...string) string {
 	return strings.Join(quoted, ".")
 }
 
-// Literal quotes a value for a statement that is to be pasted. One with control characters, or a
-// backslash, is written as an escape string: E'a\nb'.
+// Literal quotes a value for a statement to be pasted. A value with control characters, or a
+// backslash, is written as an escape string: E'a
+// b'.
 func Literal(s string) string {
 	quoted := strings.ReplaceAll(s, `'`, `''`)
 	if plain(s) && !strings.Contains(s, `\`) {
@@ -43,8 +44,9 @@ func Literal(s string) string {
 
 var shellWord = regexp.MustCompile(`^[A-Za-z0-9_./:=@%+,][A-Za-z0-9_./:=@%+,-]*$`)
 
-// Shell quotes an argument for a command that is to be pasted into a shell. One with control
-// characters is written as bash has it: $'a\nb'.
+// Shell quotes an argument for a command to be pasted into a shell. An argument with control
+// characters is written in bash's notation: $'a
+// b'.
 func Shell(s string) string {
 	if shellWord.MatchString(s) {
 		return s

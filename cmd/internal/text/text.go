@@ -1,6 +1,6 @@
-// Package text makes what others control fit for people's eyes: names, keys, values and messages of
-// servers may hold characters that a terminal obeys, that begin a new line, or that turn the order
-// of what is shown around. It knows nothing of what the text is about.
+// Package text escapes text that others control before people see it: names, keys, values and
+// server messages may contain characters that control a terminal, start a new line, or reverse the
+// display order. It does not depend on what the text is about.
 package text
 
 import (
@@ -11,8 +11,7 @@ import (
 	"unicode/utf8"
 )
 
-// obeyed reports whether a character does something to a terminal, or to the line that it stands
-// in, instead of being shown.
+// obeyed reports whether a character controls the terminal or its line instead of being displayed.
 func obeyed(r rune) bool {
 	switch {
 	case r < ' ', r >= 0x7f && r <= 0x9f, r == '\u2028', r == '\u2029':
@@ -22,7 +21,7 @@ func obeyed(r rune) bool {
 	return r > 0x600 && unicode.Is(unicode.Bidi_Control, r)
 }
 
-// plain reports whether all of a string is shown as it is.
+// plain reports whether a string is displayed unchanged.
 func plain(s string) bool {
 	for i := 0; i < len(s); i++ {
 		if c := s[i]; c < ' ' || c >= 0x7f {
@@ -32,8 +31,8 @@ func plain(s string) bool {
 	return true
 }
 
-// rewrite has f write what takes the place of each character that is not shown as it is. r is
-// RuneError where raw is no UTF-8.
+// rewrite has f write a replacement for each character that must not be displayed. r is RuneError
+// if raw is not UTF-8.
 func rewrite(s string, f func(b *strings.Builder, r rune, raw string)) string {
 	var b strings.Builder
 	for i := 0; i < len(s); {
@@ -63,8 +62,8 @@ func escape(b *strings.Builder, r rune, raw string) {
 	}
 }
 
-// Escape returns s on one line, with escapes as Go and C have them for what is not shown as it is.
-// It is for eyes: a backslash stays one, so there is no way back.
+// Escape returns s on one line, with escapes like those of Go and C. It is for display only:
+// backslashes are kept, so the result cannot be decoded.
 func Escape(s string) string {
 	if plain(s) {
 		return s
@@ -73,7 +72,7 @@ func Escape(s string) string {
 }
 
 // Lines is like Escape for a text that may have several lines: those after the first are indented,
-// so that none of them can be taken for a message of its own. A tab becomes blanks.
+// so that none of them looks like a separate message. A tab becomes blanks.
 func Lines(s string) string {
 	if plain(s) {
 		return s
@@ -90,8 +89,8 @@ func Lines(s string) string {
 	})
 }
 
-// Sprintf is like fmt's. What the format says is ours; strings and errors among the arguments are
-// others', and are escaped.
+// Sprintf is like fmt.Sprintf, but escapes the strings, errors and Stringers among its arguments.
+// The format is trusted.
 func Sprintf(format string, args ...any) string { return fmt.Sprintf(format, escaped(args)...) }
 
 // Fprintf is like Sprintf.
@@ -116,14 +115,14 @@ func escaped(args []any) []any {
 	return list
 }
 
-// JSON rewrites JSON such that it means the same, and has no character that a terminal obeys but
-// its own line breaks and tabs.
+// JSON rewrites JSON so that it has the same meaning, but contains no control characters except its
+// own line breaks and tabs.
 func JSON(b []byte) []byte {
 	s := string(b)
 	if plain(s) {
 		return b
 	}
-	// Outside of strings JSON has none but those, and inside neither of those.
+	// In JSON, these stand only outside of strings, and all other control characters only inside.
 	return []byte(rewrite(s, func(b *strings.Builder, r rune, raw string) {
 		switch {
 		case r == '\n' || r == '\t' || r == '\r':
@@ -136,8 +135,8 @@ func JSON(b []byte) []byte {
 	}))
 }
 
-// JSONWriter returns a writer of JSON that is rewritten as JSON does it. Each Write must have whole
-// characters.
+// JSONWriter returns a writer that rewrites JSON like function JSON. Each Write must contain
+// complete characters.
 func JSONWriter(w io.Writer) io.Writer { return jsonWriter{w} }
 
 type jsonWriter struct{ w io.Writer }
@@ -149,6 +148,6 @@ func (j jsonWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Harmless reports whether a text of several lines can be shown as it is: no character of it is
-// obeyed by a terminal but line breaks and tabs.
+// Harmless reports whether a text of several lines can be displayed unchanged: it has no control
+// characters except line breaks and tabs.
 func Harmless(s string) bool { return plain(strings.NewReplacer("\n", "", "\t", "").Replace(s)) }
