@@ -60,10 +60,9 @@ var about = manual.Manual{
 	},
 }
 
-// garbage is how much of it may lie about, in percent of what is alive, before it is collected:
-// half of Go's default. It counts when very many transactions are in progress at once. (A limit in
-// bytes would be kinder to all others, but where more than that is alive, as with ten thousand
-// tables, collecting never ends.)
+// garbage is the garbage collector's target percentage (GOGC): half of Go's default. It matters
+// when very many transactions are in progress at once. A limit in bytes would not do: if more
+// memory than that is in use, as with ten thousand tables, the collector never stops.
 const garbage = 50
 
 func run(ctx context.Context, env *cli.Env) error {
@@ -129,7 +128,7 @@ func run(ctx context.Context, env *cli.Env) error {
 	return r.Do(ctx, in)
 }
 
-// check reads streams, and says what is in them or wrong with them.
+// check reads streams, and logs what they have, or returns what is wrong with them.
 func check(env *cli.Env, in io.Reader) error {
 	signal.Reset() // there is nothing to bring to an end
 	summary, err := inspect.Check(in, func(s string) { env.Log.Warn(s) })

@@ -32,7 +32,7 @@ func TestTruncatedMeanwhile(t *testing.T) {
 		env.Must(nil, "pgextract", args...)
 		source.Exec(change)
 		if status, _, errs := env.Run(nil, "pgextract", args...); status != 75 ||
-			!strings.Contains(errs, "public.b: truncated, rewritten, renamed or dropped after the snapshot") {
+			!strings.Contains(errs, "cannot read public.b as of the snapshot: truncated, rewritten, renamed or dropped") {
 			t.Errorf("%s: status %d: %s", change, status, errs)
 		}
 		hold.Kill()

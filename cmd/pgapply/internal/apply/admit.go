@@ -14,8 +14,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// admit refuses a stream that is not this target's to take, before anything is changed there, and
-// makes sure of schema pgsluice for one that is.
+// admit refuses a stream that does not belong to this target, before anything changes there. For
+// one that does, it makes sure that schema pgsluice exists.
 func (r *Run) admit(ctx context.Context, h *format.Header) error {
 	if err := r.seesProbe(ctx, h); err != nil {
 		return err
@@ -62,8 +62,9 @@ func (r *Run) admit(ctx context.Context, h *format.Header) error {
 	return r.Server.Explain(progress.Ensure(ctx, r.control))
 }
 
-// seesProbe refuses a target on which the lock stands that pgextract holds on the source while it
-// writes: that is the same database, unless the servers are known to be two.
+// seesProbe refuses a target that is also the source. While pgextract writes, it holds a lock on
+// the source. If the target has that lock, it is the same database, unless the servers are known to
+// differ.
 func (r *Run) seesProbe(ctx context.Context, h *format.Header) error {
 	if h.Load == nil {
 		return nil
@@ -86,12 +87,11 @@ func (r *Run) lookAtTarget() string {
 	return fmt.Sprintf("Check --target and PGSLUICE_TARGET; this is %s.", identity.Name(r.control))
 }
 
-// notTheSource refuses a target that seems to be the database which the stream comes from, when
-// there is no probe. A server's system identifier alone proves nothing: a physical copy of the
-// source has the same, and may well become its target. What decides about a database that may be
-// the same by identifier and name is whether it has the stream's slot, or the publication with its
-// token. A copy that has brought those along is not told apart from the source, and has to be rid
-// of them before it is adopted.
+// notTheSource refuses a target that seems to be the source database, when there is no probe. The
+// system identifier alone proves nothing: a physical copy of the source has the same, and may be a
+// valid target. If identifier and name are those of the source, notTheSource refuses a database
+// that has the stream's slot, or the publication with its token. A copy that still has these looks
+// like the source. They must be dropped on the copy before pgapply adopts it.
 func (r *Run) notTheSource(ctx context.Context, h *format.Header) error {
 	look := r.lookAtTarget()
 	id, err := slot.Identify(ctx, r.control)
@@ -122,7 +122,7 @@ func (r *Run) notTheSource(ctx context.Context, h *format.Header) error {
 	return nil
 }
 
-// mayBegin decides about a stream of a source of which the target has nothing yet.
+// mayBegin decides whether to take a stream of a source that the target has nothing of yet.
 func (r *Run) mayBegin(ctx context.Context, h *format.Header) error {
 	key := progress.KeyOf(h)
 	look := fmt.Sprintf("Are source and target swapped? The target is %s.", identity.Name(r.control))

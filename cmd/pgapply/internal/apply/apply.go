@@ -1,5 +1,5 @@
-// Package apply reads the streams on standard input, whatever their kinds and however many, and has
-// them written to the target.
+// Package apply reads one or more streams of any kind on standard input, and writes them to the
+// target.
 package apply
 
 import (
@@ -63,8 +63,8 @@ type Run struct {
 	unbegun  bool               // one of them failed before its stream began
 }
 
-// grace is how long the program that writes our input may take to end it, when both have been told
-// to stop; and then, once more, how long the target may take to answer.
+// grace is how long the program that writes the input may take to end it after a signal to stop.
+// The target then has the same time again to answer.
 const grace = 5 * time.Second
 
 var (
@@ -72,7 +72,7 @@ var (
 	errSilent = errors.New("the target did not answer in time")
 )
 
-// Do applies all streams of in. It returns nil if each came to its end.
+// Do applies all streams of in. It returns nil if every stream was complete.
 func (r *Run) Do(ctx context.Context, in io.Reader) error {
 	r.giveUp = make(chan struct{})
 	r.in = newInput(in, r.giveUp)
@@ -111,7 +111,7 @@ func (r *Run) Do(ctx context.Context, in io.Reader) error {
 
 // streams reads stream after stream.
 func (r *Run) streams(ctx context.Context) error {
-	// The input is looked at before the target is: an error in it should not need one.
+	// Read first, connect later: an error in the input does not need a target.
 	rec, err := r.reader.Next()
 	for err == nil {
 		h, ok := rec.(*format.Header)
@@ -157,7 +157,8 @@ func (r *Run) lookup(ctx context.Context, schema, table string) (*catalog.Relati
 	return catalog.Lookup(ctx, r.control, schema, table)
 }
 
-// changes applies change streams of one slot. It returns the header of a stream that is another's.
+// changes applies change streams of one slot. It returns the header of the next stream that is of
+// another slot.
 func (r *Run) changes(ctx context.Context, h *format.Header) (rec format.Record, err error) {
 	f, err := r.follow(ctx, h)
 	if err != nil {
@@ -199,7 +200,7 @@ func (r *Run) changes(ctx context.Context, h *format.Header) (rec format.Record,
 			return nil, f.writer.err
 		default:
 		}
-		// Whole transactions that came before the end, or before the damage, are good.
+		// Complete transactions before the end, or before the damage, are valid.
 		if errors.Is(err, io.EOF) || errors.Is(err, format.ErrTruncated) || errors.Is(err, format.ErrCorrupt) || errors.Is(err, errGiveUp) {
 			if e := f.drop(ctx); e != nil {
 				return nil, e

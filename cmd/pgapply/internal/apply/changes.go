@@ -146,8 +146,7 @@ func (f *follower) takeDDL(ctx context.Context, r *format.DDL) error {
 	return f.alter(r)
 }
 
-// open begins a transaction that is to be applied. One that is to be skipped is written as a group
-// of its own.
+// open begins a transaction to apply. A transaction to skip gets a group of its own.
 func (f *follower) open(xid uint32, commit format.LSN) error {
 	f.tx = openTransaction{state: taken, xid: xid, commit: commit}
 	if slices.Contains(f.SkipLSN, commit) {
@@ -179,7 +178,8 @@ func (f *follower) committed(ctx context.Context, xid uint32, commit, end format
 	return f.offer()
 }
 
-// table returns where changes of a relation go; nil if this one is to be skipped.
+// table returns the target table for changes of a relation, or nil if this change has to be
+// skipped.
 func (f *follower) table(ctx context.Context, id uint32) (*plan.Table, error) {
 	if f.tx.state == skipped {
 		return nil, nil

@@ -15,17 +15,18 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// patience is how long what is said at the end may take to be found out, or written down.
+// patience is how long the queries for the last messages may take.
 const patience = 3 * time.Second
 
-// next says what comes after a load.
+// next logs the next step after a load.
 func (r *Run) next(h *format.Header, complete bool) {
 	if complete && h.Slot != "" {
 		r.Log.Info("next: scripts/sync " + text.Shell(h.Slot))
 	}
 }
 
-// stopped is the error for a load that a signal has ended: how far it came, and how it goes on.
+// stopped is the error for a load that a signal has ended. It says how far the load got, and how to
+// continue.
 func (r *Run) stopped(ctx context.Context) error {
 	h := r.loading
 	if h == nil {
@@ -52,7 +53,7 @@ func (r *Run) stopped(ctx context.Context) error {
 	return fault.New(fault.Interrupted, "%w: %s", cli.ErrStopped, far).WithHint("%s", goOn(h))
 }
 
-// goOn says what to type for a load that has not come to its end.
+// goOn returns the hint that continues an incomplete load.
 func goOn(h *format.Header) string {
 	switch {
 	case h.Load != nil && h.Load.Reload:
@@ -77,11 +78,11 @@ func (r *Run) cut(err error) error {
 	return e
 }
 
-// together is how long after the end of a stream a signal may come that has ended it: the other
-// programs of the pipe, who get it as well, may be quicker.
+// together is how long after the end of a stream the signal that ended it may arrive. The other
+// programs of the pipe get the same signal, and may react first.
 const together = 500 * time.Millisecond
 
-// stopping reports whether a stream without an end is what a signal has made of it.
+// stopping reports whether a signal is the reason for a stream without an end.
 func (r *Run) stopping() bool {
 	wait := together
 	if len(r.told) > 0 { // its writer says why it has failed
@@ -100,7 +101,7 @@ func (r *Run) stopping() bool {
 	}
 }
 
-// isStopped reports whether an error is only what a signal has made of the work.
+// isStopped reports whether a signal is the reason for an error.
 func (r *Run) isStopped(ctx context.Context, err error) bool {
 	select {
 	case <-r.Stop:
@@ -110,7 +111,7 @@ func (r *Run) isStopped(ctx context.Context, err error) bool {
 	}
 }
 
-// heard notes what the program that writes the stream says of its own end.
+// heard notes why the program that writes the stream has exited.
 func (r *Run) heard(rec *format.Unknown) {
 	const most = 10 // of streams that follow each other
 	if f, ok := lastword.Read(rec); ok && len(r.told) < most {
@@ -119,8 +120,8 @@ func (r *Run) heard(rec *format.Unknown) {
 	}
 }
 
-// neverBegun takes note of why the stream of a slot has not begun. For people the input is empty;
-// the target is only looked at to write it down there, if it knows the slot.
+// neverBegun notes why the stream of a slot has not begun. The error says that the input is empty.
+// neverBegun connects to the target only to record the reason there, if the target knows the slot.
 func (r *Run) neverBegun(ctx context.Context, h *format.Header) error {
 	r.unbegun = true
 	for {
@@ -150,8 +151,8 @@ func (r *Run) neverBegun(ctx context.Context, h *format.Header) error {
 	return format.ErrEmpty
 }
 
-// record writes down on the target why programs have ended, for whoever looks at the status. It is
-// not worth another failure: where it cannot be written, standard error has it.
+// record records on the target why programs have exited, for pgcutover status. It ignores its own
+// errors, because standard error has the reasons, too.
 func (r *Run) record(ctx context.Context, err error) {
 	list := r.told
 	if err != nil && !r.unbegun {

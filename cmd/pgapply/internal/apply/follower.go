@@ -33,8 +33,8 @@ type follower struct {
 	processors int // that were in use before
 }
 
-// An openTransaction is the one whose changes come in: between begin and commit, or out of the
-// blocks of one in progress that commits.
+// An openTransaction is the transaction whose changes are being read, either between begin and
+// commit, or from the blocks of a transaction in progress that commits.
 type openTransaction struct {
 	state   state
 	xid     uint32
@@ -71,7 +71,8 @@ func (r *Run) follow(ctx context.Context, h *format.Header) (*follower, error) {
 	return f, nil
 }
 
-// start looks where the stream is, now that nobody else moves it, and starts the writer.
+// start reads the position of the stream, which no other process can move any more, and starts the
+// writer.
 func (f *follower) start(ctx context.Context, h *format.Header, key progress.Key) (err error) {
 	if f.stream, err = progress.Open(ctx, f.control, key); err != nil {
 		return f.Server.Explain(err)
@@ -109,8 +110,7 @@ func (f *follower) start(ctx context.Context, h *format.Header, key progress.Key
 	return nil
 }
 
-// admissible refuses changes for a target that a cutover has given to others, or that has not all
-// of its load.
+// admissible refuses changes for a target that a cutover has opened, or whose load is not complete.
 func (f *follower) admissible(h *format.Header) error {
 	switch {
 	case f.stream.Ended && h.StreamKind == format.Repair:
@@ -126,7 +126,7 @@ func (f *follower) admissible(h *format.Header) error {
 	return nil
 }
 
-// begin takes a header: the first one, or one that goes on with the same slot.
+// begin takes a header, either the first one or that of a further stream of the same slot.
 func (f *follower) begin(ctx context.Context, h *format.Header) error {
 	if err := f.drop(ctx); err != nil {
 		return err
@@ -160,7 +160,7 @@ func (f *follower) begin(ctx context.Context, h *format.Header) error {
 	return nil
 }
 
-// drop forgets the transactions that are not complete. They will come again.
+// drop forgets incomplete transactions. The source sends them again.
 func (f *follower) drop(ctx context.Context) error {
 	f.cur.Rollback()
 	inPart := f.tx.state == inPart
@@ -172,7 +172,8 @@ func (f *follower) drop(ctx context.Context) error {
 	return f.do(func(ctx context.Context, _ *plan.Group) error { return f.applier.Abort(ctx) })
 }
 
-// next waits for input, and gives the writer what is complete as soon as it can take it.
+// next waits for input, and meanwhile gives complete transactions to the writer as soon as it can
+// take them.
 func (f *follower) next() ([]byte, bool, error) {
 	for {
 		select {
@@ -255,12 +256,12 @@ func (f *follower) drain() error {
 	return f.await()
 }
 
-// stuck makes the error for a change that has no place on the target.
+// stuck returns the error for a change that has no place on the target.
 func (f *follower) stuck(ctx context.Context, t *plan.Table) error {
 	return f.refuse(ctx, write.Describe(t, f.tx.commit))
 }
 
-// refuse returns an error when everything before the open transaction has been applied.
+// refuse applies everything before the open transaction, and then returns the error.
 func (f *follower) refuse(ctx context.Context, err error) error {
 	if err := f.drop(ctx); err != nil {
 		return err
@@ -271,7 +272,7 @@ func (f *follower) refuse(ctx context.Context, err error) error {
 	return err
 }
 
-// expired reports whether the time is over that a stopping process gives its input.
+// expired reports whether the input has used up its time after a signal to stop.
 func (f *follower) expired() bool {
 	select {
 	case <-f.giveUp:
@@ -281,7 +282,7 @@ func (f *follower) expired() bool {
 	}
 }
 
-// hold makes what would act on the rows of tables wait for the cutover.
+// hold disables triggers, rules and row-level security of tables until the cutover.
 func (f *follower) hold(ctx context.Context, tables string) error {
 	n, err := hold.Tables(ctx, f.control, f.stream.ID, f.applier.Replica(), tables)
 	if err == nil && n > 0 {

@@ -7,11 +7,11 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/write"
 )
 
-// maxGroups bounds the memory of all groups, of which there is one more than are written side by
-// side, and with it how much is written in one go. Larger ones are no faster.
+// maxGroups limits the memory of all groups together. There is one group more than are written at
+// the same time. Larger groups are not faster.
 const maxGroups = 12 << 20
 
-// groups collects changes, and gives them to the writer.
+// groups collects changes and gives them to the writer.
 type groups struct {
 	writer *writer
 	cur    *plan.Group   // collects what comes in
@@ -61,8 +61,8 @@ func (q *groups) take() *plan.Group {
 	return g
 }
 
-// handOver gives the writer, which has given back a group, what is complete; the open transaction
-// stays behind.
+// handOver gives all complete transactions to the writer, which has returned a group. The open
+// transaction moves to that group.
 func (q *groups) handOver() error {
 	g, next := q.cur, q.take()
 	g.MoveOpen(next)
@@ -70,7 +70,7 @@ func (q *groups) handOver() error {
 	return q.send(job{group: g})
 }
 
-// do has the writer do something, after what it has been given before.
+// do gives the writer a job, which it does after all earlier ones.
 func (q *groups) do(what func(context.Context, *plan.Group) error) error {
 	if err := q.wait(1); err != nil {
 		return err
@@ -78,7 +78,7 @@ func (q *groups) do(what func(context.Context, *plan.Group) error) error {
 	return q.send(job{group: q.take(), do: what})
 }
 
-// settle has the writer write everything that is complete, and waits until it is idle.
+// settle gives everything that is complete to the writer, and waits until it is idle.
 func (q *groups) settle() error {
 	if err := q.await(); err != nil || !q.cur.Ready() {
 		return err

@@ -50,7 +50,7 @@ func (f *follower) sameHistory(ctx context.Context, h *format.Header) error {
 func clock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.000Z") }
 
 // timeline compares the source's timelines. Reach is how far the target has followed the remembered
-// one. If the stream is of an earlier one, limit is where that ended.
+// timeline. If the stream is of an earlier timeline, limit is where that one ended.
 func timeline(stream *progress.Stream, h *format.Header, reach format.LSN) (limit format.LSN, err error) {
 	was := stream.Source
 	if h.Timeline == was.Timeline || h.Timeline == 0 || was.Timeline == 0 {
@@ -76,7 +76,7 @@ func timeline(stream *progress.Stream, h *format.Header, reach format.LSN) (limi
 	return 0, nil // nobody could tell
 }
 
-// remember notes what a header tells of the source.
+// remember stores what a header says about the source.
 func (r *Run) remember(ctx context.Context, stream *progress.Stream, h *format.Header) error {
 	was, now := stream.Source, stream.Source
 	if h.Timeline > was.Timeline {
@@ -93,15 +93,15 @@ func (r *Run) remember(ctx context.Context, stream *progress.Stream, h *format.H
 	return r.Server.Explain(progress.SetSource(ctx, r.control, stream.ID, now))
 }
 
-// parted is the error for a source that does not have what the target has.
+// parted is the error for a source that lacks changes that the target has.
 func parted(stream *progress.Stream, why string) error {
 	return fault.New(fault.Unavailable, "source and target have diverged: the source has gone back in time").
 		WithDetail("%s", "Seen in the stream: "+why+".").
 		WithHint("Nothing was applied. If the right source is connected, the target needs a new full load. %s", slot.Anew(stream.Key.Slot))
 }
 
-// meetBegin is meet as far as a transaction's begin tells, so that nothing of one that is wrong is
-// written.
+// meetBegin makes the checks of meet that need only a begin, so that nothing of a wrong transaction
+// is written.
 func (f *follower) meetBegin(b *format.Begin) error {
 	if f.past.limit != 0 && b.CommitLSN >= f.past.limit && b.CommitLSN >= f.position {
 		return f.behindLimit(b.CommitLSN)
@@ -113,7 +113,7 @@ func (f *follower) meetBegin(b *format.Begin) error {
 	return f.notMet(fmt.Sprintf("transaction %d with commit LSN %v, committed at %s", b.XID, b.CommitLSN, clock(b.Time.Time())))
 }
 
-// meet takes a transaction that has come to its end, before it is applied.
+// meet checks a complete transaction before it is applied.
 func (f *follower) meet(t progress.Transaction) error {
 	if f.past.limit != 0 && t.EndLSN > f.past.limit && t.CommitLSN >= f.position {
 		return f.behindLimit(t.CommitLSN)
@@ -142,7 +142,7 @@ func (f *follower) meetSkipped(t progress.Transaction) error {
 	return nil
 }
 
-// meetPosition takes a position up to which everything was in the stream.
+// meetPosition checks a position up to which the stream has had everything.
 func (f *follower) meetPosition(lsn format.LSN) error {
 	if f.past.must.EndLSN == 0 || lsn < f.past.must.EndLSN {
 		return nil

@@ -9,10 +9,10 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A change whose record is huge is written by itself, from the memory that the reader has put it
-// together in: nothing else is done before that is free again.
+// A change with a huge record is written by itself, directly from the reader's memory. Nothing else
+// happens until that memory is free again.
 
-// hugeRecord is from which size on a record is huge: one that would fill a group.
+// hugeRecord is the size from which a record is huge: it would fill a group.
 const hugeRecord = maxGroups / 2
 
 // nextRecord reads the next record, and notes whether it is huge.
@@ -43,7 +43,7 @@ func (f *follower) alone(add func(*plan.Group) error) error {
 	return f.writePart()
 }
 
-// writePart writes what there is of the open transaction, and waits for it.
+// writePart writes the open transaction as far as it has been read, and waits for the writer.
 func (f *follower) writePart() error {
 	if err := f.flush(); err != nil {
 		return err
@@ -108,7 +108,7 @@ func (p *inProgress) alone(rec format.Record) error {
 	return p.await()
 }
 
-// spill puts a transaction's log away.
+// spill stores a transaction's log in a table on the target.
 func (p *inProgress) spill(t *transaction) error {
 	piece := p.unlog(t)
 	t.spilled = true

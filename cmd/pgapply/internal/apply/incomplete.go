@@ -10,8 +10,7 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// incomplete has the loads whose streams have come to their end, and that lack rows on the target
-// all the same.
+// incomplete has the loads that lack rows on the target although their streams have ended.
 type incomplete map[progress.Key]*lacking
 
 type lacking struct {
@@ -21,8 +20,7 @@ type lacking struct {
 	tables []string        // described in the newest stream, and not complete
 }
 
-// ended notes what a stream of a load has left to be done: the tables that it describes and that
-// have not all of their rows.
+// ended notes the tables that a stream of a load describes and that do not have all of their rows.
 func (i incomplete) ended(h *format.Header, complete bool, tables []string) {
 	key := progress.KeyOf(h)
 	if complete {
@@ -41,8 +39,7 @@ func (i incomplete) ended(h *format.Header, complete bool, tables []string) {
 	l.slot, l.tables, l.seen[part] = h.Slot, tables, true
 }
 
-// check returns an error if a load should be complete and is not: no other stream was announced
-// that could have the rest.
+// check returns an error if a load is incomplete and no further stream can have the rest.
 func (i incomplete) check() error {
 	for _, l := range i {
 		if uint64(len(l.seen)) < l.parts || len(l.tables) == 0 {

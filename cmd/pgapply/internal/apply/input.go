@@ -8,8 +8,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/ready"
 )
 
-// An input is standard input, read ahead by a goroutine of its own, so that whoever decodes it can
-// do something else while there is nothing to read.
+// An input reads ahead from standard input in its own goroutine, so that the decoder can do other
+// work while there is nothing to read.
 type input struct {
 	blocks chan []byte // what has been read
 	free   chan []byte
@@ -17,17 +17,17 @@ type input struct {
 	block  []byte
 	rest   []byte
 	giveUp <-chan struct{}
-	// next waits for a block. It may do other things meanwhile.
+	// next waits for a block. It may do other work while it waits.
 	next func() (block []byte, ok bool, err error)
 }
 
 const (
-	// blockSize is a pipe's whole buffer: one read takes what has collected.
+	// blockSize is the size of a pipe's buffer, so that one read empties it.
 	blockSize = 1 << 20
 	blocks    = 3
 )
 
-// newInput reads ahead. When giveUp is closed, and nothing more is there, reading ends with
+// newInput starts to read ahead. Once giveUp is closed and no input is left, Read returns
 // errGiveUp.
 func newInput(r io.Reader, giveUp <-chan struct{}) *input {
 	in := &input{giveUp: giveUp, blocks: make(chan []byte, blocks), free: make(chan []byte, blocks)}
@@ -82,7 +82,7 @@ func (in *input) plain() ([]byte, bool, error) {
 	}
 }
 
-// Read returns what there is, or waits for more.
+// Read returns the input that is available, or waits for more.
 func (in *input) Read(p []byte) (int, error) {
 	if len(in.rest) == 0 {
 		if in.block != nil {

@@ -67,7 +67,7 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 	}
 }
 
-// open looks what the target has of the stream, and whether the load fits.
+// open reads what the target has of the stream, and checks whether the load fits.
 func (l *fullLoad) open(ctx context.Context) (err error) {
 	if l.stream, err = progress.Open(ctx, l.control, progress.KeyOf(l.header)); err != nil {
 		return l.Server.Explain(err)
@@ -112,11 +112,11 @@ func (l *fullLoad) prepare() {
 	} else {
 		l.Meter.Start(0, 0)
 	}
-	// What no changes can follow has no cutover either.
+	// Without a slot, no changes can follow, so there will be no cutover.
 	x.Constraints = l.Constraints == "now" || l.Constraints == "" && h.Slot == ""
 }
 
-// note writes down on the target what the load is of.
+// note records on the target what the load has.
 func (l *fullLoad) note(ctx context.Context) error {
 	h, s := l.header, l.stream
 	if (h.Load == nil || h.Load.Scope != format.ScopeTables) && !s.Whole {
@@ -164,7 +164,7 @@ func (l *fullLoad) take(rec format.Record) error {
 	return fault.New(fault.Data, "cannot apply a %v record", rec.Kind())
 }
 
-// end takes the end of the stream: what is complete is finished, and what is not is told.
+// end takes the end of the stream. It finishes what is complete, and reports what is not.
 func (l *fullLoad) end(ctx context.Context, e *format.End) error {
 	if e.Reason != format.Complete {
 		return fault.New(fault.Data, "the full load was stopped before its end").WithHint("Start it again with pgextract --resume.")
@@ -185,7 +185,7 @@ func (l *fullLoad) end(ctx context.Context, e *format.End) error {
 	return nil
 }
 
-// resume is the command that goes on with a load.
+// resume returns the command that continues a load.
 func resume(stream *progress.Stream) string {
 	if stream.Key.Slot == "" {
 		return "pgextract --resume | pgapply"
@@ -193,8 +193,8 @@ func resume(stream *progress.Stream) string {
 	return "pgextract --slot " + stream.Key.Slot + " --resume | pgapply"
 }
 
-// representable checks, before anything is written, that the target can take the stream's text:
-// nobody knows what the bytes of an SQL_ASCII database mean.
+// representable checks, before anything is written, that the target can store the stream's text.
+// The bytes of an SQL_ASCII database have no known encoding.
 func (r *Run) representable(h *format.Header) error {
 	target := r.control.PgConn().ParameterStatus("server_encoding")
 	if h.Encoding != "SQL_ASCII" || target == "SQL_ASCII" || r.Server.Encoding != "" {
@@ -204,7 +204,7 @@ func (r *Run) representable(h *format.Header) error {
 		WithHint("To keep all bytes as they are, create the target with ENCODING 'SQL_ASCII' TEMPLATE template0. If all text has one encoding, name it: --encoding LATIN1, or --encoding UTF8.")
 }
 
-// loaded says what a load has come to.
+// loaded reports the result of a load.
 func (l *fullLoad) loaded(ctx context.Context, complete bool) error {
 	l.Meter.Stop()
 	rows, bytes := l.loader.Loaded()
@@ -214,7 +214,7 @@ func (l *fullLoad) loaded(ctx context.Context, complete bool) error {
 	if err != nil {
 		return l.Server.Explain(err)
 	}
-	// What can never be created was told when it came.
+	// Warnings were reported when their records arrived.
 	failed = slices.DeleteFunc(failed, func(o progress.Object) bool { return o.Type == format.Warning })
 	if len(failed) > 0 {
 		causes, err := objects.Causes(ctx, l.control, failed)

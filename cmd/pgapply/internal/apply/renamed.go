@@ -9,8 +9,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// renamed returns an error for a recorded statement that concerns what --rename gives another name
-// on the target: its text has the source's names, in places that only the server could tell.
+// renamed returns an error for a recorded statement about an object that --rename changes. The
+// statement has the source's names, and only a server's parser could find them all.
 func (f *follower) renamed(d *format.DDL) error {
 	rules := rename.Rules(f.Rename)
 	if len(rules) == 0 {

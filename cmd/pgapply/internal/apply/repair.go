@@ -2,11 +2,11 @@ package apply
 
 import "github.com/pgsluice/pgsluice/format"
 
-// A repair has no positions: its transactions are numbered, so that they can be told apart, and the
-// target's position stays where it is. The n-th one has LSN n in messages, and for --skip-lsn.
+// A repair has no positions, and the target's position does not move. Its transactions are numbered
+// instead: messages and --skip-lsn call the n-th one LSN n.
 type repair struct{ transactions format.LSN }
 
-// number gives a record of a repair the LSNs that all others have.
+// number gives a record of a repair the LSNs that other streams have.
 func (r *repair) number(rec format.Record) {
 	switch x := rec.(type) {
 	case *format.Begin:

@@ -55,7 +55,7 @@ func (f *follower) alter(d *format.DDL) error {
 	return f.flush()
 }
 
-// seeAltered makes what comes next see what the last transaction has changed of the schema.
+// seeAltered makes the next transactions see the schema changes of the last one.
 func (f *follower) seeAltered(ctx context.Context) error {
 	if err := f.await(); err != nil {
 		return err

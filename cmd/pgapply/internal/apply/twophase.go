@@ -23,7 +23,7 @@ type twoPhase struct {
 // maxKept bounds what is kept.
 const maxKept = 4 << 20
 
-// keep keeps a change that is to be skipped.
+// keep keeps a change that would be skipped.
 func (p *inProgress) keep(rec format.Record) {
 	k := &p.twoPhase
 	if k.kept.Len() > maxKept || p.huge {
@@ -81,7 +81,7 @@ func (p *inProgress) prepare(ctx context.Context, r *format.Prepare) error {
 	return nil
 }
 
-// setAside makes the open transaction one in progress.
+// setAside turns the open transaction into one in progress.
 func (p *inProgress) setAside(t *transaction) error {
 	f := p.follower
 	t.prepared.lost = p.lost

@@ -52,7 +52,7 @@ const (
 	// pollEvery is how often the target is asked whether it has flushed what was committed. Its WAL
 	// writer does so by itself, by default five times a second.
 	pollEvery = 100 * time.Millisecond
-	// flushAfter is when we stop relying on that.
+	// flushAfter is when the writer stops relying on that, and makes the target flush.
 	flushAfter = time.Second
 	// lookEvery is how often the target is asked while there is nothing to write.
 	lookEvery = time.Second
@@ -131,8 +131,8 @@ func (w *writer) meets(g *plan.Group) bool {
 	return slices.ContainsFunc(w.drafts, func(d *write.Draft) bool { return g.Meets(d.Group) })
 }
 
-// commitFirst commits the first draft. If the target has refused it, all are written again, one
-// after the other.
+// commitFirst commits the first draft. If the target has refused it, commitFirst writes all drafts
+// again, one after the other.
 func (w *writer) commitFirst(ctx context.Context) error {
 	d := w.drafts[0]
 	done, err := w.applier.Commit(ctx, d)
@@ -159,7 +159,7 @@ func (w *writer) commitFirst(ctx context.Context) error {
 	return nil
 }
 
-// done gives a group back.
+// done returns a group.
 func (w *writer) done(g *plan.Group) {
 	w.report.durable(w.applier)
 	g.Reset()
@@ -172,7 +172,7 @@ func (w *writer) poll(ctx context.Context, now time.Time) (err error) {
 	case !some && w.applier.Uncounted(now):
 		err = w.applier.Sync(ctx)
 	case !some:
-		// Nothing is written, but a cutover may end the stream, or the target go away.
+		// Even if nothing is written, a cutover may end the stream, or the target may go away.
 		if now.Sub(w.asked) > lookEvery {
 			w.asked = now
 			err = w.applier.Poll(ctx)
@@ -189,8 +189,7 @@ func (w *writer) poll(ctx context.Context, now time.Time) (err error) {
 	return err
 }
 
-// A reporter prints a line on standard output for each position that has become durable, ten times
-// a second at most.
+// A reporter prints durable positions, one a line, on standard output, at most ten times a second.
 type reporter struct {
 	out io.Writer // nil: nothing is printed
 	// whose positions these are: the migration's token and the target's identifier
@@ -208,8 +207,8 @@ func (r *reporter) durable(a *write.Applier) {
 	}
 }
 
-// flush prints what is pending. A reader that went away is no reason to stop: what counts is on the
-// target.
+// flush prints the pending position. If the reader has gone away, pgapply continues: the position
+// that counts is on the target.
 func (r *reporter) flush() {
 	if r.out == nil || r.pending.LSN == 0 {
 		return
@@ -219,10 +218,10 @@ func (r *reporter) flush() {
 	r.printed = time.Now()
 }
 
-// of tells whose positions are printed from now on.
+// of sets the stream whose positions are printed from now on.
 func (r *reporter) of(s *progress.Stream) { r.id = s.Source.Token + "." + s.TargetID }
 
-// ended tells whoever reads the positions that nothing is applied any more.
+// ended tells the reader of the positions that nothing more is applied.
 func (r *reporter) ended() {
 	if r.out != nil {
 		_, _ = fmt.Fprintf(r.out, "ended\t%s\n", r.id)

@@ -14,8 +14,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// Check reads all streams of in to their end. It returns a summary, or what is wrong with them and
-// where. Warn is called for what is no damage.
+// Check reads all streams of in to their end. It returns a summary, or an error that says what is
+// wrong and where. It calls warn for findings that are not errors.
 func Check(in io.Reader, warn func(string)) (summary string, err error) {
 	r := newReader(in)
 	r.DropMessages()

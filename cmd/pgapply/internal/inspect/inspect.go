@@ -23,7 +23,7 @@ func bad(frame uint64, at int64, err error) error {
 	return fault.New(fault.Data, "%w", &format.Error{Frame: frame, Offset: at, Err: fmt.Errorf("%w: %w", format.ErrCorrupt, err)})
 }
 
-// explain makes the error for users of one of Reader's.
+// explain turns an error of Reader into one for users.
 func explain(err error) error {
 	var version *format.VersionError
 	var unknown *format.UnknownKindError

@@ -230,7 +230,7 @@ func (p *printer) truncate(r *format.Truncate) {
 	p.xid(r.XID)
 }
 
-// table adds the name of a relation's table, for those who filter by it.
+// table adds the name of a relation's table, so that filters can use it.
 func (p *printer) table(id uint32) {
 	t := p.tables[id]
 	p.key("schema")

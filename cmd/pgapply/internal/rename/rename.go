@@ -1,5 +1,4 @@
-// Package rename has schemas and tables applied under other names, also within the statements of a
-// schema. It is pure.
+// Package rename gives schemas and tables other names, also within SQL statements. It does no I/O.
 package rename
 
 import (
@@ -39,9 +38,9 @@ var queries = map[string]bool{"VIEW": true, "MATERIALIZED VIEW": true, "RULE": t
 // bodies has those whose statements may hold code as a string.
 var bodies = map[string]bool{"FUNCTION": true, "PROCEDURE": true}
 
-// SQL returns the statements of an object of the given kind with the new names, as pg_dump writes
-// statements: with the schema at every name. It returns an error if a name stands where it cannot
-// tell what it means.
+// SQL returns the statements of an object of the given kind with the new names. It expects the
+// statements as pg_dump writes them, with every name qualified by its schema. It returns an error
+// if it cannot tell what a name means.
 func (r Rules) SQL(kind, sql string) (string, error) {
 	tokens := lex(sql)
 	for old, to := range r {
@@ -123,7 +122,7 @@ func renameTable(tokens []*token, kind, schema, old, to string, r Rules) error {
 	return nil
 }
 
-// mentions reports whether a table's name stands anywhere.
+// mentions reports whether a table's name occurs anywhere.
 func mentions(tokens []*token, schema, table string) bool {
 	for i, t := range tokens {
 		if t.kind == ident && t.name == table {

@@ -85,7 +85,7 @@ func (l *Load) choose(ctx context.Context, c *pgx.Conn) (*chosen, error) {
 	return x, nil
 }
 
-// has reports whether a table is selected.
+// has reports whether the rows of a table are selected.
 func (x *chosen) has(oid uint32, schema string) bool {
 	_, listed := x.tables[oid]
 	_, excluded := x.exclude[oid]
