@@ -180,7 +180,7 @@ func TestParse(t *testing.T) {
 	} {
 		_, status, out, errs := parse(c.args...)
 		if status != 64 || out != "" || !strings.HasPrefix(errs, "prog: ") || !strings.Contains(errs, c.says) ||
-			!strings.HasSuffix(errs, "\nprog: hint: Type prog --help.\n") {
+			!strings.HasSuffix(errs, "\nprog: hint: For the options: prog --help\n") {
 			t.Errorf("%v: status %d, output %q, errors %q", c.args, status, out, errs)
 		}
 	}
