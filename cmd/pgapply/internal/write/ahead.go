@@ -129,8 +129,8 @@ func (a *Applier) Abort(ctx context.Context) error {
 	return a.renew(ctx, a.lane)
 }
 
-// renew replaces a session in which code of others has run. Should another process take the stream
-// in between, it keeps it.
+// renew replaces a session that has run code of others. If another process takes the stream in
+// between, that process keeps it.
 func (a *Applier) renew(ctx context.Context, l *lane) error {
 	if !l.tainted {
 		return nil

@@ -10,11 +10,11 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 )
 
-// beatEvery is how often a load tells the target that it is at work, and how far the tables are
-// whose rows are on their way: pgcutover status has it from there.
+// beatEvery is how often a load records on the target that it is running, and the progress of the
+// tables that are being copied. pgcutover status reads it there.
 const beatEvery = 2 * time.Second
 
-// onTheWay counts what has come of a part.
+// onTheWay counts the rows and bytes that have arrived of a part.
 type onTheWay struct{ rows, bytes atomic.Uint64 }
 
 // copies are the parts that are on their way, and not committed. It is guarded by the Loader's mu.
@@ -35,8 +35,8 @@ func (l *Loader) ends(p *part) {
 	delete(l.copies, p)
 }
 
-// beat tells the target until the load ends. Nothing depends on it: it has a session of its own,
-// and what cannot be written is not.
+// beat records the progress until the load ends. It uses its own session and ignores errors,
+// because nothing depends on it.
 func (l *Loader) beat() {
 	var c *pgx.Conn
 	defer func() {

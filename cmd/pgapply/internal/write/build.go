@@ -50,7 +50,7 @@ func newBuilder(ctx context.Context, l *Loader) (*builder, error) {
 	return b, nil
 }
 
-// add queues a task. It never waits, so that a task may add others.
+// add queues a task. It never blocks, so that a task can add others.
 func (b *builder) add(tasks ...func(*session) error) {
 	b.mu.Lock()
 	b.queue = append(b.queue, tasks...)
@@ -148,8 +148,8 @@ func (b *builder) pending(phase progress.Phase, schema, table string) (list []pr
 	return list, b.l.Server.Explain(err)
 }
 
-// lock takes, or releases, the lock for building what belongs to a table, and reports whether it
-// could be taken.
+// lock takes or releases the lock for building a table's objects, and reports whether it could take
+// it.
 func (b *builder) lock(t progress.LoadTable, take bool) (ok bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -228,7 +228,7 @@ func (b *builder) whole(s *session, t progress.LoadTable, list []progress.Object
 	return false, s.exec(b.ctx, "ROLLBACK")
 }
 
-// refused reports whether an error is the server's opinion of a statement.
+// refused reports whether an error is the server's answer to a statement.
 func (b *builder) refused(err error) bool { return b.ctx.Err() == nil && objects.Refused(err) }
 
 func analyze(t progress.LoadTable) string {

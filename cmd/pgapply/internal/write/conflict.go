@@ -92,7 +92,7 @@ func (l *lane) one(ctx context.Context, g *plan.Group, i int32) error {
 	return l.record(ctx, g, i, action, cause)
 }
 
-// What to do about a change that does not fit the rows of the target.
+// The policies for a change that does not fit the rows of the target.
 const (
 	StopOnConflict = "error"
 	Skip           = "skip"      // leave the target as it is
@@ -231,7 +231,7 @@ func (l *lane) writeSkipped(b *pgwire.Batch, g *plan.Group) {
 	}
 }
 
-// conflict makes the error for a change that the target refused. The transaction has failed.
+// conflict returns the error for a change that the target refused. The transaction has failed.
 func (l *lane) conflict(ctx context.Context, g *plan.Group, i int32, cause error) error {
 	op, t := g.Op(i)
 	if op.Kind == plan.OpDDL {
@@ -333,9 +333,9 @@ func (l *lane) lookAt(g *plan.Group, t *plan.Table, tuple int32) string {
 	return fmt.Sprintf("Compare both sides: SELECT * FROM %s WHERE %s%s. ", place, strings.Join(where, " AND "), source)
 }
 
-// goOn says how to go on in spite of a conflict: by another policy than the one that has not
-// helped, if one may. byKey is false if what stands in the way is not the row with the change's
-// key, which is all that Overwrite replaces.
+// goOn says how to continue without resolving a conflict, by another policy if one can help. byKey
+// is false if the row in the way does not have the change's key: Overwrite replaces only rows with
+// that key.
 func (l *lane) goOn(g *plan.Group, i int32, byKey bool) string {
 	policy, why := "pgapply --on-conflict skip, or ", ""
 	switch {

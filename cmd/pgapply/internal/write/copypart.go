@@ -15,7 +15,7 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// errIncomplete is what becomes of a part whose end has not come.
+// errIncomplete is the error of a part whose end has not arrived.
 var errIncomplete = errors.New("the part was not completed")
 
 // Drop gives up the parts that have not come to their end, because the stream was cut, and waits
@@ -30,7 +30,7 @@ func (l *Loader) Drop() error {
 	return l.failure()
 }
 
-// copyPart copies a part in one transaction, together with the row that says so.
+// copyPart copies a part and records it in pgsluice.parts, in one transaction.
 func (l *Loader) copyPart(p *part) (err error) {
 	s, err := l.acquire()
 	if err != nil {
@@ -111,7 +111,7 @@ func copyStatement(p *part) string {
 	return begin + sql
 }
 
-// checked says what to do about a row that no partition of the target takes.
+// checked adds a hint to the error for a row that no partition of the target accepts.
 func checked(t *loadTable, err error) error {
 	var f *fault.Error
 	var pg *pgconn.PgError

@@ -105,7 +105,7 @@ func (l *Loader) newSession() (*session, error) {
 	return newSession(l.ctx, l.Server, l.Log, l.Stream, progress.Loading)
 }
 
-// fail stops everything that is under way.
+// fail stops all goroutines of the load.
 func (l *Loader) fail(err error) {
 	l.cancel(err)
 }
@@ -180,8 +180,8 @@ func (l *Loader) Finish() (complete bool, err error) {
 	return true, l.fingerprintTarget()
 }
 
-// forget takes out of the load what an earlier run was to bring, and the source has no more: else
-// it would never be complete.
+// forget removes from the load the tables of an earlier run that the source no longer has. With
+// them the load would never be complete.
 func (l *Loader) forget() error {
 	if !l.Whole {
 		return nil

@@ -1,5 +1,5 @@
-// Package write changes the target: it runs what package plan has shaped, in transactions that also
-// move the stream's position, and loads tables. It does not read standard input.
+// Package write writes to the target. It runs the groups of package plan in transactions that also
+// move the stream's position, and it loads tables. It does not read standard input.
 package write
 
 import (
