@@ -292,10 +292,10 @@ func TestSteps(t *testing.T) {
 	}
 	// What is not the target's any more.
 	_, errs = m.cut(1, "verify")
-	says(t, errs, "was opened")
+	says(t, errs, "the target is open")
 	for i := range 2 {
 		_, errs = m.cut(0, "cleanup")
-		says(t, errs, "still fenced", []string{"are gone", "nothing of slot"}[i])
+		says(t, errs, "still fenced", []string{"removed slot", "nothing of slot"}[i])
 		if i == 0 && (source.Query("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '"+m.slot+
 			"'") != "0" || source.Query("SELECT count(*) FROM pg_publication") != "0" ||
 			target.Query("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgsluice'") != "0") {

@@ -37,7 +37,7 @@ type flags struct {
 	Check struct{} `cmd:"" group:"before" help:"Examine source and target. Each finding has its remedy. Changes nothing."`
 	DDL   struct {
 		Install   struct{} `cmd:"" group:"before" help:"Write each change of the source's schema into the stream, for the target to execute. Needs a superuser."`
-		Check     struct{} `cmd:"" group:"before" help:"Say whether ddl install is in force."`
+		Check     struct{} `cmd:"" group:"before" help:"Report whether ddl install is in force."`
 		Uninstall struct{} `cmd:"" group:"after" help:"Remove what ddl install has created."`
 	} `cmd:"" name:"ddl" help:"Carry changes of the schema to the target during the migration."`
 	Status struct {
@@ -49,10 +49,10 @@ type flags struct {
 	Missing struct {
 		JSON         bool     `group:"output" name:"json" help:"Print each line as JSON: id, kind, name, cause, remedy and statements."`
 		SQL          bool     `group:"output" name:"sql" help:"Print only the statements to execute on the target with psql."`
-		Retry        bool     `group:"what" help:"First try again to create what the load could not create, where that reads no rows."`
-		AllowMissing []string `group:"what" placeholder:"ID" help:"Accept this line from now on, so that it does not stop the cutover. May be repeated."`
+		Retry        bool     `group:"what" help:"First try again to create what the load could not create, unless that reads rows."`
+		AllowMissing []string `group:"what" placeholder:"ID" help:"Accept this line from now on, so that it does not stop the cutover. Can be repeated."`
 		AllowOrphans bool     `group:"what" help:"Do not look for rows of the source that violate foreign keys."`
-	} `cmd:"" group:"before" help:"List what the target lacks, or has otherwise than the source, with cause and remedy. Exits with 0 if nothing is missing, else with 1."`
+	} `cmd:"" group:"before" help:"List what the target lacks or has with differences, with cause and remedy. Exits with 0 if nothing is missing, else with 1."`
 	Wait struct {
 		For     string        `arg:"" enum:"loaded,caught-up" help:"loaded: the full load is complete. caught-up: the target is at most --lag behind, and applies changes."`
 		Lag     string        `group:"what" default:"64kB" placeholder:"SIZE" help:"How much WAL the target may be behind. Default: 64kB."`
@@ -61,7 +61,7 @@ type flags struct {
 	Fence struct {
 		Check        bool          `group:"what" help:"Only report whether the source can be closed. It stays open."`
 		AllowOrphans bool          `group:"what" help:"Close the source although its rows may violate foreign keys."`
-		AllowMissing []string      `group:"what" placeholder:"ID" help:"Accept this line of pgcutover missing. May be repeated."`
+		AllowMissing []string      `group:"what" placeholder:"ID" help:"Accept this line of pgcutover missing. Can be repeated."`
 		Timeout      time.Duration `group:"other" default:"1m" placeholder:"TIME" help:"Give up when another session's lock blocks this step for so long. Default: 1m."`
 	} `cmd:"" group:"night" help:"Stop all writes to the source until unfence. Refused while something is missing on the target."`
 	Drain struct {
@@ -73,7 +73,7 @@ type flags struct {
 		OnlyDifferent bool   `group:"output" help:"Do not print equal tables."`
 	} `cmd:"" group:"night" help:"Compare every row of every table, as of the drained source. Exits with 0 if all are equal, with 1 if rows differ, and with another status if the comparison failed."`
 	Open struct {
-		AllowMissing []string      `group:"what" placeholder:"ID" help:"Accept this line of pgcutover missing. May be repeated."`
+		AllowMissing []string      `group:"what" placeholder:"ID" help:"Accept this line of pgcutover missing. Can be repeated."`
 		Timeout      time.Duration `group:"other" default:"1m" placeholder:"TIME" help:"Give up when another session's lock blocks this step for so long. Default: 1m."`
 	} `cmd:"" group:"night" help:"Open the target for writing: set sequences, create foreign keys and triggers, end sync."`
 	Finish  struct{} `cmd:"" group:"night" help:"Open, then validate foreign keys, refresh materialized views and analyze."`
@@ -125,7 +125,7 @@ func run(ctx context.Context, env *cli.Env) error {
 		}
 	} else if command == "cleanup" {
 		return fault.New(fault.Usage, "--slot is missing").
-			WithHint("Name the slot of the migration whose traces are to be removed; pgcutover status says which there is.")
+			WithHint("Use --slot NAME. To list the migrations: pgcutover status")
 	}
 	// There is nothing to bring to an end first: a step that is interrupted is repeated.
 	ctx, cancel := context.WithCancel(ctx)

@@ -148,7 +148,7 @@ func TestTerminal(t *testing.T) {
 		refused(t, p.Wait(time.Minute), 64, p.Errors(), "standard output is a terminal", "Pipe it into pgapply", "--force-terminal")
 	}
 	p := env.Start(tty, nil, "pgapply")
-	refused(t, p.Wait(time.Minute), 64, p.Errors(), "standard input is a terminal", "Pipe pgextract or pgdecode into pgapply")
+	refused(t, p.Wait(time.Minute), 64, p.Errors(), "standard input is a terminal", "Pipe the output of pgextract or pgdecode into pgapply")
 	if after := state(source, target); after != before {
 		t.Errorf("something has changed: now\n%s\nand before\n%s", after, before)
 	}

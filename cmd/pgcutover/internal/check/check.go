@@ -168,7 +168,7 @@ func (c *checker) report() error {
 	}
 	if bad > 0 {
 		return fault.New(fault.Config, "%s not met", count.Of(bad, "condition")).
-			WithHint("Each line that begins with \"error\" is followed by what to do.")
+			WithHint("Each line that begins with \"error\" is followed by its remedy.")
 	}
 	return nil
 }

@@ -131,7 +131,7 @@ func (c *checker) collation() error {
 			"text is sorted and compared by other rules: collation and character type are %s on the source, %s on the target",
 			rules(s), rules(t))
 	case s.otherVersion(t):
-		c.warn("Indexes are built by the target's version and need nothing. Look at what was made for the source's order: ranges of text in partitions, and reports.",
+		c.warn("Indexes are built by the target's version and need nothing. Check what depends on the source's order: ranges of text in partitions, and reports.",
 			"both databases have the collation and character type %s, of version %s on the source and %s on the target: some text may be sorted otherwise",
 			rules(s), s.Version, t.Version)
 	default:
@@ -197,12 +197,12 @@ func (c *checker) collations() error {
 			do("target", superuser, "SELECT pg_catalog.pg_import_system_collations('pg_catalog');")
 	}
 	if len(other) > 0 {
-		c.warn("Look whether the order of these columns matters: range partitions, unique indexes, reports.",
+		c.warn("Check whether the order of these columns matters: range partitions, unique indexes, reports.",
 			"%s of columns follow other rules on the target: %s", count.Of(len(other), "collation"),
 			strings.Join(other, "; "))
 	}
 	if len(versions) > 0 {
-		c.warn("Indexes are built by the target's version and need nothing. Look at what was made for the source's order: ranges of text in partitions, and reports.",
+		c.warn("Indexes are built by the target's version and need nothing. Check what depends on the source's order: ranges of text in partitions, and reports.",
 			"%s of columns are of another version on the target: %s", count.Of(len(versions), "collation"), strings.Join(versions, "; "))
 	}
 	return nil

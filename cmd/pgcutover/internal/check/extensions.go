@@ -26,7 +26,7 @@ func (c *checker) extensions() error {
 	missing, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) { // a file of any extension that is broken is enough
-		c.warn("Look whether the target has the extensions "+count.Some(names)+".", "the target cannot list its extensions: %s", pg.Message)
+		c.warn("Check that the target has the extensions "+count.Some(names)+".", "the target cannot list its extensions: %s", pg.Message)
 		return nil
 	}
 	if err != nil {

@@ -46,7 +46,7 @@ func (c *checker) examined(server pgdial.Server, what string, err error) error {
 		}
 		return nil
 	}
-	c.fail("Mend it, then run check again.", "%s: %s could not be examined: %s", server.Side, what, pg.Message)
+	c.fail("Correct it, then run check again.", "%s: %s could not be examined: %s", server.Side, what, pg.Message)
 	return nil
 }
 

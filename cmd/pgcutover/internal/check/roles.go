@@ -44,10 +44,10 @@ func (c *checker) targetRole() error {
 	switch {
 	case can == "true":
 	case made == "true":
-		c.warn("If the load brings schemas, let it:", "the target's role may not create schemas; pgsluice is there for it").
+		c.warn("If the load creates schemas, allow that:", "the target's role may not create schemas; schema pgsluice exists for it").
 			do("target", superuser, "GRANT CREATE ON DATABASE "+c.targetDatabase+" TO "+c.targetUser+";")
 	default:
-		c.fail("If the schema is created by hand, one for pgsluice alone will do: CREATE SCHEMA pgsluice AUTHORIZATION "+
+		c.fail("If you create the schema yourself, a schema for pgsluice is enough: CREATE SCHEMA pgsluice AUTHORIZATION "+
 			c.targetUser+";", "the target's role may not create schemas").
 			do("target", superuser, "GRANT CREATE ON DATABASE "+c.targetDatabase+" TO "+c.targetUser+";")
 	}
@@ -55,7 +55,7 @@ func (c *checker) targetRole() error {
 		c.ok("the target's role may switch off triggers and foreign keys (session_replication_role)")
 		_, _ = c.t.Exec(c.ctx, "RESET session_replication_role")
 	} else {
-		f := c.warn("Triggers, rules and foreign keys that are there are taken off until the cutover.",
+		f := c.warn("Existing triggers, rules and foreign keys are removed until the cutover.",
 			"the target's role may not set session_replication_role")
 		if c.tv >= 150000 {
 			f.do("target", superuser, "GRANT SET ON PARAMETER session_replication_role TO "+c.targetUser+";")

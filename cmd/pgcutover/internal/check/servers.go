@@ -17,7 +17,7 @@ func (c *checker) apart() error {
 		return err
 	}
 	if same {
-		c.fail("Look at --source and --target, or PGSLUICE_SOURCE and PGSLUICE_TARGET.", "source and target are the same database")
+		c.fail("Check --source and --target, or PGSLUICE_SOURCE and PGSLUICE_TARGET.", "source and target are the same database")
 		return nil
 	}
 	streams, err := progress.Streams(c.ctx, c.s, "")
@@ -26,7 +26,7 @@ func (c *checker) apart() error {
 	}
 	for _, s := range streams {
 		if !s.Ended && s.Key.Slot != "" && (c.m.Slot == "" || s.Key.Slot == c.m.Slot) {
-			c.fail("Look at --source and PGSLUICE_SOURCE: are the two swapped? If not, use another slot name.",
+			c.fail("Check whether source and target are swapped. If they are not, use another slot name.",
 				"the source is the target of a migration: %v", s.Key)
 		}
 	}
@@ -41,7 +41,7 @@ func (c *checker) versions() error {
 	case c.tv < 100000:
 		c.fail("Use a target of version 10 or newer.", "the target is PostgreSQL %s", t)
 	case c.tv/10000 < c.sv/10000:
-		c.warn("Use a target of the source's version or newer: an older one may not know everything that the schema uses.",
+		c.warn("Use a target of the source's version or newer: an older version may lack features that the schema uses.",
 			"the target (%s) is older than the source (%s)", t, s)
 	default:
 		c.ok("source is PostgreSQL %s, target is PostgreSQL %s", s, t)

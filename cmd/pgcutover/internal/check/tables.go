@@ -29,7 +29,7 @@ func (c *checker) tables() error {
 			";", "the DETACH CONCURRENTLY of %v is not finished: it is a partition for pg_dump, and none for the source's queries", t)
 	}
 	if len(noKey) > 0 {
-		c.warn("If rows of them are updated or deleted during the migration: add a primary key, or ALTER TABLE … REPLICA IDENTITY FULL.",
+		c.warn("If their rows are updated or deleted during the migration, add a primary key, or ALTER TABLE … REPLICA IDENTITY FULL.",
 			"%s without usable replica identity, of which only inserts and truncates are carried: %s",
 			count.Of(len(noKey), "table"), count.Some(noKey))
 	}

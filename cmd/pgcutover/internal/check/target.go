@@ -70,7 +70,7 @@ func (c *checker) missing(stream *progress.Stream) error {
 	}
 	if len(uncarried) > 0 {
 		says, remedy := coverage.UncarriedText(of.Slot, uncarried)
-		c.fail(remedy, "changes do not reach the target, or have not: %s", says)
+		c.fail(remedy, "changes do not reach the target, or did not: %s", says)
 	}
 	return nil
 }

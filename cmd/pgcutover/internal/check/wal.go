@@ -31,7 +31,7 @@ func (c *checker) wal() error {
 			return err
 		}
 		if free == "0" || strings.HasPrefix(free, "-") {
-			c.need("Raise "+x.setting+" and restart the source, or drop what is not used any more.",
+			c.need("Raise "+x.setting+" and restart the source, or drop what is no longer used.",
 				"all of the source's %s are taken", x.setting)
 		} else {
 			c.ok("%s: %s free", x.setting, free)
@@ -56,7 +56,7 @@ func (c *checker) wal() error {
 			return err
 		}
 		if keep != "-1" {
-			c.warn("Raise it, or see to it that sync is never interrupted for long.",
+			c.warn("Raise it, or make sure that sync is never interrupted for long.",
 				"the source drops a slot that holds back more than %s of WAL (max_slot_wal_keep_size)", keep)
 		}
 	}
@@ -66,7 +66,7 @@ func (c *checker) wal() error {
 			return err
 		}
 		if idle != "0" {
-			c.warn("Set it to 0, or see to it that sync is never interrupted for that long.",
+			c.warn("Set it to 0, or make sure that sync is never interrupted for that long.",
 				"the source drops a slot that nobody has read for %s (idle_replication_slot_timeout)", idle)
 		}
 	}

@@ -68,7 +68,7 @@ func Install(ctx context.Context, m *session.Migration) error {
 		return session.Denied(s.Source.Explain(err), "Event triggers need a superuser, or on a managed service its administrator's role. "+
 			"Without them, make each change of the schema on the target first, then on the source.")
 	}
-	s.Log.Info("changes of the source's schema are recorded from now on")
+	s.Log.Info("changes of the source's schema are now recorded")
 	return warnUncarried(ctx, s)
 }
 
@@ -90,7 +90,7 @@ func warnUncarried(ctx context.Context, s *session.Session) error {
 	}
 	for _, n := range names {
 		s.Log.Warn(fmt.Sprintf("slot %s has no publication of its name, so its publication may not carry them", n),
-			"hint", "If pgdecode reads it: ALTER PUBLICATION … ADD TABLE pgsluice.ddl, for one of its publications.")
+			"hint", "If pgdecode reads this slot, execute for one of its publications: ALTER PUBLICATION … ADD TABLE pgsluice.ddl")
 	}
 	return nil
 }
@@ -115,9 +115,9 @@ func installable(ctx context.Context, tx pgx.Tx) error {
 	}); err != nil || len(list) == 0 {
 		return err
 	}
-	return fault.New(fault.Permission, "cannot record changes of the schema: %s", strings.Join(list, ", ")).
-		WithDetail("Whoever owns any of these could have anything executed on the target.").
-		WithHint("See what is in it: psql -c '\\dt pgsluice.*'. If it is not needed, drop it (DROP SCHEMA pgsluice CASCADE), and start again.")
+	return fault.New(fault.Permission, "could not record changes of the schema: %s", strings.Join(list, ", ")).
+		WithDetail("The owner of any of these could execute any statement on the target.").
+		WithHint("To see its contents: psql -c '\\dt pgsluice.*'. If nobody needs them, drop it (DROP SCHEMA pgsluice CASCADE) and try again.")
 }
 
 // carry puts the table into the publications that have a slot of their name.
@@ -157,7 +157,7 @@ func Uninstall(ctx context.Context, m *session.Migration) error {
 			}
 			if !active || time.Now().After(deadline) {
 				return fault.New(fault.Config, "slot %q may not have read the last change of the schema", slow).
-					WithHint("Let continuous sync run until it has caught up, and uninstall while it runs: scripts/sync %s. To give the migration up: pgcutover cleanup --slot %[1]s --force", slow)
+					WithHint("Run scripts/sync %s until it has caught up, then uninstall while it runs. To abandon the migration: pgcutover cleanup --slot %[1]s --force", slow)
 			}
 			select {
 			case <-ctx.Done():
@@ -170,7 +170,7 @@ func Uninstall(ctx context.Context, m *session.Migration) error {
 			return session.Denied(s.Source.Explain(err), "It has to be done by the role that installed it, or a superuser.")
 		}
 		if done {
-			s.Log.Info("changes of the source's schema are not recorded any more")
+			s.Log.Info("changes of the source's schema are no longer recorded")
 			return nil
 		}
 	}
@@ -259,7 +259,7 @@ func Check(ctx context.Context, m *session.Migration) error {
 	}
 	if !r.Installed {
 		return fault.New(fault.Config, "changes of the source's schema are not recorded").
-			WithHint("To have them in the stream: pgcutover ddl install")
+			WithHint("To record them: pgcutover ddl install")
 	}
 	if err := r.Err(); err != nil {
 		return err

@@ -96,9 +96,9 @@ func RequireParents(ctx context.Context, s *session.Session, anyway bool, allow 
 	if len(lines) == 0 {
 		return nil
 	}
-	return fault.New(fault.Config, "rows of the source violate %s: the target cannot have %s as valid",
+	return fault.New(fault.Config, "rows of the source violate %s: the target cannot validate %s",
 		count.Of(len(lines), "foreign key"), count.Word(len(lines), "it", "them")).
 		WithDetail("%s", strings.Join(lines, "\n")).
-		WithHint("Delete or mend the rows on the source, where they are seen by: %s Or go on with --allow-orphans: finish will name them, and enforce the foreign key for new rows only.",
+		WithHint("Delete or correct the rows on the source. To list them there: %s To continue without that, use --allow-orphans: finish names the rows, and the target enforces the foreign key for new rows only.",
 			strings.Join(selects, " "))
 }

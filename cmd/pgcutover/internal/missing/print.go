@@ -42,7 +42,7 @@ func Print(ctx context.Context, m *session.Migration, o Options) error {
 		return err
 	}
 	if !r.Compared {
-		return fault.New(fault.Config, "the full load is not complete: what is missing is still to come").
+		return fault.New(fault.Config, "the full load is not complete, so objects are still missing").
 			WithHint("First: pgcutover wait loaded --slot %s", m.Slot)
 	}
 	if !o.AllowOrphans {
@@ -70,7 +70,7 @@ func Print(ctx context.Context, m *session.Migration, o Options) error {
 		return err
 	}
 	if left := ledger.Blocking(r.Lines); len(left) > 0 {
-		return fault.New(fault.Failed, "the target lacks %s of the source, or has %s otherwise",
+		return fault.New(fault.Failed, "the target lacks %s of the source, or has %s with differences",
 			count.Of(len(left), "object"), count.Word(len(left), "it", "them"))
 	}
 	return nil

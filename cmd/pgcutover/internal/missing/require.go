@@ -45,8 +45,8 @@ func RequireCreated(ctx context.Context, s *session.Session) error {
 		}
 		for _, o := range list {
 			if o.Error == "" {
-				return fault.New(fault.Config, "the cutover is not finished: %v is still to be created on the target", &o).
-					WithHint("First: pgcutover finish --slot %[1]s. To remove the record of it all the same: pgcutover cleanup --slot %[1]s --force", s.Slot)
+				return fault.New(fault.Config, "the cutover is not finished: %v does not exist on the target yet", &o).
+					WithHint("First: pgcutover finish --slot %[1]s. To remove its record anyway: pgcutover cleanup --slot %[1]s --force", s.Slot)
 			}
 		}
 	}
@@ -77,9 +77,9 @@ func refusal(slot string, left []ledger.Line) *fault.Error {
 	if n := len(names) - most; n > 0 {
 		detail += fmt.Sprintf("\nand %s", count.Of(n, "other"))
 	}
-	return fault.New(fault.Config, "the target lacks %s of the source, or has %s otherwise",
+	return fault.New(fault.Config, "the target lacks %s of the source, or has %s with differences",
 		count.Of(len(left), "object"), count.Word(len(left), "it", "them")).WithDetail("%s", detail).
-		WithHint("pgcutover missing --slot %s says what to do about each, and --sql prints the statements. What may stay as it is: --allow-missing ID", slot)
+		WithHint("To see the remedy of each: pgcutover missing --slot %s (--sql prints the statements). To accept an object as it is: --allow-missing ID", slot)
 }
 
 // accept records the lines with these ids as allowed, and marks them.
@@ -92,12 +92,12 @@ func accept(ctx context.Context, s *session.Session, lines []ledger.Line, ids []
 		if l := &lines[i]; slices.Contains(ids, l.ID) {
 			l.Allowed = true
 			record[l.ID] = fmt.Sprintf("%s %s: %s", l.Kind, l.Name, l.Cause)
-			s.Log.Warn(text.Sprintf("allowed to stay so: %s %s: %s", l.Kind, l.Name, l.Cause))
+			s.Log.Warn(text.Sprintf("accepted: %s %s: %s", l.Kind, l.Name, l.Cause))
 		}
 	}
 	for _, id := range ids {
 		if record[id] == "" {
-			s.Log.Info(fmt.Sprintf("--allow-missing %s: nothing of that id is missing", id))
+			s.Log.Info(fmt.Sprintf("--allow-missing %s: nothing with this ID is missing", id))
 		}
 	}
 	return s.Target.Explain(progress.Allow(ctx, s.OnTarget, s.Stream.ID, record))

@@ -28,7 +28,7 @@ func Retry(ctx context.Context, s *session.Session, quick bool, patience time.Du
 		return nil, err
 	}
 	if n > 0 {
-		s.Log.Info(count.Of(n, "object") + " that the load could not create could be now")
+		s.Log.Info(count.Of(n, "object") + " created now that the load could not create")
 	}
 	failed, err = progress.Failed(ctx, s.OnTarget, s.Stream.ID)
 	return failed, s.Target.Explain(err)

@@ -159,10 +159,10 @@ func (s *Session) Find(ctx context.Context) error {
 	case 0:
 		if s.Slot == "" {
 			return fault.New(fault.Config, "nothing has been migrated to the target, %s", s.End(s.Target)).
-				WithHint("Is that the right target? Then begin with: pgextract --slot NAME | pgapply")
+				WithHint("Check --target and PGSLUICE_TARGET. If they are right, begin with: pgextract --slot NAME | pgapply")
 		}
-		return fault.New(fault.Config, "the target, %s, knows nothing of slot %q", s.End(s.Target), s.Slot).
-			WithHint("Is that the right target, and the right slot? Then load it first: pgextract --slot %s | pgapply", s.Slot)
+		return fault.New(fault.Config, "the target, %s, has no migration with slot %q", s.End(s.Target), s.Slot).
+			WithHint("Check --target and --slot. If they are right, load first: pgextract --slot %s | pgapply", s.Slot)
 	case 1:
 		s.Stream, s.Slot = list[0], list[0].Key.Slot
 		return nil
@@ -172,7 +172,7 @@ func (s *Session) Find(ctx context.Context) error {
 		keys = append(keys, x.Key.String())
 	}
 	return fault.New(fault.Usage, "there are several migrations to the target: %s", strings.Join(keys, ", ")).
-		WithHint("Name one with --slot. What is not meant any more can go: DELETE FROM pgsluice.streams WHERE stream_id = … on the target.")
+		WithHint("Choose one with --slot. To remove one that you no longer need, on the target: DELETE FROM pgsluice.streams WHERE stream_id = …")
 }
 
 // CheckSource makes sure that the source is the one that the target was loaded from: positions of
@@ -190,9 +190,9 @@ func (s *Session) CheckSource(ctx context.Context) error {
 	other := id.SystemID != key.SystemID && id.SystemID != "" && key.SystemID != ""
 	if other || id.Database != key.Database {
 		return fault.New(fault.Config, "the source is not the one that the target was loaded from").
-			WithDetail("The target knows database %q of system %s, the source is database %q of system %s.",
+			WithDetail("The target was loaded from database %q of system %s. The source is database %q of system %s.",
 				key.Database, key.SystemID, id.Database, id.SystemID).
-			WithHint("Look at --source and PGSLUICE_SOURCE.")
+			WithHint("Check --source and PGSLUICE_SOURCE.")
 	}
 	return nil
 }
@@ -205,7 +205,7 @@ func (s *Session) Apart(ctx context.Context) error {
 	}
 	if same {
 		return fault.New(fault.Config, "source and target are the same database: %s", identity.Name(s.OnSource)).
-			WithHint("Look at --source and --target, or PGSLUICE_SOURCE and PGSLUICE_TARGET.")
+			WithHint("Check --source and --target, or PGSLUICE_SOURCE and PGSLUICE_TARGET.")
 	}
 	return nil
 }

@@ -85,7 +85,7 @@ func findField(path string) (*field, error) {
 		}
 		names[i] = f.path
 	}
-	return nil, fault.New(fault.Usage, "--get: there is no field %q", path).WithHint("There are: %s", strings.Join(names, ", "))
+	return nil, fault.New(fault.Usage, "--get: there is no field %q", path).WithHint("The fields are: %s", strings.Join(names, ", "))
 }
 
 // value returns the value of the field in a status, nil if it is not known.
@@ -112,9 +112,9 @@ func (f *field) value(st *Status) any {
 // unknown is the error for a field that cannot be known.
 func unknown(path string, cause error) error {
 	if cause == nil {
-		return fault.New(fault.Config, "there is no %s at the moment", path).WithHint("pgcutover status shows how the migration stands.")
+		return fault.New(fault.Config, "there is no %s at the moment", path).WithHint("To see the state of the migration: pgcutover status")
 	}
-	e := &fault.Error{Status: fault.StatusOf(cause), Err: fmt.Errorf("%s is not known: %w", path, cause)}
+	e := &fault.Error{Status: fault.StatusOf(cause), Err: fmt.Errorf("could not determine %s: %w", path, cause)}
 	var f *fault.Error
 	if errors.As(cause, &f) {
 		e.Detail, e.Hint = f.Detail, f.Hint

@@ -140,7 +140,7 @@ func (h *head) cutover(st *Status) {
 // standing says how a migration stands and what to type, unless whoever is at work does what there
 // is to do.
 func (h *head) standing(st *Status) {
-	state, next := "how it stands is not known", ""
+	state, next := "its state is not known", ""
 	if st.State != nil {
 		state = *st.State
 	}

@@ -50,13 +50,13 @@ func Cleanup(ctx context.Context, m *session.Migration, force bool) error {
 		return err
 	}
 	if fenced, err := identity.Fenced(ctx, c.OnSource); err == nil && fenced {
-		m.Log.Info("the source is still fenced; to let it be written to: pgcutover unfence")
+		m.Log.Info("the source is still fenced. To allow writes to it: pgcutover unfence")
 	}
 	if !c.found {
 		m.Log.Info(fmt.Sprintf("cleanup: nothing of slot %q is left, neither on the source nor on the target", m.Slot))
 		return denied
 	}
-	m.Log.Info(fmt.Sprintf("cleanup: slot and publications %q are gone from the source, its state from the target", m.Slot))
+	m.Log.Info(fmt.Sprintf("cleanup: removed slot and publications %q from the source, and the state from the target", m.Slot))
 	if force {
 		if err := wayBack(ctx, c.Session); err != nil {
 			return err
@@ -95,7 +95,7 @@ func (r *remains) open(ctx context.Context, force bool) (err error) {
 	for _, x := range r.streams {
 		if !x.Ended && !force {
 			return fault.New(fault.Config, "the migration of %v has not been cut over", x.Key).
-				WithHint("To give it up: pgcutover cleanup --slot %s --force", m.Slot)
+				WithHint("To abandon it: pgcutover cleanup --slot %s --force", m.Slot)
 		}
 	}
 	if r.OnSource, err = m.Connect(ctx, m.Source); err != nil {
@@ -108,8 +108,8 @@ func (r *remains) open(ctx context.Context, force bool) (err error) {
 func (r *remains) find(ctx context.Context) error {
 	// Of a schema that is another's it need not be known whether it is a target's.
 	if into, err := progress.Streams(ctx, r.OnSource, r.Slot); err == nil && len(into) > 0 && len(r.streams) == 0 {
-		return fault.New(fault.Config, "the source is the target of the migration of %v, and the target knows nothing of it", into[0].Key).
-			WithHint("Are the two swapped? Look at --source and --target, or PGSLUICE_SOURCE and PGSLUICE_TARGET.")
+		return fault.New(fault.Config, "the source is the target of the migration of %v, of which the target has no record", into[0].Key).
+			WithHint("Check whether source and target are swapped: --source and --target, or PGSLUICE_SOURCE and PGSLUICE_TARGET.")
 	}
 	var err error
 	if r.publications, err = slot.Publications(ctx, r.OnSource, []string{r.Slot}); err != nil {
@@ -165,8 +165,8 @@ func (r *remains) removeRecorder(ctx context.Context) (denied, err error) {
 	if fault.StatusOf(err) != fault.Permission {
 		return nil, err
 	}
-	return fault.New(fault.Permission, "what pgcutover ddl install has made on the source is still there: %w", err).
-		WithHint("As the role that has installed it, or a superuser, in --source or PGSLUICE_SOURCE: pgcutover ddl uninstall"), nil
+	return fault.New(fault.Permission, "could not remove what pgcutover ddl install created on the source: %w", err).
+		WithHint("Connect to the source as the role that installed it, or as a superuser, and run: pgcutover ddl uninstall"), nil
 }
 
 // removeFromTarget removes the migration's state, and schema pgsluice if there is no other's.
@@ -193,7 +193,7 @@ func leave(ctx context.Context, s *session.Session) error {
 	if b, err := slot.GetBinding(ctx, s.OnSource, s.Slot, name); err != nil || b == (slot.Binding{}) {
 		return s.Source.Explain(err)
 	}
-	s.Log.Info(fmt.Sprintf("publication %q was not made by pgextract, and stays", s.Slot))
+	s.Log.Info(fmt.Sprintf("publication %q was not created by pgextract; it is not dropped", s.Slot))
 	_, err := slot.SetBinding(ctx, s.OnSource, s.Slot, name, slot.Binding{})
 	return s.Source.Explain(err)
 }
@@ -219,11 +219,11 @@ func ours(ctx context.Context, s *session.Session, info *slot.Info) error {
 	default:
 		return nil
 	}
-	e := fault.New(fault.Config, "slot %q %s: it is not dropped", s.Slot, what)
+	e := fault.New(fault.Config, "slot %q %s; it is not dropped", s.Slot, what)
 	if info.Database != "" && info.Database != database {
-		return e.WithHint("If that migration is meant, connect to database %q, in --source or PGSLUICE_SOURCE.", info.Database)
+		return e.WithHint("If you mean that migration, name database %q in --source or PGSLUICE_SOURCE.", info.Database)
 	}
-	return e.WithHint("Name the slot of the migration: pgcutover status says which there is.")
+	return e.WithHint("Use the slot of the migration. To list the migrations: pgcutover status")
 }
 
 // wayBack says how a migration that was given up is begun again: what was loaded stands in its way.
@@ -233,7 +233,7 @@ func wayBack(ctx context.Context, s *session.Session) error {
 	if err != nil {
 		return s.Target.Explain(err)
 	}
-	s.Log.Info(fmt.Sprintf("cleanup: to begin again, empty the target by these statements, connected to another database of its server; then: pgextract --slot %s | pgapply", s.Slot))
+	s.Log.Info(fmt.Sprintf("cleanup: to begin again, execute these statements in another database of the target's server, then run: pgextract --slot %s | pgapply", s.Slot))
 	for _, sql := range list {
 		if _, err := fmt.Fprintf(s.Out, "%s;\n", sql); err != nil {
 			return err
@@ -262,8 +262,8 @@ func noOthers(ctx context.Context, s *session.Session) error {
 		return nil
 	}
 	slices.Sort(names)
-	return fault.New(fault.Unavailable, "there is no slot %q, neither on the source nor in what the target knows", s.Slot).
-		WithHint("These are there: %s", strings.Join(slices.Compact(names), ", "))
+	return fault.New(fault.Unavailable, "slot %q exists neither on the source nor in the target's state", s.Slot).
+		WithHint("The existing slots are: %s", strings.Join(slices.Compact(names), ", "))
 }
 
 // readWrite executes a statement although the database may be fenced.
@@ -289,7 +289,7 @@ func dropSlot(ctx context.Context, s *session.Session) error {
 		return err == nil, s.Source.Explain(err)
 	})
 	if err == nil && !done {
-		err = fault.New(fault.TryAgain, "slot %q is still in use", s.Slot).WithHint("Stop continuous sync first.")
+		err = fault.New(fault.TryAgain, "slot %q is still in use", s.Slot).WithHint("Stop continuous sync, then run cleanup again.")
 	}
 	return err
 }

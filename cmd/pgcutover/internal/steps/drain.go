@@ -24,7 +24,7 @@ func Drain(ctx context.Context, m *session.Migration, timeout time.Duration) err
 		return err
 	}
 	if s.Stream.Ended {
-		m.Log.Info("drain: the target is open, and has had everything since")
+		m.Log.Info("drain: the target is open; it has every change")
 		return nil
 	}
 	if err := s.CheckSource(ctx); err != nil {
@@ -35,7 +35,7 @@ func Drain(ctx context.Context, m *session.Migration, timeout time.Duration) err
 		return m.Source.Explain(err)
 	}
 	if !fenced {
-		return fault.New(fault.Config, "the source is not fenced: what is drained now would not be all").
+		return fault.New(fault.Config, "the source is not fenced, so draining it would not be complete").
 			WithHint("First: pgcutover fence --slot %s", m.Slot)
 	}
 	return s.Step(ctx, "drain", func() (string, error) {

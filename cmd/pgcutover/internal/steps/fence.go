@@ -98,7 +98,7 @@ func requireLoaded(s *session.Session) error {
 		return nil
 	}
 	return fault.New(fault.Config, "the full load is not complete").
-		WithHint("Wait for it: pgcutover wait loaded --slot %[1]s. If nobody loads any more, while sync is stopped: pgextract --slot %[1]s --resume | pgapply", s.Slot)
+		WithHint("To wait for it: pgcutover wait loaded --slot %[1]s. If the load has stopped, stop sync and run: pgextract --slot %[1]s --resume | pgapply", s.Slot)
 }
 
 // checkFence refuses to begin if something would get past the fence: a role whose own setting
@@ -150,7 +150,7 @@ func checkPrepared(ctx context.Context, s *session.Session) error {
 	}
 	if len(gids) > 0 {
 		return fault.New(fault.Config, "the fence would not hold: there are prepared transactions on the source: %s", count.Some(gids)).
-			WithHint("COMMIT PREPARED or ROLLBACK PREPARED each of them.")
+			WithHint("End each of them on the source with COMMIT PREPARED or ROLLBACK PREPARED.")
 	}
 	return nil
 }
@@ -173,5 +173,5 @@ func proveReadOnly(ctx context.Context, s *session.Session) error {
 		return nil
 	}
 	return fault.New(fault.Config, "the fence does not hold: a new session on the source can still write").
-		WithDetail("Writing should have failed as in a read-only transaction; the result was: %v.", err)
+		WithDetail("A write should have failed as in a read-only transaction. The result was: %v.", err)
 }

@@ -68,7 +68,7 @@ func finish(ctx context.Context, s *session.Session, timeout time.Duration) (str
 	}
 	if len(stale) > 0 {
 		return "", fault.New(fault.Failed, "%d materialized views could not be refreshed: %s", len(stale), strings.Join(stale, "; ")).
-			WithHint("They have what they had when the full load ended. Mend the cause, then run finish again; or DROP MATERIALIZED VIEW …")
+			WithHint("Their rows are those of the full load. Correct the cause and run finish again, or execute: DROP MATERIALIZED VIEW …")
 	}
 	if len(failed) > 0 {
 		text += fmt.Sprintf("; %s missing, see pgsluice.deferred", count.Of(len(failed), "object"))

@@ -35,8 +35,8 @@ func release(ctx context.Context, s *session.Session) error {
 		})
 		var pg *pgconn.PgError
 		if errors.As(err, &pg) && !isGone(pg) {
-			return fault.New(fault.Config, "could not switch on again what was to wait for the cutover: %w", err).
-				WithHint("Mend the cause, or do it by hand on the target: %s Then start again; what is done is not done twice.", o.SQL)
+			return fault.New(fault.Config, "could not re-enable what was disabled until the cutover: %w", err).
+				WithHint("Correct the cause, or execute on the target: %s Then run the same command again; it skips what is done.", o.SQL)
 		}
 		if err != nil && pg == nil {
 			return s.Target.Explain(err)
@@ -56,7 +56,7 @@ func holdAgain(ctx context.Context, s *session.Session) error {
 	}
 	n, err := hold.Tables(ctx, s.OnTarget, s.Stream.ID, replica, hold.StreamTables(s.Stream.ID))
 	if err == nil && n > 0 {
-		s.Log.Info(fmt.Sprintf("triggers, rules and row level security of the target wait for the cutover again: %d", n))
+		s.Log.Info(fmt.Sprintf("disabled triggers, rules and row-level security of the target again until the cutover: %d", n))
 	}
 	return s.Target.Explain(err)
 }

@@ -62,7 +62,7 @@ func drained(ctx context.Context, s *session.Session) ([]progress.Step, error) {
 		return nil, s.Target.Explain(err)
 	}
 	if !fenced || !session.Finished(done, "drain") {
-		return nil, fault.New(fault.Config, "the source is not fenced and drained: the target does not have everything yet").
+		return nil, fault.New(fault.Config, "the source is not fenced and drained, so the target may lack changes").
 			WithHint("First: pgcutover fence --slot %s, and pgcutover drain --slot %s", s.Slot, s.Slot)
 	}
 	return done, nil

@@ -36,7 +36,7 @@ func (r *reader) look(ctx context.Context) error {
 	}
 	if info == nil {
 		return fault.New(fault.Unavailable, "slot %q does not exist on the source", r.Slot).
-			WithHint("Is it the right source? If so, the target needs a new full load. %s", slot.Anew(r.Slot))
+			WithHint("Check --source and PGSLUICE_SOURCE. If they are right, the target needs a new full load. %s", slot.Anew(r.Slot))
 	}
 	if err := info.Lost(); err != nil {
 		return err
@@ -65,7 +65,7 @@ func (r *reader) look(ctx context.Context) error {
 			return fault.New(fault.Config,
 				"%s any more, so the target cannot catch up: %s has ended with status %d", r.who, f.Program,
 				f.Status).
-				WithDetail("It said: %s", f.Message).WithHint("%s",
+				WithDetail("Its message was: %s", f.Message).WithHint("%s",
 				strings.TrimSpace(f.Hint+" After you correct the cause: scripts/sync "+r.Slot))
 		}
 	}

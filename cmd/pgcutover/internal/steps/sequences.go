@@ -40,7 +40,7 @@ func sequences(ctx context.Context, s *session.Session) (int, error) {
 		return 0, err
 	}
 	if len(absent) > 0 {
-		s.Log.Warn(fmt.Sprintf("sequences of the source that the target does not have are left out: %s", count.Some(absent)))
+		s.Log.Warn(fmt.Sprintf("skipping sequences of the source that do not exist on the target: %s", count.Some(absent)))
 	}
 	return n, nil
 }
@@ -155,7 +155,7 @@ func (m *sequenceMatch) requireAll(ctx context.Context, s *session.Session) erro
 		return fault.New(fault.Config,
 			"sequences of the target that no sequence of the source sets would give values twice: %s",
 			count.Some(names)).
-			WithHint("Give these columns the default that they have on the source, or set the sequences by hand and say so: pgcutover missing --slot %s", s.Slot)
+			WithHint("Give these columns the default that they have on the source. Or set the sequences yourself and accept them; to see how: pgcutover missing --slot %s", s.Slot)
 	}
 	return nil
 }

@@ -49,8 +49,8 @@ func endSessions(ctx context.Context, s *session.Session) (ended int, err error)
 		return 0, err
 	}
 	if !done {
-		return 0, fault.New(fault.TryAgain, "sessions on the source do not end: %s", strings.Join(left, "; ")).
-			WithHint("The database stays read-only for new sessions. Run fence again, or undo it: pgcutover unfence --slot %s", s.Slot)
+		return 0, fault.New(fault.TryAgain, "could not end sessions on the source: %s", strings.Join(left, "; ")).
+			WithHint("The database is read-only for new sessions. Run fence again, or undo it: pgcutover unfence --slot %s", s.Slot)
 	}
 	return len(seen), nil
 }

@@ -22,6 +22,6 @@ func answers(ctx context.Context, s *session.Session) error {
 	if err != nil || !stuck {
 		return err
 	}
-	return fault.New(fault.Config, "commits on the target wait for a standby, and none answers (synchronous_standby_names is %q)", names).
-		WithDetail("The application would wait as well.").WithHint("%s", waiting.StandbyHint(s.Target.Side))
+	return fault.New(fault.Config, "commits on the target wait for a standby, but no standby answers (synchronous_standby_names is %q)", names).
+		WithDetail("The application would also wait.").WithHint("%s", waiting.StandbyHint(s.Target.Side))
 }

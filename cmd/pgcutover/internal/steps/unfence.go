@@ -46,7 +46,7 @@ func Unfence(ctx context.Context, m *session.Migration) error {
 		return nil
 	}
 	if s.Stream.Ended {
-		m.Log.Warn("the target was opened: from now on the two go different ways")
+		m.Log.Warn("the target was opened before; source and target now diverge")
 	}
 	gone, err := s.OnTarget.Exec(ctx,
 		"DELETE FROM pgsluice.cutover WHERE stream_id = $1 AND (step IN ('fence', 'drain') OR step = 'open' AND NOT $2)",

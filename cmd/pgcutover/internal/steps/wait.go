@@ -30,7 +30,7 @@ func Wait(ctx context.Context, m *session.Migration, state string, lag int64, ti
 	})
 	if err == nil && !done {
 		err = fault.New(fault.TryAgain, "the full load was not complete within %v", timeout).
-			WithHint("pgcutover status --slot %s shows how far it is.", m.Slot)
+			WithHint("To see its progress: pgcutover status --slot %s", m.Slot)
 	}
 	return err
 }
@@ -52,7 +52,7 @@ const (
 // not behind, and the cutover would close the source in vain.
 func waitCaughtUp(ctx context.Context, s *session.Session, lag int64, timeout time.Duration) error {
 	if s.Stream.Ended {
-		s.Log.Info("wait: the target is open, and has had everything since")
+		s.Log.Info("wait: the target is open; it has every change")
 		return nil
 	}
 	if err := s.OpenSource(ctx); err != nil {
@@ -107,7 +107,7 @@ func waitCaughtUp(ctx context.Context, s *session.Session, lag int64, timeout ti
 	})
 	if err == nil && !done {
 		err = fault.New(fault.TryAgain, "the target is still %d bytes of WAL behind after %v", behind, timeout).
-			WithHint("pgcutover status --slot %s shows whether the slot is being read; scripts/sync %[1]s reads it.", s.Slot)
+			WithHint("To see whether the slot is being read: pgcutover status --slot %s. To read it: scripts/sync %[1]s", s.Slot)
 	}
 	return err
 }
@@ -146,7 +146,7 @@ func await(ctx context.Context, s *session.Session, lsn format.LSN, timeout time
 	})
 	if err == nil && !done {
 		err = fault.New(fault.TryAgain, "the target did not reach LSN %v within %v; it is at %v", lsn, timeout, at).
-			WithHint("Look at the messages of pgdecode and pgapply, and at: pgcutover status --slot %s", s.Slot)
+			WithHint("See the messages of pgdecode and pgapply, and: pgcutover status --slot %s", s.Slot)
 	}
 	return err
 }

@@ -89,14 +89,14 @@ func (v *verification) drained(ctx context.Context) error {
 		return err
 	}
 	if v.Stream.Ended {
-		v.Log.Warn("the target was opened: what has been written to it since then differs from the source")
+		v.Log.Warn("the target is open; rows written to it since then differ from the source")
 	}
 	fenced, err := identity.Fenced(ctx, v.OnSource)
 	if err != nil {
 		return v.Source.Explain(err)
 	}
 	if !fenced || !session.Finished(v.steps, "drain") {
-		return fault.New(fault.Config, "the source is not fenced and drained: what differs now may just not have arrived yet").
+		return fault.New(fault.Config, "the source is not fenced and drained, so a difference may be a change that is still on its way").
 			WithHint("First: pgcutover fence --slot %s, and pgcutover drain --slot %s", v.Slot, v.Slot)
 	}
 	return nil
