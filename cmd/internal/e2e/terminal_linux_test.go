@@ -84,24 +84,30 @@ func terminalLoad(t *testing.T, columns, rows int) {
 	wait("bars, and a message", func() bool {
 		return shows("filter: a message of a program that is not ours", "public.big", "% of 41 tables")
 	})
+	// big returns the state, and how many rows of the large table the status counts.
+	big := func() (state string, rows int) {
+		t.Helper()
+		var s struct {
+			State  string
+			Tables []struct {
+				Table string
+				Rows  int
+			}
+		}
+		if err := json.Unmarshal(e.Must(nil, "pgcutover", "status", "--json", "--slot", slot), &s); err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range s.Tables {
+			if x.Table == "big" {
+				rows = x.Rows
+			}
+		}
+		return s.State, rows
+	}
 	if columns == 80 {
 		pgtest.Wait(t, soon, "the rows that are being copied", func() bool {
-			var s struct {
-				State  string
-				Tables []struct {
-					Table string
-					Rows  int
-				}
-			}
-			if err := json.Unmarshal(e.Must(nil, "pgcutover", "status", "--json", "--slot", slot), &s); err != nil {
-				t.Fatal(err)
-			}
-			for _, x := range s.Tables {
-				if x.Table == "big" && x.Rows > 0 && s.State == "loading" {
-					return true
-				}
-			}
-			return false
+			state, rows := big()
+			return rows > 0 && state == "loading"
 		})
 	}
 	x.Type("\x03")
@@ -119,6 +125,9 @@ func terminalLoad(t *testing.T, columns, rows int) {
 	})
 	if n := len(x.All()); n >= rows {
 		t.Errorf("%d lines on a terminal of %d:\n%s", n, rows, strings.Join(x.All(), "\n"))
+	}
+	if state, rows := big(); rows != 0 || state != "interrupted" {
+		t.Errorf("%s: the status counts %d rows that were rolled back", state, rows)
 	}
 	for _, field := range []string{"state", "load"} {
 		if got := strings.TrimSpace(string(e.Must(nil, "pgcutover", "status", "--slot", slot, "--get", field))); got != "interrupted" {

@@ -178,10 +178,10 @@ func since(version, first int, sql, before string) string {
 	return before
 }
 
-// What follows has to take time in proportion to the number of objects, whatever a server knows of its
-// catalogs: after a load it may believe that they are empty. So nothing is left to the planner that
-// could become a loop over one catalog for each row of another: either a list is made once and hashed,
-// or a row is found by its index.
+// What follows has to take time in proportion to the number of objects, whatever a server knows of
+// its catalogs: after a load it may believe that they are empty. So nothing is left to the planner
+// that could become a loop over one catalog for each row of another: either a list is made once and
+// hashed, or a row is found by its index.
 
 // own is true for objects that do not belong to an extension.
 func own(catalog, oid string) string {

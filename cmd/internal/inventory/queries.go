@@ -73,8 +73,8 @@ func indexes(v int) string {
 	AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conindid = x.oid AND k.conrelid = t.oid AND k.contype IN ('p', 'u', 'x')) AND NOT x.relispartition`
 }
 
-// indexDefinition returns an expression for what pg_get_indexdef prints. That opens the table, which
-// takes most of the time; what it prints of an index of plain columns can be had without.
+// indexDefinition returns an expression for what pg_get_indexdef prints. That opens the table,
+// which takes most of the time; what it prints of an index of plain columns can be had without.
 func indexDefinition(v int) string {
 	return `CASE WHEN i.indexprs IS NULL AND i.indpred IS NULL AND x.reloptions IS NULL AND x.relkind = 'i' AND NOT ` + since(v, 150000, "i.indnullsnotdistinct", "false") + since(v, 110000, " AND i.indnkeyatts = i.indnatts", "") + ` AND NOT EXISTS (
 		SELECT FROM pg_catalog.generate_series(0, i.indnatts - 1) k(k) WHERE i.indoption[k.k] <> 0 OR NOT EXISTS (

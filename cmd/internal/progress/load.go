@@ -261,7 +261,7 @@ type TableInfo struct {
 	Status       string     `json:"status"`
 	Parts        int        `json:"parts"`
 	PartsDone    int        `json:"parts_done"`
-	Rows         int64      `json:"rows"`  // so far, with those that are being copied
+	Rows         int64      `json:"rows"`  // that are there
 	Bytes        int64      `json:"bytes"` // of them
 	Started      *time.Time `json:"started_at"`
 	Loaded       *time.Time `json:"loaded_at"`
@@ -272,17 +272,20 @@ type TableInfo struct {
 	Changed      *time.Time `json:"changed_at"`
 	Error        string     `json:"error,omitempty"`
 
+	CopyingRows  int64 `json:"-"` // copied so far and not committed, if somebody loads the table
+	CopyingBytes int64 `json:"-"`
+
 	SourceOID uint32 `json:"-"` // 0 if it is not known
 	// that it was loaded from; MadeByStatement if a recorded statement has made it
 	Snapshot string `json:"-"`
 }
 
-// Tables returns what is known of a stream's tables. What is being copied counts as long as
-// somebody has told of it just now.
+// Tables returns what is known of a stream's tables. Rows that are being copied are returned as
+// long as a loader has reported them just now: only AtWork knows whether there still is a loader.
 func Tables(ctx context.Context, c *pgx.Conn, stream int32) ([]TableInfo, error) {
 	rows, err := c.Query(ctx, `SELECT schema_name, table_name, source_schema, source_table, status, parts,
 		(SELECT pg_catalog.count(*) FROM pgsluice.parts p WHERE p.stream_id = t.stream_id AND p.schema_name = t.schema_name AND p.table_name = t.table_name),
-		rows + CASE WHEN status = 'loading' AND l.active THEN copying_rows ELSE 0 END, bytes + CASE WHEN status = 'loading' AND l.active THEN copying_bytes ELSE 0 END,
+		rows, bytes, CASE WHEN status = 'loading' AND l.active THEN copying_rows ELSE 0 END, CASE WHEN status = 'loading' AND l.active THEN copying_bytes ELSE 0 END,
 		started_at, loaded_at, inserts, updates, deletes, truncates, changed_at, coalesce(error, ''), coalesce(source_oid, 0), coalesce(snapshot, '')
 		FROM pgsluice.tables t, (SELECT coalesce(s.loading_at > pg_catalog.clock_timestamp() - interval '15 s', false) AS active FROM pgsluice.streams s WHERE s.stream_id = $1) l
 		WHERE stream_id = $1 ORDER BY 1, 2`, stream)
@@ -291,7 +294,7 @@ func Tables(ctx context.Context, c *pgx.Conn, stream int32) ([]TableInfo, error)
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (t TableInfo, err error) {
 		err = row.Scan(&t.Schema, &t.Table, &t.SourceSchema, &t.SourceTable, &t.Status, &t.Parts,
-			&t.PartsDone, &t.Rows, &t.Bytes, &t.Started, &t.Loaded,
+			&t.PartsDone, &t.Rows, &t.Bytes, &t.CopyingRows, &t.CopyingBytes, &t.Started, &t.Loaded,
 			&t.Inserts, &t.Updates, &t.Deletes, &t.Truncates, &t.Changed, &t.Error, &t.SourceOID, &t.Snapshot)
 		return t, err
 	})

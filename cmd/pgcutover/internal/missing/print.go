@@ -43,7 +43,7 @@ func Print(ctx context.Context, m *session.Migration, o Options) error {
 	}
 	if !r.Compared {
 		return fault.New(fault.Config, "the full load is not complete, so objects are still missing").
-			WithHint("First: pgcutover wait loaded --slot %s", m.Slot)
+			WithHint("If pgapply is loading: pgcutover wait loaded --slot %[1]s. If it is not: pgextract --slot %[1]s --resume | pgapply", m.Slot)
 	}
 	if !o.AllowOrphans {
 		if err := r.withOrphans(ctx, s); err != nil {

@@ -21,7 +21,11 @@ func (st *Status) atWork(ctx context.Context, s *session.Session) error {
 	if loading || applying {
 		st.Active = st.At
 	}
-	for _, t := range st.Tables {
+	for i := range st.Tables {
+		t := &st.Tables[i]
+		if loading { // otherwise the server has rolled these rows back
+			t.Rows, t.Bytes = t.Rows+t.CopyingRows, t.Bytes+t.CopyingBytes
+		}
 		for _, at := range []*time.Time{t.Started, t.Loaded, t.Changed} {
 			if at != nil && at.After(st.Active) {
 				st.Active = at.UTC()
