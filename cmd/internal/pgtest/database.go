@@ -22,8 +22,8 @@ type DB struct {
 
 var databases atomic.Int32
 
-// Database makes a database that is dropped, with its slots, when the test has ended. Options
-// follow CREATE DATABASE name.
+// Database creates a database and drops it, with its slots, when the test ends. The options are
+// appended to CREATE DATABASE name.
 func (s *Server) Database(t testing.TB, options string) *DB {
 	t.Helper()
 	d := &DB{Server: s, Name: fmt.Sprintf("t%d", databases.Add(1)), t: t}
@@ -32,7 +32,7 @@ func (s *Server) Database(t testing.TB, options string) *DB {
 	admin.Exec("CREATE DATABASE " + d.Name + " " + options)
 	t.Cleanup(func() {
 		select {
-		case <-s.done: // a server of the test's own is gone already
+		case <-s.done: // the test's own server has already stopped
 		default:
 			admin.with(func(x *session) { d.drop(x) })
 		}
@@ -40,7 +40,7 @@ func (s *Server) Database(t testing.TB, options string) *DB {
 	return d
 }
 
-// drop drops the database with its slots, through a session of another one.
+// drop drops the database with its slots, in a session of another database.
 func (d *DB) drop(admin *session) {
 	here := "database = '" + d.Name + "'"
 	admin.query(`SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active_pid IS NOT NULL AND ` + here)
@@ -55,7 +55,7 @@ func (d *DB) drop(admin *session) {
 	})
 }
 
-// Pair makes an empty database on the shared source and one on the shared target.
+// Pair creates an empty database on the shared source and one on the shared target.
 func Pair(t testing.TB) (source, target *DB) {
 	t.Helper()
 	return Source(t).Database(t, ""), Target(t).Database(t, "")
@@ -69,7 +69,7 @@ func (d *DB) As(user, password string) string {
 	return strings.Replace(d.URI, "postgres@", user+"@", 1)
 }
 
-// Connect opens a session that is closed when the test has ended.
+// Connect opens a session that is closed when the test ends.
 func (d *DB) Connect() *pgx.Conn {
 	d.t.Helper()
 	c, err := pgx.Connect(context.Background(), d.URI)
@@ -80,8 +80,8 @@ func (d *DB) Connect() *pgx.Conn {
 	return c
 }
 
-// Try runs SQL, which may be several statements, in a session of its own and returns the last one's
-// rows: columns with tabs between, rows with newlines.
+// Try runs SQL, which may be several statements, in its own session. It returns the rows of the last
+// statement: columns separated by tabs, rows by newlines.
 func (d *DB) Try(sql string) (string, error) {
 	x, err := d.open()
 	if err != nil {
@@ -91,8 +91,7 @@ func (d *DB) Try(sql string) (string, error) {
 	return x.try(sql)
 }
 
-// Exec runs statements, one after the other. Nothing of what one of them sets for its session is
-// left for the next one.
+// Exec runs statements one after the other. It resets the session between them.
 func (d *DB) Exec(sql ...string) {
 	d.t.Helper()
 	d.with(func(x *session) {
@@ -105,7 +104,7 @@ func (d *DB) Exec(sql ...string) {
 	})
 }
 
-// Query runs SQL in a session of its own and returns the last statement's rows as Try does.
+// Query is Try that fails the test on an error.
 func (d *DB) Query(sql string) string {
 	d.t.Helper()
 	s, err := d.Try(sql)
@@ -115,8 +114,8 @@ func (d *DB) Query(sql string) string {
 	return s
 }
 
-// Wait waits until cond is true, and fails the test if that takes too long. It asks ever less
-// often: cond may open a session, and that is what many tests at once have the processors do.
+// Wait waits until cond is true, and fails the test if that takes longer than timeout. It polls less
+// often as time passes: cond may open a session, which is expensive when many tests do it at once.
 func Wait(t testing.TB, timeout time.Duration, what string, cond func() bool) {
 	t.Helper()
 	began := time.Now()
@@ -129,12 +128,12 @@ func Wait(t testing.TB, timeout time.Duration, what string, cond func() bool) {
 	}
 }
 
-// listTables lists tables with a character between them that no name has: a newline may be in one.
+// listTables separates names by a character that no name in a test has. A name may have newlines.
 const listTables = `SELECT coalesce(string_agg(format('%I.%I', n.nspname, c.relname), E'\x1f' ORDER BY n.nspname, c.relname), '') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 	WHERE c.relkind IN ('r', 'm') AND c.relispopulated AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'pgsluice')`
 
-// Equal fails the test unless both databases have the same tables with the same rows, compared by
-// their text, and says which rows are not.
+// Equal fails the test unless both databases have the same tables with the same rows, compared as
+// text. It logs some rows that differ.
 func Equal(t testing.TB, source, target *DB) {
 	t.Helper()
 	from, to := source.session(t), target.session(t)
@@ -153,7 +152,7 @@ func Equal(t testing.TB, source, target *DB) {
 	}
 }
 
-// EqualTable compares one table, whose name is quoted where needed.
+// EqualTable compares one table as Equal does. The name is an SQL identifier, quoted if needed.
 func EqualTable(t testing.TB, source, target *DB, table string) {
 	t.Helper()
 	from, to := source.session(t), target.session(t)
@@ -164,8 +163,7 @@ func EqualTable(t testing.TB, source, target *DB, table string) {
 
 func equalTable(t testing.TB, source, target *session, table string) {
 	t.Helper()
-	// The order of columns may differ; a row's hash is made of its values in the order of their
-	// names.
+	// The order of columns may differ, so the hash of a row takes the values in the order of names.
 	columns := source.query(`SELECT coalesce(string_agg(format('%I', attname), ', ' ORDER BY attname::text COLLATE "C"), 'NULL') FROM pg_attribute WHERE attrelid = '` +
 		strings.ReplaceAll(table, "'", "''") + `'::regclass AND attnum > 0 AND NOT attisdropped`)
 	digits := Digits(source.db.Major, target.db.Major)
@@ -208,8 +206,8 @@ func equalTable(t testing.TB, source, target *session, table string) {
 	}
 }
 
-// Digits returns the extra_float_digits with which servers of both versions print floating-point
-// numbers alike: all of them, or, between versions before 12 and newer ones, rounded to 15.
+// Digits returns the extra_float_digits with which servers of both versions print the same text for a
+// floating-point number: all digits, or 15 if only one version is older than 12.
 func Digits(a, b int) int {
 	if (a < 12) != (b < 12) {
 		return 0

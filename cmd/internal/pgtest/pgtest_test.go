@@ -21,7 +21,7 @@ func (r *recorder) Error(args ...any)            { fmt.Fprintln(&r.failed, args.
 func (r *recorder) Logf(f string, args ...any)   { fmt.Fprintf(&r.failed, f+"\n", args...) }
 func (r *recorder) Helper()                      {}
 
-// What finds differences must find them, or no test that uses it asserts anything.
+// If Equal missed differences, no test that uses it would assert anything.
 func TestEqual(t *testing.T) {
 	a, b := pgtest.Pair(t)
 	for _, d := range []*pgtest.DB{a, b} {

@@ -24,8 +24,9 @@ var programs struct {
 	errs map[string]error
 }
 
-// Programs builds the four programs, once for all packages, and returns their directory. Under the
-// race detector they have it too, unless plain is set: tests that measure memory want that.
+// Programs builds the four programs, once for all packages, and returns their directory. If the test
+// runs with the race detector, so do the programs, unless plain is set. Tests that measure memory set
+// plain.
 func Programs(t testing.TB, plain bool) string {
 	t.Helper()
 	flag := "-race=false"
@@ -46,7 +47,7 @@ func Programs(t testing.TB, plain bool) string {
 	return programs.dirs[flag]
 }
 
-// A Process is a program, or a shell script, that a test runs. Its standard error is kept.
+// A Process is a program or shell script that a test runs. It keeps the standard error.
 type Process struct {
 	*exec.Cmd
 	t      testing.TB
@@ -73,7 +74,7 @@ func (s *syncBuffer) String() string {
 	return s.b.String()
 }
 
-// An Env is how tests run programs: where those are, and the two databases.
+// An Env is the environment in which tests run programs: their directory and the two databases.
 type Env struct {
 	T              testing.TB
 	Dir            string // of the programs
@@ -87,8 +88,8 @@ func NewEnv(t testing.TB, source, target *DB) *Env {
 	return &Env{T: t, Dir: Programs(t, false), Source: source.URI, Target: target.URI}
 }
 
-// Start starts a program: one of ours, or bash. Standard input and output may be nil. It is killed
-// when the test ends.
+// Start starts one of our programs or another one on PATH. stdin and stdout may be nil. The process is
+// killed when the test ends.
 func (e *Env) Start(stdin io.Reader, stdout io.Writer, name string, args ...string) *Process {
 	e.T.Helper()
 	path := filepath.Join(e.Dir, name)
@@ -118,10 +119,9 @@ func (p *Process) begin() {
 	p.t.Cleanup(p.Kill)
 }
 
-// environ is the environment without what libpq would take from it.
+// environ returns the environment without libpq's variables.
 func (e *Env) environ() []string {
-	// Under the race detector a program would sleep for a second before its end, to let others
-	// report; there are many of them.
+	// By default a program with the race detector sleeps for a second before it exits.
 	env := []string{"PGSLUICE_SOURCE=" + e.Source, "PGSLUICE_TARGET=" + e.Target,
 		"PATH=" + e.Dir + ":" + os.Getenv("PATH"), "GORACE=atexit_sleep_ms=20"}
 	for _, v := range os.Environ() {
@@ -132,7 +132,7 @@ func (e *Env) environ() []string {
 	return env
 }
 
-// Kill ends the process and all that it started, by SIGKILL.
+// Kill sends SIGKILL to the process group and waits for the process.
 func (p *Process) Kill() {
 	select {
 	case <-p.done:
@@ -155,8 +155,8 @@ func (p *Process) Running() bool {
 // Errors returns what the process has written to standard error.
 func (p *Process) Errors() string { return p.errors.String() }
 
-// Wait waits for the process and returns its exit status; 128 and more for a signal, as the shell
-// has it.
+// Wait waits for the process and returns its exit status, or 128 plus the number of the signal that
+// killed it. It fails the test after timeout.
 func (p *Process) Wait(timeout time.Duration) int {
 	p.t.Helper()
 	select {
@@ -184,8 +184,8 @@ func (p *Process) Wait(timeout time.Duration) int {
 	return -1
 }
 
-// descendants lists the process and what it has started that is still there: a script waits for
-// that. What others run on the machine is not ours to print.
+// descendants lists the process and its running descendants, for which a script waits. Other
+// processes on the machine are not printed.
 func (p *Process) descendants() string {
 	const ours = `$1 == root || $2 in ours { ours[$1] = 1; print }`
 	out, _ := exec.Command("sh", "-c", "ps -eo pid,ppid,etime,wchan:20,args --sort=start_time | awk -v root=$1 '"+ours+"'", "sh",
@@ -193,8 +193,8 @@ func (p *Process) descendants() string {
 	return string(out)
 }
 
-// WatchMemory samples the most memory that the process has had, until it ends; peak returns that,
-// in KiB. (What the kernel tells when it has ended counts what its parent had when it was forked.)
+// WatchMemory samples the process's peak memory until it exits; peak returns that, in KiB. The
+// kernel's value after the exit would include the memory of the parent at the fork.
 func (p *Process) WatchMemory() (peak func() int) {
 	var most atomic.Int64
 	go func() {
@@ -214,7 +214,7 @@ func (p *Process) WatchMemory() (peak func() int) {
 // runTimeout bounds one program's run.
 const runTimeout = 3 * time.Minute
 
-// Run runs a program to its end and returns its status, standard output and standard error.
+// Run runs a program until it exits and returns its status, standard output and standard error.
 func (e *Env) Run(stdin []byte, name string, args ...string) (status int, stdout []byte, stderr string) {
 	e.T.Helper()
 	var out bytes.Buffer
@@ -240,14 +240,14 @@ func (e *Env) Bash(script string, args ...string) string {
 	return string(e.Must(nil, "bash", append([]string{"-c", "set -euo pipefail; cd '" + Root() + "'; " + script, "bash"}, args...)...))
 }
 
-// Context returns a context that ends with the test's time, or after a while.
+// Context returns a context that is canceled when the test ends, or after runTimeout.
 func Context(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), runTimeout)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-// Full reports whether this is scripts/test --full, which has time.
+// Full reports whether scripts/test --full runs the test.
 func Full() bool { return os.Getenv("PGSLUICE_TEST_FULL") != "" }
 
 // Long skips a test that only scripts/test --full runs.

@@ -10,15 +10,15 @@ import (
 	"syscall"
 )
 
-// memory is where Linux has a file system in memory.
+// memory is the mount point of Linux's file system in memory.
 const memory = "/dev/shm"
 
-// roomy is how much memory has to be free, and how much of it files may take, for servers to have
-// their files there. Tests write some hundreds of megabytes at a time.
+// roomy is how many bytes must be available, of memory and of the file system in memory, before
+// servers keep their files there. Tests write some hundreds of megabytes at a time.
 const roomy = 8 << 30
 
-// scratch returns the directory for servers' files, empty for the default one. Making a database
-// means making some hundreds of files, which costs a quarter of the time in memory.
+// scratch returns the directory for servers' files, empty for the default one. Creating a database
+// creates some hundreds of files, which takes a quarter of the time in memory.
 var scratch = sync.OnceValue(func() string {
 	sweep(os.TempDir())
 	sweep(memory)
@@ -31,7 +31,7 @@ var scratch = sync.OnceValue(func() string {
 	return memory
 })
 
-// available returns how much memory is free or can be freed, in bytes.
+// available returns how many bytes of memory are free or can be freed.
 func available() (n int64) {
 	info, _ := os.ReadFile("/proc/meminfo")
 	if _, rest, ok := strings.Cut(string(info), "MemAvailable:"); ok {
@@ -40,7 +40,7 @@ func available() (n int64) {
 	return n << 10
 }
 
-// sweep removes what tests have left that were killed.
+// sweep removes files of tests that were killed.
 func sweep(dir string) {
 	left, _ := filepath.Glob(filepath.Join(dir, "pgsluice-test-*-*"))
 	for _, path := range left {

@@ -1,5 +1,5 @@
-// Package pgtest starts PostgreSQL servers for tests, and compares their databases row by row.
-// Nothing is mocked: a test that needs a server gets a real one, and fails where PostgreSQL is not
+// Package pgtest starts PostgreSQL servers for tests and compares their databases row by row.
+// Nothing is mocked: a test that needs a server gets a real one, and fails if PostgreSQL is not
 // installed.
 package pgtest
 
@@ -26,8 +26,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A Server is a PostgreSQL server that lives as long as the test, or the tests, that it was started
-// for.
+// A Server is a PostgreSQL server that runs until the tests that use it have ended.
 type Server struct {
 	Port  int
 	Major int
@@ -36,14 +35,14 @@ type Server struct {
 	data string
 	log  string
 	cmd  *exec.Cmd
-	done chan struct{} // closed when the process has ended
+	done chan struct{} // closed when the process has exited
 }
 
-// startTimeout bounds a server's start, crash recovery included.
+// startTimeout bounds a server's start, including crash recovery.
 const startTimeout = 60 * time.Second
 
-// base settings: logical WAL, room for many tests at once, and no waiting for a disk whose content
-// nobody will read again.
+// base has settings for logical WAL, for many tests at once, and for speed: nobody reads these files
+// after a crash of the machine.
 var base = []string{
 	"listen_addresses=127.0.0.1", "unix_socket_directories=", "wal_level=logical", "max_wal_senders=50", "max_replication_slots=50",
 	"max_connections=200", "max_prepared_transactions=20", "fsync=off", "shared_buffers=64MB",
@@ -55,8 +54,7 @@ func (s *Server) base() []string {
 	if s.Major < 11 {
 		return base
 	}
-	// Compiling what a test asks of the catalogs takes longer than running it. Our own sessions do
-	// without anyway.
+	// Compiling a catalog query takes longer than running it. The programs' sessions disable JIT, too.
 	return append(base[:len(base):len(base)], "jit=off")
 }
 
@@ -82,12 +80,12 @@ var shared struct {
 	servers map[string]*Server
 }
 
-// Source returns the server that tests of this package share as their source, Target the one for
-// targets. PGSLUICE_TEST_SOURCE and PGSLUICE_TEST_TARGET choose their major versions. A package
-// that calls them has Main called by TestMain.
+// Source returns the server that the tests of a package share as their source.
+// PGSLUICE_TEST_SOURCE chooses its major version, PGSLUICE_TEST_TARGET that of Target. TestMain of
+// a package that uses Source or Target must call Main.
 func Source(t testing.TB) *Server { return sharedServer(t, "PGSLUICE_TEST_SOURCE") }
 
-// Target returns the server that tests of this package share as their target.
+// Target returns the server that the tests of a package share as their target.
 func Target(t testing.TB) *Server { return sharedServer(t, "PGSLUICE_TEST_TARGET") }
 
 func sharedServer(t testing.TB, name string) *Server {
@@ -166,7 +164,7 @@ func start(major int, settings []string) (*Server, error) {
 	return s, nil
 }
 
-// launch starts the process and waits until it takes connections.
+// launch starts the process and waits until it accepts connections.
 func (s *Server) launch() error {
 	log, err := os.OpenFile(s.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -178,7 +176,7 @@ func (s *Server) launch() error {
 	started := make(chan error)
 	done := make(chan struct{})
 	go func() {
-		// The signal that a parent's death sends comes when its thread ends, so the thread stays.
+		// Pdeathsig is sent when the parent's thread exits, not its process: the thread must stay.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
@@ -235,20 +233,20 @@ func (s *Server) URI(database string) string {
 // Version returns the server's major version.
 func (s *Server) Version() int { return s.Major }
 
-// Kill ends the server as a crash of its machine would, apart from what the disk had not got yet.
+// Kill ends the server like a crash of its machine, except that no written data is lost.
 func (s *Server) Kill() {
-	// All of its processes at once, before the postmaster could tell them anything.
+	// All processes at once, so that the postmaster cannot shut them down.
 	for _, pid := range append(children(s.cmd.Process.Pid), s.cmd.Process.Pid) {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 	<-s.done
 }
 
-// Stop shuts the server down in its fast mode, which waits for walsenders to have sent everything.
+// Stop shuts the server down in fast mode, which waits until walsenders have sent everything.
 func (s *Server) Stop() { s.Signal(syscall.SIGINT) }
 
-// Signal sends a signal that ends the server, and waits until it has: SIGINT is a fast stop,
-// SIGQUIT one without clean-up.
+// Signal sends a signal that stops the server, and waits until it has exited. SIGINT is a fast
+// shutdown, SIGQUIT an immediate one.
 func (s *Server) Signal(sig syscall.Signal) {
 	_ = s.cmd.Process.Signal(sig)
 	select {
@@ -284,7 +282,7 @@ func (s *Server) remove() {
 	_ = os.RemoveAll(filepath.Dir(s.data))
 }
 
-// template returns a data directory as initdb makes it, made once for each version and machine.
+// template returns a data directory made by initdb, once for each version and machine.
 func (s *Server) template() (string, error) {
 	id := fmt.Sprintf("%x", sha256.Sum256([]byte(s.bin)))[:12]
 	dir := filepath.Join(os.TempDir(), fmt.Sprintf("pgsluice-initdb-%d-%s-%d", os.Getuid(), id, s.Major))
@@ -316,7 +314,7 @@ func (s *Server) template() (string, error) {
 	return filepath.Join(dir, "data"), os.Rename(made, dir)
 }
 
-// command makes a command that runs as the owner of servers: postgres refuses to run as root.
+// command returns a command that runs as the owner of servers: postgres refuses to run as root.
 func (s *Server) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(name, args...)
 	cmd.Dir = "/"
@@ -363,7 +361,7 @@ func chown(path string) error {
 // findBin returns the directory of the server's programs.
 func findBin(major int) (string, error) {
 	if major != 0 {
-		// Another version is fetched, once.
+		// scripts/need fetches it once.
 		out, err := exec.Command(filepath.Join(Root(), "scripts", "need"), fmt.Sprintf("pg:%d", major)).Output()
 		if err != nil {
 			var exit *exec.ExitError

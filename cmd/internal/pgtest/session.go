@@ -14,8 +14,8 @@ import (
 // queryTimeout bounds a single query.
 const queryTimeout = 2 * time.Minute
 
-// A session is one of a DB, for several queries. To open one takes the server longer than most of
-// the queries of a test.
+// A session is a connection to a DB for several queries. Opening one takes the server longer than
+// most queries of a test.
 type session struct {
 	db *DB
 	t  testing.TB
@@ -32,7 +32,7 @@ func (d *DB) open() (*session, error) {
 	return &session{db: d, t: d.t, c: c}, nil
 }
 
-// session opens a session whose failures are those of t.
+// session opens a session whose errors fail t.
 func (d *DB) session(t testing.TB) *session {
 	t.Helper()
 	x, err := d.open()
@@ -43,7 +43,7 @@ func (d *DB) session(t testing.TB) *session {
 	return x
 }
 
-// with calls f with a session, and closes that.
+// with calls f with a session and closes it afterwards.
 func (d *DB) with(f func(*session)) {
 	d.t.Helper()
 	x := d.session(d.t)

@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// A Stub answers like a server that is not to be had here. Sessions have the settings that they ask
+// A Stub answers like a server that tests cannot start. Sessions have the settings that they ask
 // for; Answer has the rows of all other queries: a string, or a bool, for each column, nil for a
 // query that has none.
 type Stub struct {

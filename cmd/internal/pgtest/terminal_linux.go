@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Terminal is a pseudo-terminal, and what somebody sees who sits at it.
+// A Terminal is a pseudo-terminal with a model of what a user sees on it.
 type Terminal struct {
 	TTY *os.File // the programs' side
 
@@ -24,15 +24,15 @@ type Terminal struct {
 	master *os.File
 	mu     sync.Mutex // guards what follows
 	raw    bytes.Buffer
-	rest   []byte // of a control sequence, or of a character, that is not complete
+	rest   []byte // of an incomplete control sequence or character
 	size   struct{ columns, rows int }
-	lines  [][]rune // all that there were, also those that have scrolled off
+	lines  [][]rune // all lines, also those that have scrolled off
 	top    int      // which of them is the screen's first
 	row    int      // where the cursor is, from the top
 	column int
 }
 
-// OpenTerminal opens a pseudo-terminal of a size.
+// OpenTerminal opens a pseudo-terminal of the given size.
 func OpenTerminal(t testing.TB, columns, rows int) *Terminal {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
@@ -65,7 +65,7 @@ func OpenTerminal(t testing.TB, columns, rows int) *Terminal {
 	return x
 }
 
-// Resize gives the terminal another size.
+// Resize changes the size of the terminal.
 func (x *Terminal) Resize(columns, rows int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -76,7 +76,7 @@ func (x *Terminal) Resize(columns, rows int) {
 	}
 }
 
-// Start starts bash with a script, in a session of its own that the terminal controls.
+// Start starts bash with a script, in a new session whose controlling terminal is x.
 func (x *Terminal) Start(e *Env, script string, args ...string) *Process {
 	x.t.Helper()
 	bash, err := exec.LookPath("bash")
@@ -100,21 +100,21 @@ func (x *Terminal) Type(s string) {
 	}
 }
 
-// Written returns everything that was written, with its control sequences.
+// Written returns everything that was written, with control sequences.
 func (x *Terminal) Written() string {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.raw.String()
 }
 
-// All returns the lines that somebody sees who scrolls back, without those that are blank.
+// All returns the lines with the scrollback, without blank ones.
 func (x *Terminal) All() []string {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return text(x.lines)
 }
 
-// Screen returns the lines that are on the screen, without those that are blank.
+// Screen returns the lines on the screen, without blank ones.
 func (x *Terminal) Screen() []string {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -130,7 +130,7 @@ func text(lines [][]rune) (list []string) {
 	return list
 }
 
-// take obeys what is written.
+// take processes bytes that a program wrote.
 func (x *Terminal) take(b []byte) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -145,7 +145,7 @@ func (x *Terminal) take(b []byte) {
 	}
 }
 
-// obey obeys one character, or control sequence, and returns its length; 0 if it is not complete.
+// obey processes one character or control sequence and returns its length, 0 if it is incomplete.
 func (x *Terminal) obey(b []byte) int {
 	switch b[0] {
 	case '\r':
@@ -192,7 +192,7 @@ func (x *Terminal) down() {
 	x.at(0)
 }
 
-// sequence obeys a control sequence. What it does not know fails the test.
+// sequence processes a control sequence. An unknown one fails the test.
 func (x *Terminal) sequence(b []byte) int {
 	if len(b) < 2 {
 		return 0
@@ -221,7 +221,7 @@ func (x *Terminal) sequence(b []byte) int {
 	return 3 + end
 }
 
-// cut erases the cursor's line from the cursor on.
+// cut erases the line from the cursor to its end.
 func (x *Terminal) cut() {
 	if l := x.at(0); len(l) > x.column {
 		x.lines[x.top+x.row] = l[:x.column]

@@ -27,8 +27,8 @@ func (s *Server) Copy(t testing.TB) (copied string) {
 	return copied
 }
 
-// Restore stops the server and starts it as it was when it was copied: on the same timeline, or as
-// after a recovery, on a new one (12 and newer).
+// Restore stops the server and starts it from a copy: on the same timeline, or on a new one as after a
+// recovery (version 12 and newer).
 func (s *Server) Restore(t testing.TB, copied string, newTimeline bool) {
 	t.Helper()
 	s.Stop()
@@ -61,13 +61,13 @@ func (s *Server) Restore(t testing.TB, copied string, newTimeline bool) {
 	Wait(t, startTimeout, "the server takes writes", func() bool { return d.Query("SELECT pg_is_in_recovery()") == "f" })
 }
 
-// Clone stops the server, starts another one from a copy of its files, and the server again.
+// Clone stops the server, copies its files, restarts it, and starts a second server from the copy.
 func (s *Server) Clone(t testing.TB) *Server {
 	t.Helper()
 	return s.clone(t, false)
 }
 
-// Standby is like Clone, and the other one follows the server, with these settings.
+// Standby is like Clone, but the second server is a standby of the first, with these settings.
 func (s *Server) Standby(t testing.TB, settings ...string) *Server {
 	t.Helper()
 	return s.clone(t, true, append(settings,

@@ -15,11 +15,11 @@ import (
 	"time"
 )
 
-// TLS makes a key and a certificate for servers on 127.0.0.1. It returns the settings that have a
-// server use them, and the certificate's file, which signs itself.
+// TLS creates a key and a self-signed certificate for servers on 127.0.0.1. It returns the settings
+// with which a server uses them, and the path of the certificate.
 func TLS(t testing.TB) (settings []string, certificate string) {
 	t.Helper()
-	// the server runs as another user, who could not read t.TempDir
+	// The server runs as another user, who cannot read t.TempDir.
 	dir, err := os.MkdirTemp("", "pgsluice-tls-")
 	if err != nil {
 		t.Fatal(err)
