@@ -14,13 +14,13 @@ import (
 )
 
 // RaceSteps makes Programs build pgcutover with the race detector, too. Only the tests of pgcutover
-// set it. Other tests run pgcutover hundreds of times, and with the race detector it takes four times
-// longer to start than to do a step.
+// set it. Other tests run pgcutover hundreds of times, and with the race detector it takes four
+// times longer to start than to do a step.
 var RaceSteps bool
 
-// build builds the programs and returns their directory. It reuses programs that the tests of another
-// package built from the same source files. The directory is kept, because linking takes longer than
-// most tests.
+// build builds the programs and returns their directory. It reuses programs that the tests of
+// another package built from the same source files. The directory is kept, because linking takes
+// longer than most tests.
 func build(flag string) (string, error) {
 	id, err := sources()
 	if err != nil {
@@ -64,9 +64,9 @@ func build(flag string) (string, error) {
 	return dir, os.Rename(made, dir)
 }
 
-// sources returns a hash of the source files of the programs and scripts. Reading them also keeps the
-// go command's test cache correct: the cache notices changes of the files that a test reads, but not
-// of the programs that a test builds and runs.
+// sources returns a hash of the source files of the programs and scripts. Reading them also keeps
+// the go command's test cache correct: the cache notices changes of the files that a test reads,
+// but not of the programs that a test builds and runs.
 func sources() (string, error) {
 	hash := sha256.New()
 	fmt.Fprintln(hash, runtime.Version())

@@ -80,8 +80,8 @@ func (d *DB) Connect() *pgx.Conn {
 	return c
 }
 
-// Try runs SQL, which may be several statements, in its own session. It returns the rows of the last
-// statement: columns separated by tabs, rows by newlines.
+// Try runs SQL, which may be several statements, in its own session. It returns the rows of the
+// last statement: columns separated by tabs, rows by newlines.
 func (d *DB) Try(sql string) (string, error) {
 	x, err := d.open()
 	if err != nil {
@@ -114,8 +114,9 @@ func (d *DB) Query(sql string) string {
 	return s
 }
 
-// Wait waits until cond is true, and fails the test if that takes longer than timeout. It polls less
-// often as time passes: cond may open a session, which is expensive when many tests do it at once.
+// Wait waits until cond is true, and fails the test if that takes longer than timeout. It polls
+// less often as time passes: cond may open a session, which is expensive when many tests do it at
+// once.
 func Wait(t testing.TB, timeout time.Duration, what string, cond func() bool) {
 	t.Helper()
 	began := time.Now()
@@ -206,8 +207,8 @@ func equalTable(t testing.TB, source, target *session, table string) {
 	}
 }
 
-// Digits returns the extra_float_digits with which servers of both versions print the same text for a
-// floating-point number: all digits, or 15 if only one version is older than 12.
+// Digits returns the extra_float_digits with which servers of both versions print the same text for
+// a floating-point number: all digits, or 15 if only one version is older than 12.
 func Digits(a, b int) int {
 	if (a < 12) != (b < 12) {
 		return 0

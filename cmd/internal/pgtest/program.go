@@ -24,9 +24,9 @@ var programs struct {
 	errs map[string]error
 }
 
-// Programs builds the four programs, once for all packages, and returns their directory. If the test
-// runs with the race detector, so do the programs, unless plain is set. Tests that measure memory set
-// plain.
+// Programs builds the four programs, once for all packages, and returns their directory. If the
+// test runs with the race detector, so do the programs, unless plain is set. Tests that measure
+// memory set plain.
 func Programs(t testing.TB, plain bool) string {
 	t.Helper()
 	flag := "-race=false"
@@ -88,8 +88,8 @@ func NewEnv(t testing.TB, source, target *DB) *Env {
 	return &Env{T: t, Dir: Programs(t, false), Source: source.URI, Target: target.URI}
 }
 
-// Start starts one of our programs or another one on PATH. stdin and stdout may be nil. The process is
-// killed when the test ends.
+// Start starts one of our programs or another one on PATH. stdin and stdout may be nil. The process
+// is killed when the test ends.
 func (e *Env) Start(stdin io.Reader, stdout io.Writer, name string, args ...string) *Process {
 	e.T.Helper()
 	path := filepath.Join(e.Dir, name)

@@ -41,8 +41,8 @@ type Server struct {
 // startTimeout bounds a server's start, including crash recovery.
 const startTimeout = 60 * time.Second
 
-// base has settings for logical WAL, for many tests at once, and for speed: nobody reads these files
-// after a crash of the machine.
+// base has settings for logical WAL, for many tests at once, and for speed: nobody reads these
+// files after a crash of the machine.
 var base = []string{
 	"listen_addresses=127.0.0.1", "unix_socket_directories=", "wal_level=logical", "max_wal_senders=50", "max_replication_slots=50",
 	"max_connections=200", "max_prepared_transactions=20", "fsync=off", "shared_buffers=64MB",
@@ -54,7 +54,8 @@ func (s *Server) base() []string {
 	if s.Major < 11 {
 		return base
 	}
-	// Compiling a catalog query takes longer than running it. The programs' sessions disable JIT, too.
+	// Compiling a catalog query takes longer than running it. The programs' sessions disable JIT,
+	// too.
 	return append(base[:len(base):len(base)], "jit=off")
 }
 

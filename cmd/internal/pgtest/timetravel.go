@@ -27,8 +27,8 @@ func (s *Server) Copy(t testing.TB) (copied string) {
 	return copied
 }
 
-// Restore stops the server and starts it from a copy: on the same timeline, or on a new one as after a
-// recovery (version 12 and newer).
+// Restore stops the server and starts it from a copy: on the same timeline, or on a new one as
+// after a recovery (version 12 and newer).
 func (s *Server) Restore(t testing.TB, copied string, newTimeline bool) {
 	t.Helper()
 	s.Stop()
