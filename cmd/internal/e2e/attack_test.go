@@ -94,8 +94,8 @@ func evil(db *pgtest.DB) []string {
 	)
 }
 
-// An attacker is a role at work against a database until the test is over. What should have been
-// refused and was not, it notes.
+// An attacker is a role that attacks a database until the test is over. It notes what the server
+// should have refused.
 type attacker struct {
 	db   *pgtest.DB
 	role string

@@ -216,7 +216,7 @@ func TestDDLInstalledBefore_P7(t *testing.T) {
 	}
 }
 
-// Recording begins and ends while pgdecode is at work.
+// Recording begins and ends while pgdecode runs.
 func TestDDLInstalledMeanwhile_P1(t *testing.T) {
 	t.Parallel()
 	source, env := recordingSource(t)

@@ -14,7 +14,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// The demo goes well, fails where it should, and leaves nothing behind.
+// The demo succeeds, fails where it should, and leaves nothing behind.
 func TestDemo(t *testing.T) { // by itself: it measures how long the application cannot write
 	env := &pgtest.Env{T: t, Dir: pgtest.Programs(t, true)}
 	env.Bash("go build -o bin/ ./cmd/...")

@@ -50,8 +50,7 @@ func TestFailoverSlot(t *testing.T) {
 	}
 }
 
-// A source that fails over to a standby with the slot synchronized goes on there, on a new
-// timeline, as if nothing had been.
+// After a failover to a standby that has the synchronized slot, sync continues on the new timeline.
 func TestFailover_I4(t *testing.T) {
 	t.Parallel()
 	major := pgtest.Source(t).Major

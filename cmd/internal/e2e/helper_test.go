@@ -48,8 +48,8 @@ func sorted(lines []string) string {
 	return strings.Join(lines, "\n") + "\n"
 }
 
-// unasked returns what programs have written to standard error, without the lines that name source
-// and target, and without what sync says at its start and when it was told to stop.
+// unasked returns what programs wrote to standard error, without the lines that name source and
+// target, and without the lines that sync prints at its start and when a signal stops it.
 func unasked(errs string) string {
 	var b strings.Builder
 	for line := range strings.Lines(errs) {

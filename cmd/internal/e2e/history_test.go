@@ -117,7 +117,7 @@ func TestSourceGoesBack_I4(t *testing.T) {
 	}
 }
 
-// A pgdecode that is at work while its source goes back does not go on.
+// A pgdecode that runs while its source goes back does not continue.
 func TestSourceGoesBackMeanwhile_I4(t *testing.T) {
 	t.Parallel()
 	for _, newTimeline := range []bool{false, true} {

@@ -49,7 +49,7 @@ func state(source, target *pgtest.DB) string {
 	return s
 }
 
-// What is wrong is said, with what to do about it; nothing is lost, nothing is left behind.
+// Each error names its cause and its remedy. Nothing is lost, and nothing is left behind.
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
@@ -135,7 +135,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// A stream belongs neither on a terminal nor comes from one.
+// Programs refuse to write a stream to a terminal or to read one from it.
 func TestTerminal(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
@@ -200,8 +200,8 @@ func TestSlotInUse(t *testing.T) {
 	}
 }
 
-// A change that has no place on the target stops pgapply before it. When the place is there, the
-// same command goes on.
+// A change that the target has no table or column for stops pgapply before that change. Once the
+// target has it, the same command continues.
 func TestNoPlace(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)

@@ -11,7 +11,7 @@ import (
 )
 
 // Ctrl-C reaches all programs of a pipe, and pgapply may see the end of its stream before the
-// signal. That is no failure either: the last lines are how far the load is, and how it goes on.
+// signal. That is not a failure: the last lines say how far the load is and how to continue it.
 func TestInterruptedBehindItsStream_H9(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
@@ -46,8 +46,8 @@ func TestInterruptedBehindItsStream_H9(t *testing.T) {
 	}
 }
 
-// A sync that has ended with an error which it does not try again after is not waited for: neither
-// by pgcutover nor by scripts/cutover, which says what the error was.
+// If sync has exited with a permanent error, neither pgcutover nor scripts/cutover waits for it. They
+// print that error.
 func TestWaitsForNoFailedSync(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
