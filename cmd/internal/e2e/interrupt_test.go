@@ -46,8 +46,8 @@ func TestInterruptedBehindItsStream_H9(t *testing.T) {
 	}
 }
 
-// If sync has exited with a permanent error, neither pgcutover nor scripts/cutover waits for it. They
-// print that error.
+// If sync has exited with a permanent error, neither pgcutover nor scripts/cutover waits for it.
+// They print that error.
 func TestWaitsForNoFailedSync(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
