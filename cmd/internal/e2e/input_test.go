@@ -113,7 +113,7 @@ func TestRefused(t *testing.T) {
 			strings.Replace(target.URI, "/"+target.Name+"?", "/nosuch?", 1)}, 69,
 			[]string{`database "nosuch" does not exist`, "CREATE DATABASE"}},
 		{"no server", load, []string{"pgapply", "--target", "postgres://u:" + secret + "@127.0.0.1:1/x"}, 75,
-			[]string{"could not connect to the target", "connection refused", "Is the server running"}},
+			[]string{"could not connect to the target", "connection refused", "Check that the server is running"}},
 		{"no URI", load, []string{"pgapply", "--target", "postgres://u:" + secret + "@127.0.0.1:port/x"}, 64,
 			[]string{"could not use the target's connection string", "postgres://user@host:5432/database"}},
 		{"a picture", picture.Bytes(), []string{"pgapply"}, 65, []string{"not a pgsluice stream", "Is the input compressed"}},
