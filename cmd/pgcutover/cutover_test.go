@@ -242,7 +242,7 @@ func TestSteps(t *testing.T) {
 	}
 	m.cut(78, "cleanup") // there is a cutover under way
 	if got, _, errs := m.Run(nil, "pgcutover", "cleanup", "--slot", "typo", "--force"); got != 69 ||
-		!strings.Contains(errs, `no slot "typo"`) || !strings.Contains(errs, m.slot) {
+		!strings.Contains(errs, `slot "typo" exists neither`) || !strings.Contains(errs, m.slot) {
 		t.Errorf("cleanup of a slot that does not exist: status %d, %s", got, errs)
 	}
 	for i := range 2 {
