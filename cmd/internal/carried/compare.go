@@ -9,15 +9,15 @@ import (
 // A Loaded is what a target knows of a table of the source.
 type Loaded struct {
 	Schema, Name string // on the source
-	OID          uint32 // of the source's table that was loaded, 0 if that is not known
-	// that it was loaded from, as pgextract names it; empty if it was not loaded
+	OID          uint32 // of the source table that was loaded, 0 if unknown
+	// the snapshot of the load, as pgextract names it; empty if the table was not loaded
 	Snapshot string
-	Complete bool // all of its rows are there
-	// a recorded statement has made it, so that all of its rows come with the changes
+	Complete bool // all of its rows are on the target
+	// a recorded statement created the table, so the change stream carries all of its rows
 	Recorded bool
 }
 
-// xmin returns the first transaction that the snapshot does not surely see, 0 if it is not known.
+// xmin returns the first transaction that the snapshot might not see, or 0 if it is unknown.
 func (l *Loaded) xmin() uint64 {
 	_, x, _ := strings.Cut(l.Snapshot, "@")
 	_, x, _ = strings.Cut(x, ".")
@@ -28,15 +28,15 @@ func (l *Loaded) xmin() uint64 {
 // A Target is what a target knows of the tables of a source.
 type Target struct {
 	Tables    []Loaded
-	Whole     bool // all tables of the source are to be there, not a selection of them
-	MadeFor   bool // the slot was made for a load, so that no table may be there by other means
-	Loading   bool // what is not loaded yet, may still come
-	Recording bool // the source records changes of its schema
+	Whole     bool // all tables of the source are migrated, not a selection
+	MadeFor   bool // the slot was created for a load, so every table must come from that load
+	Loading   bool // a load is running and may still load the missing tables
+	Recording bool // the source records schema changes
 }
 
 // Compare adds to the reasons of each table what a target knows, and returns the tables that belong
-// to the migration. absent is called once, with tables that the target may not have, and returns
-// those that it does not have.
+// to the migration. Compare calls absent at most once, with the tables that the target may lack.
+// absent returns the tables that the target does lack.
 func (s *State) Compare(target Target, absent func([]*Table) (map[*Table]bool, error)) ([]*Table, error) {
 	byOID, byName := make(map[uint32]*Loaded), make(map[[2]string]*Loaded)
 	first := ^uint64(0)
@@ -92,8 +92,9 @@ func (s *State) Compare(target Target, absent func([]*Table) (map[*Table]bool, e
 	return list, nil
 }
 
-// gap adds a reason if an operation of a table has not been published all the time since it was
-// loaded by a snapshot with that xmin: all that publish it now were made to do so later.
+// gap adds a reason if an operation of a table was not always published since the load that used a
+// snapshot with that xmin. That is so if every publication that publishes the operation now got the
+// table later.
 func (s *State) gap(t *Table, xmin uint64) {
 	if xmin == 0 {
 		return
@@ -111,8 +112,8 @@ func (s *State) gap(t *Table, xmin uint64) {
 	if now.Insert && !since.Insert || now.Truncate && !since.Truncate ||
 		usable && (now.Update && !since.Update || now.Delete && !since.Delete) {
 		if t.Has(NoIdentity) && !now.Update && !now.Delete {
-			// It has been moved to where inserts are published, or has lost its place with its
-			// identity.
+			// The table was moved to the publication of inserts, or left its publication when it
+			// lost its identity.
 			t.because(IdentityLost, t.Identity.Why(s.Version))
 			return
 		}
@@ -120,8 +121,9 @@ func (s *State) gap(t *Table, xmin uint64) {
 	}
 }
 
-// moved reports whether a transaction that has put a partition into a publication has put what is
-// above it into another one: then both have come from where the partitioned table was before.
+// moved reports whether the transaction that put a partition into a publication put one of its
+// ancestors into another one. Then both moved together, from the publication that contained the
+// partitioned table before.
 func (s *State) moved(xid uint32, up []*Table, into *Publication) bool {
 	for _, x := range up {
 		for _, m := range x.In {
@@ -133,11 +135,11 @@ func (s *State) moved(xid uint32, up []*Table, into *Publication) bool {
 	return false
 }
 
-// wide returns a transaction's number with all of its 64 bits. Rows that are visible have it in the
-// past.
+// wide returns the 64-bit form of a transaction ID. The transaction is in the past, because its
+// rows are visible.
 func (s *State) wide(xid uint32) uint64 {
 	if xid < 3 {
-		return 0 // of when the server was made
+		return 0 // a transaction of initdb
 	}
 	x := s.XID&^0xFFFFFFFF | uint64(xid)
 	if x >= s.XID && x >= 1<<32 {

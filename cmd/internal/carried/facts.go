@@ -11,7 +11,7 @@ import (
 )
 
 // Tables reads the facts and judges them: what the given publications of the connected database
-// carry of each table that is to be migrated. It takes no lock on any of them.
+// carry of each table to migrate. It takes no lock on any of the tables.
 func Tables(ctx context.Context, c *pgx.Conn, publications []string) (*State, error) {
 	s, err := read(ctx, c, publications)
 	if err == nil {
@@ -20,8 +20,8 @@ func Tables(ctx context.Context, c *pgx.Conn, publications []string) (*State, er
 	return s, err
 }
 
-// read asks for all tables in one statement, so that all is of one moment. The first row has the
-// publications.
+// read queries all tables in one statement, so that the result describes one moment. The first row
+// also contains the publications.
 func read(ctx context.Context, c *pgx.Conn, publications []string) (*State, error) {
 	s := &State{Version: pgdial.Version(c.PgConn()), Role: c.Config().User, byOID: make(map[uint32]*Table)}
 	rows, err := c.Query(ctx, statement(s.Version), publications)
@@ -63,7 +63,7 @@ func statement(version int) string {
 		}
 		return else_
 	}
-	generated := func(kinds string) string { // whether a column a is generated
+	generated := func(kinds string) string { // whether column a is generated
 		return when(120000, "a.attgenerated IN ("+kinds+")", "false")
 	}
 	columns := func(what, of string) string {

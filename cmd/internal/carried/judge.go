@@ -4,7 +4,7 @@ import (
 	"slices"
 )
 
-// Judge finds what of each table is carried, and why not all is.
+// Judge finds what is carried of each table, and why the rest is not.
 func (s *State) Judge() {
 	if s.byOID == nil {
 		s.byOID = make(map[uint32]*Table, len(s.Tables))
@@ -24,28 +24,28 @@ func (s *State) Judge() {
 	}
 }
 
-// A way is how a publication has a table: through what it is published, and with which
-// restrictions.
+// A way is how one publication publishes a table, with its filter and column list.
 type way struct {
 	*Publication
-	xids    []uint32 // of the transactions that have made it so
+	xids    []uint32 // transactions that created this way
 	filter  string
 	leftOut []string
 }
 
-// ways returns the publications that have a table, as pgoutput decides it: directly, by its schema,
-// FOR ALL TABLES, or (from 13 on) because they have a partitioned table above it.
+// ways returns the publications that publish a table, by pgoutput's rules: directly, through its
+// schema, through FOR ALL TABLES, or (from 13 on) through a partitioned table above it.
 func (s *State) ways(t *Table, up []*Table) (list []way) {
 	if t.Unlogged {
-		return nil // not published, whatever says so
+		return nil // no publication publishes an unlogged table
 	}
 	for _, p := range s.Publications {
 		if p.AllTables {
 			list = append(list, way{Publication: p, xids: []uint32{p.XID}})
 			continue
 		}
-		// By itself or by the nearest above it. Through its root it has the restrictions of the
-		// topmost that is published.
+		// The publication contains the table itself or the nearest ancestor. With
+		// publish_via_partition_root, the filter and column list of the topmost published ancestor
+		// apply.
 		var found, restricts *Membership
 		xids := []uint32{p.XID}
 		chain := []*Table{t}
@@ -64,7 +64,7 @@ func (s *State) ways(t *Table, up []*Table) (list []way) {
 				}
 				found, restricts = m, m
 				if i > 0 {
-					restricts = nil // of an ancestor only if it is published as that
+					restricts = nil // an ancestor's apply only with publish_via_partition_root
 				}
 			}
 			if p.ViaRoot {
@@ -83,8 +83,8 @@ func (s *State) ways(t *Table, up []*Table) (list []way) {
 	return list
 }
 
-// in returns the table's membership in a publication. The one through its schema has no
-// restrictions.
+// in returns the table's membership in a publication, or nil. A membership through the schema comes
+// first, because it has no filter and no column list.
 func (t *Table) in(p *Publication) (m *Membership) {
 	for i := range t.In {
 		if x := &t.In[i]; x.Publication == p.OID && (m == nil || x.Schema) {
@@ -148,7 +148,7 @@ func (s *State) judge(t *Table, up []*Table) {
 	}
 }
 
-// narrowed returns the operations that should be carried and are not: updates and deletes need a
+// narrowed returns the operations that should be carried but are not. Updates and deletes need a
 // usable identity.
 func (t *Table) narrowed(version int, usable bool) (lacks []string) {
 	for _, o := range []struct {
@@ -164,7 +164,7 @@ func (t *Table) narrowed(version int, usable bool) (lacks []string) {
 	return lacks
 }
 
-// leftOut returns the columns that any of the ways leaves out.
+// leftOut returns the columns that at least one way leaves out.
 func leftOut(ways []way) (columns []string) {
 	for _, w := range ways {
 		for _, c := range w.leftOut {
@@ -176,7 +176,7 @@ func leftOut(ways []way) (columns []string) {
 	return columns
 }
 
-// published returns the operations that any of the ways has.
+// published returns the operations that at least one way publishes.
 func (t *Table) published(ways []way) (o Operations) {
 	for _, w := range ways {
 		o.add(w.Operations)

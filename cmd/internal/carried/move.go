@@ -12,8 +12,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// Stamp returns what changes whenever a table may have lost its replica identity or got one, and
-// whenever the publications are altered. It takes a small part of the time that Tables takes.
+// Stamp returns a value that changes whenever a table may have lost or gained its replica identity,
+// and whenever a publication is altered. It takes a small part of the time that Tables takes.
 func Stamp(ctx context.Context, c *pgx.Conn) (stamp string, err error) {
 	const of = "(SELECT pg_catalog.concat(pg_catalog.count(*), ' ', pg_catalog.sum(pg_catalog.hashtext(pg_catalog.concat(t.xmin, t.ctid)))) FROM pg_catalog."
 	err = c.QueryRow(ctx, "SELECT pg_catalog.concat_ws(',', "+of+"pg_class t WHERE t.relkind IN ('r', 'p') AND t.relpersistence = 'p'), "+
@@ -22,20 +22,20 @@ func Stamp(ctx context.Context, c *pgx.Conn) (stamp string, err error) {
 	return stamp, err
 }
 
-// A Move is what brings a table, or a partitioned one with its partitions, to where it belongs.
+// A Move puts a table, or a partitioned table with its partitions, into the right publication.
 type Move struct {
-	Lost  []*Table // of which UPDATE and DELETE are not carried any more
-	Got   []*Table // of which they are carried from now on
-	Lacks []string // statements that give the role what it lacks for it
-	// it was only taken out of the first publication, for lack of rights to put it into the second
+	Lost  []*Table // tables whose UPDATE and DELETE are no longer carried
+	Got   []*Table // tables whose UPDATE and DELETE are carried from now on
+	Lacks []string // statements that give the role the missing rights
+	// the table only left the first publication, because the role may not add it to the second
 	OnlyLeft bool
-	Err      error // why it was not made
+	Err      error // why the move failed
 
 	leave, join []string
 }
 
-// Moves returns what has to be moved between a publication and the one of inserts beside it, and
-// nothing if they are not of the kind that pgextract makes.
+// Moves returns the moves to make between a publication and its companion for inserts. It returns
+// nothing if pgextract did not create the two publications.
 func (s *State) Moves(name string) (list []*Move) {
 	both := []string{name, slot.InsertOnly(name)}
 	first, second := s.Publication(both[0]), s.Publication(both[1])
@@ -78,7 +78,7 @@ func (s *State) Moves(name string) (list []*Move) {
 			}
 		}
 		if schema {
-			continue // somebody has his reasons
+			continue // somebody published the schema on purpose
 		}
 		for _, t := range members[oid] {
 			was := slices.ContainsFunc(s.chain(t), func(x *Table) bool { return x.in(first) != nil })
@@ -94,8 +94,8 @@ func (s *State) Moves(name string) (list []*Move) {
 	return list
 }
 
-// Make makes a move in one transaction. A table that may not be put into the publication of inserts
-// is taken out of the other one all the same: its application comes first.
+// Make makes a move in one transaction. If the role may not put a table into the publication of
+// inserts, Make still takes it out of the other one: the source's application must keep working.
 func (m *Move) Make(ctx context.Context, c *pgx.Conn) error {
 	m.Err = execute(ctx, c, slices.Concat(m.leave, m.join))
 	if IsDenied(m.Err) && len(m.Lost) > 0 && execute(ctx, c, m.leave) == nil {
@@ -110,7 +110,7 @@ func IsDenied(err error) bool {
 	return errors.As(err, &pg) && pg.Code == "42501"
 }
 
-// pairOf returns the first of some publications that has one of inserts beside it, and that one.
+// pairOf returns the first named publication that has a companion for inserts, and the companion.
 func (s *State) pairOf(names []string) (first, second *Publication) {
 	for _, n := range names {
 		if second = s.Publication(slot.InsertOnly(n)); second != nil {
@@ -120,8 +120,8 @@ func (s *State) pairOf(names []string) (first, second *Publication) {
 	return nil, nil
 }
 
-// lacks returns the statements that give the role what it needs to take tables out of publications
-// and to put them into others. Nobody is made a member of a superuser.
+// lacks returns the statements that give the role the rights to move tables between publications.
+// It never grants a superuser's role.
 func (s *State) lacks(publications []*Publication, tables []*Table) (list []string) {
 	add := func(foreign int, owner, alter string) {
 		sql := ""

@@ -2,22 +2,25 @@ package carried
 
 import "slices"
 
-// A Placement is what has to change so that each table is in the right one of two publications: one
-// of all operations, and one of inserts and truncates only, for tables without usable identity. In
-// the first the source would refuse the application's own UPDATE and DELETE of those.
+// A Placement is the list of changes that puts each table into the right one of two publications.
+// The first publishes all operations. The second publishes only inserts and truncates, for tables
+// without a usable identity: if the first published them, the source would refuse the application's
+// UPDATE and DELETE.
 type Placement struct {
-	Leave  []*Table // the first one
-	Back   []*Table // leave the second one: because they join the first, or to join the second anew
-	Full   []*Table // join the first one
-	Insert []*Table // join the second one
+	Leave []*Table // tables that leave the first publication
+	// tables that leave the second publication, to join the first or to rejoin the second
+	Back   []*Table
+	Full   []*Table // tables that join the first publication
+	Insert []*Table // tables that join the second publication
 }
 
-// Place finds out where tables are to be published: those with rows that are wanted. full and
-// insert are the names of the two publications, which need not exist.
+// Place finds the publication for each wanted table with rows. full and insert are the names of the
+// two publications, which need not exist.
 //
-// From 13 on a partitioned table is published as such, so that partitions which are made later are
-// published too: in the first publication if all of its partitions have a usable identity, and new
-// ones will get its primary key; else in the second one, with those in the first that have one.
+// From 13 on, Place publishes the partitioned table itself, so that partitions created later are
+// published as well. It goes into the first publication if all of its partitions have a usable
+// identity and new partitions inherit its primary key. Otherwise the partitioned table goes into
+// the second publication, and its partitions with a usable identity also go into the first.
 func (s *State) Place(full, insert string, wanted func(*Table) bool) Placement {
 	torn := make(map[uint32]bool)
 	for _, t := range s.Tables {
@@ -28,16 +31,16 @@ func (s *State) Place(full, insert string, wanted func(*Table) bool) Placement {
 	return s.place(s.Publication(full), s.Publication(insert), wanted, func(root *Table) bool { return !torn[root.OID] })
 }
 
-// Replace finds out where tables are to be published that are published now: since then they may
-// have lost their identity, or got one. No table joins that is in neither publication.
+// Replace finds the publication for each table that is published now. A table may have lost or
+// gained its identity since it was published. Replace adds no table that is in neither publication.
 func (s *State) Replace(full, insert string) Placement {
 	first, second := s.Publication(full), s.Publication(insert)
 	in := func(t *Table) bool { return t.in(first) != nil || t.in(second) != nil }
 	return s.place(first, second, func(t *Table) bool { return slices.ContainsFunc(s.chain(t), in) }, in)
 }
 
-// mixed returns the partitioned tables that cannot be published as such with all operations: a
-// partition of theirs has no usable identity, or a new one would get none.
+// mixed returns the partitioned tables that cannot be published with all operations: one of their
+// partitions has no usable identity, or a new partition would have none.
 func (s *State) mixed() map[uint32]bool {
 	mixed := make(map[uint32]bool)
 	for _, t := range s.Tables {
@@ -53,18 +56,19 @@ func (s *State) mixed() map[uint32]bool {
 	return mixed
 }
 
-// place is Place. whole says of a partitioned table whether it is published as such.
+// place implements Place and Replace. whole reports whether a partitioned table is published as
+// such.
 func (s *State) place(first, second *Publication, wanted, whole func(*Table) bool) Placement {
 	var p Placement
 	mixed := s.mixed()
-	added := make(map[uint32]bool) // partitioned tables are met once for each partition
+	added := make(map[uint32]bool) // the loop meets a partitioned table once for each partition
 	add := func(list *[]*Table, in *Publication, t *Table) {
 		if (in == nil || t.in(in) == nil) && !(t.Kind == "p" && added[t.OID]) {
 			added[t.OID] = true
 			*list = append(*list, t)
 		}
 	}
-	// What of the first one has a partition without identity below it, has to leave it.
+	// A table in the first publication leaves it if one of its partitions has no usable identity.
 	left := make(map[uint32]bool)
 	for _, t := range s.Tables {
 		if t.Kind != "r" || first == nil || t.Unlogged || t.Identity.usable(s.Version, false) {
@@ -74,8 +78,8 @@ func (s *State) place(first, second *Publication, wanted, whole func(*Table) boo
 			if x.in(first) != nil && !left[x.OID] {
 				left[x.OID] = true
 				p.Leave = append(p.Leave, x)
-				// A membership that is older than the last load would hide that something was not
-				// carried.
+				// Rejoin the second publication. A membership older than the last load would hide
+				// that changes were not carried.
 				if second != nil && x.in(second) != nil {
 					p.Back, p.Insert = append(p.Back, x), append(p.Insert, x)
 				}
@@ -98,14 +102,14 @@ func (s *State) place(first, second *Publication, wanted, whole func(*Table) boo
 		}
 		switch {
 		case asRoot && !mixed[t.Root]:
-			// It stays in the second one, if it is there: that tells since when its partitions
-			// are by themselves in the first.
+			// The root stays in the second publication if it is a member. Its membership shows
+			// since when its partitions are in the first one by themselves.
 			add(&p.Full, first, root)
 			continue
 		case asRoot:
 			add(&p.Insert, second, root)
 			if usable && left[root.OID] && t.in(first) != nil && !left[t.OID] {
-				p.Leave, p.Full = append(p.Leave, t), append(p.Full, t) // anew, together with it
+				p.Leave, p.Full = append(p.Leave, t), append(p.Full, t) // rejoin together with the root
 			}
 		case !usable && !isIn(t, second, nil):
 			add(&p.Insert, second, t)
@@ -117,7 +121,7 @@ func (s *State) place(first, second *Publication, wanted, whole func(*Table) boo
 	return p
 }
 
-// chain returns a table and what its publications are, from 13 on, its own too.
+// chain returns a table and, from 13 on, its ancestors, whose publications are its publications.
 func (s *State) chain(t *Table) []*Table {
 	if s.Version < 130000 {
 		return []*Table{t}

@@ -13,11 +13,12 @@ import (
 )
 
 // Publish makes sure that the wanted tables are published, each in the right one of two
-// publications, which it makes where they are missing: see Place. Both are made in one transaction,
-// and the second one in any case: a table without identity may be created later, and a publication
-// that is younger than its slot cannot serve it. One that stands alone is somebody else's, for
-// which he has his reasons: it is left as it is, and used if it carries all that is wanted. Publish
-// returns what is carried then.
+// publications (see Place). It creates the missing publications, both in one transaction. It always
+// creates the second one: a table without an identity may be created later, and a slot cannot use a
+// publication that is younger than the slot.
+//
+// A publication without a companion belongs to somebody else. Publish does not change it, and uses
+// it if it carries everything that is wanted. Publish returns what is carried afterwards.
 func Publish(ctx context.Context, c *pgx.Conn, name string, wanted func(*Table) bool) (*State, error) {
 	both := []string{name, slot.InsertOnly(name)}
 	s, err := Tables(ctx, c, both)
@@ -43,7 +44,7 @@ func Publish(ctx context.Context, c *pgx.Conn, name string, wanted func(*Table) 
 	return Tables(ctx, c, both)
 }
 
-// statements returns what brings both publications to where the wanted tables belong.
+// statements returns the statements that put the wanted tables into the right publications.
 func (s *State) statements(both, there []string, wanted func(*Table) bool) (list []string) {
 	p := s.Place(both[0], both[1], wanted)
 	list = p.leave(both)
@@ -74,7 +75,7 @@ func (s *State) statements(both, there []string, wanted func(*Table) bool) (list
 	return list
 }
 
-// leave returns what takes tables out of the two publications.
+// leave returns the statements that take tables out of the two publications.
 func (p *Placement) leave(both []string) (list []string) {
 	for i, tables := range [][]*Table{p.Leave, p.Back} {
 		if len(tables) > 0 {
@@ -84,7 +85,7 @@ func (p *Placement) leave(both []string) (list []string) {
 	return list
 }
 
-// join returns what puts tables into the two publications.
+// join returns the statements that put tables into the two publications.
 func (p *Placement) join(both []string) (list []string) {
 	for i, tables := range [][]*Table{p.Full, p.Insert} {
 		if len(tables) > 0 {
@@ -113,8 +114,8 @@ func publishing(err error) error {
 	return err
 }
 
-// only names tables without those that inherit from them; partitions go with their partitioned
-// table.
+// only lists tables with ONLY, which excludes the tables that inherit from them. Partitions still
+// go with their partitioned table.
 func only(tables []*Table) string {
 	names := make([]string, len(tables))
 	for i, t := range tables {
@@ -123,7 +124,7 @@ func only(tables []*Table) string {
 	return strings.Join(names, ", ")
 }
 
-// enough refuses somebody else's publication that does not carry what is wanted.
+// enough refuses somebody else's publication that does not carry everything that is wanted.
 func (s *State) enough(name string, wanted func(*Table) bool) error {
 	const most = 5
 	var lacks []string
@@ -133,7 +134,7 @@ func (s *State) enough(name string, wanted func(*Table) bool) error {
 			continue
 		}
 		for _, r := range t.Reasons {
-			// What the source refuses, it refuses without us.
+			// The source refuses these statements with or without pgextract.
 			if r.Known() || r.Code == Refuses {
 				continue
 			}
@@ -167,7 +168,7 @@ func (s *State) Detaching(wanted func(*Table) bool) (list []*Table) {
 	return list
 }
 
-// Finalize returns the statement that ends a pending DETACH of a table.
+// Finalize returns the statement that completes a pending DETACH of a table.
 func (s *State) Finalize(t *Table) string {
 	up := s.byOID[t.Parent]
 	if up == nil {

@@ -2,45 +2,46 @@ package carried
 
 import "strings"
 
-// A Code says in one word why not all of a table is carried.
+// A Code says in one word why a table is not carried completely.
 type Code string
 
-// The codes. The first three are of tables that were never promised more: check and pgextract have
-// said so. Those after them are of tables of which changes that were promised are lost, or will be.
+// The codes. NoIdentity, Unlogged and NotPublished are limits that check and pgextract have
+// reported from the start. The other codes mean that promised changes are lost, or will be.
 const (
-	// UPDATE and DELETE are not carried: nothing names the rows
+	// UPDATE and DELETE are not carried, because nothing identifies the rows.
 	NoIdentity   Code = "no-identity"
-	Unlogged     Code = "unlogged"      // its changes are in no WAL
+	Unlogged     Code = "unlogged"      // its changes are not in the WAL
 	NotPublished Code = "not-published" // none of the slot's publications has it
-	// so that the publication of its partitioned table has it no more
+	// The publication of its partitioned table no longer publishes it.
 	DetachPending Code = "detach-pending"
 	Narrowed      Code = "narrowed"    // some operations are not published
 	RowFilter     Code = "row-filter"  // some rows are not published
 	ColumnList    Code = "column-list" // some columns are not published
-	// the source refuses the application's UPDATE and DELETE, because they are published
+	// The source refuses the application's UPDATE and DELETE because they are published.
 	Refuses Code = "refuses"
-	// UPDATE and DELETE are not carried any more: nothing names the rows since it was loaded
+	// The table lost its identity after the load, so UPDATE and DELETE are no longer carried.
 	IdentityLost Code = "identity-lost"
-	// it was not published, or not whole, for a time since it was loaded
+	// The table was not published, or not completely, for some time since it was loaded.
 	Gap Code = "gap"
-	// it has neither been loaded nor made by a statement that was recorded
+	// The table was neither loaded nor created by a recorded statement.
 	NotLoaded Code = "not-loaded"
 	Absent    Code = "absent" // the target does not have it
 )
 
-// A Reason is why not all of a table is carried.
+// A Reason is why a table is not carried completely.
 type Reason struct {
 	Code   Code
-	Detail string // what of it: operations, columns, a filter, why there is no identity
-	// Lacks are the statements that give the role what it needs to mend it, if it has not got that.
+	Detail string // operations, columns, a filter, or why there is no identity
+	// Lacks are the statements that give the role the rights to repair this. It is empty if the
+	// role has them.
 	Lacks []string
 }
 
-// Known reports whether the reason is one that the load has named: the table has no identity, or is
-// unlogged. All others stand in the way of a cutover.
+// Known reports whether the load has already reported the reason: the table has no identity, or is
+// unlogged. Every other reason blocks a cutover.
 func (r Reason) Known() bool { return r.Code == NoIdentity || r.Code == Unlogged }
 
-// String says it in words that follow a table's name.
+// String returns the reason in words that follow a table's name.
 func (r Reason) String() string {
 	switch r.Code {
 	case NoIdentity:
@@ -73,7 +74,7 @@ func (r Reason) String() string {
 
 func join(list []string) string { return strings.Join(list, ", ") }
 
-// Has reports whether a table has a reason of one of the codes.
+// Has reports whether a table has a reason with one of the codes.
 func (t *Table) Has(codes ...Code) bool {
 	for _, r := range t.Reasons {
 		for _, c := range codes {
