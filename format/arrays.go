@@ -1,15 +1,14 @@
 package format
 
-// Bodies of the frequent records: arrays, written and read by hand.
+// The bodies of the frequent records are arrays. This file writes and reads them by hand.
 
-// appendTuple appends a tuple. Unchanged values are refused where there is no old row to take them
-// from.
+// appendTuple appends a tuple. It refuses unchanged values where no old row could supply them.
 func appendTuple(b []byte, t Tuple, unchanged bool, c *cuts) ([]byte, error) {
 	b = appendArrayLen(b, len(t)) // no relation is wider than maxElems
 	for i := range t {
 		v := &t[i]
 		switch {
-		case v.Kind == Text && len(v.Data) < minCut: // almost all
+		case v.Kind == Text && len(v.Data) < minCut: // almost every value
 			b = append(appendStrLen(b, len(v.Data)), v.Data...)
 		case v.Kind == Null:
 			b = append(b, 0xc0)
@@ -25,7 +24,7 @@ func appendTuple(b []byte, t Tuple, unchanged bool, c *cuts) ([]byte, error) {
 	return b, nil
 }
 
-// appendValue appends a value that has data, which c may take.
+// appendValue appends a value that has data. c may take that data.
 func appendValue(b []byte, v *Value, c *cuts) ([]byte, error) {
 	switch v.Kind {
 	case Text:
@@ -52,8 +51,7 @@ func (c *cursor) tuple(t Tuple, unchanged bool) Tuple {
 	return t
 }
 
-// fields takes the head of a body that has at least n elements, and returns how many more there
-// are.
+// fields reads the head of a body that needs at least n elements, and returns how many more it has.
 func (c *cursor) fields(n int) (more int) {
 	got := c.arrayLen()
 	if got < n && c.err == nil {
@@ -62,7 +60,7 @@ func (c *cursor) fields(n int) (more int) {
 	return got - n
 }
 
-// xid takes the optional (sub)transaction id at the end of a change.
+// xid reads the optional (sub)transaction id at the end of a change.
 func (c *cursor) xid(more int) (uint32, int) {
 	if more > 0 {
 		return c.uint32(), more - 1
@@ -270,7 +268,7 @@ func (r *StreamAbort) decodeBody(body []byte) error {
 	return c.rest(more)
 }
 
-// The three records of two-phase commit have bodies of one shape.
+// The three records of two-phase commit have bodies of the same shape.
 
 func appendTwoPhase(b, gid []byte, xid uint32, lsn1, lsn2 LSN, t Time) []byte {
 	b = append(appendStrLen(append(b, 0x95), len(gid)), gid...)
@@ -320,7 +318,7 @@ func (r *Progress) decodeBody(body []byte) error {
 	return c.rest(more)
 }
 
-// appendHead appends all of the body but the data itself, which Writer writes without copying it.
+// appendHead appends the body without its data. The Writer writes the data without copying it.
 func (r *CopyData) appendHead(b []byte) []byte {
 	b = appendUint(append(b, 0x93), uint64(r.Part))
 	return appendBinLen(appendUint(b, r.Rows), len(r.Data))

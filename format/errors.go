@@ -5,13 +5,13 @@ import (
 	"fmt"
 )
 
-// Errors of Reader, for errors.Is. Each comes wrapped in an *Error that says where.
+// Errors of Reader, for errors.Is. Reader wraps each one in an *Error, which names the place.
 var (
 	// ErrNotStream: the input does not begin like a pgsluice stream.
 	ErrNotStream = errors.New("not a pgsluice stream")
-	// ErrEmpty: there was no input at all. It is also an ErrTruncated.
+	// ErrEmpty: the input is empty. It is also an ErrTruncated.
 	ErrEmpty = fmt.Errorf("%w: the input is empty", ErrTruncated)
-	// ErrTruncated: the input ended before an end record. What was complete is good.
+	// ErrTruncated: the input ended before an end record. Every complete part is usable.
 	ErrTruncated = errors.New("stream is truncated")
 	// ErrCorrupt: a checksum, a length, a value or the order of records is wrong.
 	ErrCorrupt = errors.New("stream is damaged")
@@ -31,7 +31,7 @@ func (e *VersionError) Error() string {
 // An UnknownKindError reports a critical record of a kind that this package does not know.
 type UnknownKindError struct {
 	Kind  Kind
-	Minor uint64 // the stream's minor version: what a reader needs to know it
+	Minor uint64 // the stream's minor version, which a reader must support to know the kind
 }
 
 func (e *UnknownKindError) Error() string {
@@ -39,13 +39,13 @@ func (e *UnknownKindError) Error() string {
 		e.Kind, Version, e.Minor, Version, Minor)
 }
 
-// An Error says where in a stream something is wrong. It wraps one of the errors above, or an error
-// of the underlying reader.
+// An Error reports where a stream is wrong. It wraps one of the errors above, or an error of the
+// underlying reader.
 type Error struct {
-	Frame  uint64 // number of the frame within its stream, from 0 (the header)
-	Offset int64  // offset in bytes of that frame from the beginning of the input
-	// end LSN of the last complete transaction (or progress) before it, else where the stream
-	// starts, 0 if unknown
+	Frame  uint64 // number of the frame within its stream; the header is 0
+	Offset int64  // offset of that frame from the beginning of the input, in bytes
+	// The end LSN of the last complete transaction (or progress record) before the error. Without
+	// one, the LSN where the stream starts; 0 if that is unknown.
 	LSN LSN
 	Err error
 }
@@ -59,7 +59,7 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// An OrderError is what Writer returns for a record that may not stand where it was written.
+// An OrderError is Writer's error for a record that is not allowed at its place in the stream.
 // Reader wraps it in ErrCorrupt.
 type OrderError struct {
 	Kind   Kind

@@ -5,21 +5,21 @@ import (
 	"hash/crc32"
 )
 
-// Version is the format version that this package reads and writes. Minor is the newest addition
-// that it knows.
+// Version is the format version that this package reads and writes. Minor is the newest minor
+// version that it supports.
 const (
 	Version = 1
 	Minor   = 2
 )
 
 const (
-	// maxFrame bounds a frame's body, and with it what a damaged length can cost. A record that is
-	// longer is cut in pieces.
+	// maxFrame bounds a frame's body, and so the memory that a damaged length can cost. The Writer
+	// splits a longer record into pieces.
 	maxFrame = 1 << 20
-	// maxRecord bounds a record's body. A row cannot be longer than a server's 1 GB message; the
+	// maxRecord bounds a record's body. A row is never longer than a server's 1 GB message; the
 	// rest is our own overhead.
 	maxRecord = 1<<30 + maxFrame
-	// maxHeader bounds a header's body, for all versions.
+	// maxHeader bounds a header's body, for all versions of the format.
 	maxHeader = 1<<16 - 1
 
 	frameArray = 0x93
@@ -30,7 +30,7 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// kindCRC has the checksum of each kind byte, from which the body's goes on.
+// kindCRC has the checksum of each kind byte. A frame's checksum continues from it over the body.
 var kindCRC = func() (t [maxKind + 1]uint32) {
 	for k := range t {
 		t[k] = crc32.Update(0, castagnoli, []byte{byte(k)})
@@ -40,7 +40,7 @@ var kindCRC = func() (t [maxKind + 1]uint32) {
 
 func frameCRC(k Kind, body []byte) uint32 { return crc32.Update(kindCRC[k], castagnoli, body) }
 
-// appendFrameHead appends everything of a frame but its body.
+// appendFrameHead appends a frame without its body.
 func appendFrameHead(b []byte, k Kind, crc uint32, n int) []byte {
 	b = append(b, frameArray, byte(k), crcMarker)
 	return appendBinLen(binary.BigEndian.AppendUint32(b, crc), n)
@@ -50,12 +50,12 @@ func appendFrameHead(b []byte, k Kind, crc uint32, n int) []byte {
 type frameHead struct {
 	kind Kind
 	crc  uint32
-	size int // of the head
-	body int // length
+	size int // of the head itself
+	body int // length of the body
 }
 
-// parseHead parses the head at the front of b. It returns errShort if b may be the beginning of
-// one; h.size is then how much of b is needed.
+// parseHead parses the head at the front of b. It returns errShort if b may be the beginning of a
+// head; h.size is then the number of bytes of b that it needs.
 func parseHead(b []byte) (h frameHead, err error) {
 	if len(b) > 0 && b[0] != frameArray || len(b) > 1 && (b[1] == 0 || b[1] > byte(maxKind)) || len(b) > 2 && b[2] != crcMarker {
 		return h, errHead

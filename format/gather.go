@@ -1,25 +1,26 @@
 package format
 
-// A long record comes in pieces. They are gathered in one piece of memory, which is used again for
-// the next one, or given back if it is large.
+// A long record arrives in pieces. The Reader gathers them in one buffer, which it reuses for the
+// next long record unless the buffer is large.
 
-// keepLong is how large a long record's memory may be to be kept for the next one.
+// keepLong is the size up to which the Reader keeps a long record's buffer for the next one.
 const keepLong = 4 << 20
 
-// LongRecords has the Reader keep records of more than a few megabytes in memory from alloc,
-// instead of the garbage collector's, which holds several times as much as it needs to. alloc is
-// asked for as many bytes as the longest possible record has (2^30, and a few more), of which only
-// the front is touched, by as much as has arrived: it is meant for memory that costs nothing before
-// it is used, like that of mmap, and returns nil if there is none. free gets it back when the
-// record is not valid any more: at the next call of Next.
+// LongRecords makes the Reader keep records of more than a few megabytes in memory from alloc. The
+// garbage collector would hold several times as much as a record needs.
+//
+// alloc is called with the size of the longest possible record (slightly more than 2^30 bytes). The
+// Reader touches only as much of the front as has arrived, so alloc should return memory that costs
+// nothing until it is used, like that of mmap. alloc returns nil if it has no memory. The Reader
+// calls free once the record is no longer valid: at the next call to Next.
 func (r *Reader) LongRecords(alloc func(n int) []byte, free func([]byte)) {
 	r.alloc, r.free = alloc, free
 }
 
-// DropMessages has the Reader drop the content of messages that come in several pieces, piece by
-// piece: then Content is nil. It is for readers that have no use for messages. What stands around
-// the content is checked as ever. (An unknown record that begins like a message has a Body of nil,
-// too.)
+// DropMessages makes the Reader drop the content of messages that arrive in several pieces, one
+// piece at a time. Content is then nil. It is for readers that do not use messages. The Reader
+// still checks everything around the content. (An unknown record that begins like a message also
+// loses its Body.)
 func (r *Reader) DropMessages() { r.dropMessages = true }
 
 // gather adds a piece to a long record.
@@ -58,8 +59,8 @@ func (r *Reader) release() {
 	r.long, r.drop, r.dropped = nil, 0, 0
 }
 
-// openMessage takes the front of what may be a message whose content is to be dropped, and returns
-// what follows. The kind is only known with the last piece; but no other body that we know begins
+// openMessage reads the front of a record that may be a message whose content is dropped, and
+// returns the rest of the piece. Only the last piece tells the kind, but no other known body begins
 // with a bool.
 func (r *Reader) openMessage(piece []byte) []byte {
 	if !r.dropMessages {
@@ -79,13 +80,13 @@ func (r *Reader) openMessage(piece []byte) []byte {
 	if c.err != nil {
 		return piece
 	}
-	r.long = append(append(r.long, head...), 0xc4, 0) // without content
+	r.long = append(append(r.long, head...), 0xc4, 0) // empty content
 	r.drop = int(n)
 	return c.b
 }
 
-// forgetContent marks a record whose content was dropped. An unknown one that begins like a message
-// has lost its body as well.
+// forgetContent marks a record whose content was dropped. An unknown record that begins like a
+// message has lost its body.
 func forgetContent(rec Record) {
 	switch r := rec.(type) {
 	case *Message:

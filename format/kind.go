@@ -2,16 +2,15 @@ package format
 
 import "strconv"
 
-// Kind is the number of a record's kind. The numbers are part of the wire format: none is ever
-// changed or reused. Kinds up to 63 are critical, those from 64 on may be skipped by a reader that
-// does not know them.
+// Kind is the number of a record's kind. The numbers are part of the wire format and never change.
+// Kinds up to 63 are critical. A reader may skip a kind from 64 on that it does not know.
 type Kind uint8
 
 // The kinds of version 1. SPEC.md describes their bodies.
 const (
 	KindHeader Kind = 1
 	KindEnd    Kind = 2
-	// a piece of a long record, never seen by users of Reader and Writer
+	// a piece of a long record; users of Reader and Writer never see it
 	KindContinued        Kind = 3
 	KindRelation         Kind = 4
 	KindDDL              Kind = 5
@@ -36,7 +35,7 @@ const (
 	KindRollbackPrepared Kind = 24
 
 	KindProgress    Kind = 64
-	KindFingerprint Kind = 66 // 65 is the vectors' unknown one
+	KindFingerprint Kind = 66 // 65 is the unknown kind in the test vectors
 
 	firstIgnorable Kind = 64
 	maxKind        Kind = 127
@@ -56,10 +55,10 @@ var kindNames = [...]string{
 // Ignorable reports whether a reader that does not know the kind may skip it.
 func (k Kind) Ignorable() bool { return k >= firstIgnorable && k <= maxKind }
 
-// known reports whether this package has a record of its own for the kind.
+// known reports whether this package has a record type for the kind.
 func (k Kind) known() bool { return int(k) < len(kindNames) && kindNames[k] != "" }
 
-// String returns the kind's name as SPEC.md has it, or "kind N" for an unknown one.
+// String returns the kind's name in SPEC.md, or "kind N" for an unknown kind.
 func (k Kind) String() string {
 	if k.known() {
 		return kindNames[k]

@@ -9,13 +9,13 @@ import (
 // LSN is a position in the source's write-ahead log. Zero means "none".
 type LSN uint64
 
-// String prints the LSN as PostgreSQL does: two hexadecimal halves, "16/B374D848".
+// String returns the LSN as PostgreSQL prints it: two hexadecimal halves, "16/B374D848".
 func (l LSN) String() string {
 	var b [17]byte
 	return string(l.Append(b[:0]))
 }
 
-// Append appends the form that String returns to b.
+// Append appends the result of String to b.
 func (l LSN) Append(b []byte) []byte {
 	b = appendHex(b, uint32(l>>32))
 	b = append(b, '/')
@@ -35,8 +35,8 @@ func appendHex(b []byte, v uint32) []byte {
 	return b
 }
 
-// ParseLSN parses two hexadecimal halves of one to eight digits each, and nothing else: no spaces,
-// no sign, no rest.
+// ParseLSN parses two hexadecimal halves of one to eight digits each. It rejects spaces, signs and
+// trailing text.
 func ParseLSN(s string) (LSN, error) {
 	for i := range len(s) {
 		if s[i] != '/' {
@@ -53,17 +53,17 @@ func ParseLSN(s string) (LSN, error) {
 }
 
 func parseHalf(s string) (uint64, error) {
-	// ParseUint takes a sign nowhere and underscores only with base 0; the length check is ours.
+	// ParseUint accepts no sign, and underscores only with base 0. It does not limit the length.
 	if len(s) == 0 || len(s) > 8 {
 		return 0, strconv.ErrRange
 	}
 	return strconv.ParseUint(s, 16, 32)
 }
 
-// MarshalText and UnmarshalText let an LSN stand in flags and JSON in its printed form.
+// MarshalText and UnmarshalText give an LSN its printed form in flags and JSON.
 func (l LSN) MarshalText() ([]byte, error) { return l.Append(nil), nil }
 
-// UnmarshalText parses what MarshalText made.
+// UnmarshalText parses the result of MarshalText.
 func (l *LSN) UnmarshalText(b []byte) (err error) {
 	*l, err = ParseLSN(string(b))
 	return err
@@ -72,8 +72,8 @@ func (l *LSN) UnmarshalText(b []byte) (err error) {
 // Time is a point in time in microseconds since 1970-01-01 00:00 UTC. Zero means "unknown".
 type Time int64
 
-// TimeOf converts t, cutting off what is finer than a microsecond.
+// TimeOf converts t, truncated to a microsecond.
 func TimeOf(t time.Time) Time { return Time(t.UnixMicro()) }
 
-// Time converts to the standard library's type, in UTC.
+// Time converts t to the standard library's type, in UTC.
 func (t Time) Time() time.Time { return time.UnixMicro(int64(t)).UTC() }

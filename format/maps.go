@@ -10,11 +10,12 @@ import (
 	"github.com/vmihailenco/msgpack/v5"
 )
 
-// Bodies of the rare records: maps. The msgpack library writes them, but does not read them: it
-// cuts off numbers that do not fit, takes a bin for a str, an array for a map and nil for anything,
-// follows hostile nesting until the stack is full, and allocates whatever length is announced.
+// The bodies of the rare records are maps. The msgpack library writes them, but this file reads
+// them. The library truncates numbers that do not fit, accepts a bin as a str, an array as a map
+// and nil as anything, follows hostile nesting until the stack overflows, and allocates any length
+// that the input claims.
 
-// A mapRecord is a record whose body is a map; the keys are the names in its fields' tags.
+// A mapRecord is a record whose body is a map. The tags of its fields are the keys.
 type mapRecord interface{ validate() error }
 
 func appendMap(b []byte, r mapRecord) ([]byte, error) {
@@ -31,7 +32,7 @@ func appendMap(b []byte, r mapRecord) ([]byte, error) {
 	return append(b, buf.Bytes()...), nil
 }
 
-// decodeMap sets r, which must be a pointer to a zero value. Strings are copied.
+// decodeMap sets r, which must point to a zero value. It copies strings.
 func decodeMap(body []byte, r mapRecord) error {
 	c := cursor{b: body}
 	c.object(reflect.ValueOf(r).Elem())
@@ -41,7 +42,7 @@ func decodeMap(body []byte, r mapRecord) error {
 	return r.validate()
 }
 
-// object takes a map and sets the fields of the struct v.
+// object reads a map into the fields of the struct v.
 func (c *cursor) object(v reflect.Value) {
 	var seen uint64
 	for n := c.mapLen(); n > 0 && c.err == nil; n-- {
@@ -62,7 +63,7 @@ func (c *cursor) object(v reflect.Value) {
 	}
 }
 
-// fieldOf returns the number of the field that has the key in its tag, -1 if there is none.
+// fieldOf returns the index of the field with the key in its tag, or -1.
 func fieldOf(t reflect.Type, key []byte) int {
 	for i := range t.NumField() {
 		if name, _, _ := strings.Cut(t.Field(i).Tag.Get("msgpack"), ","); name == string(key) && name != "" {
@@ -105,7 +106,7 @@ func (c *cursor) field(v reflect.Value) {
 			x.Timeline, x.End = c.uint(), LSN(c.uint())
 			return
 		case *Column:
-			x.TypeMod = -1 // what a missing key means
+			x.TypeMod = -1 // the meaning of a missing key
 		}
 		c.object(v)
 	case reflect.Map:
@@ -129,7 +130,7 @@ func (c *cursor) field(v reflect.Value) {
 	}
 }
 
-// address takes an Object. Elements that a later version adds are skipped.
+// address reads an Object. It skips elements that a later version adds.
 func (c *cursor) address(o *Object) {
 	n := c.arrayLen()
 	if n < 3 {
@@ -146,7 +147,7 @@ func (c *cursor) address(o *Object) {
 	}
 }
 
-// EncodeMsgpack makes an Object an array.
+// EncodeMsgpack encodes an Object as an array.
 func (o Object) EncodeMsgpack(enc *msgpack.Encoder) error {
 	err := errors.Join(enc.EncodeArrayLen(3), enc.EncodeString(o.Type))
 	for _, list := range [][]string{o.Names, o.Args} {
@@ -300,7 +301,7 @@ func (r *Fingerprint) validate() error {
 	return nil
 }
 
-// EncodeMsgpack makes a TimelineEnd an array of two numbers.
+// EncodeMsgpack encodes a TimelineEnd as an array of two numbers.
 func (t TimelineEnd) EncodeMsgpack(enc *msgpack.Encoder) error {
 	if err := enc.EncodeArrayLen(2); err != nil {
 		return err
@@ -311,6 +312,6 @@ func (t TimelineEnd) EncodeMsgpack(enc *msgpack.Encoder) error {
 	return enc.EncodeUint(uint64(t.End))
 }
 
-// EncodeMsgpack makes an LSN in a map a number. Without it the msgpack library would take its text
-// form.
+// EncodeMsgpack encodes an LSN in a map as a number. Without it, the msgpack library would write
+// the text form.
 func (l LSN) EncodeMsgpack(enc *msgpack.Encoder) error { return enc.EncodeUint(uint64(l)) }

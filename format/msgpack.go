@@ -6,10 +6,9 @@ import (
 	"math"
 )
 
-// The frequent records are written and read by the few functions below: they append to and cut from
-// a byte slice, so that a record costs no allocation and no interface call per value. The rare
-// records, which are maps, are written by the msgpack library, and read by these functions too
-// (maps.go).
+// The functions below write and read the frequent records. They append to and cut from a byte
+// slice, so a record costs no allocation, and a value no interface call. The msgpack library writes
+// the rare records, which are maps; these functions read those as well (maps.go).
 
 func appendUint(b []byte, v uint64) []byte {
 	switch {
@@ -101,9 +100,9 @@ var (
 	errValue = errors.New("value of a kind that does not belong here")
 )
 
-// A cursor cuts msgpack values from the front of a body. It is sticky: after the first error
-// everything is zero, so that a decoder may check once at the end. Slices that it returns point
-// into the body.
+// A cursor cuts msgpack values from the front of a body. It is sticky: after the first error it
+// returns only zero values, so a decoder can check the error once at the end. The slices that it
+// returns point into the body.
 type cursor struct {
 	b   []byte
 	err error
@@ -116,18 +115,18 @@ func (c *cursor) fail(err error) {
 	c.b = nil
 }
 
-// marker takes the first byte of a value.
+// marker reads the first byte of a value.
 func (c *cursor) marker() byte {
 	if len(c.b) == 0 {
 		c.fail(errShort)
-		return 0xc1 // never used by msgpack, so every caller refuses it
+		return 0xc1 // msgpack never uses this byte, so every caller rejects it
 	}
 	m := c.b[0]
 	c.b = c.b[1:]
 	return m
 }
 
-// be takes a big-endian number of n bytes.
+// be reads a big-endian number of n bytes.
 func (c *cursor) be(n int) (v uint64) {
 	if len(c.b) < n {
 		c.fail(errShort)
@@ -155,7 +154,7 @@ func (c *cursor) uint() uint64 {
 	case 0xcc, 0xcd, 0xce, 0xcf:
 		return c.be(1 << (m - 0xcc))
 	case 0xd0, 0xd1, 0xd2, 0xd3:
-		// a signed encoding of a number that is not negative is legal msgpack
+		// msgpack allows a signed encoding of a number that is not negative.
 		v := c.signed(1 << (m - 0xd0))
 		if v < 0 {
 			c.fail(errRange)
@@ -219,12 +218,12 @@ func (c *cursor) bool() bool {
 	return false
 }
 
-// maxElems bounds the arrays that we know (no table has so many columns), and with that the memory
-// that many small elements would need beyond their encoding.
+// maxElems bounds the arrays that this package knows; no table has as many columns. It also bounds
+// the memory that many small elements need beyond their encoding.
 const maxElems = math.MaxUint16
 
-// arrayLen takes an array's head. The length is at most the number of bytes left, since every
-// element has one.
+// arrayLen reads the head of an array. It rejects a length greater than the number of bytes left,
+// because every element takes at least one byte.
 func (c *cursor) arrayLen() int {
 	m := c.marker()
 	var n uint64
@@ -250,7 +249,7 @@ func (c *cursor) arrayLen() int {
 	return int(n)
 }
 
-// mapLen takes a map's head.
+// mapLen reads the head of a map.
 func (c *cursor) mapLen() uint64 {
 	m := c.marker()
 	var n uint64
@@ -270,7 +269,7 @@ func (c *cursor) mapLen() uint64 {
 	return n
 }
 
-// nilOr takes a nil and returns true, or takes nothing.
+// nilOr reads a nil and returns true, or reads nothing and returns false.
 func (c *cursor) nilOr() bool {
 	if len(c.b) > 0 && c.b[0] == 0xc0 {
 		c.b = c.b[1:]
@@ -295,7 +294,7 @@ func (c *cursor) bin() []byte {
 	return v.Data
 }
 
-// value takes an element of a tuple.
+// value reads an element of a tuple.
 func (c *cursor) value() Value {
 	m := c.marker()
 	switch {
@@ -338,11 +337,11 @@ func (c *cursor) ext(n uint64) Value {
 	return Value{}
 }
 
-// skip steps over one value of any type. The stack of open containers is bounded, so hostile
-// nesting costs nothing.
+// skip skips one value of any type. It bounds the stack of open containers, so hostile nesting
+// costs nothing.
 func (c *cursor) skip() {
 	const maxDepth = 8
-	var left [maxDepth + 1]uint64 // elements still to come, by depth
+	var left [maxDepth + 1]uint64 // elements left to read, by depth
 	left[0] = 1
 	depth := 0
 	for depth >= 0 {
@@ -404,8 +403,8 @@ func (c *cursor) skip() {
 	}
 }
 
-// rest steps over n further elements of an array, which newer writers may add, and expects the body
-// to end there.
+// rest skips n more elements of an array, which newer writers may add, and expects the body to end
+// there.
 func (c *cursor) rest(n int) error {
 	for ; n > 0 && c.err == nil; n-- {
 		c.skip()

@@ -2,24 +2,24 @@ package format
 
 import "fmt"
 
-// order is the state machine that Reader and Writer share: it knows which record may stand where,
-// and keeps the totals of the stream.
+// order is the state machine that Reader and Writer share. It knows which record may follow, and
+// keeps the totals of the stream.
 type order struct {
 	state     orderState
-	header    Header // the current stream's
+	header    Header // of the current stream
 	relations map[uint32]int
-	// the relation of the last change and the number of its columns, to spare the map
+	// The relation of the last change and its number of columns. They save a lookup in the map.
 	lastID   uint32
 	lastCols int
 	parts    map[uint32]*CopyEnd    // open parts and their totals so far
-	cuts     map[uint32]*tableParts // how tables are cut into parts, by relation
-	streamed map[uint32]bool        // transactions in progress that have been sent in part
+	cuts     map[uint32]*tableParts // how each table is split into parts, by relation
+	streamed map[uint32]bool        // transactions in progress of which blocks have been sent
 	xid      uint32                 // of the open transaction
 	commit   LSN                    // of the open transaction
-	end      End                    // totals so far; Frames counts all frames before the next one
+	end      End                    // totals so far; Frames counts the frames before the next one
 }
 
-// tableParts is how a table is cut into parts, and which of them have begun.
+// tableParts is the number of parts that a table is split into, and the parts that have begun.
 type tableParts struct {
 	of   uint64
 	seen map[uint64]bool
@@ -30,7 +30,7 @@ type orderState uint8
 const (
 	atStart   orderState = iota // a header must follow
 	inLoad                      // in a full load
-	between                     // in a change stream, outside of transactions
+	between                     // in a change stream, outside transactions
 	inTx                        // between begin and commit
 	inBlock                     // between stream-start and stream-stop
 	afterEnd                    // a header may follow
@@ -45,7 +45,7 @@ func (o *order) refuse(k Kind, format string, args ...any) error {
 // position returns the LSN up to which the stream is complete.
 func (o *order) position() LSN { return o.end.LSN }
 
-// step checks that rec may come next, and moves on.
+// step checks that rec may come next, and updates the state.
 func (o *order) step(rec Record) error {
 	k := rec.Kind()
 	switch o.state {
@@ -200,8 +200,8 @@ func (o *order) step(rec Record) error {
 	return nil
 }
 
-// continuedBy reports whether a stream that begins with c may follow this one when it is torn. A
-// change stream does not replace the rest of a full load.
+// continuedBy reports whether a stream with the header c may follow this stream when this one is
+// torn. A change stream does not replace the rest of a full load.
 func (h *Header) continuedBy(c *Header) bool { return h.StreamKind == c.StreamKind && h.SameSource(c) }
 
 func (o *order) open(h *Header) {
@@ -215,7 +215,7 @@ func (o *order) open(h *Header) {
 	o.end.LSN = h.StartLSN
 }
 
-// inside checks that a change stands in a transaction, or with an xid in a block.
+// inside checks that a change is in a transaction, or in a block and has an xid.
 func (o *order) inside(k Kind, xid uint32) error {
 	switch {
 	case o.state != inTx && o.state != inBlock:
@@ -246,8 +246,7 @@ func (o *order) change(k Kind, id uint32, cols, old int, xid uint32) error {
 	return nil
 }
 
-// lsns checks that what ends a transaction is a piece of WAL: it ends behind where it begins. A
-// repair has no positions.
+// lsns checks that a transaction's end LSN is after its begin. A repair has no LSNs.
 func (o *order) lsns(k Kind, begin, end LSN) error {
 	switch {
 	case o.header.StreamKind == Repair && (begin != 0 || end != 0):
@@ -286,7 +285,7 @@ func (o *order) prepared(k Kind, r *Prepare) error {
 	return o.lsns(k, r.PrepareLSN, r.EndLSN)
 }
 
-// finished checks that a transaction was sent in blocks, and forgets it.
+// finished checks that a transaction was sent in blocks, and forgets the transaction.
 func (o *order) finished(k Kind, xid uint32) error {
 	if o.state != between || !o.streamed[xid] {
 		return o.refuse(k, "transaction %d is not in progress", xid)
@@ -315,7 +314,7 @@ func (o *order) copyBegin(k Kind, r *CopyBegin) error {
 	return nil
 }
 
-// cut checks that a table's parts agree about how many they are, and that none comes twice.
+// cut checks that a table's parts agree on their number, and that none comes twice.
 func (o *order) cut(k Kind, r *CopyBegin) error {
 	c := o.cuts[r.Relation]
 	if c == nil {

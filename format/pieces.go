@@ -7,47 +7,47 @@ import (
 	"io"
 )
 
-// Long records, those whose body is larger than a frame. A Writer copies nothing of their large
-// values: it cuts the body where a frame is full, and writes each frame from where its bytes are.
+// A long record has a body larger than a frame. A Writer does not copy its large values: it splits
+// the body where a frame is full, and writes each frame from the original memory.
 
 // A longRecord can be encoded without its large values.
 type longRecord interface {
 	Record
-	// appendCut appends the body to b, but for the values that c takes. If c is nil, it takes none.
+	// appendCut appends the body to b without the values that c takes. A nil c takes none.
 	appendCut(b []byte, c *cuts) ([]byte, error)
 }
 
-// cuts are the values that are missing in an encoded body. A nil one takes none.
+// cuts are the values left out of an encoded body. A nil *cuts leaves out none.
 type cuts struct {
 	list []cut
-	size int // of all of them
+	size int // total size of the values
 
-	from io.Reader // has the record's data, of which there are n bytes
+	from io.Reader // supplies the record's data, n bytes
 	n    int
 }
 
-// A cut is a value that belongs before the byte at of the encoded body.
+// A cut is a value that belongs before the byte at offset at of the encoded body.
 type cut struct {
 	at   int
 	n    int
 	data []byte
-	from io.Reader // of the data, if that is nil
+	from io.Reader // supplies the data if data is nil
 }
 
-// minCut is from which length on a value is not copied.
+// minCut is the length from which on a Writer does not copy a value.
 const minCut = 4 << 10
 
-// errInPieces says that a body is too long to be encoded in one go.
+// errInPieces means that a body is too long to be encoded at once.
 var errInPieces = errors.New("body of several pieces")
 
-// append appends data to b, or takes it.
+// append appends data to b, or adds it to the cuts.
 func (c *cuts) append(b, data []byte) ([]byte, error) {
 	switch {
 	case len(data) < minCut:
 		return append(b, data...), nil
 	case c == nil:
 		if len(b)+len(data) > maxFrame+writeBuffer+headMax {
-			// b may begin with what is in the buffer
+			// b may begin with the Writer's buffered bytes.
 			return b, errInPieces
 		}
 		return append(b, data...), nil
@@ -57,7 +57,7 @@ func (c *cuts) append(b, data []byte) ([]byte, error) {
 	return b, nil
 }
 
-// bin appends the data of a record that has one value of it.
+// bin appends the data of a record that has a single value.
 func (c *cuts) bin(b, data []byte) ([]byte, error) {
 	if c == nil || c.from == nil {
 		return c.append(appendBinLen(b, len(data)), data)
@@ -68,9 +68,9 @@ func (c *cuts) bin(b, data []byte) ([]byte, error) {
 	return b, nil
 }
 
-// WriteFrom writes a *CopyData, *Message or *LargeObject whose Data or Content, which must be
-// empty, is the next size bytes of r. It never holds more of it than a frame. If r fails, that is
-// the error: then the record is torn, and only a Header may follow.
+// WriteFrom writes a *CopyData, *Message or *LargeObject. Its Data or Content must be empty:
+// WriteFrom takes the next size bytes of r instead, and never holds more than a frame of them. If r
+// fails, WriteFrom returns that error. The record is then torn, and only a Header may follow.
 func (w *Writer) WriteFrom(rec Record, size int, r io.Reader) error {
 	if w.err != nil {
 		return w.err
@@ -84,7 +84,7 @@ func (w *Writer) WriteFrom(rec Record, size int, r io.Reader) error {
 	return err
 }
 
-// A readError is one of the reader that a record's data comes from.
+// A readError is an error of the reader that supplies a record's data.
 type readError struct{ err error }
 
 func (e *readError) Error() string { return e.err.Error() }
@@ -111,7 +111,7 @@ func (w *Writer) writeFrom(rec Record, c *cuts) error {
 	return w.writeLong(rec.(longRecord), c)
 }
 
-// writeLong writes a record that is longer than a frame, or may be.
+// writeLong writes a record that is, or may be, longer than a frame.
 func (w *Writer) writeLong(rec longRecord, c *cuts) error {
 	body, err := rec.appendCut(nil, c)
 	if err != nil {
@@ -120,7 +120,7 @@ func (w *Writer) writeLong(rec longRecord, c *cuts) error {
 	return w.writePieces(rec.Kind(), body, c)
 }
 
-// writePieces writes a body, and what was cut from it, in frames.
+// writePieces writes a body and the values cut from it, in frames.
 func (w *Writer) writePieces(k Kind, body []byte, c *cuts) error {
 	left := len(body) + c.size
 	if left > maxRecord {
@@ -130,7 +130,7 @@ func (w *Writer) writePieces(k Kind, body []byte, c *cuts) error {
 		return err
 	}
 	w.torn = true
-	var parts [][]byte // of a frame
+	var parts [][]byte // of one frame
 	rest := remainder{body: body, cuts: c.list}
 	for left > 0 {
 		n := min(left, maxFrame)
@@ -172,15 +172,15 @@ func (w *Writer) writePieces(k Kind, body []byte, c *cuts) error {
 	return nil
 }
 
-// A remainder is what has not been written yet of a body and of the values that were cut from it.
+// A remainder is the unwritten rest of a body and of the values cut from it.
 type remainder struct {
 	body []byte
-	at   int // in the body
+	at   int // offset in the body
 	cuts []cut
 }
 
-// next takes what comes next, at most room bytes of it. What comes from a reader is in w's buffer
-// for it, which has one frame's bytes at a time.
+// next returns the next bytes, at most room of them. It reads the bytes of an io.Reader into
+// w.piece, which holds one frame.
 func (r *remainder) next(w *Writer, room int) ([]byte, error) {
 	if len(r.cuts) == 0 || r.cuts[0].at != r.at {
 		end := len(r.body)

@@ -8,49 +8,48 @@ import (
 
 const magic = "pgsluice"
 
-// headerSign is what every header's body has in it behind the head of the map.
+// headerSign follows the head of the map in every header's body.
 var headerSign = []byte("\xa5magic\xa8" + magic)
 
 const (
-	// smallBuffer is where a Reader's buffer begins: what a pipe holds, so that a larger one would
-	// not be filled by a read.
+	// smallBuffer is the initial size of a Reader's buffer. It is the capacity of a pipe: one read
+	// could not fill a larger buffer.
 	smallBuffer = 64 << 10
-	// readBuffer is what it becomes when a frame needs it: resync has to have a frame and a header
-	// in it.
+	// readBuffer is the size that the buffer grows to when a frame needs it. resync needs room for
+	// a frame and a header.
 	readBuffer = maxFrame + 256<<10
 )
 
-// A Reader reads one stream, or several that follow one another.
+// A Reader reads one stream, or several consecutive ones.
 //
-// Next returns records that have been checked: their checksum, their values, their order, and at
-// the end record that no frame is missing. After an error every call returns the same error. Memory
-// is bounded by a small multiple of the largest record that is there plus a fixed buffer, whatever
-// the input claims; LongRecords makes that once the record. A Reader is not safe for concurrent
-// use.
+// Next returns checked records: it checks their checksums, values and order, and at the end record
+// that no frame is missing. After an error, every call returns the same error. Memory is bounded by
+// a small multiple of the largest actual record plus a fixed buffer, whatever the input claims.
+// With LongRecords, that multiple is one. A Reader is not safe for concurrent use.
 type Reader struct {
 	r     io.Reader
 	buf   []byte
-	pos   int   // of the next frame in buf
-	end   int   // of what has been read
+	pos   int   // start of the next frame in buf
+	end   int   // end of the bytes read into buf
 	off   int64 // offset of pos in the input
-	inErr error // of the input, io.EOF at its end
+	inErr error // error of the input; io.EOF at its end
 	order order
 	torn  bool
 	err   error
 	limit int  // of a record's body
-	tears bool // within frames are accepted
+	tears bool // accept torn frames
 
 	// For long records; see gather.go.
-	long         []byte // its pieces so far
-	kept         []byte // memory of an earlier one
-	lent         []byte // long is in there
+	long         []byte // pieces so far
+	kept         []byte // buffer of an earlier long record
+	lent         []byte // memory from alloc that holds long
 	alloc        func(int) []byte
 	free         func([]byte)
 	dropMessages bool
-	drop         int // how much of its content is to be dropped, and has been
+	drop         int // bytes of content still to drop, and dropped so far
 	dropped      int
 
-	// The records that Next returns pointers to.
+	// Next returns pointers to these records.
 	insert      Insert
 	update      Update
 	delete      Delete
@@ -63,8 +62,8 @@ type Reader struct {
 	streamStart StreamStart
 	streamStop  StreamStop
 	progress    Progress
-	// The memory of their slices. The records' own fields are the caller's, who may have put
-	// something else into them.
+	// The memory of the records' slices. The caller owns the fields of the records, and may have
+	// changed them.
 	oldTuple, newTuple Tuple
 	relations          []uint32
 }
@@ -72,19 +71,20 @@ type Reader struct {
 // NewReader returns a Reader on r. It reads ahead by up to a megabyte.
 func NewReader(r io.Reader) *Reader { return &Reader{r: r, limit: maxRecord} }
 
-// AcceptTorn makes the Reader accept a header of the same stream within the bytes of a frame that
-// was torn, as when files are joined of which the first was cut off by a crash. Without it, a
-// header may follow an unfinished stream only where a frame ends. It is not the default because
-// values may be made to look like a header: whoever can write a value in binary format into a
-// database could then, should the stream be torn right there, have the rest of that value read as
-// records.
+// AcceptTorn makes the Reader accept a header of the same stream within a torn frame. Such a frame
+// occurs when files are concatenated and a crash cut off the first. Without AcceptTorn, a header
+// may follow an unfinished stream only at the end of a frame.
+//
+// It is not the default because a value can look like a header. If the stream is torn right there,
+// anyone who can write a value in binary format into the database could make the Reader read the
+// rest of that value as records.
 func (r *Reader) AcceptTorn() { r.tears = true }
 
 // Next returns the next record. At the end of the input, after an end record, it returns io.EOF.
 //
-// The record and everything it points to is valid until the next call. A *Header that does not
-// follow an *End means that the stream before it was torn: what was incomplete (an open
-// transaction, open parts) must be dropped; Torn reports it.
+// The record and everything it points to are valid until the next call. A *Header that does not
+// follow an *End means that the previous stream was torn. The caller must then drop anything
+// incomplete (an open transaction, open parts). Torn reports this case.
 func (r *Reader) Next() (Record, error) {
 	if r.err != nil {
 		return nil, r.err
@@ -117,7 +117,7 @@ func (r *Reader) next() (Record, error) {
 				return nil, err
 			}
 		}
-		if h.kind == KindHeader { // it may stand between the pieces of a record that was torn
+		if h.kind == KindHeader { // may come between the pieces of a torn record
 			torn = torn || !r.outside()
 			r.release()
 		}
@@ -156,15 +156,15 @@ func (r *Reader) advance(h frameHead) {
 	r.order.end.Frames++
 }
 
-// frameAt makes the frame that stands start bytes behind pos available in the buffer and checks it.
-// It returns errShort if the input ends before the frame does.
+// frameAt reads the frame that begins start bytes after pos into the buffer and checks it. It
+// returns errShort if the input ends before the frame does.
 func (r *Reader) frameAt(start int) (frameHead, []byte, error) {
 	for short := false; ; {
 		h, body, err := parseFrame(r.buf[min(r.pos+start, r.end):r.end])
 		if err != errShort || short {
 			return h, body, err
 		}
-		// Never wait for more than the frame itself: nothing may follow it for hours.
+		// Never wait for more than the frame itself: the next one may come hours later.
 		want := start + max(headMin, h.size+h.body)
 		if err := r.fill(want); err != nil {
 			return h, nil, err
@@ -192,8 +192,7 @@ func (r *Reader) frame() (frameHead, []byte, error) {
 	return h, body, err
 }
 
-// looksRight reports whether the input begins like a stream that was damaged, rather than like
-// something else.
+// looksRight reports whether the input begins like a damaged stream, and not like something else.
 func (r *Reader) looksRight() bool {
 	h, err := parseHead(r.buf[r.pos:r.end])
 	if err != nil || h.kind != KindHeader {
@@ -203,8 +202,8 @@ func (r *Reader) looksRight() bool {
 	return ok
 }
 
-// parseFrame checks the frame at the front of b. It returns errShort, with the head if that is
-// complete, if b may be the beginning of one.
+// parseFrame checks the frame at the front of b. It returns errShort if b may be the beginning of a
+// frame, with the head if the head is complete.
 func parseFrame(b []byte) (h frameHead, body []byte, err error) {
 	if h, err = parseHead(b); err != nil {
 		return h, nil, err
@@ -214,8 +213,7 @@ func parseFrame(b []byte) (h frameHead, body []byte, err error) {
 	}
 	body = b[h.size : h.size+h.body]
 	if h.kind == KindHeader {
-		// What is promised for all versions comes before the checksum, which a later version may
-		// change.
+		// Check what holds for all versions before the checksum, which a later version may change.
 		if err := checkVersion(body); err != nil {
 			return h, nil, err
 		}
@@ -244,21 +242,21 @@ func checkVersion(body []byte) error {
 	return nil
 }
 
-// afterMagic returns what follows the first key and its value in a header's body, or false if it
-// does not begin with them.
+// afterMagic returns the bytes after the first key and value of a header's body. It returns false
+// if the body does not begin with them.
 func afterMagic(body []byte) ([]byte, bool) {
 	switch {
 	case len(body) > 0 && body[0]&0xf0 == 0x80: // a map of up to 15 keys
 		return bytes.CutPrefix(body[1:], headerSign)
-	case len(body) > 2 && body[0] == 0xde: // of more
+	case len(body) > 2 && body[0] == 0xde: // of more keys
 		return bytes.CutPrefix(body[3:], headerSign)
 	}
 	return nil, false
 }
 
-// resync is called when there is no good frame at pos. If what stands there is a frame that was
-// torn, followed within the bytes that it claims by a good header that continues the stream, resync
-// moves to that header.
+// resync handles a position without a valid frame. It looks for a torn frame: a valid header that
+// continues the stream must begin within the bytes that the frame claims. resync then moves to that
+// header.
 func (r *Reader) resync(cause error) (frameHead, []byte, error) {
 	if !r.tears || !errors.Is(cause, ErrCorrupt) && !errors.Is(cause, ErrTruncated) && cause != ErrNotStream {
 		return frameHead{}, nil, cause
@@ -274,7 +272,7 @@ func (r *Reader) resync(cause error) (frameHead, []byte, error) {
 		}
 		start += i
 		if b := r.buf[r.pos+start : r.end]; len(b) > 1 && b[1] != byte(KindHeader) {
-			continue // also because only a header's length is small enough to be waited for
+			continue // Only a header is short enough to wait for.
 		}
 		h, body, err := r.frameAt(start)
 		if err != nil || h.kind != KindHeader {
@@ -291,39 +289,38 @@ func (r *Reader) resync(cause error) (frameHead, []byte, error) {
 	}
 }
 
-// isTorn reports whether b is what a writer leaves of a frame that it does not finish: the
-// beginning of one, whose body is not a whole value. Without this a length that was damaged would
-// look like a tear when another stream follows.
+// isTorn reports whether b is an unfinished frame: a beginning whose body is not a whole value.
+// Without this check, a damaged length would look like a tear if another stream follows.
 func (r *Reader) isTorn(b []byte) bool {
 	h, err := parseHead(b)
 	if err == nil && r.drop > len(b)-h.size {
 		err = errShort
 	} else if err == nil {
-		c := cursor{b: append(r.long, b[h.size+r.drop:]...)} // behind what r.long has nobody looks
+		c := cursor{b: append(r.long, b[h.size+r.drop:]...)} // nobody reads r.long beyond its length
 		c.skip()
 		err = c.err
 	}
-	if r.outside() { // only a header can be torn there
+	if r.outside() { // only a header can be torn here
 		return err == errShort && (len(b) == 1 || b[1] == byte(KindHeader))
 	}
 	return err == errShort || err == errDepth
 }
 
-// continues reports whether a header with this body may follow a stream that was torn.
+// continues reports whether a header with this body may follow the torn stream.
 func (r *Reader) continues(body []byte) bool {
 	var h Header
 	if h.decodeBody(body) != nil {
 		return false
 	}
-	// Of a stream whose header is torn nothing is known, and nothing was read.
+	// If the header of a stream is torn, nothing is known of the stream, and no record was read.
 	return r.outside() || r.order.header.continuedBy(&h)
 }
 
 // outside reports whether no stream is open.
 func (r *Reader) outside() bool { return r.order.state == atStart || r.order.state == afterEnd }
 
-// fill reads until n bytes from pos on are in the buffer, or the input ends. An error of the input
-// is reported when what came before it has been used up.
+// fill reads until the buffer has n bytes from pos on, or the input ends. The Reader reports an
+// error of the input after it has used the bytes before the error.
 func (r *Reader) fill(n int) error {
 	if len(r.buf)-r.pos < n {
 		old := r.buf[r.pos:r.end]
@@ -441,7 +438,7 @@ func (r *Reader) decode(k Kind, body []byte) (Record, error) {
 	if r.dropped > 0 {
 		forgetContent(rec)
 	}
-	switch k { // what has grown is kept
+	switch k { // keep the memory that has grown
 	case KindInsert:
 		r.newTuple = r.insert.New
 	case KindUpdate:
@@ -457,8 +454,8 @@ func (r *Reader) decode(k Kind, body []byte) (Record, error) {
 	return rec, nil
 }
 
-// Header returns the header of the current stream, nil before the first record. It must not be
-// changed.
+// Header returns the header of the current stream, or nil before the first record. The caller must
+// not change it.
 func (r *Reader) Header() *Header {
 	if r.order.state == atStart {
 		return nil
@@ -466,18 +463,19 @@ func (r *Reader) Header() *Header {
 	return &r.order.header
 }
 
-// Torn reports whether the record that Next returned last is a header that continues a torn stream.
+// Torn reports whether the last record that Next returned is a header that continues a torn stream.
 func (r *Reader) Torn() bool { return r.torn }
 
 // Position returns the end LSN of the last complete transaction, or the LSN of a later progress
 // record.
 func (r *Reader) Position() LSN { return r.order.position() }
 
-// Totals returns what has been read of the current stream so far.
+// Totals returns the totals of the current stream so far.
 func (r *Reader) Totals() End { return r.order.end }
 
-// Buffered returns how many bytes have been read from the input and not yet been returned.
+// Buffered returns the number of bytes that the Reader has read from the input but not yet
+// returned.
 func (r *Reader) Buffered() int { return r.end - r.pos }
 
-// N returns how many bytes of the input have been returned as records.
+// N returns the number of bytes of the input that the Reader has returned as records.
 func (r *Reader) N() int64 { return r.off }

@@ -11,12 +11,12 @@ type Record interface {
 	Kind() Kind
 	// appendBody appends the body to b.
 	appendBody(b []byte) ([]byte, error)
-	// decodeBody sets the record to what the body says. It keeps references into the body, and
-	// reuses the record's slices.
+	// decodeBody decodes the body into the record. It keeps references into the body, and reuses
+	// the record's slices.
 	decodeBody(body []byte) error
 }
 
-// ValueKind says how a Value is to be understood.
+// ValueKind says how to interpret a Value.
 type ValueKind uint8
 
 // The kinds of values. The zero Value is NULL.
@@ -24,8 +24,8 @@ const (
 	Null      ValueKind = iota
 	Text                // PostgreSQL's text output
 	Binary              // PostgreSQL's binary output
-	Unchanged           // a TOASTed value that was not sent because it did not change
-	RawText             // text output that is not UTF-8
+	Unchanged           // a TOASTed value that the source did not send because it did not change
+	RawText             // text output that is not valid UTF-8
 )
 
 // A Value is one column of a tuple. Data is nil for Null and Unchanged.
@@ -34,7 +34,8 @@ type Value struct {
 	Data []byte
 }
 
-// TextValue returns a Text or RawText value, whichever b needs. It does not copy b.
+// TextValue returns b as a Text value, or as a RawText value if b is not valid UTF-8. It does not
+// copy b.
 func TextValue(b []byte) Value {
 	if utf8.Valid(b) {
 		return Value{Text, b}
@@ -42,14 +43,15 @@ func TextValue(b []byte) Value {
 	return Value{RawText, b}
 }
 
-// A Tuple is one row, with a value for each column of its relation, in order.
+// A Tuple is one row. It has a value for each column of its relation, in order.
 type Tuple []Value
 
-// Header opens a stream. Time-stamped facts about the source that are unknown may be left zero.
+// Header opens a stream. Unknown facts about the source may be zero.
 type Header struct {
 	Magic   string `msgpack:"magic"`   // set by Writer
 	Version uint64 `msgpack:"version"` // set by Writer
-	// the newest addition that the stream uses; Writer raises it for those of the header
+	// The newest minor version that the stream uses. Writer raises it if the header needs a newer
+	// one.
 	Minor         uint64    `msgpack:"minor,omitempty"`
 	StreamKind    string    `msgpack:"kind"` // Load, Changes or Repair
 	Producer      string    `msgpack:"producer,omitempty"`
@@ -64,24 +66,24 @@ type Header struct {
 	StartLSN      LSN       `msgpack:"start_lsn,omitempty"`
 	Load          *LoadInfo `msgpack:"load,omitempty"`
 
-	// What tells this source, and its history, apart from others that look alike. These keys are of
+	// These identify this source and its history among others that look alike. The keys are of
 	// minor version 1.
 
-	Token string `msgpack:"token,omitempty"` // made together with the slot
-	// of the source: the timelines before Timeline, oldest first
+	Token string `msgpack:"token,omitempty"` // created together with the slot
+	// The source's timelines before Timeline, oldest first.
 	History []TimelineEnd `msgpack:"history,omitempty"`
-	// up to where the source's WAL was durable when its clock said Created
+	// The LSN up to which the source's WAL was durable when its clock said Created.
 	SourceLSN LSN `msgpack:"source_lsn,omitempty"`
 }
 
-// A TimelineEnd says up to where a timeline belongs to a source's history.
+// A TimelineEnd is the LSN up to which a timeline belongs to a source's history.
 type TimelineEnd struct {
 	Timeline uint64
 	End      LSN
 }
 
-// EndOf returns up to where a timeline belongs to the source's history; ok is false if it is none
-// of the timelines before the source's own.
+// EndOf returns the LSN up to which a timeline belongs to the source's history. ok is false if the
+// timeline does not precede the source's own.
 func (h *Header) EndOf(timeline uint64) (end LSN, ok bool) {
 	for _, t := range h.History {
 		if t.Timeline == timeline {
@@ -101,23 +103,23 @@ const (
 // LoadInfo is the part of a Header that only full loads have.
 type LoadInfo struct {
 	Snapshot string `msgpack:"snapshot,omitempty"`
-	Part     uint64 `msgpack:"part,omitempty"` // from 1; 0 means 1 of 1
+	Part     uint64 `msgpack:"part,omitempty"` // counts from 1; 0 means 1 of 1
 	Parts    uint64 `msgpack:"parts,omitempty"`
 	DataOnly bool   `msgpack:"data_only,omitempty"`
-	Tables   uint64 `msgpack:"tables,omitempty"` // in the whole load
-	Bytes    uint64 `msgpack:"bytes,omitempty"`  // estimate, of this stream
+	Tables   uint64 `msgpack:"tables,omitempty"` // of the whole load
+	Bytes    uint64 `msgpack:"bytes,omitempty"`  // estimate, for this stream
 	Resumed  bool   `msgpack:"resumed,omitempty"`
-	// tables that have been loaded before are to be emptied
+	// The target must empty tables that were loaded before.
 	Reload bool   `msgpack:"reload,omitempty"`
 	Scope  string `msgpack:"scope,omitempty"` // ScopeAll or ScopeTables
-	// what of the schema is left out: WithoutOwners, WithoutRights
+	// Parts of the schema that the load leaves out: WithoutOwners, WithoutRights.
 	Without []string `msgpack:"without,omitempty"`
-	// the source's database holds an advisory lock of this key while the stream is written, in the
-	// server process of its low 32 bits
+	// The key of an advisory lock that the source's database holds while the stream is written. Its
+	// low 32 bits are the PID of the server process.
 	Probe uint64 `msgpack:"probe,omitempty"`
 }
 
-// What a full load may leave out of the schema.
+// Parts of the schema that a full load may leave out.
 const (
 	WithoutOwners = "owners"
 	WithoutRights = "rights"
@@ -125,17 +127,17 @@ const (
 
 // Scopes of a full load.
 const (
-	ScopeAll    = "all"    // all tables of the database that are to be migrated
-	ScopeTables = "tables" // only some tables, or the rows of some
+	ScopeAll    = "all"    // all tables of the database to migrate
+	ScopeTables = "tables" // only some tables, or only some rows
 )
 
-// SameSource reports whether both headers belong to streams of one slot of one database, so that
-// one may continue the other.
+// SameSource reports whether both headers belong to streams of the same slot and database. If so,
+// one stream may continue the other.
 func (h *Header) SameSource(o *Header) bool {
 	return h.SystemID == o.SystemID && h.Database == o.Database && h.Slot == o.Slot
 }
 
-// End closes a stream. Writer.End fills it in; Reader has compared Frames with what it saw.
+// End closes a stream. Writer.End fills it in. Reader compares Frames with its own count.
 type End struct {
 	Reason       string `msgpack:"reason"` // Complete or Stopped
 	Frames       uint64 `msgpack:"frames"`
@@ -148,11 +150,11 @@ type End struct {
 
 // Reasons for the end of a stream.
 const (
-	Complete = "complete" // the end that was asked for
+	Complete = "complete" // the requested end
 	Stopped  = "stopped"  // interrupted at a boundary
 )
 
-// A Relation describes a table. Records that follow refer to it by ID, the source's OID.
+// A Relation describes a table. Later records refer to it by ID, the source's OID.
 type Relation struct {
 	ID              uint32   `msgpack:"id"`
 	Schema          string   `msgpack:"schema"`
@@ -164,7 +166,7 @@ type Relation struct {
 // A Column of a Relation.
 type Column struct {
 	Name      string `msgpack:"name"`
-	Type      string `msgpack:"type,omitempty"` // as format_type prints it, without modifiers
+	Type      string `msgpack:"type,omitempty"` // as format_type prints it, without a modifier
 	OID       uint32 `msgpack:"oid,omitempty"`
 	TypeMod   int32  `msgpack:"typmod"`        // -1: none
 	Key       bool   `msgpack:"key,omitempty"` // part of the replica identity
@@ -172,12 +174,12 @@ type Column struct {
 	Identity  string `msgpack:"identity,omitempty"` // "a" always, "d" by default
 }
 
-// Warning is the Type of a DDL record of a load that creates nothing: its Name says what of the
-// source, or of its table, does not arrive as it is.
+// Warning is the Type of a DDL record in a load that creates nothing. Its Name says which part of
+// the source, or of its table, the load does not reproduce.
 const Warning = "WARNING"
 
-// DDL is one object of the schema (in a full load), or one statement that was executed on the
-// source (in a change stream).
+// DDL is one object of the schema (in a full load), or one statement that ran on the source (in a
+// change stream).
 type DDL struct {
 	ID         uint64   `msgpack:"id,omitempty"`
 	Section    string   `msgpack:"section"` // PreData, PostData or Change
@@ -193,14 +195,14 @@ type DDL struct {
 	SearchPath string   `msgpack:"search_path,omitempty"`
 	XID        uint32   `msgpack:"xid,omitempty"`
 
-	// Of a statement in section Change: the settings that it was read with, and what it has
-	// created, altered or (DROP …) dropped.
+	// For a statement in section Change: the settings under which the source parsed it, and the
+	// objects that it created, altered or (DROP …) dropped.
 	Settings map[string]string `msgpack:"settings,omitempty"`
 	Objects  []Object          `msgpack:"objects,omitempty"`
 }
 
-// An Object of a schema, as pg_identify_object_as_address prints it. In the stream it is an array
-// of the three.
+// An Object is an object of a schema as pg_identify_object_as_address prints it. The stream encodes
+// it as an array of the three.
 type Object struct {
 	Type  string
 	Names []string
@@ -209,9 +211,9 @@ type Object struct {
 
 // Sections of DDL.
 const (
-	PreData  = "pre-data"  // to be executed before rows are copied
-	PostData = "post-data" // to be executed when the rows of its table are there
-	Change   = "change"    // executed by a transaction of the source
+	PreData  = "pre-data"  // runs before rows are copied
+	PostData = "post-data" // runs once the rows of its table are loaded
+	Change   = "change"    // run by a transaction of the source
 )
 
 // CopyBegin opens a part of a table's rows.
@@ -233,14 +235,14 @@ const (
 	CopyBinary = "binary"
 )
 
-// CopyData is a chunk of raw COPY bytes that ends at the end of a row.
+// CopyData is a chunk of raw COPY data that ends at the end of a row.
 type CopyData struct {
 	Part uint32
 	Rows uint64 // in this chunk
 	Data []byte
 }
 
-// CopyEnd closes a part; the totals are those of all its CopyData.
+// CopyEnd closes a part. Its totals are the sums over the part's CopyData.
 type CopyEnd struct {
 	Part  uint32
 	Rows  uint64
@@ -255,8 +257,8 @@ type Sequence struct {
 	IsCalled  bool   `msgpack:"is_called,omitempty"`
 }
 
-// Fingerprint is what an object of the source's schema was at the snapshot. Definition and Facts
-// are hashes that only their writer makes: a reader compares them with later ones.
+// Fingerprint is the state of an object of the source's schema at the snapshot. Definition and
+// Facts are hashes that only the source side computes. A reader compares them with later ones.
 type Fingerprint struct {
 	Class      string `msgpack:"class"`
 	Schema     string `msgpack:"schema,omitempty"`
@@ -266,7 +268,7 @@ type Fingerprint struct {
 	Facts      string `msgpack:"facts,omitempty"`
 }
 
-// LargeObject is a chunk of a large object; the one with offset 0 creates it.
+// LargeObject is a chunk of a large object. The chunk with offset 0 creates the object.
 type LargeObject struct {
 	OID    uint32
 	Offset uint64
@@ -280,22 +282,22 @@ type Begin struct {
 	Time      Time // of the commit
 }
 
-// Commit closes a transaction. EndLSN is what a reader stores as its position.
+// Commit closes a transaction. A reader stores EndLSN as its position.
 type Commit struct {
 	CommitLSN LSN
 	EndLSN    LSN
 	Time      Time
 }
 
-// Insert, Update, Delete, Truncate, Message and DDL carry an XID inside of blocks of transactions
-// in progress only.
+// Insert, Update, Delete, Truncate, Message and DDL have an XID only inside blocks of transactions
+// in progress.
 type Insert struct {
 	Relation uint32
 	New      Tuple
 	XID      uint32
 }
 
-// Update of a row. Old is nil if the replica identity did not change (and is not full).
+// Update changes a row. Old is nil if the replica identity did not change (and is not full).
 type Update struct {
 	Relation uint32
 	Old      Tuple
@@ -303,14 +305,14 @@ type Update struct {
 	XID      uint32
 }
 
-// Delete of a row. Old has the replica identity, or the whole row where that is full.
+// Delete deletes a row. Old has the replica identity, or the whole row if the identity is full.
 type Delete struct {
 	Relation uint32
 	Old      Tuple
 	XID      uint32
 }
 
-// Truncate of one or several relations in one statement.
+// Truncate truncates one or several relations in one statement.
 type Truncate struct {
 	Relations       []uint32
 	Cascade         bool
@@ -318,7 +320,7 @@ type Truncate struct {
 	XID             uint32
 }
 
-// Message is a logical message written by pg_logical_emit_message.
+// Message is a logical message from pg_logical_emit_message.
 type Message struct {
 	Transactional bool
 	LSN           LSN
@@ -327,10 +329,10 @@ type Message struct {
 	XID           uint32
 }
 
-// StreamStart opens a block of changes of a transaction that is still in progress.
+// StreamStart opens a block of changes of a transaction in progress.
 type StreamStart struct {
 	XID   uint32
-	First bool // of this transaction
+	First bool // the first block of this transaction
 }
 
 // StreamStop closes a block.
@@ -344,7 +346,7 @@ type StreamCommit struct {
 	Time      Time
 }
 
-// StreamAbort takes back a transaction that was sent in blocks (SubXID = XID), or one of its
+// StreamAbort rolls back a transaction that was sent in blocks (SubXID = XID), or one of its
 // subtransactions.
 type StreamAbort struct {
 	XID    uint32
@@ -353,7 +355,7 @@ type StreamAbort struct {
 	Time   Time
 }
 
-// Prepare stands in the place of Commit or StreamCommit in a two-phase transaction.
+// Prepare replaces Commit or StreamCommit in a two-phase transaction.
 type Prepare struct {
 	GID        []byte
 	XID        uint32
@@ -371,7 +373,7 @@ type CommitPrepared struct {
 	Time      Time
 }
 
-// RollbackPrepared takes a prepared transaction back.
+// RollbackPrepared rolls back a prepared transaction.
 type RollbackPrepared struct {
 	GID           []byte
 	XID           uint32
@@ -380,21 +382,19 @@ type RollbackPrepared struct {
 	Time          Time
 }
 
-// Progress says that every transaction with an end LSN up to LSN stands before it. Time is the
+// Progress says that the stream has sent every transaction with an end LSN up to LSN. Time is the
 // source's clock.
 type Progress struct {
 	LSN  LSN
 	Time Time
 }
 
-// Unknown is an ignorable record of a kind that this package does not know. A filter forwards it by
-// writing it.
+// Unknown is an ignorable record of a kind that this package does not know. A filter writes it to
+// forward it.
 type Unknown struct {
 	K    Kind
 	Body []byte
 }
-
-// Kind methods.
 
 func (*Header) Kind() Kind           { return KindHeader }
 func (*End) Kind() Kind              { return KindEnd }

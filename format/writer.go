@@ -7,24 +7,26 @@ import (
 	"io"
 )
 
-// writeBuffer is how much Writer collects before it writes: with the pipe's own buffer enough for
-// few large writes, and small beside everything else.
+// writeBuffer is the size at which Writer writes its buffer. Together with the pipe's own buffer it
+// allows few large writes, and it is small in proportion to a program's other memory.
 const writeBuffer = 256 << 10
 
 // A Writer writes a stream: a header, records, and an end.
 //
-// A header of the same source and slot may also follow a stream without an end: what that one had
-// not completed is void, and is written again. It refuses records that may not stand where they are
-// written. After an error every call returns the same error. It buffers: what was written reaches
-// the underlying writer when the buffer is full, or on Flush. It is not safe for concurrent use.
+// A header of the same source and slot may also follow a stream without an end. The incomplete part
+// of that stream is then void, and must be written again.
+//
+// A Writer refuses records that are not allowed at their place. After an error, every call returns
+// the same error. A Writer buffers: it writes to the underlying writer when the buffer is full, or
+// on Flush. It is not safe for concurrent use.
 type Writer struct {
 	w     io.Writer
 	buf   []byte
 	order order
 	err   error
 	n     int64
-	torn  bool   // within a record, which only a header may follow
-	piece []byte // a frame of what WriteFrom reads
+	torn  bool   // within a record; only a header may follow
+	piece []byte // a frame's bytes from WriteFrom's reader
 }
 
 // NewWriter returns a Writer on w. The caller closes w.
@@ -32,8 +34,8 @@ func NewWriter(w io.Writer) *Writer {
 	return &Writer{w: w, buf: make([]byte, 0, writeBuffer)}
 }
 
-// Write writes a record. It keeps no reference to it, and does not copy the large values of one
-// that is longer than a frame.
+// Write writes a record. It keeps no reference to the record. It does not copy the large values of
+// a record that is longer than a frame.
 func (w *Writer) Write(rec Record) error {
 	if w.err != nil {
 		return w.err
@@ -62,7 +64,7 @@ func (w *Writer) write(rec Record) error {
 	if err := w.enter(rec); err != nil {
 		return err
 	}
-	// The body is written behind the place of a short head, which is almost always the right one.
+	// Write the body after room for a short head, which is almost always enough.
 	start := len(w.buf)
 	b, err := rec.appendBody(append(w.buf, make([]byte, headMin)...))
 	if err == errInPieces {
@@ -83,9 +85,9 @@ func (w *Writer) write(rec Record) error {
 		if err := w.flush(); err != nil {
 			return err
 		}
-		w.buf = make([]byte, 0, writeBuffer) // the body stands in the old one
+		w.buf = make([]byte, 0, writeBuffer) // the body is in the old buffer
 		return w.writePieces(k, body, new(cuts))
-	case n > 255: // the head is longer, move the body
+	case n > 255: // the head is longer: move the body
 		b = append(b, 0, 0, 0)
 		size := headMin + 1
 		if n > 0xffff {
@@ -118,7 +120,7 @@ func (w *Writer) writeCopyData(r *CopyData) error {
 	if err := w.enter(r); err != nil {
 		return err
 	}
-	start := len(w.buf) // the data is so long that the head has its full size
+	start := len(w.buf) // data this long always has the longest head
 	b := r.appendHead(append(w.buf, make([]byte, headMax)...))
 	h := b[start+headMax:]
 	crc := crc32.Update(frameCRC(KindCopyData, h), castagnoli, r.Data)
@@ -145,8 +147,8 @@ func (w *Writer) prepareHeader(h *Header) error {
 	return nil
 }
 
-// End writes the end record with this stream's totals, and flushes. lsn is taken over if it is
-// greater than the position that the records themselves have reached. Another header may follow.
+// End writes the end record with this stream's totals, and flushes. lsn becomes the end's LSN if it
+// is greater than the position of the records. Another header may follow.
 func (w *Writer) End(reason string, lsn LSN) (End, error) {
 	e := w.order.end
 	e.Reason, e.LSN = reason, max(e.LSN, lsn)
@@ -156,7 +158,7 @@ func (w *Writer) End(reason string, lsn LSN) (End, error) {
 	return e, w.Flush()
 }
 
-// Flush writes out what is buffered.
+// Flush writes the buffered bytes.
 func (w *Writer) Flush() error {
 	if w.err == nil {
 		w.err = w.flush()
@@ -185,22 +187,22 @@ func (w *Writer) put(b []byte) error {
 	return err
 }
 
-// Totals returns what the end record would say now.
+// Totals returns the content of an end record written now.
 func (w *Writer) Totals() End { return w.order.end }
 
-// Buffered returns the number of bytes that wait for a Flush.
+// Buffered returns the number of bytes that Flush would write.
 func (w *Writer) Buffered() int { return len(w.buf) }
 
-// N returns the number of bytes written, without the buffered ones.
+// N returns the number of bytes written, without the buffered bytes.
 func (w *Writer) N() int64 { return w.n }
 
-// InTransaction reports whether a transaction or block is open, or a record torn: then the stream
-// cannot end here.
+// InTransaction reports whether a transaction or block is open, or a record is torn. The stream
+// cannot end in that state.
 func (w *Writer) InTransaction() bool {
 	return w.order.state == inTx || w.order.state == inBlock || w.torn
 }
 
-// Close flushes. It is an error to close a Writer whose stream has no end.
+// Close flushes. It returns an error if the Writer's stream has no end.
 func (w *Writer) Close() error {
 	if err := w.Flush(); err != nil {
 		return err
