@@ -26,7 +26,7 @@ import (
 
 func main() { os.Exit(cli.Main("pgcutover", run)) }
 
-// The commands are in the order of the night, which is the one that --help shows.
+// flags lists the commands in the order in which a cutover runs them. --help keeps that order.
 type flags struct {
 	Source    string           `group:"connection" placeholder:"URI" help:"The source database: a URI or keywords. Default: PGSLUICE_SOURCE, else libpq's variables."`
 	Target    string           `group:"connection" placeholder:"URI" help:"The target database: a URI or keywords. Default: PGSLUICE_TARGET, else libpq's variables."`
@@ -127,7 +127,7 @@ func run(ctx context.Context, env *cli.Env) error {
 		return fault.New(fault.Usage, "--slot is missing").
 			WithHint("Use --slot NAME. To list the migrations: pgcutover status")
 	}
-	// There is nothing to bring to an end first: a step that is interrupted is repeated.
+	// No cleanup is needed: the next run repeats an interrupted step.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
@@ -209,10 +209,10 @@ func (f *flags) do(ctx context.Context, m *session.Migration, command string) er
 	return fmt.Errorf("unknown command %q", command)
 }
 
-// lockPatience is how long locks of others may stand in the way of steps that have no --timeout.
+// lockPatience limits how long a step without --timeout waits for locks of other sessions.
 const lockPatience = time.Minute
 
-// status prints the status, once or again and again, or one field of it.
+// status prints the status once or repeatedly, or prints one of its fields.
 func (f *flags) status(ctx context.Context, m *session.Migration) error {
 	if f.Status.Get == "" {
 		return status.Print(ctx, m, status.Options{JSON: f.Status.JSON, Watch: f.Status.Watch, Every: f.Status.Every})
@@ -223,7 +223,7 @@ func (f *flags) status(ctx context.Context, m *session.Migration) error {
 	return status.Get(ctx, m, f.Status.Get)
 }
 
-// ready tells a script that the snapshots are taken.
+// ready tells the calling script that the snapshots exist.
 func (f *flags) ready() {
 	if f.Verify.Ready == "" {
 		return
