@@ -1,5 +1,6 @@
-// Package missing finds what the target lacks of the source, or has otherwise, and what the
-// source's rows would not let it have. It prints that, tries again, and refuses to go on.
+// Package missing finds the objects that the target lacks or defines differently from the source,
+// and the constraints that the source's rows violate. It prints these objects, tries to create them
+// again, and stops a cutover that would leave them out.
 package missing
 
 import (
@@ -20,16 +21,16 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A Result is what a comparison has found.
+// A Result is the outcome of a comparison.
 type Result struct {
 	Lines    []ledger.Line
-	Compared bool // false before the load is complete: nothing can be said yet
+	Compared bool // false before the load is complete: until then nothing can be said
 
-	lacking []coverage.TableName // the tables among what is missing
+	lacking []coverage.TableName // the missing tables
 }
 
-// Compare compares what the source has with what the target has, and returns what is missing or
-// otherwise.
+// Compare compares the objects of the source with those of the target. It returns the objects that
+// are missing or different.
 func Compare(ctx context.Context, s *session.Session) (*Result, error) {
 	r := new(Result)
 	if s.Stream.LoadStatus == "loading" {
@@ -73,7 +74,7 @@ func Compare(ctx context.Context, s *session.Session) (*Result, error) {
 	return r, nil
 }
 
-// remembered adds what the target knows of the migration.
+// remembered adds the target's record of the migration.
 func remembered(ctx context.Context, s *session.Session, in *ledger.Input) (err error) {
 	if in.Failed, err = progress.Failed(ctx, s.OnTarget, s.Stream.ID); err != nil {
 		return err
@@ -113,7 +114,7 @@ func remembered(ctx context.Context, s *session.Session, in *ledger.Input) (err 
 		b.Target = onTarget[in.Renames.Key(k)]
 		in.Baseline[k] = b
 	}
-	if in.Baseline == nil { // of an older program's load, or a filter has dropped it
+	if in.Baseline == nil { // an older pgextract made the load, or a filter dropped the baseline
 		in.Selected = false
 	}
 	rows, err := s.OnTarget.Query(ctx, "SELECT pg_catalog.quote_ident(rolname) FROM pg_catalog.pg_roles")
@@ -161,7 +162,7 @@ func (r *Result) notCarried(ctx context.Context, s *session.Session) error {
 		}
 		r.Lines[i].Remedy, r.Lines[i].SQL = remedy, []string{}
 	}
-	for len(uncarried) > 0 { // in the order of tables
+	for len(uncarried) > 0 { // sorted by table
 		n := 1
 		for n < len(uncarried) && uncarried[n].TableName == uncarried[0].TableName {
 			n++
@@ -178,8 +179,8 @@ func (r *Result) notCarried(ctx context.Context, s *session.Session) error {
 	return nil
 }
 
-// settled is Compare, looked at again for some seconds while there is something that may still be
-// on its way: a statement that sync is about to execute.
+// settled is Compare, repeated for a few seconds while objects are missing: sync may be about to
+// execute the statement that creates them.
 func settled(ctx context.Context, s *session.Session) (*Result, error) {
 	const tries = 3
 	for try := 1; ; try++ {

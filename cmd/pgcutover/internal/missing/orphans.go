@@ -16,11 +16,11 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// OrphansBudget bounds how long rows that violate foreign keys are looked for.
+// OrphansBudget limits the search for rows that violate foreign keys.
 const OrphansBudget = 10 * time.Second
 
-// orphaned returns the foreign keys of a migration that rows of the source violate although the
-// server takes them to hold, for as far as they can be examined in the time that is given to it.
+// orphaned returns the migration's foreign keys that the source has as valid although its rows
+// violate them. It covers the keys that can be examined within OrphansBudget.
 func orphaned(ctx context.Context, s *session.Session) (list []catalog.Orphans, err error) {
 	found, _, _, err := catalog.CountOrphans(ctx, s.OnSource, OrphansBudget)
 	if err != nil || len(found) == 0 {
@@ -42,12 +42,12 @@ func orphaned(ctx context.Context, s *session.Session) (list []catalog.Orphans, 
 	return list, nil
 }
 
-// orphanKey returns the key of a foreign key in the ledger.
+// orphanKey returns the ledger's key for a foreign key.
 func orphanKey(o *catalog.Orphans) inventory.Key {
 	return inventory.Key{Class: inventory.Constraint, Schema: o.Schema, Table: o.Table, Name: o.Name}
 }
 
-// withOrphans adds the lines of foreign keys that the target cannot have as valid.
+// withOrphans adds a line for each foreign key that the target cannot have as valid.
 func (r *Result) withOrphans(ctx context.Context, s *session.Session) error {
 	if s.Stream.Ended {
 		return nil
@@ -72,8 +72,8 @@ func (r *Result) withOrphans(ctx context.Context, s *session.Session) error {
 	return nil
 }
 
-// RequireParents refuses to close a source whose rows violate foreign keys: they would be found
-// when the target is open already. anyway only names them.
+// RequireParents refuses to close a source whose rows violate foreign keys. Otherwise these rows
+// are found only once the target is open. With anyway set, it only reports the keys.
 func RequireParents(ctx context.Context, s *session.Session, anyway bool, allow []string) error {
 	found, err := orphaned(ctx, s)
 	if err != nil {

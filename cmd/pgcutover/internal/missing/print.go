@@ -16,16 +16,16 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// Options say what is printed, and what is done before.
+// Options choose the output format and what Print does first.
 type Options struct {
-	As           string   // "json", "sql", or empty: for people
-	Retry        bool     // first try to create what the load could not, where that reads no rows
-	AllowOrphans bool     // leave out foreign keys that rows of the source violate
-	Allow        []string // lines that may stay as they are from now on
+	As           string   // "json", "sql", or empty for people
+	Retry        bool     // first create what the load could not, if that reads no rows
+	AllowOrphans bool     // do not look for rows that violate foreign keys
+	Allow        []string // ids of lines to accept from now on
 }
 
-// Print prints what the target lacks of the source, or has otherwise. It fails with status Failed
-// if there is something that is not allowed.
+// Print prints the objects that the target lacks or defines differently from the source. It fails
+// with status Failed if one of them is not allowed.
 func Print(ctx context.Context, m *session.Migration, o Options) error {
 	s, err := m.Begin(ctx)
 	if err != nil {
@@ -100,7 +100,8 @@ func (r *Result) lines(out io.Writer, slot string) error {
 	return nil
 }
 
-// sql prints the statements that mend it. What could be obeyed by a terminal is left out.
+// sql prints the statements that repair the target. It leaves out statements with control
+// characters, which a terminal could interpret as commands.
 func (r *Result) sql(out io.Writer) error {
 	if _, err := fmt.Fprint(out, "SET search_path = '';\nSET check_function_bodies = off;\n"); err != nil {
 		return err

@@ -8,7 +8,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// Renames returns what is called otherwise on the target, and the tables there that were migrated.
+// Renames returns the objects that have another name on the target, and the target's tables that
+// were migrated.
 func Renames(ctx context.Context, s *session.Session) (r ledger.Renames, there map[[2]string]bool, err error) {
 	if r.Schemas, err = progress.RenamedSchemas(ctx, s.OnTarget, s.Stream.ID); err != nil {
 		return r, nil, s.Target.Explain(err)

@@ -15,8 +15,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// RequireNothing refuses to go on while the ledger is not empty. What is named in allow may
-// stay as it is from now on.
+// RequireNothing refuses to continue while the ledger is not empty. allow lists the ids of lines to
+// accept from now on.
 func RequireNothing(ctx context.Context, s *session.Session, allow []string, patience time.Duration) error {
 	if _, err := Retry(ctx, s, true, patience); err != nil {
 		return err
@@ -35,8 +35,8 @@ func RequireNothing(ctx context.Context, s *session.Session, allow []string, pat
 	return refusal(s.Slot, left)
 }
 
-// RequireCreated refuses to remove the state of a migration as long as it has the only list of
-// what is still to be created on the target.
+// RequireCreated refuses to remove the state of a migration while that state is the only list of
+// the objects still to be created on the target.
 func RequireCreated(ctx context.Context, s *session.Session) error {
 	for _, phase := range []progress.Phase{progress.PhaseCutover, progress.PhaseFinish} {
 		list, err := progress.Pending(ctx, s.OnTarget, s.Stream.ID, phase, "", "")
@@ -82,7 +82,7 @@ func refusal(slot string, left []ledger.Line) *fault.Error {
 		WithHint("To see the remedy of each: pgcutover missing --slot %s (--sql prints the statements). To accept an object as it is: --allow-missing ID", slot)
 }
 
-// accept records the lines with these ids as allowed, and marks them.
+// accept records the lines with these ids as allowed and marks them.
 func accept(ctx context.Context, s *session.Session, lines []ledger.Line, ids []string) error {
 	if len(ids) == 0 {
 		return nil

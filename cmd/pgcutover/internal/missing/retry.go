@@ -10,9 +10,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// Retry tries again to create what the load could not create: only what takes no time if quick is
-// set, because the application waits. It returns what is left. Locks of others may stand in the way
-// of each for as long as patience (0: for ever).
+// Retry tries again to create the objects that the load could not create, and returns those that
+// still fail. With quick set, it creates only objects that take no time, because the application is
+// waiting. For each object it waits at most patience for locks of other sessions; 0 means no limit.
 func Retry(ctx context.Context, s *session.Session, quick bool, patience time.Duration) ([]progress.Object, error) {
 	failed, err := progress.Failed(ctx, s.OnTarget, s.Stream.ID)
 	if err != nil || len(failed) == 0 {
