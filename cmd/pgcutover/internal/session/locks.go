@@ -8,23 +8,23 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 )
 
-// Others may hold what we want a lock of, for as long as they like. Our sessions do not queue for
-// long: what comes after them in a queue would wait, too, and nobody would know for what. What only
-// looks says who stands in the way, and goes on; what changes something tries again.
+// Other sessions may hold a lock for any length of time. Our sessions never queue for a lock for
+// long: later sessions would wait behind them in the queue and could not see why. A read-only verb
+// names the session that holds the lock and continues. A verb that changes something tries again.
 
-// Retry runs a step whose statements may find locks of others in their way, until it is done or a
-// limit has passed (0: none). It is begun anew each time.
+// Retry runs a step whose statements may have to wait for locks of other sessions. It starts the
+// step again after each lock timeout, until the step succeeds or limit has passed (0: no limit).
 func (m *Migration) Retry(ctx context.Context, limit time.Duration, do func() error) error {
 	return m.Patiently(ctx, m.Source, limit, do)
 }
 
-// Patiently is Retry for statements of one side.
+// Patiently is Retry for statements on one side.
 func (m *Migration) Patiently(ctx context.Context, s pgdial.Server, limit time.Duration, do func() error) error {
 	return m.Locked(m.Waits[s.Side].Retry(ctx, limit, do))
 }
 
-// Locked names who stood in the way of a statement that was given up for a lock; other errors it
-// returns as they are.
+// Locked adds the session that held the lock to an error of a statement that timed out waiting for
+// that lock. It returns other errors unchanged.
 func (m *Migration) Locked(err error) error {
 	if !waiting.IsLockTimeout(err) {
 		return err
@@ -37,7 +37,7 @@ func (m *Migration) Locked(err error) error {
 	return m.Waits[m.Source.Side].Explain(err)
 }
 
-// LocksAtOnce is how many tables or sequences are locked by one transaction where there may be
-// thousands: a server has room for max_locks_per_transaction × max_connections locks of all
-// sessions together, and of 16 of them a session keeps its own.
+// LocksAtOnce limits how many tables or sequences one transaction locks when there may be
+// thousands. A server has room for max_locks_per_transaction × max_connections locks of all
+// sessions together, and each session has 16 fast-path slots of its own.
 const LocksAtOnce = 16

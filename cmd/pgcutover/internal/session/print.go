@@ -6,18 +6,18 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// Printf prints a line of a report. Unwritten says afterwards whether all of it could be.
+// Printf prints a line of a report. Unwritten reports later whether every line could be printed.
 func (m *Migration) Printf(format string, args ...any) { m.Wrote(text.Fprintf(m.Out, format, args...)) }
 
-// Wrote notes whether a part of a report that was printed otherwise could be.
+// Wrote records the error, if any, of printing a part of a report by other means than Printf.
 func (m *Migration) Wrote(_ int, err error) {
 	if m.unwritten == nil {
 		m.unwritten = err
 	}
 }
 
-// Unwritten returns an error if a report could not be printed, so that nobody has read what it
-// found. A reader who has gone has seen what he wanted.
+// Unwritten returns an error if a report could not be printed: its findings have not reached the
+// reader. A broken pipe is no error, because the reader closed it on purpose.
 func (m *Migration) Unwritten() error {
 	if m.unwritten == nil || cli.IsBrokenPipe(m.unwritten) {
 		return nil

@@ -1,6 +1,6 @@
-// Package session opens what the verbs of a cutover work on: the source, the target, and what the
-// target knows of the migration. It says once where it is connected to, and makes sure that both
-// ends belong together.
+// Package session opens what the verbs of a cutover need: the source, the target, and the target's
+// record of the migration. It reports once which servers it is connected to and checks that source
+// and target belong together.
 package session
 
 import (
@@ -19,32 +19,32 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 )
 
-// A Migration is one slot's migration from a source to a target, as a verb is told of it.
+// A Migration is one slot's migration from a source to a target, as the command line describes it.
 type Migration struct {
 	Source pgdial.Server
 	Target pgdial.Server
-	Slot   string // empty until a Session has found it, if it was not named
-	// Waits says, by side, whom sessions wait for.
+	Slot   string // if not given, empty until a Session has found it
+	// Waits records, by side, which sessions ours wait for.
 	Waits map[string]*waiting.Watch
-	// Reports says that the command's report on Out names both ends.
+	// Reports is set if the command's report on Out names both servers.
 	Reports bool
 
 	Out io.Writer // reports
 	Log *slog.Logger
 
-	unwritten error             // of what was to be printed
-	ends      map[string]string // by side, what was connected to, as identity.Line prints it
+	unwritten error             // the error that Unwritten reports
+	ends      map[string]string // by side, the server connected to, as identity.Line prints it
 }
 
-// A Session is a migration with both ends open. A verb that needs one end only, or can do without,
-// has nil for the other; so is the stream where the target is not asked for it.
+// A Session is a migration with its connections. OnSource or OnTarget is nil if the verb does not
+// need that side. Stream is nil if the verb does not ask the target for it.
 type Session struct {
 	*Migration
 	OnSource, OnTarget *pgx.Conn
-	Stream             *progress.Stream // what the target knows of the migration
+	Stream             *progress.Stream // the target's record of the migration
 }
 
-// Begin opens both ends, and finds the migration.
+// Begin connects to both sides and finds the migration.
 func (m *Migration) Begin(ctx context.Context) (*Session, error) {
 	s, err := m.BeginTarget(ctx)
 	if err != nil {
@@ -57,7 +57,7 @@ func (m *Migration) Begin(ctx context.Context) (*Session, error) {
 	return s, nil
 }
 
-// BeginTarget opens the target, and finds the migration there.
+// BeginTarget connects to the target and finds the migration there.
 func (m *Migration) BeginTarget(ctx context.Context) (*Session, error) {
 	s := &Session{Migration: m}
 	var err error
@@ -71,7 +71,7 @@ func (m *Migration) BeginTarget(ctx context.Context) (*Session, error) {
 	return s, nil
 }
 
-// BeginSource opens the source alone.
+// BeginSource connects to the source only.
 func (m *Migration) BeginSource(ctx context.Context) (*Session, error) {
 	c, err := m.Connect(ctx, m.Source)
 	if err != nil {
@@ -80,7 +80,7 @@ func (m *Migration) BeginSource(ctx context.Context) (*Session, error) {
 	return &Session{Migration: m, OnSource: c}, nil
 }
 
-// OpenSource opens the source that the target was loaded from.
+// OpenSource connects to the source and checks that the target was loaded from it.
 func (s *Session) OpenSource(ctx context.Context) (err error) {
 	if s.OnSource, err = s.Connect(ctx, s.Source); err != nil {
 		return err
@@ -88,7 +88,7 @@ func (s *Session) OpenSource(ctx context.Context) (err error) {
 	return s.CheckSource(ctx)
 }
 
-// Close closes what is open.
+// Close closes the open connections.
 func (s *Session) Close(ctx context.Context) {
 	for _, c := range []*pgx.Conn{s.OnSource, s.OnTarget} {
 		if c != nil {
@@ -97,15 +97,15 @@ func (s *Session) Close(ctx context.Context) {
 	}
 }
 
-// Of returns the session for another migration between the same ends.
+// Of returns the session for another migration between the same two servers.
 func (s *Session) Of(stream *progress.Stream) *Session {
 	m := *s.Migration
 	m.Slot = stream.Key.Slot
 	return &Session{Migration: &m, OnSource: s.OnSource, OnTarget: s.OnTarget, Stream: stream}
 }
 
-// ConnectTarget opens a session on the target, and makes sure that its state of migrations is ours
-// alone.
+// ConnectTarget opens a session on the target and checks that only our role can write the state of
+// migrations there.
 func (m *Migration) ConnectTarget(ctx context.Context) (*pgx.Conn, error) {
 	c, err := m.Connect(ctx, m.Target)
 	if err != nil {
@@ -118,8 +118,8 @@ func (m *Migration) ConnectTarget(ctx context.Context) (*pgx.Conn, error) {
 	return c, nil
 }
 
-// Connect opens a session, which waits for no lock for long. The first one of each side says where
-// it is: on standard error, unless the command's report has it.
+// Connect opens a session that waits for no lock for long. The first session on each side reports
+// the server: on standard error, unless the command's report names it.
 func (m *Migration) Connect(ctx context.Context, s pgdial.Server) (*pgx.Conn, error) {
 	c, err := s.Connect(ctx)
 	if err != nil {
@@ -141,15 +141,15 @@ func (m *Migration) Connect(ctx context.Context, s pgdial.Server) (*pgx.Conn, er
 	return c, nil
 }
 
-// Line names a side and what it is connected to, empty if it has not been reached.
+// Line returns the name of a side and its server. It is empty before the first connection.
 func (m *Migration) Line(s pgdial.Server) string { return m.ends[s.Side] }
 
-// End is Line without the side.
+// End is Line without the name of the side.
 func (m *Migration) End(s pgdial.Server) string {
 	return strings.TrimSpace(strings.TrimPrefix(m.ends[s.Side], s.Side))
 }
 
-// Find reads what the target knows of the migration by now.
+// Find reads the target's current record of the migration.
 func (s *Session) Find(ctx context.Context) error {
 	list, err := progress.Streams(ctx, s.OnTarget, s.Slot)
 	if err != nil {
@@ -175,8 +175,8 @@ func (s *Session) Find(ctx context.Context) error {
 		WithHint("Choose one with --slot. To remove one that you no longer need, on the target: DELETE FROM pgsluice.streams WHERE stream_id = …")
 }
 
-// CheckSource makes sure that the source is the one that the target was loaded from: positions of
-// another mean nothing to it.
+// CheckSource checks that the target was loaded from this source. On any other server, the
+// migration's LSNs mean nothing.
 func (s *Session) CheckSource(ctx context.Context) error {
 	if err := s.Apart(ctx); err != nil {
 		return err
@@ -185,7 +185,7 @@ func (s *Session) CheckSource(ctx context.Context) error {
 	if err != nil {
 		return s.Source.Explain(err)
 	}
-	// Not every role may ask for the system identifier, and a load without a slot does not.
+	// Some roles may not read the system identifier, and a load without a slot does not read it.
 	key := s.Stream.Key
 	other := id.SystemID != key.SystemID && id.SystemID != "" && key.SystemID != ""
 	if other || id.Database != key.Database {
@@ -197,7 +197,7 @@ func (s *Session) CheckSource(ctx context.Context) error {
 	return nil
 }
 
-// Apart makes sure that source and target are two databases.
+// Apart checks that source and target are two different databases.
 func (s *Session) Apart(ctx context.Context) error {
 	same, err := identity.Same(ctx, s.OnSource, s.OnTarget)
 	if err != nil {

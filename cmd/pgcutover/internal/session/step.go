@@ -27,7 +27,7 @@ func (s *Session) Step(ctx context.Context, name string, do func() (detail strin
 	return nil
 }
 
-// Finished reports whether a step has been finished.
+// Finished reports whether a step is finished.
 func Finished(steps []progress.Step, name string) bool {
 	for _, s := range steps {
 		if s.Name == name {
@@ -37,7 +37,7 @@ func Finished(steps []progress.Step, name string) bool {
 	return false
 }
 
-// Denied adds a hint to an error of privileges.
+// Denied adds a hint to a permission error.
 func Denied(err error, hint string) error {
 	var f *fault.Error
 	if errors.As(err, &f) && f.Status == fault.Permission && f.Hint == "" {
