@@ -8,50 +8,53 @@ import (
 	"strconv"
 )
 
-// flushAt is when a batch sends what it has: the server works on the beginning while the rest is
-// being made.
+// flushAt is the size at which a batch sends its buffer. The server then executes the beginning of
+// the batch while the client builds the rest.
 const flushAt = 256 << 10
 
-// fits is what the sockets' buffers take without the server's help. More is written while answers
-// are read: they may fill the other direction, and a server that cannot write does not read.
+// fits is the number of bytes that the sockets' buffers hold even if the server reads nothing. To
+// write more, the client must read answers at the same time: if they fill the other direction, the
+// server blocks on its write and stops reading.
 const fits = 16 << 10
 
-// notCopied is from which length on a value is sent from where it is.
+// notCopied is the length from which on a batch sends a value without copying it.
 const notCopied = 64 << 10
 
-// keepAtMost is how large a buffer may be to be kept for the next batch.
+// keepAtMost is the largest buffer that is kept for the next batch.
 const keepAtMost = 16 << 20
 
-// A Batch is a sequence of statements that is sent without waiting for answers: the extended
-// protocol in pipeline mode. The first error makes the server skip everything up to the end of the
-// batch. Statements are Bind and Execute, or Do; BEGIN and COMMIT are statements too. Between Bind
-// and Execute, Null, Bytes and Array give the parameters in order. Large values are not copied:
-// they must not change before Run has returned.
+// A Batch is a sequence of statements that the client sends without waiting for answers: the
+// extended protocol in pipeline mode. After the first error, the server skips everything up to the
+// end of the batch.
+//
+// Each statement is Bind and Execute, or Do. BEGIN and COMMIT are statements as well. Between Bind
+// and Execute, Null, Bytes and Array supply the parameters in order. A batch does not copy large
+// values: they must not change before Run returns.
 type Batch struct {
 	c     *Conn
 	buf   []byte
 	cuts  []cut
-	taken int // bytes of the values in cuts
-	open  int // where the open message's length stands
-	param int // where the open parameter's length stands
-	elems int // of the open array
-	dims  int // where the open array's head stands
+	taken int // total size of the values in cuts
+	open  int // offset of the open message's length
+	param int // offset of the open parameter's length
+	elems int // elements in the open array
+	dims  int // offset of the open array's header
 	err   error
-	read  chan error // once answers are being read: how that ended
+	read  chan error // result of reading the answers; nil until reading starts
 	ctx   context.Context
 	stop  func()
 }
 
-// A cut is a value that is to be sent before the byte at of the buffer.
+// A cut is a value to send before the byte at offset at of the buffer.
 type cut struct {
 	at    int
 	value []byte
-	write func(io.Writer) // writes size bytes, if it is not nil
+	write func(io.Writer) // if not nil, writes the size bytes of the value
 	size  int
 }
 
-// Batch begins a batch, which Run must end. There is one at a time. When ctx ends, so does the
-// connection.
+// Batch begins a batch, which Run must end. Only one batch may be open. When ctx ends, the
+// connection ends.
 func (c *Conn) Batch(ctx context.Context) *Batch {
 	c.result = Result{Counts: c.result.Counts[:0], Row: c.result.Row[:0], Tag: c.result.Tag[:0]}
 	b := &c.batch
@@ -64,15 +67,15 @@ func (b *Batch) message(t byte) {
 	b.open = b.mark()
 }
 
-// mark makes room for a length, and returns its place. As long as it is open, it has minus the
-// bytes that cuts had taken before.
+// mark makes room for a length, and returns its offset. Until length sets it, it holds -taken, so
+// that only later cuts count.
 func (b *Batch) mark() int {
 	at := len(b.buf)
 	b.buf = binary.BigEndian.AppendUint32(b.buf, uint32(-b.taken))
 	return at
 }
 
-// length sets a length, of what has been appended or cut since from.
+// length sets a length to the number of bytes appended or cut since from.
 func (b *Batch) length(at, from int) {
 	n := uint32(len(b.buf)-from+b.taken) + binary.BigEndian.Uint32(b.buf[at:])
 	binary.BigEndian.PutUint32(b.buf[at:], n)
@@ -95,11 +98,11 @@ func (b *Batch) flush() {
 		b.err = b.send()
 	}
 	b.buf, b.taken = b.buf[:0], 0
-	clear(b.cuts) // they hold memory
+	clear(b.cuts) // release the values
 	b.cuts = b.cuts[:0]
 }
 
-// send writes the buffer, and the values that are cut from it, in order.
+// send writes the buffer and the cut values, in order.
 func (b *Batch) send() error {
 	from := 0
 	for i := range b.cuts {
@@ -129,7 +132,7 @@ func (b *Batch) value(v []byte) {
 
 func (b *Batch) cstring(s string) { b.buf = append(append(b.buf, s...), 0) }
 
-// Parse prepares a statement under a name. The types of its parameters are left to the server.
+// Parse prepares a statement under a name. The server infers the types of its parameters.
 func (b *Batch) Parse(name, sql string) {
 	b.message('P')
 	b.cstring(name)
@@ -138,8 +141,8 @@ func (b *Batch) Parse(name, sql string) {
 	b.close()
 }
 
-// Bind begins the execution of a prepared statement with n parameters. binary says which format
-// each is in; parameters beyond its length are text.
+// Bind begins the execution of a prepared statement with n parameters. binary selects the format of
+// each parameter; parameters beyond its length are text.
 func (b *Batch) Bind(name string, n int, isBinary func(int) bool) {
 	b.message('B')
 	b.buf = append(b.buf, 0) // the unnamed portal
@@ -155,10 +158,10 @@ func (b *Batch) Bind(name string, n int, isBinary func(int) bool) {
 	b.buf = binary.BigEndian.AppendUint16(b.buf, uint16(n))
 }
 
-// Null gives a parameter that is NULL.
+// Null supplies a NULL parameter.
 func (b *Batch) Null() { b.buf = append(b.buf, 0xff, 0xff, 0xff, 0xff) }
 
-// Bytes gives a parameter in whichever format Bind has announced.
+// Bytes supplies a parameter in the format that Bind announced.
 func (b *Batch) Bytes(v []byte) { b.value(v) }
 
 // String is Bytes for a string.
@@ -167,7 +170,7 @@ func (b *Batch) String(v string) {
 	b.buf = append(b.buf, v...)
 }
 
-// Array begins a parameter that is an array of one dimension, in binary format; Elem, NullElem and
+// Array begins a parameter that is a one-dimensional array in binary format. Elem, NullElem and
 // IntElem follow, then CloseArray.
 func (b *Batch) Array(elemOID uint32) {
 	b.param = b.mark()
@@ -187,7 +190,7 @@ func (b *Batch) Elem(v []byte) {
 // NullElem appends a NULL to the open array.
 func (b *Batch) NullElem() {
 	b.buf = append(b.buf, 0xff, 0xff, 0xff, 0xff)
-	b.buf[b.dims+7] = 1 // has NULLs
+	b.buf[b.dims+7] = 1 // the array has NULLs
 	b.elems++
 }
 
@@ -205,13 +208,13 @@ func (b *Batch) IntElem(v int64, size int) {
 	b.elems++
 }
 
-// CloseArray ends the open array.
+// CloseArray closes the open array.
 func (b *Batch) CloseArray() {
 	binary.BigEndian.PutUint32(b.buf[b.dims+12:], uint32(b.elems))
 	b.length(b.param, b.dims)
 }
 
-// Execute ends what Bind has begun.
+// Execute executes the statement that Bind began.
 func (b *Batch) Execute() {
 	b.buf = append(b.buf, 0, 0) // result columns in text format
 	b.close()
@@ -220,22 +223,22 @@ func (b *Batch) Execute() {
 	b.close()
 }
 
-// Do executes a statement without parameters that is not worth a name.
+// Do executes a statement without parameters. It does not prepare the statement under a name.
 func (b *Batch) Do(sql string) {
 	b.Parse("", sql)
 	b.Bind("", 0, nil)
 	b.Execute()
 }
 
-// OpenCopyData begins a message of data for the COPY FROM STDIN that was executed last. The caller
-// appends the data to the slice that it returns, and hands that to CloseCopyData. CopyDone must
-// follow the last one.
+// OpenCopyData begins a data message for the COPY FROM STDIN that the batch executed last. The
+// caller appends the data to the returned slice and passes the slice to CloseCopyData. CopyDone
+// must follow the last message.
 func (b *Batch) OpenCopyData() []byte {
 	b.message('d')
 	return b.buf
 }
 
-// CloseCopyData ends what OpenCopyData has begun.
+// CloseCopyData ends the message that OpenCopyData began.
 func (b *Batch) CloseCopyData(buf []byte) {
 	b.buf = buf
 	b.close()
@@ -247,23 +250,23 @@ func (b *Batch) CopyDone() {
 	b.close()
 }
 
-// A Result says what became of a batch.
+// A Result is the outcome of a batch.
 type Result struct {
-	Counts []int64  // rows that each statement affected, for those that were executed
+	Counts []int64  // rows affected by each executed statement
 	Row    []string // the values of the last row that any statement returned; NULL is ""
-	Tag    []byte   // the server's answer to the last one
-	Err    error    // of the statement after the last one in Counts
+	Tag    []byte   // command tag of the last statement in Counts
+	Err    error    // error of the statement after the last one in Counts
 }
 
-// Run sends the rest of the batch and waits for all answers. The error is one of the connection; a
-// statement's is in the Result. The Result is valid until the next Batch.
+// Run sends the rest of the batch and waits for all answers. It returns an error of the connection.
+// The Result has the error of a statement. The Result is valid until the next Batch.
 func (b *Batch) Run() (*Result, error) {
 	defer b.stop()
 	b.message('S')
 	b.close()
 	b.flush()
 	if cap(b.buf) > keepAtMost {
-		b.buf = nil // one huge row must not stay in memory
+		b.buf = nil // do not keep a huge row in memory
 	}
 	err := b.err
 	if err != nil {
@@ -282,7 +285,6 @@ func (b *Batch) Run() (*Result, error) {
 	return &b.c.result, nil
 }
 
-// answers reads the answers to a batch.
 func (c *Conn) answers() error {
 	r := &c.result
 	for {
@@ -308,7 +310,8 @@ func (c *Conn) answers() error {
 	}
 }
 
-// tagCount takes the number at the end of a command tag: "UPDATE 3", "INSERT 0 5", "COMMIT".
+// tagCount returns the number at the end of a command tag: "UPDATE 3", "INSERT 0 5". For "COMMIT"
+// it returns 0.
 func tagCount(tag []byte) int64 {
 	tag = bytes.TrimRight(tag, "\x00")
 	n, err := strconv.ParseInt(string(tag[bytes.LastIndexByte(tag, ' ')+1:]), 10, 64)

@@ -9,10 +9,11 @@ import (
 	"time"
 )
 
-// CopyHead is how many bytes at the front of a chunk CopyIn needs for itself.
+// CopyHead is the number of bytes at the front of a chunk that WriteCopy needs for the message
+// header.
 const CopyHead = 5
 
-// glance is how long WriteCopy waits for the rest of a message.
+// glance is the time for which WriteCopy waits for the rest of a message.
 const glance = 100 * time.Millisecond
 
 // readable reports whether the server has sent something.
@@ -30,8 +31,8 @@ func (c *Conn) StartCopyIn(ctx context.Context, sql string) error {
 	return c.startCopy(ctx, sql, 'G', "the server did not start the COPY")
 }
 
-// WriteCopy sends a chunk: CopyHead bytes that it overwrites, then data. If the server has refused
-// what was sent before, it returns that error, and the COPY is over.
+// WriteCopy sends a chunk: CopyHead bytes, which it overwrites, and the data. If the server has
+// rejected earlier data, WriteCopy returns the server's error, and the COPY is over.
 func (c *Conn) WriteCopy(ctx context.Context, chunk []byte) error {
 	stop := c.watch(ctx)
 	defer stop()
@@ -46,10 +47,10 @@ func (c *Conn) WriteCopy(ctx context.Context, chunk []byte) error {
 	return nil
 }
 
-// copyPiece is how large the messages of WriteCopyPieces are.
+// copyPiece is the size of the messages that WriteCopyPieces sends.
 const copyPiece = 1 << 20
 
-// WriteCopyPieces is WriteCopy for data that has no room in front and is too large to be copied.
+// WriteCopyPieces is WriteCopy for data without room in front that is too large to copy.
 func (c *Conn) WriteCopyPieces(ctx context.Context, data []byte) error {
 	stop := c.watch(ctx)
 	defer stop()
@@ -69,11 +70,11 @@ func (c *Conn) WriteCopyPieces(ctx context.Context, data []byte) error {
 	return nil
 }
 
-// refused returns the error if the server has refused what was sent before. The COPY is then over.
-// The server says nothing while all is well, but for a notice.
+// refused returns the server's error if the server has rejected earlier data. The COPY is then
+// over. Except for a notice, the server sends nothing while it accepts the data.
 func (c *Conn) refused(ctx context.Context) error {
 	for !c.Waiting() || c.readable() {
-		// What has come may be a part of a message, or something of TLS that is none.
+		// The input may be a part of a message, or a TLS record without a message.
 		if err := c.nc.SetReadDeadline(time.Now().Add(glance)); err != nil {
 			return c.lost(ctx, err)
 		}
@@ -98,7 +99,7 @@ func (c *Conn) refused(ctx context.Context) error {
 	return nil
 }
 
-// EndCopy ends the data, or, with a reason, takes the COPY back. It returns the number of rows.
+// EndCopy ends the data, or aborts the COPY if fail gives a reason. It returns the number of rows.
 func (c *Conn) EndCopy(ctx context.Context, fail string) (int64, error) {
 	stop := c.watch(ctx)
 	defer stop()

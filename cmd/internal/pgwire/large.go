@@ -6,18 +6,18 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/huge"
 )
 
-// Messages that are larger than largeMessage do not go through the buffer as a whole: whoever
-// receives one gets its beginning, and then passes the rest on in pieces, or has it put together in
-// memory that is lent for it. Unread rest is skipped by whatever reads next.
+// A message larger than largeMessage does not pass through the buffer as a whole. The receiver gets
+// its beginning. The receiver then reads the rest in pieces, or calls Whole to assemble the message
+// in separate memory. The next read of a message skips an unread rest.
 
 const (
-	// largeMessage is from which size on a CopyData message is large.
+	// largeMessage is the size above which a CopyData message is large.
 	largeMessage = 1 << 20
-	// keepLarge is how large the memory of a whole message may be to be kept for the next one.
+	// keepLarge is the largest memory of a whole message that is kept for the next one.
 	keepLarge = 8 << 20
 )
 
-// messageOrBegin is message, but of a large message of CopyData it returns the beginning.
+// messageOrBegin is like message, but returns only the beginning of a large CopyData message.
 func (c *Conn) messageOrBegin() (byte, []byte, error) {
 	if c.rest > 0 || c.begun != nil || len(c.whole) > keepLarge {
 		if err := c.skipRest(); err != nil {
@@ -40,11 +40,12 @@ func (c *Conn) messageOrBegin() (byte, []byte, error) {
 	return 'd', c.begun, nil
 }
 
-// Rest returns how many bytes of the message that Receive has begun are still to be read.
+// Rest returns the number of unread bytes of the message that Receive returned last.
 func (c *Conn) Rest() int { return c.rest }
 
-// Read reads on in a message that Receive has begun. It returns io.EOF at the message's end, not
-// the connection's. A deadline that passes leaves the message where it is.
+// Read reads from the rest of the message that Receive returned last. It returns io.EOF at the end
+// of the message, not of the connection. After a deadline has passed, the next call continues in
+// the message.
 func (c *Conn) Read(p []byte) (int, error) {
 	if c.rest == 0 {
 		return 0, io.EOF
@@ -61,7 +62,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	n, err := c.nc.Read(p)
 	c.rest -= n
 	if n > 0 {
-		return n, nil // an error that came with it comes again
+		return n, nil // the connection returns the error again
 	}
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
@@ -69,8 +70,9 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return 0, err
 }
 
-// Whole reads a message that Receive has only begun (Rest is not 0) to its end, and returns all of
-// it, valid until the next call of Receive. If a deadline passes meanwhile, the next call goes on.
+// Whole reads the rest of a message of which Receive returned only the beginning (Rest is not 0).
+// It returns the whole message, valid until the next call to Receive. After a deadline has passed,
+// the next call continues.
 func (c *Conn) Whole() ([]byte, error) {
 	if c.begun != nil {
 		n := len(c.begun) + c.rest
@@ -91,7 +93,7 @@ func (c *Conn) Whole() ([]byte, error) {
 	return c.whole[:c.got], nil
 }
 
-// skipRest skips what has not been read of a large message, and gives its memory back.
+// skipRest skips the unread rest of a large message, and frees its memory.
 func (c *Conn) skipRest() error {
 	c.begun = nil
 	if len(c.whole) > keepLarge {

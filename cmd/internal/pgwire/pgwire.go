@@ -1,7 +1,7 @@
-// Package pgwire reads the messages of a PostgreSQL connection raw, where rows arrive by the
-// million: COPY TO STDOUT and START_REPLICATION. The driver's message loop costs more per row than
-// all that we do with it. Everything else is left to the driver: a connection is opened by it, and
-// taken over.
+// Package pgwire reads the raw messages of a PostgreSQL connection for COPY TO STDOUT and
+// START_REPLICATION, where millions of rows arrive. The driver's message loop costs more per row
+// than all our own work. The driver still opens each connection; pgwire then takes the connection
+// over.
 package pgwire
 
 import (
@@ -23,12 +23,12 @@ import (
 
 const (
 	bufferSize = 512 << 10
-	// maxMessage is the server's own limit for what it sends.
+	// maxMessage is the server's own limit for a message.
 	maxMessage = 1<<30 + 1<<16
 )
 
-// A Conn is a connection that was taken over from the driver. It is not safe for concurrent use,
-// except that SendCopyData may be called by one other goroutine while Receive is running.
+// A Conn is a connection taken over from the driver. It is not safe for concurrent use, except that
+// one other goroutine may call SendCopyData during Receive.
 type Conn struct {
 	nc  net.Conn
 	buf []byte
@@ -37,22 +37,22 @@ type Conn struct {
 
 	batch  Batch
 	result Result
-	fatal  error // the server's last word
+	fatal  error // the FATAL error that ended the session
 
-	// Of a large message; see large.go.
+	// The current large message; see large.go.
 	begun []byte // its beginning, in buf
-	rest  int    // how much of it has not been read
-	whole []byte // where it is put together
-	got   int    // how much of whole is there
+	rest  int    // number of unread bytes
+	whole []byte // memory in which Whole assembles it
+	got   int    // number of bytes in whole so far
 }
 
 // syncTimeout bounds the round trip that Hijack may make.
 const syncTimeout = 30 * time.Second
 
-// Hijack takes over a connection that is idle. The driver must not be used on it any more.
+// Hijack takes over an idle connection. The caller must not use the driver on it any more.
 func Hijack(pg *pgconn.PgConn) (*Conn, error) {
-	// Whenever a write took long, the driver has left a goroutine behind that reads: it would take
-	// the next answer away from us.
+	// After a slow write, the driver leaves a goroutine behind that reads from the connection. It
+	// would steal our next answer.
 	ctx, cancel := context.WithTimeout(context.Background(), syncTimeout)
 	defer cancel()
 	if err := pg.SyncConn(ctx); err != nil {
@@ -75,7 +75,7 @@ func (c *Conn) Close() error {
 	return c.nc.Close()
 }
 
-// watch lets ctx interrupt what reads and writes until stop is called.
+// watch makes the end of ctx interrupt reads and writes until stop is called.
 func (c *Conn) watch(ctx context.Context) (stop func()) {
 	if ctx.Done() == nil {
 		return func() {}
@@ -102,7 +102,7 @@ func (c *Conn) message() (byte, []byte, error) {
 	return c.take(n)
 }
 
-// head makes the next message's head available, and returns the message's size.
+// head reads the next message's header into the buffer, and returns the size of the message.
 func (c *Conn) head() (n int, err error) {
 	if c.end-c.pos < 5 {
 		if err := c.fill(5); err != nil {
@@ -116,7 +116,7 @@ func (c *Conn) head() (n int, err error) {
 	return n, nil
 }
 
-// take takes the next message, of n bytes.
+// take returns the next message, which has n bytes.
 func (c *Conn) take(n int) (byte, []byte, error) {
 	if c.end-c.pos < n {
 		if err := c.fill(n); err != nil {
@@ -128,8 +128,8 @@ func (c *Conn) take(n int) (byte, []byte, error) {
 	return t, body, nil
 }
 
-// fill reads until n bytes are in the buffer. It grows with what arrives, not with what is
-// announced, and shrinks again.
+// fill reads until n bytes are in the buffer. The buffer grows with the bytes that arrive, not with
+// the announced length, and shrinks again.
 func (c *Conn) fill(n int) error {
 	if c.pos > 0 {
 		rest := c.buf[c.pos:c.end]
@@ -155,7 +155,7 @@ func (c *Conn) fill(n int) error {
 	return nil
 }
 
-// Waiting reports whether the next message would have to be waited for.
+// Waiting reports whether the next message is not yet complete in the buffer.
 func (c *Conn) Waiting() bool {
 	if c.end-c.pos < 5 {
 		return true
@@ -163,8 +163,8 @@ func (c *Conn) Waiting() bool {
 	return c.end-c.pos < int(binary.BigEndian.Uint32(c.buf[c.pos+1:]))+1
 }
 
-// serverError returns the error that the server reports. If it has ended the session by that, it is
-// why the connection is lost.
+// serverError returns the error that the server reports. If the error ended the session, c.fatal
+// keeps it as the reason for the lost connection.
 func (c *Conn) serverError(body []byte) error {
 	var m pgproto3.ErrorResponse
 	if err := m.Decode(body); err != nil {
@@ -177,11 +177,10 @@ func (c *Conn) serverError(body []byte) error {
 	return err
 }
 
-// Unchanged reports whether a warning of that SQLSTATE says that a GRANT or REVOKE has not done
-// what it was to do.
+// Unchanged reports whether the SQLSTATE is that of a warning that a GRANT or REVOKE had no effect.
 func Unchanged(code string) bool { return code == "01006" || code == "01007" }
 
-// notice returns such a warning as an error, nil for any other notice.
+// notice returns a warning that Unchanged reports as an error, and nil for any other notice.
 func (c *Conn) notice(body []byte) error {
 	var m pgproto3.NoticeResponse
 	if err := m.Decode(body); err != nil || !Unchanged(m.Code) {
@@ -190,18 +189,19 @@ func (c *Conn) notice(body []byte) error {
 	return pgconn.ErrorResponseToPgError((*pgproto3.ErrorResponse)(&m))
 }
 
-// Exec runs statements and returns the first error; that a right was not granted or revoked is one,
-// if the session is to be warned of it. Rows are dropped.
+// Exec runs statements and returns the first error. A warning that a privilege was not granted or
+// revoked counts as an error, if the session receives warnings. Exec discards rows.
 func (c *Conn) Exec(ctx context.Context, sql string) error {
 	_, err := c.CopyOut(ctx, sql, nil)
 	return err
 }
 
-// CopyOut runs a COPY TO STDOUT and calls row with each CopyData message, which is one row (in
-// binary format the first has the header before its row, and a trailer is the last one). The bytes
-// are valid until row returns. Of a large message row gets the beginning; it is for row to pass the
-// rest on, by Rest and Read. An error of row ends the session; an error of the server leaves it
-// usable. It returns the number of rows that the server counted.
+// CopyOut runs a COPY TO STDOUT and calls row with each CopyData message. Each message is one row.
+// In binary format, the first message also has the header, and the last one is the trailer.
+//
+// The bytes are valid until row returns. For a large message, row gets the beginning, and must read
+// the rest with Rest and Read. An error of row ends the session. After an error of the server, the
+// session is still usable. CopyOut returns the server's row count.
 func (c *Conn) CopyOut(ctx context.Context, sql string, row func([]byte) error) (rows uint64, err error) {
 	stop := c.watch(ctx)
 	defer stop()
@@ -223,12 +223,12 @@ func (c *Conn) CopyOut(ctx context.Context, sql string, row func([]byte) error) 
 				if err := row(body); err != nil {
 					_ = c.nc.Close()
 					if ctx.Err() != nil {
-						err = ctx.Err() // which has ended what row was reading
+						err = ctx.Err() // the cause of the error that row returned
 					}
 					return rows, err
 				}
 			}
-		case 'G': // a COPY FROM STDIN, for which there is nothing
+		case 'G': // a COPY FROM STDIN, for which there is no data
 			if _, err := c.nc.Write([]byte("f\x00\x00\x00\x05\x00")); err != nil {
 				return rows, c.lost(ctx, err)
 			}
@@ -250,8 +250,8 @@ func (c *Conn) CopyOut(ctx context.Context, sql string, row func([]byte) error) 
 	}
 }
 
-// lost closes a connection that cannot be used any more, and returns why: the context's end, or
-// what the server has said, or err.
+// lost closes a connection that is no longer usable, and returns the reason: the error of the
+// context, else the server's FATAL error, else err.
 func (c *Conn) lost(ctx context.Context, err error) error {
 	_ = c.nc.Close()
 	if ctx.Err() != nil {
@@ -263,7 +263,7 @@ func (c *Conn) lost(ctx context.Context, err error) error {
 	return err
 }
 
-// CopyBoth starts replication. Afterwards Receive returns what the server sends.
+// CopyBoth starts replication. After it, Receive returns the server's messages.
 func (c *Conn) CopyBoth(ctx context.Context, sql string) error {
 	return c.startCopy(ctx, sql, 'W', "the server did not start replication")
 }
@@ -295,13 +295,13 @@ func (c *Conn) startCopy(ctx context.Context, sql string, begins byte, otherwise
 	}
 }
 
-// ErrEnded is returned by Receive when the server has ended the replication in good order, as it
-// does when it shuts down.
+// ErrEnded is the error of Receive after the server has ended the replication cleanly, as it does
+// when it shuts down.
 var ErrEnded = errors.New("the server ended the replication")
 
-// Receive returns the next CopyData message's payload, valid until the next call; of a large one
-// the beginning, and Rest says how much follows. A deadline may be set with SetReadDeadline; an
-// error that it causes leaves the connection usable.
+// Receive returns the payload of the next CopyData message, valid until the next call. For a large
+// message it returns the beginning, and Rest returns the length of the rest. SetReadDeadline can
+// set a deadline. The connection is still usable after the deadline has passed.
 func (c *Conn) Receive() ([]byte, error) {
 	for {
 		t, body, err := c.messageOrBegin()
@@ -319,7 +319,7 @@ func (c *Conn) Receive() ([]byte, error) {
 	}
 }
 
-// SetReadDeadline bounds the following calls of Receive.
+// SetReadDeadline sets the deadline of later calls to Receive.
 func (c *Conn) SetReadDeadline(t time.Time) error { return c.nc.SetReadDeadline(t) }
 
 // SendCopyData sends one CopyData message.

@@ -6,8 +6,9 @@ import (
 	"io"
 )
 
-// Written gives a parameter, in text format, that write writes. It is called once to learn the
-// length and once to have the bytes, at the latest by Run: they must be the same, and are not held.
+// Written supplies a parameter in text format that write produces. The batch calls write once to
+// learn the length, and once more, at the latest in Run, to send the bytes. Both calls must write
+// the same bytes. The batch does not keep the bytes.
 func (b *Batch) Written(write func(io.Writer)) {
 	var n counter
 	write(&n)
@@ -16,7 +17,7 @@ func (b *Batch) Written(write func(io.Writer)) {
 	b.taken += int(n)
 }
 
-// A counter counts what is written to it.
+// A counter counts the bytes written to it.
 type counter int
 
 func (c *counter) Write(p []byte) (int, error) {
@@ -24,7 +25,7 @@ func (c *counter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// sendCut writes a value that is cut from the buffer.
+// sendCut writes a value that was cut from the buffer.
 func (b *Batch) sendCut(c *cut) error {
 	if c.write == nil {
 		_, err := b.c.nc.Write(c.value)
@@ -38,7 +39,7 @@ func (b *Batch) sendCut(c *cut) error {
 	return w.err
 }
 
-// A sender keeps the first error, for those who do not look at it.
+// A sender keeps its first error, because writers may ignore the errors of Write.
 type sender struct {
 	w    io.Writer
 	left int
