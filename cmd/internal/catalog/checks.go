@@ -6,25 +6,25 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A Check is a CHECK constraint of a table or domain, and the statement that takes it off.
+// A Check is a CHECK constraint of a table or domain, with the statement that drops it.
 type Check struct {
 	Definition
 	Drop string
 }
 
-// mutable is true of a CHECK constraint k whose result may not be the same everywhere and always:
-// it calls a function that is not immutable, or one that is not written in C, since that may say so
-// and look at tables all the same.
+// mutable is true of a CHECK constraint k whose result may vary with time or place. Such a
+// constraint calls a function that is not immutable, or a user's function that is not written in C.
+// The latter may be declared immutable and still read tables.
 const mutable = `(k.conbin::pg_catalog.text ~ 'SQLVALUEFUNCTION|NEXTVALUEEXPR' OR EXISTS (SELECT FROM pg_catalog.regexp_matches(k.conbin::pg_catalog.text, ':(?:func|opfunc|hashfunc)id (\d+)', 'g') m
 	JOIN pg_catalog.pg_proc p ON p.oid = m[1]::pg_catalog.oid JOIN pg_catalog.pg_language g ON g.oid = p.prolang WHERE p.provolatile <> 'i' OR p.oid >= 16384 AND g.lanname NOT IN ('internal', 'c')))`
 
-// Checks returns the CHECK constraints, and from 18 on those of NOT NULL that are not valid, that
-// rows of tables have to pass: those of the tables themselves, or of what they inherit from, and of
-// the domains that their columns are made of. Unless all is set, only those that are not valid, or
-// whose result may not be the same before all rows of all tables are there. What is inherited goes
-// with the constraint that it is inherited from.
+// Checks returns the CHECK constraints that the rows of tables must pass: those of the tables, of
+// the tables they inherit from, and of the domains that their columns use. From 18 on, it also
+// returns NOT NULL constraints that are not valid. Unless all is set, it returns only constraints
+// that are not valid, or whose result may change until all rows of all tables are loaded. An
+// inherited constraint is covered by the constraint that it is inherited from.
 func Checks(ctx context.Context, c *pgx.Conn, oids []uint32, all bool) ([]Check, error) {
-	// What is within arrays and rows of a table cannot be checked later by the server.
+	// The server cannot validate later what is inside the arrays and composite values of a table.
 	which, domains := mutable, mutable+" AND k.contypid NOT IN (SELECT y.oid FROM y WHERE y.inside)"
 	if all {
 		which, domains = "true", "true"

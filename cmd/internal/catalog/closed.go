@@ -13,19 +13,19 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// Closed is what a session's role may not read of what is to be migrated.
+// Closed lists what is to be migrated and the session's role may not read.
 type Closed struct {
 	Role      string
 	Schemas   []string
 	Tables    []Name
 	Sequences []Name
-	// tables whose policies bind the role, so that it would read a part of their rows
+	// tables whose row security policies would hide some of their rows from the role
 	Policies []Name
 	Objects  []uint32
 }
 
-// LookClosed looks what the session's role may not read: of the tables and
-// sequences to be migrated that wanted accepts, and of the large objects if they are.
+// LookClosed finds what the session's role may not read. It looks at the tables and sequences to
+// migrate that wanted accepts, and at large objects if objects is set.
 func LookClosed(ctx context.Context, c *pgx.Conn, wanted func(oid uint32, schema string) bool, objects bool) (*Closed, error) {
 	x := new(Closed)
 	var super bool
@@ -79,12 +79,12 @@ func LookClosed(ctx context.Context, c *pgx.Conn, wanted func(oid uint32, schema
 	return x, err
 }
 
-// Any reports whether there is anything.
+// Any reports whether the role may not read something.
 func (x *Closed) Any() bool {
 	return len(x.Schemas)+len(x.Tables)+len(x.Sequences)+len(x.Policies)+len(x.Objects) > 0
 }
 
-// Statements returns what a superuser is to execute, so that the role may read all of it.
+// Statements returns the statements with which a superuser lets the role read everything.
 func (x *Closed) Statements() (list []string) {
 	to := " TO " + text.Ident(x.Role) + ";"
 	for _, s := range x.Schemas {
@@ -94,7 +94,7 @@ func (x *Closed) Statements() (list []string) {
 		word, all string
 		names     []Name
 	}{{"TABLE", "TABLES", x.Tables}, {"SEQUENCE", "SEQUENCES", x.Sequences}} {
-		const each = 20 // of a schema; with more, all are one statement
+		const each = 20 // per schema; above this, one statement grants all
 		of := make(map[string]int)
 		for _, n := range kind.names {
 			of[n.Schema]++
@@ -125,7 +125,8 @@ func (x *Closed) Statements() (list []string) {
 	return list
 }
 
-// Text says what it is, all of it if full, else the first names of each kind.
+// Text describes what the role may not read: all of it if full is set, otherwise the first names of
+// each kind.
 func (x *Closed) Text(full bool) string {
 	var list []string
 	add := func(what string, names []string) {

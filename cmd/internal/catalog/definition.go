@@ -8,30 +8,31 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 )
 
-// A Definition is what it takes to make an object of a table again, exactly as it is: its
-// properties, and mostly its comment, are part of SQL. Names have their schema if the session's
-// search path is empty.
+// A Definition is what it takes to recreate an object of a table exactly. SQL includes its
+// properties and usually its comment. Names are schema-qualified if the session's search path is
+// empty.
 type Definition struct {
 	Schema, Table string
 	Name          string
 	SQL           string
 	// For keys and indexes.
 	Constraint bool
-	// for a primary key or unique constraint, and if more follows an index: the statement that
-	// makes the index alone
+	// The statement that creates only the index. It is set for a primary key or unique constraint,
+	// and for an index that more statements follow.
 	Index   string
-	Attach  string // then, the statements that make the constraint of it, and what follows
-	Comment string // for a foreign key: the statement that comments on it
+	Attach  string // the statements that follow Index: those that attach the constraint or complete the index
+	Comment string // of a foreign key: the statement that sets its comment
 }
 
-// Relation returns the table's name, quoted.
+// Relation returns the quoted name of the table.
 func (d *Definition) Relation() string { return pgx.Identifier{d.Schema, d.Table}.Sanitize() }
 
-// related are the given tables and those whose partitions they are, as a query of OIDs.
+// related is a query for the OIDs of the given tables and of the partitioned tables above them.
 const related = `(WITH RECURSIVE up(oid) AS (SELECT pg_catalog.unnest($1::pg_catalog.oid[]) UNION SELECT i.inhparent FROM up JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid
 	JOIN pg_catalog.pg_class p ON p.oid = i.inhparent AND p.relkind = 'p') SELECT oid FROM up)`
 
-// ForeignKeys returns the foreign keys from and to tables, or those that they are partitions of.
+// ForeignKeys returns the foreign keys from and to tables, or from and to the partitioned tables
+// above them.
 func ForeignKeys(ctx context.Context, c *pgx.Conn, oids []uint32) ([]Definition, error) {
 	top := ""
 	if pgdial.Version(c.PgConn()) >= 110000 {
@@ -44,14 +45,14 @@ func ForeignKeys(ctx context.Context, c *pgx.Conn, oids []uint32) ([]Definition,
 		WHERE k.contype = 'f' `+top+` AND (k.conrelid IN `+related+` OR k.confrelid IN `+related+`) AND n.nspname <> 'pgsluice' ORDER BY k.oid`, oids)
 }
 
-// Indexes returns the indexes of tables, with the constraints that rest on them. Those that are
-// parts of a partitioned table's index are left out: they cannot go alone.
+// Indexes returns the indexes of tables, with the constraints that use them. It omits parts of a
+// partitioned table's index, which cannot be dropped alone.
 func Indexes(ctx context.Context, c *pgx.Conn, oids []uint32) ([]Definition, error) {
 	period := "false"
 	if pgdial.Version(c.PgConn()) >= 180000 {
 		period = "k.conperiod"
 	}
-	// What belongs to the index besides its statement.
+	// What belongs to the index besides its CREATE statement.
 	const more = `coalesce((SELECT pg_catalog.string_agg(pg_catalog.format(E'\nALTER INDEX %I.%I ALTER COLUMN %s SET STATISTICS %s;', n.nspname, x.relname, a.attnum, a.attstattarget), '' ORDER BY a.attnum)
 			FROM pg_catalog.pg_attribute a WHERE a.attrelid = x.oid AND a.attstattarget >= 0), '')
 		|| CASE WHEN i.indisclustered THEN pg_catalog.format(E'\nALTER TABLE %I.%I CLUSTER ON %I;', n.nspname, t.relname, x.relname) ELSE '' END

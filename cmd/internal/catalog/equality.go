@@ -1,24 +1,24 @@
 package catalog
 
-// An Operator is an equality operator, as an operator class has it: found by its own name it may be
-// another one, or none.
+// An Operator is the equality operator of an operator class. It needs its schema: a lookup by name
+// alone may find another operator, or none.
 type Operator struct {
 	Schema, Name string
-	Left         string // the type that both sides are to be cast to; empty: they need not be
-	// the type that a value is to be read as, where the operator does not say it: a record's
+	Left         string // type to cast both sides to; empty if no cast is needed
+	// type to read a value as, where the operator does not determine it (a record)
 	Read      string
-	Collation string // quoted, of the index; empty: the column's
+	Collation string // of the index, quoted; empty for the column's own
 }
 
-// inPgCatalog is the equality of the kinds of types that PostgreSQL itself provides for.
+// inPgCatalog is the equality operator of enums, ranges and arrays, which PostgreSQL provides.
 const inPgCatalog = `'{"Schema": "pg_catalog", "Name": "="}'::pg_catalog.json`
 
-// equality is an expression for the Operator by which values of a type are equal: that of the
-// default operator class for btree or hash of the type, or the base type of a domain, directly or
-// as another type with the same bytes, or of the elements of an array. It is NULL for a type that
-// has none. (box has a "=" that compares areas.)
+// equality is an expression for the Operator that decides whether two values of a type are equal.
+// It comes from the default btree or hash operator class of the type (the base type of a domain),
+// of a type with the same binary representation, or of the elements of an array. It is NULL for a
+// type without equality. (The "=" of box is not one: it compares areas.)
 func equality(typ string) string {
-	// The type itself comes before those that it can be taken for.
+	// The type itself comes before the types that it can be coerced to.
 	class := func(what, t string) string {
 		return `(SELECT ` + what + ` FROM (SELECT 1, ` + t + ` UNION ALL SELECT 2, c.casttarget FROM pg_catalog.pg_cast c
 				WHERE c.castsource = ` + t + ` AND c.castmethod = 'b' AND c.castcontext = 'i') v(n, typ) JOIN pg_catalog.pg_opclass k ON k.opcintype = v.typ
@@ -34,9 +34,8 @@ func equality(typ string) string {
 		FROM pg_catalog.pg_type b LEFT JOIN pg_catalog.pg_type e ON e.oid = b.typelem WHERE b.oid = ` + baseType(typ) + `)`
 }
 
-// indexEquality is an expression for the Operator that makes the index i, which is a unique one,
-// refuse a value beside another in its k.n-th column, which is a. It is NULL where the index has no
-// such operator.
+// indexEquality is an expression for the Operator by which the unique index i compares values of
+// its k.n-th column, a. It is NULL if the index has no such operator.
 const indexEquality = `(SELECT pg_catalog.json_build_object('Schema', s.nspname, 'Name', o.oprname,
 			'Left', CASE WHEN t.typtype <> 'p' AND t.oid <> a.atttypid THEN pg_catalog.format_type(t.oid, -1) END, 'Read', CASE WHEN t.oid = 2249 THEN pg_catalog.format_type(a.atttypid, -1) END,
 			'Collation', (SELECT pg_catalog.quote_ident(cs.nspname) || '.' || pg_catalog.quote_ident(co.collname) FROM pg_catalog.pg_collation co
@@ -45,10 +44,10 @@ const indexEquality = `(SELECT pg_catalog.json_build_object('Schema', s.nspname,
 		JOIN pg_catalog.pg_amop p ON p.amopfamily = oc.opcfamily AND p.amoplefttype = oc.opcintype AND p.amoprighttype = oc.opcintype AND p.amopstrategy = 3 AND p.amoppurpose = 's'
 		JOIN pg_catalog.pg_operator o ON o.oid = p.amopopr JOIN pg_catalog.pg_namespace s ON s.oid = o.oprnamespace WHERE oc.oid = i.indclass[k.n - 1])`
 
-// exact is an expression that tells whether values of a type that are equal have the same text: it
-// is true for some of PostgreSQL's own types, with a collation that tells all texts apart, and for
-// enums. numeric, interval, float, jsonb and what is made of others know equal values that differ
-// to the eye.
+// exact is an expression that tells whether equal values of a type always have the same text. It is
+// true for some of PostgreSQL's own types, if their collation is deterministic, and for enums.
+// Equal values of numeric, interval, float, jsonb and types built from other types can have
+// different texts.
 func exact(typ, collation string, version int) string {
 	deterministic := "true"
 	if version >= 120000 {
@@ -60,7 +59,7 @@ func exact(typ, collation string, version int) string {
 			OR b.oid IN (25, 1043) AND ` + deterministic + ` FROM pg_catalog.pg_type b WHERE b.oid = ` + baseType(typ) + `)`
 }
 
-// baseType is an expression for the type that a domain is made of, and for any other type itself.
+// baseType is an expression for the base type of a domain. Any other type is its own base type.
 func baseType(typ string) string {
 	return `CASE WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_type y WHERE y.oid = ` + typ + ` AND y.typtype = 'd') THEN ` + typ + `
 			ELSE (WITH RECURSIVE d(oid, base) AS (SELECT y.oid, y.typbasetype FROM pg_catalog.pg_type y WHERE y.oid = ` + typ + `

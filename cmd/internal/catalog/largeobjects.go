@@ -6,25 +6,25 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A LargeObject is what the catalog knows of a large object besides its bytes.
+// A LargeObject is what the catalog knows of a large object, without its contents.
 type LargeObject struct {
 	OID     uint32
 	Owner   string
 	Comment string
-	// Rights were granted explicitly, if there are any or Restricted is set: then the owner has
-	// only what is in them.
+	// Rights holds explicit grants. If there are any, or Restricted is set, the owner has no other
+	// rights.
 	Restricted bool
 	Rights     []Right
 }
 
-// A Right is a privilege that a role was granted.
+// A Right is a privilege granted to a role.
 type Right struct {
 	Grantor, Grantee string // Grantee is empty for PUBLIC
 	Privilege        string
 	Grantable        bool
 }
 
-// EachLargeObject calls f for every large object of the database, in the order of their OIDs.
+// EachLargeObject calls f for every large object of the database, in OID order.
 func EachLargeObject(ctx context.Context, c *pgx.Conn, f func(*LargeObject) error) error {
 	rows, err := c.Query(ctx, `SELECT m.oid, pg_catalog.pg_get_userbyid(m.lomowner), coalesce(pg_catalog.obj_description(m.oid, 'pg_largeobject'), ''), m.lomacl IS NOT NULL,
 		ARRAY(SELECT ARRAY[pg_catalog.pg_get_userbyid(a.grantor), CASE a.grantee WHEN 0 THEN '' ELSE pg_catalog.pg_get_userbyid(a.grantee) END, a.privilege_type,

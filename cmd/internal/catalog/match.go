@@ -8,7 +8,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 )
 
-// A Name is a relation's.
+// A Name is the name of a relation.
 type Name struct{ Schema, Name string }
 
 // MatchSchemas returns the schemas whose names match a regular expression.
@@ -21,9 +21,9 @@ func MatchSchemas(ctx context.Context, c *pgx.Conn, re string) ([]string, error)
 	return pgx.CollectRows(rows, pgx.RowTo[string])
 }
 
-// MatchTables adds to found the tables, views and sequences that match regular expressions for
-// schema and name, with their partitions. Without one for the schema it finds what the search path
-// of the user's own sessions finds. It returns how many there were.
+// MatchTables adds to found the tables, views and sequences whose schema and name match the regular
+// expressions, and their partitions. An empty schema means the search path of the user's own
+// sessions. It returns the number of matches.
 func MatchTables(ctx context.Context, c *pgx.Conn, schema, name string, found map[uint32]Name) (int, error) {
 	var path []string
 	if schema == "" {

@@ -14,19 +14,19 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// Orphans are the rows that violate a foreign key: they were written while triggers were off, or
-// before the constraint.
+// Orphans are the rows that violate a foreign key. They were written while triggers were off, or
+// before the constraint was created.
 type Orphans struct {
 	Name, Schema, Table string
-	Valid               bool // the server takes the constraint to hold
+	Valid               bool // the server considers the constraint valid
 	Rows                int64
-	Select              string // a statement that shows them
+	Select              string // a statement that returns the rows
 }
 
-// Of names the table.
+// Of returns the name of the table.
 func (o *Orphans) Of() string { return o.Schema + "." + o.Table }
 
-// A foreignKey is one that can be examined, unless why says otherwise.
+// A foreignKey is a foreign key that CountOrphans may examine.
 type foreignKey struct {
 	Name                 string
 	Schema, Table        string
@@ -34,13 +34,13 @@ type foreignKey struct {
 	ToSchema, To, ToKind string
 	Valid, Full          bool
 	Columns, ToColumns   []string
-	Operators            []string // those that compare, in the constraint's order
-	Plain                bool     // comparing calls nobody's code but the server's
+	Operators            []string // comparison operators, in the constraint's order
+	Plain                bool     // the comparison calls no user-defined code
 	Open                 bool     // the role may read both tables
 	Pages                int64
 }
 
-// from is the part of the query behind the list of columns.
+// from returns the part of the query after the select list.
 func (k *foreignKey) from() string {
 	only := func(kind string) string {
 		if kind == "p" {
@@ -65,9 +65,10 @@ func (k *foreignKey) from() string {
 
 func (k *foreignKey) String() string { return k.Name + " of " + k.Schema + "." + k.Table }
 
-// CountOrphans counts the rows that violate the foreign keys of the database, the small tables'
-// first, for as long as budget allows. It returns those that have some, and the names of those that
-// were not examined: for lack of time or rights, or because to compare is code of others.
+// CountOrphans counts the rows that violate the foreign keys of the database, starting with the
+// smallest tables, for at most budget. It returns the foreign keys with such rows, and the names of
+// the foreign keys that it did not examine. The reason can be a lack of time or rights, or a
+// comparison that would call user-defined code.
 func CountOrphans(ctx context.Context, c *pgx.Conn, budget time.Duration) (found []Orphans, examined int, left []string, err error) {
 	keys, err := foreignKeys(ctx, c)
 	if err != nil || len(keys) == 0 {
@@ -82,7 +83,7 @@ func CountOrphans(ctx context.Context, c *pgx.Conn, budget time.Duration) (found
 		}
 	}()
 	deadline := time.Now().Add(budget)
-	// Small ones are counted many at a time.
+	// Foreign keys of small tables share a query.
 	const batch, pages = 50, 8192
 	for len(keys) > 0 {
 		n, size := 0, int64(0)
@@ -98,7 +99,7 @@ func CountOrphans(ctx context.Context, c *pgx.Conn, budget time.Duration) (found
 		case err == nil:
 		case !errors.As(err, &pg) || c.IsClosed():
 			return nil, 0, nil, err
-		case n > 1 && pg.Code != "57014": // one of them alone
+		case n > 1 && pg.Code != "57014": // one of them failed: count each alone
 			counts = make([]int64, n)
 			for i := range part {
 				one, err := countOrphans(ctx, c, part[i:i+1], time.Until(deadline))
@@ -133,7 +134,8 @@ func CountOrphans(ctx context.Context, c *pgx.Conn, budget time.Duration) (found
 	return found, examined, left, nil
 }
 
-// countOrphans counts those of some keys in one statement; −1 stands for one that cannot be.
+// countOrphans counts the orphans of several foreign keys in one statement. −1 stands for a key
+// that cannot be examined.
 func countOrphans(ctx context.Context, c *pgx.Conn, keys []foreignKey, left time.Duration) ([]int64, error) {
 	counts := make([]int64, len(keys))
 	var b strings.Builder
@@ -161,7 +163,7 @@ func countOrphans(ctx context.Context, c *pgx.Conn, keys []foreignKey, left time
 	return counts, err
 }
 
-// foreignKeys returns the foreign keys that are to hold, those of small tables first.
+// foreignKeys returns the enforced foreign keys, starting with the smallest tables.
 func foreignKeys(ctx context.Context, c *pgx.Conn) ([]foreignKey, error) {
 	v := pgdial.Version(c.PgConn())
 	enforced := ""
@@ -173,8 +175,8 @@ func foreignKeys(ctx context.Context, c *pgx.Conn) ([]foreignKey, error) {
 		enforced += " AND k.conenforced"
 		period = "k.conperiod"
 	}
-	// Equality of a type of the server's own is the server's own; that of an array or a row calls
-	// its elements'.
+	// The server's own types have the server's own equality. The equality of an array or a row
+	// calls that of its elements.
 	plain := `NOT EXISTS (SELECT FROM pg_catalog.unnest(k.conpfeqop) o(oid) JOIN pg_catalog.pg_operator e ON e.oid = o.oid JOIN pg_catalog.pg_namespace x ON x.oid = e.oprnamespace
 			JOIN pg_catalog.pg_type l ON l.oid = e.oprleft JOIN pg_catalog.pg_type g ON g.oid = e.oprright
 			WHERE x.nspname <> 'pg_catalog' OR l.typnamespace <> x.oid OR g.typnamespace <> x.oid OR l.typtype <> 'b' AND l.typname <> 'anyenum' OR g.typtype <> 'b' AND g.typname <> 'anyenum')

@@ -7,11 +7,12 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// DefaultPath returns the schemas that the database and the session's user have as their search
-// path: what the user's own sessions find names in. Ours have none.
+// DefaultPath returns the schemas of the search path that the database and the session's user have
+// configured. The user's own sessions look names up there. Sessions of pgsluice have an empty
+// search path.
 func DefaultPath(ctx context.Context, c *pgx.Conn) ([]string, error) {
 	var user, path string
-	// Of several settings that apply, the server takes the same one.
+	// If several settings apply, this picks the same one as the server.
 	err := c.QueryRow(ctx, `SELECT session_user::pg_catalog.text, coalesce((SELECT pg_catalog.substr(x, pg_catalog.strpos(x, '=') + 1)
 		FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) x
 		WHERE s.setdatabase IN (0, (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()))
@@ -29,8 +30,7 @@ func DefaultPath(ctx context.Context, c *pgx.Conn) ([]string, error) {
 	return list, nil
 }
 
-// splitPath takes a list of schemas apart as the server does: names that are not quoted are folded
-// to lower case.
+// splitPath splits a list of schemas by the server's rules, and folds unquoted names to lower case.
 func splitPath(path string) (list []string) {
 	var b strings.Builder
 	quoted, any := false, false

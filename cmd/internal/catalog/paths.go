@@ -11,18 +11,19 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// A PathBound is a function that finds what it names by the search path of its caller, and
-// something that is made or checked with it, for which the servers' own tools have an empty one.
+// A PathBound is a function that depends on its caller's search path, and that some object uses.
+// PostgreSQL's own tools create or check such an object with an empty search path, so the function
+// fails.
 type PathBound struct {
-	Signature string // as ALTER FUNCTION takes it
+	Signature string // as ALTER FUNCTION expects it
 	Owner     string
-	Names     []string // that are found by the path
-	Schemas   []string // where they are
+	Names     []string // names that the search path resolves
+	Schemas   []string // schemas of those names
 	UsedBy    []string
-	Needed    bool // rows cannot be loaded, or an object not be made, without it
+	Needed    bool // without it, rows cannot be loaded or an object cannot be created
 }
 
-// Statement gives the function a path of its own.
+// Statement returns the statement that sets a search path for the function.
 func (p *PathBound) Statement() string {
 	quoted := make([]string, len(p.Schemas))
 	for i, s := range p.Schemas {
@@ -31,24 +32,24 @@ func (p *PathBound) Statement() string {
 	return "ALTER FUNCTION " + p.Signature + " SET search_path = " + strings.Join(append([]string{"pg_catalog"}, quoted...), ", ") + ";"
 }
 
-// A body is a function whose text is read, never called.
+// A body is a function whose source text is read. It is never called.
 type body struct {
 	OID                     uint32
 	Schema, Name, Signature string
 	Owner, Source           string
-	Bound                   bool // it has no path of its own
+	Bound                   bool // it has no search path setting of its own
 }
 
-// token matches what matters of a body: comments and strings, to be left out, and names with what
-// is before and behind them.
+// token matches the relevant parts of a function body: comments and strings, which are skipped, and
+// names with what surrounds them.
 var token = regexp.MustCompile(`(?s)--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|("(?:[^"]|"")+"|[\pL_][\pL\pN_$]*)(\s*\.\s*("(?:[^"]|"")+"|[\pL_][\pL\pN_$]*))?(\s*\()?`)
 
-// userSchema is true of namespaces (n) that are not the system's.
+// userSchema is true of namespaces (n) that do not belong to the system.
 const userSchema = `n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice') AND n.nspname !~ '^pg_'`
 
-// PathBoundFunctions returns the functions in SQL and PL/pgSQL that are used in generated columns,
-// defaults, checks, index expressions, materialized views and policies, and name what is not found
-// with an empty path. It goes by their text: nothing is called.
+// PathBoundFunctions returns the functions in SQL and PL/pgSQL that generated columns, defaults,
+// checks, index expressions, materialized views and policies use, and that mention names which an
+// empty search path does not resolve. It only reads the functions' text and calls nothing.
 func PathBoundFunctions(ctx context.Context, c *pgx.Conn) ([]PathBound, error) {
 	used, err := functionUses(ctx, c)
 	if err != nil || len(used) == 0 {
@@ -75,13 +76,14 @@ func PathBoundFunctions(ctx context.Context, c *pgx.Conn) ([]PathBound, error) {
 	return w.found, nil
 }
 
-// A use is what uses a function.
+// A use lists what uses a function.
 type use struct {
 	by   []string
-	must bool // it cannot do without
+	must bool // at least one use fails without the function
 }
 
-// functionUses returns what uses each function, by its OID: itself, or an operator that is one.
+// functionUses returns the uses of each function, by its OID. A use of an operator counts as a use
+// of its function.
 func functionUses(ctx context.Context, c *pgx.Conn) (map[uint32]*use, error) {
 	rows, err := c.Query(ctx, `SELECT coalesce(o.oprcode::pg_catalog.oid, d.refobjid), pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid),
 			d.classid NOT IN ('pg_catalog.pg_policy'::pg_catalog.regclass, 'pg_catalog.pg_attrdef'::pg_catalog.regclass) OR EXISTS (SELECT FROM pg_catalog.pg_attrdef f JOIN pg_catalog.pg_attribute a
@@ -110,7 +112,7 @@ func functionUses(ctx context.Context, c *pgx.Conn) (map[uint32]*use, error) {
 	return used, err
 }
 
-// bodies reads the functions of users' schemas.
+// bodies reads the functions in user schemas.
 func bodies(ctx context.Context, c *pgx.Conn) ([]body, error) {
 	rows, err := c.Query(ctx, `SELECT p.oid, n.nspname, p.proname, pg_catalog.format('%I.%I(%s)', n.nspname, p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid)), pg_catalog.pg_get_userbyid(p.proowner),
 			CASE WHEN l.lanname IN ('sql', 'plpgsql') THEN p.prosrc ELSE '' END, NOT EXISTS (SELECT FROM pg_catalog.unnest(p.proconfig) x WHERE x ~ '^search_path=')
@@ -121,9 +123,9 @@ func bodies(ctx context.Context, c *pgx.Conn) ([]body, error) {
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[body])
 }
 
-// unqualifiedNames returns the names of functions (f), relations (r) and types (t) that are found
-// by a path, and the schemas that have them: not those that PostgreSQL has itself, which come
-// first.
+// unqualifiedNames returns the names of functions (f), relations (r) and types (t) that only a
+// search path can resolve, with the schemas that contain them. It excludes functions of PostgreSQL
+// itself, because pg_catalog is searched first.
 func unqualifiedNames(ctx context.Context, c *pgx.Conn) (map[string]map[string][]string, error) {
 	rows, err := c.Query(ctx, `SELECT x.kind, x.name, x.nspname FROM (
 			SELECT 'f' AS kind, p.proname AS name, n.nspname FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE `+userSchema+`
@@ -143,7 +145,8 @@ func unqualifiedNames(ctx context.Context, c *pgx.Conn) (map[string]map[string][
 	return places, err
 }
 
-// A pathWalk follows functions to those that they call: these are used by what uses the caller.
+// A pathWalk follows functions to the functions that they call. What uses the caller also uses the
+// called function.
 type pathWalk struct {
 	places map[string]map[string][]string
 	byName map[string][]*body
@@ -159,7 +162,7 @@ func (w *pathWalk) visit(b *body, u *use) {
 	p := PathBound{Signature: b.Signature, Owner: b.Owner, UsedBy: u.by, Needed: u.must}
 	for _, called := range mentions(b, w.places, &p) {
 		if !b.Bound && !called.qualified {
-			continue // its own path finds it, and goes with it
+			continue // the caller's own search path resolves it
 		}
 		for _, f := range w.byName[called.name] {
 			w.visit(f, u)
@@ -170,14 +173,14 @@ func (w *pathWalk) visit(b *body, u *use) {
 	}
 }
 
-// A call is a function that a body calls.
+// A call is a call of a function in a body.
 type call struct {
 	name      string
 	qualified bool
 }
 
-// mentions adds to p the names in a body that are found by a path, and returns the functions that
-// it calls.
+// mentions adds to p the names in a body that a search path resolves, and returns the functions
+// that the body calls.
 func mentions(b *body, places map[string]map[string][]string, p *PathBound) (calls []call) {
 	add := func(name string, schemas []string) {
 		if slices.Contains(p.Names, name) {
@@ -224,7 +227,7 @@ func mentions(b *body, places map[string]map[string][]string, p *PathBound) (cal
 	return calls
 }
 
-// unquoteName returns what a name in a statement is.
+// unquoteName returns the name that an SQL identifier stands for.
 func unquoteName(s string) string {
 	if inner, ok := strings.CutPrefix(s, `"`); ok {
 		return strings.ReplaceAll(strings.TrimSuffix(inner, `"`), `""`, `"`)

@@ -10,7 +10,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 )
 
-// A Relation is a table as a server's catalog has it.
+// A Relation is a table as described by a server's catalog.
 type Relation struct {
 	OID           uint32
 	Kind          string // pg_class.relkind: r ordinary, p partitioned, f foreign, v view
@@ -18,12 +18,12 @@ type Relation struct {
 	Unique        []Unique
 	RowSecurity   bool // active for the session's role
 	InsteadOrRule bool
-	Condition     string // for a configuration table of an extension: which rows are the user's
+	Condition     string // of an extension's configuration table: selects the user's rows
 	Referenced    bool   // by a foreign key of another table
 	Root          *Root  // of a partition
 }
 
-// A Column of a Relation. Dropped columns are left out.
+// A Column is a column of a Relation. Dropped columns are left out.
 type Column struct {
 	Number    int16
 	Name      string
@@ -34,22 +34,22 @@ type Column struct {
 	Generated bool
 	Identity  string // a, d, or empty
 	Default   bool
-	Equal     *Operator // of the type's default operator class; nil: there is none
-	Exact     bool      // values that are equal by it have the same text
+	Equal     *Operator // of the type's default operator class; nil if there is none
+	Exact     bool      // equal values have the same text
 }
 
-// Unique is a valid unique index, not partial and without expressions.
+// Unique is a valid unique index that is not partial and has no expressions.
 type Unique struct {
 	Name       string
 	Columns    []string
 	Primary    bool
 	Deferrable bool
-	NotNull    bool // all its columns are
-	// for each of Columns, of the index's operator class; nil: the type's own
+	NotNull    bool // all of its columns are NOT NULL
+	// for each of Columns, from the index's operator class; nil: the type's own
 	Equal []*Operator
 }
 
-// Lookup reads a table. It returns nil if there is none of that name.
+// Lookup reads a table. It returns nil if there is no such table.
 func Lookup(ctx context.Context, c *pgx.Conn, schema, name string) (*Relation, error) {
 	var text string
 	err := c.QueryRow(ctx, LookupStatement(pgdial.Version(c.PgConn())), schema, name).Scan(&text)
@@ -62,9 +62,9 @@ func Lookup(ctx context.Context, c *pgx.Conn, schema, name string) (*Relation, e
 	return ParseRelation(text)
 }
 
-// LookupStatement returns the query behind Lookup, for sessions that are not the driver's. Its
-// parameters are the names of schema and table, its result is at most one row of one column, which
-// ParseRelation reads.
+// LookupStatement returns the query of Lookup, for sessions that do not use the driver. Its
+// parameters are the names of the schema and the table. Its result is at most one row with one
+// column, which ParseRelation reads.
 func LookupStatement(version int) string {
 	generated, identity := "false", "''"
 	if version >= 120000 {
@@ -93,7 +93,7 @@ func LookupStatement(version int) string {
 		WHERE n.nspname = $1::pg_catalog.text AND c.relname = $2::pg_catalog.text AND c.relkind IN ('r', 'p', 'f', 'v', 'm')`
 }
 
-// ParseRelation reads the result of LookupStatement.
+// ParseRelation parses the result of LookupStatement.
 func ParseRelation(text string) (*Relation, error) {
 	var r Relation
 	if err := json.Unmarshal([]byte(text), &r); err != nil {
@@ -102,8 +102,8 @@ func ParseRelation(text string) (*Relation, error) {
 	return &r, nil
 }
 
-// LookupAll reads kind, columns (number, name, type, generated, identity), Condition and Referenced
-// of many tables at once, without their keys.
+// LookupAll reads the kind, columns (number, name, type, generated, identity), Condition and
+// Referenced of many tables at once. It does not read their keys.
 func LookupAll(ctx context.Context, c *pgx.Conn, names [][2]string) (map[[2]string]*Relation, error) {
 	v := pgdial.Version(c.PgConn())
 	generated, identity := "false", "''"
@@ -148,8 +148,8 @@ func LookupAll(ctx context.Context, c *pgx.Conn, names [][2]string) (map[[2]stri
 	return found, err
 }
 
-// keyColumns is the column of pg_index that counts an index's key columns, without those that
-// INCLUDE adds.
+// keyColumns is the column of pg_index with the number of an index's key columns, which excludes
+// INCLUDE columns.
 func keyColumns(version int) string {
 	if version >= 110000 {
 		return "indnkeyatts"

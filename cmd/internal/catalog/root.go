@@ -8,37 +8,38 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 )
 
-// A Root is a partitioned table among whose partitions another server may distribute the same rows
-// in another way: enums are hashed by their OID and texts by their bytes in the database's
-// encoding, texts are ordered as the collation's library has it, and a function may be another one
-// there. It is the topmost one of its tree: those above it distribute rows alike everywhere.
+// A Root is a partitioned table whose rows another server may distribute differently among the
+// partitions. Reasons: enums are hashed by their OID, texts are hashed by their bytes in the
+// database's encoding and ordered by the collation's library, and a function may differ there. Root
+// is the topmost such table of its tree. The tables above it distribute rows alike on every server.
 type Root struct {
 	OID          uint32
 	Schema, Name string
-	// Leaves is how many partitions the tree has that have rows. Only Lookup counts them.
+	// Leaves is the number of partitions with rows of their own. Only Lookup counts them.
 	Leaves int
 }
 
-// A Leaf is a partition that has rows.
+// A Leaf is a partition with rows of its own.
 type Leaf struct {
 	OID          uint32
 	Schema, Name string
-	Root         *Root // the same one for all partitions of a tree
+	Root         *Root // shared by all partitions of a tree
 }
 
-// roots is a query for the Root of each of the partitions that a condition on leaf, their pg_class,
-// selects, where it has one.
+// roots is a query for the Root of each partition that condition selects, if the partition has one.
+// In condition, leaf is the pg_class row of the partition.
 func roots(version int, condition string) string {
-	// There are collations that do not tell all texts apart.
+	// A nondeterministic collation treats different texts as equal.
 	loose := "false"
 	if version >= 120000 {
 		loose = "EXISTS (SELECT FROM pg_catalog.pg_collation z WHERE z.oid = p.partcollation[k.n] AND NOT z.collisdeterministic)"
 	}
-	// Types that are hashed, by all versions, by nothing but their value: bool, bytea, "char",
-	// int8, int2, int4, oid, cidr, money, macaddr, inet, date, time, timestamp, timestamptz,
-	// interval, timetz, numeric, uuid, pg_lsn.
+	// Types whose hash depends only on the value, in all versions: bool, bytea, "char", int8, int2,
+	// int4, oid, cidr, money, macaddr, inet, date, time, timestamp, timestamptz, interval, timetz,
+	// numeric, uuid, pg_lsn.
 	const hashed = "16, 17, 18, 20, 21, 23, 26, 650, 790, 829, 869, 1082, 1083, 1114, 1184, 1186, 1266, 1700, 2950, 3220"
-	// The collations C and POSIX, or none; but jsonb has the database's without saying so.
+	// The collations C and POSIX, or none. jsonb is excluded: it implicitly uses the database's
+	// collation.
 	const bytes = "p.partcollation[k.n] IN (0, 950, 951) AND b.oid <> 3802"
 	return `WITH RECURSIVE up(leaf, oid, depth) AS (SELECT leaf.oid, i.inhparent, 1 FROM pg_catalog.pg_class leaf JOIN pg_catalog.pg_inherits i ON i.inhrelid = leaf.oid
 			WHERE leaf.relispartition AND leaf.relkind IN ('r', 'f') AND ` + condition + `
@@ -54,7 +55,7 @@ func roots(version int, condition string) string {
 		WHERE t.scattered GROUP BY up.leaf`
 }
 
-// rootOf is an expression for the Root of a relation c, NULL where there is none.
+// rootOf is an expression for the Root of a relation c, or NULL.
 func rootOf(version int) string {
 	if version < 100000 {
 		return "NULL"
@@ -65,9 +66,8 @@ func rootOf(version int) string {
 		FROM (` + roots(version, "leaf.oid = c.oid") + `) x JOIN pg_catalog.pg_class r ON r.oid = x.root JOIN pg_catalog.pg_namespace s ON s.oid = r.relnamespace) END`
 }
 
-// LeavesStatement returns a query for what Leaves returns, for sessions that are not the driver's.
-// Its result is one JSON array of objects with Leaf and Root (OIDs), Schema, Name, RootSchema and
-// Parent.
+// LeavesStatement returns the query of Leaves, for sessions that do not use the driver. Its result
+// is one JSON array of objects with Leaf and Root (OIDs), Schema, Name, RootSchema and Parent.
 func LeavesStatement(version int) string {
 	return `SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object('Leaf', x.leaf::pg_catalog.int8, 'Root', x.root::pg_catalog.int8,
 		'Schema', n.nspname, 'Name', l.relname, 'RootSchema', s.nspname, 'Parent', r.relname))::pg_catalog.text, '[]') FROM (` + roots(version, "true") + `) x

@@ -8,7 +8,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 )
 
-// A KeyIndex is the index that a primary key or unique constraint of an ordinary table rests on.
+// A KeyIndex is the index of a primary key or unique constraint of an ordinary table.
 type KeyIndex struct {
 	Constraint uint32 // OID
 	Name       string
@@ -18,8 +18,8 @@ type KeyIndex struct {
 	Deferred   bool
 }
 
-// KeyIndexes returns those constraints that can be made of an index: of ordinary tables, with
-// nothing but columns in their keys.
+// KeyIndexes returns the constraints that can be created from an existing index: those of ordinary
+// tables whose keys contain only columns.
 func KeyIndexes(ctx context.Context, c *pgx.Conn) ([]KeyIndex, error) {
 	period := ""
 	if pgdial.Version(c.PgConn()) >= 180000 {
@@ -38,7 +38,7 @@ func KeyIndexes(ctx context.Context, c *pgx.Conn) ([]KeyIndex, error) {
 	})
 }
 
-// WithOIDs returns the OIDs of the tables whose rows have OIDs, as they can up to version 11.
+// WithOIDs returns the OIDs of the tables created WITH OIDS, which exist up to version 11.
 func WithOIDs(ctx context.Context, c *pgx.Conn) (map[uint32]bool, error) {
 	m := make(map[uint32]bool)
 	if pgdial.Version(c.PgConn()) >= 120000 {

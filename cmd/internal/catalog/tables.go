@@ -10,28 +10,29 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A Table is a table of the source that has rows of its own: ordinary tables and partitions, but
-// not partitioned tables, nor tables that an extension fills by itself.
+// A Table is a table of the source with rows of its own: an ordinary table or a partition.
+// Partitioned tables, and tables that an extension fills by itself, are not among them.
 type Table struct {
 	format.Relation
 	Kind      string // r ordinary, p partitioned (only in Published)
 	Bytes     int64  // of the main fork
 	Pages     int64
-	Rows      int64 // the planner's estimate, −1 if there is none
+	Rows      int64 // the planner's estimate, −1 if unknown
 	Unlogged  bool
-	Root      uint32 // the topmost partitioned table that it is a partition of, 0 if none
-	Condition string // for a configuration table of an extension: which rows are the user's
+	Root      uint32 // topmost partitioned table above this partition, 0 if there is none
+	Condition string // of an extension's configuration table: selects the user's rows
 	Owner     string
 }
 
-// Migrated is true for relations (c in namespace n) that are to be migrated: none of the system's,
-// of ours, or of an extension, except for the latter's configuration tables.
+// Migrated is true for relations (c in namespace n) to migrate. It excludes relations of the system
+// and of pgsluice, and temporary ones. Callers exclude the relations of extensions, except for
+// configuration tables.
 const Migrated = `n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgsluice') AND n.nspname !~ '^pg_(temp|toast_temp)_'
 	AND c.relpersistence <> 't'`
 
 // Tables returns the tables whose rows are to be migrated, largest first, and the partitioned
-// tables above them with Kind p. The size of one that somebody has locked, whose file cannot be
-// asked for it, is that of the last VACUUM or ANALYZE.
+// tables above them with Kind p. The size of a table comes from its file. If a session has locked
+// the table exclusively, it comes from the last VACUUM or ANALYZE instead.
 func Tables(ctx context.Context, c *pgx.Conn) ([]*Table, error) {
 	v := pgdial.Version(c.PgConn())
 	partition := "false"
@@ -68,7 +69,7 @@ func Tables(ctx context.Context, c *pgx.Conn) ([]*Table, error) {
 	return tables, columns(ctx, c, v, byOID)
 }
 
-// Absent returns those of the names that no relation has.
+// Absent returns the names that no relation has.
 func Absent(ctx context.Context, c *pgx.Conn, names []Name) (map[Name]bool, error) {
 	var schemas, tables []string
 	for _, n := range names {
@@ -117,8 +118,8 @@ func columns(ctx context.Context, c *pgx.Conn, version int, tables map[uint32]*T
 	return err
 }
 
-// KeyRange returns the least and the greatest value of a table's primary key, if that is a single
-// column of an integer type; else key is empty.
+// KeyRange returns the smallest and largest value of a table's primary key, if the key is a single
+// integer column. Otherwise key is empty.
 func KeyRange(ctx context.Context, c *pgx.Conn, t *Table) (from, to int64, key string, err error) {
 	err = c.QueryRow(ctx, `SELECT a.attname FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
 		WHERE i.indrelid = $1 AND i.indisprimary AND i.indisvalid AND i.indnatts = 1 AND a.atttypid IN (20, 21, 23)`, t.ID).Scan(&key)
@@ -135,16 +136,15 @@ func KeyRange(ctx context.Context, c *pgx.Conn, t *Table) (from, to int64, key s
 	return from, to, key, read(ctx, c, &batch)
 }
 
-// A Sequence is a sequence of the source, with its state now: sequences do not take part in
-// snapshots.
+// A Sequence is a sequence of the source with its current state. Snapshots do not cover sequences.
 type Sequence struct {
 	format.Sequence
 	OID   uint32
-	Table uint32 // that it belongs to, 0 if there is none
+	Table uint32 // table that owns it, 0 if there is none
 	Known bool   // the role may read the state
 }
 
-// SequenceNames returns the sequences that are to be migrated, without their state.
+// SequenceNames returns the sequences to migrate, without their state.
 func SequenceNames(ctx context.Context, c *pgx.Conn) ([]Sequence, error) {
 	rows, err := c.Query(ctx, `SELECT n.nspname, c.relname, c.oid,
 		coalesce((SELECT o.refobjid FROM pg_catalog.pg_depend o WHERE o.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND o.objid = c.oid
@@ -163,13 +163,13 @@ func SequenceNames(ctx context.Context, c *pgx.Conn) ([]Sequence, error) {
 	})
 }
 
-// Sequences returns the sequences that are to be migrated, with their state.
+// Sequences returns the sequences to migrate, with their state.
 func Sequences(ctx context.Context, c *pgx.Conn) ([]Sequence, error) {
 	list, err := SequenceNames(ctx, c)
 	if err != nil || len(list) == 0 {
 		return nil, err
 	}
-	// One batch instead of a round trip each: a large schema has thousands.
+	// One batch instead of one round trip each, because a large schema has thousands of sequences.
 	var batch pgx.Batch
 	for i := range list {
 		if s := &list[i]; s.Known {
@@ -182,13 +182,13 @@ func Sequences(ctx context.Context, c *pgx.Conn) ([]Sequence, error) {
 	return list, read(ctx, c, &batch)
 }
 
-// read sends queries that read what is the source's owners'.
+// read sends queries that read objects owned by others on the source.
 func read(ctx context.Context, c *pgx.Conn, batch *pgx.Batch) error {
 	if _, err := c.Exec(ctx, pgdial.TablesOnly("source")); err != nil {
 		return err
 	}
 	if err := c.SendBatch(ctx, batch).Close(); err != nil {
-		// within a transaction that has failed it is void, as is the setting
+		// fails in an aborted transaction, whose rollback reverts the setting anyway
 		_, _ = c.Exec(ctx, pgdial.TablesOrViews)
 		return err
 	}

@@ -1,5 +1,5 @@
-// Package catalog has the queries on PostgreSQL's catalogs, on either side. It returns what they
-// say and decides nothing.
+// Package catalog holds the queries on PostgreSQL's catalogs, for both source and target. It
+// returns what the catalogs say and makes no decisions.
 package catalog
 
 import (
