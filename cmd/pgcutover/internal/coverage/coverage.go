@@ -1,5 +1,5 @@
-// Package coverage compares what the source has with what the slot carries of it: which tables do
-// not reach the target as a whole, why, and what to do about it.
+// Package coverage compares the source's tables with those that the slot carries: which tables do
+// not reach the target completely, why, and what to do about it.
 package coverage
 
 import (
@@ -19,11 +19,11 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// Compare compares what the slot's publications carry with what the target has got, and returns the
-// tables of the source that belong to the migration, each with the reasons why not all of it
-// reaches the target. Of a migration that began with a selection, only what is published or was
-// loaded belongs to it. It asks each side once, whatever the number of tables, and of the target
-// only if there are tables that it may not have.
+// Compare compares the tables in the slot's publications with those on the target. It returns the
+// source's tables that belong to the migration, each with the reasons why it does not reach the
+// target completely. If the migration began with a selection, only published or loaded tables
+// belong to it. The number of queries does not depend on the number of tables. Compare queries the
+// target only if the target may lack some of the tables.
 func Compare(ctx context.Context, s *session.Session, tables []progress.TableInfo) ([]*carried.Table, error) {
 	publications, err := slot.PublicationsOf(ctx, s.OnSource, s.Slot)
 	if err != nil {
@@ -73,7 +73,7 @@ func absent(ctx context.Context, s *session.Session, list []*carried.Table) (map
 	return absent, nil
 }
 
-// A TableName is the name of a table of the source.
+// A TableName names a table of the source.
 type TableName struct {
 	Schema string `json:"schema"`
 	Table  string `json:"table"`
@@ -90,18 +90,19 @@ func Names(list []TableName) []string {
 	return names
 }
 
-// An Uncarried table is one of the source of which not all that the load promised reaches the
-// target.
+// An Uncarried table is a table of the source that does not reach the target as completely as the
+// load promised.
 type Uncarried struct {
 	TableName
-	Reason string `json:"reason"` // a word for programs
-	Says   string `json:"says"`   // the same for people
+	Reason string `json:"reason"` // a code for programs
+	Says   string `json:"says"`   // the reason for people
 
-	lacks []string // statements that give sync's role what it lacks to mend it
+	lacks []string // statements that grant sync's role the missing privileges
 }
 
-// Sort sorts the tables of which not all reaches the target: what is missing there as a whole, what
-// is carried less than the load promised, and of what never more than inserts was promised.
+// Sort sorts the tables that do not reach the target completely: those that the target lacks, those
+// of which the slot carries less than the load promised, and those of which the load promised
+// inserts only.
 func Sort(tables []*carried.Table) (missing []TableName, uncarried []Uncarried, insertOnly []TableName) {
 	missing, uncarried, insertOnly = []TableName{}, []Uncarried{}, []TableName{}
 	for _, t := range tables {
@@ -122,11 +123,11 @@ func Sort(tables []*carried.Table) (missing []TableName, uncarried []Uncarried, 
 	return missing, uncarried, insertOnly
 }
 
-// UncarriedText says of which tables not all is carried, and what to do about it.
+// UncarriedText names the tables that are not carried completely, and what to do about them.
 func UncarriedText(slot string, list []Uncarried) (says, remedy string) {
 	const most = 20
 	var order, options, lines []string
-	tables := make(map[string][]string) // by what is said of them
+	tables := make(map[string][]string) // by the text of the reason
 	seen := make(map[TableName]bool)
 	reload, publish, refused := false, false, false
 	var grants []string
@@ -180,7 +181,7 @@ func UncarriedText(slot string, list []Uncarried) (says, remedy string) {
 	return says, strings.Join(todo, " ")
 }
 
-// MissingText says which tables the target lacks, and what to do about it.
+// MissingText names the tables that the target lacks, and what to do about them.
 func MissingText(slot string, list []TableName) (says, remedy string) {
 	const most = 20
 	options := make([]string, 0, most)
@@ -198,7 +199,7 @@ func MissingText(slot string, list []TableName) (says, remedy string) {
 
 var plainName = regexp.MustCompile("^[a-z_][a-z0-9_]*$")
 
-// tablePattern returns the pattern, quoted for the shell, that only this table matches.
+// tablePattern returns the pattern that matches only this table, quoted for the shell.
 func tablePattern(n TableName) string {
 	if plainName.MatchString(n.Schema) && plainName.MatchString(n.Table) {
 		return n.String()
