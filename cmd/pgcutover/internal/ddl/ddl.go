@@ -1,5 +1,5 @@
-// Package ddl has the source record the statements that change its schema, so that the stream has
-// them, and removes that again.
+// Package ddl installs and removes event triggers on the source. They record the statements that
+// change its schema, so that the stream carries these statements.
 package ddl
 
 import (
@@ -21,7 +21,7 @@ import (
 //go:embed ddl.sql
 var ddlSQL string
 
-// uninstallSQL leaves the schema, which may be that of a target, if there is anything else in it.
+// uninstallSQL keeps the schema if it has other objects: it may be the schema of a target.
 const uninstallSQL = `DROP EVENT TRIGGER IF EXISTS pgsluice_sort;
 	DROP EVENT TRIGGER IF EXISTS pgsluice_record;
 	DROP EVENT TRIGGER IF EXISTS pgsluice_note;
@@ -36,8 +36,8 @@ const uninstallSQL = `DROP EVENT TRIGGER IF EXISTS pgsluice_sort;
 	EXCEPTION WHEN dependent_objects_still_exist THEN NULL;
 	END $$`
 
-// Install makes the source write each statement that changes its schema into a table, so that
-// the stream has it at its exact place.
+// Install makes the source write each statement that changes its schema into a table, so that the
+// stream carries the statement at its exact place.
 func Install(ctx context.Context, m *session.Migration) error {
 	s, err := m.BeginSource(ctx)
 	if err != nil {
@@ -72,8 +72,9 @@ func Install(ctx context.Context, m *session.Migration) error {
 	return warnUncarried(ctx, s)
 }
 
-// warnUncarried names the slots whose publications have other names, and may not carry the table:
-// which ones they are read with only pgdecode knows. It refuses to begin without.
+// warnUncarried names the slots that have no publication of their own name with the table. Only
+// pgdecode knows which publications it reads such a slot with, and it refuses to start if they lack
+// the table.
 func warnUncarried(ctx context.Context, s *session.Session) error {
 	r, err := slot.GetRecorder(ctx, s.OnSource)
 	if err != nil {
@@ -95,8 +96,8 @@ func warnUncarried(ctx context.Context, s *session.Session) error {
 	return nil
 }
 
-// installable refuses a schema, or a table, that somebody else has made beforehand: its owner could
-// write what the target executes.
+// installable refuses a schema or table that another role created beforehand: its owner could write
+// statements that the target executes.
 func installable(ctx context.Context, tx pgx.Tx) error {
 	rows, err := tx.Query(ctx, `SELECT x.what, r.rolname FROM (
 			SELECT 'schema pgsluice' AS what, nspowner AS owner FROM pg_catalog.pg_namespace WHERE nspname = 'pgsluice'
@@ -120,7 +121,7 @@ func installable(ctx context.Context, tx pgx.Tx) error {
 		WithHint("To see its contents: psql -c '\\dt pgsluice.*'. If nobody needs them, drop it (DROP SCHEMA pgsluice CASCADE) and try again.")
 }
 
-// carry puts the table into the publications that have a slot of their name.
+// carry adds the table to each publication that has a slot of the same name.
 func carry(ctx context.Context, tx pgx.Tx, r *slot.Recorder) error {
 	rows, err := tx.Query(ctx, `SELECT p.pubname FROM pg_catalog.pg_publication p JOIN pg_catalog.pg_replication_slots s
 		ON s.slot_name = p.pubname AND s.database = pg_catalog.current_database() WHERE NOT p.pubname = ANY ($1)`, r.Carried)
@@ -134,8 +135,8 @@ func carry(ctx context.Context, tx pgx.Tx, r *slot.Recorder) error {
 	return err
 }
 
-// Uninstall removes what Install made, once every slot has read what was recorded: afterwards
-// nobody could tell whether to believe it.
+// Uninstall removes what Install created, once every slot has read the recorded statements. After
+// that, nobody could tell whether to trust a recorded statement.
 func Uninstall(ctx context.Context, m *session.Migration) error {
 	s, err := m.BeginSource(ctx)
 	if err != nil {
@@ -176,24 +177,25 @@ func Uninstall(ctx context.Context, m *session.Migration) error {
 	}
 }
 
-// uninstallTimeout is how long slots may take to read what was recorded last, while they are read.
+// uninstallTimeout limits how long Uninstall waits for active slots to read the last recorded
+// statements.
 const uninstallTimeout = 10 * time.Second
 
-// isThere asks for the table's sequence, which must not be a view of somebody else's: to read that
-// would execute his functions.
+// isThere checks that the table's sequence exists. The sequence must not be another role's view,
+// because reading the view would execute that role's functions.
 const isThere = `SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 	WHERE n.nspname = 'pgsluice' AND c.relname = 'ddl_id_seq' AND c.relkind = 'S'
 	AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid IN (n.nspowner, c.relowner) AND NOT r.rolsuper AND r.rolname <> current_user))`
 
-// recorded returns the number of the last row that was recorded, 0 if none was, and a position that
-// its transaction's end is before.
+// recorded returns the number of the last recorded row (0 if there is none) and an LSN after the
+// end of the transaction that recorded it.
 func recorded(ctx context.Context, c *pgx.Conn) (last int64, end format.LSN, err error) {
 	var there bool
 	if err := c.QueryRow(ctx, isThere).Scan(&there); err != nil || !there {
 		return 0, 0, err
 	}
 	err = pgx.BeginTxFunc(ctx, c, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
-		// Transactions that have recorded something, and not ended, hold a lock.
+		// An open transaction that has recorded a statement holds a lock on the table.
 		if _, err := tx.Exec(ctx, "LOCK TABLE pgsluice.ddl IN SHARE MODE"); err != nil {
 			return err
 		}
@@ -206,8 +208,8 @@ func recorded(ctx context.Context, c *pgx.Conn) (last int64, end format.LSN, err
 	return last, end, err
 }
 
-// behind returns a slot of this database that has not confirmed everything up to a position, and
-// whether it is being read.
+// behind returns a slot of this database that has not confirmed everything up to an LSN, and
+// whether the slot is active.
 func behind(ctx context.Context, c *pgx.Conn, end format.LSN) (name string, active bool, err error) {
 	err = c.QueryRow(ctx, `SELECT slot_name, active FROM pg_catalog.pg_replication_slots WHERE database = pg_catalog.current_database() AND plugin = 'pgoutput'
 		AND NOT temporary AND confirmed_flush_lsn < $1::pg_catalog.text::pg_catalog.pg_lsn AND slot_name IN (SELECT p.pubname FROM pg_catalog.pg_publication p
@@ -219,7 +221,7 @@ func behind(ctx context.Context, c *pgx.Conn, end format.LSN) (name string, acti
 	return name, active, err
 }
 
-// uninstall removes everything unless more was recorded than the row of that number.
+// uninstall removes everything, unless rows after the one with that number were recorded.
 func uninstall(ctx context.Context, s *session.Session, last int64) (done bool, err error) {
 	err = pgx.BeginTxFunc(ctx, s.OnSource, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
 		var there bool
@@ -246,7 +248,7 @@ func uninstall(ctx context.Context, s *session.Session, last int64) (done bool, 
 	return done, err
 }
 
-// Check reports whether changes of the source's schema are recorded, and fails if they are not.
+// Check reports whether schema changes of the source are recorded, and fails if they are not.
 func Check(ctx context.Context, m *session.Migration) error {
 	s, err := m.BeginSource(ctx)
 	if err != nil {
@@ -268,7 +270,7 @@ func Check(ctx context.Context, m *session.Migration) error {
 	return err
 }
 
-// Unused reports whether changes of the schema are recorded for nobody.
+// Unused reports whether schema changes are recorded although no slot carries them.
 func Unused(ctx context.Context, c *pgx.Conn) (bool, error) {
 	r, err := slot.GetRecorder(ctx, c)
 	if err != nil || !r.Installed {
