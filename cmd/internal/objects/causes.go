@@ -14,17 +14,17 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// A Cause is what several objects could not be created for.
+// A Cause is a common reason why several objects could not be created.
 type Cause struct {
-	// Says is the cause in words, and Remedy what mends it: statements for the target, to be
-	// executed by a role that may. It is empty where there is none that is known.
+	// Says describes the cause. Remedy has the statements that remove it: a role with sufficient
+	// rights must execute them on the target. Remedy is empty if no remedy is known.
 	Says, Remedy string
-	Objects      []progress.Object // those that failed by themselves first
+	Objects      []progress.Object // objects that failed on their own come first
 }
 
-// Causes groups objects that could not be created by what they could not be created for, in the
-// order of the first of each group. It asks the target, in the session of the role that creates
-// them, which of the roles that they name are missing, or not granted.
+// Causes groups the objects that could not be created by cause, in the order of the first object of
+// each group. It uses the target session of the role that creates the objects, and checks which of
+// the roles that the objects name are missing or not granted.
 func Causes(ctx context.Context, c *pgx.Conn, list []progress.Object) ([]Cause, error) {
 	lacking, err := lackingRoles(ctx, c, list)
 	if err != nil {
@@ -35,9 +35,9 @@ func Causes(ctx context.Context, c *pgx.Conn, list []progress.Object) ([]Cause, 
 		return nil, err
 	}
 	var causes []Cause
-	at := make(map[string]int)   // cause → index
-	of := make(map[int64]int)    // object → index
-	var behind []progress.Object // those that failed because of another
+	at := make(map[string]int)   // cause → index in causes
+	of := make(map[int64]int)    // object → index in causes
+	var behind []progress.Object // objects that failed because of another
 	add := func(key string, cause Cause, o progress.Object) {
 		i, known := at[key]
 		if !known {
@@ -79,11 +79,11 @@ func Causes(ctx context.Context, c *pgx.Conn, list []progress.Object) ([]Cause, 
 	return causes, nil
 }
 
-// A lack says what is wrong with a role: it is missing, or not granted to ours.
+// A lack is a role that is missing, or that is not granted to the session's role.
 type lack struct{ says, remedy string }
 
-// lackingRoles finds those of the roles in statements that the target does not have, or that our
-// role may not give things to.
+// lackingRoles returns the roles named in statements that the target does not have, or that the
+// session's role may not give objects to.
 func lackingRoles(ctx context.Context, c *pgx.Conn, list []progress.Object) (map[string]lack, error) {
 	var names []string
 	for i := range list {
@@ -96,8 +96,8 @@ func lackingRoles(ctx context.Context, c *pgx.Conn, list []progress.Object) (map
 	if len(names) == 0 {
 		return nil, nil
 	}
-	// From 16 on, membership alone is not enough: the role must be able to take the other, and to
-	// act with its rights.
+	// From 16 on, membership alone is not enough: the role must be able to SET ROLE to the other
+	// role, and must inherit its rights.
 	member := "pg_catalog.pg_has_role(r.oid, 'MEMBER')"
 	with := ""
 	if pgdial.Version(c.PgConn()) >= 160000 {
@@ -124,7 +124,7 @@ func lackingRoles(ctx context.Context, c *pgx.Conn, list []progress.Object) (map
 	return lacking, err
 }
 
-// causeOf returns why an object failed that did so by itself.
+// causeOf returns the cause of an object that failed on its own.
 func causeOf(o *progress.Object, lacking map[string]lack, denied map[int64]lack, database, me string) Cause {
 	for _, n := range roles(o) {
 		l, ok := lacking[n]
@@ -140,14 +140,14 @@ func causeOf(o *progress.Object, lacking map[string]lack, denied map[int64]lack,
 	if l, ok := denied[o.ID]; ok {
 		return Cause{Says: l.says, Remedy: l.remedy}
 	}
-	// What nobody can be granted, a role with more rights has to do.
+	// If no grant can help, a role with more rights must execute the statement.
 	if isDenied(o) || o.Type == "EXTENSION" {
 		return Cause{Says: says, Remedy: strings.TrimSpace(o.SQL)}
 	}
 	return Cause{Says: says}
 }
 
-// some is how many objects of a cause are named.
+// some is the maximum number of objects that String names.
 const some = 3
 
 // String says what could not be created, and why.
@@ -163,7 +163,7 @@ func (c Cause) String() string {
 	return text.Escape(s + ": " + c.Says)
 }
 
-// Text lists causes, a line for each, and the remedies of those that have one.
+// Text returns the causes, one per line, and the remedies of those that have one.
 func Text(list []Cause) (each, remedies string) {
 	var lines, sqls []string
 	for _, c := range list {

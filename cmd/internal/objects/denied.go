@@ -14,26 +14,27 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// isDenied reports whether an object could not be created for lack of a right, or was not granted
-// although the server only warned of it.
+// isDenied reports whether an object could not be created for lack of a right. That includes a
+// GRANT or REVOKE that had no effect, of which the server only warns.
 func isDenied(o *progress.Object) bool { return o.Code == "42501" || pgwire.Unchanged(o.Code) }
 
-// ownAll has the kinds of objects for which everything that the statement names has to be the
-// role's; for the others that is what it names first.
+// ownAll has the kinds of objects for which the role must own everything that the statement names.
+// For other kinds, the role must own only the first name.
 var ownAll = map[string]bool{"TABLE ATTACH": true, "INDEX ATTACH": true, "STATISTICS": true, "SEQUENCE OWNED BY": true, "SEQUENCE": true}
 
-// creates has the kinds of objects that are made in a schema.
+// creates has the kinds of objects that are created in a schema.
 var creates = map[string]bool{"TABLE": true, "VIEW": true, "MATERIALIZED VIEW": true, "FOREIGN TABLE": true, "SEQUENCE": true, "TYPE": true, "SHELL TYPE": true, "DOMAIN": true, "FUNCTION": true,
 	"PROCEDURE": true, "AGGREGATE": true, "OPERATOR": true, "OPERATOR CLASS": true, "OPERATOR FAMILY": true, "COLLATION": true, "CONVERSION": true, "STATISTICS": true, "INDEX": true, "CONSTRAINT": true,
 	"TEXT SEARCH CONFIGURATION": true, "TEXT SEARCH DICTIONARY": true}
 
-// A named thing is one that a statement of an object names.
+// A named thing is an object that a statement names.
 type named struct {
-	schema, name string // without a name: the schema itself
-	own          bool   // it has to be the role's
+	schema, name string // the name is empty for the schema itself
+	own          bool   // the role must own it
 }
 
-// names returns what a statement of pg_dump names with its schema, and the schema that it is about.
+// names returns what a statement of pg_dump names with a schema, and the schema that the statement
+// is about.
 func names(o *progress.Object) (list []named) {
 	tokens := rules.Tokens(o.SQL)
 	part := func(i int) bool { return i < len(tokens) && (tokens[i].Word || tokens[i].Name) }
@@ -45,7 +46,7 @@ func names(o *progress.Object) (list []named) {
 		if n.schema != "pg_catalog" && !slices.ContainsFunc(list, func(x named) bool { return x.schema == n.schema && x.name == n.name }) {
 			list = append(list, n)
 		}
-		for i += 2; i+2 < len(tokens) && tokens[i+1].Text == "." && part(i+2); i += 2 { // a column's
+		for i += 2; i+2 < len(tokens) && tokens[i+1].Text == "." && part(i+2); i += 2 { // a column reference
 		}
 	}
 	if schema, ok := strings.CutPrefix(o.Name, "SCHEMA "); ok && len(list) == 0 && apart[o.Type] {
@@ -54,7 +55,7 @@ func names(o *progress.Object) (list []named) {
 	return list
 }
 
-// right returns the right on a relation of somebody else's that a kind of object needs.
+// right returns the right that a kind of object needs on a relation that the role does not own.
 func right(kind string) string {
 	if kind == "FK CONSTRAINT" {
 		return "REFERENCES"
@@ -62,9 +63,9 @@ func right(kind string) string {
 	return "SELECT"
 }
 
-// deniedRights finds out, for objects that could not be created for lack of a right, which one that
-// is, and who can give it. Those of which it does not find that out are not in the result. It asks
-// once for all of them.
+// deniedRights finds out which right was missing for each object that could not be created for lack
+// of a right, and who can grant it. The result omits objects for which it cannot tell. It sends one
+// query for all of them.
 func deniedRights(ctx context.Context, c *pgx.Conn, list []progress.Object) (map[int64]lack, error) {
 	var ids []int64
 	var schemas, called, rights []string
@@ -99,7 +100,8 @@ func deniedRights(ctx context.Context, c *pgx.Conn, list []progress.Object) (map
 		return nil, err
 	}
 	lacks := make(map[int64]lack)
-	beyond := make(map[int64]bool) // nobody is made a member of a superuser
+	// objects that need membership in a superuser, which must not be granted
+	beyond := make(map[int64]bool)
 	version := pgdial.Version(c.PgConn())
 	var id int64
 	var d denied
@@ -121,8 +123,8 @@ func deniedRights(ctx context.Context, c *pgx.Conn, list []progress.Object) (map
 	return lacks, err
 }
 
-// A denied right is one that role me lacks on what a statement names, and that its owner can give.
-// what is the right, or "member": to act as the owner.
+// A denied right is a right on an object that role me lacks and that the object's owner can grant.
+// what is the right, or "member" if me must be able to act as the owner.
 type denied struct {
 	what, owner        string
 	super              bool // the owner is a superuser
@@ -130,7 +132,8 @@ type denied struct {
 	me                 string
 }
 
-// lack says which right it is, and gives the statement that grants it on a server of a version.
+// lack describes the missing right, and returns the statement that grants it on a server of the
+// given version.
 func (d *denied) lack(version int) lack {
 	to := " TO " + text.Ident(d.me)
 	grant := func(right, on string) lack {

@@ -1,7 +1,7 @@
-// Package objects creates the objects of a schema that stand in pgsluice.deferred. What the server
-// refuses as a whole it tries statement by statement, so that one missing role loses one statement;
-// it records the failures with their first cause, tries them again, and says what they have in
-// common.
+// Package objects creates the schema objects recorded in pgsluice.deferred. If the server refuses
+// an object, the package tries its statements one by one, so that a missing role costs only the
+// statement that names it. The package records failures with their first cause, retries them, and
+// groups them by cause.
 package objects
 
 import (
@@ -19,22 +19,22 @@ import (
 
 // A Session executes statements on the target.
 type Session interface {
-	// Exec sends statements as one query and returns the first error. A right that the server has
-	// not granted, or not revoked, is one, although the server only warns of it.
+	// Exec sends statements as one query and returns the first error. A GRANT or REVOKE that had no
+	// effect counts as an error, although the server only warns of it.
 	Exec(ctx context.Context, sql string) error
-	// Ask returns the values of a query's only row.
+	// Ask returns the values of the only row of a query's result.
 	Ask(ctx context.Context, sql string) ([]string, error)
 }
 
-// Refused reports whether an error is the server's opinion of a statement, which says nothing of
-// the session.
+// Refused reports whether an error means that the server refused the statement, and not that the
+// session is broken.
 func Refused(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && (!pgdial.Lost(err) || pg.Code == pgdial.OutOfLocks)
 }
 
-// Execute executes statements in one transaction, together with the one that records that. If it
-// fails, the transaction is still open.
+// Execute executes statements in one transaction, together with the statement that records it.
+// After an error, the transaction is still open.
 func Execute(ctx context.Context, s Session, sql, record string) error {
 	if err := s.Exec(ctx, "BEGIN; SET LOCAL client_min_messages = warning;\n"+sql+"\n;"+record); err != nil {
 		return err
@@ -42,7 +42,7 @@ func Execute(ctx context.Context, s Session, sql, record string) error {
 	return s.Exec(ctx, "COMMIT")
 }
 
-// A Maker makes objects in a session, with the state of one stream.
+// A Maker creates objects of one stream in a session.
 type Maker struct {
 	Session Session
 	Stream  int32
@@ -52,8 +52,8 @@ type Maker struct {
 	patiently func(do func() error) error
 }
 
-// try is Execute, and takes back what it has done if that fails. The second error is not about the
-// statements.
+// try runs Execute and rolls back if it fails. refused is the server's objection to the statements.
+// err is any other error.
 func (m *Maker) try(ctx context.Context, sql, record string) (refused, err error) {
 	if m.patiently == nil {
 		return m.once(ctx, sql, record)
@@ -79,9 +79,9 @@ func (m *Maker) once(ctx context.Context, sql, record string) (refused, err erro
 	return refused, m.Session.Exec(ctx, "ROLLBACK")
 }
 
-// Settle does what can be done about an object, recorded in pgsluice.deferred, that the server has
-// refused for a reason, and records what could not. It returns the errors that are left of it, and
-// an error if it could not do so.
+// Settle handles an object recorded in pgsluice.deferred that the server refused for a reason. It
+// does what can still be done and records the rest as failed. It returns the remaining errors, and
+// an error if handling the object failed.
 func (m *Maker) Settle(ctx context.Context, o *progress.Object, reason error) (left []error, err error) {
 	if list := units(o); list != nil {
 		lost, err := m.lost(ctx, o)
@@ -99,8 +99,8 @@ func (m *Maker) Settle(ctx context.Context, o *progress.Object, reason error) (l
 	return []error{reason}, m.Session.Exec(ctx, progress.FailSQL(o.ID, reason))
 }
 
-// lost reports whether something that the object needs could not be created: none of its statements
-// can do anything then.
+// lost reports whether an object that this one needs could not be created. Then none of its
+// statements can succeed.
 func (m *Maker) lost(ctx context.Context, o *progress.Object) (bool, error) {
 	if len(o.Needs) == 0 {
 		return false, nil
@@ -109,11 +109,11 @@ func (m *Maker) lost(ctx context.Context, o *progress.Object) (bool, error) {
 	return err == nil && row[0] == "t", err
 }
 
-// each executes the statements of an object one by one. Those that fail become rows of their own.
+// each executes the statements of an object one by one. Each failed statement gets its own row.
 func (m *Maker) each(ctx context.Context, o *progress.Object, list []unit) (left []error, err error) {
 	var failed []progress.Object
 	var reasons []error
-	some := false // have been executed
+	some := false // whether any statement succeeded
 	for _, u := range list {
 		behind := -1
 		for i, f := range failed {
@@ -142,11 +142,11 @@ func (m *Maker) each(ctx context.Context, o *progress.Object, list []unit) (left
 		}
 		failed, reasons = append(failed, one), append(reasons, refused)
 	}
-	if len(failed) == 1 && !some { // it stays what it was
+	if len(failed) == 1 && !some { // keep the original row
 		return reasons, m.Session.Exec(ctx, progress.FailSQL(o.ID, reasons[0]))
 	}
-	// Only now the rows are written: if this is interrupted before, all is tried again, which does
-	// no harm.
+	// Write the rows only now. If the process is interrupted before, the next run repeats all
+	// statements, which is harmless.
 	var sql strings.Builder
 	sql.WriteString("BEGIN; " + progress.DoneSQL(o.ID))
 	for i := range failed {
@@ -169,8 +169,8 @@ func (m *Maker) each(ctx context.Context, o *progress.Object, list []unit) (left
 	return left, nil
 }
 
-// instead executes another statement in place of one that was refused, if there is one that does
-// the same as far as it can be done.
+// instead replaces a refused statement by one that does the same as far as possible, if there is
+// one.
 func (m *Maker) instead(ctx context.Context, o *progress.Object, reason error) (done bool, left []error, err error) {
 	var pg *pgconn.PgError
 	if !errors.As(reason, &pg) {
@@ -187,8 +187,8 @@ func (m *Maker) instead(ctx context.Context, o *progress.Object, reason error) (
 	return false, nil, nil
 }
 
-// forFewer makes a policy for those of its roles that are there. What is left is to name the
-// others.
+// forFewer creates a policy for those of its roles that exist. The remaining statement adds the
+// missing roles.
 func (m *Maker) forFewer(ctx context.Context, o *progress.Object, reason error) (done bool, left []error, err error) {
 	l := policyRoles(o.SQL)
 	if l == nil || len(l.names) < 2 {
@@ -209,8 +209,8 @@ func (m *Maker) forFewer(ctx context.Context, o *progress.Object, reason error) 
 	}
 	record := progress.FailSQL(o.ID, reason)
 	if strings.HasPrefix(o.SQL, "CREATE") {
-		// The whole statement stays known, so that a later run of the load does not take the policy
-		// for a new one.
+		// Keep the original statement, so that a later run of the load does not take the policy for
+		// a new one.
 		rest := progress.Object{Phase: o.Phase, Type: o.Type, Schema: o.Schema, Table: o.Table, Name: o.Name,
 			SQL: l.alter(), Needs: o.Needs}
 		if rest.ID, err = m.NewID(); err != nil {
@@ -227,7 +227,7 @@ func (m *Maker) forFewer(ctx context.Context, o *progress.Object, reason error) 
 	return true, []error{reason}, nil
 }
 
-// roleExists reports whether the target has a role, whose name is given as it is written in SQL.
+// roleExists reports whether the target has a role. token is the role's name as written in SQL.
 func (m *Maker) roleExists(ctx context.Context, token string) (bool, error) {
 	name := unquoted(token)
 	if !strings.HasPrefix(token, `"`) && noRole[name] {
@@ -247,8 +247,8 @@ func (m *Maker) roleExists(ctx context.Context, token string) (bool, error) {
 	return m.exists[name], nil
 }
 
-// lendCreate gives an object to its owner although he may not create in its schema, as on the
-// source he need not be able to any more: for the moment he may.
+// lendCreate gives an object to an owner who has no CREATE right on its schema. On the source, the
+// owner may have lost that right later. lendCreate grants it for the duration of the transaction.
 func (m *Maker) lendCreate(ctx context.Context, o *progress.Object) (done bool, left []error, err error) {
 	tokens := rules.Tokens(strings.TrimRight(o.SQL, "; \n"))
 	if len(tokens) < 3 || !strings.EqualFold(tokens[len(tokens)-3].Text, "OWNER") {
@@ -261,17 +261,18 @@ func (m *Maker) lendCreate(ctx context.Context, o *progress.Object) (done bool, 
 	return refused == nil && err == nil, nil, err
 }
 
-// UncheckedPattern matches the end of the definition of a constraint that rows need not pass.
+// UncheckedPattern matches the end of a constraint definition that existing rows need not satisfy.
 const UncheckedPattern = `NOT (VALID|ENFORCED);?\s*$`
 
 var unchecked = regexp.MustCompile(UncheckedPattern)
 
-// Unchecked reports whether a constraint is one that rows need not pass, from the statement that
+// Unchecked reports whether existing rows need not satisfy a constraint, given the statement that
 // creates it.
 func Unchecked(sql string) bool { return unchecked.MatchString(sql) }
 
-// checkLater makes a check that the rows do not pass hold for what is written from now on, as on
-// the source, where they have become so. What is left is to have them looked at.
+// checkLater creates a check constraint as NOT VALID if existing rows violate it, so that it holds
+// for new rows. On the source, the rows came to violate it after it was created. The remaining
+// statement validates the constraint.
 func (m *Maker) checkLater(ctx context.Context, o *progress.Object, reason error) (done bool, left []error, err error) {
 	head, constraint, ok := strings.Cut(o.SQL, addConstraint)
 	if !ok {
@@ -296,8 +297,7 @@ func (m *Maker) checkLater(ctx context.Context, o *progress.Object, reason error
 	return true, []error{reason}, nil
 }
 
-// addConstraint is where a statement for a constraint goes on behind the table's name, as pg_dump
-// writes it.
+// addConstraint is what pg_dump writes between the table's name and the constraint.
 const addConstraint = "\n    ADD CONSTRAINT "
 
 func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }

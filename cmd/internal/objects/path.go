@@ -9,9 +9,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// ownPath returns the statements that give functions of a name a search path of their own, with the
-// schema that they are in. The name is as the server gives it where one was called: with a
-// signature, or without.
+// ownPath returns the statements that set the search path of all functions with a name to their own
+// schema. The name has the form in which the server reports a called function: with or without its
+// signature.
 func ownPath(ctx context.Context, c *pgx.Conn, name string) (string, error) {
 	rows, err := c.Query(ctx, `SELECT pg_catalog.format('%I.%I(%s)', n.nspname, p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid)), n.nspname
 		FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace

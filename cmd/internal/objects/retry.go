@@ -15,7 +15,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 )
 
-// conn is a session of the driver's. The one of pgapply is another.
+// conn is a Session that uses the driver. pgapply has its own implementation.
 type conn struct {
 	*pgx.Conn
 	warned *pgconn.PgError
@@ -47,32 +47,33 @@ func (c *conn) Ask(ctx context.Context, sql string) ([]string, error) {
 	return row, nil
 }
 
-// Quick reports whether an object is created without reading rows of tables, however many they
-// have.
+// Quick reports whether an object can be created without reading rows, so that the size of tables
+// does not matter.
 func Quick(o *progress.Object) bool {
 	switch o.Type {
 	case "INDEX", "CONSTRAINT":
-		return o.Index == "" && o.Attach != "" // the index is there
+		return o.Index == "" && o.Attach != "" // the index exists
 	case "CHECK CONSTRAINT", "FK CONSTRAINT", "MATERIALIZED VIEW", "MATERIALIZED VIEW DATA":
 		return false
 	}
 	return true
 }
 
-// NotData reports whether an object was not refused because of the rows that are there.
+// NotData reports whether something other than existing rows caused the failure.
 func NotData(o *progress.Object) bool {
 	return !strings.HasPrefix(o.Code, "22") && !strings.HasPrefix(o.Code, "23")
 }
 
-// Any is for all objects.
+// Any accepts all objects.
 func Any(*progress.Object) bool { return true }
 
-// Retry tries again to create the objects of a stream that could not be created, in order, and
-// those that failed because of others after these. It leaves out those that want does not want, and
-// what waits for the cutover: foreign keys, triggers and rules. It returns how many it has created.
-// progress.Failed has what is left. A statement that is given up for a lock of somebody else is
-// tried by patiently, again and again for as long as that has patience: a lock says nothing of the
-// object.
+// Retry tries again to create the failed objects of a stream, in order. Objects that failed because
+// of another are retried once that one exists. It skips objects that want rejects, and those that
+// wait for the cutover: foreign keys, triggers and rules. It returns the number of objects created.
+// progress.Failed returns those that remain.
+//
+// A lock timeout says nothing about the object. So patiently repeats such a statement for as long
+// as it chooses.
 func Retry(ctx context.Context, server pgdial.Server, stream int32,
 	want func(*progress.Object) bool, patiently func(do func() error) error) (created int, err error) {
 	s := &conn{}
@@ -96,7 +97,7 @@ func Retry(ctx context.Context, server pgdial.Server, stream int32,
 		}
 		return ids[0], nil
 	}}
-	tried := make(map[int64]int64) // object → the failure that it was then a consequence of
+	tried := make(map[int64]int64) // object → failure that it was a consequence of
 	for {
 		list, err := progress.Failed(ctx, s.Conn, stream)
 		if err != nil {
@@ -112,7 +113,7 @@ func Retry(ctx context.Context, server pgdial.Server, stream int32,
 			if o.Phase == progress.PhaseCutover || o.Phase == progress.PhaseFinish || !want(o) || strings.TrimSpace(o.SQL) == "" {
 				continue
 			}
-			// Once, and again when what stood in its way is there.
+			// Try each object once, and again when its cause is resolved.
 			if because, known := tried[o.ID]; known && (because == 0 || failing[because]) {
 				continue
 			}
@@ -133,7 +134,7 @@ func Retry(ctx context.Context, server pgdial.Server, stream int32,
 	}
 }
 
-// again tries to create one object.
+// again retries one object.
 func (m *Maker) again(ctx context.Context, o *progress.Object) (done bool, err error) {
 	refused, err := m.try(ctx, o.Rest(), progress.DoneSQL(o.ID))
 	if err != nil {
@@ -146,8 +147,8 @@ func (m *Maker) again(ctx context.Context, o *progress.Object) (done bool, err e
 	return err == nil && len(left) == 0, err
 }
 
-// isThere reports whether an object could not be created because it has been meanwhile, by hand.
-// What was in its way from the beginning is not it.
+// isThere reports whether creation failed only because somebody has created the object by hand
+// since. It is false if the object failed for that reason from the start.
 func isThere(o *progress.Object, err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && exists(o, pg.Code) && !exists(o, o.Code)
@@ -158,7 +159,7 @@ func exists(o *progress.Object, code string) bool {
 	case "42P07", "42710", "42P06", "42723":
 		return true
 	case "42P16":
-		return o.Type == "CONSTRAINT" // there is a primary key
+		return o.Type == "CONSTRAINT" // the table already has a primary key
 	}
 	return false
 }

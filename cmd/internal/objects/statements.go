@@ -8,25 +8,26 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/sqltext"
 )
 
-// rules are those of a session of ours, and of pg_dump: standard_conforming_strings is on.
+// rules match pg_dump's output and pgsluice's sessions: standard_conforming_strings is on.
 var rules = sqltext.Rules{}
 
-// apart has the kinds of objects whose statements do not need one another.
+// apart has the kinds of objects whose statements do not depend on one another.
 var apart = map[string]bool{"ACL": true, "DEFAULT ACL": true, "OWNER": true, "COMMENT": true, "SECURITY LABEL": true}
 
-// completed has the kinds whose first statement makes the object, which the others only complete.
+// completed has the kinds of objects whose first statement creates the object and whose other
+// statements complete it.
 var completed = map[string]bool{"TABLE": true, "FOREIGN TABLE": true, "MATERIALIZED VIEW": true,
 	"TEXT SEARCH CONFIGURATION": true, "SERVER": true}
 
-// A unit is what is executed by itself, in a transaction of its own.
+// A unit is a statement that runs in its own transaction.
 type unit struct {
 	sql  string
-	must bool // the others are not worth trying without it
+	must bool // the other units depend on it
 }
 
-// units returns what of an object can be executed by itself, in an order in which no right is ever
-// wider than in the end. A failed REVOKE takes along the GRANTs to the same role that follow it:
-// executed later, it would take them back.
+// units returns the statements of an object that can run separately. In their order, no right is
+// ever wider than at the end. A failed REVOKE also holds back the GRANTs to the same role that
+// follow it, because a later REVOKE would undo them.
 func units(o *progress.Object) []unit {
 	list := statements(o.SQL)
 	if len(list) < 2 || o.Index != "" || o.Attach != "" {
@@ -42,18 +43,18 @@ func units(o *progress.Object) []unit {
 	return nil
 }
 
-// statements cuts SQL text. What holds for several statements, a setting or the role that grants,
-// is put to each of them.
+// statements splits SQL text. A setting or role that applies to several statements is added to each
+// of them.
 func statements(sql string) (list []unit) {
 	before, after := "", ""
 	for _, s := range rules.Split(sql) {
 		tokens := rules.Tokens(s.Text)
 		switch {
 		case s.Word(0) == "SET" && s.Word(1) == "SESSION" && s.Word(2) == "AUTHORIZATION" && len(tokens) > 3:
-			// Only a superuser may, but whoever is a member of the role may take it.
+			// SET SESSION AUTHORIZATION needs a superuser, but any member may SET ROLE.
 			before, after = "SET LOCAL ROLE "+tokens[3].Text+";\n", "\nRESET ROLE;"
 		case s.Word(0) == "SET" && s.Word(1) == "LOCAL" && s.Word(2) == "ROLE":
-			// as it was left here
+			// a unit that this function produced earlier
 			before, after = s.Text+";\n", "\nRESET ROLE;"
 		case s.Word(0) == "RESET" && (s.Word(1) == "SESSION" || s.Word(1) == "ROLE"),
 			s.Word(0) == "RESET" && strings.HasPrefix(s.Word(1), "DEFAULT_"):
@@ -68,8 +69,8 @@ func statements(sql string) (list []unit) {
 	return list
 }
 
-// about returns what a GRANT or REVOKE is about, as it is written: the object and the role; and
-// whether it takes rights away.
+// about returns the object and the role of a GRANT or REVOKE, as written, and whether the statement
+// revokes rights.
 func about(sql string) (object, role string, revoke bool) {
 	tokens := rules.Tokens(sql)
 	on := false
@@ -92,7 +93,7 @@ func about(sql string) (object, role string, revoke bool) {
 	return object, role, revoke
 }
 
-// follows reports whether a statement has to wait for a REVOKE that failed.
+// follows reports whether a statement must wait for a failed REVOKE.
 func follows(sql, revoke string) bool {
 	object, role, takes := about(revoke)
 	o, r, _ := about(sql)
@@ -102,13 +103,13 @@ func follows(sql, revoke string) bool {
 // A roleList is the list of roles in CREATE or ALTER POLICY … TO ….
 type roleList struct {
 	sql        string
-	begin, end int // where it stands
+	begin, end int // position in sql
 	names      []string
-	table      string // whose policy it is, as it is written
+	table      string // table of the policy, as written
 	policy     string
 }
 
-// policyRoles finds the roles that a policy is for; nil if it is for all.
+// policyRoles finds the roles of a policy. It returns nil if the policy applies to all roles.
 func policyRoles(sql string) *roleList {
 	tokens := rules.Tokens(sql)
 	is := func(i int, words ...string) bool {
@@ -141,17 +142,17 @@ func policyRoles(sql string) *roleList {
 	return l
 }
 
-// with returns the statement for other roles.
+// with returns the statement with other roles.
 func (l *roleList) with(names []string) string {
 	return l.sql[:l.begin] + strings.Join(names, ", ") + l.sql[l.end:]
 }
 
-// alter returns the statement that gives a policy that is there all of its roles.
+// alter returns the statement that gives an existing policy all of its roles.
 func (l *roleList) alter() string {
 	return "ALTER POLICY " + l.policy + " ON " + l.table + " TO " + strings.Join(l.names, ", ") + ";"
 }
 
-// unquoted returns the name that a token stands for.
+// unquoted returns the name that an identifier token stands for.
 func unquoted(token string) string {
 	if strings.HasPrefix(token, `"`) {
 		return strings.ReplaceAll(strings.TrimSuffix(token[1:], `"`), `""`, `"`)
@@ -167,11 +168,11 @@ func FirstName(sql string) string {
 	return ""
 }
 
-// noRole has the words that stand for no role of that name.
+// noRole has the keywords that are not role names.
 var noRole = map[string]bool{"public": true, "current_user": true, "session_user": true, "current_role": true}
 
-// roles returns the names of the roles that a statement names where its failure may be about one:
-// the one that it gives something to, takes from, or speaks for.
+// roles returns the roles that a statement names and that may be why it failed: the role that it
+// grants to, revokes from, or acts as.
 func roles(o *progress.Object) (names []string) {
 	add := func(token sqltext.Token) {
 		if !token.Word && !token.Name {
