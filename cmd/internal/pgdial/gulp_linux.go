@@ -14,26 +14,28 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/ready"
 )
 
-// A Gulp is a connection that can read in few large gulps.
+// A Gulp is a connection that reads in a few large gulps.
 //
-// A server sends a message for every row and flushes each one; sending it by itself costs the
-// server more than making it. While SetBehind is in force, Read therefore leaves the socket alone
-// for a while whenever it has emptied it: it takes a nap. The server fills the socket's window and
-// goes on into its own send buffer, where rows are packed together for nothing, and Read then takes
-// all that at once. While it is not in force, and over a Unix socket, which packs nothing, Read
-// returns whatever there is as soon as it is there.
+// A server sends and flushes a message for every row, and sending a message costs the server more
+// than making it. While SetBehind is in force, Read therefore naps after it has emptied the socket:
+// it sleeps for a few milliseconds. Meanwhile the server fills the socket's window and then its own
+// send buffer, where the kernel packs rows together at no cost. Read then takes all of them at
+// once.
 //
-// Go's network poller would spoil this: it is woken by everything that arrives on a socket that it
-// knows, whether or not anybody reads. So the socket is taken away from it, and listened to only
-// while there is nothing else to do.
+// When SetBehind is not in force, Read returns data as soon as it arrives. A Unix socket packs
+// nothing, so Read never naps there.
+//
+// Go's network poller would defeat this: everything that arrives on a registered socket wakes the
+// poller, even if no goroutine reads. A Gulp therefore removes the socket from the poller, and
+// waits on the socket only while it has nothing else to do.
 type Gulp struct {
 	orig net.Conn // for addresses
 	fd   int
 
 	behind atomic.Bool
 	once   sync.Once
-	mayNap bool // it pays on this kind of socket
-	empty  bool // the last read has taken all there was
+	mayNap bool // naps pay on this kind of socket
+	empty  bool // the last read emptied the socket
 	naps   naps
 
 	buf  []byte // for small reads
@@ -41,48 +43,51 @@ type Gulp struct {
 
 	read, write *ready.Waiter
 
-	mu     sync.Mutex // guards the rest
+	mu     sync.Mutex // guards the fields below
 	users  int
 	closed bool
 }
 
 const (
 	gulpSize = 1 << 20
-	// emptied is how little a read must return for the socket to count as empty: less than the
-	// window.
+	// emptied is the number of bytes below which a read counts as having emptied the socket. It is
+	// less than the window.
 	emptied = 32 << 10
-	// smallWindow keeps what can be sent row by row small. Over a long way it would bound the
-	// throughput, so it is for short ones only: at half a millisecond it allows 250 MB a second.
+	// smallWindow limits the amount that the server can send row by row. It also bounds the
+	// throughput: 250 MB a second at a round trip of 0.5 ms. So it is only for round trips shorter
+	// than shortWay.
 	smallWindow = 64 << 10
 	shortWay    = 500 * time.Microsecond
-	// breath is about what a server needs for the rows of a small transaction.
+	// breath is about the time in which a server sends the rows of a small transaction.
 	breath = 100 * time.Microsecond
 )
 
-// Naps are to be so long that much arrives at once, and not so long that the server's send buffer
-// is full before they end, whose size nobody tells us: the rate at which bytes arrive does.
+// naps chooses the length of naps. A nap should be long enough to gather many rows, and end before
+// the server's send buffer is full. The size of that buffer is unknown, but the rate at which bytes
+// arrive shows whether it was full.
 type naps struct {
 	length time.Duration
-	count  int       // with this length
-	got    int       // bytes, since the first of them
-	began  time.Time // when the first of them did
+	count  int       // naps of this length
+	got    int       // bytes received in these naps
+	began  time.Time // start of the first of these naps
 
-	best float64       // bytes a second, the most of late
-	with time.Duration // the length that has brought them
+	best float64       // highest recent rate, in bytes a second
+	with time.Duration // the length at which best was measured
 }
 
 const (
 	// Measured with 200,000 small transactions from a server on the same machine, or over an
-	// Ethernet: 7 to 9 s without naps or with naps of 1 ms, which end before the window is full,
-	// 3.5 to 7 s with 5 or 10 ms, 3.3 s with 20 ms and more.
+	// Ethernet: 7 to 9 s without naps or with naps of 1 ms, which end before the window is full;
+	// 3.5 to 7 s with 5 or 10 ms; 3.3 s with 20 ms or more.
 	shortestNap, longestNap = 5 * time.Millisecond, 40 * time.Millisecond
-	// A nap should gather this much. Linux lets a send buffer grow to 4 MB unless told otherwise.
+	// The number of bytes that a nap should gather. Linux lets a send buffer grow to 4 MB by
+	// default.
 	napSize = 2 << 20
-	// What a single nap brings says little: a part of it often comes with the next one.
+	// A single nap tells little: a part of its bytes often arrives with the next nap.
 	napsToJudge = 5
 )
 
-// take takes a nap.
+// take sleeps for one nap.
 func (n *naps) take() {
 	if n.length == 0 {
 		*n = naps{length: shortestNap, began: time.Now()}
@@ -95,7 +100,8 @@ func (n *naps) take() {
 	time.Sleep(n.length)
 }
 
-// judge chooses the length of the next naps from what the last ones have brought in so much time.
+// judge chooses the length of the next naps from the bytes that the last naps gathered in the
+// elapsed time.
 func (n *naps) judge(elapsed time.Duration) {
 	rate := float64(n.got) / elapsed.Seconds()
 	if n.best *= 0.99; rate >= n.best {
@@ -103,9 +109,9 @@ func (n *naps) judge(elapsed time.Duration) {
 	}
 	switch got := n.got / n.count; {
 	case rate < 0.8*n.best && n.length != n.with:
-		// too long, so that the server had to wait, or too short
+		// Naps were too short, or so long that the server had to wait.
 		n.length = n.with
-	case rate < 0.8*n.best: // it is not the length
+	case rate < 0.8*n.best: // the length is not the cause
 		n.best = rate
 	case got < napSize:
 		n.length = n.length * 5 / 4
@@ -115,7 +121,7 @@ func (n *naps) judge(elapsed time.Duration) {
 	n.length = min(max(n.length, shortestNap), longestNap)
 }
 
-// shrink makes the window small if the server is near.
+// shrink makes the window small if the round trip to the server is short.
 func (g *Gulp) shrink() {
 	if info, err := unix.GetsockoptTCPInfo(g.fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil &&
 		time.Duration(info.Rtt)*time.Microsecond < shortWay {
@@ -123,13 +129,13 @@ func (g *Gulp) shrink() {
 	}
 }
 
-// deadAfter is how long a peer may leave unacknowledged what is sent to it. Linux would wait for a
+// deadAfter is how long data sent to a peer may stay unacknowledged. The default of Linux is a
 // quarter of an hour.
 const deadAfter = time.Minute
 
-// expectAnswers has the kernel give the connection up when the other side has not acknowledged
-// anything for so long: when its machine, or the way there, is gone. It is for sessions that send
-// little: one that has filled the other side's window would be given up, too.
+// expectAnswers makes the kernel close the connection when the peer has acknowledged nothing for
+// deadAfter: the peer's machine, or the network to it, is gone. Use it only for sessions that send
+// little. The kernel would also close a session that has filled the peer's window.
 func (g *Gulp) expectAnswers() {
 	_ = unix.SetsockoptInt(g.fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(deadAfter.Milliseconds()))
 }
@@ -156,21 +162,22 @@ func newGulp(c net.Conn) (*Gulp, error) {
 		g.closeFiles()
 		return nil, err
 	}
-	// This takes the socket out of the poller; our own descriptor keeps the connection open.
+	// Closing c removes the socket from the poller. The duplicated descriptor keeps the connection
+	// open.
 	return g, c.Close()
 }
 
-// Breathe waits for a moment, unless a backlog is to be read. The server is in the middle of a
-// transaction of which it sends row by row: it needs less than that for a small one, and whoever
-// waits for each row wakes up as often.
+// Breathe sleeps for a moment, unless a backlog is to be read. Call it within a transaction that
+// the server sends row by row. The server sends a small transaction in less time than that, and a
+// reader that waits for each row would wake up once a row.
 func (g *Gulp) Breathe() {
 	if !g.behind.Load() {
-		// Go's own timers would make a whole millisecond of it.
+		// Go's own timers would sleep for a whole millisecond.
 		_ = unix.Nanosleep(&unix.Timespec{Nsec: breath.Nanoseconds()}, nil)
 	}
 }
 
-// SetBehind says whether there is a backlog to read, so that throughput counts and not latency.
+// SetBehind says whether a backlog is to be read, so that throughput matters more than latency.
 func (g *Gulp) SetBehind(v bool) {
 	if v = v && g.mayNap; v && !g.behind.Load() {
 		g.once.Do(g.shrink)
@@ -178,7 +185,7 @@ func (g *Gulp) SetBehind(v bool) {
 	g.behind.Store(v)
 }
 
-// use keeps the descriptor from being closed while a system call uses it.
+// use prevents close from closing the descriptor during a system call.
 func (g *Gulp) use() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -237,7 +244,7 @@ func (g *Gulp) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Buffered reports whether Read would return at once without asking the socket.
+// Buffered reports whether Read can return data without a system call.
 func (g *Gulp) Buffered() bool { return g.r < g.w }
 
 func (g *Gulp) recv(p []byte) (int, error) {
@@ -278,7 +285,7 @@ func (g *Gulp) recv(p []byte) (int, error) {
 	}
 }
 
-// Readable reports whether there is something to read.
+// Readable reports whether the socket has data to read.
 func (g *Gulp) Readable() bool {
 	if g.r < g.w {
 		return true
@@ -330,7 +337,7 @@ func (g *Gulp) wait(w *ready.Waiter) error {
 	return err
 }
 
-// SetDeadline sets both deadlines; a call that waits notices at once.
+// SetDeadline sets both deadlines. Calls that are waiting observe the new deadline at once.
 func (g *Gulp) SetDeadline(t time.Time) error {
 	if err := g.SetReadDeadline(t); err != nil {
 		return err
@@ -352,7 +359,7 @@ func (g *Gulp) setDeadline(w *ready.Waiter, t time.Time) error {
 	return w.SetDeadline(t)
 }
 
-// Close closes the connection; calls that wait return net.ErrClosed.
+// Close closes the connection. Calls that are waiting return net.ErrClosed.
 func (g *Gulp) Close() error {
 	g.mu.Lock()
 	if g.closed {

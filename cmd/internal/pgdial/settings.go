@@ -146,15 +146,15 @@ func (s Server) settings(c *pgconn.PgConn) []setting {
 	}
 	set := []setting{{"client_encoding", encoding}, {"lc_numeric", "C"}, {"lc_time", "C"}, {"timezone_abbreviations", "Default"},
 		{"default_transaction_isolation", "read committed"}, {"default_transaction_deferrable", "off"}}
-	if v < 190000 { // a newer one may not have it: it is about strings that are not ours
+	if v < 190000 { // Newer servers may lack it. It concerns only strings that are not ours.
 		set = append(set, setting{"backslash_quote", "safe_encoding"})
 	}
 	if v >= 90600 {
 		set = append(set, setting{"idle_in_transaction_session_timeout", "0"})
 	}
 	if v >= 110000 {
-		// To compile one of our queries of catalogs takes longer than to execute it a hundred
-		// times.
+		// JIT compilation of one of our catalog queries takes longer than executing the query a
+		// hundred times.
 		set = append(set, setting{"jit", "off"})
 	}
 	if v >= 140000 {
@@ -164,11 +164,11 @@ func (s Server) settings(c *pgconn.PgConn) []setting {
 		set = append(set, setting{"transaction_timeout", "0"})
 	}
 	if s.Side == "target" {
-		// It may be kept from being written to by others, and for the role that is the default.
+		// The default may be read-only for the database or the role, to keep others from writing.
 		set = append(set, setting{"default_transaction_read_only", "off"}, setting{"check_function_bodies", "off"})
-		// What is reported durable must survive a crash of the target. That its standbys have it,
-		// too, is what pgcutover open waits for: until then a standby that is not there holds
-		// nothing up.
+		// Data that is reported durable must survive a crash of the target. pgcutover open waits
+		// until the target's standbys have the data as well. Before that, a missing standby must
+		// not delay anything.
 		set = append(set, setting{"synchronous_commit", "local"})
 		if v < 120000 {
 			set = append(set, setting{"default_with_oids", "off"})
@@ -176,7 +176,7 @@ func (s Server) settings(c *pgconn.PgConn) []setting {
 			set = append(set, setting{"default_table_access_method", "heap"})
 		}
 	} else {
-		// Rows come in the order in which they lie there.
+		// Read rows in their physical order.
 		set = append(set, setting{"synchronize_seqscans", "off"})
 	}
 	// A policy must make a read fail, not return fewer rows.
