@@ -1,11 +1,12 @@
 //go:build !linux
 
-// Package ready waits for files that Go's network poller does not know, where the system lets it.
+// Package ready waits for files that are not registered with Go's network poller, on systems that
+// support it.
 package ready
 
 import "errors"
 
-// The events that can be waited for.
+// The events that a Waiter can wait for.
 const (
 	In uint32 = iota
 	Out
@@ -14,7 +15,7 @@ const (
 // A Waiter waits until a file is ready.
 type Waiter struct{}
 
-// New fails: whoever reads or writes the file waits by that.
+// New fails, so callers block in their reads and writes instead.
 func New(int, uint32) (*Waiter, error) { return nil, errors.ErrUnsupported }
 
 // Wait returns when the file is ready.
