@@ -8,11 +8,11 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/screen"
 )
 
-// redrawn is how often bars are drawn: often enough to look alive, and seldom enough for a slow
+// redrawn is the interval between drawings: short enough to look alive, long enough for a slow
 // line.
 const redrawn = 200 * time.Millisecond
 
-// bars draws bars until the load is stopped.
+// bars draws bars until the load stops.
 func (m *Meter) bars() {
 	defer close(m.stopped)
 	defer m.Terminal.Erase()
@@ -28,13 +28,13 @@ func (m *Meter) bars() {
 	}
 }
 
-// A bar's own width, and from which on it is worth showing.
+// The width of a full bar, and the width below which no bar is shown.
 const (
 	widest   = 40
 	shortest = 5
 )
 
-// bar returns a bar of so many columns, "" if there are too few.
+// bar returns a bar of the given number of columns, or "" if there are too few.
 func bar(part float64, columns int) string {
 	inner := min(columns-2, widest)
 	if inner < shortest {
@@ -48,8 +48,8 @@ func bar(part float64, columns int) string {
 	return "[" + line + strings.Repeat("-", inner-len(line)) + "]"
 }
 
-// picture returns the bars, a line each, for a terminal of that size: one for each part of a table
-// that is open, and the last one for all.
+// picture returns the bars for a terminal of the given size, one per line: one for each open part
+// of a table, and a last one for the whole load.
 func (m *Meter) picture(columns, rows int) []string {
 	all := m.Snapshot()
 	m.mu.Lock()
@@ -60,7 +60,7 @@ func (m *Meter) picture(columns, rows int) []string {
 	m.mu.Unlock()
 	width := columns - 1 // no line reaches the edge
 	var lines []string
-	room := max(rows-3, 1) // the block's first line is blank, and one is that of all
+	room := max(rows-3, 1) // without the blank first line and the bar of the whole load
 	if len(open) > room {
 		lines = append(lines, screen.Cut(fmt.Sprintf("and %d more", len(open)-room+1), width))
 		open = open[:room-1]

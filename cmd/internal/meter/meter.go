@@ -1,5 +1,5 @@
-// Package meter shows how far a load is: bars on a terminal, a line every few seconds elsewhere. It
-// knows nothing of streams and servers.
+// Package meter shows the progress of a load: bars on a terminal, and a line every few seconds
+// elsewhere. It does not depend on streams or servers.
 package meter
 
 import (
@@ -16,33 +16,33 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// every is how often a line is logged: often enough to see that something happens, and few lines
-// for a load of hours.
+// every is the interval between logged lines: short enough to show progress, with few lines for a
+// load of hours.
 const every = 5 * time.Second
 
-// A Meter adds up what is loaded. A nil Meter does nothing.
+// A Meter adds up the rows and bytes of a load. A nil Meter does nothing.
 type Meter struct {
-	// Doing is what is being done: "loading".
+	// Doing names the activity: "loading".
 	Doing string
 	Log   *slog.Logger
-	// JSON has the figures logged as attributes instead of text.
+	// JSON logs the figures as attributes instead of text.
 	JSON bool
-	// Terminal is where bars are drawn; nil: nowhere, and lines are logged.
+	// Terminal is the terminal for the bars. If it is nil, the Meter logs lines instead.
 	Terminal *screen.Terminal
 
 	mu      sync.Mutex
 	began   time.Time
 	tables  uint64 // expected
 	total   uint64 // bytes, an estimate
-	done    uint64 // of total
+	done    uint64 // part of total
 	rows    uint64
 	bytes   uint64
-	open    []*Part // in the order in which they were begun
+	open    []*Part // in the order in which they began
 	stop    chan struct{}
 	stopped chan struct{}
 }
 
-// A Part is a part of a table. Its methods may be called by several goroutines.
+// A Part is a part of a table. Several goroutines may call its methods.
 type Part struct {
 	m        *Meter
 	table    string
@@ -50,7 +50,7 @@ type Part struct {
 	bytes    uint64
 }
 
-// Start begins a load of so many tables, and about so many bytes.
+// Start begins a load of the given number of tables, and an estimated number of bytes.
 func (m *Meter) Start(tables, bytes uint64) {
 	if m == nil {
 		return
@@ -86,7 +86,7 @@ func (m *Meter) lines() {
 	}
 }
 
-// Stop ends what Start has begun.
+// Stop ends the display that Start began.
 func (m *Meter) Stop() {
 	if m == nil || m.stop == nil {
 		return
@@ -96,7 +96,7 @@ func (m *Meter) Stop() {
 	m.stop = nil
 }
 
-// Part begins a part of a table with about so many bytes.
+// Part begins a part of a table with an estimated number of bytes.
 func (m *Meter) Part(table string, estimate uint64) *Part {
 	if m == nil {
 		return nil
@@ -108,7 +108,7 @@ func (m *Meter) Part(table string, estimate uint64) *Part {
 	return p
 }
 
-// Add counts rows and bytes that were copied.
+// Add counts copied rows and bytes.
 func (p *Part) Add(rows, bytes uint64) {
 	if p == nil {
 		return
@@ -120,7 +120,7 @@ func (p *Part) Add(rows, bytes uint64) {
 	p.m.mu.Unlock()
 }
 
-// Done ends a part, which counts as much as was estimated for it.
+// Done ends a part. The part then counts with its estimate.
 func (p *Part) Done() {
 	if p == nil {
 		return
@@ -133,17 +133,17 @@ func (p *Part) Done() {
 	p.m.mu.Unlock()
 }
 
-// A Snapshot is how far a load is at one moment.
+// A Snapshot is the progress of a load at one moment.
 type Snapshot struct {
 	Tables      uint64
 	Rows, Bytes uint64
 	Rate        uint64 // bytes a second
 	Percent     float64
 	Left        time.Duration // estimate; 0 if there is none
-	at          uint64        // bytes of the total, by the estimates
+	at          uint64        // bytes done of the total, by the estimates
 }
 
-// Snapshot returns how far it is.
+// Snapshot returns the current progress.
 func (m *Meter) Snapshot() Snapshot {
 	m.mu.Lock()
 	defer m.mu.Unlock()
