@@ -1,14 +1,14 @@
-// Package screen shares a terminal with other programs: those of the same pipe, those in the
-// background of the same shell, and the shell itself. They know nothing of each other, so nobody
-// may depend on what was written before:
+// Package screen shares a terminal with other programs: programs of the same pipe, background
+// programs of the same shell, and the shell itself. The programs do not know of each other, so none
+// may depend on earlier output.
 //
-// A block, which is bars or a status that is shown again and again, is drawn from the cursor down,
-// in one write. It begins with erasing what is there, and ends with moving the cursor back to its
-// first line, which is blank. So whatever anybody writes takes the block's place, from its left
-// edge on, and the block is drawn again below that. A message is one write, too, and erases what it
-// does not cover. A window that gets another size changes nothing of that.
+// A block is a set of bars, or a status that is repeatedly redrawn. It is drawn from the cursor
+// down, in one write. The write first erases the old block, and at the end moves the cursor back to
+// the block's first line, which is blank. So the output of any program replaces the block, from its
+// left edge on, and the next drawing puts the block below that output. A message is also one write,
+// and erases the rest of the block. This works even after the window changes its size.
 //
-// The package does not know what is shown.
+// The package does not depend on what it shows.
 package screen
 
 import (
@@ -22,15 +22,15 @@ import (
 	"golang.org/x/term"
 )
 
-// A Terminal is a standard stream that is a terminal.
+// A Terminal is a standard stream that is connected to a terminal.
 type Terminal struct {
 	f *os.File
-	// What follows is guarded by mu.
+	// The fields below are guarded by mu.
 	mu    sync.Mutex
 	shown bool // a block is below the cursor
 }
 
-// Of returns the terminal that a stream is, nil if it is none.
+// Of returns the terminal of a stream, or nil if the stream is not a terminal.
 func Of(stream any) *Terminal {
 	f, ok := stream.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
@@ -39,7 +39,7 @@ func Of(stream any) *Terminal {
 	return &Terminal{f: f}
 }
 
-// Size returns how many columns and rows there are.
+// Size returns the number of columns and rows.
 func (t *Terminal) Size() (columns, rows int) {
 	columns, rows, err := term.GetSize(int(t.f.Fd()))
 	if err != nil || columns <= 0 || rows <= 0 {
@@ -48,10 +48,11 @@ func (t *Terminal) Size() (columns, rows int) {
 	return columns, rows
 }
 
-// erase brings the cursor to the left edge, and erases everything from there on.
+// erase moves the cursor to the left edge, and erases everything after the cursor.
 const erase = "\r\x1b[J"
 
-// Message returns lines as they are to be written to a stream: unchanged, if that is no terminal.
+// Message returns lines in the form to write to a stream. It returns them unchanged if the stream
+// is not a terminal.
 func Message(stream io.Writer, lines []byte) []byte {
 	f, ok := stream.(*os.File)
 	if !ok || !term.IsTerminal(int(f.Fd())) {
@@ -60,16 +61,16 @@ func Message(stream io.Writer, lines []byte) []byte {
 	if foreground(f) {
 		return append([]byte(erase), lines...)
 	}
-	// There may be a shell that somebody is typing at. What is there is not ours to take away.
+	// A user may be typing at a shell. Do not erase that text.
 	return bytes.ReplaceAll(lines, []byte("\n"), []byte("\x1b[K\n"))
 }
 
-// current is what has to be erased should the process end at once.
+// current is the terminal to erase if the process exits at once.
 var current atomic.Pointer[Terminal]
 
-// Draw shows a block of lines, in place of the last one. It shows nothing while the process is in
-// the background of a shell: what is in the foreground has the terminal. Lines that are longer
-// than the terminal is wide go on in the next row.
+// Draw draws a block of lines in place of the last one. It draws nothing while the process is in
+// the background of a shell, because the foreground process owns the terminal. A line wider than
+// the terminal continues in the next row.
 func (t *Terminal) Draw(lines []string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -91,7 +92,7 @@ func (t *Terminal) Draw(lines []string) {
 	_, _ = t.f.WriteString(b.String())
 }
 
-// Erase takes the block away.
+// Erase erases the block.
 func (t *Terminal) Erase() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -102,7 +103,7 @@ func (t *Terminal) Erase() {
 	current.CompareAndSwap(t, nil)
 }
 
-// Leave takes away what a process that ends at once has on the terminal.
+// Leave erases the process's block on the terminal before an immediate exit.
 func Leave() {
 	if t := current.Load(); t != nil && foreground(t.f) {
 		_, _ = t.f.WriteString(erase)

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/text/width"
 )
 
-// wide returns how many columns a character takes.
+// wide returns the number of columns of a character.
 func wide(r rune) int {
 	if r < 0x300 {
 		return 1
@@ -22,7 +22,7 @@ func wide(r rune) int {
 	return 1
 }
 
-// Width returns how many columns a text takes.
+// Width returns the number of columns of a text.
 func Width(s string) (n int) {
 	for _, r := range s {
 		n += wide(r)
@@ -30,7 +30,7 @@ func Width(s string) (n int) {
 	return n
 }
 
-// Cut returns a text that takes at most so many columns; "…" stands for what is left out.
+// Cut shortens a text to at most the given number of columns. "…" marks the omitted text.
 func Cut(s string, columns int) string {
 	if Width(s) <= columns {
 		return s
@@ -48,7 +48,7 @@ func Cut(s string, columns int) string {
 	return s
 }
 
-// CutMiddle is like Cut, and leaves out what is in the middle: names differ at their ends.
+// CutMiddle is like Cut, but omits text in the middle: names differ at their ends.
 func CutMiddle(s string, columns int) string {
 	if Width(s) <= columns {
 		return s
@@ -63,13 +63,13 @@ func CutMiddle(s string, columns int) string {
 	return head + string(runes[tail:])
 }
 
-// Pad returns a text that takes exactly so many columns.
+// Pad returns a text of exactly the given number of columns.
 func Pad(s string, columns int) string {
 	s = Cut(s, columns)
 	return s + strings.Repeat(" ", max(columns-Width(s), 0))
 }
 
-// Rows returns how many rows of a terminal a line takes.
+// Rows returns the number of terminal rows that a line takes.
 func Rows(s string, columns int) int {
 	rows, at := 1, 0
 	for _, r := range s {
