@@ -1,5 +1,6 @@
-// Package sqltext cuts SQL into statements as PostgreSQL's own lexer does, and tells the command
-// tag of one. It is pure, and it executes nothing: where it cannot tell, it says so.
+// Package sqltext splits SQL into statements as PostgreSQL's own lexer does, and determines the
+// command tag of a statement. It is pure and executes nothing. It reports the cases that it cannot
+// decide.
 package sqltext
 
 import "strings"
@@ -11,23 +12,23 @@ type Rules struct {
 	Backslash bool
 }
 
-// RulesOf returns the rules that recorded settings stand for.
+// RulesOf returns the rules that follow from recorded settings.
 func RulesOf(settings map[string]string) Rules {
 	return Rules{Backslash: settings["standard_conforming_strings"] == "off"}
 }
 
-// A Statement is one of those in a query.
+// A Statement is one statement of a query.
 type Statement struct {
-	// Text is the statement without the word CONCURRENTLY, which cannot be in a transaction.
+	// Text is the statement without the word CONCURRENTLY, which is not allowed in a transaction.
 	Text string
-	// Words are its words outside of parentheses, in upper case. What is in double quotes is the
-	// word `"`.
+	// Words are the statement's words outside parentheses, in upper case. A name in double quotes
+	// is the word `"`.
 	Words []string
-	// odd is true if it does not begin with a word.
+	// odd is true if the statement does not begin with a word.
 	odd bool
 }
 
-// Word returns the word of that number, "" if there are not so many.
+// Word returns the word with index i, or "" if there are fewer words.
 func (s *Statement) Word(i int) string {
 	if i < len(s.Words) {
 		return s.Words[i]
@@ -35,14 +36,14 @@ func (s *Statement) Word(i int) string {
 	return ""
 }
 
-// Split cuts a query at the semicolons between its statements: those outside of quotes, comments,
+// Split splits a query at the semicolons between statements. It ignores those in quotes, comments,
 // parentheses and bodies of SQL functions.
 func (r Rules) Split(q string) []Statement {
 	var all []Statement
 	var text strings.Builder
 	var s Statement
 	depth, tokens := 0, 0
-	body, first := false, false // within BEGIN ATOMIC … END, where a statement of it may begin
+	body, first := false, false // within BEGIN ATOMIC … END; at the start of a statement in it
 	finish := func() {
 		if tokens > 0 {
 			s.Text = strings.TrimSpace(text.String())
@@ -72,7 +73,7 @@ func (r Rules) Split(q string) []Statement {
 		case kind == word && depth == 0:
 			w := strings.ToUpper(t)
 			switch {
-			// Only at the beginning of a statement does END close the body; elsewhere it belongs to
+			// END closes the body only at the beginning of a statement. Elsewhere END belongs to
 			// CASE, or is a name.
 			case body && begins && w == "END":
 				body = false
@@ -109,12 +110,12 @@ func (s *Statement) has(w string) bool {
 	return false
 }
 
-// The kinds of tokens that matter.
+// The kinds of tokens that Split distinguishes.
 type tokenKind int
 
 const (
 	other tokenKind = iota
-	space           // also a comment
+	space           // white space or a comment
 	word
 	name // in double quotes
 )
@@ -177,7 +178,7 @@ func lineComment(q string) int {
 	return len(q)
 }
 
-// blockComment returns the length of a comment, which may have others in it.
+// blockComment returns the length of a comment, which may contain nested comments.
 func blockComment(q string) int {
 	depth := 0
 	for i := 0; i+1 < len(q); i++ {
@@ -195,8 +196,8 @@ func blockComment(q string) int {
 	return len(q)
 }
 
-// text returns the length of a string that is opened at open. It goes on where nothing but white
-// space with a newline in it, and comments, stand before the next quote.
+// text returns the length of a string whose quote is at open. The string continues after its
+// closing quote if only white space with a newline, and comments, precede the next quote.
 func text(q string, open int, escapes bool) int {
 	for n := open; ; {
 		n += quoted(q[n:], escapes)
@@ -208,7 +209,7 @@ func text(q string, open int, escapes bool) int {
 	}
 }
 
-// continued returns where the string goes on that has just been closed, -1 if it does not.
+// continued returns the offset at which the string that just ended continues, or -1.
 func continued(q string) int {
 	lines := false
 	for i := 0; i < len(q); {
@@ -229,8 +230,8 @@ func continued(q string) int {
 	return -1
 }
 
-// quoted returns the length of what stands between two quotes. A doubled quote is one in it, for
-// escapes also one after a backslash.
+// quoted returns the length of a quoted string. A doubled quote does not end it. With escapes,
+// neither does a quote after a backslash.
 func quoted(q string, escapes bool) int {
 	for i := 1; i < len(q); i++ {
 		switch {
@@ -247,7 +248,7 @@ func quoted(q string, escapes bool) int {
 	return len(q)
 }
 
-// number returns the length of a number. A word may follow at once before 15.
+// number returns the length of a number. Before PostgreSQL 15, a word may follow without a space.
 func number(q string) int {
 	n := 0
 	digits := func() {
@@ -273,7 +274,7 @@ func number(q string) int {
 	return n
 }
 
-// dollar returns the length of a string in dollar quotes, or of a parameter.
+// dollar returns the length of a dollar-quoted string or of a parameter.
 func dollar(q string) int {
 	n := 1
 	if n < len(q) && digit(q[n]) {

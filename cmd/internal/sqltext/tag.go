@@ -2,7 +2,8 @@ package sqltext
 
 import "slices"
 
-// kinds have the words of an object's kind where it has more than one, by the first.
+// kinds lists the object kinds of more than one word: the first word, and the words that may
+// follow.
 var kinds = map[string][][]string{
 	"ACCESS":       {{"METHOD"}},
 	"DEFAULT":      {{"PRIVILEGES"}},
@@ -15,12 +16,12 @@ var kinds = map[string][][]string{
 	"USER":         {{"MAPPING"}},
 }
 
-// before has the words that may stand between CREATE and the kind.
+// before has the words that may come between CREATE and the kind.
 var before = map[string]bool{"OR": true, "REPLACE": true, "GLOBAL": true, "LOCAL": true, "TEMP": true, "TEMPORARY": true, "UNLOGGED": true,
 	"UNIQUE": true, "RECURSIVE": true, "CONSTRAINT": true, "TRUSTED": true, "PROCEDURAL": true}
 
-// kindAt returns the kind of object that is named from word i on, and where the words after it
-// begin.
+// kindAt returns the kind of object that is named from word i on, and the index of the word after
+// it.
 func (s *Statement) kindAt(i int) (string, int) {
 	w := s.Word(i)
 	for _, more := range kinds[w] {
@@ -48,8 +49,8 @@ func (s *Statement) kind() string {
 	return k
 }
 
-// Tag returns the command tag that event triggers see of a statement, "" if it is none that they
-// see, or if that cannot be told.
+// Tag returns the command tag of a statement as event triggers see it. It returns "" if no event
+// trigger sees the statement, or if the tag is not known.
 func (s *Statement) Tag() string {
 	if s.odd {
 		return ""
@@ -79,14 +80,14 @@ func (s *Statement) Tag() string {
 	return ""
 }
 
-// global are the kinds of objects that do not belong to a database: no event trigger fires for
-// them. Those of event triggers themselves are not theirs either.
+// global has the kinds of objects that do not belong to a database. No event trigger fires for
+// them, nor for event triggers.
 var global = map[string]bool{"DATABASE": true, "ROLE": true, "USER": true, "GROUP": true, "TABLESPACE": true,
 	"SYSTEM": true, "PARAMETER": true,
 	"EVENT TRIGGER": true}
 
-// Fires reports whether the event triggers of ddl install count a statement. They leave out
-// publications and subscriptions, and REINDEX, for which only new servers fire.
+// Fires reports whether the event triggers of ddl install count a statement. They exclude
+// publications and subscriptions. They also exclude REINDEX, for which only newer servers fire.
 func (s *Statement) Fires() bool {
 	switch s.Word(0) {
 	case "CREATE", "ALTER", "DROP":
@@ -102,7 +103,7 @@ func (s *Statement) Fires() bool {
 	case "GRANT", "REVOKE":
 		i := slices.Index(s.Words, "ON")
 		if i < 0 {
-			return false // of roles
+			return false // membership of roles
 		}
 		k, next := s.kindAt(i + 1)
 		// A table may have such a name.
@@ -111,5 +112,6 @@ func (s *Statement) Fires() bool {
 	return s.Tag() != ""
 }
 
-// Unsure reports whether a statement may be one that fires without looking like it.
+// Unsure reports whether a statement may fire an event trigger although Fires does not recognize
+// it.
 func (s *Statement) Unsure() bool { return s.odd }

@@ -1,11 +1,11 @@
 package sqltext
 
-// A Token is a piece of a statement that is neither white space nor a comment.
+// A Token is a piece of a query that is neither white space nor a comment.
 type Token struct {
 	Text  string
-	At    int  // where it begins
-	Depth int  // in how many parentheses it stands
-	Word  bool // a word without quotes
+	At    int  // offset of its first byte
+	Depth int  // number of enclosing parentheses
+	Word  bool // an unquoted word
 	Name  bool // in double quotes
 }
 
