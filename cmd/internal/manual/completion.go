@@ -7,7 +7,7 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// words returns what may be typed after a command: its commands or values, then its flags.
+// words returns the words that may follow a command: its commands or values, then its flags.
 func words(n *kong.Node) (list []string) {
 	for _, c := range n.Children {
 		list = append(list, c.Name)
@@ -21,7 +21,7 @@ func words(n *kong.Node) (list []string) {
 	return list
 }
 
-// choices returns the values that a flag or an argument may have, if they are few.
+// choices returns the values of a flag or an argument that allows only certain values.
 func choices(v *kong.Value) (list []string) {
 	if v.Enum == "" {
 		return nil
@@ -41,7 +41,7 @@ func nodes(n *kong.Node) []*kong.Node {
 // isFile reports whether a flag's value names a file.
 func isFile(f *kong.Flag) bool { return f.PlaceHolder == "FILE" }
 
-// valued returns the flags of all commands that have a value, each name once.
+// valued returns the flags of all commands that take a value, each name once.
 func valued(app *kong.Application) (list []*kong.Flag) {
 	seen := make(map[string]bool)
 	for _, n := range nodes(app.Node) {

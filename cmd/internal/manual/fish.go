@@ -54,7 +54,7 @@ func fish(app *kong.Application) string {
 	return b.String()
 }
 
-// fishCondition holds when the words of a command have been typed.
+// fishCondition is true after the user has typed the words of a command.
 func fishCondition(n *kong.Node) string {
 	var list []string
 	for _, w := range strings.Fields(commandPath(n)) {

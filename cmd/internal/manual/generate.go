@@ -6,11 +6,11 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// A generator is the hidden flag --generate, with which scripts/install makes the files.
+// A generator is the hidden flag --generate. scripts/install uses it to make the files.
 type generator string
 
-// BeforeReset prints what is asked for, whatever else is missing on the command line, and ends the
-// program, as kong's own --help and --version do.
+// BeforeReset prints the requested file and exits, even if the rest of the command line is
+// incomplete. kong's own --help and --version work in the same way.
 func (generator) BeforeReset(ctx *kong.Context, path *kong.Path, m *Manual, vars kong.Vars) error {
 	app := ctx.Model
 	var out string

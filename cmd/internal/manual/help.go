@@ -9,11 +9,12 @@ import (
 )
 
 const (
-	width = 80 // of every terminal
-	left  = 22 // of the column that has flags and commands; what is longer has a line of its own
+	width = 80 // width of a terminal
+	left  = 22 // width of the column of flags and commands; a longer name gets its own line
 )
 
-// help prints what a program or one of its commands does, its flags, examples and exit statuses.
+// help prints the description of a program or one of its commands, its flags, examples and exit
+// statuses.
 func (m *Manual) help(_ kong.HelpOptions, ctx *kong.Context) error {
 	node, summary := ctx.Model.Node, ctx.Model.Summary()
 	if ctx.Selected() != nil {
@@ -60,7 +61,7 @@ type page struct{ strings.Builder }
 
 func (p *page) printf(format string, args ...any) { fmt.Fprintf(p, format, args...) }
 
-// row prints a name, and its text beside it.
+// row prints a name and, beside it, its text.
 func (p *page) row(name, text string) {
 	margin := strings.Repeat(" ", 2+left+2)
 	lines := wrap(text, width-len(margin))
@@ -74,13 +75,13 @@ func (p *page) row(name, text string) {
 	}
 }
 
-// A group is a heading and what is listed below it.
+// A group is a heading and the entries below it.
 type group[T any] struct {
 	title   string
 	members []T
 }
 
-// grouped distributes a list over the groups, in the order of those.
+// grouped distributes a list over the groups, in the order of the groups.
 func grouped[T any](list []T, of func(T) *kong.Group) (out []group[T]) {
 	for _, g := range groups {
 		var members []T
@@ -104,7 +105,7 @@ func commandGroups(n *kong.Node) []group[*kong.Node] {
 	return grouped(n.Leaves(true), (*kong.Node).ClosestGroup)
 }
 
-// flagGroups returns a node's flags and, behind them, those of the whole program.
+// flagGroups returns a node's flags, followed by the flags of the whole program.
 func flagGroups(n *kong.Node) []group[*kong.Flag] {
 	return grouped(flagsOf(n), func(f *kong.Flag) *kong.Group { return f.Group })
 }

@@ -1,5 +1,5 @@
-// Package manual has what a program says of itself: --help, the manual page, and completions for
-// shells. Their one source is kong's model of the flags, and a Manual.
+// Package manual makes a program's own documentation: --help, the manual page, and completions for
+// shells. It makes all of them from kong's model of the flags and a Manual.
 package manual
 
 import (
@@ -11,19 +11,20 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 )
 
-// A Manual is what a program's flags do not say.
+// A Manual has the documentation that kong's model of the flags lacks.
 type Manual struct {
 	Does     string    // one sentence
-	Examples []Example // --help shows the first two, or those of the command that it is asked for
+	Examples []Example // --help shows the first two, or those of the selected command
 
-	// Exits are the meanings that statuses have for this program only; "" if it never has a status.
+	// Exits are the program's own meanings of exit statuses; "" marks a status that it never
+	// returns.
 	Exits map[fault.Status]string
 }
 
-// An Example is a command line that can be pasted, and what it does.
+// An Example is a command line to paste, and its description.
 type Example struct{ Does, Command string }
 
-// groups are the headings of --help, in its order. The keys are in the tags of flags and commands.
+// groups are the headings of --help, in order. The tags of flags and commands have the keys.
 var groups = []kong.Group{
 	{Key: "", Title: "Commands:"},
 	{Key: "before", Title: "Before the night:"},
@@ -39,7 +40,7 @@ var groups = []kong.Group{
 	{Key: "other", Title: "Other:"},
 }
 
-// exits are the statuses and what they mean for every program.
+// exits are the exit statuses, with their meaning for every program.
 var exits = []struct {
 	status fault.Status
 	means  string
@@ -70,7 +71,7 @@ func (m *Manual) Options() []kong.Option {
 	}
 }
 
-// examples returns the examples of a command, or the first two if none is selected.
+// examples returns the examples of a command, or the first two if no command is selected.
 func (m *Manual) examples(program string, command *kong.Node) (list []Example) {
 	if command == nil {
 		return m.Examples[:min(2, len(m.Examples))]

@@ -7,7 +7,7 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// environment has the variables that stand for a flag, and those that every program reads.
+// environment has the variables that replace a flag, and the variables that every program reads.
 var environment = []struct{ flag, name, means string }{
 	{"source", "PGSLUICE_SOURCE", "The source database, if there is no --source."},
 	{"target", "PGSLUICE_TARGET", "The target database, if there is no --target."},
@@ -15,10 +15,10 @@ var environment = []struct{ flag, name, means string }{
 		"What a connection string leaves open, as for psql. See the documentation of libpq."},
 }
 
-// programs are in the order of a migration.
+// programs lists the programs in the order of a migration.
 var programs = []string{"pgextract", "pgdecode", "pgapply", "pgcutover"}
 
-// roff returns the manual page, in the man macros that every man understands.
+// roff returns the manual page. It uses the man macros, which every man program supports.
 func (m *Manual) roff(app *kong.Application, version, date string) string {
 	r := &roff{}
 	r.printf(".TH %s 1 %s %s pgsluice\n", quote(strings.ToUpper(app.Name)), quote(date), quote("pgsluice "+version))
@@ -72,7 +72,7 @@ func (r *roff) printf(format string, args ...any) { fmt.Fprintf(r, format, args.
 func (r *roff) section(name string)               { r.printf(".SH %s\n", quote(name)) }
 func (r *roff) text(s string)                     { r.printf("%s\n", s) }
 
-// item writes a name in bold, and its meaning.
+// item writes a name in bold and its meaning.
 func (r *roff) item(name, means string) { r.printf(".TP\n.B %s\n%s\n", quote(name), text(means)) }
 
 // options writes a node's own flags, by group.
@@ -86,7 +86,7 @@ func (r *roff) options(section string, n *kong.Node) {
 	}
 }
 
-// command writes a command with the arguments and flags that only it has.
+// command writes a command with its own arguments and flags.
 func (r *roff) command(app *kong.Application, n *kong.Node) {
 	r.printf(".SS %s\n", quote(app.Name+" "+commandPath(n)))
 	r.text(text(n.Help))
@@ -109,7 +109,7 @@ func hasFlag(app *kong.Application, name string) bool {
 
 var escapes = strings.NewReplacer(`\`, `\e`, `-`, `\-`, `…`, `...`)
 
-// text escapes what roff would obey.
+// text escapes characters that roff would interpret.
 func text(s string) string {
 	s = escapes.Replace(s)
 	if strings.HasPrefix(s, ".") || strings.HasPrefix(s, "'") {
@@ -118,7 +118,7 @@ func text(s string) string {
 	return s
 }
 
-// quote makes one argument of a macro.
+// quote quotes a string as one argument of a macro.
 func quote(s string) string { return `"` + strings.ReplaceAll(text(s), `"`, `""`) + `"` }
 
 func lowered(s string) string { return strings.ToLower(s[:1]) + s[1:] }

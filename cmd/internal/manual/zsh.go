@@ -8,7 +8,7 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// single quotes for a shell that knows no escape within single quotes.
+// single quotes a string for shells that have no escapes within single quotes.
 func single(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
 var zshEscapes = strings.NewReplacer(`\`, `\\`, `[`, `\[`, `]`, `\]`, `:`, `\:`)
@@ -53,7 +53,7 @@ func zshNode(b *strings.Builder, program string, n *kong.Node) {
 	put("\t\tesac\n\t\t;;\n\tesac\n}\n")
 }
 
-// zshFlag returns a flag as _arguments wants it: --name=[what it does]:value:completion.
+// zshFlag returns a flag in the syntax of _arguments: --name=[help]:value:completion.
 func zshFlag(f *kong.Flag) string {
 	what := "[" + zshEscapes.Replace(short(f.Help)) + "]"
 	if f.IsBool() {
