@@ -1,10 +1,9 @@
-// Package huge lends memory for what is too large to be left to the garbage collector, which would
-// hold it two or three times before it notices. What it lends takes nothing before it is written
-// to, and is the system's again when it is given back.
+// Package huge allocates large memory outside the garbage collector's heap, which would hold it two
+// or three times before a collection. The memory takes no space until it is written, and returns to
+// the system when it is freed.
 package huge
 
-// Alloc returns n bytes, all zero. They must be given to Free, as they are, when nobody uses them
-// any more.
+// Alloc returns n zero bytes. Pass exactly this slice to Free when the memory is no longer used.
 func Alloc(n int) []byte {
 	if b := Reserve(n); b != nil {
 		return b
@@ -12,12 +11,12 @@ func Alloc(n int) []byte {
 	return make([]byte, n)
 }
 
-// Reserve is Alloc for far more than is likely to be used. It returns nil where the system does not
-// let a process have what it does not use: with strict accounting of memory, or a limit of address
-// space.
+// Reserve is Alloc for far more memory than is likely to be used. It returns nil where the system
+// does not let a process reserve unused memory: under strict memory accounting, or a limit on
+// address space.
 func Reserve(n int) []byte { return reserve(n) }
 
-// Free gives back what Alloc has returned. Whoever uses it afterwards is ended by the system.
+// Free frees memory from Alloc or Reserve. A later access crashes the process.
 func Free(b []byte) {
 	if cap(b) > 0 {
 		free(b)

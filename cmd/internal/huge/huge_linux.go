@@ -3,7 +3,7 @@ package huge
 import "golang.org/x/sys/unix"
 
 func reserve(n int) []byte {
-	// Without MAP_NORESERVE a small machine may refuse a size that will never be written to.
+	// Without MAP_NORESERVE, a small machine may refuse a size that is never written in full.
 	b, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE|unix.MAP_NORESERVE)
 	if err != nil {
 		return nil
@@ -11,5 +11,5 @@ func reserve(n int) []byte {
 	return b
 }
 
-// free fails for what is not from Mmap, which the garbage collector takes.
+// Munmap fails for memory that is not from Mmap. The garbage collector frees such memory.
 func free(b []byte) { _ = unix.Munmap(b) }
