@@ -1,6 +1,6 @@
-// Package deploy has the tests of what brings the programs to where they run: scripts/install, the
-// Dockerfile, the packages of goreleaser, and the files for systemd and Kubernetes.
+// Package deploy tests the files that deploy the programs: scripts/install, the Dockerfile, the
+// packages of goreleaser, and the files for systemd and Kubernetes.
 //
-// They check what is written there by themselves. Where systemd-analyze, kubectl or goreleaser is
-// installed, it has its say, too.
+// The tests check the contents of the files. If systemd-analyze, kubectl or goreleaser is
+// installed, the tests run it as well.
 package deploy

@@ -1,3 +1,3 @@
-// Package docs has no code: its tests hold the documents to their rules. Package e2e runs the
-// commands in them.
+// Package docs has no code. Its tests check that the documents follow their rules. Package e2e runs
+// the commands in them.
 package docs

@@ -1,3 +1,4 @@
-// Package house tests what no program does: that documents name what exists, that packages import
-// only what is below them, and that text is wrapped where .editorconfig says. It has tests only.
+// Package house has only tests, of the repository rather than of a program: documents name things
+// that exist, packages import only packages of lower layers, and text is wrapped as .editorconfig
+// says.
 package house
