@@ -18,10 +18,10 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// Cleanup removes what the migration has left: slot and publications on the source, its state on
-// the target, and schema pgsluice with it if there is no other's. It fails if there is nothing of
-// that name, but there are other migrations. Before the cutover is finished it does so only if
-// force is set, since the migration cannot go on then.
+// Cleanup removes what the migration has left behind: the slot and publications on the source, and
+// the migration's state on the target, including schema pgsluice if no other migration uses it.
+// Cleanup fails if it finds nothing of that name but other migrations exist. Before the cutover is
+// finished, it requires force, because the migration cannot continue afterwards.
 func Cleanup(ctx context.Context, m *session.Migration, force bool) error {
 	c, err := openRemains(ctx, m, force)
 	if err != nil {
@@ -41,7 +41,7 @@ func Cleanup(ctx context.Context, m *session.Migration, force bool) error {
 	if err := c.removeFromSource(ctx); err != nil {
 		return err
 	}
-	// the recorder is a superuser's: the rest goes nevertheless
+	// The recorder belongs to a superuser. If we may not remove it, remove the rest.
 	denied, err := c.removeRecorder(ctx)
 	if err != nil {
 		return err
@@ -65,16 +65,16 @@ func Cleanup(ctx context.Context, m *session.Migration, force bool) error {
 	return denied
 }
 
-// remains are what a migration has left on both sides.
+// remains are the objects that a migration has left on both sides.
 type remains struct {
 	*session.Session
 	streams      []*progress.Stream
-	publications []string // to be dropped
-	adopted      bool     // the publication is somebody else's
-	found        bool     // there is anything
+	publications []string // to drop
+	adopted      bool     // the publication belongs to somebody else
+	found        bool     // at least one object exists
 }
 
-// openRemains opens both ends, of which the target may know nothing of the migration.
+// openRemains opens both sides. The target may have no record of the migration.
 func openRemains(ctx context.Context, m *session.Migration, force bool) (*remains, error) {
 	r := &remains{Session: &session.Session{Migration: m}}
 	if err := r.open(ctx, force); err != nil {
@@ -104,9 +104,9 @@ func (r *remains) open(ctx context.Context, force bool) (err error) {
 	return r.Apart(ctx)
 }
 
-// find finds out what there is on the source, and that it is the migration's.
+// find finds the migration's objects on the source and checks that they belong to it.
 func (r *remains) find(ctx context.Context) error {
-	// Of a schema that is another's it need not be known whether it is a target's.
+	// Ignore an error: the schema may belong to somebody else, and then this does not matter.
 	if into, err := progress.Streams(ctx, r.OnSource, r.Slot); err == nil && len(into) > 0 && len(r.streams) == 0 {
 		return fault.New(fault.Config, "the source is the target of the migration of %v, of which the target has no record", into[0].Key).
 			WithHint("Check whether source and target are swapped: --source and --target, or PGSLUICE_SOURCE and PGSLUICE_TARGET.")
@@ -115,7 +115,7 @@ func (r *remains) find(ctx context.Context) error {
 	if r.publications, err = slot.Publications(ctx, r.OnSource, []string{r.Slot}); err != nil {
 		return r.Source.Explain(err)
 	}
-	r.adopted = len(r.publications) == 1 && r.publications[0] == r.Slot // pgextract makes two
+	r.adopted = len(r.publications) == 1 && r.publications[0] == r.Slot // pgextract creates two
 	if r.adopted {
 		r.publications = nil
 	}
@@ -151,8 +151,8 @@ func (r *remains) removeFromSource(ctx context.Context) error {
 	return nil
 }
 
-// removeRecorder removes what records changes of the schema, if it does so for nobody any more.
-// denied is the error if the role may not.
+// removeRecorder removes the recording of schema changes if no migration needs it any more. denied
+// is set if our role may not.
 func (r *remains) removeRecorder(ctx context.Context) (denied, err error) {
 	unused, err := ddl.Unused(ctx, r.OnSource)
 	if err != nil {
@@ -169,7 +169,8 @@ func (r *remains) removeRecorder(ctx context.Context) (denied, err error) {
 		WithHint("Connect to the source as the role that installed it, or as a superuser, and run: pgcutover ddl uninstall"), nil
 }
 
-// removeFromTarget removes the migration's state, and schema pgsluice if there is no other's.
+// removeFromTarget removes the migration's state, and schema pgsluice if it holds no other
+// migration.
 func (r *remains) removeFromTarget(ctx context.Context) error {
 	for _, x := range r.streams {
 		if err := release(ctx, r.Of(x)); err != nil {
@@ -186,8 +187,8 @@ func (r *remains) removeFromTarget(ctx context.Context) error {
 	return r.Target.Explain(progress.Remove(ctx, r.OnTarget))
 }
 
-// leave leaves a publication that somebody has made for himself as it was: without our line in its
-// comment, if that can be written.
+// leave keeps a publication that the user created. It removes our line from the publication's
+// comment, if our role may write it.
 func leave(ctx context.Context, s *session.Session) error {
 	name := []string{s.Slot}
 	if b, err := slot.GetBinding(ctx, s.OnSource, s.Slot, name); err != nil || b == (slot.Binding{}) {
@@ -198,8 +199,9 @@ func leave(ctx context.Context, s *session.Session) error {
 	return s.Source.Explain(err)
 }
 
-// ours refuses a slot that no migration of the source's database can have made. A slot's name is
-// the server's: it may be another database's migration, or keep WAL for a standby.
+// ours refuses a slot that cannot belong to a migration of the source's database. Slot names are
+// shared by the whole server: the slot may be used by another database's migration, or keep WAL for
+// a standby.
 func ours(ctx context.Context, s *session.Session, info *slot.Info) error {
 	if info == nil {
 		return nil
@@ -226,8 +228,8 @@ func ours(ctx context.Context, s *session.Session, info *slot.Info) error {
 	return e.WithHint("Use the slot of the migration. To list the migrations: pgcutover status")
 }
 
-// wayBack says how a migration that was given up is begun again: what was loaded stands in its way.
-// The statements go to standard output, so that they can be piped into psql.
+// wayBack prints how to start an abandoned migration again: the loaded objects have to be removed
+// first. The statements go to standard output, ready to be piped into psql.
 func wayBack(ctx context.Context, s *session.Session) error {
 	list, err := identity.Emptying(ctx, s.OnTarget)
 	if err != nil {
@@ -242,8 +244,8 @@ func wayBack(ctx context.Context, s *session.Session) error {
 	return nil
 }
 
-// noOthers fails if there are migrations between the two servers: one of them may be meant where a
-// name is not known.
+// noOthers fails if other migrations exist between the two servers: for an unknown name, the user
+// may have meant one of them.
 func noOthers(ctx context.Context, s *session.Session) error {
 	names, err := slot.Migrations(ctx, s.OnSource)
 	if err != nil {
@@ -266,7 +268,7 @@ func noOthers(ctx context.Context, s *session.Session) error {
 		WithHint("The existing slots are: %s", strings.Join(slices.Compact(names), ", "))
 }
 
-// readWrite executes a statement although the database may be fenced.
+// readWrite executes a statement even in a fenced database.
 func readWrite(ctx context.Context, c *pgx.Conn, sql string) error {
 	return pgx.BeginTxFunc(ctx, c, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, sql)
@@ -274,7 +276,7 @@ func readWrite(ctx context.Context, c *pgx.Conn, sql string) error {
 	})
 }
 
-// dropSlot drops the slot, ending the session that reads it.
+// dropSlot drops the slot and ends the session that reads it.
 func dropSlot(ctx context.Context, s *session.Session) error {
 	done, err := poll(ctx, 10*time.Second, func() (bool, error) {
 		info, err := slot.Get(ctx, s.OnSource, s.Slot)

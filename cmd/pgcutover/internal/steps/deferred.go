@@ -15,9 +15,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// deferred creates the objects that were left for a phase of the cutover. Foreign keys are created
-// NOT VALID: they hold for what is written from now on, and nobody waits for the rows that are
-// there to be looked at, which Finish does.
+// deferred creates the objects that the load left for a phase of the cutover. It creates foreign
+// keys as NOT VALID: they apply to new rows at once, without checking the existing rows. Finish
+// checks these.
 func deferred(ctx context.Context, s *session.Session, phase progress.Phase,
 	patience time.Duration) (created int, failed []progress.Object, err error) {
 	list, err := progress.Pending(ctx, s.OnTarget, s.Stream.ID, phase, "", "")
@@ -40,7 +40,7 @@ func deferred(ctx context.Context, s *session.Session, phase progress.Phase,
 		case err == nil:
 			created++
 		case errors.As(err, &pg) && (o.Type == "FK CONSTRAINT" && pg.Code == "42710" || hold.Is(o.Type) && isGone(pg)):
-			// it was made by hand; or there is nothing to make it of
+			// Somebody created the key by hand, or dropped the trigger or rule.
 			if err := progress.SetObject(ctx, s.OnTarget, o.ID, "done"); err != nil {
 				return created, failed, s.Target.Explain(err)
 			}
@@ -57,7 +57,7 @@ func deferred(ctx context.Context, s *session.Session, phase progress.Phase,
 	return created, failed, nil
 }
 
-// makeObject creates an object and records it in the same transaction.
+// makeObject creates an object and records that in the same transaction.
 func makeObject(ctx context.Context, s *session.Session, o progress.Object) error {
 	return pgx.BeginFunc(ctx, s.OnTarget, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, o.SQL, pgx.QueryExecModeSimpleProtocol); err != nil {
@@ -67,7 +67,7 @@ func makeObject(ctx context.Context, s *session.Session, o progress.Object) erro
 	})
 }
 
-// isGone reports whether what was switched off was dropped meanwhile.
+// isGone reports whether the disabled trigger or rule has been dropped since.
 func isGone(pg *pgconn.PgError) bool {
 	switch pg.Code {
 	case "42704", "42P01", "3F000": // the trigger or rule, its table, or the schema

@@ -12,8 +12,8 @@ import (
 )
 
 // Drain writes a mark into the source's WAL and waits until the target has applied everything
-// before it: then nothing is pending. It needs the fence, without which something would be pending
-// again at once.
+// before it. Then no change is pending. It needs the fence: without it, new changes would arrive at
+// once.
 func Drain(ctx context.Context, m *session.Migration, timeout time.Duration) error {
 	s, err := m.BeginTarget(ctx)
 	if err != nil {

@@ -19,20 +19,19 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// FenceOptions say what Fence may pass over.
+// FenceOptions choose which checks Fence skips.
 type FenceOptions struct {
-	Check        bool     // only look whether the source can be closed
-	AllowOrphans bool     // close it although rows of it may violate foreign keys
-	Allow        []string // lines of the ledger that may stay as they are
+	Check        bool     // only check whether the source can be closed
+	AllowOrphans bool     // close the source even if its rows may violate foreign keys
+	Allow        []string // ids of ledger lines to accept
 }
 
-// once is the patience of those who do not wait for locks of others: whoever has called them begins
-// anew.
+// once is the patience of callers that do not wait for locks: they start the whole step again.
 const once = time.Nanosecond
 
-// Fence stops all writing to the source's database and keeps it stopped: it makes the database
-// read-only for all sessions that begin from now on, ends those that are there, and proves it by
-// trying to write. It refuses to as long as something is missing on the target that is not allowed.
+// Fence stops all writes to the source's database. It makes the database read-only for new
+// sessions, ends the existing ones, and then proves the fence by trying to write. It refuses to
+// close the source while the target lacks an object that is not allowed to be missing.
 func Fence(ctx context.Context, m *session.Migration, o FenceOptions) error {
 	s, err := m.Begin(ctx)
 	if err != nil {
@@ -67,11 +66,11 @@ func Fence(ctx context.Context, m *session.Migration, o FenceOptions) error {
 	if err := s.Step(ctx, "fence", func() (string, error) { return closeSource(ctx, s) }); err != nil {
 		return err
 	}
-	// As long as the source's catalogs stay as they were, open need not compare again.
+	// If the source's catalogs have not changed since the fence, open need not compare them again.
 	return m.Target.Explain(progress.SetStamp(ctx, s.OnTarget, s.Stream.ID, "fence", stamp))
 }
 
-// closeSource makes the source read-only, for all sessions.
+// closeSource makes the source read-only for all sessions.
 func closeSource(ctx context.Context, s *session.Session) (string, error) {
 	db := pgx.Identifier{s.Stream.Key.Database}.Sanitize()
 	if err := readWrite(ctx, s.OnSource, "ALTER DATABASE "+db+" SET default_transaction_read_only = on"); err != nil {
@@ -84,15 +83,15 @@ func closeSource(ctx context.Context, s *session.Session) (string, error) {
 	if err := proveReadOnly(ctx, s); err != nil {
 		return "", err
 	}
-	// Once more: a session may have prepared one before it was ended.
+	// Check again: a session may have prepared a transaction before it was ended.
 	if err := checkPrepared(ctx, s); err != nil {
 		return "", err
 	}
 	return fmt.Sprintf("database %q of the source is read-only, %s ended", s.Stream.Key.Database, count.Of(n, "session")), nil
 }
 
-// requireLoaded refuses to go on while a load is under way, or has been left unfinished. What it
-// has not brought is not in the ledger before.
+// requireLoaded refuses to continue while a load is running or unfinished: the ledger does not list
+// the objects that the load has yet to create.
 func requireLoaded(s *session.Session) error {
 	if s.Stream.LoadStatus != "loading" {
 		return nil
@@ -101,8 +100,8 @@ func requireLoaded(s *session.Session) error {
 		WithHint("To wait for it: pgcutover wait loaded --slot %[1]s. If the load has stopped, stop sync and run: pgextract --slot %[1]s --resume | pgapply", s.Slot)
 }
 
-// checkFence refuses to begin if something would get past the fence: a role whose own setting
-// allows it to write.
+// checkFence refuses to fence if a role could still write: its own setting overrides the
+// database's.
 func checkFence(ctx context.Context, s *session.Session) error {
 	rows, err := s.OnSource.Query(ctx, `SELECT r.rolname FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
 		WHERE s.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))
@@ -123,8 +122,8 @@ func checkFence(ctx context.Context, s *session.Session) error {
 	return checkPrepared(ctx, s)
 }
 
-// usable makes sure that the slot still has what the target lacks: to close the source would be in
-// vain.
+// usable checks that the slot still has the changes that the target lacks. Otherwise closing the
+// source would be pointless.
 func usable(ctx context.Context, s *session.Session) error {
 	if s.Stream.Ended || s.Stream.Key.Slot == "" {
 		return nil
@@ -136,8 +135,8 @@ func usable(ctx context.Context, s *session.Session) error {
 	return info.Usable(s.Stream.Key.Slot, s.Stream.Key.Database)
 }
 
-// checkPrepared refuses to go on if there are prepared transactions: they can be committed in a
-// database that is read-only.
+// checkPrepared refuses to continue if prepared transactions exist: they can be committed even in a
+// read-only database.
 func checkPrepared(ctx context.Context, s *session.Session) error {
 	rows, err := s.OnSource.Query(ctx,
 		"SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database() ORDER BY prepared")
@@ -155,7 +154,7 @@ func checkPrepared(ctx context.Context, s *session.Session) error {
 	return nil
 }
 
-// proveReadOnly opens a session as any client does and tries to write.
+// proveReadOnly opens a session like any client and tries to write.
 func proveReadOnly(ctx context.Context, s *session.Session) error {
 	c, err := s.Connect(ctx, s.Source)
 	if err != nil {

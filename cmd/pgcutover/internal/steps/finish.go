@@ -1,6 +1,6 @@
-// Package steps has the steps of the night of a cutover. Each looks whether it has been done, does
-// it, and makes sure that it is; each may be repeated. They read positions from both servers and
-// know nothing of the stream.
+// Package steps has the steps of a cutover. Each step checks whether it is already done, does its
+// work, and verifies the result, so each step can be repeated. The steps read LSNs from both
+// servers and do not read the stream.
 package steps
 
 import (
@@ -18,9 +18,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// Finish does what the application need not wait for: it validates the foreign keys, refreshes the
-// materialized views, and analyzes the tables that changed. It opens the target first, if that was
-// not done.
+// Finish does the work that the application need not wait for: it validates the foreign keys,
+// refreshes the materialized views, and analyzes the tables. If the target is not open yet, Finish
+// opens it first.
 func Finish(ctx context.Context, m *session.Migration, timeout time.Duration) error {
 	if err := Open(ctx, m, nil, timeout); err != nil {
 		return err
@@ -54,7 +54,7 @@ func finish(ctx context.Context, s *session.Session, timeout time.Duration) (str
 	if err := analyze(ctx, s); err != nil {
 		return "", err
 	}
-	// Event triggers come last: they are about all that was done until here.
+	// Create event triggers last: they would fire for the statements before.
 	if _, _, err := deferred(ctx, s, progress.PhaseFinish, 0); err != nil {
 		return "", err
 	}
@@ -79,7 +79,7 @@ func finish(ctx context.Context, s *session.Session, timeout time.Duration) (str
 	return text, nil
 }
 
-// warnFailed says what is missing on the target, why, and what to do.
+// warnFailed names the objects that the target lacks, why, and what to do.
 func warnFailed(ctx context.Context, s *session.Session, failed []progress.Object) error {
 	if len(failed) == 0 {
 		return nil

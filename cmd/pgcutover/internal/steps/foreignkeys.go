@@ -14,11 +14,11 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// addConstraint is where pg_dump's statement for a constraint goes on behind the table's name.
+// addConstraint follows the table's name in pg_dump's statement for a constraint.
 const addConstraint = "\n    ADD CONSTRAINT "
 
 // notValid creates a foreign key as NOT VALID. A partitioned table cannot have such a constraint,
-// but its partitions can; Finish makes the one of the whole of theirs.
+// but its partitions can. Finish later turns theirs into a constraint of the partitioned table.
 func notValid(ctx context.Context, s *session.Session, o progress.Object) error {
 	head, constraint, ok := strings.Cut(o.SQL, addConstraint)
 	if !ok {
@@ -37,7 +37,7 @@ func notValid(ctx context.Context, s *session.Session, o progress.Object) error 
 	for some := range slices.Chunk(append(leaves, ""), session.LocksAtOnce) {
 		err := pgx.BeginFunc(ctx, s.OnTarget, func(tx pgx.Tx) error {
 			for _, leaf := range some {
-				if leaf == "" { // the last one, also where there are no others
+				if leaf == "" { // the last element, which may be the only one
 					continue
 				}
 				if _, err := tx.Exec(ctx, "ALTER TABLE ONLY "+leaf+constraint, pgx.QueryExecModeSimpleProtocol); err != nil {
@@ -53,15 +53,15 @@ func notValid(ctx context.Context, s *session.Session, o progress.Object) error 
 	return nil
 }
 
-// constraintName returns the name of the constraint that an object is: pg_dump puts the table's
-// before it.
+// constraintName returns the name of an object's constraint. pg_dump prefixes it with the table's
+// name.
 func constraintName(o progress.Object) string {
 	_, constraint, _ := strings.Cut(o.SQL, addConstraint)
 	return objects.FirstName(constraint)
 }
 
-// leaves returns the partitions that have rows of the partitioned table of an object, and have not
-// yet a foreign key of that name; whole is false if it is an ordinary table.
+// leaves returns the partitions that hold an object's rows and have no foreign key of that name
+// yet. whole is false if the object's table is not partitioned.
 func leaves(ctx context.Context, s *session.Session, o progress.Object, name string) (list []string, whole bool, err error) {
 	var kind string
 	var oid uint32
@@ -84,9 +84,9 @@ func leaves(ctx context.Context, s *session.Session, o progress.Object, name str
 	return list, true, err
 }
 
-// validate validates the foreign keys that are not, and then makes those of partitioned tables of
-// their partitions'. What was not valid, or not enforced, on the source has that in its definition,
-// and stays so. One that cannot be validated does not keep the others from it.
+// validate validates the foreign keys, and then creates those of partitioned tables from their
+// partitions' keys. A key that the source has as not valid or not enforced says so in its
+// definition and stays as it is. A key that cannot be validated does not stop the others.
 func validate(ctx context.Context, s *session.Session) (valid int, bad *invalid, err error) {
 	enforced := ""
 	if pgdial.Version(s.OnTarget.PgConn()) >= 180000 {
@@ -122,8 +122,8 @@ func validate(ctx context.Context, s *session.Session) (valid int, bad *invalid,
 	if len(bad.says) > 0 {
 		return valid, bad, nil
 	}
-	// With valid ones on all partitions, the server takes them for the constraint of the whole, and
-	// looks at no row.
+	// Once every partition has a valid key, the server attaches these keys to the partitioned
+	// table's constraint and scans no rows.
 	list, err := progress.Pending(ctx, s.OnTarget, s.Stream.ID, progress.PhaseCutover, "", "")
 	if err != nil {
 		return valid, nil, s.Target.Explain(err)

@@ -14,7 +14,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// release switches on again what waits for a cutover that will not come.
+// release enables the triggers, rules and row-level security that were disabled until a cutover,
+// when no cutover will follow.
 func release(ctx context.Context, s *session.Session) error {
 	if s.Stream.Ended {
 		return nil
@@ -45,7 +46,7 @@ func release(ctx context.Context, s *session.Session) error {
 	return nil
 }
 
-// holdAgain takes back what an open that was not completed has switched on: sync goes on.
+// holdAgain disables what an incomplete open has enabled: sync continues.
 func holdAgain(ctx context.Context, s *session.Session) error {
 	replica := false
 	if _, err := s.OnTarget.Exec(ctx, "SET session_replication_role = replica"); err == nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 )
 
-// A fkey is a foreign key of the target that is not validated: its name, and its table as it is
-// written in SQL.
+// A fkey is a foreign key of the target that is not validated. Table is the table's name as SQL
+// writes it.
 type fkey struct{ Name, Table string }
 
 func (k fkey) validate() string {
@@ -26,11 +26,11 @@ func (k fkey) validate() string {
 type invalid struct {
 	says    []string
 	orphans bool
-	hidden  []fkey   // of tables whose policies hold for their owner, too
-	forced  []string // those tables
+	hidden  []fkey   // keys of tables whose policies also apply to their owner
+	forced  []string // the names of those tables
 }
 
-// add adds one that the server has refused to validate.
+// add adds a key that the server refused to validate.
 func (i *invalid) add(ctx context.Context, t *pgx.Conn, k fkey, refused error) error {
 	var pg *pgconn.PgError
 	if errors.As(refused, &pg) && pg.Code == "23503" {
@@ -60,7 +60,7 @@ func (i *invalid) add(ctx context.Context, t *pgx.Conn, k fkey, refused error) e
 	return nil
 }
 
-// fault returns the error of a cutover that has these; nil if there are none.
+// fault returns the cutover's error for these keys, or nil if there are none.
 func (i *invalid) fault(slot string) error {
 	n := len(i.says)
 	if n == 0 {

@@ -11,8 +11,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// exec executes a statement on the open target, as soon as no lock of the application's stands in
-// its way.
+// exec executes a statement on the open target, once the application holds no conflicting lock.
 func exec(ctx context.Context, s *session.Session, sql string) error {
 	return s.Patiently(ctx, s.Target, 0, func() error {
 		_, err := s.OnTarget.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol)
@@ -20,8 +19,8 @@ func exec(ctx context.Context, s *session.Session, sql string) error {
 	})
 }
 
-// refresh refreshes the materialized views that have data, those that others are made of first. It
-// returns how many, and those that could not be.
+// refresh refreshes the materialized views that have data, each after the views it reads. It
+// returns how many it refreshed, and those that it could not.
 func refresh(ctx context.Context, s *session.Session) (refreshed int, stale []string, err error) {
 	rows, err := s.OnTarget.Query(ctx, `WITH RECURSIVE d(oid, depth) AS (
 			SELECT oid, 1 FROM pg_catalog.pg_class WHERE relkind = 'm' AND relispopulated
@@ -50,9 +49,9 @@ func refresh(ctx context.Context, s *session.Session) (refreshed int, stale []st
 	return refreshed, stale, nil
 }
 
-// analyze analyzes all tables. One that cannot be is not worth a failed cutover: a partition may be
-// a foreign table whose server is not within reach, or an expression that statistics are kept of
-// fails for some rows.
+// analyze analyzes all tables. A failure is not worth a failed cutover: a partition may be a
+// foreign table whose server is unreachable, or an expression with statistics may fail for some
+// rows.
 func analyze(ctx context.Context, s *session.Session) error {
 	rows, err := s.OnTarget.Query(ctx, `SELECT c.oid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.relkind IN ('r', 'p', 'm') AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgsluice') ORDER BY 1`)

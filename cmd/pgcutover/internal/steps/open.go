@@ -16,10 +16,10 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// Open makes the target fit for the application's writes: sequences stand where the source's stand,
-// foreign keys and triggers that were deferred are created (foreign keys as NOT VALID, which takes
-// no time and holds for all that is written from now on), and nothing more is applied. It needs a
-// fenced and drained source. For a lock of others it waits no longer than timeout.
+// Open makes the target ready for the application's writes. It sets the sequences to the source's
+// values, creates the deferred foreign keys and triggers, and stops sync for good. It creates the
+// foreign keys as NOT VALID, which takes no time and applies to all new rows. Open needs a fenced
+// and drained source. It waits at most timeout for locks of other sessions.
 func Open(ctx context.Context, m *session.Migration, allow []string, timeout time.Duration) error {
 	s, err := m.BeginTarget(ctx)
 	if err != nil {
@@ -40,7 +40,7 @@ func Open(ctx context.Context, m *session.Migration, allow []string, timeout tim
 	if err := answers(ctx, s); err != nil {
 		return err
 	}
-	// The fence has compared the schemas. That takes a while in which nobody can write.
+	// Fence has compared the schemas already. Skip the comparison if it can: nobody can write now.
 	if same, err := asFenced(ctx, s, done); err != nil {
 		return err
 	} else if !same {
@@ -51,7 +51,7 @@ func Open(ctx context.Context, m *session.Migration, allow []string, timeout tim
 	return s.Step(ctx, "open", func() (string, error) { return openTarget(ctx, s, timeout) })
 }
 
-// drained makes sure that the target has everything, and returns the steps that were taken.
+// drained checks that the target has every change, and returns the recorded steps.
 func drained(ctx context.Context, s *session.Session) ([]progress.Step, error) {
 	fenced, err := identity.Fenced(ctx, s.OnSource)
 	if err != nil {
@@ -68,7 +68,7 @@ func drained(ctx context.Context, s *session.Session) ([]progress.Step, error) {
 	return done, nil
 }
 
-// asFenced reports whether the source's schema is the one that the fence has compared.
+// asFenced reports whether the source's schema has not changed since the fence compared it.
 func asFenced(ctx context.Context, s *session.Session, done []progress.Step) (bool, error) {
 	i := slices.IndexFunc(done, func(s progress.Step) bool { return s.Name == "fence" && s.Finished != nil && s.Stamp != "" })
 	if i < 0 {
@@ -78,7 +78,7 @@ func asFenced(ctx context.Context, s *session.Session, done []progress.Step) (bo
 	return stamp == done[i].Stamp, s.Source.Explain(err)
 }
 
-// openTarget does what makes the target a primary, and says what it was.
+// openTarget makes the target the primary, and returns what it did.
 func openTarget(ctx context.Context, s *session.Session, timeout time.Duration) (string, error) {
 	var n int
 	if err := s.Patiently(ctx, s.Target, timeout, func() (err error) {
@@ -94,8 +94,8 @@ func openTarget(ctx context.Context, s *session.Session, timeout time.Duration) 
 	if _, err := missing.Retry(ctx, s, true, timeout); err != nil {
 		return "", err
 	}
-	// From here on the application relies on what it has, and on what the server's settings promise
-	// of it.
+	// From here on the application relies on the target's data and on the durability that the
+	// server's settings promise.
 	if _, err := s.OnTarget.Exec(ctx, waiting.Durable); err != nil {
 		return "", s.Target.Explain(err)
 	}

@@ -5,11 +5,10 @@ import (
 	"time"
 )
 
-// pollEvery is how often a state on a server is looked at while waiting for it. It is part of the
-// downtime.
+// pollEvery is the interval at which a wait checks a server's state. It adds to the downtime.
 const pollEvery = 20 * time.Millisecond
 
-// poll waits until done returns true.
+// poll calls done until it returns true or the timeout has passed.
 func poll(ctx context.Context, timeout time.Duration, done func() (bool, error)) (bool, error) {
 	deadline := time.Now().Add(timeout)
 	for {

@@ -12,19 +12,19 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// A reader is whoever reads the slot and applies what it gets, or nobody.
+// A reader watches whether the slot is read and the changes are applied.
 type reader struct {
 	*session.Session
-	looked time.Time // when we last looked, and
-	seen   time.Time // when somebody was at work then
-	who    string    // what was seen, in words
-	// patience is how long nobody may be at work, and later the same from when somebody has been
-	// seen.
+	looked time.Time // the time of the last check
+	seen   time.Time // the last check at which the slot was read and changes were applied
+	who    string    // what the last check found, in words
+	// patience limits how long the slot may go unread. later replaces patience once the slot has
+	// been read.
 	patience, later time.Duration
-	known           time.Time // of the last error that had been recorded when somebody was at work
+	known           time.Time // the time of the latest error recorded while the slot was read
 }
 
-// look looks once a second, and returns an error if nobody has been at work for too long.
+// look checks once a second, and returns an error if the slot has gone unread for too long.
 func (r *reader) look(ctx context.Context) error {
 	if time.Since(r.looked) < time.Second {
 		return nil
@@ -75,7 +75,7 @@ func (r *reader) look(ctx context.Context) error {
 	return nil
 }
 
-// remember notes which errors are known.
+// remember notes the time of the latest recorded error.
 func (r *reader) remember(ctx context.Context) error {
 	list, err := progress.Failures(ctx, r.OnTarget, r.Stream.ID)
 	if err == nil && len(list) > 0 {
@@ -84,8 +84,8 @@ func (r *reader) remember(ctx context.Context) error {
 	return r.Target.Explain(err)
 }
 
-// ended returns what has ended continuous sync since somebody was at work, if scripts/sync does not
-// start it again after that; nil: nothing is known of that kind.
+// ended returns the error that has ended continuous sync since the slot was last read. It returns
+// nil if there is none, or if scripts/sync starts again after that error.
 func (r *reader) ended(ctx context.Context) (*progress.Failure, error) {
 	list, err := progress.Failures(ctx, r.OnTarget, r.Stream.ID)
 	if err != nil {
@@ -99,7 +99,7 @@ func (r *reader) ended(ctx context.Context) (*progress.Failure, error) {
 	}
 	f := last["pgapply"]
 	if f == nil || f.Status == int(fault.Data) {
-		// its stream has not begun, or was cut: by what has ended pgdecode
+		// Its stream did not begin, or was cut off: the cause is pgdecode's error.
 		f = last["pgdecode"]
 	}
 	if f == nil || f.Status == int(fault.TryAgain) {

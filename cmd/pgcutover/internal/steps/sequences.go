@@ -19,10 +19,10 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// sequences sets the target's sequences to the state of the source's. One that belongs to a column,
-// or feeds one, is the column's, whatever it is called. Left out are those that the target does not
-// have: whoever came here has allowed that, or the load was told to. But no column of a table that
-// was migrated may take its values from a sequence that was not set: it would give some twice.
+// sequences sets the target's sequences to the source's values. It matches a sequence that feeds a
+// column by that column, whatever the sequence's name. It skips sequences that the target does not
+// have: the user allowed that, or the load left them out. But no column of a migrated table may
+// draw from a sequence that was not set: it would get the same values twice.
 func sequences(ctx context.Context, s *session.Session) (int, error) {
 	list, err := catalog.Sequences(ctx, s.OnSource)
 	if err != nil {
@@ -45,12 +45,12 @@ func sequences(ctx context.Context, s *session.Session) (int, error) {
 	return n, nil
 }
 
-// A sequenceMatch knows which sequence of the target stands for one of the source.
+// A sequenceMatch maps sequences of the source to those of the target.
 type sequenceMatch struct {
 	*ledger.Sequences
-	known   map[catalog.Name]*inventory.Object // of the source
+	known   map[catalog.Name]*inventory.Object // the source's objects
 	renames ledger.Renames
-	tables  map[[2]string]bool // of the target that were migrated
+	tables  map[[2]string]bool // the target's tables that were migrated
 }
 
 func matchSequences(ctx context.Context, s *session.Session) (*sequenceMatch, error) {
@@ -74,10 +74,10 @@ func matchSequences(ctx context.Context, s *session.Session) (*sequenceMatch, er
 	return m, nil
 }
 
-// on returns the name that a sequence has on the target.
+// on returns the name of a sequence on the target.
 func (m *sequenceMatch) on(n catalog.Name) catalog.Name {
 	o := m.known[n]
-	if o == nil { // of an extension
+	if o == nil { // an extension's sequence
 		o = &inventory.Object{Key: inventory.Key{Class: inventory.Sequence, Schema: n.Schema, Name: n.Name}}
 	}
 	if on := m.Find(o); on != nil {
@@ -89,13 +89,13 @@ func (m *sequenceMatch) on(n catalog.Name) catalog.Name {
 	return n
 }
 
-// setSequences sets the target's sequences. It returns how many, and those that are not there.
+// setSequences sets the target's sequences. It returns how many it set, and the missing ones.
 func setSequences(ctx context.Context, s *session.Session, list []catalog.Sequence,
 	match *sequenceMatch) (n int, absent []string, err error) {
 	var batch pgx.Batch
 	for i, q := range list {
 		if i%session.LocksAtOnce == 0 {
-			// all of them at once would be more locks than a target may have room for
+			// One transaction for all sequences could need more locks than the target has room for.
 			if i > 0 {
 				batch.Queue("COMMIT")
 			}
@@ -133,13 +133,13 @@ func setSequences(ctx context.Context, s *session.Session, list []catalog.Sequen
 		batch.Queue("COMMIT")
 	}
 	if err := s.OnTarget.SendBatch(ctx, &batch).Close(); err != nil {
-		_, _ = s.OnTarget.Exec(ctx, "ROLLBACK") // it may be tried again
+		_, _ = s.OnTarget.Exec(ctx, "ROLLBACK") // the caller may try again
 		return 0, nil, s.Target.Explain(err)
 	}
 	return n, absent, nil
 }
 
-// requireAll refuses a target on which columns take their values from sequences that were not set.
+// requireAll refuses a target on which columns draw from sequences that were not set.
 func (m *sequenceMatch) requireAll(ctx context.Context, s *session.Session) error {
 	allowed, err := progress.Allowed(ctx, s.OnTarget, s.Stream.ID)
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// others are the sessions that might write: clients of this database, except ourselves and those
-// that only read the slot.
+// others selects the sessions that might write: clients of this database, except our own session
+// and those that only read the slot.
 const others = `FROM pg_catalog.pg_stat_activity WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid() AND backend_type IN ('client backend', 'parallel worker')
 	AND backend_start < $1 AND application_name NOT IN ('pgcutover', 'pgdecode')`
 
@@ -20,8 +20,8 @@ const others = `FROM pg_catalog.pg_stat_activity WHERE datname = pg_catalog.curr
 // they are gone.
 func endSessions(ctx context.Context, s *session.Session) (ended int, err error) {
 	var since time.Time
-	// New sessions are read-only from here on. The setting takes effect when its transaction is
-	// visible, which it is to us.
+	// Sessions that begin now are read-only. The setting applies once its transaction is visible,
+	// and we already see it.
 	if err := s.OnSource.QueryRow(ctx, "SELECT pg_catalog.clock_timestamp()").Scan(&since); err != nil {
 		return 0, s.Source.Explain(err)
 	}
@@ -55,7 +55,7 @@ func endSessions(ctx context.Context, s *session.Session) (ended int, err error)
 	return len(seen), nil
 }
 
-// sessionsBefore returns the sessions that began before a time, and what they are, in words.
+// sessionsBefore returns the sessions that began before a time, with a description of each.
 func sessionsBefore(ctx context.Context, s *session.Session, since time.Time) (pids []int32, says []string, err error) {
 	rows, err := s.OnSource.Query(ctx,
 		"SELECT pid, pg_catalog.format('process %s, user %s, %s', pid, usename, coalesce(nullif(application_name, ''), 'no application name')) "+

@@ -8,8 +8,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// answers makes sure that commits on the target do not wait for a standby that is not there: the
-// application's would, as soon as it uses the target.
+// answers checks that commits on the target do not wait for a missing standby. The application's
+// commits would wait for it as soon as the application uses the target.
 func answers(ctx context.Context, s *session.Session) error {
 	var names string
 	if err := s.OnTarget.QueryRow(ctx, "SELECT pg_catalog.current_setting('synchronous_standby_names')").Scan(&names); err != nil {

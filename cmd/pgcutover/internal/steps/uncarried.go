@@ -9,7 +9,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// watchCarried says once in a while which tables do not reach the target, as long as that is so.
+// watchCarried warns about tables that do not reach the target, and repeats the check at intervals.
 type watchCarried struct {
 	looked time.Time
 	said   string
@@ -41,5 +41,5 @@ func (w *watchCarried) look(ctx context.Context, s *session.Session) error {
 	return nil
 }
 
-// watchEvery is how often a wait compares what is published with what was loaded.
+// watchEvery is the interval at which a wait compares the published tables with the loaded ones.
 const watchEvery = 5 * time.Second

@@ -12,7 +12,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// Unfence lets the source's database be written to again. It leaves one alone that is not fenced.
+// Unfence allows writes to the source's database again. It changes nothing if the database is not
+// fenced.
 func Unfence(ctx context.Context, m *session.Migration) error {
 	s, err := m.BeginSource(ctx)
 	if err != nil {
@@ -27,7 +28,7 @@ func Unfence(ctx context.Context, m *session.Migration) error {
 	if err != nil {
 		return m.Source.Explain(err)
 	}
-	// The target need not be there for this.
+	// Unfence works without the target.
 	known(ctx, s)
 	if !fenced && !begun(ctx, s) {
 		m.Log.Info(fmt.Sprintf("unfence: database %q of the source is not fenced", db))
@@ -37,7 +38,7 @@ func Unfence(ctx context.Context, m *session.Migration) error {
 		" RESET default_transaction_read_only"); err != nil {
 		return session.Denied(m.Source.Explain(err), "The role must own the source's database.")
 	}
-	// Sessions that began in between are read-only, and would stay so.
+	// Sessions that began under the fence are read-only and would stay so.
 	if _, err := endSessions(ctx, s); err != nil {
 		return err
 	}
@@ -57,7 +58,7 @@ func Unfence(ctx context.Context, m *session.Migration) error {
 	return m.Target.Explain(err)
 }
 
-// known adds the target and the migration's state there, as far as they can be had.
+// known adds the target and the migration's state there, if they can be reached.
 func known(ctx context.Context, s *session.Session) {
 	var err error
 	if s.OnTarget, err = s.ConnectTarget(ctx); err != nil {
@@ -67,8 +68,8 @@ func known(ctx context.Context, s *session.Session) {
 	_ = s.Find(ctx)
 }
 
-// begun reports whether the target knows of a fence: one that is no more was being taken down when
-// that was interrupted.
+// begun reports whether the target has a record of a fence. If the source is no longer fenced, an
+// earlier Unfence was interrupted.
 func begun(ctx context.Context, s *session.Session) bool {
 	if s.Stream == nil {
 		return false

@@ -13,8 +13,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// Wait waits for a state: "loaded", or "caught-up", which is when the target is at most lag bytes
-// of WAL behind and takes what comes.
+// Wait waits for a state: "loaded", or "caught-up", which means that the target is at most lag
+// bytes of WAL behind and applies changes.
 func Wait(ctx context.Context, m *session.Migration, state string, lag int64, timeout time.Duration) error {
 	s, err := m.BeginTarget(ctx)
 	if err != nil {
@@ -35,11 +35,10 @@ func Wait(ctx context.Context, m *session.Migration, state string, lag int64, ti
 	return err
 }
 
-// idleAfter is how long nobody may read the slot before waiting for the target makes no sense.
-// idleLong is the same where the source is in use meanwhile and somebody has read it since:
-// scripts/sync, which pauses for 30 s at most, may be about to start its programs again. soon is
-// for a sync that is just being started, and gone for one that has ended with what it does not
-// start again after.
+// idleAfter is how long the slot may go unread before a wait gives up. idleLong replaces idleAfter
+// while the source is in use and the slot has been read before: scripts/sync, which pauses for at
+// most 30 s, may be about to start its programs again. soon allows for a sync that is just
+// starting. gone applies after an error that scripts/sync does not retry.
 const (
 	idleAfter = 5 * time.Second
 	soon      = 10 * time.Second
@@ -48,8 +47,8 @@ const (
 )
 
 // waitCaughtUp waits until the target is at most lag bytes of WAL behind the source, and has moved.
-// It writes a mark for that: on a source where little happens, a target that nobody writes to is
-// not behind, and the cutover would close the source in vain.
+// It writes a mark to make the target move. On a quiet source, a target that nobody writes to is
+// not behind, and the cutover would close the source for nothing.
 func waitCaughtUp(ctx context.Context, s *session.Session, lag int64, timeout time.Duration) error {
 	if s.Stream.Ended {
 		s.Log.Info("wait: the target is open; it has every change")
@@ -80,7 +79,7 @@ func waitCaughtUp(ctx context.Context, s *session.Session, lag int64, timeout ti
 		if err != nil {
 			return false, err
 		}
-		if s.Stream.LoadStatus == "loading" { // the load moves the position, too
+		if s.Stream.LoadStatus == "loading" { // the load moves the position as well
 			if err := s.Find(ctx); err != nil {
 				return false, err
 			}
@@ -112,7 +111,7 @@ func waitCaughtUp(ctx context.Context, s *session.Session, lag int64, timeout ti
 	return err
 }
 
-// applied returns the position of the target.
+// applied returns the target's applied LSN.
 func applied(ctx context.Context, s *session.Session) (format.LSN, error) {
 	var at string
 	if err := s.OnTarget.QueryRow(ctx,
