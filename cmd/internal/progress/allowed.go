@@ -6,7 +6,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Allow records what may stay missing: by id, with the line that says what it is.
+// Allow records what may stay missing on the target. lines maps the id of each entry to its
+// description.
 func Allow(ctx context.Context, c *pgx.Conn, stream int32, lines map[string]string) error {
 	ids, texts := make([]string, 0, len(lines)), make([]string, 0, len(lines))
 	for id, line := range lines {
@@ -17,7 +18,7 @@ func Allow(ctx context.Context, c *pgx.Conn, stream int32, lines map[string]stri
 	return err
 }
 
-// Allowed returns the ids of what may stay missing.
+// Allowed returns the ids of what may stay missing on the target.
 func Allowed(ctx context.Context, c *pgx.Conn, stream int32) (map[string]bool, error) {
 	rows, err := c.Query(ctx, "SELECT id FROM pgsluice.allowed WHERE stream_id = $1", stream)
 	if err != nil {

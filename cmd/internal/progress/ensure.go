@@ -17,13 +17,13 @@ import (
 //go:embed schema.sql
 var schemaSQL string
 
-// layout is what the comment on pgsluice.streams ends with. It changes with every change of the
-// tables that an older or newer program would not understand.
+// layout is the end of the comment on pgsluice.streams. It changes with every change of the tables
+// that an older or newer program would not understand.
 const layout = "; layout 3"
 
-// present is what there is of the schema: whether it is there and belongs to our role, whether its
-// tables are, and what their layout is. What others have made there does not count as our tables:
-// to read a view, or a column of a type of theirs, would already execute what they have written.
+// present describes the existing schema: whether it exists and belongs to our role, whether its
+// tables exist, and their layout. Tables of other roles do not count. Merely reading a view, or a
+// column of a user-defined type, could already execute another role's code.
 type present struct {
 	schema, owned, tables bool
 	comment               string
@@ -36,10 +36,10 @@ func look(ctx context.Context, c *pgx.Conn) (p present, err error) {
 	return p, err
 }
 
-// foreign finds what others than us could use to have something of theirs executed, or to change
-// our state: it belongs to them, hangs on our tables, or they may write there. We are the role that
-// speaks, and superusers may do what they like anyway. What our tables need of a server is its own,
-// on which dependencies are not recorded.
+// foreign finds what other roles could use to make us execute their code, or to change our state:
+// objects in the schema that they own, objects attached to our tables, and their rights to write
+// there. "We" are the current role. Superusers are trusted, because they can do anything anyway.
+// Our tables depend only on built-in objects, for which the server records no dependencies.
 const foreign = `WITH trusted AS (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolsuper OR r.rolname = current_user),
 	s AS (SELECT n.oid, n.nspowner, n.nspacl FROM pg_catalog.pg_namespace n WHERE n.nspname = 'pgsluice'),
 	rel AS (SELECT c.oid, c.relname, c.relkind, c.relowner, c.relacl, c.relrowsecurity FROM pg_catalog.pg_class c JOIN s ON c.relnamespace = s.oid),
@@ -66,8 +66,8 @@ const foreign = `WITH trusted AS (SELECT r.oid FROM pg_catalog.pg_roles r WHERE 
 			UNION ALL SELECT r.relname, t.attacl FROM rel r JOIN mine ON r.oid = mine.oid JOIN pg_catalog.pg_attribute t ON t.attrelid = r.oid WHERE t.attacl IS NOT NULL) x,
 		pg_catalog.aclexplode(x.acl) a WHERE a.privilege_type <> 'SELECT' AND a.grantee NOT IN (SELECT trusted.oid FROM trusted)`
 
-// Trust refuses a schema in which others than us, or superusers, have something to say: what is
-// there would be executed, or believed, with our rights. It accepts one that is not there.
+// Trust refuses a schema in which roles other than ours and superusers have a say. What they create
+// there would be executed, or believed, with our rights. It accepts a missing schema.
 func Trust(ctx context.Context, c *pgx.Conn) error {
 	rows, err := c.Query(ctx, foreign)
 	if err != nil {
@@ -87,15 +87,15 @@ func Trust(ctx context.Context, c *pgx.Conn) error {
 		WithHint("If the migration was begun by the role that the schema belongs to, connect as that role, in --target or PGSLUICE_TARGET. Else have a look, and take away the rights, or as superuser: DROP SCHEMA pgsluice CASCADE")
 }
 
-// Ensure creates the schema and its tables where they are missing. Several processes may do so at
-// once. A schema that was made for us, by us or by a superuser, is used as it is.
+// Ensure creates the schema and its tables if they are missing. Several processes may call it at
+// once. It uses a schema as it is if our role or a superuser created it.
 func Ensure(ctx context.Context, c *pgx.Conn) error {
 	for attempt := 1; ; attempt++ {
 		p, err := look(ctx, c)
 		if err != nil {
 			return err
 		}
-		if p.owned && !p.tables { // it was made for us just now
+		if p.owned && !p.tables { // somebody just created it for us
 			if err := withoutDefaults(ctx, c, true); err != nil {
 				return err
 			}
@@ -110,7 +110,7 @@ func Ensure(ctx context.Context, c *pgx.Conn) error {
 		var pg *pgconn.PgError
 		if errors.As(err, &pg) && attempt < 10 {
 			switch pg.Code {
-			case "23505", "42P06", "42P07", "42710": // another process was faster
+			case "23505", "42P06", "42P07", "42710": // another process created it first
 				continue
 			}
 		}
@@ -118,7 +118,7 @@ func Ensure(ctx context.Context, c *pgx.Conn) error {
 	}
 }
 
-// readable refuses tables of another layout.
+// readable returns an error if the tables have another layout.
 func (p present) readable() error {
 	if strings.HasSuffix(p.comment, layout) {
 		return nil
@@ -127,7 +127,7 @@ func (p present) readable() error {
 		WithHint("Finish the migration with the version that began it; or give it up: on the target, DROP SCHEMA pgsluice CASCADE")
 }
 
-// create creates the tables, and before them the schema if it is missing.
+// create creates the tables. If the schema is missing, it creates that first.
 func create(ctx context.Context, c *pgx.Conn, schema bool) error {
 	return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
 		if schema {
@@ -151,7 +151,7 @@ func create(ctx context.Context, c *pgx.Conn, schema bool) error {
 	})
 }
 
-// withoutDefaults takes away what default privileges have given to others.
+// withoutDefaults revokes what default privileges have granted to other roles.
 func withoutDefaults(ctx context.Context, c interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
@@ -176,7 +176,7 @@ func withoutDefaults(ctx context.Context, c interface {
 	return err
 }
 
-// Remove removes our tables, and the schema if nothing else is in it and it is ours.
+// Remove drops our tables. It also drops the schema if the schema is empty and belongs to us.
 func Remove(ctx context.Context, c *pgx.Conn) error {
 	var ours, empty bool
 	if _, err := c.Exec(ctx,
@@ -194,7 +194,7 @@ func Remove(ctx context.Context, c *pgx.Conn) error {
 	return err
 }
 
-// notOurs says what to do about state that the role may not read.
+// notOurs adds a hint to an error about state that the role may not read.
 func notOurs(err error) error {
 	if !isDenied(err) {
 		return err

@@ -8,12 +8,12 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A Fingerprint is what an object was when it was loaded.
+// A Fingerprint describes an object at the time it was loaded.
 type Fingerprint format.Fingerprint
 
-// AddFingerprints records fingerprints of one side, source or target. Those that are there stay.
+// AddFingerprints records fingerprints of one side, source or target. It keeps existing ones.
 func AddFingerprints(ctx context.Context, c *pgx.Conn, stream int32, side string, list []Fingerprint) error {
-	const most = 5000 // in one statement
+	const most = 5000 // per statement
 	for ; len(list) > 0; list = list[min(most, len(list)):] {
 		cols := make([][]string, 6)
 		for _, f := range list[:min(most, len(list))] {
@@ -46,7 +46,7 @@ func Fingerprints(ctx context.Context, c *pgx.Conn, stream int32, f func(side st
 	return err
 }
 
-// SetScope records whether the schema came with the load, and what of it was left out.
+// SetScope records whether the schema was created by hand, and what the load left out of it.
 func SetScope(ctx context.Context, c *pgx.Conn, stream int32, byHand bool, without []string) error {
 	if without == nil {
 		without = []string{}

@@ -8,13 +8,13 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// inFunction matches what the server says of where it was: in a function, by its name, or by its
+// inFunction matches the server's error context for a function, which has its name or its
 // signature.
 var inFunction = regexp.MustCompile(`(?m)(?:SQL function "((?:[^"]|"")+)"|PL/pgSQL function ([^\n]*?\)))(?: |$)`)
 
-// Function returns the function, called by the server itself, that did not find something with an
-// empty search path, as the server names it: with its signature, or by its bare name. It is empty
-// if an error is another.
+// Function returns the function, called by the server itself, that could not resolve a name because
+// the search path was empty. The result is what the server reports: the signature or the bare name.
+// It is empty for other errors.
 func Function(err error) string {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
@@ -32,7 +32,7 @@ func Function(err error) string {
 	return strings.TrimSpace(all[0][1] + all[0][2])
 }
 
-// reasonText is an error as it is recorded: with the function that it comes from.
+// reasonText is an error as recorded, with the function that raised it.
 func reasonText(err error) string {
 	if f := Function(err); f != "" {
 		return err.Error() + marked + f
@@ -40,10 +40,10 @@ func reasonText(err error) string {
 	return err.Error()
 }
 
-// marked is what stands between a recorded error and the function that it comes from.
+// marked separates a recorded error from the function that raised it.
 const marked = "; in function "
 
-// FunctionOf returns the function that a recorded error names.
+// FunctionOf returns the function in a recorded error.
 func FunctionOf(recorded string) string {
 	_, f, _ := strings.Cut(recorded, marked)
 	return f

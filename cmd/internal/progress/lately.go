@@ -8,14 +8,14 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A Copying is a table whose rows are on their way, and how many there are that are not committed.
+// A Copying is a table that is being copied, with the number of its uncommitted rows.
 type Copying struct {
 	Schema, Name string
 	Rows, Bytes  uint64
 }
 
-// Beat records that a load is at work, and how far its tables are. It waits for nobody: a table
-// that somebody else has locked just now is left as it is until the next time.
+// Beat records that a load is running, and the progress of its tables. It never waits for a lock:
+// it skips a table that another session has locked, until the next call.
 func Beat(ctx context.Context, c *pgx.Conn, stream int32, list []Copying) error {
 	if _, err := c.Exec(ctx, `UPDATE pgsluice.streams SET loading_at = pg_catalog.clock_timestamp()
 		WHERE stream_id = (SELECT s.stream_id FROM pgsluice.streams s WHERE s.stream_id = $1 FOR UPDATE SKIP LOCKED)`, stream); err != nil || len(list) == 0 {
@@ -33,7 +33,7 @@ func Beat(ctx context.Context, c *pgx.Conn, stream int32, list []Copying) error 
 	return err
 }
 
-// A Failure is a row of pgsluice.failures: the last error that a program has ended with.
+// A Failure is a row of pgsluice.failures: the last error that ended a program.
 type Failure struct {
 	Program string    `json:"program"`
 	At      time.Time `json:"at"`
@@ -42,7 +42,7 @@ type Failure struct {
 	Hint    string    `json:"hint,omitempty"`
 }
 
-// RecordFailure records what a program has ended with. What was known later stays.
+// RecordFailure records the error that ended a program. It keeps a failure that happened later.
 func RecordFailure(ctx context.Context, c *pgx.Conn, stream int32, f Failure) error {
 	_, err := c.Exec(ctx, `INSERT INTO pgsluice.failures AS x (stream_id, program, at, exit_status, message, hint) VALUES ($1, $2, $3, $4, $5, $6)
 		ON CONFLICT (stream_id, program) DO UPDATE SET at = excluded.at, exit_status = excluded.exit_status, message = excluded.message, hint = excluded.hint WHERE x.at <= excluded.at`,
@@ -50,12 +50,12 @@ func RecordFailure(ctx context.Context, c *pgx.Conn, stream int32, f Failure) er
 	return err
 }
 
-// storable returns a text as a server can keep it.
+// storable returns a text that a server can store.
 func storable(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
-// Failures returns the last error of each program, the latest first.
+// Failures returns the last error of each program, latest first.
 func Failures(ctx context.Context, c *pgx.Conn, stream int32) ([]Failure, error) {
 	rows, err := c.Query(ctx,
 		"SELECT program, at, exit_status, message, hint FROM pgsluice.failures WHERE stream_id = $1 ORDER BY at DESC, program", stream)

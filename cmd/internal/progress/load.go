@@ -10,7 +10,7 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A TableState is what is known of a table's load.
+// A TableState is the state of a table's load.
 type TableState struct {
 	Status   string // queued, loading, copied, indexing, loaded, error; empty if there is no row
 	Snapshot string
@@ -20,7 +20,7 @@ type TableState struct {
 	SourceSchema, SourceName string
 }
 
-// Complete reports whether all rows are there.
+// Complete reports whether all rows are on the target.
 func (s *TableState) Complete() bool {
 	return s.Status == "copied" || s.Status == "indexing" || s.Status == "loaded"
 }
@@ -61,8 +61,8 @@ func TableStates(ctx context.Context, c *pgx.Conn, stream int32) (map[[2]string]
 	return m, err
 }
 
-// Emptied returns the tables, by schema and name on the target, that a crash of the target's server
-// has emptied, because they are unlogged. TableStates takes them for queued.
+// Emptied returns the tables, by schema and name on the target, that a crash of the target server
+// emptied because they are unlogged. TableStates reports them as queued.
 func Emptied(ctx context.Context, c *pgx.Conn, stream int32) ([][2]string, error) {
 	rows, err := c.Query(ctx, `SELECT t.schema_name, t.table_name FROM pgsluice.tables t JOIN pg_catalog.pg_namespace n ON n.nspname = t.schema_name
 		JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.table_name
@@ -88,7 +88,7 @@ func Emptied(ctx context.Context, c *pgx.Conn, stream int32) ([][2]string, error
 	return lost, nil
 }
 
-// Requeue records that a table is to be loaded anew.
+// Requeue records that a table must be loaded again from the start.
 func Requeue(ctx context.Context, c *pgx.Conn, stream int32, schema, table string) error {
 	return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx,
@@ -102,20 +102,20 @@ func Requeue(ctx context.Context, c *pgx.Conn, stream int32, schema, table strin
 	})
 }
 
-// Forget takes a table that is not complete out of a load.
+// Forget removes an incomplete table from a load.
 func Forget(ctx context.Context, c *pgx.Conn, stream int32, schema, table string) error {
 	_, err := c.Exec(ctx, "DELETE FROM pgsluice.tables WHERE stream_id = $1 AND schema_name = $2 AND table_name = $3 AND status IN ('queued', 'loading', 'error')",
 		stream, schema, table)
 	return err
 }
 
-// A LoadTable is a table that is to be loaded.
+// A LoadTable is a table to load.
 type LoadTable struct {
 	Schema, Name             string // on the target
 	SourceSchema, SourceName string
 }
 
-// QueueTables records tables that are to be loaded.
+// QueueTables records the tables to load.
 func QueueTables(ctx context.Context, c *pgx.Conn, stream int32, list []LoadTable) error {
 	if len(list) == 0 {
 		return nil
@@ -132,22 +132,23 @@ func QueueTables(ctx context.Context, c *pgx.Conn, stream int32, list []LoadTabl
 	return err
 }
 
-// SetLoadStatus records how far the load of a stream is. The first load's snapshot is where changes
-// begin.
+// SetLoadStatus records the status of a stream's load. Changes begin at the snapshot of the first
+// load.
 func SetLoadStatus(ctx context.Context, c *pgx.Conn, stream int32, status string, snapshot format.LSN) error {
 	_, err := c.Exec(ctx, `UPDATE pgsluice.streams SET load_status = $2, start_lsn = coalesce(start_lsn, $3::pg_catalog.text::pg_catalog.pg_lsn), updated_at = pg_catalog.now() WHERE stream_id = $1`,
 		stream, status, snapshot.String())
 	return err
 }
 
-// SetWhole records that all tables of the source are to be loaded.
+// SetWhole records that the load covers all tables of the source.
 func SetWhole(ctx context.Context, c *pgx.Conn, stream int32) error {
 	_, err := c.Exec(ctx, "UPDATE pgsluice.streams SET whole = true WHERE stream_id = $1", stream)
 	return err
 }
 
-// Unfinished returns the tables of a stream whose rows are all there, but not what belongs to them,
-// and those that have not all of their rows.
+// Unfinished returns the tables of a stream whose load is not finished. copied are the tables that
+// have all of their rows but lack other objects, such as indexes. missing are the tables that lack
+// rows.
 func Unfinished(ctx context.Context, c *pgx.Conn, stream int32) (copied, missing []LoadTable, err error) {
 	rows, err := c.Query(ctx,
 		"SELECT schema_name, table_name, source_schema, source_table, status FROM pgsluice.tables WHERE stream_id = $1 AND status <> 'loaded' ORDER BY 1, 2", stream)
@@ -167,8 +168,8 @@ func Unfinished(ctx context.Context, c *pgx.Conn, stream int32) (copied, missing
 	return copied, missing, err
 }
 
-// Unbuilt returns the tables of a stream that count as loaded, and have objects that nobody has
-// tried to create.
+// Unbuilt returns the tables of a stream that count as loaded but have objects that were never
+// attempted.
 func Unbuilt(ctx context.Context, c *pgx.Conn, stream int32) ([]LoadTable, error) {
 	rows, err := c.Query(ctx, `SELECT schema_name, table_name, source_schema, source_table FROM pgsluice.tables t WHERE stream_id = $1 AND status = 'loaded' AND EXISTS (
 		SELECT FROM pgsluice.deferred d WHERE d.stream_id = t.stream_id AND d.phase = 'table' AND d.state = 'deferred'
@@ -182,9 +183,9 @@ func Unbuilt(ctx context.Context, c *pgx.Conn, stream int32) ([]LoadTable, error
 	})
 }
 
-// FinishLoad marks the load of a stream complete and lets changes begin where its first snapshot
-// was taken, unless some have been applied. It returns false if there are tables that are not
-// complete.
+// FinishLoad marks the load of a stream complete. Changes then begin at the snapshot of the first
+// load, unless later ones have already been applied. It returns false if some tables are
+// incomplete.
 func FinishLoad(ctx context.Context, c *pgx.Conn, stream int32) (complete bool, err error) {
 	err = c.QueryRow(ctx, `UPDATE pgsluice.streams SET load_status = 'loaded', applied_lsn = greatest(applied_lsn, coalesce(start_lsn, '0/0')), updated_at = pg_catalog.now()
 		WHERE stream_id = $1 AND NOT EXISTS (SELECT FROM pgsluice.tables WHERE stream_id = $1 AND status <> 'loaded') RETURNING true`, stream).Scan(&complete)
@@ -194,20 +195,20 @@ func FinishLoad(ctx context.Context, c *pgx.Conn, stream int32) (complete bool, 
 	return complete, err
 }
 
-// StepBegins records that a step of the cutover begins (again).
+// StepBegins records that a step of the cutover begins. A repeated step starts over.
 func StepBegins(ctx context.Context, c *pgx.Conn, stream int32, step string) error {
 	return StepBegan(ctx, c, stream, step, 0)
 }
 
-// StepBegan is like StepBegins for a step that has begun some time ago.
+// StepBegan is like StepBegins for a step that began some time ago.
 func StepBegan(ctx context.Context, c *pgx.Conn, stream int32, step string, ago time.Duration) error {
 	_, err := c.Exec(ctx, `INSERT INTO pgsluice.cutover (stream_id, step, started_at) VALUES ($1, $2, pg_catalog.clock_timestamp() - $3::pg_catalog.interval)
 		ON CONFLICT (stream_id, step) DO UPDATE SET started_at = excluded.started_at, finished_at = NULL, detail = NULL, result = NULL, stamp = NULL`, stream, step, ago)
 	return err
 }
 
-// StepEnds records that a step has ended. It waits for the target's WAL to be flushed, and with it
-// for everything that was committed before.
+// StepEnds records that a step has ended. It waits until the target's WAL is flushed, which also
+// makes everything committed before durable.
 func StepEnds(ctx context.Context, c *pgx.Conn, stream int32, step, detail string) error {
 	return StepEndsWith(ctx, c, stream, step, detail, "")
 }
@@ -223,7 +224,7 @@ func StepEndsWith(ctx context.Context, c *pgx.Conn, stream int32, step, detail, 
 	return err
 }
 
-// SetStamp records what the source's catalogs were like when a step compared the schemas.
+// SetStamp records the state of the source's catalogs at the time a step compared the schemas.
 func SetStamp(ctx context.Context, c *pgx.Conn, stream int32, step, stamp string) error {
 	_, err := c.Exec(ctx, "UPDATE pgsluice.cutover SET stamp = nullif($3, '') WHERE stream_id = $1 AND step = $2", stream, step, stamp)
 	return err
@@ -239,7 +240,7 @@ type Step struct {
 	Stamp    string     `json:"-"`                // of fence: the source's inventory.Stamp
 }
 
-// Steps returns the steps of a cutover in the order in which they were begun.
+// Steps returns the steps of a cutover in the order in which they began.
 func Steps(ctx context.Context, c *pgx.Conn, stream int32) ([]Step, error) {
 	rows, err := c.Query(ctx,
 		"SELECT step, started_at, finished_at, coalesce(detail, ''), coalesce(result, ''), coalesce(stamp, '') FROM pgsluice.cutover WHERE stream_id = $1 ORDER BY started_at", stream)
@@ -261,8 +262,8 @@ type TableInfo struct {
 	Status       string     `json:"status"`
 	Parts        int        `json:"parts"`
 	PartsDone    int        `json:"parts_done"`
-	Rows         int64      `json:"rows"`  // that are there
-	Bytes        int64      `json:"bytes"` // of them
+	Rows         int64      `json:"rows"`  // on the target
+	Bytes        int64      `json:"bytes"` // of these rows
 	Started      *time.Time `json:"started_at"`
 	Loaded       *time.Time `json:"loaded_at"`
 	Inserts      int64      `json:"inserts"`
@@ -272,16 +273,16 @@ type TableInfo struct {
 	Changed      *time.Time `json:"changed_at"`
 	Error        string     `json:"error,omitempty"`
 
-	CopyingRows  int64 `json:"-"` // copied so far and not committed, if somebody loads the table
+	CopyingRows  int64 `json:"-"` // copied but not committed, while the table is loading
 	CopyingBytes int64 `json:"-"`
 
-	SourceOID uint32 `json:"-"` // 0 if it is not known
-	// that it was loaded from; MadeByStatement if a recorded statement has made it
+	SourceOID uint32 `json:"-"` // 0 if unknown
+	// The snapshot of the load. MadeByStatement if a recorded statement created the table.
 	Snapshot string `json:"-"`
 }
 
-// Tables returns what is known of a stream's tables. Rows that are being copied are returned as
-// long as a loader has reported them just now: only AtWork knows whether there still is a loader.
+// Tables returns what is known of a stream's tables. It includes rows that are being copied if a
+// loader has reported them recently. Only AtWork can tell whether the loader still exists.
 func Tables(ctx context.Context, c *pgx.Conn, stream int32) ([]TableInfo, error) {
 	rows, err := c.Query(ctx, `SELECT schema_name, table_name, source_schema, source_table, status, parts,
 		(SELECT pg_catalog.count(*) FROM pgsluice.parts p WHERE p.stream_id = t.stream_id AND p.schema_name = t.schema_name AND p.table_name = t.table_name),
@@ -300,8 +301,8 @@ func Tables(ctx context.Context, c *pgx.Conn, stream int32) ([]TableInfo, error)
 	})
 }
 
-// RenamedSchemas returns the schemas of a stream's source whose tables are in another schema of the
-// target, all in the same, with that one.
+// RenamedSchemas maps source schemas to target schemas. It contains the source schemas whose tables
+// are all in one target schema of another name.
 func RenamedSchemas(ctx context.Context, c *pgx.Conn, stream int32) (map[string]string, error) {
 	rows, err := c.Query(ctx, `SELECT source_schema, pg_catalog.min(schema_name) FROM pgsluice.tables WHERE stream_id = $1
 		GROUP BY source_schema HAVING pg_catalog.count(DISTINCT schema_name) = 1 AND pg_catalog.min(schema_name) <> source_schema`, stream)
@@ -314,7 +315,8 @@ func RenamedSchemas(ctx context.Context, c *pgx.Conn, stream int32) (map[string]
 	return m, err
 }
 
-// EndStream lets nothing more be applied: a cutover has made the target the primary.
+// EndStream stops further changes from being applied, because a cutover has made the target the
+// primary.
 func EndStream(ctx context.Context, c *pgx.Conn, stream int32) error {
 	_, err := c.Exec(ctx, "UPDATE pgsluice.streams SET ended_at = coalesce(ended_at, pg_catalog.clock_timestamp()) WHERE stream_id = $1", stream)
 	return err

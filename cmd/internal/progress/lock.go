@@ -15,33 +15,35 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 )
 
-// The locks of a stream are advisory locks of sessions, so that a process that was killed keeps its
-// successor out as long as a session of its is still at work. Anybody who may connect can take any
-// advisory lock. So their keys are derived from a secret in pgsluice.streams. While a lock is held,
-// everybody sees its key in pg_locks, and may take or queue for it later: then the secret is
-// replaced. What others hold means nothing; what sessions of ours hold counts under every secret
-// that there was.
+// The locks of a stream are session-level advisory locks. So a killed process keeps its successor
+// out as long as one of its sessions is still active.
+//
+// Any role that may connect can take any advisory lock. So the keys are derived from a secret in
+// pgsluice.streams. While a lock is held, every role sees its key in pg_locks, and can later take
+// it or queue for it. Then the secret is replaced. Locks that other roles hold have no meaning.
+// Locks that our sessions hold count under the current secret and all earlier ones.
 
-// A Use is what a session does with a stream, and decides how it takes the stream's lock: one
-// session at a time applies changes, several load, and the one excludes the other.
+// A Use says what a session does with a stream, and determines how it takes the stream's lock. One
+// session at a time applies changes. Several sessions may load. Loading and applying exclude each
+// other.
 type Use int
 
 // The uses of a stream.
 const (
 	Loading  Use = iota
 	Applying     // the session that applies changes
-	Ahead        // sessions beside it that apply transactions in progress
+	Ahead        // additional sessions that apply transactions in progress
 	// ApplyingAgain is Applying for a session that replaces one of the same process.
 	ApplyingAgain
 )
 
-// A What is what a session locks: one or two places of a stream.
+// A What says which locks a session takes: one or two places of a stream.
 type What []place
 
 type place struct {
 	name      string
 	exclusive bool
-	probe     bool // released at once: it is only to be found free
+	probe     bool // released at once; only checks that the place is free
 }
 
 // WorkLock is the lock for a use of the stream.
@@ -51,39 +53,39 @@ func WorkLock(use Use) What {
 		return What{{name: "work"}}
 	case Ahead:
 		return What{{name: "ahead"}}
-	case ApplyingAgain: // sessions ahead are our own
+	case ApplyingAgain: // the sessions ahead belong to this process
 		return What{{name: "work", exclusive: true}}
 	}
-	// The second one is that of a predecessor's sessions.
+	// The second place detects sessions of a predecessor.
 	return What{{name: "work", exclusive: true}, {name: "ahead", exclusive: true, probe: true}}
 }
 
-// Loads that go on at the same time exclude each other for two things.
+// Concurrent loads exclude each other for two purposes.
 
-// SchemaLock is the lock for creating the schema, and finishing the load.
+// SchemaLock is the lock for creating the schema and for finishing the load.
 var SchemaLock = What{{name: "schema", exclusive: true}}
 
-// TableLock is the lock for building what belongs to a table.
+// TableLock is the lock for building a table's indexes and other objects.
 func TableLock(schema, table string) What {
 	return What{{name: fmt.Sprintf("table %q.%q", schema, table), exclusive: true}}
 }
 
-// newSecret returns a number that nobody can guess.
+// newSecret returns an unpredictable number.
 func newSecret() int64 {
 	var b [8]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return int64(binary.BigEndian.Uint64(b[:]) >> 1)
 }
 
-// key returns the key of the advisory lock for a place. It does not tell the secret, nor the keys
-// of other places.
+// key returns the key of the advisory lock for a place. The key does not reveal the secret or the
+// keys of other places.
 func (p place) key(secret int64) int64 {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%d %s", secret, p.name))
 	return int64(binary.BigEndian.Uint64(sum[:]) >> 1)
 }
 
-// An Ask runs one query in a session, and returns the values of its last row as text, nil if there
-// is none.
+// An Ask runs a query in a session. It returns the values of the last row as text, or nil if there
+// are no rows.
 type Ask func(ctx context.Context, sql string) ([]string, error)
 
 // AskOf returns the Ask of a connection of the driver.
@@ -103,13 +105,13 @@ func AskOf(c *pgx.Conn) Ask {
 	}
 }
 
-// A Lock is one that a session has taken.
+// A Lock is a lock that a session holds.
 type Lock struct{ key int64 }
 
-// Unlock returns the query that releases it.
+// Unlock returns the query that releases the lock.
 func (l Lock) Unlock() string { return fmt.Sprintf("SELECT pg_catalog.pg_advisory_unlock(%d)", l.key) }
 
-// secrets reads a stream's secret, and those that it had before.
+// secrets reads a stream's current secret. all has the current secret and the earlier ones.
 func secrets(ctx context.Context, ask Ask, stream int32) (current int64, all []int64, err error) {
 	row, err := ask(ctx, fmt.Sprintf("SELECT lock_key, pg_catalog.array_to_string(old_lock_keys, ' ') FROM pgsluice.streams WHERE stream_id = %d", stream))
 	if err != nil {
@@ -132,12 +134,13 @@ func secrets(ctx context.Context, ask Ask, stream int32) (current int64, all []i
 	return current, all, nil
 }
 
-// maxSecrets bounds how many secrets are remembered. Each is replaced only when somebody stands in
-// the way.
+// maxSecrets limits how many earlier secrets are kept. A secret is replaced only when a session of
+// another role blocks a lock.
 const maxSecrets = 200
 
-// Try takes a lock of a stream for the session, if no session of ours stands in the way; else it
-// returns who does. Where others do, it goes around them and tells warn who they are.
+// Try takes a lock of a stream for the session. If one of our sessions holds the lock, Try returns
+// a description of that session. If sessions of other roles hold it, Try switches to a new secret
+// and passes their description to warn.
 func Try(ctx context.Context, ask Ask, stream int32, what What, warn func(string)) (lock Lock, holder string, err error) {
 	for range 20 {
 		secret, all, err := secrets(ctx, ask, stream)
@@ -150,8 +153,8 @@ func Try(ctx context.Context, ask Ask, stream int32, what What, warn func(string
 			return Lock{}, "", err
 		}
 		if len(row) == 1 && row[0] == "t" {
-			// Under an older secret a session of ours may be at work; and this one may have become
-			// old just now.
+			// Another of our sessions may hold the lock under an older secret. Also, the secret may
+			// have been replaced since it was read.
 			now, old, err := secrets(ctx, ask, stream)
 			if err != nil {
 				return Lock{}, "", err
@@ -173,7 +176,7 @@ func Try(ctx context.Context, ask Ask, stream int32, what What, warn func(string
 		if holder != "" || err != nil {
 			return Lock{}, holder, err
 		}
-		if strangers == "" { // gone meanwhile
+		if strangers == "" { // they have gone
 			select {
 			case <-ctx.Done():
 				return Lock{}, "", ctx.Err()
@@ -191,7 +194,7 @@ func Try(ctx context.Context, ask Ask, stream int32, what What, warn func(string
 	return Lock{}, "sessions that come and go", nil
 }
 
-// replace gives a stream another secret, unless somebody else has done so.
+// replace gives a stream a new secret, unless another session has already done so.
 func replace(ctx context.Context, ask Ask, stream int32, secret int64, all []int64) error {
 	var keep []string
 	for _, s := range all[:min(len(all), maxSecrets)] {
@@ -202,7 +205,7 @@ func replace(ctx context.Context, ask Ask, stream int32, secret int64, all []int
 	return err
 }
 
-// try returns the query, of one boolean column, that tries to take the lock.
+// try returns the query that tries to take the lock. Its result is one boolean.
 func (w What) try(secret int64) string {
 	take := func(p place) string {
 		if p.exclusive {
@@ -218,11 +221,11 @@ func (w What) try(secret int64) string {
 		take(w[0]), take(w[1]), release(w[1]), release(w[0]))
 }
 
-// ours is true for a session a of pg_stat_activity whose role may work on the streams, or become
-// one that may. One that has just ended, or begun, is taken for ours.
+// ours is true for a session a of pg_stat_activity whose role may change the streams, or can become
+// a role that may. A session that is just starting or ending counts as ours.
 const ours = `(a.usesysid IS NULL OR pg_catalog.has_table_privilege(a.usesysid, t.oid, 'UPDATE') OR pg_catalog.pg_has_role(a.usesysid, t.relowner, 'MEMBER'))`
 
-// held are the advisory locks of the connection's database, with their sessions, and our table.
+// held selects the advisory locks of the connection's database with their sessions, and our table.
 // A prepared transaction has no session, and is never ours.
 const held = ` FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid,
 	pg_catalog.pg_class t JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace
@@ -230,8 +233,8 @@ const held = ` FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity 
 	AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
 	AND (l.classid::pg_catalog.int8 << 32 | l.objid::pg_catalog.int8) `
 
-// holders describes the sessions that stand in the way of a lock under any of the secrets: ours,
-// which hold it, and others, which hold it or queue for it.
+// holders describes the sessions that block a lock under any of the secrets. mine are our sessions
+// that hold it. others are sessions of other roles that hold it or queue for it.
 func (w What) holders(ctx context.Context, ask Ask, secrets []int64) (mine, others string, err error) {
 	if len(secrets) == 0 {
 		return "", "", nil
@@ -259,7 +262,7 @@ func (w What) holders(ctx context.Context, ask Ask, secrets []int64) (mine, othe
 	return row[0], row[1], nil
 }
 
-// AtWork reports whether sessions of ours load, or apply the changes of, a stream.
+// AtWork reports whether our sessions are loading a stream or applying its changes.
 func AtWork(ctx context.Context, c *pgx.Conn, stream int32) (loading, applying bool, err error) {
 	ask := AskOf(c)
 	_, all, err := secrets(ctx, ask, stream)
@@ -268,7 +271,7 @@ func AtWork(ctx context.Context, c *pgx.Conn, stream int32) (loading, applying b
 	}
 	keys := make([]string, len(all))
 	for i, s := range all {
-		// the same place as for loading
+		// Loading uses the same place.
 		keys[i] = strconv.FormatInt(WorkLock(Applying)[0].key(s), 10)
 	}
 	row, err := ask(ctx, "SELECT coalesce(pg_catalog.bool_or(l.mode = 'ShareLock'), false), coalesce(pg_catalog.bool_or(l.mode = 'ExclusiveLock'), false)"+
@@ -279,16 +282,16 @@ func AtWork(ctx context.Context, c *pgx.Conn, stream int32) (loading, applying b
 	return row[0] == "t", row[1] == "t", nil
 }
 
-// IsApplied reports whether a session of ours applies the changes of a stream.
+// IsApplied reports whether one of our sessions is applying the changes of a stream.
 func IsApplied(ctx context.Context, c *pgx.Conn, stream int32) (bool, error) {
 	_, applying, err := AtWork(ctx, c, stream)
 	return applying, err
 }
 
-// LockTimeout is how long a session of a process that was killed may take to notice.
+// LockTimeout is how long a session of a killed process may take to end.
 const LockTimeout = 15 * time.Second
 
-// Locked is the error for a lock that others hold.
+// Locked is the error for a lock that another session holds.
 func Locked(k Key, use Use, holder string) error {
 	what := "applying or loading"
 	if use == Loading {

@@ -13,18 +13,18 @@ import (
 
 // An Object is a row of pgsluice.deferred.
 type Object struct {
-	ID     int64 // in an order in which objects can be created
+	ID     int64 // in creation order
 	Phase  Phase
 	Type   string
 	Schema string
 	Table  string
 	Name   string
 	SQL    string
-	Index  string  // creates the index that a constraint rests on
-	Attach string  // makes the constraint of that index
-	Needs  []int64 // ids of the objects that have to be there before it
-	// Error is why it could not be created, with the SQLSTATE that Code is, and Because the id of
-	// the object whose failure is the first cause of that; 0 if it failed by itself.
+	Index  string  // creates the index of a constraint
+	Attach string  // creates the constraint from that index
+	Needs  []int64 // ids of the objects that must exist first
+	// Error is why the object could not be created, and Code is the SQLSTATE. Because is the id of
+	// the object whose failure is the first cause, or 0 if this object failed on its own.
 	Error   string
 	Code    string
 	Because int64
@@ -39,8 +39,8 @@ func (o *Object) String() string {
 	return s + o.Name
 }
 
-// Rest returns the statements that create the object, or what is left to do if an earlier run has
-// made its index.
+// Rest returns the statements that create the object, or the remaining ones if an earlier run
+// created its index.
 func (o *Object) Rest() string {
 	if o.Index == "" && o.Attach != "" {
 		return o.Attach
@@ -48,33 +48,33 @@ func (o *Object) Rest() string {
 	return o.SQL
 }
 
-// A Phase is when an object is created.
+// A Phase says when an object is created.
 type Phase string
 
 // The phases, in order.
 const (
 	PhaseSchema Phase = "schema" // before rows are copied
-	PhaseTable  Phase = "table"  // when the rows of its table are there
-	PhaseLoad   Phase = "load"   // when all rows are there
-	// when the target is opened: what would stand in the way of changes
+	PhaseTable  Phase = "table"  // after the rows of its table are copied
+	PhaseLoad   Phase = "load"   // after all rows are copied
+	// when the target is opened: objects that would interfere with applying changes
 	PhaseCutover Phase = "cutover"
-	// when the cutover is finished: what would stand in the way of the rest
+	// when the cutover is finished: objects that would interfere with its other steps
 	PhaseFinish Phase = "finish"
 )
 
-// ObjectKey tells objects apart: type, schema, name and definition.
+// ObjectKey identifies an object by type, schema, name and definition.
 type ObjectKey [4]string
 
 // Key returns the object's key.
 func (o *Object) Key() ObjectKey { return ObjectKey{o.Type, o.Schema, o.Name, o.SQL} }
 
-// Recorded is what is known of an object that is recorded: its id, and whether it has been created.
+// Recorded describes a recorded object: its id, and whether it has been created.
 type Recorded struct {
 	ID   int64
 	Done bool
 }
 
-// Objects returns all objects that are recorded, by their keys.
+// Objects returns all recorded objects by key.
 func Objects(ctx context.Context, c *pgx.Conn, stream int32) (map[ObjectKey]Recorded, error) {
 	rows, err := c.Query(ctx,
 		"SELECT type, schema_name, name, definition, id, state = 'done' FROM pgsluice.deferred WHERE stream_id = $1", stream)
@@ -98,7 +98,7 @@ func NewIDs(ctx context.Context, c *pgx.Conn, n int) ([]int64, error) {
 	return pgx.CollectRows(rows, pgx.RowTo[int64])
 }
 
-// AddObjects records objects, whose ids NewIDs has reserved.
+// AddObjects records objects with ids from NewIDs.
 func AddObjects(ctx context.Context, c *pgx.Conn, stream int32, list []Object, state string) error {
 	if len(list) == 0 {
 		return nil
@@ -119,7 +119,7 @@ func AddObjects(ctx context.Context, c *pgx.Conn, stream int32, list []Object, s
 	return err
 }
 
-// AddObjectsSQL is AddObjects as a statement, for a transaction that is sent as a whole.
+// AddObjectsSQL returns AddObjects as a statement, for a transaction that is sent as one query.
 func AddObjectsSQL(stream int32, list []Object, state string) string {
 	var b strings.Builder
 	b.WriteString(`INSERT INTO pgsluice.deferred (stream_id, id, phase, type, schema_name, table_name, name, definition, index_sql, attach_sql, needs, state, finished_at)
@@ -152,8 +152,8 @@ func needsText(ids []int64) string {
 	return b.String()
 }
 
-// FailSQL is the statement that records why an object could not be created, and what the first
-// cause of that is: the failure of an object that it needs, or what made that fail.
+// FailSQL returns the statement that records why an object could not be created. It also records
+// the first cause: a failed object that this one needs, or the cause of that failure.
 func FailSQL(id int64, reason error) string {
 	code := "NULL"
 	var pg *pgconn.PgError
@@ -165,19 +165,19 @@ func FailSQL(id int64, reason error) string {
 		Literal(reasonText(reason)), code, id)
 }
 
-// AnyFailedSQL is the query whether one of some objects could not be created.
+// AnyFailedSQL returns the query whether at least one of some objects could not be created.
 func AnyFailedSQL(ids []int64) string {
 	return "SELECT EXISTS (SELECT FROM pgsluice.deferred WHERE id = ANY ('" + needsText(ids) + "') AND state = 'failed')"
 }
 
-// DoneSQL is the statement that records that objects have been created.
+// DoneSQL returns the statement that records that objects have been created.
 func DoneSQL(ids ...int64) string {
 	return "UPDATE pgsluice.deferred SET state = 'done', error = NULL, code = NULL, because = NULL, finished_at = pg_catalog.clock_timestamp() WHERE id = ANY ('" +
 		needsText(ids) + "')"
 }
 
-// Literal quotes a string for SQL text. Where it needs an escape string, a blank keeps its E from
-// what stands before it.
+// Literal quotes a string for SQL text. The space before an escape string separates its E from the
+// preceding text.
 func Literal(s string) string {
 	s = strings.ReplaceAll(s, "'", "''")
 	if strings.Contains(s, `\`) {
@@ -195,8 +195,8 @@ func scanObject(row pgx.CollectableRow) (o Object, err error) {
 	return o, err
 }
 
-// Pending returns the objects of a phase that have not been created, in order; of one table, or of
-// all if schema is empty.
+// Pending returns the objects of a phase that have not been created, in order. They are those of
+// one table, or all of them if schema is empty.
 func Pending(ctx context.Context, c *pgx.Conn, stream int32, phase Phase, schema, table string) ([]Object, error) {
 	rows, err := c.Query(ctx,
 		selectObject+`WHERE stream_id = $1 AND phase = $2 AND state <> 'done' AND ($3 = '' OR schema_name = $3 AND table_name = $4) ORDER BY id`,
@@ -207,8 +207,7 @@ func Pending(ctx context.Context, c *pgx.Conn, stream int32, phase Phase, schema
 	return pgx.CollectRows(rows, scanObject)
 }
 
-// Failed returns the objects that could not be created, with the reasons, in the order in which
-// they can be created.
+// Failed returns the objects that could not be created, with the reasons, in creation order.
 func Failed(ctx context.Context, c *pgx.Conn, stream int32) ([]Object, error) {
 	rows, err := c.Query(ctx, selectObject+"WHERE stream_id = $1 AND state = 'failed' ORDER BY id", stream)
 	if err != nil {
@@ -217,7 +216,7 @@ func Failed(ctx context.Context, c *pgx.Conn, stream int32) ([]Object, error) {
 	return pgx.CollectRows(rows, scanObject)
 }
 
-// SetObject records what has become of an object, as long as that is not its failure.
+// SetObject records the new state of an object. For a failure, use Fail.
 func SetObject(ctx context.Context, c *pgx.Conn, id int64, state string) error {
 	_, err := c.Exec(ctx, "UPDATE pgsluice.deferred SET state = $2, error = NULL, code = NULL, because = NULL, finished_at = pg_catalog.clock_timestamp() WHERE id = $1", id, state)
 	return err

@@ -1,6 +1,6 @@
-// Package progress is what a target knows of the migrations into it: schema pgsluice. It creates
-// the tables, reads them, and writes them in the caller's transaction. It does not know what a
-// record is.
+// Package progress holds what a target knows of the migrations into it: schema pgsluice. It creates
+// the tables, reads them, and writes them in the caller's transaction. It knows nothing of the
+// records of the stream format.
 package progress
 
 import (
@@ -16,16 +16,16 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// Schema is the name of the schema. No stage ever extracts, publishes or applies it.
+// Schema is the name of the schema. pgsluice never extracts, publishes or applies it.
 const Schema = "pgsluice"
 
-// Key identifies a stream: the slot it comes from.
+// Key identifies a stream by the slot it comes from.
 type Key struct{ SystemID, Database, Slot string }
 
 // KeyOf returns the key of the stream that a header opens.
 func KeyOf(h *format.Header) Key { return Key{h.SystemID, h.Database, h.Slot} }
 
-// String is what messages call the stream.
+// String names the stream for messages.
 func (k Key) String() string {
 	if k.Slot == "" {
 		return fmt.Sprintf("load of database %q", k.Database)
@@ -45,13 +45,13 @@ type Stream struct {
 	LoadStatus   string // none, loading, loaded
 	Ended        bool
 	Ahead        bool     // transactions in progress are applied ahead of their commit
-	ByHand       bool     // the schema did not come with a load
-	Without      []string // what of it was left out
-	Whole        bool     // all tables of the source were to be loaded, not a selection
+	ByHand       bool     // the schema was not created by a load
+	Without      []string // the parts of the schema that the load left out
+	Whole        bool     // the load covers all tables of the source, not a selection
 	Source       Source
-	TargetID     string // made at random, of this stream on this target
+	TargetID     string // random id of this stream on this target
 	Last         Transaction
-	// when somebody was last seen at work: changes were applied, or a load was under way
+	// When the stream was last active: a change was applied, or a load was running.
 	Active time.Time
 }
 
@@ -62,7 +62,8 @@ type Source struct {
 	History  []format.TimelineEnd
 }
 
-// A Transaction is one of the source's, told apart from any that another history has in its place.
+// A Transaction identifies a transaction of the source. Its fields distinguish it from a
+// transaction at the same position in another history.
 type Transaction struct {
 	XID       uint32
 	CommitLSN format.LSN
@@ -106,7 +107,7 @@ func scanStream(row pgx.CollectableRow) (*Stream, error) {
 	return &s, err
 }
 
-// The history of timelines is kept as text: "1@0/3000000 2@0/5000000".
+// The history of timelines is stored as text: "1@0/3000000 2@0/5000000".
 
 func historyText(list []format.TimelineEnd) string {
 	var b strings.Builder
@@ -131,14 +132,14 @@ func parseHistory(s string) (list []format.TimelineEnd, err error) {
 	return list, nil
 }
 
-// SetSource remembers what the stream's source is.
+// SetSource records the stream's source.
 func SetSource(ctx context.Context, c *pgx.Conn, stream int32, s Source) error {
 	_, err := c.Exec(ctx, "UPDATE pgsluice.streams SET token = $2, timeline = nullif($3::pg_catalog.int8, 0), history = $4 WHERE stream_id = $1",
 		stream, s.Token, int64(s.Timeline), historyText(s.History))
 	return err
 }
 
-// Open returns the stream of that key, which it creates if there is none.
+// Open returns the stream with a key. It creates the stream if necessary.
 func Open(ctx context.Context, c *pgx.Conn, k Key) (*Stream, error) {
 	if _, err := c.Exec(ctx,
 		"INSERT INTO pgsluice.streams (system_id, database, slot, target_id, lock_key) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
@@ -150,15 +151,15 @@ func Open(ctx context.Context, c *pgx.Conn, k Key) (*Stream, error) {
 		return nil, err
 	}
 	s, err := pgx.CollectExactlyOneRow(rows, scanStream)
-	if err == nil && s.TargetID == "" { // state from before targets had one
+	if err == nil && s.TargetID == "" { // written before target ids existed
 		s.TargetID = rand.Text()
 		_, err = c.Exec(ctx, "UPDATE pgsluice.streams SET target_id = $2 WHERE stream_id = $1", s.ID, s.TargetID)
 	}
 	return s, err
 }
 
-// Streams returns the streams of a slot, or all if slot is empty. It returns none if the schema
-// does not exist, or is another role's.
+// Streams returns the streams of a slot, or all streams if slot is empty. It returns none if the
+// schema does not exist or belongs to another role.
 func Streams(ctx context.Context, c *pgx.Conn, slot string) ([]*Stream, error) {
 	p, err := look(ctx, c)
 	if err != nil || !p.tables {
@@ -176,10 +177,11 @@ func Streams(ctx context.Context, c *pgx.Conn, slot string) ([]*Stream, error) {
 }
 
 // Advance is the statement that moves a stream's position. Its parameters are the new LSN, its time
-// (or NULL), the numbers of transactions and of changes, the stream's id, the LSN that it has now,
-// and of the last transaction XID, commit LSN, end LSN and time (or NULL, if there is none to be
-// remembered). If it has another one, somebody else has applied; if it was ended by a cutover,
-// nothing may be applied any more: then the statement fails with division by zero.
+// (or NULL), the numbers of transactions and of changes, the stream's id, and the expected current
+// LSN, followed by the XID, commit LSN, end LSN and time of the last transaction (NULL if there is
+// none to record). The statement fails with division by zero if the current LSN is different,
+// because another process has applied changes. It fails the same way if a cutover has ended the
+// stream, because nothing may be applied after that.
 const Advance = `WITH w AS (UPDATE pgsluice.streams SET applied_lsn = $1::pg_catalog.pg_lsn, applied_time = coalesce($2::pg_catalog.timestamptz, applied_time),
 	transactions = transactions + $3::pg_catalog.int8, changes = changes + $4::pg_catalog.int8, updated_at = pg_catalog.clock_timestamp(),
 	last_xid = coalesce($7::pg_catalog.int8, last_xid), last_commit_lsn = coalesce($8::pg_catalog.pg_lsn, last_commit_lsn), last_end_lsn = coalesce($9::pg_catalog.pg_lsn, last_end_lsn),
@@ -188,7 +190,8 @@ const Advance = `WITH w AS (UPDATE pgsluice.streams SET applied_lsn = $1::pg_cat
 	SELECT 1/pg_catalog.count(*) FROM w`
 
 // Count is the statement that adds to the counters of tables. Its parameters are the stream's id
-// and arrays: schema, table, the same on the source, inserts, updates, deletes, truncates.
+// and arrays: schema and table on the target, schema and table on the source, inserts, updates,
+// deletes, truncates.
 const Count = `INSERT INTO pgsluice.tables AS t (stream_id, schema_name, table_name, source_schema, source_table, status, inserts, updates, deletes, truncates, changed_at)
 	SELECT $1::pg_catalog.int4, s, n, ss, sn, 'loaded', i, u, d, tr, pg_catalog.clock_timestamp()
 	FROM unnest($2::pg_catalog.text[], $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[], $6::pg_catalog.int8[], $7::pg_catalog.int8[], $8::pg_catalog.int8[], $9::pg_catalog.int8[]) AS v(s, n, ss, sn, i, u, d, tr)
@@ -201,8 +204,8 @@ func Conflicts(ctx context.Context, c *pgx.Conn, stream int32) (n int64, err err
 	return n, err
 }
 
-// Snapshots returns, by schema and table on the target, the LSNs of the snapshots that tables were
-// loaded at.
+// Snapshots returns the LSN of the snapshot that each table was loaded from, by schema and table on
+// the target.
 func Snapshots(ctx context.Context, c *pgx.Conn, stream int32) (map[[2]string]format.LSN, error) {
 	rows, err := c.Query(ctx,
 		"SELECT schema_name, table_name, snapshot_lsn::pg_catalog.text FROM pgsluice.tables WHERE stream_id = $1 AND snapshot_lsn IS NOT NULL", stream)
