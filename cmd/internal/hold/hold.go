@@ -1,7 +1,7 @@
-// Package hold knows what acts on the rows that a session of ours writes to a table of the target:
-// triggers, rules and row level security. On the source it has acted already. So it is made to wait
-// for the cutover: it is switched off, and how it was is recorded in pgsluice.deferred, in one
-// transaction.
+// Package hold finds what acts on the rows that our sessions write to a table of the target:
+// triggers, rules and row level security. They have already acted on the source. So the package
+// disables them until the cutover, and in the same transaction records their state in
+// pgsluice.deferred.
 package hold
 
 import (
@@ -22,18 +22,18 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// The types of what is recorded.
+// The types of recorded objects.
 const (
 	trigger  = "TRIGGER STATE"
 	rule     = "RULE STATE"
 	security = "ROW SECURITY STATE"
 )
 
-// Types is the list of them for a query.
+// Types lists the types for a query.
 const Types = "'" + trigger + "', '" + rule + "', '" + security + "'"
 
-// Is reports whether an object of this type is one that was switched off, and not one that is to be
-// created.
+// Is reports whether an object of this type was disabled by this package. Other objects are still
+// to be created.
 func Is(kind string) bool { return kind == trigger || kind == rule || kind == security }
 
 // An Item is a trigger, a rule, or the row level security of a table.
@@ -42,16 +42,16 @@ type Item struct {
 	Schema, Table string
 	Name          string
 	State         string // as pg_trigger.tgenabled has it
-	Definition    string // of a trigger whose state alone cannot be kept
-	Acts          bool   // on what the session writes
+	Definition    string // of a trigger that is dropped, because its state alone cannot be restored
+	Acts          bool   // it acts on what the session writes
 	Owner         string // of the table
 	Role          string // of the session
-	Mine          bool   // it has the owner's rights
+	Mine          bool   // the role has the owner's rights
 }
 
 func (i *Item) relation() string { return pgx.Identifier{i.Schema, i.Table}.Sanitize() }
 
-// state returns the words for a state in ALTER TABLE.
+// state returns the ALTER TABLE statement that sets a state.
 func (i *Item) state(state string) string {
 	word := map[string]string{"O": "ENABLE", "A": "ENABLE ALWAYS", "R": "ENABLE REPLICA", "D": "DISABLE"}[state]
 	kind, only := " TRIGGER ", "ONLY "
@@ -93,17 +93,17 @@ func (i *Item) String() string {
 	return "trigger " + text.Escape(i.Name) + " of " + on
 }
 
-// AllTables is a query of the tables that are not the system's.
+// AllTables is a query for the OIDs of the tables outside the system schemas.
 const AllTables = `SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 	WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice') AND n.nspname !~ '^pg_'`
 
-// StreamTables returns a query of the tables of a stream.
+// StreamTables returns a query for the OIDs of a stream's tables.
 func StreamTables(stream int32) string {
 	return fmt.Sprintf(`SELECT c.oid FROM pgsluice.tables t JOIN pg_catalog.pg_namespace n ON n.nspname = t.schema_name
 		JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.table_name WHERE t.stream_id = %d`, stream)
 }
 
-// OIDs returns a query of tables by their OIDs.
+// OIDs returns a query for the given OIDs.
 func OIDs(oids ...uint32) string {
 	list := make([]string, len(oids))
 	for i, oid := range oids {
@@ -112,17 +112,17 @@ func OIDs(oids ...uint32) string {
 	return "SELECT pg_catalog.unnest('{" + strings.Join(list, ",") + "}'::pg_catalog.oid[])"
 }
 
-// Select returns a query of one value, which Parse reads: what there is on the tables that the
-// query of returns, and on those whose partitions they are, with all of their partitions, the
-// partitioned ones first. Replica says whether the session that writes has session_replication_role
-// = replica.
+// Select returns a query with one value, which Parse reads: the items of the tables that the query
+// of returns, of the partitioned tables above them, and of all partitions of these. Partitioned
+// tables come first. replica says whether the writing session has session_replication_role =
+// replica.
 func Select(version int, replica bool, of string) string {
 	clone, definition := "false", "''"
 	if version >= 130000 && version < 150000 {
-		// to alter the trigger of the whole alters those of the partitions as well
+		// Altering a trigger of the partitioned table also alters the partitions' triggers.
 		clone = "g.tgparentid <> 0"
 	}
-	if version < 130000 { // where the triggers of partitions are the system's
+	if version < 130000 { // the partitions' triggers are internal to the server
 		definition = `CASE WHEN c.relkind <> 'p' THEN '' ELSE pg_catalog.pg_get_triggerdef(g.oid) || ';'
 			|| CASE g.tgenabled WHEN 'O' THEN '' ELSE pg_catalog.format(E'\nALTER TABLE %I.%I %s TRIGGER %I;', n.nspname, c.relname, CASE g.tgenabled WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END, g.tgname) END
 			|| coalesce(pg_catalog.format(E'\nCOMMENT ON TRIGGER %I ON %I.%I IS ', g.tgname, n.nspname, c.relname) || pg_catalog.quote_literal(pg_catalog.obj_description(g.oid, 'pg_trigger')) || ';', '') END`
@@ -155,8 +155,8 @@ func Parse(result string) (list []Item, err error) {
 	return list, err
 }
 
-// Acting returns those items that act, with what has to be kept for their sake: the states of
-// partitions' triggers.
+// Acting returns the items that act. If there are any, it also returns the disabled ones, which
+// preserve the states of the partitions' triggers.
 func Acting(list []Item) []Item {
 	if !slices.ContainsFunc(list, func(i Item) bool { return i.Acts }) {
 		return nil
@@ -164,8 +164,8 @@ func Acting(list []Item) []Item {
 	return slices.DeleteFunc(list, func(i Item) bool { return !i.Acts && i.State != "D" })
 }
 
-// Refused returns an error if the role may not switch off some of what acts, and the others, and
-// those of its own that do not act.
+// Refused returns an error if the role may not disable an item that acts. Otherwise it returns all
+// items of tables whose owner's rights the role has, including those that do not act.
 func Refused(list []Item, version int) ([]Item, error) {
 	var names, grants []string
 	mine := list[:0:0]
@@ -194,7 +194,7 @@ func Refused(list []Item, version int) ([]Item, error) {
 		WithHint("As superuser on the target: %s; Then start again.", strings.Join(grants, "; "))
 }
 
-// SQL returns the statements that switch items off and record how they were.
+// SQL returns the statements that disable items and record their previous state.
 func SQL(stream int32, list []Item) string {
 	var values, off strings.Builder
 	for n := range list {
@@ -213,15 +213,15 @@ func SQL(stream int32, list []Item) string {
 		values.String() + off.String()
 }
 
-// lockTimeout is how long others may stand in the way.
+// lockTimeout is how long to wait for a lock that another session holds.
 const lockTimeout = "10s"
 
-// notOpening fails, by a division by zero, while a cutover is about to switch on again what was
-// off. It keeps one from beginning, too.
+// notOpening fails with division by zero while a cutover is about to enable the disabled items
+// again. Its row lock also keeps a cutover from starting that step.
 const notOpening = `SELECT FROM pgsluice.streams WHERE stream_id = %[1]d FOR UPDATE;
 	SELECT 1 / (CASE WHEN EXISTS (SELECT FROM pgsluice.cutover WHERE stream_id = %[1]d AND step = 'open') THEN 0 ELSE 1 END); `
 
-// Make switches items off, a number of them in each transaction.
+// Make disables items, in batches of one transaction each.
 func Make(ctx context.Context, c *pgx.Conn, stream int32, list []Item) error {
 	const batch = 100
 	for part := range slices.Chunk(list, batch) {
@@ -251,8 +251,8 @@ func Make(ctx context.Context, c *pgx.Conn, stream int32, list []Item) error {
 	return nil
 }
 
-// Tables makes what acts on the tables that the query of returns wait for the cutover, and returns
-// how much that was.
+// Tables disables what acts on the tables that the query of returns until the cutover. It returns
+// the number of disabled items.
 func Tables(ctx context.Context, c *pgx.Conn, stream int32, replica bool, of string) (int, error) {
 	list, err := Look(ctx, c, replica, of)
 	if err != nil {
@@ -264,7 +264,7 @@ func Tables(ctx context.Context, c *pgx.Conn, stream int32, replica bool, of str
 	return len(list), Make(ctx, c, stream, list)
 }
 
-// Look returns what there is on tables.
+// Look returns the items of the tables that the query of returns, and of related partitions.
 func Look(ctx context.Context, c *pgx.Conn, replica bool, of string) ([]Item, error) {
 	var result string
 	if err := c.QueryRow(ctx, Select(pgdial.Version(c.PgConn()), replica, of)).Scan(&result); err != nil {
