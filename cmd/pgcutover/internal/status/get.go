@@ -15,11 +15,11 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// A field is a field of a Status that programs can ask for, by the path that it has in JSON.
+// A field is a field of a Status that programs can ask for by its JSON path.
 type field struct {
 	path  string
-	index []int // of the field in the struct, and of the one in that
-	count bool  // how many a list has, not the list
+	index []int // index path of the field in the nested structs
+	count bool  // print the length of a list, not the list
 	ask   bool  // the source has to be asked
 }
 
@@ -45,8 +45,8 @@ func fields(t reflect.Type, prefix string, index []int, ask bool) (list []field)
 }
 
 // Get prints one field of the status for programs, and nothing else. It asks the source only for
-// what the target does not know, and fails if the field cannot be known: with the status of what
-// has gone wrong.
+// values that the target does not have. If the value is unavailable, Get fails with the exit status
+// of the cause.
 func Get(ctx context.Context, m *session.Migration, path string) error {
 	f, err := findField(path)
 	if err != nil {
@@ -88,7 +88,7 @@ func findField(path string) (*field, error) {
 	return nil, fault.New(fault.Usage, "--get: there is no field %q", path).WithHint("The fields are: %s", strings.Join(names, ", "))
 }
 
-// value returns the value of the field in a status, nil if it is not known.
+// value returns the field's value in a status, or nil if it is not known.
 func (f *field) value(st *Status) any {
 	v := reflect.ValueOf(st)
 	for _, i := range f.index {
@@ -109,7 +109,7 @@ func (f *field) value(st *Status) any {
 	return v.Interface()
 }
 
-// unknown is the error for a field that cannot be known.
+// unknown returns the error for a field whose value is unavailable.
 func unknown(path string, cause error) error {
 	if cause == nil {
 		return fault.New(fault.Config, "there is no %s at the moment", path).WithHint("To see the state of the migration: pgcutover status")
@@ -122,10 +122,10 @@ func unknown(path string, cause error) error {
 	return e
 }
 
-// word is what needs no quotes: our own words, numbers, times, LSNs, and most names.
+// word matches values that need no quotes: our own words, numbers, times, LSNs, and most names.
 var word = regexp.MustCompile(`^[A-Za-z0-9_./:+-]+$`)
 
-// machine prints a value for programs, on one line: a word as it is, anything else as JSON.
+// machine prints a value on one line for programs: a word as it is, any other value as JSON.
 func machine(v any) (string, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(text.JSONWriter(&b))

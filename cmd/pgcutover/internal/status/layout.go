@@ -15,11 +15,10 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// A head is what a status says before its tables: lines of what it is about, and what there is to
-// say.
+// A head is the part of a status above its tables: lines of a label and a text.
 type head struct{ lines [][2]string }
 
-// line adds a line. The format has a tab between the two.
+// line adds a line. In the format, a tab separates the label from the text.
 func (h *head) line(format string, args ...any) {
 	what, says, _ := strings.Cut(format, "\t")
 	if n := strings.Count(strings.ReplaceAll(what, "%%", ""), "%"); n > 0 {
@@ -41,7 +40,7 @@ func (h *head) text() []string {
 	return list
 }
 
-// columns are the titles of a table's row.
+// columns are the titles of the table list.
 var columns = []string{"table", "status", "rows loaded", "bytes", "inserts", "updates", "deletes", "truncates"}
 
 func tableRow(t *progress.TableInfo) []string {
@@ -53,11 +52,12 @@ func tableRow(t *progress.TableInfo) []string {
 		fmt.Sprint(t.Inserts), fmt.Sprint(t.Updates), fmt.Sprint(t.Deletes), fmt.Sprint(t.Truncates)}
 }
 
-// nameWidth is how far a table's name may be cut before the rest of its row is.
+// nameWidth is the width below which align cuts the rest of a row rather than the table's name.
 const nameWidth = 24
 
-// align lays out the rows of tables, under their titles, one line each. width is how wide they may
-// be, 0: as wide as they are. Where they must be narrower, counters that nobody needs go first.
+// align lays out the tables, one per line, under the column titles. width limits the length of a
+// line; 0 means no limit. If the lines are too long, align first drops counters that are 0 in every
+// row.
 func align(list []progress.TableInfo, width int) []string {
 	rows := [][]string{columns}
 	for i := range list {
@@ -100,10 +100,10 @@ func align(list []progress.TableInfo, width int) []string {
 	return lines
 }
 
-// inFlight tells the tables that are being loaded.
+// inFlight reports whether a table is being loaded.
 func inFlight(t *progress.TableInfo) bool { return t.Status != "queued" && t.Status != "loaded" }
 
-// lately returns when something last happened to a table.
+// lately returns the time of the last activity on a table.
 func lately(t *progress.TableInfo) (at time.Time) {
 	for _, x := range []*time.Time{t.Started, t.Loaded, t.Changed} {
 		if x != nil && x.After(at) {
@@ -113,8 +113,8 @@ func lately(t *progress.TableInfo) (at time.Time) {
 	return at
 }
 
-// moving returns the n tables at which there is most to see: those that are being loaded, then
-// those to which something has happened last, each by name.
+// moving returns the n most active tables: first those being loaded, then those with the latest
+// activity. Each group is sorted by name.
 func moving(list []progress.TableInfo, n int) []progress.TableInfo {
 	byName := func(a, b progress.TableInfo) int {
 		return cmp.Or(cmp.Compare(a.Schema, b.Schema), cmp.Compare(a.Table, b.Table))
@@ -136,8 +136,9 @@ func moving(list []progress.TableInfo, n int) []progress.TableInfo {
 	return list
 }
 
-// fit lays a status out for a terminal: the head, and as many tables as there is room for. With
-// tight set, what the head says beyond the state is cut where it would leave the tables none.
+// fit lays out a status for a terminal: the head, and as many tables as there is room for. With
+// tight set, fit cuts the lines of a tall head to one row each, except the state and the next
+// command. This leaves room for the tables.
 func fit(h *head, st *Status, width, height int, tight bool) []string {
 	lines := h.text()
 	used := rowsOf(lines, width)
@@ -152,7 +153,7 @@ func fit(h *head, st *Status, width, height int, tight bool) []string {
 	if len(st.Tables) == 0 {
 		return lines
 	}
-	room := max(height-used-2, 2) // but for the blank line and the titles
+	room := max(height-used-2, 2) // room for the blank line and the titles
 	list := st.Tables
 	more := 0
 	if len(list) > room {
@@ -174,13 +175,13 @@ func rowsOf(lines []string, width int) (n int) {
 	return n
 }
 
-// lay prints a status, to a terminal such that it fits.
+// lay prints a status. On a terminal, it makes the status fit.
 func (st *Status) lay(out io.Writer, h *head) error {
 	var lines []string
 	t := screen.Of(out)
 	if t != nil {
 		width, height := t.Size()
-		lines = fit(h, st, width-1, height-1, false) // the shell's next line has room, too
+		lines = fit(h, st, width-1, height-1, false) // leaves a line for the shell's prompt
 	} else {
 		lines = h.text()
 		if len(st.Tables) > 0 {
@@ -191,8 +192,8 @@ func (st *Status) lay(out io.Writer, h *head) error {
 	return err
 }
 
-// show draws a status on a terminal, in place of the last one. A few rows stay free for what other
-// programs may have to say meanwhile.
+// show draws a status on a terminal in place of the previous one. It leaves a few rows for messages
+// of other programs.
 func (st *Status) show(t *screen.Terminal) {
 	width, height := t.Size()
 	height -= 1 + min(3, height/8) // the block's first line is blank

@@ -9,21 +9,21 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// A MissingStatus is the ledger in a status.
+// A MissingStatus is the ledger as part of a status.
 type MissingStatus struct {
-	// how much the target lacks, or has otherwise, that is not allowed
+	// objects that the target lacks or defines differently, without the allowed ones
 	Count   int           `json:"count"`
-	Allowed int           `json:"allowed"` // how much of it is
-	At      time.Time     `json:"at"`      // when that was found out: it is not asked every time
+	Allowed int           `json:"allowed"` // the number of allowed objects
+	At      time.Time     `json:"at"`      // time of the comparison, which is not always repeated
 	Lines   []ledger.Line `json:"lines"`
 
 	took time.Duration
 }
 
-// findMissing compares both sides, or returns what it found the last time if that cost too much to
-// be repeated so soon: looking must not be a load.
+// findMissing compares both sides. It returns the last result instead if the comparison took too
+// long to repeat so soon: the status must not put load on the servers.
 func findMissing(ctx context.Context, s *session.Session, last *MissingStatus) (*MissingStatus, error) {
-	const share = 30 // of the time may go into it
+	const share = 30 // comparing may take 1/share of the time
 	if last != nil && time.Since(last.At) < share*last.took {
 		return last, nil
 	}

@@ -1,5 +1,5 @@
-// Package status finds out how a migration stands, and prints that: for people, for programs, or
-// again and again.
+// Package status determines the state of a migration and prints it: once or repeatedly, for people
+// or for programs.
 package status
 
 import (
@@ -18,8 +18,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A Status is what is known of a migration at one moment. Fields that could not be found out are
-// null, and Problems says why. Those with the tag "ask" are known to the source only; the target
+// A Status is the state of a migration at one moment. Fields whose values are not known are null,
+// and Problems lists the reasons. Only the source knows the fields with the tag "ask"; the target
 // knows all others.
 type Status struct {
 	At time.Time `json:"at"`
@@ -30,7 +30,7 @@ type Status struct {
 	Database string  `json:"database"`
 	// loading, interrupted, syncing, stopped, fenced, drained, complete
 	State *string `json:"state" ask:"source"`
-	// none, loading (somebody does), interrupted (nobody does, and it is not complete), loaded
+	// none, loading, interrupted (nobody is loading, and the load is incomplete), loaded
 	Load        string      `json:"load"`
 	AppliedLSN  format.LSN  `json:"applied_lsn"`
 	AppliedTime *time.Time  `json:"applied_time"`
@@ -40,35 +40,35 @@ type Status struct {
 	Slots       *SlotStatus `json:"source_slot" ask:"source"`
 	// a session on the target applies changes
 	Applying bool `json:"applying"`
-	// when somebody was last seen loading or applying changes
+	// when somebody last loaded or applied changes
 	Active       time.Time            `json:"last_active"`
 	Transactions int64                `json:"transactions"`
 	Changes      int64                `json:"changes"`
 	Tables       []progress.TableInfo `json:"tables"`
-	// of the source, which the target does not have, or not their rows
+	// tables of the source that the target lacks, or has without their rows
 	Missing []coverage.TableName `json:"missing_tables" ask:"source"`
-	// of the source, of which not all that was promised is published, or has been
+	// tables of the source that are not, or were not, published as completely as promised
 	Uncarried []coverage.Uncarried `json:"uncarried_tables" ask:"source"`
-	// what pgcutover missing has
+	// the result of pgcutover missing
 	NotThere *MissingStatus `json:"missing" ask:"source"`
-	// of the source, which have no replica identity: updates and deletes are not carried
+	// tables of the source without replica identity: updates and deletes are not carried
 	InsertOnly []coverage.TableName `json:"insert_only_tables" ask:"source"`
 	Failed     int                  `json:"failed_objects"`
-	// that the programs have ended with, the latest first
+	// errors that the programs exited with, the latest first
 	Failures []progress.Failure `json:"last_errors"`
 	// changes that pgapply has skipped or forced
 	Conflicts int64           `json:"conflicts"`
 	Cutover   []progress.Step `json:"cutover"`
-	// what the last verification has found: equal, differs; none if there was none
+	// the result of the last verification: equal, differs; none without a verification
 	Verified string `json:"verified"`
-	// nothing more is applied: the target is the primary
+	// sync has stopped for good: the target is the primary
 	Open     bool     `json:"target_open"`
 	Problems []string `json:"problems"`
 
-	asked error // why the source could not be asked, or not for all
+	asked error // the error of asking the source, if there was one
 }
 
-// SlotStatus is the slot on the source.
+// SlotStatus is the state of the slot on the source.
 type SlotStatus struct {
 	Active    bool       `json:"active"`
 	Confirmed format.LSN `json:"confirmed_flush_lsn"`
@@ -76,8 +76,8 @@ type SlotStatus struct {
 	WALStatus string     `json:"wal_status"`
 }
 
-// find finds out how a migration stands. A source that cannot be reached is a problem to report,
-// not a reason to report nothing. last is what was found before, or nil.
+// find determines the state of a migration. It reports an unreachable source as a problem and still
+// returns what the target knows. last is the previous status, or nil.
 func find(ctx context.Context, m *session.Migration, last *Status) (*Status, error) {
 	s, err := m.BeginTarget(ctx)
 	if err != nil {
@@ -96,7 +96,7 @@ func find(ctx context.Context, m *session.Migration, last *Status) (*Status, err
 	return st, nil
 }
 
-// askTarget finds out what the target knows, without the source.
+// askTarget collects the values that the target knows, without the source.
 func askTarget(ctx context.Context, s *session.Session) (st *Status, err error) {
 	stream := s.Stream
 	st = &Status{At: time.Now().UTC(), Slot: stream.Key.Slot, Database: stream.Key.Database,
@@ -136,8 +136,9 @@ func askTarget(ctx context.Context, s *session.Session) (st *Status, err error) 
 
 func (st *Status) is(state string) { st.State = &state }
 
-// askSource adds what the source knows. To compare all tables, or all objects, takes long where
-// there are many, and is left out if only one field is wanted that does not need it.
+// askSource adds the values that the source knows. It takes long to compare all tables, or all
+// objects, of a large schema. askSource skips these comparisons if the caller wants only a field
+// that does not need them.
 func (st *Status) askSource(ctx context.Context, s *session.Session, field string, last *MissingStatus) {
 	var err error
 	if s.OnSource, err = s.Connect(ctx, s.Source); err == nil {
@@ -159,7 +160,7 @@ func (st *Status) askSource(ctx context.Context, s *session.Session, field strin
 	}
 }
 
-// judge says in a word how the migration stands, if that could be found out.
+// judge names the state of the migration in one word, if it is known.
 func (st *Status) judge(stream *progress.Stream, fenced bool, err error) {
 	switch {
 	case stream.Ended:
@@ -177,7 +178,7 @@ func (st *Status) judge(stream *progress.Stream, fenced bool, err error) {
 	}
 }
 
-// problem adds an error, and what to do about it.
+// problem adds an error and its hint.
 func (st *Status) problem(err error) {
 	text := err.Error()
 	var f *fault.Error
@@ -187,7 +188,7 @@ func (st *Status) problem(err error) {
 	st.Problems = append(st.Problems, text)
 }
 
-// position adds how far the source is ahead, and its slot.
+// position adds the slot, and the target's lag behind the source.
 func (st *Status) position(ctx context.Context, s *session.Session) (fenced bool, err error) {
 	if err := s.CheckSource(ctx); err != nil {
 		return false, err
@@ -201,7 +202,7 @@ func (st *Status) position(ctx context.Context, s *session.Session) (fenced bool
 	}
 	st.SourceLSN = &now
 	lag := max(int64(now)-int64(st.AppliedLSN), 0)
-	following := !s.Stream.Ended // once the target is open, it does not follow any more
+	following := !s.Stream.Ended // an open target does not follow the source any more
 	if st.AppliedLSN != 0 && following {
 		st.LagBytes = &lag
 	}
@@ -217,7 +218,7 @@ func (st *Status) position(ctx context.Context, s *session.Session) (fenced bool
 		st.LagSeconds = &seconds
 	}
 	if st.Slot == "" {
-		return fenced, nil // a load that nothing follows
+		return fenced, nil // a load without sync
 	}
 	info, err := slot.Get(ctx, s.OnSource, st.Slot)
 	if err != nil {

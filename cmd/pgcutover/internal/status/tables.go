@@ -7,9 +7,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// findTables adds which tables do not reach the target as a whole.
+// findTables adds the tables that do not reach the target completely.
 func (st *Status) findTables(ctx context.Context, s *session.Session) error {
-	if s.Stream.Ended || s.Stream.Key.Slot == "" { // nothing has to reach the target
+	if s.Stream.Ended || s.Stream.Key.Slot == "" { // sync is over, or there is none
 		st.Missing, st.Uncarried, st.InsertOnly = []coverage.TableName{}, []coverage.Uncarried{}, []coverage.TableName{}
 		return nil
 	}

@@ -25,7 +25,7 @@ func (st *Status) printJSON(out io.Writer) error {
 // printText prints a status for people.
 func (st *Status) printText(out io.Writer) error { return st.lay(out, st.head()) }
 
-// head returns what a status says before its tables.
+// head returns the lines of a status above its tables.
 func (st *Status) head() *head {
 	h := new(head)
 	for _, part := range []func(*head, *Status){
@@ -37,7 +37,7 @@ func (st *Status) head() *head {
 	return h
 }
 
-// ends says where both sides are.
+// ends adds the two servers.
 func (h *head) ends(st *Status) {
 	for _, x := range []struct {
 		side string
@@ -49,7 +49,7 @@ func (h *head) ends(st *Status) {
 	}
 }
 
-// progress says how far load and sync are.
+// progress adds the progress of load and sync.
 func (h *head) progress(st *Status) {
 	h.line("full load\t%s", loadText(st))
 	h.line("changes\t%s in %s", humanize.Comma(st.Changes), count.Of(st.Transactions, "transaction"))
@@ -67,7 +67,7 @@ func (h *head) progress(st *Status) {
 	}
 }
 
-// slot says who reads the slot, and what it costs the source.
+// slot adds who reads the slot, and how much WAL it holds back on the source.
 func (h *head) slot(st *Status) {
 	if st.Slots == nil {
 		return
@@ -86,7 +86,7 @@ func (h *head) slot(st *Status) {
 		humanize.Bytes(uint64(max(st.Slots.Retained, 0))))
 }
 
-// missing says what the target lacks, and which changes were skipped.
+// missing adds the objects that the target lacks, and the skipped changes.
 func (h *head) missing(st *Status) {
 	if x := st.NotThere; x != nil && x.Count > 0 {
 		age := ""
@@ -105,7 +105,7 @@ func (h *head) missing(st *Status) {
 	}
 }
 
-// coverage says which tables do not reach the target as a whole.
+// coverage adds the tables that do not reach the target completely.
 func (h *head) coverage(st *Status) {
 	if len(st.InsertOnly) > 0 {
 		h.line("insert only\t%s without usable replica identity, whose updates and deletes do not reach the target: %s",
@@ -123,7 +123,7 @@ func (h *head) coverage(st *Status) {
 	}
 }
 
-// cutover says which steps have been taken, and what stands in the way.
+// cutover adds the steps taken, and the problems in the way.
 func (h *head) cutover(st *Status) {
 	for _, step := range st.Cutover {
 		what := "under way"
@@ -137,8 +137,8 @@ func (h *head) cutover(st *Status) {
 	}
 }
 
-// standing says how a migration stands and what to type, unless whoever is at work does what there
-// is to do.
+// standing adds the state of the migration. It adds the next command to type, unless a running
+// program is already doing that work.
 func (h *head) standing(st *Status) {
 	state, next := "its state is not known", ""
 	if st.State != nil {
@@ -175,10 +175,10 @@ func (h *head) standing(st *Status) {
 	}
 }
 
-// local writes a time for people: in their zone, which it names.
+// local formats a time for people, in the local time zone and with its name.
 func local(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05 MST") }
 
-// failures says why programs have ended, as long as that matters.
+// failures adds the reasons why programs exited, as long as they matter.
 func (h *head) failures(st *Status) {
 	if st.Open {
 		return

@@ -9,21 +9,21 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// Options say how a status is printed.
+// Options choose how a status is printed.
 type Options struct {
 	JSON  bool
-	Watch bool // again and again
+	Watch bool // repeatedly
 	Every time.Duration
 }
 
-// Print prints the status, once or again and again.
+// Print prints the status, once or repeatedly.
 func Print(ctx context.Context, m *session.Migration, o Options) error {
 	var terminal *screen.Terminal
 	if o.Watch && !o.JSON {
 		terminal = screen.Of(m.Out)
 	}
 	var last *Status
-	stay := func() { // the last one, when it is not drawn any more
+	stay := func() { // keep the last status on the screen
 		if terminal != nil && last != nil {
 			terminal.Erase()
 			_ = last.printText(m.Out)
@@ -45,7 +45,7 @@ func Print(ctx context.Context, m *session.Migration, o Options) error {
 			err = st.printText(m.Out)
 		}
 		if cli.IsBrokenPipe(err) {
-			return nil // the reader has seen what it wanted
+			return nil // the reader closed the pipe
 		}
 		if err != nil || !o.Watch {
 			return err

@@ -8,7 +8,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// atWork adds to a status who is at work on the target, who was, and why it ended.
+// atWork adds whether programs are loading or applying changes, when they last did, and why they
+// exited.
 func (st *Status) atWork(ctx context.Context, s *session.Session) error {
 	loading, applying, err := progress.AtWork(ctx, s.OnTarget, s.Stream.ID)
 	if err != nil {
@@ -39,7 +40,7 @@ func (st *Status) atWork(ctx context.Context, s *session.Session) error {
 	return nil
 }
 
-// universal puts the times into UTC, as programs are to have them, wherever they run.
+// universal converts the times to UTC: programs read the same text in every time zone.
 func (st *Status) universal() {
 	times := []*time.Time{st.AppliedTime}
 	for i := range st.Tables {
