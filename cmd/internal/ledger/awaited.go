@@ -8,11 +8,12 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 )
 
-// What waits for the cutover, such as foreign keys and triggers, is not on the target yet. The
-// target gets it as it was when it was loaded, whatever the source has made of it since.
+// Objects that wait for the cutover, such as foreign keys and triggers, are not on the target yet.
+// The cutover would create them as they were at the time of the load, even if the source has
+// changed since.
 
-// creates reports whether a recorded object is one that makes something, and not what goes with it
-// or was only switched off.
+// creates reports whether a recorded object creates something. Other recorded objects only complete
+// an object, or restore the state of one that was disabled.
 func creates(o *progress.Object) bool {
 	switch o.Type {
 	case "COMMENT", "ACL", "OWNER", "SECURITY LABEL", "ROW SECURITY", "MATERIALIZED VIEW DATA":
@@ -21,10 +22,10 @@ func creates(o *progress.Object) bool {
 	return !strings.HasSuffix(o.Type, " STATE") || strings.HasPrefix(o.SQL, "CREATE ")
 }
 
-// An awaited object is what is recorded of one that is still to be created.
+// An awaited object is the record of an object that is still to be created.
 type awaited struct {
 	all           []*progress.Object
-	itself, notes *progress.Object // what creates it, and what sets its comment
+	itself, notes *progress.Object // the object's own statement, and the one that sets its comment
 }
 
 func (a *awaited) add(o *progress.Object) {
@@ -37,7 +38,7 @@ func (a *awaited) add(o *progress.Object) {
 	}
 }
 
-// forget returns the statement after which nothing of it is created.
+// forget returns the statement that keeps the object and its parts from being created.
 func (a *awaited) forget() string {
 	ids := make([]string, len(a.all))
 	for i, o := range a.all {
@@ -46,7 +47,7 @@ func (a *awaited) forget() string {
 	return "UPDATE pgsluice.deferred SET state = 'done' WHERE id IN (" + strings.Join(ids, ", ") + ")"
 }
 
-// awaits adds a line if an object is to be created otherwise than the source has it by now.
+// awaits adds a line if an object to be created has since changed on the source.
 func (c *comparison) awaits(o *inventory.Object, a *awaited) {
 	var sql []string
 	set := func(id int64, definition string) {
@@ -73,14 +74,14 @@ func (c *comparison) awaits(o *inventory.Object, a *awaited) {
 	}
 	l := Line{key: o.Key, Kind: o.Kind, Problem: "differs", Class: classOf(o),
 		Cause: "it has changed on the source since the load, and the target would get it at the cutover as it was then", SQL: sql}
-	if c.renamed() { // what the source has printed has its own names
+	if c.renamed() { // the source's statements use the source's names
 		l.SQL = nil
 	}
 	l.Remedy = "on the target: " + first(l.SQL, "once it is open, make it as it is on the source")
 	c.add(l)
 }
 
-// commentName returns how pg_dump names the comment on an object.
+// commentName returns the name that pg_dump gives to the comment on an object.
 func commentName(o *inventory.Object, of *progress.Object) string {
 	kind := strings.ToUpper(o.Class)
 	if of.Table == "" {
@@ -89,8 +90,8 @@ func commentName(o *inventory.Object, of *progress.Object) string {
 	return kind + " " + ident(o.Name) + " ON " + ident(of.Table)
 }
 
-// awaitedSQL returns what creates an object, as the cutover takes it: it makes foreign keys of it
-// that look at no rows.
+// awaitedSQL returns the statement that creates an object, in the form that the cutover expects.
+// The cutover itself turns foreign keys into ones that do not check existing rows.
 func awaitedSQL(o *inventory.Object) string {
 	if o.Kind == "foreign key" {
 		return "ALTER TABLE " + qualified(o.Schema, o.Table) + "\n    ADD CONSTRAINT " + ident(o.Name) + " " + o.Definition
@@ -98,7 +99,7 @@ func awaitedSQL(o *inventory.Object) string {
 	return o.SQL
 }
 
-// forgets adds the line of an object that the source has no more, and that is still to be created.
+// forgets adds the line of an object that the source has dropped and that is still to be created.
 func (c *comparison) forgets(k inventory.Key, a *awaited) {
 	l := Line{key: k, Kind: strings.ToLower(strings.Replace(a.itself.Type, "FK CONSTRAINT", "foreign key",
 		1)), Problem: "dropped",
@@ -108,7 +109,7 @@ func (c *comparison) forgets(k inventory.Key, a *awaited) {
 	c.add(l)
 }
 
-// await finds what the recorded objects create.
+// await indexes the recorded objects by what they create.
 func (c *comparison) await() {
 	c.awaited = make(map[inventory.Key]*awaited)
 	for i := range c.Pending {

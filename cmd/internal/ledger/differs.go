@@ -8,7 +8,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
 )
 
-// classOf says what is at stake when the target lacks an object, or has it otherwise.
+// classOf returns the class of risk if an object is missing or different on the target.
 func classOf(o *inventory.Object) string {
 	switch o.Class {
 	case inventory.Constraint, inventory.DomainConstraint:
@@ -52,12 +52,12 @@ func (c *comparison) missing(o *inventory.Object) {
 	c.add(l)
 }
 
-// notCompared has facts that are no difference by themselves.
+// notCompared has the facts that do not count as a difference.
 var notCompared = map[string]bool{"initial": true, "table schema": true, "table": true, "column": true,
 	"feeds": true, "role": true, "parameter": true, "partition": true, "of": true}
 
-// differs adds a line if an object of the source is otherwise on the target; changed says that its
-// definition has changed on the source since the load, and not on the target.
+// differs adds a line if an object of the source is different on the target. changed means that its
+// definition has changed on the source since the load, but not on the target.
 func (c *comparison) differs(o, t *inventory.Object, changed bool) {
 	var causes, sql []string
 	class := Rest
@@ -120,8 +120,8 @@ func (c *comparison) differs(o, t *inventory.Object, changed bool) {
 	c.add(l)
 }
 
-// facts returns those of an object, as they have to be on the target, and those that only the
-// target's has: an option, a table of a publication.
+// facts returns the facts of an object with the names that they have on the target. It adds facts
+// that only the target's object has, such as an option or a table of a publication.
 func (c *comparison) facts(o, t *inventory.Object) []string {
 	if o.Class != inventory.Other && !c.renamed() {
 		return o.Facts

@@ -8,9 +8,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 )
 
-// keysOf returns the objects, as an inventory names them, that a recorded object may be, or be a
-// part of; none if an inventory has no such objects. known are those that there are: where a name
-// can be read in several ways, they decide.
+// keysOf returns the inventory keys of the objects that a recorded object may be, or be a part of.
+// It returns none if an inventory does not contain such objects. known are the existing objects.
+// They decide if a name can be read in several ways.
 func keysOf(o *progress.Object, known map[inventory.Key]*inventory.Object) []inventory.Key {
 	return keys(o.Type, o.Schema, o.Table, o.Name, known)
 }
@@ -83,7 +83,7 @@ func keys(kind, schema, table, name string, known map[inventory.Key]*inventory.O
 	return nil
 }
 
-// split finds the object that a name of a table (or domain) and its part stands for.
+// split finds the object that a name consisting of a table (or domain) and a part stands for.
 func split(class, schema, name string, known map[inventory.Key]*inventory.Object) (list []inventory.Key) {
 	for i := range len(name) {
 		if name[i] != ' ' && name[i] != '.' {
@@ -98,12 +98,13 @@ func split(class, schema, name string, known map[inventory.Key]*inventory.Object
 	return list
 }
 
-// notKept has the kinds of objects that an inventory does not have.
+// notKept has the kinds of objects that an inventory does not contain.
 var notKept = map[string]bool{"PUBLICATION TABLE": true, "PUBLICATION TABLES IN SCHEMA": true, "BLOB": true,
 	"LARGE OBJECT": true, "INDEX ATTACH": true, "SEQUENCE OWNED BY": true}
 
-// failures says of the lines why it came so, where the load has tried and was refused, and adds
-// what only the load knows. What is there by now has no line.
+// failures adds to each line the load's own error, if the load tried and failed to create the
+// object. It also adds lines for failures that only the load knows. Objects that exist by now get
+// no line.
 func (c *comparison) failures() {
 	lines, few, own := make(map[inventory.Key][]*Line), c.few(), make(map[inventory.Key]*Line)
 	for _, l := range c.lines {
@@ -156,7 +157,8 @@ func (c *comparison) failures() {
 	}
 }
 
-// few returns the keys, on the target, of what few databases have.
+// few returns the target's keys of rare objects: security labels, default privileges and class
+// Other.
 func (c *comparison) few() (list []inventory.Key) {
 	for _, side := range []map[inventory.Key]*inventory.Object{c.source, c.target} {
 		for k := range side {
@@ -169,11 +171,11 @@ func (c *comparison) few() (list []inventory.Key) {
 	return list
 }
 
-// kinds has what an inventory calls otherwise than pg_dump, in small letters.
+// kinds maps pg_dump's lower-case kinds to the inventory's, where they differ.
 var kinds = map[string]string{"procedural language": "language", "foreign data wrapper": "foreign-data wrapper", "foreign server": "server"}
 
-// fewOf returns which of these a recorded object may be, or be the owner, the rights or the comment
-// of.
+// fewOf returns the keys in few whose object a recorded object may be, or whose owner, rights or
+// comment it may be.
 func fewOf(f *progress.Object, few []inventory.Key) (list []inventory.Key) {
 	kind, name := strings.ToLower(f.Type), strings.ToLower(f.Name)
 	about := kind == "owner" || kind == "acl" || kind == "comment"

@@ -1,5 +1,5 @@
-// Package ledger compares what the source has with what the target has, and says of each object
-// that is missing or otherwise why, and what to do about it. It asks no server.
+// Package ledger compares source and target. For each object that is missing or different, it says
+// why and what to do about it. It queries no server.
 package ledger
 
 import (
@@ -15,14 +15,14 @@ import (
 
 // Classes of lines.
 const (
-	Integrity = "integrity" // rows could get in that the source would refuse, or a value come twice
+	Integrity = "integrity" // the target could accept invalid rows, or hand out a value twice
 	Rights    = "rights"
 	Rest      = "other"
 )
 
-// A Line is one object of the source that the target lacks, or has otherwise.
+// A Line is one object of the source that is missing or different on the target.
 type Line struct {
-	// the same in every run, as long as it is the same object and trouble
+	// the same in every run for the same object and problem
 	ID   string `json:"id"`
 	Kind string `json:"kind"`
 	Name string `json:"name"`
@@ -32,7 +32,7 @@ type Line struct {
 	Cause   string   `json:"cause"`
 	Remedy  string   `json:"remedy"`
 	SQL     []string `json:"sql"` // to be executed on the target
-	// the role that may execute them: the target's of the migration, or superuser
+	// The role that may execute the statements: the target role of the migration, or superuser.
 	As      string `json:"as"`
 	Allowed bool   `json:"allowed"`
 
@@ -41,42 +41,42 @@ type Line struct {
 	failed bool // the load has tried to create it
 }
 
-// Baseline is what the load has remembered of an object: hashes of its definition and of its facts
-// on the source, and of its definition on the target when the load was complete, empty if it was
-// not there.
+// Baseline is what the load recorded of an object: hashes of its definition and its facts on the
+// source, and of its definition on the target when the load was complete. Target is empty if the
+// object was not there.
 type Baseline struct{ Definition, Facts, Target string }
 
-// Input is what Compare looks at.
+// Input is the input of Compare.
 type Input struct {
 	Source, Target []inventory.Object
-	// Baseline is what the load has brought, and is nil where none was remembered.
+	// Baseline is what the load brought, or nil if the load recorded nothing.
 	Baseline map[inventory.Key]Baseline
-	// Selected: the load was told to bring only what the baseline has, and what belongs to tables
-	// in it. ByHand: the schema was made by hand, so that only what has changed on the source
-	// counts.
+	// Selected: the load covered only the objects in the baseline, and what belongs to tables in
+	// it. ByHand: the schema was created by hand, so that only changes on the source since then
+	// count.
 	Selected, ByHand             bool
 	WithoutOwners, WithoutRights bool
 	Renames                      Renames
 	Failed, Pending              []progress.Object
-	// Roles of the sessions, quoted where needed: their own rights serve the migration.
+	// Roles of the sessions, quoted where needed. Their own rights serve the migration.
 	SourceRole, TargetRole string
-	// Ended: the target is in use, and may well be otherwise by now. What the load could not create
-	// is missing all the same.
+	// Ended: the target is in use and may have changed. Only objects that the load could not create
+	// count as missing.
 	Ended bool
-	// OldRights: one of the servers does not know the privilege MAINTAIN.
+	// OldRights: one of the servers does not have the privilege MAINTAIN.
 	OldRights bool
 	Database  string // of the target
-	// Role says whether the target has a role.
+	// Role says whether a role exists on the target.
 	Role map[string]bool
 }
 
-// ID returns the id of the line that says this of an object.
+// ID returns the id of the line for a problem of an object.
 func ID(problem string, k inventory.Key) string {
 	h := sha256.Sum256([]byte(strings.Join([]string{problem, k.Class, k.Schema, k.Table, k.Name}, "\x00")))
 	return strings.ToLower(base32.StdEncoding.EncodeToString(h[:5]))
 }
 
-// add appends a line.
+// add completes a line and appends it.
 func (c *comparison) add(l Line) *Line {
 	l.ID = ID(l.Problem, l.key)
 	switch {
@@ -85,7 +85,7 @@ func (c *comparison) add(l Line) *Line {
 		l.Name = c.Database
 	case l.key.Class == inventory.Label:
 		l.Name = l.key.Name + " by " + l.key.Table
-	case l.key.Class == inventory.Other && l.Kind == l.key.Table: // its name has its schema
+	case l.key.Class == inventory.Other && l.Kind == l.key.Table: // the name includes the schema
 		l.Name = l.key.Name
 	default:
 		l.Name = l.key.String()
@@ -103,7 +103,7 @@ func (c *comparison) add(l Line) *Line {
 	return &l
 }
 
-// order is the one in which statements can be executed.
+// order is the order in which statements can be executed.
 var order = map[string]int{
 	inventory.Schema: 1, inventory.Extension: 2, inventory.Type: 3, inventory.Function: 4, inventory.Other: 5,
 	inventory.Sequence: 5, inventory.Relation: 6, inventory.Column: 7, inventory.DomainConstraint: 8,
@@ -112,8 +112,8 @@ var order = map[string]int{
 	inventory.Privileges: 17, inventory.Setting: 18, inventory.Database: 18, inventory.Label: 18, inventory.EventTrigger: 19,
 }
 
-// orderOf returns the place of an object: languages and collations come before what is made of
-// them, publications behind what they have.
+// orderOf returns the position of an object. Languages and collations come before objects that use
+// them, and publications come after their tables.
 func orderOf(k inventory.Key) int {
 	if k.Class == inventory.Other {
 		switch k.Table {
@@ -145,11 +145,11 @@ type comparison struct {
 	waits     map[inventory.Key]bool // tables whose row security waits for the cutover
 	awaited   map[inventory.Key]*awaited
 	sequences *Sequences
-	// relations that are missing or dropped: what they have goes with them
+	// relations that are missing or dropped, so that their parts need no lines
 	gone map[inventory.Key]bool
 }
 
-// Compare returns what is missing, in an order in which statements can be executed.
+// Compare returns the differences, in an order in which their statements can be executed.
 func Compare(in Input) []Line {
 	in.Renames = in.Renames.prepared()
 	c := &comparison{Input: in, source: byKey(in.Source), target: byKey(in.Target),
@@ -181,7 +181,7 @@ func byKey(list []inventory.Object) map[inventory.Key]*inventory.Object {
 	return m
 }
 
-// wanted reports whether an object belongs to what was to be loaded.
+// wanted reports whether an object belongs to what the load was to bring.
 func (c *comparison) wanted(k inventory.Key) bool {
 	if !c.Selected {
 		return true
@@ -212,7 +212,7 @@ func (c *comparison) object(o *inventory.Object) {
 	base, known := c.Baseline[o.Key]
 	definition, facts := o.Fingerprint()
 	if c.ByHand && known && base.Definition == definition && base.Facts == facts {
-		return // who made the target's schema by hand has had it like this
+		return // unchanged since the target's schema was created by hand
 	}
 	t := c.counterpart(o)
 	if t == nil {
@@ -239,7 +239,7 @@ func targetDefinition(o *inventory.Object) string {
 	return definition
 }
 
-// counterpart finds an object of the source on the target.
+// counterpart returns the target's object for one of the source, or nil.
 func (c *comparison) counterpart(o *inventory.Object) *inventory.Object {
 	if o.Class == inventory.Sequence {
 		return c.sequences.Find(o)
@@ -247,7 +247,7 @@ func (c *comparison) counterpart(o *inventory.Object) *inventory.Object {
 	return c.target[c.Renames.Key(o.Key)]
 }
 
-// dropped finds what the source had when it was loaded, and has no more.
+// dropped finds objects that existed on the source at the time of the load and no longer do.
 func (c *comparison) dropped() {
 	var keys []inventory.Key
 	for k := range c.Baseline {
@@ -276,20 +276,21 @@ func (c *comparison) dropped() {
 			continue
 		}
 		if k.Class == inventory.Sequence && (t.Fact("identity") != "" || c.sequences.found[t]) {
-			continue // it goes with its column, or is found by it
+			continue // it is dropped with its column, or the column identifies it
 		}
 		l := Line{key: k, Kind: t.Kind, Problem: "dropped",
 			Cause: "the source has dropped it since it was loaded, or named it otherwise",
 			SQL:   list(dropSQL(t)), order: -orderOf(k)}
 		if l.Class = classOf(t); l.Class == Integrity {
-			l.Class = Rest // less is enforced on the source
+			l.Class = Rest // the source now enforces less than the target
 		}
 		l.Remedy = "on the target: " + first(l.SQL, "drop it, or rename it as the source has")
 		c.add(l)
 	}
 }
 
-// sequencesLeft finds sequences of the target that feed columns, and that none of the source sets.
+// sequencesLeft finds sequences of the target that feed columns and have no counterpart on the
+// source to set them by.
 func (c *comparison) sequencesLeft() {
 	tables := make(map[[2]string]bool)
 	for i := range c.Source {
@@ -312,7 +313,8 @@ func list(s string) []string {
 	return []string{s}
 }
 
-// first returns the first statement if it fits a line, or what stands for it.
+// first returns the first statement if it fits on a line. Otherwise it returns a reference to
+// --sql, or the alternative if there is no statement.
 func first(sql []string, or string) string {
 	const most = 200
 	switch {
@@ -324,7 +326,7 @@ func first(sql []string, or string) string {
 	return sql[0]
 }
 
-// Table returns the table of the source that a line is about.
+// Table returns the source table of a line.
 func (l *Line) Table() (schema, table string, ok bool) {
 	return l.key.Schema, l.key.Name, l.key.Class == inventory.Relation
 }
@@ -337,7 +339,7 @@ func NotCarried(schema, table string) Line {
 		Cause: "what changes in it on the source does not reach the target"})
 }
 
-// Orphans returns the line of a foreign key of the source that rows of it violate.
+// Orphans returns the line of a foreign key of the source that existing rows violate.
 func Orphans(k inventory.Key, cause, remedy string) Line {
 	var c comparison
 	return *c.add(Line{key: k, Kind: "foreign key", Problem: "orphans", Class: Integrity, Cause: cause, Remedy: remedy})

@@ -9,7 +9,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
 )
 
-// Renames says what is called otherwise on the target: schemas, and tables by schema and name.
+// Renames maps source names that differ on the target: schemas, and tables by schema and name.
 type Renames struct {
 	Schemas map[string]string
 	Tables  map[[2]string][2]string
@@ -17,7 +17,7 @@ type Renames struct {
 	replacer *strings.Replacer
 }
 
-// prepared returns the same, ready to change many texts.
+// prepared returns a copy that is faster for many texts.
 func (r Renames) prepared() Renames {
 	r.replacer = r.replace()
 	return r
@@ -37,7 +37,7 @@ func (r Renames) table(schema, name string) [2]string {
 	return [2]string{r.schema(schema), name}
 }
 
-// Key returns the key that an object of the source has on the target.
+// Key returns the key on the target for an object of the source.
 func (r Renames) Key(k inventory.Key) inventory.Key {
 	if len(r.Schemas)+len(r.Tables) == 0 {
 		return k
@@ -61,7 +61,7 @@ func (r Renames) Key(k inventory.Key) inventory.Key {
 	return k
 }
 
-// text changes names in what a server has printed, where every name has its schema.
+// text replaces names in a server's output, in which every name is schema-qualified.
 func (r Renames) text(s string) string {
 	switch {
 	case len(r.Schemas)+len(r.Tables) == 0:
@@ -87,7 +87,7 @@ func (r Renames) replace() *strings.Replacer {
 			add(p+".", plainest(to)+".")
 		}
 	}
-	// Longer names first, for one may begin with another.
+	// Longer names first, because one name may be the prefix of another.
 	sort.Sort(byLength(pairs))
 	return strings.NewReplacer(pairs...)
 }

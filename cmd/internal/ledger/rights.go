@@ -12,14 +12,15 @@ import (
 // A right is one entry of an ACL.
 type right struct{ grantee, privilege string }
 
-// rights adds a line for what a target grants beyond the source, and one for what it does not
-// grant. Rights of the roles that the migration connects as serve it, and are left alone.
+// rights adds a line for the rights that only the target grants, and one for the rights that only
+// the source grants. It ignores rights of the roles that the migration connects as, because those
+// serve the migration.
 func (c *comparison) rights(o, t *inventory.Object) {
 	if o.On == "" || o.Class == inventory.Schema && o.Fact("initial") != "" && t.Fact("initial") != "" {
 		return
 	}
 	s, d := c.entries(o), c.entries(t)
-	// Where the owners differ, which is a line of its own, nothing can be said of either.
+	// If the owners differ, which has its own line, the owners' rights cannot be compared.
 	skip := []string{c.TargetRole}
 	if a, b := o.Fact("owner"), t.Fact("owner"); o.Class != inventory.Column && a != b || o.Class == inventory.Column {
 		a, b = c.ownerOf(o, c.source), c.ownerOf(t, c.target)
@@ -68,8 +69,8 @@ func (c *comparison) rights(o, t *inventory.Object) {
 	}
 }
 
-// changes returns, for people and as statements, what is to be granted or revoked: for each role at
-// once. options has the rights that may be passed on.
+// changes returns the grants or revokes to make, once for people and once as statements, grouped by
+// role. options has the rights with grant option.
 func (c *comparison) changes(t *inventory.Object, verb string, list []right, options map[right]bool) (says, sql []string) {
 	type group struct {
 		who    string
@@ -102,7 +103,7 @@ func (c *comparison) changes(t *inventory.Object, verb string, list []right, opt
 	return says, sql
 }
 
-// entries returns the rights, and whether each may be passed on.
+// entries returns the rights, and whether each has grant option.
 func (c *comparison) entries(o *inventory.Object) map[right]bool {
 	m := make(map[right]bool, len(o.ACL))
 	for _, a := range o.ACL {
@@ -126,7 +127,7 @@ func sorted(m map[right]bool) []right {
 	return list
 }
 
-// ownerOf returns the owner of an object, or of the table of a column.
+// ownerOf returns the owner of an object. For a column, that is the owner of its table.
 func (c *comparison) ownerOf(o *inventory.Object, all map[inventory.Key]*inventory.Object) string {
 	if o.Class != inventory.Column {
 		return o.Fact("owner")
@@ -137,7 +138,7 @@ func (c *comparison) ownerOf(o *inventory.Object, all map[inventory.Key]*invento
 	return ""
 }
 
-// who returns the grantee as a statement names it.
+// who returns the grantee in the form that a statement uses.
 func (c *comparison) who(r right, o *inventory.Object) string {
 	if r.grantee == "@owner" {
 		if owner := c.ownerOf(o, c.target); owner != "" {

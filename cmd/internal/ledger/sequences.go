@@ -7,7 +7,7 @@ import (
 )
 
 // Sequences pairs the source's sequences with the target's. The column that a sequence belongs to,
-// or feeds, says more than its name, which may have changed.
+// or feeds, identifies it better than its name, which may have changed.
 type Sequences struct {
 	target []inventory.Object
 	pairs  map[inventory.Key]*inventory.Object
@@ -39,7 +39,7 @@ func MatchSequences(source, target []inventory.Object, r Renames) *Sequences {
 		}
 	}
 	for _, by := range []func(o *inventory.Object) *inventory.Object{
-		// A column may own several sequences: one that was a serial and became an identity does.
+		// A column may own several sequences, for example after a change from serial to identity.
 		func(o *inventory.Object) *inventory.Object {
 			t := named[r.Key(o.Key)]
 			if t == nil || o.Fact("column") == "" || t.Fact("column") == "" || owner(t) != r.Key(owner(o)) {
@@ -75,24 +75,24 @@ func MatchSequences(source, target []inventory.Object, r Renames) *Sequences {
 	return s
 }
 
-// owner returns the column that a sequence belongs to.
+// owner returns the column that owns a sequence.
 func owner(o *inventory.Object) inventory.Key {
 	return inventory.Key{Class: inventory.Column, Schema: o.Fact("table schema"), Table: o.Fact("table"), Name: o.Fact("column")}
 }
 
-// Find returns the target's sequence for one of the source, nil if there is none.
+// Find returns the target's sequence for one of the source, or nil.
 func (s *Sequences) Find(o *inventory.Object) *inventory.Object { return s.pairs[o.Key] }
 
-// A Left sequence is one of the target that feeds a column, and that none of the source sets.
+// A Left is a sequence of the target that feeds a column and has no counterpart on the source.
 type Left struct {
 	Sequence *inventory.Object
 	Column   string
 }
 
-// ID returns the id of the line that says so.
+// ID returns the id of the line for the sequence.
 func (l Left) ID() string { return ID("sequence", l.Sequence.Key) }
 
-// Left returns those that feed columns of tables that are migrated.
+// Left returns the unpaired sequences that feed columns of the given tables.
 func (s *Sequences) Left(tables map[[2]string]bool) (list []Left) {
 	for i := range s.target {
 		o := &s.target[i]

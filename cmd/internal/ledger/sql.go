@@ -7,12 +7,12 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
 )
 
-// Statements that make the target as the source is. None where names differ: what a server has
-// printed has the source's.
+// The statements that make the target like the source. There are none if the load renamed schemas
+// or tables, because the source's statements use the source's names.
 
 func (c *comparison) renamed() bool { return len(c.Renames.Schemas)+len(c.Renames.Tables) > 0 }
 
-// create returns what creates an object, with its owner, rights and comment.
+// create returns the statements that create an object with its owner, rights and comment.
 func (c *comparison) create(o *inventory.Object) (sql []string) {
 	if o.Class == inventory.Setting {
 		return list(c.setting(o))
@@ -29,7 +29,7 @@ func (c *comparison) create(o *inventory.Object) (sql []string) {
 		return nil
 	}
 	created, behind := o.SQL, ""
-	if o.Class == inventory.Sequence { // it belongs to a column only if that is its owner's
+	if o.Class == inventory.Sequence { // a column can own it only once both have the same owner
 		created, behind, _ = strings.Cut(o.SQL, ";\n")
 	}
 	sql = append(sql, created)
@@ -56,7 +56,7 @@ func (c *comparison) create(o *inventory.Object) (sql []string) {
 	return sql
 }
 
-// bare returns the target's role without quotes.
+// bare returns the target role without quotes.
 func (c *comparison) bare() string {
 	if strings.HasPrefix(c.TargetRole, `"`) {
 		return strings.ReplaceAll(strings.Trim(c.TargetRole, `"`), `""`, `"`)
@@ -68,7 +68,8 @@ func publicByDefault(o *inventory.Object) bool {
 	return o.Class == inventory.Function || o.Class == inventory.Type || o.Kind == "language"
 }
 
-// withoutPublic takes away what everybody has of new objects, and nobody of the source's.
+// withoutPublic revokes what PUBLIC gets on new objects by default, if PUBLIC has no rights on the
+// source's object.
 func (c *comparison) withoutPublic(o *inventory.Object) []string {
 	functions := o.Class == inventory.Privileges && (strings.HasSuffix(o.On, " FUNCTIONS") || strings.HasSuffix(o.On, " TYPES"))
 	if !functions && !publicByDefault(o) {
@@ -82,8 +83,8 @@ func (c *comparison) withoutPublic(o *inventory.Object) []string {
 	return []string{statement(o, "REVOKE", "ALL", "PUBLIC", "")}
 }
 
-// setting returns the statement that sets a parameter for the database. Lists of names are kept as
-// they are, as pg_dump does: they have quotes already.
+// setting returns the statement that sets a parameter for the database. Like pg_dump, it copies
+// lists of names as they are, because they are already quoted.
 func (c *comparison) setting(o *inventory.Object) string {
 	parameter, value := o.Fact("parameter"), o.Fact("value")
 	switch parameter {
@@ -118,7 +119,7 @@ func literal(s string) string {
 	return "'" + s + "'"
 }
 
-// alter returns how ALTER names an object.
+// alter returns the start of the ALTER statement for an object.
 func alter(o *inventory.Object) string {
 	switch o.Class {
 	case inventory.Relation, inventory.Sequence, inventory.Schema, inventory.Type, inventory.Function:
@@ -139,7 +140,7 @@ func alter(o *inventory.Object) string {
 
 func qualified(schema, name string) string { return ident(schema) + "." + ident(name) }
 
-// named returns how DROP and COMMENT ON name an object.
+// named returns the object in the form that DROP and COMMENT ON use.
 func named(o *inventory.Object) string {
 	switch o.Class {
 	case inventory.Relation:
@@ -182,8 +183,8 @@ func comment(o *inventory.Object, s string) string {
 	return "COMMENT ON " + n + " IS " + literal(s)
 }
 
-// dropSQL returns the statement that drops an object of the target. Tables are nobody's to drop but
-// the operator's.
+// dropSQL returns the statement that drops an object of the target. It returns none for tables,
+// which only the operator may drop.
 func dropSQL(o *inventory.Object) string {
 	switch o.Class {
 	case inventory.Column:
@@ -219,7 +220,7 @@ func renameSequence(t *inventory.Object, to inventory.Key) string {
 	return sql + "ALTER SEQUENCE " + qualified(t.Schema, to.Name) + " SET SCHEMA " + ident(to.Schema)
 }
 
-// redefine returns what gives the target's object the definition that the source's has.
+// redefine returns the statement that gives the target's object the source's definition.
 func (c *comparison) redefine(o, t *inventory.Object) string {
 	if c.renamed() {
 		return ""
@@ -251,7 +252,7 @@ func (c *comparison) redefine(o, t *inventory.Object) string {
 	return ""
 }
 
-// set returns what gives a fact of the target's object the value that the source's has.
+// set returns the statement that gives a fact of the target's object the source's value.
 func (c *comparison) set(o, t *inventory.Object, fact, is string) string {
 	if c.renamed() && fact != "owner" && fact != "comment" {
 		return ""
@@ -322,7 +323,8 @@ func (c *comparison) set(o, t *inventory.Object, fact, is string) string {
 	return ""
 }
 
-// addLabels adds the labels of an enumerated type that the target lacks. They cannot be taken away.
+// addLabels returns the statements that add the enum labels that the target lacks. Labels cannot be
+// removed.
 func addLabels(o, t *inventory.Object) string {
 	want, have := labels(o.Fact("labels")), labels(t.Fact("labels"))
 	there := make(map[string]bool)
@@ -346,7 +348,7 @@ func addLabels(o, t *inventory.Object) string {
 	return strings.Join(sql, ";\n")
 }
 
-// labels cuts a list of quoted labels.
+// labels splits a list of quoted labels.
 func labels(s string) (list []string) {
 	for s != "" {
 		end := 1

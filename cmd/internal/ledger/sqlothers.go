@@ -6,9 +6,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
 )
 
-// Statements for operators, text search, foreign servers, publications and the like.
+// Statements for operators, text search, foreign servers, publications and similar objects.
 
-// Superuser stands for a role in Line.As.
+// Superuser is the value of Line.As for statements that need a superuser.
 const Superuser = "superuser"
 
 // as returns the role that may execute a line's statements.
@@ -49,7 +49,7 @@ func (c *comparison) as(l *Line) string {
 	return c.TargetRole
 }
 
-// otherName returns how DROP, ALTER and COMMENT ON name an object of few.
+// otherName returns an object of class Other in the form that DROP, ALTER and COMMENT ON use.
 func otherName(o *inventory.Object) string {
 	switch o.Kind {
 	case "foreign-data wrapper":
@@ -61,7 +61,7 @@ func otherName(o *inventory.Object) string {
 	return strings.ToUpper(o.Kind) + " " + o.Name
 }
 
-// replicaIdentity returns an identity as ALTER TABLE has it.
+// replicaIdentity returns a replica identity in the form that ALTER TABLE uses.
 func replicaIdentity(is string) string {
 	if index, ok := strings.CutPrefix(is, "using index "); ok {
 		return "USING INDEX " + index
@@ -69,7 +69,8 @@ func replicaIdentity(is string) string {
 	return strings.ToUpper(is)
 }
 
-// redefineOther makes anew what nothing is built on, and cannot be altered.
+// redefineOther returns the statements that drop and recreate an object of a kind that cannot be
+// altered and that nothing depends on.
 func (c *comparison) redefineOther(o, t *inventory.Object) string {
 	if o.SQL == "" {
 		return ""
@@ -82,7 +83,7 @@ func (c *comparison) redefineOther(o, t *inventory.Object) string {
 	return "DROP " + named(t) + ";\n" + strings.Join(c.create(o), ";\n")
 }
 
-// setOther returns what gives a fact the value that the source's has.
+// setOther returns the statement that gives a fact of the target's object the source's value.
 func (c *comparison) setOther(o, t *inventory.Object, fact, is string) string {
 	word, of, _ := strings.Cut(fact, " ")
 	was := t.Fact(fact)
