@@ -109,7 +109,7 @@ func (s *State) place(first, second *Publication, wanted, whole func(*Table) boo
 		case asRoot:
 			add(&p.Insert, second, root)
 			if usable && left[root.OID] && t.in(first) != nil && !left[t.OID] {
-				p.Leave, p.Full = append(p.Leave, t), append(p.Full, t) // rejoin together with the root
+				p.Leave, p.Full = append(p.Leave, t), append(p.Full, t) // rejoin with the root
 			}
 		case !usable && !isIn(t, second, nil):
 			add(&p.Insert, second, t)

@@ -20,7 +20,7 @@ type Definition struct {
 	// The statement that creates only the index. It is set for a primary key or unique constraint,
 	// and for an index that more statements follow.
 	Index   string
-	Attach  string // the statements that follow Index: those that attach the constraint or complete the index
+	Attach  string // the statements after Index: attach the constraint, complete the index
 	Comment string // of a foreign key: the statement that sets its comment
 }
 

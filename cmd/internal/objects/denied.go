@@ -46,7 +46,7 @@ func names(o *progress.Object) (list []named) {
 		if n.schema != "pg_catalog" && !slices.ContainsFunc(list, func(x named) bool { return x.schema == n.schema && x.name == n.name }) {
 			list = append(list, n)
 		}
-		for i += 2; i+2 < len(tokens) && tokens[i+1].Text == "." && part(i+2); i += 2 { // a column reference
+		for i += 2; i+2 < len(tokens) && tokens[i+1].Text == "." && part(i+2); i += 2 { // a column
 		}
 	}
 	if schema, ok := strings.CutPrefix(o.Name, "SCHEMA "); ok && len(list) == 0 && apart[o.Type] {
