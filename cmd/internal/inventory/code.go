@@ -1,9 +1,9 @@
 package inventory
 
-// Functions, types, sequences, and what is of no schema.
+// Functions, types, sequences, and objects outside any schema.
 
-// Functions that the server makes itself with a type, such as the constructors of ranges, go with
-// the type.
+// functions excludes functions that the server creates with a type, such as the constructors of
+// ranges. They belong to the type.
 func functions(v int) string {
 	kind := since(v, 110000, "p.prokind", "CASE WHEN p.proisagg THEN 'a' WHEN p.proiswindow THEN 'w' ELSE 'f' END")
 	body := since(v, 140000, "coalesce(' ' || pg_catalog.pg_get_function_sqlbody(p.oid), '')", "''")
@@ -41,7 +41,7 @@ func types(v int) string {
 	AND NOT EXISTS (SELECT FROM pg_catalog.pg_type e WHERE e.oid = t.typelem AND e.typarray = t.oid) AND ` + ours + ` AND ` + own("pg_type", "t.oid") + ` ORDER BY t.oid`
 }
 
-// Where a sequence belongs to a column, or feeds one, that is how it is found on the target.
+// A sequence that belongs to a column, or feeds one, is identified on the target by that column.
 var sequences = `SELECT 'sequence', n.nspname, '', c.relname, 'sequence',
 	ARRAY[` + owner("c.relowner") + `, ` + says + `, 'type', (pg_catalog.format_type(s.seqtypid, NULL))::pg_catalog.text, 'start', (s.seqstart)::pg_catalog.text, 'increment', (s.seqincrement)::pg_catalog.text, 'minimum', (s.seqmin)::pg_catalog.text, 'maximum', (s.seqmax)::pg_catalog.text,
 		'cache', (s.seqcache)::pg_catalog.text, 'cycle', ` + yes("s.seqcycle") + `, 'table schema', coalesce(o.nspname, ''), 'table', coalesce(o.relname, ''), 'column', coalesce(o.attname, ''), 'identity', ` + yes("o.deptype = 'i'") + `, 'feeds', coalesce(u.feeds, '')]::pg_catalog.text[],
@@ -61,7 +61,8 @@ var sequences = `SELECT 'sequence', n.nspname, '', c.relname, 'sequence',
 var extensions = `SELECT 'extension', '', '', e.extname, 'extension', ARRAY['schema', (pg_catalog.quote_ident(n.nspname))::pg_catalog.text]::pg_catalog.text[], ` + none + `, '',
 	pg_catalog.format('CREATE EXTENSION %I WITH SCHEMA %I', e.extname, n.nspname) FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace`
 
-// Who names no kinds of statistics gets all that the server knows, and pg_dump names none then.
+// Statistics created without a list of kinds have every kind that the server supports. pg_dump then
+// lists none.
 func statistics(v int) string {
 	return `SELECT 'statistics', n.nspname, '', s.stxname, 'statistics', ARRAY[` + owner("s.stxowner") + `, ` + says + `, 'table', (s.stxrelid::pg_catalog.regclass)::pg_catalog.text, 'target', (` + since(v, 130000, "CASE WHEN s.stxstattarget >= 0 THEN s.stxstattarget::pg_catalog.text ELSE '' END", "''") + `)::pg_catalog.text, 'kinds', (CASE WHEN s.stxkind @> ARRAY[` + since(v, 120000, "'d', 'f', 'm'", "'d', 'f'") + `]::"char"[] THEN 'all' ELSE (SELECT pg_catalog.string_agg(k.k::pg_catalog.text, '' ORDER BY k.k) FROM pg_catalog.unnest(s.stxkind) k(k) WHERE k.k <> 'e') END)::pg_catalog.text,
 	'columns', ` + names("s.stxkeys::pg_catalog.int2[]", "s.stxrelid") + `]::pg_catalog.text[],
@@ -75,7 +76,7 @@ var eventTriggers = `SELECT 'event trigger', '', '', e.evtname, 'event trigger',
 		CASE e.evtenabled WHEN 'O' THEN '' ELSE pg_catalog.format(E';\nALTER EVENT TRIGGER %I %s', e.evtname, CASE e.evtenabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END) END
 	FROM pg_catalog.pg_event_trigger e` + comment("pg_event_trigger", "e.oid", "0") + ` WHERE e.evtname NOT LIKE 'pgsluice\_%' AND ` + own("pg_event_trigger", "e.oid")
 
-// Default privileges are named by the role whose objects get them.
+// Default privileges are named after the role whose objects get them.
 var privileges = `SELECT 'default privileges', coalesce(n.nspname, ''), '', pg_catalog.format('%I %s', pg_catalog.pg_get_userbyid(p.defaclrole), o.objects), 'default privileges', ARRAY[]::pg_catalog.text[],
 	` + rights("CASE p.defaclobjtype WHEN 'S' THEN 's' ELSE p.defaclobjtype END", "p.defaclacl", "p.defaclrole") + `,
 	pg_catalog.format('ALTER DEFAULT PRIVILEGES FOR ROLE %I%s %%s %s', pg_catalog.pg_get_userbyid(p.defaclrole), CASE WHEN n.oid IS NULL THEN '' ELSE pg_catalog.format(' IN SCHEMA %I', n.nspname) END, o.objects), '', ''
@@ -83,7 +84,7 @@ var privileges = `SELECT 'default privileges', coalesce(n.nspname, ''), '', pg_c
 	CROSS JOIN LATERAL (SELECT CASE p.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'FUNCTIONS' WHEN 'T' THEN 'TYPES' WHEN 'n' THEN 'SCHEMAS' ELSE 'LARGE OBJECTS' END AS objects) o
 	WHERE n.oid IS NULL OR ` + ours
 
-// The fence is such a setting.
+// The cutover's fence is such a setting, default_transaction_read_only, and is excluded.
 var settings = `SELECT 'setting', '', '', pg_catalog.concat_ws(' ', nullif(s.setrole, 0)::pg_catalog.regrole::pg_catalog.text, pg_catalog.split_part(x.x, '=', 1)), 'setting of the database',
 	ARRAY['role', coalesce(nullif(s.setrole, 0)::pg_catalog.regrole::pg_catalog.text, ''), 'parameter', (pg_catalog.split_part(x.x, '=', 1))::pg_catalog.text, 'value', (pg_catalog.substr(x.x, pg_catalog.strpos(x.x, '=') + 1))::pg_catalog.text]::pg_catalog.text[], ` + none + `, '', ''
 	FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_database b ON b.oid = s.setdatabase AND b.datname = pg_catalog.current_database(), pg_catalog.unnest(s.setconfig) x(x)

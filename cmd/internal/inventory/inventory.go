@@ -1,6 +1,6 @@
-// Package inventory reads what a database has: each object of its schema, with what can be compared
-// between servers of different versions, and with the definition, which only one server can compare
-// with what it was before.
+// Package inventory reads the objects of a database's schema. The facts of an object can be
+// compared between servers of different versions. Its definition can only be compared with an
+// earlier one from the same server.
 package inventory
 
 import (
@@ -17,7 +17,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 )
 
-// Classes of objects. Objects of one class have names of their own, whatever their kind.
+// Classes of objects. Names are unique within a class, across kinds.
 const (
 	Schema           = "schema"
 	Relation         = "relation"
@@ -36,26 +36,28 @@ const (
 	EventTrigger     = "event trigger"
 	Privileges       = "default privileges"
 	Setting          = "setting"
-	Database         = "database" // itself: who may do what with it
+	Database         = "database" // the database itself, for the privileges on it
 	Label            = "security label"
 	Other            = "other"
 )
 
-// A Key says which object it is. Table is the table, view or domain that it belongs to.
+// A Key identifies an object. Table is the table, view or domain that it belongs to.
 type Key struct{ Class, Schema, Table, Name string }
 
-// An Object is one of a database's. Facts say the same on servers of all versions. Definition has
-// what a server prints in its own way: expressions and queries.
+// An Object is an object of a database. Facts are the same on servers of all versions. Definition
+// is what a server prints in its own style: expressions and queries.
 type Object struct {
 	Key
 	Kind       string   // for people: table, view, unique index …
-	Facts      []string // name and value in turn
+	Facts      []string // names and values alternate
 	Definition string
-	// ACL has grantee (PUBLIC, @owner, or a role, quoted where needed), privilege, and * if it may
-	// be passed on. On has how GRANT names the object; empty if there are no rights on it.
+	// ACL entries have the grantee (PUBLIC, @owner, or a role, quoted where needed), the privilege,
+	// and * if there is a grant option. On is the name in GRANT. It is empty if the object has no
+	// privileges.
 	ACL [][]string
 	On  string
-	// creates it, without its owner, rights and comment; empty if that takes more than a statement
+	// The statement that creates the object, without owner, rights and comment. It is empty if one
+	// statement is not enough.
 	SQL string
 }
 
@@ -69,7 +71,8 @@ func (o *Object) Fact(name string) string {
 	return ""
 }
 
-// Uses returns the columns that take their values from a sequence, by default or as an identity.
+// Uses returns the columns that take their values from a sequence, through a default or as an
+// identity.
 func (o *Object) Uses() (list []Key) {
 	var feeds [][3]string
 	_ = json.Unmarshal([]byte("["+o.Fact("feeds")+"]"), &feeds)
@@ -82,7 +85,7 @@ func (o *Object) Uses() (list []Key) {
 	return list
 }
 
-// Fingerprint returns a hash of the definition, and one of everything else.
+// Fingerprint returns a hash of the definition, and a hash of everything else.
 func (o *Object) Fingerprint() (definition, facts string) {
 	all := append([]string{o.Kind}, o.Facts...)
 	for _, a := range o.ACL {
@@ -100,19 +103,19 @@ func hash(list ...string) string {
 	return hex.EncodeToString(h.Sum(nil)[:12])
 }
 
-// Read returns the objects of a database, in one round trip. The session's search path must be
-// empty, so that definitions name everything with its schema.
+// Read returns the objects of a database in one round trip. The session's search path must be
+// empty, so that definitions qualify every name with its schema.
 func Read(ctx context.Context, c *pgx.Conn) ([]Object, error) {
 	return again(ctx, c, queries(pgdial.Version(c.PgConn())))
 }
 
-// Sequences returns the sequences only.
+// Sequences returns only the sequences.
 func Sequences(ctx context.Context, c *pgx.Conn) ([]Object, error) {
 	return again(ctx, c, []string{sequences})
 }
 
-// Fleeting reports whether an error may be that of an object which was dropped while it was looked
-// at.
+// Fleeting reports whether an error may come from an object that was dropped while it was being
+// read.
 func Fleeting(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && (pg.Code == "XX000" || pg.Code == "42704" || pg.Code == "42883" || pg.Code == "42P01")
@@ -136,8 +139,9 @@ func again(ctx context.Context, c *pgx.Conn, asked []string) (list []Object, err
 	}
 }
 
-// read reads in a transaction, whose settings hold for it alone. Some definitions are made by
-// looking at tables as a query does, and nobody is to wait long for somebody else's lock.
+// read runs the queries in a transaction, which limits its settings to them. The server locks
+// tables to print some definitions. The lock timeout keeps read from waiting long for another
+// session.
 func read(ctx context.Context, c *pgx.Conn, asked []string, inside bool) (list []Object, err error) {
 	var batch pgx.Batch
 	if !inside {
@@ -167,10 +171,10 @@ func read(ctx context.Context, c *pgx.Conn, asked []string, inside bool) (list [
 	return list, err
 }
 
-// ours is true for namespaces n whose objects are the user's.
+// ours is true for namespaces n that contain the user's objects.
 const ours = `n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgsluice') AND n.nspname !~ '^pg_(temp|toast_temp)_'`
 
-// since returns sql if the server is as new as that, else what stands for it on older ones.
+// since returns sql if the server has at least version first. Otherwise it returns before.
 func since(version, first int, sql, before string) string {
 	if version >= first {
 		return sql
@@ -178,18 +182,18 @@ func since(version, first int, sql, before string) string {
 	return before
 }
 
-// What follows has to take time in proportion to the number of objects, whatever a server knows of
-// its catalogs: after a load it may believe that they are empty. So nothing is left to the planner
-// that could become a loop over one catalog for each row of another: either a list is made once and
-// hashed, or a row is found by its index.
+// The following queries must take time proportional to the number of objects, even without
+// statistics: after a load, the planner may believe that the catalogs are empty. So they leave it
+// no choice that could become a nested loop over two catalogs. They either build a list once and
+// hash it, or find a row by an index.
 
 // own is true for objects that do not belong to an extension.
 func own(catalog, oid string) string {
 	return oid + ` NOT IN (SELECT x.objid FROM pg_catalog.pg_depend x WHERE x.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND x.classid IS NOT DISTINCT FROM 'pg_catalog.` + catalog + `'::pg_catalog.regclass AND x.objsubid = 0 AND x.deptype = 'e')`
 }
 
-// rights returns an expression for the rights in an ACL. Where there is none, they are those by
-// default, which are the same whoever the owner is, and are found once.
+// rights returns an expression for the rights in an ACL. A NULL ACL means the default rights. These
+// do not depend on the owner, so the server computes them only once.
 func rights(kind, acl, owner string) string {
 	return `CASE WHEN ` + acl + ` IS NULL THEN ` + granted(`pg_catalog.acldefault(`+kind+`, 10::pg_catalog.oid)`, `10::pg_catalog.oid`) + ` ELSE ` + granted(acl, owner) + ` END`
 }
@@ -201,7 +205,7 @@ func granted(acl, owner string) string {
 
 const none = `NULL::pg_catalog.text[], ''`
 
-// comment joins an object's comment as d.
+// comment joins the comment of an object as d.
 func comment(catalog, oid, sub string) string {
 	return ` LEFT JOIN LATERAL (SELECT de.description FROM pg_catalog.pg_description de WHERE de.classoid = 'pg_catalog.` + catalog +
 		`'::pg_catalog.regclass AND de.objoid = ` + oid + ` AND de.objsubid = ` + sub + ` OFFSET 0) d ON true`
@@ -213,7 +217,8 @@ func owner(column string) string {
 	return `'owner', pg_catalog.pg_get_userbyid(` + column + `)::pg_catalog.text`
 }
 
-// names returns an expression for the columns of relation rel with the numbers in an array.
+// names returns an expression for the names of the columns of relation rel whose numbers are in an
+// array.
 func names(array, rel string) string {
 	return `coalesce((SELECT pg_catalog.string_agg(coalesce((SELECT pg_catalog.quote_ident(na.attname) FROM pg_catalog.pg_attribute na WHERE na.attrelid = ` + rel + ` AND na.attnum = nk.num AND nk.num <> 0), '(expression)'), ', ' ORDER BY nk.place)
 		FROM pg_catalog.unnest(` + array + `) WITH ORDINALITY nk(num, place)), '')`
@@ -225,12 +230,13 @@ func joined(array string) string {
 	return `CASE WHEN ` + array + ` IS NULL THEN '' ELSE coalesce((SELECT pg_catalog.string_agg(o.o, ', ' ORDER BY o.o COLLATE "C") FROM pg_catalog.unnest(` + array + `) o(o)), '') END`
 }
 
-// printed joins what a server prints as p.definition, so that it prints it once.
+// printed joins the server's output for an expression as p.definition, so that the server produces
+// it only once.
 func printed(expression string) string {
 	return ` CROSS JOIN LATERAL (SELECT ` + expression + ` AS definition OFFSET 0) p`
 }
 
-// String names the object for messages; the class is not in it.
+// String names the object for messages. It does not include the class.
 func (k Key) String() string {
 	var parts []string
 	for _, p := range []string{k.Schema, k.Table, k.Name} {

@@ -2,23 +2,24 @@ package inventory
 
 import "strings"
 
-// What few databases have: operators, text search, foreign servers, publications and the like.
+// Objects that few databases have: operators, text search, foreign servers, publications and
+// similar ones.
 
-// An other is a catalog of such objects.
+// An other describes a catalog of such objects.
 type other struct {
 	catalog      string
-	name         string // as pg_identify_object gives it, unless this says how
-	owner, space string // columns for the owner and the schema
+	name         string // expression for the name; empty for that of pg_identify_object
+	owner, space string // columns with the owner and the schema
 	join, where  string
 	facts        string   // pairs of name and value
-	many         []string // queries for pairs of which there may be any number
+	many         []string // queries for any number of additional pairs
 	definition   string
-	rights       string // kind and ACL column of rights, and how GRANT names it
+	rights       string // kind and ACL column of the rights, and the name in GRANT
 	sql          string
 }
 
-// others returns a query for each of these catalogs. That of a transform was printed otherwise by
-// older versions.
+// others returns a query for each of these catalogs. It normalizes the name of transforms, which
+// older versions print differently.
 func others(v int) (sqls []string) {
 	for _, x := range []other{
 		languages, collations(v), conversions, operators, families, classes, textParsers, textTemplates,
@@ -26,7 +27,7 @@ func others(v int) (sqls []string) {
 		casts, transforms, accessMethods, wrappers, servers, mappings, publications(v),
 	} {
 		oid, from, facts := "o.oid", " FROM pg_catalog."+x.catalog+" o"+x.join, "ARRAY["
-		if x.catalog == "pg_user_mappings" { // who may not read pg_user_mapping has this
+		if x.catalog == "pg_user_mappings" { // a view that any role may read
 			oid, x.catalog = "o.umid", "pg_user_mapping"
 		}
 		if x.space != "" {
@@ -53,7 +54,7 @@ func others(v int) (sqls []string) {
 	return sqls
 }
 
-// blank returns an expression, or the one for nothing.
+// blank returns an expression, or the expression for an empty string if there is none.
 func blank(sql string) string {
 	if sql == "" {
 		return "''"
@@ -61,13 +62,14 @@ func blank(sql string) string {
 	return "coalesce(" + sql + ", '')"
 }
 
-// signature returns an expression for a function, empty for none. Versions give arguments of their
-// own to the server's functions, so that these have only their name.
+// signature returns an expression for the signature of a function, or "" for none. Argument lists
+// of built-in functions differ between versions, so for these it returns only the name.
 func signature(column string) string {
 	return `coalesce((SELECT CASE WHEN sp.oid < 16384 THEN sp.proname::pg_catalog.text ELSE sp.oid::pg_catalog.regprocedure::pg_catalog.text END FROM pg_catalog.pg_proc sp WHERE sp.oid = ` + column + `), '')`
 }
 
-// options returns the pairs for options of foreign data, and optionList how CREATE has them.
+// options returns a query for the pairs of foreign-data options. optionList returns them in the
+// form that CREATE uses.
 func options(array string) string {
 	return `SELECT 'option ' || pg_catalog.split_part(x.x, '=', 1), pg_catalog.substr(x.x, pg_catalog.strpos(x.x, '=') + 1) FROM pg_catalog.unnest(` + array + `) x(x)`
 }
@@ -76,8 +78,8 @@ func optionList(array string) string {
 	return `coalesce((SELECT ' OPTIONS (' || pg_catalog.string_agg(pg_catalog.format('%I %L', pg_catalog.split_part(x.x, '=', 1), pg_catalog.substr(x.x, pg_catalog.strpos(x.x, '=') + 1)), ', ') || ')' FROM pg_catalog.unnest(` + array + `) x(x)), '')`
 }
 
-// qualified returns an expression for the name of a row of a catalog, such as the dictionary of an
-// OID.
+// qualified returns an expression for the qualified name of a catalog row with an OID, such as a
+// dictionary.
 func qualified(catalog, name, namespace, oid string) string {
 	return `(SELECT pg_catalog.format('%I.%I', qn.nspname, q.` + name + `) FROM pg_catalog.` + catalog + ` q JOIN pg_catalog.pg_namespace qn ON qn.oid = q.` + namespace + ` WHERE q.oid = ` + oid + `)`
 }
@@ -91,7 +93,7 @@ var languages = other{
 		|| coalesce(' INLINE ' || nullif(o.laninline, 0)::pg_catalog.regproc, '') || coalesce(' VALIDATOR ' || nullif(o.lanvalidator, 0)::pg_catalog.regproc, '')`,
 }
 
-// Versions spell the locales of ICU in their own ways.
+// Versions spell ICU locales differently.
 func collations(v int) other {
 	locale := since(v, 170000, "o.colllocale",
 		since(v, 150000, "o.colliculocale",
@@ -117,7 +119,8 @@ var conversions = other{
 		pg_catalog.pg_encoding_to_char(o.conforencoding), pg_catalog.pg_encoding_to_char(o.contoencoding), o.conproc)`,
 }
 
-// One that is only named as the other one of an operator is none yet, and pg_dump leaves it out.
+// An operator that exists only as another's commutator or negator is not defined yet. pg_dump omits
+// it as well.
 var operators = other{
 	catalog: "pg_operator", owner: "oprowner", space: "oprnamespace", where: " AND o.oprcode <> 0",
 	facts: `, 'function', ` + signature("o.oprcode") + `, 'commutator', coalesce(nullif(o.oprcom, 0)::pg_catalog.regoperator::pg_catalog.text, ''), 'negator', coalesce(nullif(o.oprnegate, 0)::pg_catalog.regoperator::pg_catalog.text, ''),
@@ -131,7 +134,8 @@ func otherOperator(word, column string) string {
 	return `(SELECT pg_catalog.format('` + word + ` = OPERATOR(%I.%s)', xn.nspname, x.oprname) FROM pg_catalog.pg_operator x JOIN pg_catalog.pg_namespace xn ON xn.oid = x.oprnamespace WHERE x.oid = o.` + column + `)`
 }
 
-// operatorMember returns an expression for an operator of a family, as statements have it.
+// operatorMember returns an expression for an operator of a family, in the form that statements
+// use.
 func operatorMember() string {
 	return `m.amopopr::pg_catalog.regoperator || CASE m.amoppurpose WHEN 'o' THEN ' FOR ORDER BY ' || ` + qualified("pg_opfamily", "opfname", "opfnamespace", "m.amopsortfamily") + ` ELSE '' END`
 }
@@ -146,8 +150,8 @@ var families = other{
 		members("pg_opfamily") + `, '')`,
 }
 
-// members returns an expression for those that belong to a family or class, as statements have
-// them.
+// members returns an expression for the members of a family or class, in the form that statements
+// use.
 func members(of string) string {
 	dependent := func(catalog string) string {
 		return ` AND EXISTS (SELECT FROM pg_catalog.pg_depend x WHERE x.classid = 'pg_catalog.` + catalog + `'::pg_catalog.regclass AND x.objid = m.oid AND x.refclassid = 'pg_catalog.` + of + `'::pg_catalog.regclass AND x.refobjid = o.oid)`
@@ -160,7 +164,7 @@ func members(of string) string {
 		UNION ALL SELECT pg_catalog.format('FUNCTION %s (%s, %s) %s', m.amprocnum, pg_catalog.format_type(m.amproclefttype, NULL), pg_catalog.format_type(m.amprocrighttype, NULL), m.amproc::pg_catalog.regprocedure) FROM pg_catalog.pg_amproc m WHERE m.amprocfamily = ` + family + dependent("pg_amproc") + `) w(w))`
 }
 
-// What a class has, its family has.
+// The members of a class are listed with its family.
 var classes = other{
 	catalog: "pg_opclass", owner: "opcowner", space: "opcnamespace", join: ` JOIN pg_catalog.pg_am a ON a.oid = o.opcmethod`,
 	facts: `, 'type', pg_catalog.format_type(o.opcintype, NULL), 'storage', coalesce(pg_catalog.format_type(nullif(o.opckeytype, 0), NULL), ''), 'default', ` +
@@ -193,7 +197,8 @@ var textDictionaries = other{
 		`, coalesce(', ' || nullif(o.dictinitoption, ''), ''))`,
 }
 
-// The tokens of somebody's own parser have only numbers here: to ask for their names would call it.
+// Tokens of a user-defined parser appear by number only, because looking up their names would call
+// the parser.
 var (
 	textToken = `CASE WHEN o.cfgparser < 16384 THEN (SELECT k.alias FROM pg_catalog.ts_token_type(o.cfgparser) k WHERE k.tokid = m.maptokentype) ELSE m.maptokentype::pg_catalog.text END`
 	textWith  = `pg_catalog.string_agg(m.mapdict::pg_catalog.regdictionary::pg_catalog.text, ', ' ORDER BY m.mapseqno)`
@@ -247,8 +252,9 @@ var servers = other{
 		` + optionList("o.srvoptions") + `)`,
 }
 
-// The options of a user mapping may be secret: their names are compared with the target's, and all
-// of them with what they were at the load, by a hash. Who may not see them sees none.
+// The options of a user mapping may be secret. So facts contain only their names, which are
+// compared with the target's. All options are compared with those at the time of the load, by a
+// hash. A role that may not see them gets none.
 var mappings = other{
 	catalog:    "pg_user_mappings",
 	name:       `pg_catalog.format('%s on server %I', CASE o.umuser WHEN 0 THEN 'public' ELSE pg_catalog.quote_ident(o.usename) END, o.srvname)`,
@@ -257,7 +263,8 @@ var mappings = other{
 	sql:        `CASE WHEN o.umoptions IS NULL THEN pg_catalog.format('CREATE USER MAPPING FOR %s SERVER %I', CASE o.umuser WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(o.usename) END, o.srvname) ELSE '' END`,
 }
 
-// Those of migrations are named as their slots, or have our comment.
+// Publications of a migration are excluded. They are named after a slot, or have pgsluice's
+// comment.
 func publications(v int) other {
 	row := since(v, 150000, `coalesce(' (' || nullif(`+names("r.prattrs::pg_catalog.int2[]", "r.prrelid")+`, '') || ')', '')`, `''`)
 	filter := since(v, 150000, `coalesce(' WHERE (' || pg_catalog.pg_get_expr(r.prqual, r.prrelid) || ')', '')`, `''`)
@@ -281,7 +288,7 @@ func publications(v int) other {
 				FROM pg_catalog.pg_publication_rel r JOIN pg_catalog.pg_class c ON c.oid = r.prrelid WHERE r.prpubid = o.oid), ` + schemas + `), ''), '') END, ` + publish + `)
 			|| CASE WHEN ` + root + ` THEN ', publish_via_partition_root = true' ELSE '' END || CASE WHEN ` + generated + ` THEN ', publish_generated_columns = stored' ELSE '' END || ')'`,
 	}
-	if v < 150000 { // every table has the word only from then on
+	if v < 150000 { // before 15, TABLE is written once and not before each table
 		x.sql = strings.Replace(x.sql, "string_agg('TABLE ' ||", "string_agg(", 1)
 		x.sql = strings.Replace(x.sql, "coalesce(' FOR ' ||", "coalesce(' FOR TABLE ' ||", 1)
 	}
@@ -291,11 +298,11 @@ func publications(v int) other {
 	return x
 }
 
-// The database itself: its owner is the target's own affair.
+// The database itself. Its owner may differ on the target.
 var database = `SELECT 'database', '', '', 'database', 'database', ARRAY[` + owner("o.datdba") + `]::pg_catalog.text[], ` + rights("'d'", "o.datacl", "o.datdba") + `, pg_catalog.format('DATABASE %I', o.datname), '', ''
 	FROM pg_catalog.pg_database o WHERE o.datname = pg_catalog.current_database()`
 
-// labels has an object of its own for each label. Those of schemas and of what is in them.
+// labels returns an object for each security label of a schema or of an object in one.
 var labels = `SELECT 'security label', coalesce(i.schema, ''), s.provider, pg_catalog.format('%s %s', i.type, i.identity), 'security label', ARRAY['label', s.label, 'of', i.type]::pg_catalog.text[], ` + none + `, '',
 	pg_catalog.format('SECURITY LABEL FOR %I ON %s %s IS %L', s.provider, CASE i.type WHEN 'table column' THEN 'COLUMN' WHEN 'view column' THEN 'COLUMN' WHEN 'materialized view column' THEN 'COLUMN' WHEN 'foreign table column' THEN 'COLUMN' ELSE pg_catalog.upper(i.type) END, i.identity, s.label)
 	FROM pg_catalog.pg_seclabel s CROSS JOIN LATERAL pg_catalog.pg_identify_object(s.classoid, s.objoid, s.objsubid) i

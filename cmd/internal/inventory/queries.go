@@ -1,7 +1,7 @@
 package inventory
 
-// queries returns what Read asks: class, schema, table, name, kind, facts, rights, how GRANT names
-// it, definition, statement. Nothing in facts or definition depends on OIDs.
+// queries returns the queries of Read. Their columns are class, schema, table, name, kind, facts,
+// rights, name in GRANT, definition and statement. Facts and definitions do not depend on OIDs.
 func queries(v int) []string {
 	list := []string{
 		schemas, relations(v), columns(v), indexes(v), constraints(v), domainConstraints, triggers(v), rules, policies,
@@ -10,8 +10,8 @@ func queries(v int) []string {
 	return append(list, others(v)...)
 }
 
-// The rights in schema public that a server begins with are another version's: what pg_dump carries
-// is how they were changed.
+// The initial privileges of schema public differ between versions. pg_dump carries only the changes
+// to them, so the query marks unchanged ones as initial.
 var schemas = `SELECT 'schema', '', '', n.nspname, 'schema', ARRAY['owner', CASE WHEN n.nspname = 'public' AND (n.nspowner = 10 OR pg_catalog.pg_get_userbyid(n.nspowner) = 'pg_database_owner') THEN '' ELSE pg_catalog.pg_get_userbyid(n.nspowner)::pg_catalog.text END, 'comment', CASE n.nspname WHEN 'public' THEN '' ELSE coalesce(d.description, '') END, 'initial', ` + yes("i.initprivs IS NOT NULL AND n.nspacl IS NOT DISTINCT FROM i.initprivs") + `]::pg_catalog.text[],
 	` + rights("'n'", "n.nspacl", "n.nspowner") + `, pg_catalog.format('SCHEMA %I', n.nspname), '', pg_catalog.format('CREATE SCHEMA %I', n.nspname)
 	FROM pg_catalog.pg_namespace n` + comment("pg_namespace", "n.oid", "0") + `
@@ -40,8 +40,8 @@ func relations(v int) string {
 	WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND c.relpersistence <> 't' AND ` + ours + ` AND ` + own("pg_class", "c.oid") + ` ORDER BY c.oid`
 }
 
-// A default that names no other column is printed without its table, which the server then need not
-// open: that takes most of the time.
+// A default without column references is printed without its table. Then the server need not open
+// the table, which would take most of the time.
 func columns(v int) string {
 	generated := since(v, 120000, "a.attgenerated", "''")
 	return `SELECT 'column', n.nspname, c.relname, a.attname, 'column',
@@ -61,8 +61,8 @@ func columns(v int) string {
 	AND c.relpersistence <> 't' AND ` + ours + ` AND ` + own("pg_class", "c.oid")
 }
 
-// Indexes that are parts of a partitioned table's index go with that one, and those that
-// constraints rest on with the constraints.
+// Parts of a partitioned table's index are covered by that index. Indexes of constraints are
+// covered by the constraints.
 func indexes(v int) string {
 	return `SELECT 'index', n.nspname, t.relname, x.relname, CASE WHEN i.indisunique THEN 'unique index' ELSE 'index' END,
 	ARRAY['method', (m.amname)::pg_catalog.text, 'columns', ` + names("i.indkey::pg_catalog.int2[]", "t.oid") + `, 'valid', ` + yes("i.indisvalid") + `, 'clustered', ` + yes("i.indisclustered") + `,
@@ -73,8 +73,8 @@ func indexes(v int) string {
 	AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conindid = x.oid AND k.conrelid = t.oid AND k.contype IN ('p', 'u', 'x')) AND NOT x.relispartition`
 }
 
-// indexDefinition returns an expression for what pg_get_indexdef prints. That opens the table,
-// which takes most of the time; what it prints of an index of plain columns can be had without.
+// indexDefinition returns an expression for the output of pg_get_indexdef. That function opens the
+// table, which takes most of the time. An index of plain columns does not need it.
 func indexDefinition(v int) string {
 	return `CASE WHEN i.indexprs IS NULL AND i.indpred IS NULL AND x.reloptions IS NULL AND x.relkind = 'i' AND NOT ` + since(v, 150000, "i.indnullsnotdistinct", "false") + since(v, 110000, " AND i.indnkeyatts = i.indnatts", "") + ` AND NOT EXISTS (
 		SELECT FROM pg_catalog.generate_series(0, i.indnatts - 1) k(k) WHERE i.indoption[k.k] <> 0 OR NOT EXISTS (

@@ -7,7 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// stamped are the catalogs that hold what Read reads, but for those that not every role may read.
+// stamped lists the catalogs that Read reads, except those that not every role may read.
 var stamped = []string{"pg_am", "pg_amop", "pg_amproc", "pg_attrdef", "pg_attribute", "pg_cast", "pg_class",
 	"pg_collation", "pg_constraint", "pg_conversion", "pg_default_acl", "pg_description", "pg_enum",
 	"pg_event_trigger", "pg_extension", "pg_foreign_data_wrapper", "pg_foreign_server", "pg_foreign_table",
@@ -17,8 +17,9 @@ var stamped = []string{"pg_am", "pg_amop", "pg_amproc", "pg_attrdef", "pg_attrib
 	"pg_statistic_ext", "pg_transform", "pg_trigger", "pg_ts_config", "pg_ts_config_map", "pg_ts_dict",
 	"pg_ts_parser", "pg_ts_template", "pg_type"}
 
-// Stamp returns what changes whenever a statement changes the schema of a database: which versions
-// of which rows its catalogs have. It takes a small part of the time that Read takes.
+// Stamp returns a value that changes whenever a statement changes the schema of a database. It is
+// computed from the row versions in the catalogs, and takes a small part of the time that Read
+// takes.
 func Stamp(ctx context.Context, c *pgx.Conn) (stamp string, err error) {
 	parts := make([]string, len(stamped))
 	for i, catalog := range stamped {
