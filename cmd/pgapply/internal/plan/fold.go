@@ -1,38 +1,38 @@
 package plan
 
-// A Fold is the net effect of a run of changes on the rows of one table. Written as deletes, then
-// updates, then inserts, it leaves the table as the changes one by one would have; where
-// intermediate states matter (two rows swapping a unique value), the target refuses it, and the
-// changes are written one by one instead.
+// A Fold is the net effect of a run of changes on the rows of one table. Its deletes, then its
+// updates, then its inserts leave the table as the single changes would. Intermediate states can
+// matter, for example when two rows swap a unique value. The target then refuses the Fold, and the
+// changes are written one by one.
 type Fold struct {
 	g      *Group
 	Table  *Table
 	counts *Counts
 	rows   []row
-	index  []int32 // hash table: number of the row plus one, 0 if free
+	index  []int32 // hash table: row number plus one, 0 if free
 	list   []int32
 }
 
 // A row is one key's net effect so far.
 type row struct {
 	net   net
-	tuple int32 // has the key, and for all but deletes the values
+	tuple int32 // has the key; has all values if the row exists afterwards
 	mask  Mask  // unchanged columns of an update
 }
 
-// A net effect, relative to the target's state before the group.
+// A net is a net effect, relative to the target's state before the group.
 type net uint8
 
 const (
-	netInsert  net = iota // the row was not there, and is
-	netUpdate             // it was there, and is different
-	netDelete             // it was there, and is not
-	netReplace            // it was deleted and inserted again
-	netNothing            // it was not there, and is not
+	netInsert  net = iota // absent before, present after
+	netUpdate             // present before, changed after
+	netDelete             // present before, absent after
+	netReplace            // deleted and inserted again
+	netNothing            // absent before and after
 )
 
-// keepRows is how many rows' memory a group keeps in its folds: more than a group has, but for one
-// with a huge transaction.
+// keepRows limits the number of rows that a group's folds keep memory for. Only a group with a huge
+// transaction has more rows.
 const keepRows = 1 << 17
 
 func (f *Fold) reset(g *Group, t *Table) {
@@ -40,12 +40,12 @@ func (f *Fold) reset(g *Group, t *Table) {
 	clear(f.index)
 }
 
-// add folds a change in. It returns false for one that cannot be: its key changes, or its table's
-// history makes no sense by the key.
+// add folds in a change. It returns false for a change that cannot be folded: the change replaces
+// the key, contradicts the earlier changes of its key, or has values that an array cannot carry.
 func (f *Fold) add(op *Op) bool {
 	g, t := f.g, f.Table
 	if !t.Foldable {
-		// Rows without a key can still be inserted together.
+		// Rows without a key can still be inserted in bulk.
 		if op.Kind != OpInsert || t.Key != nil || t.NoBulk || g.hasBinary(t, op.New) {
 			return false
 		}
@@ -86,7 +86,8 @@ func (f *Fold) addInsert(tuple int32) bool {
 	return true
 }
 
-// addUpdate may replace op's new tuple by one that has more of the row.
+// addUpdate folds in an update. It may replace op.New with a tuple that has more of the row's
+// values.
 func (f *Fold) addUpdate(op *Op) bool {
 	g, t := f.g, f.Table
 	if op.Old != noTuple && !g.sameKey(t, op.Old, op.New) || !g.hasKey(t, op.New) {
@@ -94,7 +95,7 @@ func (f *Fold) addUpdate(op *Op) bool {
 	}
 	mask := g.mask(g.refs[op.New:int(op.New)+len(t.Columns)], refUnchanged)
 	if mask != "" && op.Old != noTuple && t.Full {
-		// The whole old row is there: it has what the new one leaves out.
+		// The old tuple is the whole row. It has the values that the new tuple leaves out.
 		op.New = g.merge(t, op.Old, op.New)
 		mask = g.mask(g.refs[op.New:int(op.New)+len(t.Columns)], refUnchanged)
 	}
@@ -142,8 +143,8 @@ func (f *Fold) addDelete(tuple int32) bool {
 	return true
 }
 
-// find returns the place in the index of the row with a tuple's key: its own, or the free one where
-// it belongs.
+// find returns the index slot for a tuple's key: the slot of the row with that key, or the free
+// slot where such a row belongs.
 func (f *Fold) find(tuple int32) int {
 	if 2*len(f.rows) >= len(f.index) {
 		f.grow()
@@ -174,17 +175,17 @@ func (f *Fold) grow() {
 	}
 }
 
-// Deletes appends the tuples of the rows to be deleted to list.
+// Deletes appends to list the tuples of the rows to delete.
 func (f *Fold) Deletes(list []int32) []int32 {
 	return f.collect(list, func(r *row) bool { return r.net == netDelete || r.net == netReplace })
 }
 
-// Absent appends the tuples of the rows that must not be there to list.
+// Absent appends to list the tuples of the rows that must not exist.
 func (f *Fold) Absent(list []int32) []int32 {
 	return f.collect(list, func(r *row) bool { return r.net == netNothing })
 }
 
-// Inserts appends the tuples of the rows to be inserted to list.
+// Inserts appends to list the tuples of the rows to insert.
 func (f *Fold) Inserts(list []int32) []int32 {
 	return f.collect(list, func(r *row) bool { return r.net == netInsert || r.net == netReplace })
 }
@@ -198,7 +199,8 @@ func (f *Fold) collect(list []int32, want func(*row) bool) []int32 {
 	return list
 }
 
-// Updates calls write for each set of unchanged columns with the tuples of the rows to be updated.
+// Updates calls write once for each set of unchanged columns, with the tuples of the rows to
+// update.
 func (f *Fold) Updates(write func(Mask, []int32)) {
 	list := f.list[:0]
 	var others map[Mask][]int32
@@ -224,7 +226,7 @@ func (f *Fold) Updates(write func(Mask, []int32)) {
 	}
 }
 
-// merge returns new with its unchanged columns taken from old.
+// merge returns a copy of new that has its unchanged columns from old.
 func (g *Group) merge(t *Table, old, new int32) int32 {
 	at := len(g.refs)
 	for i := range t.Columns {
@@ -237,8 +239,8 @@ func (g *Group) merge(t *Table, old, new int32) int32 {
 	return int32(at)
 }
 
-// sameKey reports whether the key is the same in both tuples. An old tuple is only sent if it is
-// not, or if it is the whole row.
+// sameKey reports whether both tuples have the same key. The source sends an old tuple only if the
+// key changes, or if the old tuple is the whole row.
 func (g *Group) sameKey(t *Table, old, new int32) bool {
 	for _, k := range t.Key {
 		if g.refs[int(new)+k].n&refKind == refUnchanged {
@@ -248,7 +250,8 @@ func (g *Group) sameKey(t *Table, old, new int32) bool {
 	return g.equal(t, old, new)
 }
 
-// hasBinary reports whether a tuple has values in binary format, which the arrays do not carry.
+// hasBinary reports whether a tuple has values in binary format. Array parameters do not carry
+// them.
 func (g *Group) hasBinary(t *Table, tuple int32) bool {
 	for i := range t.Columns {
 		if g.refs[int(tuple)+i].n&refKind == refBinary {
@@ -258,8 +261,8 @@ func (g *Group) hasBinary(t *Table, tuple int32) bool {
 	return false
 }
 
-// hasKey reports whether all key columns are there, as text: otherwise the row cannot be found by
-// them in bulk.
+// hasKey reports whether a tuple has all key columns as text. Otherwise a bulk statement cannot
+// find the row by its key.
 func (g *Group) hasKey(t *Table, tuple int32) bool {
 	for _, k := range t.Key {
 		if g.refs[int(tuple)+k].n&refKind != refText {

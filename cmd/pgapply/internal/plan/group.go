@@ -8,8 +8,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A ref is a value in a group's arena: where it is, how long, and in the two highest bits of n what
-// kind it is.
+// A ref is a value of a group: its offset in the arena and its length. The two highest bits of n
+// are the value's kind.
 type ref struct{ off, n uint32 }
 
 const (
@@ -21,8 +21,8 @@ const (
 	refLen       = 1<<30 - 1
 )
 
-// lent in off says that the value is not in the arena, but the one of that number among those that
-// are lent.
+// lent is the bit of off that marks a value outside the arena. The other bits are then the value's
+// index in Group.lent.
 const lent = 1 << 31
 
 // noTuple stands for a tuple that an operation does not have.
@@ -41,9 +41,9 @@ const (
 	OpSavepoint
 )
 
-// An Op is one change, in source order. Old and New are tuples of the group (or noTuple); for a
-// truncate or DDL, New is its argument's place in the group's list of those, and for a savepoint it
-// is the subtransaction.
+// An Op is one change, in source order. Old and New are tuples of the group, or noTuple. For a
+// truncate or DDL, New is the index of the argument in Group.extras. For a savepoint, New is the
+// subtransaction.
 type Op struct {
 	Kind  OpKind
 	table int32
@@ -51,10 +51,10 @@ type Op struct {
 	New   int32
 }
 
-// Counts are changes of a table.
+// Counts counts the changes of a table.
 type Counts struct{ Inserts, Updates, Deletes, Truncates uint64 }
 
-// Add adds n, or takes it away if sign is -1.
+// Add adds n, or subtracts it if sign is -1.
 func (c *Counts) Add(n *Counts, sign int64) {
 	c.Inserts += uint64(sign) * n.Inserts
 	c.Updates += uint64(sign) * n.Updates
@@ -63,36 +63,37 @@ func (c *Counts) Add(n *Counts, sign int64) {
 }
 
 // A Group is a run of changes that is written to the target at once: whole source transactions, or
-// a piece of one large transaction. It keeps every change in source order, for when they must be
-// written one by one, and beside that folds them table by table to their net effect. Its memory is
-// reused by Reset.
+// a piece of one large transaction. It keeps every change in source order, in case the changes must
+// be written one by one. It also folds the changes of each table to their net effect. Reset reuses
+// its memory.
 //
-// Changes are added to the open transaction first and folded when that commits, so that a
-// transaction that never does leaves no trace.
+// A change first belongs to the open transaction, and is folded when that transaction commits. A
+// transaction that never commits leaves no trace.
 type Group struct {
-	Transactions []Transaction // the complete ones, in order
-	EndLSN       format.LSN    // of the last one, or of a later progress record
-	Time         format.Time   // the source's clock then
-	OpenLSN      format.LSN    // commit LSN of the open transaction; 0 if it is not known yet
+	Transactions []Transaction // complete transactions, in order
+	EndLSN       format.LSN    // of the last transaction, or of a later progress record
+	Time         format.Time   // the source's clock at EndLSN
+	OpenLSN      format.LSN    // commit LSN of the open transaction; 0 if not yet known
 	Counts       map[*Table]*Counts
-	Skip         bool // its changes are not wanted; only the position moves
-	// values that are added are not copied: they stay as they are until the group has been written
+	Skip         bool // the changes are skipped; only the position advances
+	// Lend adds large values without copying them. The values must not change until the group is
+	// written.
 	Lend bool
 
 	arena   []byte
 	lent    [][]byte
 	refs    []ref
 	ops     []Op
-	folded  int // ops[:folded] are of complete transactions
+	folded  int // ops[:folded] are in steps; the rest is not folded yet
 	tables  []*Table
-	folds   []*Fold // of each table, the one that goes on; those in steps before are closed
+	folds   []*Fold // the open Fold of each table; other Folds in steps are closed
 	places  map[*Table]int32
 	steps   []Step
 	extras  []any // *TruncateOp, *format.DDL
 	masks   map[string]Mask
 	spare   []*Fold
 	scratch []byte
-	keys    []uint64 // a hash table of the rows that are changed
+	keys    []uint64 // hash table of the changed rows, for Meets
 }
 
 // A Transaction is a complete source transaction in a group.
@@ -101,14 +102,14 @@ type Transaction struct {
 	CommitLSN format.LSN
 	EndLSN    format.LSN
 	Time      format.Time
-	Ops       int // the number of the first change after it
+	Ops       int // index of the first change after it
 }
 
-// A Step is a part of a group that is written in one go, after the steps before it: a Fold, or Ops
-// one by one.
+// A Step is a part of a group: a Fold, or Ops that are written one by one. Steps are written in
+// order.
 type Step struct {
 	Fold *Fold
-	Ops  []int32 // indexes for Op
+	Ops  []int32 // arguments for Group.Op
 }
 
 // A TruncateOp is the argument of an OpTruncate.
@@ -117,7 +118,7 @@ type TruncateOp struct {
 	RestartIdentity bool
 }
 
-// Reset empties the group and keeps its memory, unless one huge transaction made that large.
+// Reset empties the group. It keeps the memory, unless a huge transaction made it large.
 func (g *Group) Reset() {
 	const keep = 16 << 20
 	if cap(g.arena) > keep {
@@ -135,7 +136,7 @@ func (g *Group) Reset() {
 			g.spare = append(g.spare, s.Fold)
 		}
 	}
-	kept := 0 // each of many folds may have been large once
+	kept := 0 // bounds the sum: each of many folds may once have been large
 	g.spare = slices.DeleteFunc(g.spare, func(f *Fold) bool {
 		n := max(16, cap(f.rows))
 		if kept+n > keepRows {
@@ -151,23 +152,23 @@ func (g *Group) Reset() {
 	clear(g.Counts)
 }
 
-// Size returns about how many bytes of memory the group's content takes, without what is lent to
-// it.
+// Size returns roughly how many bytes the group's content takes, without lent values.
 func (g *Group) Size() int { return len(g.arena) + 8*len(g.refs) + 32*len(g.ops) }
 
-// Len returns the number of changes of complete transactions, or of those that Fold has taken in.
+// Len returns the number of changes that are folded: those of complete transactions, and those that
+// Fold took from the open transaction.
 func (g *Group) Len() int { return g.folded }
 
-// Ready reports whether there is anything to be written.
+// Ready reports whether there is anything to write.
 func (g *Group) Ready() bool { return g.EndLSN != 0 }
 
 // Pending returns the number of changes of the open transaction.
 func (g *Group) Pending() int { return len(g.ops) - g.folded }
 
-// Steps returns what is to be written, in order.
+// Steps returns the steps to write, in order.
 func (g *Group) Steps() []Step { return g.steps }
 
-// CommitLSN returns the commit LSN of the transaction that a change belongs to.
+// CommitLSN returns the commit LSN of change i's transaction.
 func (g *Group) CommitLSN(i int32) format.LSN {
 	for _, t := range g.Transactions {
 		if int(i) < t.Ops {
@@ -177,8 +178,7 @@ func (g *Group) CommitLSN(i int32) format.LSN {
 	return g.OpenLSN
 }
 
-// Op returns the change of that number and its table (nil for one that is not of a single table's
-// rows).
+// Op returns change i and its table. The table is nil for a change that is not of one table's rows.
 func (g *Group) Op(i int32) (Op, *Table) {
 	op := g.ops[i]
 	if op.table == noTuple {
@@ -187,7 +187,7 @@ func (g *Group) Op(i int32) (Op, *Table) {
 	return op, g.tables[op.table]
 }
 
-// Truncate returns the argument of an OpTruncate, DDL that of an OpDDL.
+// Truncate returns the argument of an OpTruncate.
 func (g *Group) Truncate(op Op) *TruncateOp { return g.extras[op.New].(*TruncateOp) }
 
 // DDL returns the argument of an OpDDL.
@@ -207,7 +207,7 @@ func (g *Group) Value(tuple int32, i int) (format.ValueKind, []byte) {
 	return format.Text, g.data(r)
 }
 
-// data returns the bytes of a value that has some.
+// data returns the bytes of a text or binary value.
 func (g *Group) data(r ref) []byte {
 	if r.off&lent != 0 {
 		return g.lent[r.off&^lent]
@@ -215,7 +215,7 @@ func (g *Group) data(r ref) []byte {
 	return g.arena[r.off : r.off+r.n&refLen]
 }
 
-// Mask returns which columns of a tuple are of the given kind.
+// Mask returns which columns of a tuple are of the given kind, Null or Unchanged.
 func (g *Group) Mask(t *Table, tuple int32, kind format.ValueKind) Mask {
 	want := uint32(refNull)
 	if kind == format.Unchanged {
@@ -254,7 +254,7 @@ func (g *Group) mask(refs []ref, want uint32) Mask {
 	return m
 }
 
-// minLent is from which length on it is worth not to copy a value.
+// minLent is the length from which a value is lent instead of copied.
 const minLent = 64
 
 // tuple copies a tuple, which may have no columns, into the group.
@@ -287,9 +287,9 @@ func (g *Group) add(kind OpKind, t *Table, old, new int32) {
 	g.ops = append(g.ops, Op{kind, g.place(t), old, new})
 }
 
-// place returns a table's place in the group's list.
+// place returns a table's index in g.tables.
 func (g *Group) place(t *Table) int32 {
-	// The last one is usually meant again.
+	// A change is usually of the same table as the change before.
 	if n := len(g.ops); n > 0 {
 		if i := g.ops[n-1].table; i >= 0 && int(i) < len(g.tables) && g.tables[i] == t {
 			return i
@@ -311,7 +311,7 @@ func (g *Group) place(t *Table) int32 {
 // Insert adds an insert to the open transaction.
 func (g *Group) Insert(t *Table, new format.Tuple) { g.add(OpInsert, t, noTuple, g.tuple(new)) }
 
-// Update adds an update. Old is nil if the record had none.
+// Update adds an update. old is nil if the record has no old tuple.
 func (g *Group) Update(t *Table, old, new format.Tuple) {
 	o := int32(noTuple)
 	if old != nil {
@@ -335,15 +335,15 @@ func (g *Group) AddDDL(d *format.DDL) {
 	g.ops = append(g.ops, Op{OpDDL, noTuple, noTuple, int32(len(g.extras) - 1)})
 }
 
-// AddSavepoint adds the point that the abort of a subtransaction goes back to.
+// AddSavepoint adds the savepoint that the abort of a subtransaction rolls back to.
 func (g *Group) AddSavepoint(sub uint32) {
 	g.ops = append(g.ops, Op{OpSavepoint, noTuple, noTuple, int32(sub)})
 }
 
-// Begin opens a transaction. Its commit LSN may be 0, if it is not known yet.
+// Begin opens a transaction. commit is 0 if the commit LSN is not known yet.
 func (g *Group) Begin(commit format.LSN) { g.OpenLSN = commit }
 
-// Commit makes the open transaction complete.
+// Commit completes the open transaction.
 func (g *Group) Commit(xid uint32, commit, end format.LSN, at format.Time) {
 	g.Fold()
 	g.Transactions = append(g.Transactions, Transaction{xid, commit, end, at, len(g.ops)})
@@ -351,7 +351,7 @@ func (g *Group) Commit(xid uint32, commit, end format.LSN, at format.Time) {
 	g.Progress(end, at)
 }
 
-// Progress moves the position without a transaction.
+// Progress advances the position without a transaction.
 func (g *Group) Progress(lsn format.LSN, at format.Time) { g.EndLSN, g.Time = lsn, at }
 
 // Rollback drops the changes of the open transaction that have not been folded.
@@ -392,8 +392,8 @@ func (g *Group) copyTuple(from *Group, tuple int32, n int) int32 {
 	return int32(at)
 }
 
-// Fold takes the open transaction's changes so far into the steps. It is what Commit does, and by
-// itself serves transactions that are too large to wait for their end.
+// Fold adds the open transaction's changes so far to the steps. Commit calls it. Its other callers
+// write transactions that are too large to wait for their commit.
 func (g *Group) Fold() {
 	if g.Counts == nil {
 		g.Counts = make(map[*Table]*Counts)
@@ -441,9 +441,10 @@ func (g *Group) fold(i int32) {
 		f.counts.Deletes++
 	}
 	if !f.add(op) {
-		// This one must come after what has been folded so far, and before what follows.
+		// The change must follow the changes folded so far, and precede later changes. So the fold
+		// is closed.
 		g.folds[op.table] = nil
-		if len(f.rows) == 0 { // it was made for this one
+		if len(f.rows) == 0 { // the fold was created for this change
 			g.steps = g.steps[:len(g.steps)-1]
 			g.spare = append(g.spare, f)
 		}
@@ -451,7 +452,7 @@ func (g *Group) fold(i int32) {
 	}
 }
 
-// single adds a change that is written by itself to the steps.
+// single adds to the steps a change that must be written by itself.
 func (g *Group) single(i int32) {
 	if n := len(g.steps); n > 0 && g.steps[n-1].Fold == nil {
 		g.steps[n-1].Ops = append(g.steps[n-1].Ops, i)
@@ -476,7 +477,7 @@ func (g *Group) newFold(place int32) *Fold {
 
 var seed = maphash.MakeSeed()
 
-// hash hashes the key columns of a tuple; equal compares them. Keys are never NULL.
+// hash hashes a tuple's key columns, which are never NULL. equal compares them.
 func (g *Group) hash(t *Table, tuple int32) uint64 {
 	var h uint64
 	for _, k := range t.Key {

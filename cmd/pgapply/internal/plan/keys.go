@@ -1,7 +1,7 @@
 package plan
 
-// Apart reports whether a group can be written beside others that it does not meet: all of its
-// changes are to rows that are known by their key.
+// Apart reports whether the group can be written in parallel with groups that it does not meet.
+// Keys must know the row of every change, so every change must be folded.
 func (g *Group) Apart() bool {
 	for _, s := range g.Steps() {
 		if s.Fold == nil || len(s.Fold.Table.Deferrable) > 0 {
@@ -11,7 +11,7 @@ func (g *Group) Apart() bool {
 	return !g.Skip
 }
 
-// Keys notes which rows the group changes, for Meets.
+// Keys records which rows the group changes, for Meets.
 func (g *Group) Keys() {
 	n := 0
 	for _, s := range g.steps {
@@ -28,7 +28,7 @@ func (g *Group) Keys() {
 		clear(g.keys)
 	}
 	for _, s := range g.steps {
-		if s.Fold.Table.Foldable { // rows without a key are only inserted, which meets nothing
+		if s.Fold.Table.Foldable { // rows without a key are only inserted and meet nothing
 			for i := range s.Fold.rows {
 				h := g.rowHash(s.Fold.Table, s.Fold.rows[i].tuple)
 				g.keys[find(g.keys, h)] = h
@@ -37,7 +37,7 @@ func (g *Group) Keys() {
 	}
 }
 
-// Meets reports whether two groups may change the same row. Keys must have been called for other.
+// Meets reports whether two groups may change the same row. The caller must have called other.Keys.
 func (g *Group) Meets(other *Group) bool {
 	for _, s := range g.steps {
 		if !s.Fold.Table.Foldable {
@@ -52,7 +52,7 @@ func (g *Group) Meets(other *Group) bool {
 	return false
 }
 
-// rowHash tells rows of the target apart; it is never 0. Rows that have the same are taken for the
+// rowHash identifies a row of the target. It is never 0. Rows with the same hash are treated as the
 // same row.
 func (g *Group) rowHash(t *Table, tuple int32) uint64 {
 	return (g.hash(t, tuple)+uint64(t.OID))*0x9e3779b97f4a7c15 | 1

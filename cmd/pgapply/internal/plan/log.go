@@ -7,30 +7,30 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A Log keeps the changes of a transaction that is in progress on the source, of which it is not
-// known whether it will commit. It is compact, since there may be very many of them at once, and a
-// piece of it can be put away as it is. Tables are written as their Index: a piece means something
-// only to the run that has made it.
+// A Log keeps the changes of a transaction in progress, before it is known whether the transaction
+// commits. The encoding is compact, because there may be very many logs at once. A piece of a log
+// can be stored as it is. A table is encoded as its Index, so only the run that makes a piece can
+// read it.
 //
-// A change is its kind, its subtransaction and its table, each as a uvarint, and its tuples. A
-// tuple is, for each column, a uvarint: twice the length of a text value, twice the length plus one
-// of a binary one, both plus two, or 0 for NULL and 1 for an unchanged one.
+// A change is its kind, its subtransaction and its table, each as a uvarint, and then its tuples. A
+// tuple has a uvarint for each column: 0 for NULL, 1 for an unchanged value, 2n+2 for a text value
+// of n bytes, and 2n+3 for a binary value of n bytes. The bytes of the value follow.
 type Log struct {
-	// large values are not copied: they stay as they are until TakeLent's result has been used
+	// Lend logs large values without copying them. The values must not change until TakeLent's
+	// result has been used.
 	Lend bool
 	buf  []byte
 	cuts []cut
 }
 
-// A cut is a value that belongs before the byte at of a log.
+// A cut is a lent value that belongs before byte number at of a log.
 type cut struct {
 	at    int
 	value []byte
 }
 
-// TakeLent returns what the log has, as slices that follow one another, and empties it. The first
-// one is by itself: where pieces are read, it says that the others are to be put together before
-// they are added.
+// TakeLent empties the log and returns its content as consecutive slices. The first slice is a
+// piece of its own: it tells the reader to join the slices that follow before adding them.
 func (l *Log) TakeLent() [][]byte {
 	size := len(l.buf)
 	pieces := [][]byte{nil}
@@ -48,31 +48,31 @@ func (l *Log) TakeLent() [][]byte {
 	return pieces
 }
 
-// Lent reports whether a piece says that those that follow it are to be put together, and how many
-// bytes that will be.
+// Lent reports whether a piece says that the slices that follow it must be joined, and returns
+// their total size in bytes.
 func Lent(piece []byte) (size int, ok bool) {
 	c := logCursor{b: piece}
 	kind, _, n := c.uvarint(), c.uvarint(), c.uvarint()
 	return int(n), kind == logLent && !c.bad && len(c.b) == 0 && n <= maxLent
 }
 
-// Size returns how much memory the log takes, in bytes; 0 if it is empty.
+// Size returns how much memory the log takes, in bytes. It is 0 after Take.
 func (l *Log) Size() int { return cap(l.buf) }
 
-// Take returns what the log has, and empties it.
+// Take returns the log's content and empties the log.
 func (l *Log) Take() []byte {
 	b := l.buf
 	l.buf = nil
 	return b
 }
 
-// Len returns how many bytes are logged.
+// Len returns the number of bytes logged.
 func (l *Log) Len() int { return len(l.buf) }
 
 // Clear empties the log and keeps its memory.
 func (l *Log) Clear() { l.buf = l.buf[:0] }
 
-// Append adds what another log has.
+// Append adds the content of another log.
 func (l *Log) Append(other *Log) { l.buf = append(l.buf, other.buf...) }
 
 // Open logs the changes of a group's open transaction that have not been folded.
@@ -110,7 +110,7 @@ func (l *Log) Open(sub uint32, g *Group) {
 	}
 }
 
-// What a logged change of a row is; a truncate and DDL have their own arguments.
+// The kinds of logged changes. A truncate and DDL have arguments instead of tuples.
 const (
 	logInsert = iota
 	logUpdate // without an old tuple
@@ -118,10 +118,10 @@ const (
 	logDelete
 	logTruncate
 	logDDL
-	logLent // what a long change begins with
+	logLent // starts a change with lent values
 )
 
-// maxLent bounds the size of a change: more than the longest record of a stream has.
+// maxLent limits the size of a change. Every record of a stream is shorter.
 const maxLent = 1 << 31
 
 func (l *Log) head(kind uint64, sub uint32, index int) {
@@ -160,7 +160,7 @@ func (l *Log) Insert(sub uint32, t *Table, new format.Tuple) {
 	l.tuple(new)
 }
 
-// Update logs an update; old is nil if the record had none.
+// Update logs an update. old is nil if the record has no old tuple.
 func (l *Log) Update(sub uint32, t *Table, old, new format.Tuple) {
 	if old == nil {
 		l.head(logUpdate, sub, t.Index)
@@ -225,14 +225,14 @@ func (l *Log) strings(list []string) {
 // A Replay reads pieces of logs into a group.
 type Replay struct {
 	Tables []*Table // by Index
-	// Sub tells whether changes of a subtransaction are wanted. It is asked for each, just before
-	// it is added.
+	// Sub reports whether to add the changes of a subtransaction. It is called for each change,
+	// just before the change is added.
 	Sub func(sub uint32) bool
-	// Table tells where changes of a table go, nil if they are not wanted, or that they cannot be
-	// applied.
+	// Table returns the table that the changes go to, or nil to skip them. It returns an error if
+	// they cannot be applied.
 	Table func(*Table) (*Table, error)
-	// DDL is called for a statement, after everything before it was added, and returns the group to
-	// which what follows is added.
+	// DDL is called for a statement after everything before it has been added. It returns the group
+	// for what follows.
 	DDL func(*format.DDL) (*Group, error)
 
 	tuples [2]format.Tuple
@@ -286,7 +286,7 @@ func (r *Replay) truncate(g *Group, c *logCursor, n int, wanted bool) error {
 	return nil
 }
 
-// statement hands over a statement of n bytes. It returns the group for what follows.
+// statement passes a statement of n bytes to r.DDL. It returns the group for what follows.
 func (r *Replay) statement(g *Group, c *logCursor, n int, wanted bool) (*Group, error) {
 	d := c.ddl(n)
 	if c.bad {
@@ -352,7 +352,7 @@ func (c *logCursor) uvarint() uint64 {
 	return v
 }
 
-// ddl reads a statement of n bytes, and what belongs to it.
+// ddl reads a statement of n bytes, and its attributes.
 func (c *logCursor) ddl(n int) *format.DDL {
 	d := &format.DDL{Section: format.Change, SQL: string(c.bytes(n)), SearchPath: c.string(), Owner: c.string(), Type: c.string()}
 	for n := c.uvarint(); n > 0 && !c.bad; n-- {
@@ -394,7 +394,7 @@ func (c *logCursor) bytes(n int) []byte {
 	return b
 }
 
-// tuple reads a tuple of a table, whose relation says how many columns that has, into buf.
+// tuple reads a tuple into buf. The table's relation has the number of columns.
 func (c *logCursor) tuple(buf *format.Tuple, t *Table) format.Tuple {
 	tuple := (*buf)[:0]
 	if tuple == nil {

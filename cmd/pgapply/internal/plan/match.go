@@ -5,23 +5,24 @@ import (
 	"strings"
 )
 
-// An Operator tells whether two values are equal. None is the one of a type that has none.
+// An Operator decides whether two values are equal. A type without such an operator has None.
 type Operator struct {
 	SQL  string // between the two values
-	Type string // that both are to be cast to, if any
-	// the type that a parameter is to be read as, where the operator does not say it: a record's
+	Type string // both values are cast to it; empty: no cast
+	// Read is the parameter's type where the operator does not imply it, as for a record.
 	Read      string
-	Collation string // quoted, if it is not the column's
+	Collation string // quoted; empty: the column's
 }
 
-// Equals is the operator of PostgreSQL's own types. It is found by its name alone, since no schema
-// is on the search path.
+// Equals is the operator of PostgreSQL's own types. Its name alone is enough, because no schema is
+// on the search path.
 var Equals = Operator{SQL: "="}
 
-// None is the zero Operator: only their text tells whether two values are the same.
+// None is the zero Operator. Two values are then the same if their text is the same.
 var None Operator
 
-// NewOperator returns the operator of that name. Both values are cast to typ, unless that is empty.
+// NewOperator returns the operator with that name. It casts both values to typ, unless typ is
+// empty.
 func NewOperator(schema, name, typ, collation string) Operator {
 	if schema == "pg_catalog" && name == "=" {
 		return Operator{SQL: "=", Collation: collation}
@@ -29,7 +30,7 @@ func NewOperator(schema, name, typ, collation string) Operator {
 	return Operator{SQL: "OPERATOR(" + QuoteIdent(schema) + "." + name + ")", Type: typ, Collation: collation}
 }
 
-// write writes a comparison of a column with what value writes.
+// write writes a comparison of a column with the expression that value writes.
 func (o Operator) write(b *strings.Builder, column string, value func()) {
 	cast := ""
 	if o.Type != "" {
@@ -46,10 +47,11 @@ func (o Operator) write(b *strings.Builder, column string, value func()) {
 	}
 }
 
-// where writes the condition that finds one row by the old tuple: by the key, or by all columns, in
-// which case exactly one of several rows that are the same to the last character is meant: with
-// skipLocked, one that no other session has locked. Parameters are numbered from n+1 on; isNull
-// says which columns are NULL and have no parameter.
+// where writes the condition that finds one row by the old tuple. The condition compares the key,
+// or all columns if the table has no key. Without a key, several rows can be identical, and the
+// condition finds exactly one of them. With skipLocked, it finds one that no other session has
+// locked. Parameters are numbered from n+1. isNull says which columns are NULL and have no
+// parameter.
 func (t *Table) where(b *strings.Builder, n int, isNull Mask, skipLocked bool) {
 	if t.Key != nil {
 		for k, i := range t.Key {
@@ -71,7 +73,7 @@ func (t *Table) where(b *strings.Builder, n int, isNull Mask, skipLocked bool) {
 		}
 		return
 	}
-	if t.Spread { // of several tables, rows have the same ctid
+	if t.Spread { // rows of different partitions can have the same ctid
 		b.WriteString("(t.tableoid, t.ctid) = (SELECT o.tableoid, o.ctid FROM ")
 	} else {
 		b.WriteString("t.ctid = (SELECT o.ctid FROM ")
@@ -86,8 +88,7 @@ func (t *Table) where(b *strings.Builder, n int, isNull Mask, skipLocked bool) {
 	b.WriteString(")")
 }
 
-// same writes the condition that a row o is the same as the tuple in all columns, to the last
-// character.
+// same writes the condition that row o has the same text as the tuple in all columns.
 func (t *Table) same(b *strings.Builder, n int, isNull Mask) {
 	cols := t.FindColumns()
 	if len(cols) == 0 {
@@ -101,7 +102,7 @@ func (t *Table) same(b *strings.Builder, n int, isNull Mask) {
 		name := "o." + QuoteIdent(c.Name)
 		switch {
 		case isNull.Has(i):
-			// IS NULL is true for a row of NULLs, too.
+			// IS NULL is also true for a composite value whose fields are all NULL.
 			b.WriteString(name + " IS NOT DISTINCT FROM NULL")
 			continue
 		case c.Equal == None:
@@ -111,7 +112,7 @@ func (t *Table) same(b *strings.Builder, n int, isNull Mask) {
 			n++
 			c.Equal.write(b, name, func() { b.WriteString("$" + strconv.Itoa(n)) })
 		default:
-			// An index finds those that are equal; among them, the text tells.
+			// The operator lets an index find equal values. The text comparison selects among them.
 			n++
 			c.Equal.write(b, name, func() { b.WriteString("$" + strconv.Itoa(n) + "::" + c.Type) })
 			b.WriteString(" AND ")
@@ -121,8 +122,8 @@ func (t *Table) same(b *strings.Builder, n int, isNull Mask) {
 }
 
 // sameText writes the condition that column i, which is not NULL, has the same text as the
-// parameter. A cast to text is another thing for some types, and the source may print values in
-// another way: so the parameter is read and printed, too.
+// parameter. It does not cast to text, because such a cast does something else for some types. The
+// source may print values in another way. So the target also reads and prints the parameter.
 func (t *Table) sameText(b *strings.Builder, name string, i, n int) {
 	b.WriteString(name + " IS DISTINCT FROM NULL AND pg_catalog.concat(" + name +
 		`) COLLATE pg_catalog."C" = pg_catalog.concat($` + strconv.Itoa(n) + "::" + t.Columns[i].Type + ")")

@@ -1,6 +1,6 @@
-// Package plan decides what is to be written to the target: it collects the changes of source
-// transactions into groups, folds the changes of each row to their net effect, and shapes the
-// statements. It is pure: it knows records and tables, and no connection.
+// Package plan decides what to write to the target. It collects the changes of source transactions
+// into groups, folds the changes of each row to their net effect, and builds the statements. The
+// package is pure: it knows records and tables, but no connection.
 package plan
 
 import (
@@ -12,51 +12,52 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A Table is a relation of the stream together with the table on the target that it goes to.
-// Columns are aligned: Columns[i] is where the i-th value of a tuple goes.
+// A Table is a relation of the stream and its table on the target. Columns[i] is the column for the
+// i-th value of a tuple.
 type Table struct {
 	Index    int // among all tables of the stream
 	Relation *format.Relation
 	Schema   string // on the target
 	Name     string
 	OID      uint32 // on the target
-	Only     bool   // an ordinary table, which may have children that are not meant
-	Spread   bool   // a partitioned table, whose rows are in others
-	// where rows go instead, if it is not nil; OID, Only and Spread are then the root's
+	Only     bool   // an ordinary table: statements leave out its children
+	Spread   bool   // a partitioned table: its rows are in other tables
+	// Root is the table that rows are written to instead, if not nil. OID, Only and Spread are then
+	// the root's.
 	Root    *Root
 	Columns []Column
 
-	// Key has the columns that find a row, ascending. It is nil for a table that has none: then all
-	// columns find it.
+	// Key has the columns that find a row, in ascending order. It is nil for a table without a key,
+	// where all columns find the row.
 	Key []int
-	// Equal says for each of Key by which operator values are equal.
+	// Equal has the equality operator of each column in Key.
 	Equal []Operator
-	// Foldable is false if changes must be written one by one, in order: no unique index over Key,
-	// or types that unnest cannot carry.
+	// Foldable is false if changes must be written one by one, in order: Key has no unique index,
+	// or unnest cannot carry a type.
 	Foldable bool
-	// NoBulk is true if rows can only be inserted one by one: no columns to insert, or types that
-	// unnest cannot carry.
+	// NoBulk is true if rows can only be inserted one by one: the table has no columns to insert,
+	// or unnest cannot carry a type.
 	NoBulk bool
-	// NoCopy is true if COPY FROM is refused: the table is a view, or foreign.
+	// NoCopy is true if the server refuses COPY FROM: the table is a view or a foreign table.
 	NoCopy bool
 	// Full is true if old tuples are whole rows.
 	Full bool
-	// Deferrable is true if a unique constraint is deferrable: replica mode does not enforce those,
-	// so they have to be checked.
+	// Deferrable has the deferrable unique constraints. Replica mode does not enforce them, so
+	// pgapply must check them.
 	Deferrable []UniqueKey
-	// Snapshot is the LSN of the snapshot that the rows were loaded at: transactions that ended by
-	// then are in them already.
+	// Snapshot is the LSN of the snapshot of the loaded rows. The rows include every transaction
+	// that ended by then.
 	Snapshot format.LSN
 
-	// Problem is set if the relation cannot be applied; it is reported by the first change.
+	// Problem is set if the relation cannot be applied. The first change reports it.
 	Problem error
 
-	mu  sync.Mutex // guards sql: sessions that write side by side share it
+	mu  sync.Mutex // guards sql, which parallel sessions share
 	sql map[shape]string
 }
 
-// A Root is a partitioned table of the target that rows go through, and come from: they may be in
-// other partitions there than on the source.
+// A Root is a partitioned table of the target. Rows are written and found through it, because the
+// target may have them in other partitions than the source.
 type Root struct {
 	Schema, Name string
 	Leaves       int // how many partitions have rows
@@ -69,11 +70,11 @@ type Column struct {
 	OID    uint32
 	Ignore bool     // generated on the target: never written
 	Always bool     // GENERATED ALWAYS AS IDENTITY on the target: can be inserted, but not updated
-	Equal  Operator // of the type
-	Exact  bool     // values that are equal by it have the same text
+	Equal  Operator // the type's equality operator
+	Exact  bool     // values that Equal finds equal have the same text
 }
 
-// A UniqueKey is the columns of a unique constraint.
+// A UniqueKey is a unique constraint and its columns.
 type UniqueKey struct {
 	Name    string
 	Columns []string
@@ -82,7 +83,7 @@ type UniqueKey struct {
 // QuoteIdent quotes an identifier.
 func QuoteIdent(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
 
-// QualifiedName returns the table's name, quoted, as SQL has it.
+// QualifiedName returns the table's schema and name, quoted for SQL.
 func (t *Table) QualifiedName() string {
 	return QuoteIdent(t.Schema) + "." + QuoteIdent(t.Name)
 }
@@ -147,8 +148,8 @@ func (t *Table) target(b *strings.Builder) {
 	b.WriteString(t.place())
 }
 
-// A Mask says which columns of a tuple are left alone or NULL: one byte a column, '1' for yes. The
-// empty mask means none.
+// A Mask says which columns of a tuple are unchanged or NULL. It has one byte per column, '1' for
+// yes. The empty mask means none.
 type Mask string
 
 // Has reports whether column i is in the mask.
@@ -166,16 +167,16 @@ func (t *Table) isKey(i int) bool {
 // Inserted reports whether column i takes part in inserts.
 func (t *Table) Inserted(i int) bool { return !t.Columns[i].Ignore }
 
-// Updated reports whether an update with this mask sets column i. Key columns are not set where the
-// key does not change.
+// Updated reports whether an update with this mask sets column i. An update sets key columns only
+// if the key changes.
 func (t *Table) Updated(i int, unchanged Mask, keyChanges bool) bool {
 	c := &t.Columns[i]
 	return !c.Ignore && !unchanged.Has(i) && (keyChanges || t.Key == nil || !t.isKey(i))
 }
 
-// ElemOID returns the element type of the array parameter that carries column i in bulk, and for
-// integers their size in bytes. What is not an integer travels as text, in the server's own
-// notation, and is cast by the server.
+// ElemOID returns the element type of the array parameter that carries column i in bulk, and the
+// size of an integer type in bytes. All other types travel as text in the server's own notation.
+// The server casts them.
 func (t *Table) ElemOID(i int) (oid uint32, size int) {
 	switch t.Columns[i].OID {
 	case 20:
@@ -190,8 +191,8 @@ func (t *Table) ElemOID(i int) (oid uint32, size int) {
 
 var elemTypes = map[uint32]string{20: "pg_catalog.int8[]", 21: "pg_catalog.int2[]", 23: "pg_catalog.int4[]", 25: "pg_catalog.text[]"}
 
-// unnest writes "(SELECT unnest($1::text[]) AS c0, …) AS v" for the columns in list. As a function
-// in FROM it would cost more: the server puts the rows of those away first.
+// unnest writes "(SELECT unnest($1::text[]) AS c0, …) AS v" for the columns in list. A function in
+// FROM would cost more, because the server materializes its rows first.
 func (t *Table) unnest(b *strings.Builder, list []int) {
 	b.WriteString("(SELECT ")
 	for n, i := range list {
@@ -204,8 +205,8 @@ func (t *Table) unnest(b *strings.Builder, list []int) {
 	b.WriteString(") AS v")
 }
 
-// cast writes the n-th column of v as the type of column i. The cast is to the bare type: to one
-// with a length it would cut silently.
+// cast writes the n-th column of v as the type of column i. The type has no modifiers, because a
+// cast to a type with a length truncates silently.
 func (t *Table) cast(b *strings.Builder, n, i int) {
 	b.WriteString("v.c" + strconv.Itoa(n))
 	if oid, _ := t.ElemOID(i); oid == 25 && t.Columns[i].OID != 25 {
@@ -262,16 +263,17 @@ func (t *Table) CopyIn() string {
 	})
 }
 
-// UpdateColumns returns the columns that an update with this mask takes as parameters: the key's,
-// then those that it sets.
+// UpdateColumns returns the columns that an update with this mask takes as parameters: the key's
+// columns, then the columns that it sets.
 func (t *Table) UpdateColumns(unchanged Mask) []int {
 	set := t.list(func(i int) bool { return t.Updated(i, unchanged, false) })
 	return append(append([]int{}, t.Key...), set...)
 }
 
-// counted makes a statement of the CTEs that write writes, the last of which is w, so that it fails
-// (with 22012, division by zero) unless w has as many rows as the parameter after the n-th says, or
-// exactly one if n is -1: the answer would come too late, since the commit is already on its way.
+// counted builds a statement from the CTEs that write writes. The last CTE is w. The statement
+// fails with 22012 (division by zero) unless w has as many rows as the parameter after the n-th
+// says, or exactly one row if n is -1. The client cannot check the count itself: by the time of the
+// reply, it has already sent the commit.
 func counted(b *strings.Builder, n int, write func()) {
 	b.WriteString("WITH ")
 	write()
@@ -301,7 +303,7 @@ func (t *Table) BulkUpdate(unchanged Mask) string {
 		set := cols[len(t.Key):]
 		counted(b, len(cols), func() {
 			switch {
-			case len(set) == 0: // the row must be there all the same
+			case len(set) == 0: // the row must still exist
 				b.WriteString("w AS (SELECT 1 FROM ")
 				t.target(b)
 				b.WriteString(" AS t, ")
@@ -339,14 +341,14 @@ func (t *Table) BulkUpdate(unchanged Mask) string {
 	})
 }
 
-// replaced reports whether an update that sets these columns is a delete and an insert, because the
-// server refuses to update one of them.
+// replaced reports whether an update that sets these columns becomes a delete and an insert,
+// because the server refuses to update one of them.
 func (t *Table) replaced(set []int) bool {
 	return slices.ContainsFunc(set, func(i int) bool { return t.Columns[i].Always })
 }
 
-// reinsert goes on after a delete in v AS (DELETE … RETURNING …), and inserts the deleted row again
-// with columns cols set to what value writes and the others as they were.
+// reinsert continues after a delete in v AS (DELETE … RETURNING …). It inserts the deleted row
+// again, with the columns cols set to what value writes and the other columns kept.
 func (t *Table) reinsert(b *strings.Builder, cols []int, value func(n, i int)) {
 	kept := t.list(func(i int) bool { return t.Inserted(i) && !slices.Contains(cols, i) })
 	for n, i := range kept {
@@ -414,15 +416,15 @@ func (t *Table) FindColumns() []int {
 	return t.list(func(i int) bool { return !t.Columns[i].Ignore })
 }
 
-// SetColumns returns the columns that a single update with this mask sets: those of the key only if
-// it changes.
+// SetColumns returns the columns that a single update with this mask sets. It includes key columns
+// only if the key changes.
 func (t *Table) SetColumns(unchanged Mask, keyChanges bool) []int {
 	return t.list(func(i int) bool { return t.Updated(i, unchanged, keyChanges) })
 }
 
 // OneUpdate returns the statement that updates one row, given as a parameter for each of
-// SetColumns, then one for each of FindColumns that is not NULL in the old tuple. It fails with
-// division by zero unless it meets exactly one.
+// SetColumns, then one for each of FindColumns that is not NULL in the old tuple. The statement
+// fails with division by zero unless it finds exactly one row.
 func (t *Table) OneUpdate(unchanged Mask, keyChanges bool, isNull Mask, skipLocked bool) string {
 	more := string(isNull)
 	if keyChanges {
@@ -432,7 +434,7 @@ func (t *Table) OneUpdate(unchanged Mask, keyChanges bool, isNull Mask, skipLock
 		set := t.SetColumns(unchanged, keyChanges)
 		counted(b, -1, func() {
 			switch {
-			case len(set) == 0: // the row must be there all the same
+			case len(set) == 0: // the row must still exist
 				b.WriteString("w AS (SELECT 1 FROM ")
 				t.target(b)
 				b.WriteString(" AS t WHERE ")
@@ -464,7 +466,8 @@ func (t *Table) OneUpdate(unchanged Mask, keyChanges bool, isNull Mask, skipLock
 }
 
 // OneDelete returns the statement that deletes one row, given as a parameter for each of
-// FindColumns that is not NULL. It fails with division by zero unless it meets exactly one.
+// FindColumns that is not NULL. The statement fails with division by zero unless it finds exactly
+// one row.
 func (t *Table) OneDelete(isNull Mask, skipLocked bool) string {
 	return t.statement(shape{verb: oneDelete, more: string(isNull), skipLocked: skipLocked}, func(b *strings.Builder) {
 		counted(b, -1, func() {
@@ -477,8 +480,8 @@ func (t *Table) OneDelete(isNull Mask, skipLocked bool) string {
 	})
 }
 
-// DeleteAny returns the statement that deletes the row with a key, if there is one. Its parameters
-// are those of OneDelete.
+// DeleteAny returns the statement that deletes the row with a key, if the row exists. Its
+// parameters are those of OneDelete.
 func (t *Table) DeleteAny(isNull Mask) string {
 	return t.statement(shape{verb: deleteAny, more: string(isNull)}, func(b *strings.Builder) {
 		b.WriteString("DELETE FROM ")
@@ -488,7 +491,7 @@ func (t *Table) DeleteAny(isNull Mask) string {
 	})
 }
 
-// CountKey returns the query that counts the rows that OneUpdate or OneDelete would meet.
+// CountKey returns the query that counts the rows that OneUpdate or OneDelete would find.
 func (t *Table) CountKey(isNull Mask) string {
 	return t.statement(shape{verb: countKey, more: string(isNull)}, func(b *strings.Builder) {
 		b.WriteString("SELECT pg_catalog.count(*) FROM ")
@@ -499,8 +502,8 @@ func (t *Table) CountKey(isNull Mask) string {
 }
 
 // CheckUnique returns the statement that fails with division by zero if two rows have the same
-// values in a unique key, looking at the rows given as one array for each of its columns. It stands
-// in for constraints that are not enforced while they are deferrable.
+// values in a unique key. It looks at the rows given as one array for each of the key's columns. It
+// replaces the server's check of deferrable constraints, which replica mode does not enforce.
 func (t *Table) CheckUnique(k UniqueKey) string {
 	return t.statement(shape{verb: checkUnique, more: k.Name}, func(b *strings.Builder) {
 		cols := t.ColumnsOf(k)
@@ -534,8 +537,8 @@ func (t *Table) CheckUnique(k UniqueKey) string {
 	})
 }
 
-// CheckUniqueWhole returns the statement that looks at all rows, for a transaction too large to
-// know which ones it has written.
+// CheckUniqueWhole returns the statement that checks all rows. It is for a transaction that is too
+// large to track which rows it wrote.
 func (t *Table) CheckUniqueWhole(k UniqueKey) string {
 	return t.statement(shape{verb: checkUniqueWhole, more: k.Name}, func(b *strings.Builder) {
 		cols := t.ColumnsOf(k)
@@ -554,7 +557,7 @@ func (t *Table) CheckUniqueWhole(k UniqueKey) string {
 	})
 }
 
-// ColumnsOf returns the numbers of a unique key's columns.
+// ColumnsOf returns the indexes of a unique key's columns.
 func (t *Table) ColumnsOf(k UniqueKey) []int {
 	var l []int
 	for _, name := range k.Columns {
