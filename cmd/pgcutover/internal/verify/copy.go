@@ -14,14 +14,15 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 )
 
-// To plan a query of a table, the server takes in the functions of its indexes, and one that relies
-// on its caller's search path fails there. To give them a path would be to execute what others have
-// written with our rights. COPY of a table plans nothing and calls nothing but the output functions
-// of its types: such a table is read as a whole by COPY, and its rows are hashed here.
+// To plan a query of a table, the server inlines the functions of the table's indexes. A function
+// that relies on its caller's search path fails there. Setting a search path for it would execute
+// other people's code with our privileges. COPY of a table plans nothing and calls only the output
+// functions of the column types. So COPY reads such a table as a whole, and this package hashes its
+// rows.
 
-// unplanned returns the pairs that could not be compared for a function or the like, and of which
-// COPY gives the same text on both sides: tables with rows of their own, without columns whose text
-// is made by an expression.
+// unplanned returns the pairs that could not be compared because of a planning error, and for which
+// COPY prints the same text on both sides: tables with rows of their own, without columns whose
+// text is made by an expression.
 func unplanned(pairs []*pair) (list []*pair) {
 	for _, p := range pairs {
 		plain := p.unverified != "" && ofFunction(p.cause) && !p.whole && len(p.leaves) == 0 && len(p.names) > 0
@@ -35,14 +36,14 @@ func unplanned(pairs []*pair) (list []*pair) {
 	return list
 }
 
-// ofFunction reports whether an error may come of a function that is taken into a plan, or of
-// another thing that only planning meets. A missing right is none.
+// ofFunction reports whether an error may come from a function that the planner inlines, or from
+// anything else that only planning meets. A missing privilege does not count.
 func ofFunction(err error) bool {
 	var pg *pgconn.PgError
 	return isOfTable(err) && errors.As(err, &pg) && pg.Code != "42501"
 }
 
-// sumByCopy sums tables that cannot be read by a query. What cannot be read by COPY either stays
+// sumByCopy sums tables that a query cannot read. A table that COPY cannot read either stays
 // unverified.
 func (v *verification) sumByCopy(ctx context.Context, pairs []*pair) error {
 	for _, p := range pairs {
@@ -82,8 +83,8 @@ func (v *verification) sumByCopy(ctx context.Context, pairs []*pair) error {
 	return nil
 }
 
-// rowHashes sums up the hashes of rows. The server sends each in a message of its own, which is one
-// call of Write.
+// rowHashes adds up the hashes of rows. The server sends each row in its own message, which arrives
+// in one call of Write.
 type rowHashes struct {
 	rows int64
 	a, b uint64

@@ -7,13 +7,13 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// showDifferences is how many differing rows of a table are shown.
+// showDifferences limits the differing rows shown for a table.
 const showDifferences = 10
 
-// differences shows the first rows that differ: by key, or as whole rows where there is none. Both
-// sides are read in the same order.
+// differences shows the first rows that differ: by key, or as whole rows if there is no key. It
+// reads both sides in the same order.
 func (v *verification) differences(ctx context.Context, p *pair) error {
-	// The sessions are closed in the middle of their answers, without reading the rest.
+	// The sessions are closed in the middle of a result, without reading the rest.
 	a, err := openSnapshot(ctx, v.Source, v.source.Name, v.how.settings)
 	if err != nil {
 		return err
@@ -24,7 +24,7 @@ func (v *verification) differences(ctx context.Context, p *pair) error {
 		return err
 	}
 	defer b.Close(context.WithoutCancel(ctx))
-	// Of a row without a key as much as a person can read, and the rest as a hash: it may be huge.
+	// A row without a key may be huge. Show its beginning and a hash of the row.
 	id := "CASE WHEN pg_catalog.octet_length(r) > 1000 THEN pg_catalog.left(r, 200) || '… ' || pg_catalog.md5(r) ELSE r END"
 	if len(p.key) > 0 {
 		parts := make([]string, len(p.key))

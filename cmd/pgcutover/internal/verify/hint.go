@@ -11,8 +11,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// whatNow says what to do about a target that differs. That depends on who is the primary by now:
-// the rows are compared behind the opening of the target as well as before it.
+// whatNow says what to do about a target that differs. The answer depends on which server is the
+// primary now, because verify runs both before and after the target is opened.
 func (v *verification) whatNow(ctx context.Context) string {
 	slot := text.Shell(v.Slot)
 	if v.Find(ctx) == nil && v.Stream.Ended {
@@ -23,8 +23,8 @@ func (v *verification) whatNow(ctx context.Context) string {
 	return "Do not let the application use the target. pgcutover unfence --slot " + slot + " gives the source back to it."
 }
 
-// readable returns what would let our role read all rows of a table, of which the server has
-// refused that for lack of a right. It is empty if it was another error.
+// readable returns the statement that lets our role read all rows of a table, if the server refused
+// that for a missing privilege. It returns "" for other errors.
 func (v *verification) readable(ctx context.Context, c *pgx.Conn, side string, p *pair, err error) (string, error) {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) || pg.Code != "42501" {
@@ -50,7 +50,7 @@ func (v *verification) readable(ctx context.Context, c *pgx.Conn, side string, p
 	case !reads:
 		return fmt.Sprintf("On the %s, as %s: GRANT SELECT ON %s TO %s;", side, text.Ident(owner), table, text.Ident(me)), nil
 	case bound:
-		// What a policy hides can be compared only by a role that it does not bind.
+		// Only a role that the policy does not bind can compare the hidden rows.
 		return fmt.Sprintf("Row level security hides rows of %s.%s from role %s. On the %s, as superuser: ALTER ROLE %s BYPASSRLS; or compare as a role that has it (--%s).",
 			text.Escape(schema), text.Escape(name), text.Ident(me), side, text.Ident(me), side), nil
 	}

@@ -8,17 +8,17 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// isTooLarge reports whether the server could not make the text of a row because that would be
-// longer than it can keep.
+// isTooLarge reports whether the server could not build the text of a row because it exceeds the
+// server's size limit.
 func isTooLarge(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && (pg.Code == "54000" ||
 		pg.Code == "XX000" && strings.Contains(pg.Message, "invalid memory alloc request size"))
 }
 
-// isOfTable reports whether an error is one table's own, so that the others can still be compared:
-// to plan a query of a table, the server takes in the functions of its indexes, and one that relies
-// on its caller's search path fails there.
+// isOfTable reports whether an error concerns only one table, so that the others can still be
+// compared. For example, the planner inlines the functions of a table's indexes, and a function
+// that relies on its caller's search path fails there.
 func isOfTable(err error) bool {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) || len(pg.Code) != 5 {
@@ -31,7 +31,7 @@ func isOfTable(err error) bool {
 	return false
 }
 
-// tooLarge returns the pairs that have such rows, made ready to be compared by the hashes of their
+// tooLarge returns the pairs that have such rows, prepared for a comparison by the hashes of their
 // columns.
 func tooLarge(pairs []*pair) (large []*pair) {
 	for _, p := range pairs {
@@ -43,12 +43,12 @@ func tooLarge(pairs []*pair) (large []*pair) {
 	return large
 }
 
-// hashes returns an expression for a row that has a hash in each column's place.
+// hashes returns an expression for a row with each column replaced by its hash.
 func (p *pair) hashes() string {
 	list := make([]string, len(p.names))
 	for i, name := range p.names {
 		q := pgx.Identifier{name}.Sanitize()
-		// The text of a bytea is twice as long as itself.
+		// The text of a bytea is twice as long as its value.
 		value := "pg_catalog.convert_to(pg_catalog.concat(" + p.columns[i] + "), 'UTF8')"
 		if p.types[i] == "bytea" {
 			value = q

@@ -12,13 +12,13 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 )
 
-// lobChunk is how much of a large object a server sums up at a time.
+// lobChunk is the size of the parts in which a server sums a large object.
 const lobChunk = 1 << 20
 
-// largeObjects compares the large objects of both sides, if they were loaded, as tables are
-// compared. PostgreSQL decodes no changes of them: what has become of them since the load is a
-// difference. It writes a line, and one for each of the first that differ, and reports whether
-// there are none.
+// largeObjects compares the large objects of both sides in the same way as tables, if they were
+// loaded. PostgreSQL does not decode changes of large objects, so a change since the load is a
+// difference. largeObjects writes a line in total and one for each of the first differences. It
+// reports whether both sides are equal.
 func (v *verification) largeObjects(ctx context.Context) (equal bool, err error) {
 	states, err := progress.TableStates(ctx, v.OnTarget, v.Stream.ID)
 	if err != nil {
@@ -58,8 +58,8 @@ func (v *verification) largeObjects(ctx context.Context) (equal bool, err error)
 	return false, nil
 }
 
-// differentLobs steps through the large objects of both sides. It returns lines for the first that
-// differ, and how many there are on either side.
+// differentLobs steps through the large objects of both sides. It returns lines for the first
+// differences, and the number of large objects on each side.
 func differentLobs(ctx context.Context, a, b *lobCursor) (lines []string, onSource, onTarget int, err error) {
 	for {
 		for _, c := range []*lobCursor{a, b} {
@@ -96,8 +96,8 @@ func differentLobs(ctx context.Context, a, b *lobCursor) (lines []string, onSour
 // A lobCursor steps through the large objects of one side, in the order of their OIDs.
 type lobCursor struct {
 	server pgdial.Server
-	list   *pgx.Conn // reads the beginnings
-	more   *pgx.Conn // reads the rest of long ones
+	list   *pgx.Conn // reads the first chunks
+	more   *pgx.Conn // reads the rest of long objects
 	rows   pgx.Rows
 	ok     bool
 	oid    uint32
@@ -163,7 +163,7 @@ func (c *lobCursor) sum(ctx context.Context) error {
 	return nil
 }
 
-// close closes the sessions, in the middle of an answer if need be.
+// close closes the sessions, even in the middle of a result.
 func (c *lobCursor) close(ctx context.Context) {
 	for _, conn := range []*pgx.Conn{c.list, c.more} {
 		if conn != nil {

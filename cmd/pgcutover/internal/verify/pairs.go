@@ -18,11 +18,11 @@ import (
 type pair struct {
 	schema, name             string // on the source
 	targetSchema, targetName string
-	// expressions that give a value's text, the same on both sides
+	// expressions for a value's text, which is the same on both sides
 	columns []string
-	// a partitioned table on the target, whose partitions have the rows
+	// a partitioned table on the target; its partitions hold the rows
 	whole bool
-	// partitions on the source that are compared as one; empty: the table itself
+	// partitions on the source that are compared as one table; if empty, the table itself
 	leaves     []catalog.Name
 	names, key []string
 	bytes      int64
@@ -31,16 +31,16 @@ type pair struct {
 	problem        string
 
 	types []string // of the columns
-	// its rows are too large to be compared as text: columns are, by their hashes
+	// its rows are too large to compare as text; columns are compared by their hashes
 	large      bool
 	unverified string // why it could not be compared
-	cause      error  // the server's, of that
-	remedy     string // what would let it be compared, if that is known
-	byCopy     bool   // its rows were hashed here
+	cause      error  // the server's error for that
+	remedy     string // what would allow the comparison, if known
+	byCopy     bool   // the rows were hashed by rowHashes
 }
 
-// A sum is a table's content: how many rows, and the sum of a 64-bit hash of each, twice with
-// different seeds.
+// A sum is a table's content: the number of rows, and the sum of a 64-bit hash of each row, twice
+// with different seeds.
 type sum struct {
 	rows int64
 	sums string
@@ -50,8 +50,7 @@ func (p *pair) equal() bool {
 	return p.problem == "" && p.unverified == "" && p.source.rows == p.target.rows && p.source.sums == p.target.sums
 }
 
-// findPairs finds the tables to compare: all that the source has to migrate, or those that were
-// selected.
+// findPairs finds the tables to compare: all tables of the source, or the selected ones.
 func (v *verification) findPairs(ctx context.Context) error {
 	known, err := progress.Tables(ctx, v.OnTarget, v.Stream.ID)
 	if err != nil {
@@ -68,8 +67,8 @@ func (v *verification) findPairs(ctx context.Context) error {
 	return err
 }
 
-// ofSource returns the source's tables that belong to the migration, with the names that they have
-// on the target.
+// ofSource returns the source's tables that belong to the migration, with their names on the
+// target.
 func (v *verification) ofSource(ctx context.Context, known []progress.TableInfo) (pairs []*pair, err error) {
 	tables, err := catalog.Tables(ctx, v.OnSource)
 	if err != nil {
@@ -108,7 +107,7 @@ func (v *verification) ofSource(ctx context.Context, known []progress.TableInfo)
 	return pairs, nil
 }
 
-// onTarget looks up the tables of pairs on the target. One that lacks a column differs.
+// onTarget looks up the tables of pairs on the target. A table that lacks a column differs.
 func (v *verification) onTarget(ctx context.Context, pairs []*pair) error {
 	names := make([][2]string, len(pairs))
 	for i, p := range pairs {
@@ -144,7 +143,7 @@ func (v *verification) onTarget(ctx context.Context, pairs []*pair) error {
 	return nil
 }
 
-// columnsAtLoad returns the columns that the source's tables had at the load.
+// columnsAtLoad returns the columns that the source's tables had when they were loaded.
 func (v *verification) columnsAtLoad(ctx context.Context) (map[catalog.Name]map[string]bool, error) {
 	had := make(map[catalog.Name]map[string]bool)
 	err := progress.Fingerprints(ctx, v.OnTarget, v.Stream.ID, func(side string, f *progress.Fingerprint) {
@@ -160,8 +159,8 @@ func (v *verification) columnsAtLoad(ctx context.Context) (map[catalog.Name]map[
 	return had, v.Target.Explain(err)
 }
 
-// oldFloats reports whether one of the servers prints floating-point numbers as they were printed
-// before version 12: with digits that the other leaves out.
+// oldFloats reports whether one of the servers is older than version 12. Such a server prints
+// floating-point numbers with fewer digits.
 func oldFloats(a, b *pgx.Conn) bool {
 	return pgdial.Version(a.PgConn()) < 120000 || pgdial.Version(b.PgConn()) < 120000
 }

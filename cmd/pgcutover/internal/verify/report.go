@@ -13,17 +13,17 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// A tally is what a report has counted.
+// A tally counts the results of a report.
 type tally struct {
 	rows                  int64
 	different, unverified []string // tables
-	remedies              []string // that would let them be compared
+	remedies              []string // what would allow the comparison of unverified tables
 	lobs                  bool     // large objects differ
 }
 
 func (r *tally) equal() bool { return len(r.different) == 0 && !r.lobs }
 
-// report writes a line for each table, or only for those that differ, and what differs in them.
+// report writes a line for each table, or only for those that differ, and shows the differences.
 func (v *verification) report(ctx context.Context) (equal bool, err error) {
 	var r tally
 	for _, p := range v.pairs {
@@ -38,7 +38,7 @@ func (v *verification) report(ctx context.Context) (equal bool, err error) {
 	r.lobs = !same
 	took := time.Since(v.began).Round(time.Millisecond)
 	detail, result, differs := v.verdict(ctx, &r)
-	// A difference is recorded too: whoever looks later must not take the migration for a good one.
+	// Record a difference as well: nobody should mistake this migration for a good one later.
 	if err := progress.StepBegan(ctx, v.OnTarget, v.Stream.ID, "verify", took); err != nil {
 		return r.equal(), v.Target.Explain(err)
 	}
@@ -75,14 +75,14 @@ func (v *verification) reportTable(ctx context.Context, p *pair, r *tally) error
 		return nil
 	}
 	v.Printf("different\t%s\t%d rows on the source, %d on the target\n", name, p.source.rows, p.target.rows)
-	if p.byCopy { // no query can read its rows
+	if p.byCopy { // no query can read the table's rows
 		return nil
 	}
 	return v.differences(ctx, p)
 }
 
-// verdict says what was found: in words, in the word that is recorded, and as the error for a
-// target that differs, or of which not all could be compared.
+// verdict returns the result in three forms: as text, as the word to record, and as the error for a
+// target that differs or that could not be compared completely.
 func (v *verification) verdict(ctx context.Context, r *tally) (detail, result string, err error) {
 	n, tables := len(r.different), count.Of(len(v.pairs), "table")
 	detail = fmt.Sprintf("%s, %s: all equal", tables, count.Of(r.rows, "row"))

@@ -18,18 +18,18 @@ import (
 
 // A comparison says how rows are compared.
 type comparison struct {
-	text     string // of a row r, as bytes that are the same on both sides
-	hash     string // the aggregate that sums a table's rows up
-	settings string // of the sessions
+	text     string // expression for the text of a row r, as bytes that are the same on both sides
+	hash     string // the aggregate that sums the hashes of a table's rows
+	settings string // session settings
 }
 
-// chooseHash finds out how rows can be compared. The server's own hash function is used if both
-// sides have the same.
+// chooseHash decides how rows are compared. It uses the server's own hash function if both sides
+// have the same one.
 func (v *verification) chooseHash(ctx context.Context) error {
 	a, b, how := v.OnSource, v.target.Keep, &v.how
 	if oldFloats(a, b) {
-		// Numbers within other values, as in arrays: rounded to 15 digits both versions print them
-		// alike.
+		// Numbers within other values, such as arrays: both versions print them alike if rounded to
+		// 15 digits.
 		how.settings = "; SET extra_float_digits = 0"
 	}
 	how.text = "r"
@@ -66,7 +66,7 @@ func (p *pair) rowText() string {
 	return "ROW(" + strings.Join(p.columns, ", ") + ")::pg_catalog.text"
 }
 
-// from returns the table on one side, without those that inherit from it.
+// from returns the table on one side, without its inheritance children.
 func (p *pair) from(target bool) string {
 	if !target && len(p.leaves) > 0 {
 		return p.fromLeaves()
@@ -84,7 +84,7 @@ func (p *pair) sumSQL(hash string, target bool) string {
 	return "SELECT pg_catalog.count(*), coalesce(" + hash + ", '') FROM (SELECT " + p.rowText() + " AS r FROM " + p.from(target) + ") x"
 }
 
-// A queue gives each session of a side the next table, the largest ones first.
+// A queue hands out a side's tables to its sessions, the largest tables first.
 type queue struct {
 	mu   sync.Mutex
 	list []*pair
@@ -107,12 +107,12 @@ func (q *queue) next() *pair {
 type summer struct {
 	*verification
 	server  pgdial.Server
-	name    string // of the snapshot
+	name    string // the name of the snapshot
 	conn    *pgx.Conn
-	refused *sync.Mutex // what could not be compared is noted of either side
+	refused *sync.Mutex // guards the pairs' errors, which both sides record
 }
 
-// sumAll sums all tables on both sides, some of them at a time.
+// sumAll sums all tables on both sides, several at a time.
 func (v *verification) sumAll(ctx context.Context, pairs []*pair) error {
 	largest := slices.Clone(pairs)
 	slices.SortStableFunc(largest, func(a, b *pair) int { return cmp.Compare(b.bytes, a.bytes) })
@@ -149,7 +149,7 @@ func (s *summer) run(ctx context.Context, q *queue) (err error) {
 	}()
 	for n := 1; ; n++ {
 		if n%session.LocksAtOnce == 0 {
-			// a transaction keeps its locks, and the snapshot is held by another
+			// Commit to release the locks. Another session holds the snapshot.
 			if _, err := s.conn.Exec(ctx, "COMMIT; "+inSnapshot(s.name)); err != nil {
 				return s.server.Explain(err)
 			}
@@ -164,7 +164,7 @@ func (s *summer) run(ctx context.Context, q *queue) (err error) {
 	}
 }
 
-// sum sums a table. An error that is the table's own is noted with it, and the others go on.
+// sum sums a table. It records an error that concerns only this table, so that the others continue.
 func (s *summer) sum(ctx context.Context, p *pair) error {
 	onTarget := s.server.Side == s.Target.Side
 	x := &p.source
@@ -193,7 +193,7 @@ func (s *summer) sum(ctx context.Context, p *pair) error {
 	return nil
 }
 
-// inSnapshot returns the statements that begin a transaction which reads a snapshot.
+// inSnapshot returns the statements that begin a transaction which reads from a snapshot.
 func inSnapshot(snapshot string) string {
 	return "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT " + slot.QuoteLiteral(snapshot)
 }

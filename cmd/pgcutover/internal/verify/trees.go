@@ -9,8 +9,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 )
 
-// merge makes one pair of the partitions of a tree that are in other partitions on the target than
-// on the source.
+// merge combines the partitions of a tree into one pair if the target partitions the table
+// differently from the source.
 func (v *verification) merge(ctx context.Context, pairs []*pair) ([]*pair, error) {
 	leaves, err := catalog.Leaves(ctx, v.target.Keep)
 	if err != nil || len(leaves) == 0 {
@@ -41,7 +41,7 @@ func (v *verification) merge(ctx context.Context, pairs []*pair) ([]*pair, error
 	return list, nil
 }
 
-// fromLeaves returns the partitions of the source that are compared as one table.
+// fromLeaves returns an expression that reads the source's partitions as one table.
 func (p *pair) fromLeaves() string {
 	columns := make([]string, len(p.names))
 	for i, name := range p.names {

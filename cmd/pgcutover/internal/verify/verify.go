@@ -1,5 +1,5 @@
-// Package verify compares every row of every table, and large objects, of a drained source with the
-// target's.
+// Package verify compares every row of every table, and the large objects, of a drained source with
+// those of the target.
 package verify
 
 import (
@@ -15,29 +15,30 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// Options say what is compared, and how it is reported.
+// Options choose what is compared and how it is reported.
 type Options struct {
-	Jobs          int    // tables at a time
-	OnlyDifferent bool   // equal tables are not printed
+	Jobs          int    // number of tables compared at a time
+	OnlyDifferent bool   // do not print equal tables
 	Ready         func() // called when the snapshots exist
 }
 
-// A verification is one comparison of the two sides, as of a snapshot of each.
+// A verification is one comparison of the two sides, each as of one snapshot.
 type verification struct {
 	*session.Session // OnSource is the session that holds the source's snapshot
 	Options
 	source, target *slot.Snapshot
 	began          time.Time
-	steps          []progress.Step // that had been taken before
+	steps          []progress.Step // the steps recorded before the snapshots
 	how            comparison
 	pairs          []*pair
 }
 
-// Run compares every row of every table of the source, and large objects, with the target's, as of
-// one snapshot on either side, which it takes at its beginning and announces by calling Ready. The
-// source must be fenced and drained, or the two snapshots would not be of the same state. It writes
-// a line for each table, or only for those that differ, and fails if one does: only then with
-// status Failed, so that nobody takes what could not be compared for a difference.
+// Run compares every row of every table of the source, and the large objects, with those of the
+// target. It reads one snapshot on each side, takes both at its start, and calls Ready when they
+// exist. The source must be fenced and drained: otherwise the two snapshots are not of the same
+// state. Run writes a line for each table, or only for those that differ. It fails with status
+// Failed only if a table differs, so that nobody mistakes an incomplete comparison for a
+// difference.
 func Run(ctx context.Context, m *session.Migration, o Options) error {
 	equal, err := run(ctx, m, o)
 	if err != nil && equal && fault.StatusOf(err) == fault.Failed {
@@ -51,7 +52,7 @@ func Run(ctx context.Context, m *session.Migration, o Options) error {
 	return err
 }
 
-// run reports equal unless it has found a difference, also where it fails before it can tell.
+// run reports equal unless it has found a difference, even if it fails before it can tell.
 func run(ctx context.Context, m *session.Migration, o Options) (equal bool, err error) {
 	began := time.Now()
 	s, err := m.BeginTarget(ctx)
@@ -60,7 +61,7 @@ func run(ctx context.Context, m *session.Migration, o Options) (equal bool, err 
 	}
 	defer s.Close(context.WithoutCancel(ctx))
 	v := &verification{Session: s, Options: o, began: began}
-	// What is drained by now is in the snapshots.
+	// A drain that is recorded now is in the snapshots.
 	if v.steps, err = progress.Steps(ctx, s.OnTarget, s.Stream.ID); err != nil {
 		return true, m.Target.Explain(err)
 	}
@@ -83,7 +84,7 @@ func run(ctx context.Context, m *session.Migration, o Options) (equal bool, err 
 	return v.report(ctx)
 }
 
-// drained makes sure that the snapshots are of the same state.
+// drained checks that the snapshots are of the same state.
 func (v *verification) drained(ctx context.Context) error {
 	if err := v.CheckSource(ctx); err != nil {
 		return err
@@ -102,7 +103,7 @@ func (v *verification) drained(ctx context.Context) error {
 	return nil
 }
 
-// compare sums all tables: those that cannot be read as others are, in other ways.
+// compare sums all tables. Tables that the common query cannot read are summed in other ways.
 func (v *verification) compare(ctx context.Context) error {
 	if v.Ready != nil {
 		v.Ready()
