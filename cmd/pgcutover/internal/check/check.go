@@ -1,5 +1,5 @@
-// Package check examines a source and a target before anything is begun. Each finding says what is
-// so, how much that matters, and what to do about it.
+// Package check examines a source and a target before a migration begins. Each finding states a
+// fact, how severe it is, and what to do about it.
 package check
 
 import (
@@ -15,14 +15,14 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// A look is one thing that is examined. It reports findings; what it cannot examine is a finding
-// as well, and does not keep the others from being made.
+// A look is one examination. It reports findings. An examination that fails is a finding as well
+// and does not stop the others.
 type look struct {
-	what string // as in: … could not be examined
+	what string // completes: … could not be examined
 	find func(*checker) error
 }
 
-// What is examined, in the order in which it is printed.
+// The examinations, in the order in which their findings are printed.
 var (
 	onSource = []look{
 		{"whether source and target are two databases", (*checker).apart},
@@ -48,7 +48,7 @@ var (
 	}
 )
 
-// A finding is one thing that was looked at.
+// A finding is the result of looking at one thing.
 type finding struct {
 	level  string // ok, warning, error
 	text   string
@@ -56,14 +56,14 @@ type finding struct {
 	paste  []paste
 }
 
-// A paste is what somebody is to execute on one side.
+// A paste is a set of statements for somebody to execute on one side.
 type paste struct {
 	side string // source or target
-	as   string // a role, quoted, or words for one
+	as   string // a role, quoted, or a description of one
 	sql  []string
 }
 
-// superuser is who may do what no other role may.
+// superuser stands for a role in statements that only a superuser may execute.
 const superuser = "superuser"
 
 // A checker collects findings.
@@ -76,7 +76,7 @@ type checker struct {
 	// The roles and databases of the two sessions, quoted for statements that are to be pasted.
 	sourceUser, targetUser         string
 	sourceDatabase, targetDatabase string
-	// the slot exists: what only its creation needs does not stand in the way
+	// the slot exists, so a condition for creating it is only a warning
 	begun bool
 }
 
@@ -105,13 +105,13 @@ func (c *checker) add(level, remedy, format string, args ...any) *finding {
 	return &c.list[len(c.list)-1]
 }
 
-// do adds statements that somebody is to execute: they are printed one a line, ready to be pasted.
+// do adds statements for somebody to execute. They are printed one per line, ready to be pasted.
 func (f *finding) do(side, as string, sql ...string) {
 	f.paste = append(f.paste, paste{side, as, sql})
 }
 
-// Run looks at the source, the target, and the pair, before anything is begun. It changes nothing.
-// It writes a line for each finding, and fails if there is one that stands in the way.
+// Run examines the source, the target, and the pair before a migration begins. It changes nothing.
+// It writes a line for each finding, and fails if one of them is an error.
 func Run(ctx context.Context, m *session.Migration) error {
 	c := &checker{ctx: ctx, m: m}
 	var err error
@@ -139,7 +139,7 @@ func Run(ctx context.Context, m *session.Migration) error {
 	return c.report()
 }
 
-// introduce asks both servers who they are, and who we are there.
+// introduce asks both servers for their versions, and for our roles and databases there.
 func (c *checker) introduce() error {
 	c.sv, c.tv = pgdial.Version(c.s.PgConn()), pgdial.Version(c.t.PgConn())
 	for _, x := range []struct {
@@ -173,7 +173,7 @@ func (c *checker) report() error {
 	return nil
 }
 
-// print prints a finding: what is so, what to do about it, and the statements that do it.
+// print prints a finding: the fact, its remedy, and the remedy's statements.
 func (f *finding) print(m *session.Migration) {
 	m.Printf("%s\t%s\n", f.level, f.text)
 	if f.remedy != "" {

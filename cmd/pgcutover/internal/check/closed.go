@@ -2,8 +2,8 @@ package check
 
 import "github.com/pgsluice/pgsluice/cmd/internal/catalog"
 
-// closed looks for what the source's role may not read: all of it at once, before anything is
-// begun.
+// closed lists everything that the source's role may not read, all at once before the migration
+// begins.
 func (c *checker) closed() error {
 	x, err := catalog.LookClosed(c.ctx, c.s, func(uint32, string) bool { return true }, true)
 	if err != nil {

@@ -10,13 +10,13 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 )
 
-// A locale is what text is compared by: of the database, or of a collation.
+// A locale is the set of rules that a database or a collation compares text by.
 type locale struct {
 	Provider      string // c (libc), i (ICU), b (builtin)
 	Collate       string // LC_COLLATE
 	CType         string // LC_CTYPE
 	Locale, Rules string // of ICU and builtin
-	Version       string // of the library that does it now
+	Version       string // of the library in use now
 	Deterministic bool
 }
 
@@ -43,21 +43,22 @@ func (l locale) String() string {
 	return s
 }
 
-// same reports whether two compare by the same rules, whatever version of them.
+// same reports whether two locales have the same rules, whatever their versions.
 func (l locale) same(o locale) bool {
 	l.Version, o.Version = "", ""
 	if l.Provider == "i" && o.Provider == "i" || l.Provider == "b" && o.Provider == "b" {
-		l.Collate, o.Collate = "", "" // of no use to them
+		l.Collate, o.Collate = "", "" // libc's names, which ICU and builtin do not use
 	}
 	return l == o
 }
 
-// otherVersion reports whether two are of libraries that may compare in different ways.
+// otherVersion reports whether two locales use different library versions, which may compare
+// differently.
 func (l locale) otherVersion(o locale) bool {
 	return l.Version != "" && o.Version != "" && l.Version != o.Version
 }
 
-// databaseLocale is the query for the locale of the database.
+// databaseLocale returns the query for the database's locale.
 func databaseLocale(version int) string {
 	provider, name, rules, actual := "'c'", "''", "''", "''"
 	if version >= 150000 {
@@ -73,7 +74,7 @@ func databaseLocale(version int) string {
 	return `SELECT ` + provider + `, d.datcollate, d.datctype, ` + name + `, ` + rules + `, ` + actual + `, true FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()`
 }
 
-// collationLocales is the query for the locales of the collations that a condition chooses, by
+// collationLocales returns the query for the locales of the collations that match a condition, by
 // name.
 func collationLocales(version int, condition string) string {
 	name, rules, deterministic := "''", "''", "true"
@@ -89,7 +90,7 @@ func collationLocales(version int, condition string) string {
 	if version >= 170000 {
 		name = "coalesce(c.colllocale, '')"
 	}
-	if version < 150000 { // ICU's locale stands where libc's does
+	if version < 150000 { // ICU's locale is in libc's column
 		name = "CASE c.collprovider WHEN 'i' THEN c.collcollate::pg_catalog.text ELSE '' END"
 	}
 	plain := func(column string) string {
@@ -102,14 +103,14 @@ func collationLocales(version int, condition string) string {
 		ORDER BY n.nspname, c.collname, c.collencoding DESC`
 }
 
-// used are the collations that columns, indexes and domains name, of those that are not the same
-// everywhere.
+// used selects the collations that columns, indexes and domains name, except those that are the
+// same everywhere.
 const used = `c.collname NOT IN ('C', 'POSIX', 'default') AND c.oid IN (SELECT a.attcollation FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class r ON r.oid = a.attrelid
 	JOIN pg_catalog.pg_namespace x ON x.oid = r.relnamespace WHERE a.attcollation <> 0 AND NOT a.attisdropped AND x.nspname NOT IN ('information_schema', 'pgsluice') AND x.nspname !~ '^pg_'
 	UNION SELECT y.typcollation FROM pg_catalog.pg_type y WHERE y.typtype = 'd')`
 
-// collation compares the rules by which text is sorted and compared: of the databases, and of the
-// collations that columns have.
+// collation compares the rules by which text is sorted and compared: those of the databases and
+// those of the columns' collations.
 func (c *checker) collation() error {
 	var s, t locale
 	for _, x := range []struct {
@@ -140,7 +141,7 @@ func (c *checker) collation() error {
 	return c.collations()
 }
 
-// rules names a database's locale; libc's is what it has always been.
+// rules names a database's locale. libc's keeps its established format.
 func rules(l locale) string {
 	if l.Provider == "c" {
 		return l.Collate + ", " + l.CType
@@ -148,7 +149,7 @@ func rules(l locale) string {
 	return l.String()
 }
 
-// collations compares the collations that columns have.
+// collations compares the collations of the columns.
 func (c *checker) collations() error {
 	type collation struct {
 		Schema, Name string
@@ -183,7 +184,7 @@ func (c *checker) collations() error {
 		switch {
 		case i < 0 && x.Schema == "pg_catalog":
 			missing = append(missing, x.Name+": "+x.String())
-		case i < 0: // it comes with the schema
+		case i < 0: // the load creates it with the schema
 		case !x.same(target[i].locale):
 			other = append(other, fmt.Sprintf("%s.%s: %v on the source, %v on the target", x.Schema, x.Name, x.locale, target[i].locale))
 		case x.otherVersion(target[i].locale):

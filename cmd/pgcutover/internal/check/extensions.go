@@ -25,7 +25,7 @@ func (c *checker) extensions() error {
 	}
 	missing, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	var pg *pgconn.PgError
-	if errors.As(err, &pg) { // a file of any extension that is broken is enough
+	if errors.As(err, &pg) { // one broken file of any extension is enough
 		c.warn("Check that the target has the extensions "+count.Some(names)+".", "the target cannot list its extensions: %s", pg.Message)
 		return nil
 	}

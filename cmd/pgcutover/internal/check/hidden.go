@@ -13,8 +13,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 )
 
-// examined makes a finding of the error that a look has ended with, so that the others follow. It
-// returns errors after which nothing can be examined any more.
+// examined turns the error of an examination into a finding, so that the others can follow. It
+// returns only errors after which nothing more can be examined.
 func (c *checker) examined(server pgdial.Server, what string, err error) error {
 	var pg *pgconn.PgError
 	if err == nil || c.ctx.Err() != nil || pgdial.Lost(err) || !errors.As(err, &pg) || c.s.IsClosed() || c.t.IsClosed() {
@@ -55,12 +55,12 @@ func isDenied(err error) bool {
 	return errors.As(err, &pg) && pg.Code == "42501"
 }
 
-// systemName matches what the server's own objects are called.
+// systemName matches the names of the server's own objects.
 var systemName = regexp.MustCompile(`[a-z][a-z0-9_]*`)
 
-// grantsFor returns the statements that give a role what it was denied. Whatever language the
-// server speaks, its message has a name: of the role of PostgreSQL's own whose members may do it,
-// or of the relation or function of its catalog.
+// grantsFor returns the statements that grant a role the privileges it was denied. The server's
+// message names an object in every language: the predefined role whose members have the privilege,
+// or the relation or function of the system catalog.
 func grantsFor(ctx context.Context, conn *pgx.Conn, role string, denied *pgconn.PgError) ([]string, error) {
 	names := systemName.FindAllString(denied.Message+" "+denied.Detail, -1)
 	for _, q := range []string{

@@ -6,8 +6,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/missing"
 )
 
-// orphans looks for rows of the source that violate a foreign key: the target, where it is made
-// anew, cannot have it as valid.
+// orphans looks for rows of the source that violate a foreign key: a target that creates the key
+// anew cannot have it as valid.
 func (c *checker) orphans() error {
 	found, examined, left, err := catalog.CountOrphans(c.ctx, c.s, missing.OrphansBudget)
 	if err != nil {

@@ -16,9 +16,9 @@ type sourceRole struct {
 	Login, Owner bool
 }
 
-// named are the roles that objects of the database belong to, or that have privileges, policies or
-// default privileges there. Extensions make theirs anew. The server keeps no note of the superuser
-// that initdb has made.
+// named selects the roles that own objects of the database, or that have privileges, policies or
+// default privileges there. It skips the objects of extensions, which create their roles' entries
+// anew. The server does not record dependencies on the superuser that initdb created.
 const named = `SELECT r.rolname, r.rolcanlogin, pg_catalog.bool_or(d.deptype = 'o') FROM pg_catalog.pg_shdepend d JOIN pg_catalog.pg_roles r ON r.oid = d.refobjid
 	WHERE d.dbid = (SELECT b.oid FROM pg_catalog.pg_database b WHERE b.datname = pg_catalog.current_database()) AND d.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
 	AND d.deptype IN ('o', 'a', 'r') AND r.rolname !~ '^pg_'
@@ -31,18 +31,18 @@ const named = `SELECT r.rolname, r.rolcanlogin, pg_catalog.bool_or(d.deptype = '
 	AND NOT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE d.classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND n.oid = d.objid AND (n.nspname = 'pgsluice' OR n.nspname ~ '^pg_'))
 	GROUP BY 1, 2 ORDER BY 1`
 
-// The ways round of whoever does not want the source's roles.
+// withoutRoles is the alternative for users who do not want the source's roles.
 const withoutRoles = "Or leave owners and privileges out: pgextract --no-owner --no-acl."
 
-// A roleOnTarget is what the target has of a role that the source's schema names.
+// A roleOnTarget is the target's role of the same name as a role of the source's schema.
 type roleOnTarget struct {
 	There, Super bool
-	May          bool // our role may become it, and has its rights
-	Admin        bool // our role may let itself
+	May          bool // our role may become this role, and has its privileges
+	Admin        bool // our role may grant itself that
 }
 
-// owners looks whether the target has the roles that the schema names, and whether the target's
-// role may make those owners that are.
+// owners checks that the target has the roles that the schema names, and that the target's role may
+// make the owners among them owners.
 func (c *checker) owners() error {
 	rows, err := c.s.Query(c.ctx, named)
 	if err != nil {
@@ -56,7 +56,7 @@ func (c *checker) owners() error {
 	for i, r := range roles {
 		names[i] = r.Name
 	}
-	// What a load has left out is told by pgcutover missing.
+	// pgcutover missing lists what a load has left out.
 	if streams, err := progress.Streams(c.ctx, c.t, c.m.Slot); err == nil && len(streams) > 0 {
 		c.begun = true
 	}
@@ -75,7 +75,7 @@ func (c *checker) owners() error {
 	return c.creators(names, super)
 }
 
-// rolesOnTarget looks up roles by their names.
+// rolesOnTarget looks up roles by name.
 func (c *checker) rolesOnTarget(names []string) ([]roleOnTarget, error) {
 	set := "MEMBER"
 	if c.tv >= 160000 {
@@ -92,7 +92,7 @@ func (c *checker) rolesOnTarget(names []string) ([]roleOnTarget, error) {
 
 // missingRoles finds the roles that the target does not have.
 func (c *checker) missingRoles(roles []sourceRole, have []roleOnTarget, super, create bool) {
-	maker := superuser // who may make roles
+	maker := superuser // the role that may create roles
 	if create {
 		maker = c.targetUser
 	}
@@ -124,7 +124,7 @@ func (c *checker) missingRoles(roles []sourceRole, have []roleOnTarget, super, c
 // closedRoles finds the owners that the target's role cannot make owners.
 func (c *checker) closedRoles(roles []sourceRole, have []roleOnTarget, super, create bool) {
 	var closed, supers []string
-	grants := map[string][]string{} // by who may
+	grants := map[string][]string{} // by the role that may grant them
 	for i, r := range roles {
 		h := have[i]
 		switch {
@@ -156,8 +156,8 @@ func (c *checker) closedRoles(roles []sourceRole, have []roleOnTarget, super, cr
 	}
 }
 
-// creators looks whether owners may create in the schemas that their objects are in, which the
-// server asks for when it makes them owners.
+// creators checks that owners may create objects in the schemas of their objects. The server
+// requires this to make them owners.
 func (c *checker) creators(owners []string, super bool) error {
 	if super {
 		return nil
@@ -183,7 +183,7 @@ func (c *checker) creators(owners []string, super bool) error {
 	for _, p := range pairs {
 		o, s = append(o, p.Owner), append(s, p.Schema)
 	}
-	// A schema that is not there yet comes with the privileges that it has on the source.
+	// A schema that does not exist yet comes with the privileges that it has on the source.
 	rows, err = c.t.Query(c.ctx, `SELECT CASE WHEN n.oid IS NULL THEN NULL WHEN r.oid IS NULL THEN pg_catalog.has_schema_privilege('public', n.oid, 'CREATE') ELSE pg_catalog.has_schema_privilege(r.oid, n.oid, 'CREATE') END
 		FROM unnest($1::pg_catalog.text[], $2::pg_catalog.text[]) WITH ORDINALITY v(o, s, i)
 		LEFT JOIN pg_catalog.pg_roles r ON r.rolname = v.o LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = v.s ORDER BY v.i`, o, s)
@@ -222,8 +222,8 @@ func (c *checker) creators(owners []string, super bool) error {
 	return nil
 }
 
-// ownersOf adds the statements that give the source's role the rights of the owners of all tables.
-// Nobody is to be made a superuser.
+// ownersOf adds the statements that grant the source's role the privileges of all table owners. It
+// leaves out superusers: our role must not become one.
 func (c *checker) ownersOf(f *finding) error {
 	rows, err := c.s.Query(c.ctx, `SELECT DISTINCT r.rolname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
 		WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice') AND n.nspname !~ '^pg_(temp|toast)' AND NOT r.rolsuper
@@ -243,9 +243,9 @@ func (c *checker) ownersOf(f *finding) error {
 	return nil
 }
 
-// grantRole returns the statement that makes role to, which is quoted already, a member of another
-// such that it may become that one and has its rights at once: what version 16 and newer tell
-// apart.
+// grantRole returns the statement that makes role to a member of another role. to is quoted
+// already. The membership allows SET ROLE and inherits the privileges: version 16 and newer tell
+// the two apart.
 func grantRole(version int, role, to string) string {
 	with := ""
 	if version >= 160000 {

@@ -9,9 +9,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// paths looks for functions that rely on their caller's search path, where the caller is the
-// server's own work: to load rows, to build an index, to fill a materialized view. There it is
-// empty.
+// paths looks for functions that rely on their caller's search path although the server itself
+// calls them: to load rows, to build an index, or to fill a materialized view. The server calls
+// them with an empty search path.
 func (c *checker) paths() error {
 	list, err := catalog.PathBoundFunctions(c.ctx, c.s)
 	if err != nil {
@@ -28,7 +28,7 @@ func (c *checker) paths() error {
 			return c.warn(remedy, "%s", says)
 		}()
 		if text.Escape(p.Signature) != p.Signature {
-			continue // it cannot be shown as it is
+			continue // it cannot be printed as it is
 		}
 		f.do("source", superuser, p.Statement())
 	}

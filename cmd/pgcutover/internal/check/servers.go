@@ -10,7 +10,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 )
 
-// apart looks whether source and target are two databases.
+// apart checks that source and target are two different databases.
 func (c *checker) apart() error {
 	same, err := identity.Same(c.ctx, c.s, c.t)
 	if err != nil {
@@ -21,7 +21,7 @@ func (c *checker) apart() error {
 		return nil
 	}
 	streams, err := progress.Streams(c.ctx, c.s, "")
-	if err != nil { // of a schema that is another's
+	if err != nil { // the schema belongs to somebody else
 		return nil
 	}
 	for _, s := range streams {
@@ -70,7 +70,7 @@ func (c *checker) slotState() error {
 		return err
 	}
 	if err := info.Usable(c.m.Slot, database); err != nil {
-		// What to do depends on whose slot it is: another's is not to be dropped.
+		// The remedy depends on whose slot it is: nobody should drop another migration's slot.
 		remedy := "Use another name."
 		var f *fault.Error
 		if errors.As(err, &f) && f.Hint != "" {

@@ -45,8 +45,8 @@ func (c *checker) empty() error {
 	return nil
 }
 
-// missing looks for tables that were made on the source after the load, and for those of which not
-// all is published that was loaded.
+// missing looks for tables that were created on the source after the load, and for loaded tables
+// that are not published completely.
 func (c *checker) missing(stream *progress.Stream) error {
 	tables, err := progress.Tables(c.ctx, c.t, stream.ID)
 	if err != nil {
@@ -54,7 +54,7 @@ func (c *checker) missing(stream *progress.Stream) error {
 	}
 	of := (&session.Session{Migration: c.m, OnSource: c.s, OnTarget: c.t}).Of(stream)
 	if of.CheckSource(c.ctx) != nil {
-		return nil // another source's
+		return nil // the state is another source's
 	}
 	if stream.Ended || stream.Key.Slot == "" {
 		return nil

@@ -6,8 +6,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 )
 
-// transactions looks for what the creation of a slot would wait for: it needs a moment at which
-// none of the server's transactions that have written is open any more.
+// transactions looks for transactions that delay the creation of a slot: it waits for a moment at
+// which no transaction of the server that has written is still open.
 func (c *checker) transactions() error {
 	const long = time.Minute
 	writers, err := waiting.Writers(c.ctx, c.s)
@@ -45,7 +45,7 @@ func (c *checker) transactions() error {
 	return nil
 }
 
-// standbys looks whether commits on the target wait for a standby that is not there.
+// standbys checks whether commits on the target wait for a missing standby.
 func (c *checker) standbys() error {
 	names, stuck, err := waiting.Commits(c.ctx, c.m.Target)
 	if err != nil {
