@@ -14,8 +14,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// admit refuses a stream that does not belong to this target, before anything changes there. For
-// one that does, it makes sure that schema pgsluice exists.
+// admit refuses a stream that does not belong to this target, before anything changes there. If the
+// stream belongs here, admit makes sure that schema pgsluice exists.
 func (r *Run) admit(ctx context.Context, h *format.Header) error {
 	if err := r.seesProbe(ctx, h); err != nil {
 		return err
@@ -23,7 +23,7 @@ func (r *Run) admit(ctx context.Context, h *format.Header) error {
 	streams, err := progress.Streams(ctx, r.control, "")
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == "42703" {
-		// state of an earlier version, which Ensure adds columns to
+		// An earlier version's state lacks columns, which Ensure adds.
 		if err = progress.Ensure(ctx, r.control); err == nil {
 			streams, err = progress.Streams(ctx, r.control, "")
 		}
@@ -32,7 +32,7 @@ func (r *Run) admit(ctx context.Context, h *format.Header) error {
 		return r.Server.Explain(err)
 	}
 	key := progress.KeyOf(h)
-	var known *progress.Stream // nil: nothing of this source is here
+	var known *progress.Stream // nil: the target has nothing of this source
 	for _, s := range streams {
 		switch {
 		case s.Key == key:
@@ -88,10 +88,10 @@ func (r *Run) lookAtTarget() string {
 }
 
 // notTheSource refuses a target that seems to be the source database, when there is no probe. The
-// system identifier alone proves nothing: a physical copy of the source has the same, and may be a
-// valid target. If identifier and name are those of the source, notTheSource refuses a database
-// that has the stream's slot, or the publication with its token. A copy that still has these looks
-// like the source. They must be dropped on the copy before pgapply adopts it.
+// system identifier alone proves nothing: a physical copy of the source has the same identifier,
+// and may be a valid target. If identifier and database name are the source's, notTheSource refuses
+// a database that has the stream's slot, or the publication with its token. A copy that still has
+// these looks like the source. They must be dropped on the copy before pgapply adopts it.
 func (r *Run) notTheSource(ctx context.Context, h *format.Header) error {
 	look := r.lookAtTarget()
 	id, err := slot.Identify(ctx, r.control)
@@ -122,7 +122,7 @@ func (r *Run) notTheSource(ctx context.Context, h *format.Header) error {
 	return nil
 }
 
-// mayBegin decides whether to take a stream of a source that the target has nothing of yet.
+// mayBegin decides whether to accept a stream whose source has left nothing on the target yet.
 func (r *Run) mayBegin(ctx context.Context, h *format.Header) error {
 	key := progress.KeyOf(h)
 	look := fmt.Sprintf("Are source and target swapped? The target is %s.", identity.Name(r.control))
@@ -146,7 +146,7 @@ func (r *Run) mayBegin(ctx context.Context, h *format.Header) error {
 	}
 	reload := h.Load != nil && h.Load.Reload
 	if reload || h.StreamKind == format.Changes && !r.Adopt {
-		// It may be another role's state that has not been read.
+		// The target may have state that was not read because it belongs to another role.
 		if err := progress.Trust(ctx, r.control); err != nil {
 			return r.Server.Explain(err)
 		}

@@ -1,4 +1,4 @@
-// Package apply reads one or more streams of any kind on standard input, and writes them to the
+// Package apply reads one or more streams of any kind from standard input, and writes them to the
 // target.
 package apply
 
@@ -32,39 +32,40 @@ type Run struct {
 	Rename    map[string]string
 	Jobs      int // how many indexes are built at the same time
 	ApplyJobs int // how many groups of changes are written at the same time
-	// Meter shows how far a full load is.
+	// Meter shows the progress of a full load.
 	Meter *meter.Meter
-	// Waits knows whom sessions wait for.
+	// Waits finds the sessions that block others.
 	Waits *waiting.Watch
-	// RebuildIndexes has indexes of tables that were created by hand dropped, and built again when
-	// the rows are there.
+	// RebuildIndexes drops the indexes of tables that were created by hand, and builds them again
+	// after the rows are loaded.
 	RebuildIndexes bool
-	// Constraints is when foreign keys and triggers are created: "now" (at the end of the load),
-	// "cutover", or empty: at cutover if there will be one.
+	// Constraints says when foreign keys and triggers are created: "now" (at the end of the load)
+	// or "cutover". If it is empty, they are created at the cutover if there will be one, otherwise
+	// at the end of the load.
 	Constraints string
 	OnConflict  string       // write.StopOnConflict, Skip or Overwrite
-	SkipLSN     []format.LSN // commit LSNs of transactions that are not to be applied
-	Adopt       bool         // a target that nothing was loaded into has the rows all the same
-	Lines       io.Writer    // where positions are printed; nil: nowhere
+	SkipLSN     []format.LSN // commit LSNs of transactions to skip
+	Adopt       bool         // the target has the rows although nothing was loaded
+	Lines       io.Writer    // where to print positions; nil: nowhere
 	Stop        <-chan struct{}
 	Log         *slog.Logger
 
-	control *pgx.Conn // for questions and small updates
+	control *pgx.Conn // for queries and small updates
 	in      *input
 	reader  *format.Reader
 	report  *reporter
 	giveUp  chan struct{} // closed some time after Stop
 	lacking incomplete
 
-	// What is under way, for what is said at the end.
+	// What the messages at the end of the run need.
 	streamID int32              // on the target; 0: none
-	loading  *format.Header     // of the load
-	told     []lastword.Failure // by the programs that write the streams
-	unbegun  bool               // one of them failed before its stream began
+	loading  *format.Header     // header of the load in progress
+	told     []lastword.Failure // failures of the programs that write the streams
+	unbegun  bool               // a program failed before its stream began
 }
 
-// grace is how long the program that writes the input may take to end it after a signal to stop.
-// The target then has the same time again to answer.
+// grace is the time that the program that writes the input has to end it after a signal to stop.
+// The target then has the same time to answer.
 const grace = 5 * time.Second
 
 var (
@@ -78,7 +79,7 @@ func (r *Run) Do(ctx context.Context, in io.Reader) error {
 	r.in = newInput(in, r.giveUp)
 	r.reader = format.NewReader(r.in)
 	r.reader.LongRecords(huge.Reserve, huge.Free)
-	r.reader.DropMessages() // nothing is applied for them
+	r.reader.DropMessages() // messages do not change the target
 	r.report = &reporter{out: r.Lines}
 	r.lacking = make(incomplete)
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -109,9 +110,9 @@ func (r *Run) Do(ctx context.Context, in io.Reader) error {
 	return err
 }
 
-// streams reads stream after stream.
+// streams applies one stream after the other.
 func (r *Run) streams(ctx context.Context) error {
-	// Read first, connect later: an error in the input does not need a target.
+	// Read before connecting: an error in the input needs no target.
 	rec, err := r.reader.Next()
 	for err == nil {
 		h, ok := rec.(*format.Header)
@@ -152,13 +153,13 @@ func (r *Run) connect(ctx context.Context) (err error) {
 	return nil
 }
 
-// lookup reads a table of the target.
+// lookup reads the definition of a table on the target.
 func (r *Run) lookup(ctx context.Context, schema, table string) (*catalog.Relation, error) {
 	return catalog.Lookup(ctx, r.control, schema, table)
 }
 
-// changes applies change streams of one slot. It returns the header of the next stream that is of
-// another slot.
+// changes applies consecutive streams of one slot. It returns the header of the next stream that is
+// of another slot or kind.
 func (r *Run) changes(ctx context.Context, h *format.Header) (rec format.Record, err error) {
 	f, err := r.follow(ctx, h)
 	if err != nil {
@@ -196,7 +197,7 @@ func (r *Run) changes(ctx context.Context, h *format.Header) (rec format.Record,
 			continue
 		}
 		select {
-		case <-f.writer.failed: // maybe while we waited for input, so that err speaks of that
+		case <-f.writer.failed: // its error is the cause, even if err is about the input
 			return nil, f.writer.err
 		default:
 		}
@@ -213,7 +214,7 @@ func (r *Run) changes(ctx context.Context, h *format.Header) (rec format.Record,
 	}
 }
 
-// explain turns errors into ones for users.
+// explain turns errors into errors for users.
 func (r *Run) explain(err error) error {
 	var f *fault.Error
 	var version *format.VersionError

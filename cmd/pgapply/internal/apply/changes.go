@@ -117,7 +117,7 @@ func (f *follower) takeCommit(ctx context.Context, r *format.Commit) error {
 	return nil
 }
 
-// takeProgress takes a position up to which the stream has everything.
+// takeProgress takes a progress record: the stream has every change up to the record's LSN.
 func (f *follower) takeProgress(r *format.Progress) error {
 	if err := f.meetPosition(r.LSN); err != nil {
 		return err
@@ -146,7 +146,7 @@ func (f *follower) takeDDL(ctx context.Context, r *format.DDL) error {
 	return f.alter(r)
 }
 
-// open begins a transaction to apply. A transaction to skip gets a group of its own.
+// open begins a transaction to apply. A transaction to skip gets its own group.
 func (f *follower) open(xid uint32, commit format.LSN) error {
 	f.tx = openTransaction{state: taken, xid: xid, commit: commit}
 	if slices.Contains(f.SkipLSN, commit) {
@@ -160,7 +160,7 @@ func (f *follower) open(xid uint32, commit format.LSN) error {
 	return nil
 }
 
-// committed makes the open transaction complete.
+// committed completes the open transaction.
 func (f *follower) committed(ctx context.Context, xid uint32, commit, end format.LSN, at format.Time) error {
 	f.cur.Commit(xid, commit, end, at)
 	altered := f.tx.altered
@@ -178,8 +178,7 @@ func (f *follower) committed(ctx context.Context, xid uint32, commit, end format
 	return f.offer()
 }
 
-// table returns the target table for changes of a relation, or nil if this change has to be
-// skipped.
+// table returns the target table for changes of a relation, or nil if the change must be skipped.
 func (f *follower) table(ctx context.Context, id uint32) (*plan.Table, error) {
 	if f.tx.state == skipped {
 		return nil, nil
@@ -187,7 +186,7 @@ func (f *follower) table(ctx context.Context, id uint32) (*plan.Table, error) {
 	t := f.tables[id]
 	switch {
 	case t.Snapshot > f.tx.commit:
-		return nil, nil // it was loaded with this transaction's effect
+		return nil, nil // the loaded rows include this transaction
 	case t.Problem != nil:
 		return nil, f.stuck(ctx, t)
 	}

@@ -25,12 +25,12 @@ func (r *Run) next(h *format.Header, complete bool) {
 	}
 }
 
-// stopped is the error for a load that a signal has ended. It says how far the load got, and how to
-// continue.
+// stopped returns the error for a run that a signal has stopped. For a load, the error says how far
+// the load got and how to continue.
 func (r *Run) stopped(ctx context.Context) error {
 	h := r.loading
 	if h == nil {
-		if r.control == nil && r.Lines == nil { // scripts/sync speaks for itself
+		if r.control == nil && r.Lines == nil { // scripts/sync prints its own message
 			return fault.New(fault.Interrupted, "%w before anything was applied", cli.ErrStopped).WithHint("Start the same commands again.")
 		}
 		return cli.ErrStopped
@@ -53,7 +53,7 @@ func (r *Run) stopped(ctx context.Context) error {
 	return fault.New(fault.Interrupted, "%w: %s", cli.ErrStopped, far).WithHint("%s", goOn(h))
 }
 
-// goOn returns the hint that continues an incomplete load.
+// goOn returns the hint for continuing an incomplete load.
 func goOn(h *format.Header) string {
 	switch {
 	case h.Load != nil && h.Load.Reload:
@@ -64,7 +64,7 @@ func goOn(h *format.Header) string {
 	return "To continue, with the same options as before: pgextract --slot " + text.Shell(h.Slot) + " --resume | pgapply"
 }
 
-// cut is the error for a stream without an end.
+// cut returns the error for a stream without an end.
 func (r *Run) cut(err error) error {
 	e := fault.New(fault.Data, "%w", err).
 		WithDetail("All complete transactions and all complete parts of tables have been applied.").
@@ -82,10 +82,10 @@ func (r *Run) cut(err error) error {
 // programs of the pipe get the same signal, and may react first.
 const together = 500 * time.Millisecond
 
-// stopping reports whether a signal is the reason for a stream without an end.
+// stopping reports whether a signal is why a stream has no end.
 func (r *Run) stopping() bool {
 	wait := together
-	if len(r.told) > 0 { // its writer says why it has failed
+	if len(r.told) > 0 { // the program that writes the stream has reported its failure
 		wait = 0
 	}
 	select {
@@ -101,7 +101,7 @@ func (r *Run) stopping() bool {
 	}
 }
 
-// isStopped reports whether a signal is the reason for an error.
+// isStopped reports whether a signal caused err.
 func (r *Run) isStopped(ctx context.Context, err error) bool {
 	select {
 	case <-r.Stop:
@@ -111,17 +111,17 @@ func (r *Run) isStopped(ctx context.Context, err error) bool {
 	}
 }
 
-// heard notes why the program that writes the stream has exited.
+// heard records why the program that writes the stream exited.
 func (r *Run) heard(rec *format.Unknown) {
-	const most = 10 // of streams that follow each other
+	const most = 10 // many streams can follow one another
 	if f, ok := lastword.Read(rec); ok && len(r.told) < most {
-		f.Time = min(f.Time, format.TimeOf(time.Now())) // another host's clock
+		f.Time = min(f.Time, format.TimeOf(time.Now())) // another host's clock may be ahead
 		r.told = append(r.told, f)
 	}
 }
 
-// neverBegun notes why the stream of a slot has not begun. The error says that the input is empty.
-// neverBegun connects to the target only to record the reason there, if the target knows the slot.
+// neverBegun records why the stream of a slot has not begun. It returns the error for an empty
+// input. It connects to the target only to store the reason there, if the target knows the slot.
 func (r *Run) neverBegun(ctx context.Context, h *format.Header) error {
 	r.unbegun = true
 	for {
@@ -151,8 +151,8 @@ func (r *Run) neverBegun(ctx context.Context, h *format.Header) error {
 	return format.ErrEmpty
 }
 
-// record records on the target why programs have exited, for pgcutover status. It ignores its own
-// errors, because standard error has the reasons, too.
+// record stores on the target why programs exited, for pgcutover status. It ignores its own errors,
+// because the reasons are also on standard error.
 func (r *Run) record(ctx context.Context, err error) {
 	list := r.told
 	if err != nil && !r.unbegun {

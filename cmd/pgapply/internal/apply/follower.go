@@ -22,15 +22,15 @@ type follower struct {
 	stream  *progress.Stream
 	mapper  write.Mapper
 	applier *write.Applier
-	tables  map[uint32]*plan.Table // by the numbers that the stream gives them
+	tables  map[uint32]*plan.Table // by relation ID
 
-	position   format.LSN // of what has been taken in
+	position   format.LSN // every change up to this LSN has been read
 	past       history
 	tx         openTransaction
-	huge       bool    // the record at hand is so large that its values are not copied
+	huge       bool    // the current record is too large to copy its values
 	repair     *repair // nil: the stream has positions
 	progress   inProgress
-	processors int // that were in use before
+	processors int // GOMAXPROCS before the follower started
 }
 
 // An openTransaction is the transaction whose changes are being read, either between begin and
@@ -39,19 +39,20 @@ type openTransaction struct {
 	state   state
 	xid     uint32
 	commit  format.LSN
-	altered bool // it has changed the schema, and its own session alone sees how
+	altered bool // it changed the schema, and only its own session sees the change
 }
 
-// A state is where the open transaction is.
+// A state is the state of the open transaction.
 type state uint8
 
 const (
-	closed  state = iota // there is none
-	skipped              // on the target already: it is not taken again
-	taken                // in a group, as a whole
-	// as far as it has come, on the target, by the session of all that is not ahead
+	closed  state = iota // no transaction is open
+	skipped              // it is on the target already, and is not applied again
+	taken                // all of it is in a group
+	// What has been read of it is on the target, written by the main session, which writes
+	// everything that is not ahead.
 	inPart
-	ahead // on the target ahead of its commit, by a session of its own
+	ahead // it is on the target ahead of its commit, written by its own session
 )
 
 // follow prepares to apply the stream that a header opens.
@@ -71,8 +72,8 @@ func (r *Run) follow(ctx context.Context, h *format.Header) (*follower, error) {
 	return f, nil
 }
 
-// start reads the position of the stream, which no other process can move any more, and starts the
-// writer.
+// start reads the stream's position and starts the writer. No other process can move the position
+// any more.
 func (f *follower) start(ctx context.Context, h *format.Header, key progress.Key) (err error) {
 	if f.stream, err = progress.Open(ctx, f.control, key); err != nil {
 		return f.Server.Explain(err)
@@ -100,9 +101,9 @@ func (f *follower) start(ctx context.Context, h *format.Header, key progress.Key
 	if err := f.progress.start(ctx, f, snapshots); err != nil {
 		return f.Server.Explain(err)
 	}
-	// With one job it is the target's session that is busy under a backlog, and without one all of
-	// us wait most of the time: as in pgdecode, more processors only hand around what there is to
-	// do.
+	// With one job, the target's session is the bottleneck while there is a backlog. Without a
+	// backlog, all processes mostly wait. As in pgdecode, more processors would only pass the work
+	// around.
 	if f.processors = runtime.GOMAXPROCS(0); f.ApplyJobs == 1 {
 		runtime.GOMAXPROCS(1)
 	}
@@ -126,7 +127,7 @@ func (f *follower) admissible(h *format.Header) error {
 	return nil
 }
 
-// begin takes a header, either the first one or that of a further stream of the same slot.
+// begin takes the header of the first or of a later stream of the slot.
 func (f *follower) begin(ctx context.Context, h *format.Header) error {
 	if err := f.drop(ctx); err != nil {
 		return err
@@ -141,8 +142,8 @@ func (f *follower) begin(ctx context.Context, h *format.Header) error {
 	}
 	f.progress.seen = h.StartLSN
 	if f.position == 0 {
-		// Nothing was loaded and nothing applied: the target is taken to be as the source was where
-		// the stream begins.
+		// Nothing was loaded or applied. pgapply assumes that the target has the rows that the
+		// source had where the stream begins.
 		f.Log.Info(fmt.Sprintf("%v has not been applied here before: starting at LSN %v", f.stream.Key, h.StartLSN))
 		f.position = h.StartLSN
 		f.cur.Progress(h.StartLSN, h.Created)
@@ -172,8 +173,8 @@ func (f *follower) drop(ctx context.Context) error {
 	return f.do(func(ctx context.Context, _ *plan.Group) error { return f.applier.Abort(ctx) })
 }
 
-// next waits for input, and meanwhile gives complete transactions to the writer as soon as it can
-// take them.
+// next waits for input. Meanwhile it gives complete transactions to the writer as soon as the
+// writer can take them.
 func (f *follower) next() ([]byte, bool, error) {
 	for {
 		select {
@@ -203,7 +204,8 @@ func (f *follower) next() ([]byte, bool, error) {
 	}
 }
 
-// flush gives the writer, which has given back a group, the open transaction as far as it has come.
+// flush gives the writer the open transaction as far as it has been read. The writer must have
+// given back a group.
 func (f *follower) flush() error {
 	f.tx.state = inPart
 	g, next := f.cur, f.take()
@@ -215,8 +217,8 @@ func (f *follower) flush() error {
 	return f.send(job{group: g, do: f.applier.Flush})
 }
 
-// full makes room when the group has grown to its limit: what is complete is written; an open
-// transaction that is itself too large is written as far as it has come.
+// full makes room in a group that has reached its limit. It writes the complete transactions. If
+// the open transaction alone is too large, full writes it as far as it has been read.
 func (f *follower) full() error {
 	if err := f.wait(1); err != nil {
 		return err
@@ -235,7 +237,7 @@ func (f *follower) full() error {
 	return f.flush()
 }
 
-// room makes room if the group has grown to its limit.
+// room makes room if the group has reached its limit.
 func (f *follower) room() error {
 	if f.cur.Size() < f.most {
 		return nil
@@ -243,7 +245,7 @@ func (f *follower) room() error {
 	return f.full()
 }
 
-// drain waits until everything that is complete is durable on the target.
+// drain waits until all complete transactions are durable on the target.
 func (f *follower) drain() error {
 	if err := f.settle(); err != nil {
 		return err
@@ -256,12 +258,12 @@ func (f *follower) drain() error {
 	return f.await()
 }
 
-// stuck returns the error for a change that has no place on the target.
+// stuck returns the error for a change that the target has no place for.
 func (f *follower) stuck(ctx context.Context, t *plan.Table) error {
 	return f.refuse(ctx, write.Describe(t, f.tx.commit))
 }
 
-// refuse applies everything before the open transaction, and then returns the error.
+// refuse applies everything before the open transaction, and then returns err.
 func (f *follower) refuse(ctx context.Context, err error) error {
 	if err := f.drop(ctx); err != nil {
 		return err
@@ -272,7 +274,7 @@ func (f *follower) refuse(ctx context.Context, err error) error {
 	return err
 }
 
-// expired reports whether the input has used up its time after a signal to stop.
+// expired reports whether the time to end the input after a signal to stop is over.
 func (f *follower) expired() bool {
 	select {
 	case <-f.giveUp:

@@ -7,19 +7,19 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/write"
 )
 
-// maxGroups limits the memory of all groups together. There is one group more than are written at
-// the same time. Larger groups are not faster.
+// maxGroups limits the memory of all groups together. There is one more group than the writer
+// writes in parallel. Larger groups are not faster.
 const maxGroups = 12 << 20
 
 // groups collects changes and gives them to the writer.
 type groups struct {
 	writer *writer
-	cur    *plan.Group   // collects what comes in
-	idle   []*plan.Group // what the writer gave back
-	most   int           // how large a group may become, in bytes
+	cur    *plan.Group   // collects the changes that are read
+	idle   []*plan.Group // empty groups that the writer gave back
+	most   int           // size limit of a group, in bytes
 }
 
-// offer gives the writer what is complete, if it can take it.
+// offer gives the complete transactions to the writer if the writer can take them.
 func (q *groups) offer() error {
 	if !q.cur.Ready() {
 		return nil
@@ -61,8 +61,8 @@ func (q *groups) take() *plan.Group {
 	return g
 }
 
-// handOver gives all complete transactions to the writer, which has returned a group. The open
-// transaction moves to that group.
+// handOver gives all complete transactions to the writer, which must have given back a group. The
+// open transaction moves to that group.
 func (q *groups) handOver() error {
 	g, next := q.cur, q.take()
 	g.MoveOpen(next)
@@ -70,7 +70,7 @@ func (q *groups) handOver() error {
 	return q.send(job{group: g})
 }
 
-// do gives the writer a job, which it does after all earlier ones.
+// do gives the writer a job. The writer does it after all earlier jobs.
 func (q *groups) do(what func(context.Context, *plan.Group) error) error {
 	if err := q.wait(1); err != nil {
 		return err
@@ -78,7 +78,7 @@ func (q *groups) do(what func(context.Context, *plan.Group) error) error {
 	return q.send(job{group: q.take(), do: what})
 }
 
-// settle gives everything that is complete to the writer, and waits until it is idle.
+// settle gives all complete transactions to the writer, and waits until the writer is idle.
 func (q *groups) settle() error {
 	if err := q.await(); err != nil || !q.cur.Ready() {
 		return err

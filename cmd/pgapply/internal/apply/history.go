@@ -12,25 +12,26 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A source that goes back in time (a restored backup, a standby that was behind when it was
-// promoted) writes other transactions at positions that the target has passed. They must not be
-// taken for those that were applied already. Three things tell: the source's history of timelines;
-// up to where its WAL was when its clock said what; and the last transaction that was applied,
-// which a stream that begins before its end has to have again, exactly.
+// A source goes back in time if it is a restored backup, or a promoted standby that was behind. It
+// then writes new transactions at LSNs that the target has passed. pgapply must not mistake them
+// for transactions that it has applied. pgapply checks three things: the source's timeline history,
+// how far the source's WAL was at a given time, and the last applied transaction. A stream that
+// begins before the end of that transaction must have it again, unchanged.
 
-// clockSlack is how much later than the target's position a header has to be for its WAL position
-// to prove anything: a commit takes a moment from its time stamp until it is durable.
+// clockSlack is how much later than the target's position a header must be for its WAL position to
+// prove anything. A commit becomes durable some time after its time stamp.
 const clockSlack = time.Second
 
-// A history is what the source's must fit to.
+// A history is what the source's history must match.
 type history struct {
-	last progress.Transaction // the newest that was taken in
-	must progress.Transaction // the one that has to come again; of none, it is zero
-	// transactions behind it are of a history that the source does not have; 0: none are
+	last progress.Transaction // the newest transaction that was read
+	must progress.Transaction // the transaction that must come again; zero: none
+	// limit is the LSN after which transactions belong to a history that the source does not have.
+	// 0: there are none.
 	limit format.LSN
 }
 
-// sameHistory checks a header against what is remembered of the source.
+// sameHistory compares a header with what is stored about the source.
 func (f *follower) sameHistory(ctx context.Context, h *format.Header) error {
 	var err error
 	if f.past.limit, err = timeline(f.stream, h, max(f.position, f.progress.snapshot)); err != nil {
@@ -49,8 +50,9 @@ func (f *follower) sameHistory(ctx context.Context, h *format.Header) error {
 
 func clock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05.000Z") }
 
-// timeline compares the source's timelines. Reach is how far the target has followed the remembered
-// timeline. If the stream is of an earlier timeline, limit is where that one ended.
+// timeline compares the header's timeline with the stored one. reach is how far the target has
+// followed the stored timeline. If the stream is of an earlier timeline, limit is where that
+// timeline ended.
 func timeline(stream *progress.Stream, h *format.Header, reach format.LSN) (limit format.LSN, err error) {
 	was := stream.Source
 	if h.Timeline == was.Timeline || h.Timeline == 0 || was.Timeline == 0 {
@@ -65,7 +67,7 @@ func timeline(stream *progress.Stream, h *format.Header, reach format.LSN) (limi
 		return 0, nil
 	}
 	before := format.Header{History: was.History}
-	if end, ok := before.EndOf(h.Timeline); ok { // a stream from before
+	if end, ok := before.EndOf(h.Timeline); ok { // the stream is of an earlier timeline
 		return end, nil
 	}
 	if len(h.History) > 0 || h.Timeline < was.Timeline {
@@ -73,7 +75,7 @@ func timeline(stream *progress.Stream, h *format.Header, reach format.LSN) (limi
 			fmt.Sprintf("it is on timeline %d, which does not descend from timeline %d, whose changes the target has up to LSN %v",
 				h.Timeline, was.Timeline, reach))
 	}
-	return 0, nil // nobody could tell
+	return 0, nil // there is no evidence
 }
 
 // remember stores what a header says about the source.
@@ -93,15 +95,15 @@ func (r *Run) remember(ctx context.Context, stream *progress.Stream, h *format.H
 	return r.Server.Explain(progress.SetSource(ctx, r.control, stream.ID, now))
 }
 
-// parted is the error for a source that lacks changes that the target has.
+// parted returns the error for a source that lacks changes that the target has.
 func parted(stream *progress.Stream, why string) error {
 	return fault.New(fault.Unavailable, "source and target have diverged: the source has gone back in time").
 		WithDetail("%s", "Seen in the stream: "+why+".").
 		WithHint("Nothing was applied. If the right source is connected, the target needs a new full load. %s", slot.Anew(stream.Key.Slot))
 }
 
-// meetBegin makes the checks of meet that need only a begin, so that nothing of a wrong transaction
-// is written.
+// meetBegin makes the checks of meet that need only the begin record, so that pgapply writes
+// nothing of a wrong transaction.
 func (f *follower) meetBegin(b *format.Begin) error {
 	if f.past.limit != 0 && b.CommitLSN >= f.past.limit && b.CommitLSN >= f.position {
 		return f.behindLimit(b.CommitLSN)
@@ -128,13 +130,14 @@ func (f *follower) meet(t progress.Transaction) error {
 			return err
 		}
 	}
-	if t.EndLSN > f.position { // else it has been applied, or a load has brought it
+	if t.EndLSN > f.position { // otherwise it was applied, or a load included it
 		f.past.last = t
 	}
 	return nil
 }
 
-// meetSkipped refuses a transaction behind the last one, and before the position: there was none.
+// meetSkipped refuses a transaction after the last one and before the position, because the source
+// had none there.
 func (f *follower) meetSkipped(t progress.Transaction) error {
 	if f.past.last.EndLSN != 0 && t.CommitLSN >= f.past.last.EndLSN && t.CommitLSN < f.position {
 		return parted(f.stream, fmt.Sprintf("%v, where there was none", t))
@@ -142,7 +145,7 @@ func (f *follower) meetSkipped(t progress.Transaction) error {
 	return nil
 }
 
-// meetPosition checks a position up to which the stream has had everything.
+// meetPosition checks an LSN up to which the stream has every change.
 func (f *follower) meetPosition(lsn format.LSN) error {
 	if f.past.must.EndLSN == 0 || lsn < f.past.must.EndLSN {
 		return nil

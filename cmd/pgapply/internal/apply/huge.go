@@ -10,9 +10,9 @@ import (
 )
 
 // A change with a huge record is written by itself, directly from the reader's memory. Nothing else
-// happens until that memory is free again.
+// happens until the writer is done with that memory.
 
-// hugeRecord is the size from which a record is huge: it would fill a group.
+// hugeRecord is the size from which a record is huge: such a record would fill a group.
 const hugeRecord = maxGroups / 2
 
 // nextRecord reads the next record, and notes whether it is huge.
@@ -23,8 +23,8 @@ func (f *follower) nextRecord() (format.Record, error) {
 	return rec, err
 }
 
-// alone writes a change of the open transaction by itself, after everything that came before it,
-// and waits for it.
+// alone writes a change of the open transaction by itself, after all earlier changes, and waits for
+// it.
 func (f *follower) alone(add func(*plan.Group) error) error {
 	if err := f.settle(); err != nil {
 		return err
@@ -37,7 +37,7 @@ func (f *follower) alone(add func(*plan.Group) error) error {
 	f.cur.Lend = true
 	err := add(f.cur)
 	f.cur.Lend = false
-	if err != nil || f.cur.Pending() == 0 { // it may be one that is not wanted
+	if err != nil || f.cur.Pending() == 0 { // the change may be skipped
 		return err
 	}
 	return f.writePart()
@@ -51,9 +51,9 @@ func (f *follower) writePart() error {
 	return f.await()
 }
 
-// alone writes a change of the open block by itself, ahead of the commit, or puts it away.
+// alone writes a change of the open block by itself, ahead of the commit, or spills it.
 func (p *inProgress) alone(rec format.Record) error {
-	if err := p.settle(); err != nil { // from here on the writer does nothing
+	if err := p.settle(); err != nil { // the writer is idle from here on
 		return err
 	}
 	t := p.block
@@ -148,7 +148,7 @@ func addChange(g *plan.Group, rec format.Record, t *plan.Table) {
 	}
 }
 
-// A joiner puts together what was put away in slices.
+// A joiner joins what was spilled in slices.
 type joiner struct {
 	buf  []byte
 	got  int
@@ -156,8 +156,8 @@ type joiner struct {
 	open bool
 }
 
-// add takes what was put away, in order, and passes it on piece by piece. One that is lent is valid
-// only until do returns.
+// add takes what was spilled, in order, and passes it on piece by piece. A lent piece is valid only
+// until do returns.
 func (j *joiner) add(piece []byte) error {
 	if !j.open {
 		size, ok := plan.Lent(piece)

@@ -15,12 +15,12 @@ type incomplete map[progress.Key]*lacking
 
 type lacking struct {
 	slot   string
-	parts  uint64          // streams that the load has
-	seen   map[uint64]bool // those of them that were in this input
-	tables []string        // described in the newest stream, and not complete
+	parts  uint64          // number of streams of the load
+	seen   map[uint64]bool // parts that were in this input
+	tables []string        // incomplete tables of the newest stream
 }
 
-// ended notes the tables that a stream of a load describes and that do not have all of their rows.
+// ended records the tables that a stream of a load describes and that lack rows.
 func (i incomplete) ended(h *format.Header, complete bool, tables []string) {
 	key := progress.KeyOf(h)
 	if complete {
@@ -39,7 +39,7 @@ func (i incomplete) ended(h *format.Header, complete bool, tables []string) {
 	l.slot, l.tables, l.seen[part] = h.Slot, tables, true
 }
 
-// check returns an error if a load is incomplete and no further stream can have the rest.
+// check returns an error if a load is incomplete and no further stream can complete it.
 func (i incomplete) check() error {
 	for _, l := range i {
 		if uint64(len(l.seen)) < l.parts || len(l.tables) == 0 {

@@ -18,55 +18,56 @@ import (
 )
 
 // inProgress keeps the transactions that the stream carries in blocks, before it is known whether
-// they commit. Small ones stay in memory. A large one is written to the target ahead of its commit,
-// on a session of its own; where that cannot be, it is put away in a table on the target, and read
-// back when it commits.
+// they commit. Small transactions stay in memory. A large transaction is written to the target
+// ahead of its commit, on its own session. If that is not possible, the transaction is spilled to a
+// table on the target, and read back when it commits.
 type inProgress struct {
 	*follower
 	twoPhase
 	live   map[uint32]*transaction
-	block  *transaction // the one whose block is open
-	size   int          // bytes in the logs of all
-	ahead  int          // how many are written ahead
+	block  *transaction // the transaction whose block is open
+	size   int          // bytes in all logs
+	ahead  int          // number of transactions written ahead
 	replay plan.Replay
-	// tables that were looked up again because the open transaction has changed the schema
+	// again has the tables that were looked up again because the open transaction changed the
+	// schema.
 	again map[*plan.Table]*plan.Table
-	// relations that were looked up within a block, before its changes of the schema
+	// early has the relations that were looked up within a block, before its schema changes.
 	early map[uint32]bool
 
-	seen     format.LSN // how far the stream is: what commits later has a higher commit LSN
-	snapshot format.LSN // the newest at which a table was loaded
+	seen     format.LSN // how far the stream has been read; later commits have higher commit LSNs
+	snapshot format.LSN // the newest LSN at which a table was loaded
 }
 
-// A transaction in progress.
+// A transaction is a transaction in progress on the source.
 type transaction struct {
 	xid      uint32
 	log      plan.Log
-	aborted  map[uint32]bool // subtransactions
-	subs     map[uint32]bool // those that have a savepoint
+	aborted  map[uint32]bool // subtransactions that were rolled back
+	subs     map[uint32]bool // subtransactions that have a savepoint
 	prepared preparation
 
-	ahead   bool // it has been written in part
-	held    bool // no more of it is written ahead; set by the writer
-	spilled bool // pieces of it are put away
+	ahead   bool // a part of it is written
+	held    bool // no more of it is written ahead; the writer sets this
+	spilled bool // pieces of it are spilled
 }
 
-// A preparation is what is known of a transaction that is prepared.
+// A preparation is what is known about a prepared transaction.
 type preparation struct {
-	gid     string // empty: it is not
+	gid     string // empty: not prepared
 	lsn     format.LSN
-	lost    bool // it was to be skipped, and has not been kept
-	skip    bool // it is to be recorded, not applied
-	altered bool // what is on the target ahead of its commit has changed the schema
+	lost    bool // its skipped changes were not kept
+	skip    bool // record the transaction instead of applying it
+	altered bool // the part that is written ahead changes the schema
 }
 
-// errHold says that a piece cannot be written ahead.
+// errHold means that a piece cannot be written ahead.
 var errHold = errors.New("to be held until the commit")
 
 const (
-	// pieceSize is how large a transaction's log becomes before it is written.
+	// pieceSize is the size at which a transaction's log is written.
 	pieceSize = 1 << 20
-	// maxLogs bounds the logs of all transactions in progress.
+	// maxLogs limits the logs of all transactions in progress together.
 	maxLogs = 8 << 20
 )
 
@@ -79,7 +80,7 @@ func (p *inProgress) start(ctx context.Context, f *follower, snapshots map[[2]st
 	return p.clear(ctx)
 }
 
-// record takes a record that is in a block, or is about transactions in progress.
+// record takes a record that is in a block, or that concerns transactions in progress.
 func (p *inProgress) record(ctx context.Context, rec format.Record) error {
 	switch r := rec.(type) {
 	case *format.Insert, *format.Update, *format.Delete:
@@ -136,7 +137,7 @@ func (p *inProgress) record(ctx context.Context, rec format.Record) error {
 	return nil
 }
 
-// logged puts logs away when they have become too large.
+// logged writes or spills logs that have become too large.
 func (p *inProgress) logged(before int) error {
 	p.size += p.block.log.Size() - before
 	if p.block.log.Size() >= pieceSize && (p.block.ahead || p.mayAhead()) {
@@ -170,17 +171,18 @@ func (p *inProgress) unlog(t *transaction) []byte {
 	return t.log.Take()
 }
 
-// mayAhead reports whether another transaction may be written ahead: only if it is certain that its
-// changes are neither on the target yet nor in a table's snapshot, nor to be skipped.
+// mayAhead reports whether another transaction may be written ahead. It must be certain that the
+// transaction's changes are not on the target yet, not in a table's snapshot, and not to be
+// skipped.
 func (p *inProgress) mayAhead() bool {
 	return p.stream.Ahead && len(p.SkipLSN) == 0 && p.ahead < write.MaxAhead && !p.block.spilled &&
 		p.seen >= p.position && p.seen >= p.snapshot
 }
 
-// write writes a transaction's log ahead of its commit. Everything that was committed before comes
-// first. A piece that is refused is no error yet: what is to be rolled back on the source may come
-// with holes, because the server stops decoding when it finds that out. It is held back, with all
-// that follows, until the transaction commits.
+// write writes a transaction's log ahead of its commit. Everything that committed before is written
+// first. If the target refuses a piece, that is not an error yet: a transaction that rolls back on
+// the source can arrive with gaps, because the server stops decoding it when it notices the
+// rollback. The piece and all later ones are held back until the transaction commits.
 func (p *inProgress) write(t *transaction) error {
 	if err := p.settle(); err != nil {
 		return err
@@ -214,7 +216,8 @@ func (p *inProgress) write(t *transaction) error {
 	}})
 }
 
-// savepoints makes what reads pieces into a group, with a savepoint where a subtransaction begins.
+// savepoints sets up p.replay to read pieces into a group, with a savepoint where a subtransaction
+// begins.
 func (p *inProgress) savepoints(t *transaction, g *plan.Group) *plan.Replay {
 	p.replay.Sub = func(sub uint32) bool {
 		if t.aborted[sub] {
@@ -230,7 +233,7 @@ func (p *inProgress) savepoints(t *transaction, g *plan.Group) *plan.Replay {
 		return true
 	}
 	p.replay.Table = func(tab *plan.Table) (*plan.Table, error) { return tab, tab.Problem }
-	// tables that follow may have been looked up too early
+	// The tables that follow may have been looked up before this schema change.
 	p.replay.DDL = func(*format.DDL) (*plan.Group, error) { return nil, errHold }
 	return &p.replay
 }
@@ -241,7 +244,7 @@ func (p *inProgress) commit(ctx context.Context, r *format.StreamCommit) error {
 		return err
 	}
 	p.seen = r.EndLSN
-	if r.EndLSN <= p.position { // it has been applied already
+	if r.EndLSN <= p.position { // it is already applied
 		return p.forget(ctx, t)
 	}
 	if t.ahead && t.prepared.gid != "" && slices.Contains(p.SkipLSN, r.CommitLSN) {
@@ -273,14 +276,14 @@ func (p *inProgress) commit(ctx context.Context, r *format.StreamCommit) error {
 	return p.committed(ctx, r.XID, r.CommitLSN, r.EndLSN, r.Time)
 }
 
-// A refusal is why a transaction cannot be applied: a table that its changes have no place in, or
-// the error of a statement.
+// A refusal is why a transaction cannot be applied: a table that cannot take its changes, or the
+// error of a statement.
 type refusal struct {
 	table     *plan.Table
 	statement error
 }
 
-// whole makes what reads all pieces of a transaction that commits into p.cur.
+// whole sets up p.replay to read all pieces of a committed transaction into p.cur.
 func (p *inProgress) whole(ctx context.Context, t *transaction, commit format.LSN, why *refusal) {
 	clear(p.again)
 	p.replay.Sub = func(sub uint32) bool { return !t.aborted[sub] }
@@ -311,7 +314,7 @@ func (p *inProgress) whole(ctx context.Context, t *transaction, commit format.LS
 	}
 }
 
-// commitPieces takes what there is of a transaction that was not written ahead.
+// commitPieces reads the pieces of a transaction that was not written ahead into groups.
 func (p *inProgress) commitPieces(ctx context.Context, t *transaction, commit format.LSN) error {
 	if err := p.open(t.xid, commit); err != nil {
 		return err
@@ -327,7 +330,7 @@ func (p *inProgress) commitPieces(ctx context.Context, t *transaction, commit fo
 	})
 }
 
-// commitAhead writes what is left of a transaction that was written ahead, and commits it.
+// commitAhead writes the rest of a transaction that was written ahead, and commits it.
 func (p *inProgress) commitAhead(ctx context.Context, t *transaction, r *format.StreamCommit) error {
 	if err := p.settle(); err != nil {
 		return err
@@ -387,8 +390,8 @@ func (p *inProgress) commitAhead(ctx context.Context, t *transaction, r *format.
 	return p.seeAltered(ctx)
 }
 
-// pieces calls do with everything that is left of a transaction, in order: what was put away, and
-// its log.
+// pieces calls do with everything that is left of a transaction, in order: the spilled pieces, then
+// the log.
 func (p *inProgress) pieces(ctx context.Context, t *transaction, do func(piece []byte, lent bool) error) error {
 	if err := p.readBack(ctx, t, do); err != nil {
 		return err
@@ -400,10 +403,10 @@ func (p *inProgress) pieces(ctx context.Context, t *transaction, do func(piece [
 }
 
 func (p *inProgress) readBack(ctx context.Context, t *transaction, do func(piece []byte, lent bool) error) error {
-	if !t.ahead && !t.spilled { // the writer has nothing to do with it
+	if !t.ahead && !t.spilled { // the writer does not use the transaction
 		return nil
 	}
-	if err := p.await(); err != nil || !t.spilled { // it may be putting a piece away
+	if err := p.await(); err != nil || !t.spilled { // the writer may be spilling a piece
 		return err
 	}
 	rows, err := p.control.Query(ctx,
@@ -461,7 +464,7 @@ func (p *inProgress) forget(ctx context.Context, t *transaction) error {
 
 // drop forgets all transactions in progress, and reports whether any of them was written ahead.
 func (p *inProgress) drop(ctx context.Context) (written bool, err error) {
-	if err := p.await(); err != nil { // it may be putting something away
+	if err := p.await(); err != nil { // the writer may be spilling a piece
 		return false, err
 	}
 	spilled := false
@@ -478,7 +481,7 @@ func (p *inProgress) drop(ctx context.Context) (written bool, err error) {
 	return written, err
 }
 
-// clear removes what a predecessor, or an earlier stream, has put away.
+// clear removes what an earlier run or an earlier stream spilled.
 func (p *inProgress) clear(ctx context.Context) error {
 	_, err := p.control.Exec(ctx, "DELETE FROM pgsluice.spill WHERE stream_id = $1", p.stream.ID)
 	return p.Server.Explain(err)

@@ -47,7 +47,7 @@ func newInput(r io.Reader, giveUp <-chan struct{}) *input {
 			if b == nil {
 				b = make([]byte, blockSize)
 			}
-			_ = wait() // if it fails, Read is what waits
+			_ = wait() // if it fails, Read waits instead
 			n, err := r.Read(b[:cap(b)])
 			if n > 0 {
 				in.blocks <- b[:n]

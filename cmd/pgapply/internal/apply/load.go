@@ -16,7 +16,7 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A fullLoad is one full load while it is applied.
+// A fullLoad applies one full load.
 type fullLoad struct {
 	*Run
 	began  time.Time
@@ -25,8 +25,8 @@ type fullLoad struct {
 	loader *write.Loader
 }
 
-// load applies a full load. It returns the header of the stream that follows a torn one; a stream
-// that comes to its end is followed by what the reader has next.
+// load applies a full load. If the stream is torn, load returns the header of the stream that
+// replaces it. Otherwise it returns the next record of the input.
 func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, err error) {
 	l := &fullLoad{Run: r, began: time.Now(), header: h}
 	if err := l.open(ctx); err != nil {
@@ -47,13 +47,13 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 	for {
 		rec, err := r.reader.Next()
 		if err != nil {
-			if failed := l.loader.Drop(); failed != nil { // what was complete is kept
+			if failed := l.loader.Drop(); failed != nil { // complete parts are kept
 				return nil, failed
 			}
 			return nil, err
 		}
 		switch x := rec.(type) {
-		case *format.Header: // the stream was torn, and this one takes its place
+		case *format.Header: // the stream was torn, and this one replaces it
 			return x, l.loader.Drop()
 		case *format.End:
 			if err := l.end(ctx, x); err != nil {
@@ -67,7 +67,7 @@ func (r *Run) load(ctx context.Context, h *format.Header) (rec format.Record, er
 	}
 }
 
-// open reads what the target has of the stream, and checks whether the load fits.
+// open reads the target's state of the stream, and checks whether the load fits.
 func (l *fullLoad) open(ctx context.Context) (err error) {
 	if l.stream, err = progress.Open(ctx, l.control, progress.KeyOf(l.header)); err != nil {
 		return l.Server.Explain(err)
@@ -93,7 +93,7 @@ func (l *fullLoad) open(ctx context.Context) (err error) {
 	return l.remember(ctx, l.stream, l.header)
 }
 
-// prepare makes the loader.
+// prepare creates the loader.
 func (l *fullLoad) prepare() {
 	h := l.header
 	x := &write.Loader{Server: l.Server, Control: l.control, Stream: l.stream,
@@ -116,7 +116,7 @@ func (l *fullLoad) prepare() {
 	x.Constraints = l.Constraints == "now" || l.Constraints == "" && h.Slot == ""
 }
 
-// note records on the target what the load has.
+// note records on the target what the load contains.
 func (l *fullLoad) note(ctx context.Context) error {
 	h, s := l.header, l.stream
 	if (h.Load == nil || h.Load.Scope != format.ScopeTables) && !s.Whole {
@@ -137,7 +137,7 @@ func (l *fullLoad) note(ctx context.Context) error {
 	return nil
 }
 
-// take has the loader do what is between header and end.
+// take gives the loader a record between header and end.
 func (l *fullLoad) take(rec format.Record) error {
 	switch x := rec.(type) {
 	case *format.DDL:
@@ -164,7 +164,7 @@ func (l *fullLoad) take(rec format.Record) error {
 	return fault.New(fault.Data, "cannot apply a %v record", rec.Kind())
 }
 
-// end takes the end of the stream. It finishes what is complete, and reports what is not.
+// end takes the end record. It finishes what is complete, and reports what is not.
 func (l *fullLoad) end(ctx context.Context, e *format.End) error {
 	if e.Reason != format.Complete {
 		return fault.New(fault.Data, "the full load was stopped before its end").WithHint("Start it again with pgextract --resume.")

@@ -6,7 +6,7 @@ import "github.com/pgsluice/pgsluice/format"
 // instead: messages and --skip-lsn call the n-th one LSN n.
 type repair struct{ transactions format.LSN }
 
-// number gives a record of a repair the LSNs that other streams have.
+// number gives a record of a repair the LSNs that a record of another stream has.
 func (r *repair) number(rec format.Record) {
 	switch x := rec.(type) {
 	case *format.Begin:

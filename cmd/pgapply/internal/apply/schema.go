@@ -14,7 +14,8 @@ func (f *follower) relation(ctx context.Context, r *format.Relation) error {
 	if err := write.Writable(r.Kind(), r.Schema, r.Name); err != nil {
 		return f.refuse(ctx, err)
 	}
-	// Rows are told apart by the keys that were chosen when a table was looked up.
+	// The writer identifies rows by the keys that were chosen when a table was looked up. The
+	// writer must be idle before a table gets a new key.
 	if err := f.await(); err != nil {
 		return err
 	}
@@ -23,7 +24,8 @@ func (f *follower) relation(ctx context.Context, r *format.Relation) error {
 		return f.Server.Explain(err)
 	}
 	if t.OID != 0 && !f.tx.altered && !f.loaded(t) {
-		// else it was looked at when we began, or by the statement that has altered it
+		// The start of the follower, or the statement that altered the table, has handled all other
+		// tables.
 		if err := f.hold(ctx, hold.OIDs(t.OID)); err != nil {
 			return f.refuse(ctx, err)
 		}
@@ -34,7 +36,7 @@ func (f *follower) relation(ctx context.Context, r *format.Relation) error {
 	return nil
 }
 
-// loaded reports whether the target has a table from a load of the stream's.
+// loaded reports whether a load of this stream loaded the table.
 func (f *follower) loaded(t *plan.Table) bool { return t.Snapshot != 0 }
 
 // alter executes a statement that changes the schema, at its place in the open transaction.
@@ -55,7 +57,7 @@ func (f *follower) alter(d *format.DDL) error {
 	return f.flush()
 }
 
-// seeAltered makes the next transactions see the schema changes of the last one.
+// seeAltered makes the next transactions see the schema changes of the last transaction.
 func (f *follower) seeAltered(ctx context.Context) error {
 	if err := f.await(); err != nil {
 		return err
@@ -76,7 +78,7 @@ func (f *follower) lookup(ctx context.Context, schema, table string) (*catalog.R
 	if !f.tx.altered {
 		return f.Run.lookup(ctx, schema, table)
 	}
-	var session uint32 // whose, if it is not the one of all
+	var session uint32 // XID of the transaction with its own session; 0: the main session
 	if f.tx.state == ahead {
 		session = f.tx.xid
 	}

@@ -9,18 +9,18 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A prepared transaction is one in progress from its prepare on, however it was sent, until
-// commit-prepared or rollback-prepared. One between begin and prepare looks like an ordinary
-// transaction until then, so what such a transaction has that would be skipped is kept until its
-// end is there: what was prepared before the position, or before a table's snapshot, may be
-// committed after it.
+// twoPhase tracks prepared transactions. A prepared transaction is in progress from its prepare
+// until its commit-prepared or rollback-prepared, however it was sent. A transaction between begin
+// and prepare looks like an ordinary one until the prepare arrives. So twoPhase keeps the changes
+// of such a transaction that would be skipped, until the transaction's end arrives: a transaction
+// that was prepared before the position, or before a table's snapshot, may be committed after it.
 type twoPhase struct {
 	gids map[string]*transaction
-	kept plan.Log // what was left out of the open transaction
-	lost bool     // and some of that, because it was too much
+	kept plan.Log // skipped changes of the open transaction
+	lost bool     // the skipped changes were too large to keep
 }
 
-// maxKept bounds what is kept.
+// maxKept limits the size of kept changes, in bytes.
 const maxKept = 4 << 20
 
 // keep keeps a change that would be skipped.
@@ -56,7 +56,7 @@ func (k *twoPhase) clear() {
 	k.lost = false
 }
 
-// prepare takes the end of a transaction that another record will commit.
+// prepare takes the end of a transaction that a later record commits or rolls back.
 func (p *inProgress) prepare(ctx context.Context, r *format.Prepare) error {
 	if p.gids == nil {
 		p.gids = make(map[string]*transaction)
@@ -145,7 +145,7 @@ func (p *inProgress) commitPrepared(ctx context.Context, r *format.CommitPrepare
 func (p *inProgress) rollbackPrepared(ctx context.Context, r *format.RollbackPrepared) error {
 	t := p.gids[string(r.GID)]
 	delete(p.gids, string(r.GID))
-	if t == nil { // it was taken back before it came into this stream
+	if t == nil { // it was rolled back before it reached this stream
 		return nil
 	}
 	return p.forget(ctx, t)

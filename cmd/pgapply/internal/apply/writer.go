@@ -12,30 +12,30 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/write"
 )
 
-// A writer writes groups to the target in a goroutine of its own, and reports the positions that
-// have become durable. While it writes, the next group is decoded and folded: a group is what
-// arrived in the meantime. With jobs of more than one, as many groups as that are written side by
-// side if they do not change the same rows; they are committed in the source's order all the same.
+// A writer writes groups to the target in its own goroutine, and reports the positions that have
+// become durable. While it writes, the follower decodes and folds the next group, so a group has
+// whatever arrived in the meantime. With several jobs, the writer writes that many groups in
+// parallel if they do not change the same rows. It still commits them in the source's order.
 type writer struct {
 	applier *write.Applier
 	report  *reporter
 	jobs    int
 	work    chan job
-	// groups that have been written, empty again; jobs of them are there in all
+	// free has the groups that were written, empty again. There are as many of them as jobs.
 	free   chan *plan.Group
 	failed chan struct{} // closed when err is set
 	err    error
 	ended  chan struct{} // closed when a cutover has ended the stream
 
-	drafts []*write.Draft // in order
+	drafts []*write.Draft // in commit order
 	asked  time.Time
 }
 
-// A job is something to do, in order, and the group that it is done with.
+// A job is a task for the writer, and the group for that task. Jobs run in order.
 type job struct {
 	group *plan.Group
 	do    func(context.Context, *plan.Group) error // nil: apply the group
-	sync  bool                                     // tell at once what has become durable
+	sync  bool                                     // report at once what has become durable
 }
 
 func newWriter(ctx context.Context, a *write.Applier, r *reporter, jobs int) *writer {
@@ -49,12 +49,12 @@ func newWriter(ctx context.Context, a *write.Applier, r *reporter, jobs int) *wr
 }
 
 const (
-	// pollEvery is how often the target is asked whether it has flushed what was committed. Its WAL
-	// writer does so by itself, by default five times a second.
+	// pollEvery is how often the writer asks the target whether it has flushed the commits. The
+	// target's WAL writer flushes by itself, by default five times a second.
 	pollEvery = 100 * time.Millisecond
-	// flushAfter is when the writer stops relying on that, and makes the target flush.
+	// flushAfter is when the writer stops relying on the WAL writer, and makes the target flush.
 	flushAfter = time.Second
-	// lookEvery is how often the target is asked while there is nothing to write.
+	// lookEvery is how often the writer polls the target while there is nothing to write.
 	lookEvery = time.Second
 )
 
@@ -131,8 +131,8 @@ func (w *writer) meets(g *plan.Group) bool {
 	return slices.ContainsFunc(w.drafts, func(d *write.Draft) bool { return g.Meets(d.Group) })
 }
 
-// commitFirst commits the first draft. If the target has refused it, commitFirst writes all drafts
-// again, one after the other.
+// commitFirst commits the first draft. If the target has refused the draft, commitFirst writes all
+// drafts again, one after the other.
 func (w *writer) commitFirst(ctx context.Context) error {
 	d := w.drafts[0]
 	done, err := w.applier.Commit(ctx, d)
@@ -159,14 +159,14 @@ func (w *writer) commitFirst(ctx context.Context) error {
 	return nil
 }
 
-// done returns a group.
+// done empties a group and gives it back.
 func (w *writer) done(g *plan.Group) {
 	w.report.durable(w.applier)
 	g.Reset()
 	w.free <- g
 }
 
-// poll asks the target how far it has flushed what was committed.
+// poll asks the target how far it has flushed the commits.
 func (w *writer) poll(ctx context.Context, now time.Time) (err error) {
 	switch since, some := w.applier.Waiting(); {
 	case !some && w.applier.Uncounted(now):
@@ -189,10 +189,11 @@ func (w *writer) poll(ctx context.Context, now time.Time) (err error) {
 	return err
 }
 
-// A reporter prints durable positions, one a line, on standard output, at most ten times a second.
+// A reporter prints durable positions, one per line, on standard output, at most ten times a
+// second.
 type reporter struct {
 	out io.Writer // nil: nothing is printed
-	// whose positions these are: the migration's token and the target's identifier
+	// id identifies the stream of the positions: the migration's token and the target's identifier.
 	id      string
 	pending write.Position
 	printed time.Time
@@ -218,10 +219,10 @@ func (r *reporter) flush() {
 	r.printed = time.Now()
 }
 
-// of sets the stream whose positions are printed from now on.
+// of sets the stream whose positions are printed next.
 func (r *reporter) of(s *progress.Stream) { r.id = s.Source.Token + "." + s.TargetID }
 
-// ended tells the reader of the positions that nothing more is applied.
+// ended tells the reader of the positions that pgapply applies nothing more.
 func (r *reporter) ended() {
 	if r.out != nil {
 		_, _ = fmt.Fprintf(r.out, "ended\t%s\n", r.id)
