@@ -13,23 +13,24 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 )
 
-// MaxAhead is how many transactions in progress are written ahead of their commit at the same time,
-// each on a session of its own.
+// MaxAhead is how many transactions in progress pgapply writes ahead of their commit at the same
+// time. Each has its own session.
 const MaxAhead = 4
 
 // aheadLockTimeout bounds how long a session waits for a lock while transactions in progress hold
-// some.
+// locks.
 const aheadLockTimeout = "3s"
 
-// Ahead writes a piece of a transaction that is in progress on the source, ahead of its commit, on
-// a session of its own. It returns false if the target refuses it; what was written before stays.
+// Ahead writes a piece of a transaction that is still in progress on the source, ahead of its
+// commit, on the transaction's own session. It returns false if the target refuses the piece;
+// earlier pieces stay.
 //
-// That is safe because the source has done the same: a row that the transaction has changed was not
-// changed by others until it ended, and everything that was committed there before it came to this
-// change is committed here too. Only on a target that has other constraints, triggers or users may
-// another session wait for a lock that this one holds. A timeout ends that: then all transactions
-// in progress are rolled back, and the error says "try again": from then on the stream's
-// transactions in progress are kept until they commit.
+// Writing ahead is safe because the source did the same. No other transaction changed a row that
+// this transaction has changed until this one ended. Everything that the source committed before
+// this change is already committed on the target. Another session can wait for a lock of this
+// session only if the target has other constraints, triggers or users. A lock timeout ends such a
+// wait: pgapply then rolls back all transactions in progress and returns a "try again" error. From
+// then on the stream's transactions in progress are kept until they commit.
 func (a *Applier) Ahead(ctx context.Context, xid uint32, g *plan.Group) (bool, error) {
 	l, err := a.aheadLane(ctx, xid)
 	if err != nil {
@@ -39,7 +40,8 @@ func (a *Applier) Ahead(ctx context.Context, xid uint32, g *plan.Group) (bool, e
 	return refused == nil, err
 }
 
-// FlushAhead writes another piece when the transaction has committed on the source.
+// FlushAhead writes another piece of a transaction that Ahead has begun and that has now committed
+// on the source.
 func (a *Applier) FlushAhead(ctx context.Context, xid uint32, g *plan.Group) error {
 	return a.ahead[xid].flush(ctx, g)
 }
@@ -72,8 +74,9 @@ func (a *Applier) aheadLane(ctx context.Context, xid uint32) (*lane, error) {
 	return l, nil
 }
 
-// SetAside makes the open transaction, which Flush has written in part, one that is ahead of its
-// commit: it was prepared. Its session goes with it, and keeps the stream's lock.
+// SetAside turns the open transaction, which Flush has partly written, into one that is written
+// ahead of its commit, because the source has prepared it. The session moves with the transaction
+// and keeps the stream's lock.
 func (a *Applier) SetAside(ctx context.Context, xid uint32) error {
 	l, err := a.aheadLane(ctx, xid)
 	if err != nil {
@@ -83,7 +86,7 @@ func (a *Applier) SetAside(ctx context.Context, xid uint32) error {
 	return nil
 }
 
-// put takes a lane out of use.
+// put moves a transaction's lane to the spare lanes.
 func (a *Applier) put(ctx context.Context, xid uint32) error {
 	if err := a.renew(ctx, a.ahead[xid]); err != nil {
 		return err
@@ -105,7 +108,7 @@ func (a *Applier) CommitAhead(ctx context.Context, t plan.Transaction) error {
 	return a.put(ctx, t.XID)
 }
 
-// AbortAhead rolls a transaction that Ahead has begun back, or only one of its subtransactions.
+// AbortAhead rolls back a transaction that Ahead has begun, or only one of its subtransactions.
 func (a *Applier) AbortAhead(ctx context.Context, xid, sub uint32) error {
 	if sub != xid {
 		return a.ahead[xid].rollbackTo(ctx, sub)
@@ -116,7 +119,7 @@ func (a *Applier) AbortAhead(ctx context.Context, xid, sub uint32) error {
 	return a.put(ctx, xid)
 }
 
-// Abort rolls back whatever has been written of transactions that are not complete.
+// Abort rolls back everything written for incomplete transactions.
 func (a *Applier) Abort(ctx context.Context) error {
 	for xid := range a.ahead {
 		if err := a.AbortAhead(ctx, xid, xid); err != nil {
@@ -129,13 +132,14 @@ func (a *Applier) Abort(ctx context.Context) error {
 	return a.renew(ctx, a.lane)
 }
 
-// renew replaces a session that has run code of others. If another process takes the stream in
-// between, that process keeps it.
+// renew replaces a session in which other people's code has run. If another process takes the
+// stream's lock in between, that process keeps it.
 func (a *Applier) renew(ctx context.Context, l *lane) error {
 	if !l.tainted {
 		return nil
 	}
-	// The lock is free at once, and not when the server has noticed that the session is gone.
+	// This frees the lock at once. Otherwise the lock is held until the server notices that the
+	// session is gone.
 	if err := l.s.exec(ctx, "SELECT pg_catalog.pg_advisory_unlock_all()"); err != nil {
 		return err
 	}
@@ -155,14 +159,14 @@ func (a *Applier) renew(ctx context.Context, l *lane) error {
 	return nil
 }
 
-// Flush writes a piece of a transaction that is complete on the source, but too large to be written
-// in one go.
+// Flush writes a piece of a transaction that is complete on the source but too large to write at
+// once.
 func (a *Applier) Flush(ctx context.Context, g *plan.Group) error {
 	err := a.flush(ctx, g)
 	return or(a.blocked(ctx, err), err)
 }
 
-// blocked ends the writing ahead of transactions if one of them may be the reason of a refusal.
+// blocked stops writing ahead if a transaction in progress may have caused a refusal.
 func (a *Applier) blocked(ctx context.Context, refused error) error {
 	if len(a.ahead) == 0 || !isLockTimeout(refused) {
 		return nil
@@ -190,7 +194,7 @@ func isLockTimeout(err error) bool {
 	return errors.As(err, &pg) && (pg.Code == "55P03" || pg.Code == "40P01")
 }
 
-// Spill puts pieces of transactions in progress away on the target.
+// Spill stores pieces of transactions in progress on the target.
 func (a *Applier) Spill(ctx context.Context, pieces ...Piece) error {
 	b := a.s.conn.Batch(ctx)
 	b.Do("COPY pgsluice.spill (stream_id, xid, data) FROM STDIN")
@@ -207,11 +211,11 @@ func (a *Applier) Spill(ctx context.Context, pieces ...Piece) error {
 	return err
 }
 
-// spilledAtOnce is how much of a change goes into one row.
+// spilledAtOnce is how many bytes of a change go into one row.
 const spilledAtOnce = 256 << 10
 
-// SpillLent puts a change of a transaction in progress away, which comes in slices: each in as many
-// rows as it needs.
+// SpillLent stores one change of a transaction in progress. The change comes in slices, and each
+// slice takes as many rows as it needs.
 func (a *Applier) SpillLent(ctx context.Context, xid uint32, slices [][]byte) error {
 	b := a.s.conn.Batch(ctx)
 	b.Do("COPY pgsluice.spill (stream_id, xid, data) FROM STDIN")
@@ -231,7 +235,7 @@ func (a *Applier) SpillLent(ctx context.Context, xid uint32, slices [][]byte) er
 	return err
 }
 
-// A Piece is a part of a transaction in progress as package plan logs it.
+// A Piece is a part of a transaction in progress, in the form that package plan logs.
 type Piece struct {
 	XID  uint32
 	Data []byte

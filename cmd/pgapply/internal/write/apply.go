@@ -22,42 +22,42 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// An Applier writes groups of changes to the target over one session, each in one transaction
-// together with the stream's position.
+// An Applier writes groups of changes to the target over one session. It writes each group in one
+// transaction, which also stores the stream's position.
 //
-// A group is written folded, in one round trip; every statement checks by itself that it meets as
-// many rows as it should. Should the target refuse any of it, the transaction is rolled back and
-// written change by change in source order, which is right wherever the source's own execution was.
-// Should that fail too, it is written once more, transaction by transaction and waiting for each
-// change, so that what comes before the failing transaction is kept and the error names the change.
+// A folded group takes one round trip. Each statement checks that it affects the expected number of
+// rows. If the target refuses a statement, the Applier rolls back and writes the group change by
+// change in source order, which is correct wherever the source's own execution was. If that fails
+// as well, the Applier writes the group once more, transaction by transaction, and waits for each
+// change. The transactions before the failing one stay committed, and the error names the change.
 //
-// Transactions that are in progress on the source are written ahead of their commit, each on a
-// session of its own (see Ahead).
+// Transactions that are in progress on the source are written ahead of their commit, each on its
+// own session (see Ahead).
 type Applier struct {
 	*lane
 	stream  *progress.Stream
 	log     *slog.Logger
 	applied format.LSN // written to the target, not necessarily flushed
-	still   bool       // and there it stays
+	still   bool       // the position does not advance
 
 	ahead      map[uint32]*lane // transactions in progress, by xid
 	spare      []*lane
-	drafting   []*lane // sessions for drafts that are not in use
+	drafting   []*lane // idle sessions for drafts
 	walFlushed format.LSN
 	counting   map[*plan.Table]*plan.Counts
 	counted    time.Time
 	commits    []commit    // not known to be flushed
-	ended      atomic.Bool // by a cutover
+	ended      atomic.Bool // a cutover has ended the stream
 }
 
-// A commit is a position that is durable when the target's own WAL is flushed up to wal.
+// A commit is a position that is durable once the target has flushed its own WAL up to wal.
 type commit struct {
 	wal format.LSN
 	Position
 	asked time.Time // when wal became known
 }
 
-// notAsked is the WAL position of a commit for which the target has not been asked since.
+// notAsked is the WAL position of a commit that pgapply has not asked the target about yet.
 const notAsked format.LSN = math.MaxUint64
 
 // A Position is how far a stream has been applied.
@@ -66,8 +66,8 @@ type Position struct {
 	Time format.Time
 }
 
-// NewApplier opens a session on the target that applies a stream, and takes the stream's lock.
-// OnConflict is StopOnConflict, Skip or Overwrite.
+// NewApplier opens a session on the target that applies a stream, and takes the stream's lock. The
+// conflict policy is StopOnConflict, Skip or Overwrite.
 func NewApplier(ctx context.Context, server pgdial.Server, log *slog.Logger, stream *progress.Stream, onConflict string) (*Applier, error) {
 	s, err := newSession(ctx, server, log, stream, progress.Applying)
 	if err != nil {
@@ -78,17 +78,17 @@ func NewApplier(ctx context.Context, server pgdial.Server, log *slog.Logger, str
 		counting: make(map[*plan.Table]*plan.Counts), counted: time.Now()}, nil
 }
 
-// Replica reports whether triggers, rules and foreign keys rest in the session unless they are set
-// to act in a replica, too.
+// Replica reports whether the session disables triggers, rules and foreign keys, except those that
+// are set to fire in a replica.
 func (a *Applier) Replica() bool { return a.s.replica }
 
-// SetApplied tells where the stream is, as read from the target after the lock was taken.
+// SetApplied sets the stream's position, read from the target after the lock was taken.
 func (a *Applier) SetApplied(lsn format.LSN) { a.applied = lsn }
 
-// KeepPosition has the position stay where it is: what is applied is not of the stream.
+// KeepPosition stops the position from advancing, for changes that do not belong to the stream.
 func (a *Applier) KeepPosition() { a.still = true }
 
-// Applied returns where the stream is.
+// Applied returns the stream's position: everything before it is written to the target.
 func (a *Applier) Applied() format.LSN { return a.applied }
 
 // Close ends the session. An open transaction is rolled back.
@@ -108,7 +108,7 @@ func (a *Applier) Close() {
 	}
 }
 
-// Open reports whether a transaction was written in part, by Flush: Apply is to complete it.
+// Open reports whether Flush has written part of a transaction. Apply must then complete it.
 func (a *Applier) Open() bool { return a.open }
 
 // Conflicts returns how many changes were recorded in pgsluice.conflicts. It may be called at any
@@ -118,8 +118,8 @@ func (a *Applier) Conflicts() int64 { return a.conflicts.Load() }
 // Ended reports whether a cutover has ended the stream. It may be called at any time.
 func (a *Applier) Ended() bool { return a.ended.Load() }
 
-// Apply writes a group of whole transactions and commits it. A large transaction that Flush has
-// begun is committed with it.
+// Apply writes a group of whole transactions and commits it. It also commits a large transaction
+// that Flush has begun and the group completes.
 func (a *Applier) Apply(ctx context.Context, g *plan.Group) error {
 	e := endOf(g)
 	if a.open {
@@ -204,7 +204,7 @@ func (a *Applier) finish(ctx context.Context, l *lane, lsn format.LSN, e end) er
 	return a.refusedCommit(nil, 0, 0, lsn, refused)
 }
 
-// ErrEnded means that a cutover has ended the stream: nothing is applied any more.
+// ErrEnded means that a cutover has ended the stream, so nothing more is applied.
 var ErrEnded = errors.New("the stream was ended by a cutover")
 
 func or(a, b error) error {
@@ -214,9 +214,9 @@ func or(a, b error) error {
 	return b
 }
 
-// carefully writes transactions from i to before j of a group, which was refused as a whole, change
-// by change: half of them, and half of that, until the one that is refused has been found. What
-// comes before it stays.
+// carefully writes transactions i to j-1 of a group that the target refused as a whole, change by
+// change. It splits the range in half until it finds the refused transaction. The transactions
+// before that one stay committed.
 func (a *Applier) carefully(ctx context.Context, g *plan.Group, i, j int) error {
 	first := int32(0)
 	if i > 0 {
@@ -262,15 +262,15 @@ func (a *Applier) carefully(ctx context.Context, g *plan.Group, i, j int) error 
 	return a.refusedCommit(g, first, next, last.CommitLSN, refused)
 }
 
-// end is what moves with a commit.
+// end is the position and the counts that a commit stores.
 type end struct {
 	Position
 	transactions int
 	changes      uint64
-	last         plan.Transaction // zero: the position moves without a transaction
+	last         plan.Transaction // zero if the position advances without a transaction
 }
 
-// endOf returns what moves with a whole group.
+// endOf returns the end of a whole group.
 func endOf(g *plan.Group) end {
 	e := end{Position: Position{g.EndLSN, g.Time}, transactions: len(g.Transactions), changes: uint64(g.Len())}
 	if n := len(g.Transactions); n > 0 {
@@ -279,11 +279,11 @@ func endOf(g *plan.Group) end {
 	return e
 }
 
-// commit sends what begin writes, then the position and the commit, in one round trip.
-// It returns a statement's error as refused; the transaction is then to be rolled back.
+// commit sends what begin writes, then the position and the commit, in one round trip. It returns a
+// statement's error as refused; the caller must then roll back.
 func (a *Applier) commit(ctx context.Context, l *lane, begin func(*pgwire.Batch), e end) (refused, err error) {
 	if a.open && l != a.lane {
-		// a mistake of the caller's, which would lose it
+		// The caller has made a mistake that would lose the open transaction.
 		return nil, errors.New("a transaction that was written in part cannot be overtaken")
 	}
 	b := l.s.conn.Batch(ctx)
@@ -332,7 +332,7 @@ func (a *Applier) commit(ctx context.Context, l *lane, begin func(*pgwire.Batch)
 	return nil, nil
 }
 
-// bindTime binds a time, or NULL where the stream has none.
+// bindTime binds a time, or NULL if the stream has none.
 func bindTime(b *pgwire.Batch, t format.Time) {
 	if t == 0 {
 		b.Null()
@@ -341,7 +341,7 @@ func bindTime(b *pgwire.Batch, t format.Time) {
 	}
 }
 
-// askWAL asks where the target's WAL is, and whether the stream was ended.
+// askWAL asks for the target's WAL positions, and whether the stream was ended.
 func (a *Applier) askWAL(b *pgwire.Batch, s *session) {
 	b.Bind(s.name(b, `SELECT pg_catalog.pg_current_wal_insert_lsn(), pg_catalog.pg_current_wal_flush_lsn(),
 		(SELECT ended_at IS NOT NULL FROM pgsluice.streams WHERE stream_id = $1::pg_catalog.int4)`), 1, nil)
@@ -349,8 +349,8 @@ func (a *Applier) askWAL(b *pgwire.Batch, s *session) {
 	b.Execute()
 }
 
-// committed notes a commit. Where it is in the target's WAL the next Poll finds out, for all that
-// came before it.
+// committed records a commit. The next Poll gets one WAL position that covers all commits before
+// it.
 func (a *Applier) committed(p Position) {
 	if n := len(a.commits); n > 0 && a.commits[n-1].wal == notAsked {
 		a.commits[n-1].Position = p
@@ -359,7 +359,7 @@ func (a *Applier) committed(p Position) {
 	a.commits = append(a.commits, commit{wal: notAsked, Position: p})
 }
 
-// wal takes the answer to askWAL.
+// wal processes the answer to askWAL.
 func (a *Applier) wal(r *pgwire.Result) error {
 	if len(r.Row) != 3 {
 		return errors.New("unexpected answer from the target")
@@ -380,9 +380,9 @@ func (a *Applier) wal(r *pgwire.Result) error {
 	return nil
 }
 
-// endOfRecord turns the position where the next WAL record will begin into the one where the last
-// record ended. They differ by a page's header if a page is full, and the flush position stays
-// before it until there is more to flush.
+// endOfRecord converts the position where the next WAL record will begin to the position where the
+// last record ended. The two differ by a page header if a page is full. The flush position then
+// stays before the header until there is more to flush.
 func endOfRecord(insert format.LSN) format.LSN {
 	const page, shortHeader, longHeader = 8192, 24, 40
 	if off := insert % page; off == shortHeader || off == longHeader {
@@ -391,8 +391,8 @@ func endOfRecord(insert format.LSN) format.LSN {
 	return insert
 }
 
-// Durable returns the newest position that the target has flushed, and true if it has not been
-// returned before.
+// Durable returns the newest position that the target has flushed. It returns false if an earlier
+// call has already returned that position.
 func (a *Applier) Durable() (Position, bool) {
 	n := 0
 	for n < len(a.commits) && a.commits[n].wal <= a.walFlushed {
@@ -406,8 +406,8 @@ func (a *Applier) Durable() (Position, bool) {
 	return p, true
 }
 
-// Waiting reports whether there are positions that are not known to be durable, and since when the
-// target is known not to have flushed the oldest of them; zero if it has not been asked.
+// Waiting reports whether some positions are not known to be durable. It also returns since when
+// the target is known not to have flushed the oldest one, or zero if the target has not been asked.
 func (a *Applier) Waiting() (since time.Time, some bool) {
 	if len(a.commits) > 0 {
 		since = a.commits[0].asked
@@ -415,8 +415,8 @@ func (a *Applier) Waiting() (since time.Time, some bool) {
 	return since, len(a.commits) > 0
 }
 
-// Lookup reads a table of the target as the open transaction, or the one that is written ahead with
-// this XID, sees it; nil if there is none.
+// Lookup reads a table of the target as the open transaction sees it. If xid is not 0, Lookup uses
+// the transaction that is written ahead with this XID. It returns nil if there is no such table.
 func (a *Applier) Lookup(ctx context.Context, xid uint32, schema, table string) (*catalog.Relation, error) {
 	l := a.lane
 	if xid != 0 {
@@ -451,8 +451,8 @@ func (a *Applier) Poll(ctx context.Context) error {
 	return a.wal(r)
 }
 
-// Sync makes everything that was committed durable, and the counters of tables with it. While a
-// large transaction is open it only asks: the session must not commit that.
+// Sync makes all commits durable and writes the table counters. While a large transaction is open,
+// Sync only polls, because the session must not commit that transaction.
 func (a *Applier) Sync(ctx context.Context) error {
 	if a.open {
 		return a.Poll(ctx)
@@ -482,7 +482,8 @@ func (a *Applier) Sync(ctx context.Context) error {
 	return nil
 }
 
-// refusedCommit makes the error for a transaction whose changes are fine one by one.
+// refusedCommit returns the error for a transaction that fails at commit although each of its
+// changes succeeds.
 func (a *Applier) refusedCommit(g *plan.Group, first, next int32, lsn format.LSN, cause error) error {
 	e := fault.New(fault.Failed, "could not commit the transaction with commit LSN %v: %w", lsn, cause)
 	var pg *pgconn.PgError

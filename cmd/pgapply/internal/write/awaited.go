@@ -13,11 +13,12 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// Foreign keys, triggers and rules wait for the cutover. A recorded statement that drops, alters or
-// renames one of them needs it before.
+// Foreign keys, triggers and rules are created at the cutover. A recorded statement that drops,
+// alters or renames one of them needs it earlier.
 
-// await creates what a recorded statement was refused for the lack of, if it waits for the cutover,
-// and returns the error after which the transaction is applied again; nil if it is something else.
+// await creates the deferred object whose absence made the target refuse a recorded statement. It
+// returns the error after which pgapply applies the transaction again, or nil if the refusal has
+// another cause.
 func (l *lane) await(ctx context.Context, refused error) error {
 	var pg *pgconn.PgError
 	if !errors.As(refused, &pg) || pg.Code != "42704" || l.undo(ctx, "ROLLBACK") != nil {
@@ -38,7 +39,8 @@ func (l *lane) await(ctx context.Context, refused error) error {
 	if err := l.s.exec(ctx, "BEGIN; "+strings.TrimRight(row[1], "; \n")+"; "+progress.DoneSQL(id)); err != nil {
 		return l.undo(ctx, "ROLLBACK")
 	}
-	// Rows are written before the statement is.
+	// The transaction's rows are written before the statement, so the new object must not act on
+	// them.
 	if err := l.hold(ctx); err != nil {
 		return err
 	}

@@ -10,14 +10,15 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 )
 
-// beatEvery is how often a load records on the target that it is running, and the progress of the
-// tables that are being copied. pgcutover status reads it there.
+// beatEvery is how often a load records on the target that it is running, and how far it has copied
+// its tables. pgcutover status reads both.
 const beatEvery = 2 * time.Second
 
-// onTheWay counts the rows and bytes that have arrived of a part.
+// onTheWay counts the rows and bytes of a part that have arrived.
 type onTheWay struct{ rows, bytes atomic.Uint64 }
 
-// copies are the parts that are on their way, and not committed. It is guarded by the Loader's mu.
+// copies are the parts that are being copied and are not committed yet. The Loader's mu guards the
+// map.
 type copies map[*part]bool
 
 func (l *Loader) begins(p *part) {
@@ -65,8 +66,8 @@ func (l *Loader) beat() {
 	}
 }
 
-// far returns how far the tables are that have parts on their way, and those that had the last
-// time.
+// far returns the progress of the tables with parts under way. A table that had parts at the last
+// call and has none now gets zeros.
 func (l *Loader) far(told map[[2]string]bool) (list []progress.Copying) {
 	at := make(map[[2]string]*progress.Copying)
 	for k := range told {

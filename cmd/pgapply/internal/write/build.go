@@ -15,23 +15,23 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A builder creates what belongs to tables whose rows are there: several indexes at the same time,
-// also of one table, then the constraints that rest on them.
+// A builder creates the indexes and constraints of tables whose rows are loaded. It builds several
+// indexes at the same time, even of one table, then the constraints that use them.
 type builder struct {
 	l     *Loader
 	ctx   context.Context
 	tasks chan func(*session) error
 	wait  sync.WaitGroup // workers
 	open  sync.WaitGroup // tables
-	mu    sync.Mutex     // guards ask and what follows
+	mu    sync.Mutex     // guards ask and the fields below
 	ask   *pgx.Conn
 	queue []func(*session) error
 	wake  chan struct{}
 	done  bool
-	mine  map[progress.LoadTable]bool // tables that this process has built, or is building
+	mine  map[progress.LoadTable]bool // tables that this process has built or is building
 	locks map[progress.LoadTable]progress.Lock
 
-	// tables that have not all of their rows when everything else is done
+	// tables that still lack rows when everything else is done
 	missing []progress.LoadTable
 }
 
@@ -50,7 +50,7 @@ func newBuilder(ctx context.Context, l *Loader) (*builder, error) {
 	return b, nil
 }
 
-// add queues a task. It never blocks, so that a task can add others.
+// add queues tasks. It never blocks, so a task can add others.
 func (b *builder) add(tasks ...func(*session) error) {
 	b.mu.Lock()
 	b.queue = append(b.queue, tasks...)
@@ -110,7 +110,7 @@ func (b *builder) work() {
 	}
 }
 
-// session opens a session for building: with memory for sorting that the server can afford for all
+// session opens a session for building. Its sort memory is what the server can afford for all
 // builders together.
 func (b *builder) session() (*session, error) {
 	s, err := newSession(b.ctx, b.l.Server, b.l.Log, b.l.Stream, progress.Loading)
@@ -124,22 +124,22 @@ func (b *builder) session() (*session, error) {
 	return s, nil
 }
 
-// buildMemory returns the statement that sets maintenance_work_mem: a share of what the server
-// counts on for its own and the system's caches, but not less than is set, and not more than
-// sorting makes use of.
+// buildMemory returns the statement that sets maintenance_work_mem to a share of
+// effective_cache_size, which is what the server expects of its own and the system's caches. The
+// value is at most what sorting can use, but at least the current setting.
 func buildMemory(jobs int) string {
 	return fmt.Sprintf(`SELECT pg_catalog.set_config('maintenance_work_mem', greatest((SELECT setting::bigint FROM pg_catalog.pg_settings WHERE name = 'maintenance_work_mem'),
 		least(1048576, (SELECT setting::bigint * 8 FROM pg_catalog.pg_settings WHERE name = 'effective_cache_size') / %d))::pg_catalog.text || 'kB', false)`, 8*max(jobs, 1))
 }
 
-// use asks something in the session for questions.
+// use calls ask with the connection for queries.
 func (b *builder) use(ask func(*pgx.Conn) error) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return ask(b.ask)
 }
 
-// pending asks for objects that are to be created.
+// pending returns the objects of a phase that are not created yet.
 func (b *builder) pending(phase progress.Phase, schema, table string) (list []progress.Object, err error) {
 	err = b.use(func(c *pgx.Conn) (err error) {
 		list, err = progress.Pending(b.ctx, c, b.l.Stream.ID, phase, schema, table)
@@ -148,8 +148,8 @@ func (b *builder) pending(phase progress.Phase, schema, table string) (list []pr
 	return list, b.l.Server.Explain(err)
 }
 
-// lock takes or releases the lock for building a table's objects, and reports whether it could take
-// it.
+// lock takes or releases the lock for building a table's objects. It reports whether it got the
+// lock.
 func (b *builder) lock(t progress.LoadTable, take bool) (ok bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -167,12 +167,12 @@ func (b *builder) lock(t progress.LoadTable, take bool) (ok bool, err error) {
 	return true, nil
 }
 
-// small is below how many bytes of rows a table counts as small.
+// small is the number of bytes of rows below which a table counts as small.
 const small = 1 << 20
 
-// table has everything created that belongs to a table, which has its rows, unless another process
-// is about it. What belongs to a small one is created by one session, in one transaction: where
-// there are thousands of them, the statements in between are what costs.
+// table creates the objects of a table whose rows are loaded, unless another process does so. One
+// session creates all objects of a small table in one transaction: with thousands of small tables,
+// the statements between the objects are the main cost.
 func (b *builder) table(t progress.LoadTable, isSmall bool) {
 	b.mu.Lock()
 	mine := b.mine[t]
@@ -207,8 +207,8 @@ func (b *builder) table(t progress.LoadTable, isSmall bool) {
 	})
 }
 
-// whole creates what belongs to a table in one transaction. If the server refuses any of it,
-// nothing has happened, and it returns false.
+// whole creates all objects of a table in one transaction. If the server refuses one of them, whole
+// rolls back and returns false.
 func (b *builder) whole(s *session, t progress.LoadTable, list []progress.Object) (done bool, err error) {
 	var sql, ids strings.Builder
 	sql.WriteString("BEGIN;\n")
@@ -277,8 +277,8 @@ func (b *builder) build(s *session, t progress.LoadTable, list []progress.Object
 	return nil
 }
 
-// rest creates what needs the indexes, and what changes the table itself and therefore cannot be
-// done by several sessions.
+// rest creates the objects that need the indexes, and those that change the table itself. Several
+// sessions cannot change a table at the same time.
 func (b *builder) rest(s *session, t progress.LoadTable, first, then []progress.Object) error {
 	defer b.open.Done()
 	for i := range first {
@@ -298,7 +298,7 @@ func (b *builder) rest(s *session, t progress.LoadTable, first, then []progress.
 		if !b.refused(err) {
 			return b.l.Server.Explain(err)
 		}
-		// An expression that statistics are kept of may fail for some rows, on the source as well.
+		// A statistics expression may fail for some rows, as it does on the source.
 		b.l.Log.Warn(fmt.Sprintf("could not analyze table %s.%s: %v", t.Schema, t.Name, err))
 	}
 	if err := s.exec(b.ctx, b.set(t, isLoaded)); err != nil {
@@ -314,16 +314,16 @@ func (b *builder) set(t progress.LoadTable, columns string) string {
 		columns, b.l.Stream.ID, progress.Literal(t.Schema), progress.Literal(t.Name))
 }
 
-// What is set: of a table that has everything, and of an object that was created.
+// isLoaded marks a complete table. isDone marks an object that was created.
 const (
 	isLoaded = "status = 'loaded', loaded_at = clock_timestamp()"
 	isDone   = "state = 'done', error = NULL, code = NULL, because = NULL, finished_at = clock_timestamp()"
 )
 
-// create creates an object and records it in the same transaction. If only an index was made, and
-// not yet the constraint that is to rest on it or what else follows it, the object is not yet done,
-// but a later run must find the index. An object that the server refuses is recorded with the
-// reason; the load goes on.
+// create creates an object and records it in the same transaction. If half is true, sql creates
+// only the index, and the constraint or whatever else follows is still missing. The object is then
+// not done, but a later run must find the index. If the server refuses an object, create records
+// the reason and the load continues.
 func (b *builder) create(s *session, o *progress.Object, sql string, half bool) error {
 	state := isDone
 	if half {
@@ -331,7 +331,7 @@ func (b *builder) create(s *session, o *progress.Object, sql string, half bool) 
 	}
 	err := objects.Execute(b.ctx, s, sql, fmt.Sprintf("UPDATE pgsluice.deferred SET %s WHERE id = %d", state, o.ID))
 	if err == nil {
-		o.Error = "" // of an earlier run
+		o.Error = "" // clears the error of an earlier run
 		return nil
 	}
 	if !b.refused(err) {
@@ -351,8 +351,9 @@ func (b *builder) create(s *session, o *progress.Object, sql string, half bool) 
 	return e
 }
 
-// finish waits for all tables, also for those that others build, then creates what belongs to none.
-// It reports whether the load is complete: rows may be missing that other processes bring.
+// finish waits for all tables, including those that other processes build, then creates the objects
+// that belong to no table. It reports whether the load is complete: other processes may still have
+// to load rows.
 func (b *builder) finish() (complete bool, err error) {
 	const again = 200 * time.Millisecond
 	for {
@@ -371,7 +372,7 @@ func (b *builder) finish() (complete bool, err error) {
 			return false, nil
 		}
 		if len(copied) == 0 {
-			// Those whose objects have come after their rows.
+			// Look for tables whose objects arrived after their rows.
 			b.mu.Lock()
 			copied, err = progress.Unbuilt(b.ctx, b.ask, b.l.Stream.ID)
 			b.mu.Unlock()
@@ -382,7 +383,7 @@ func (b *builder) finish() (complete bool, err error) {
 		if len(copied) == 0 {
 			break
 		}
-		// Whoever copied the last part of one is building it, or was killed.
+		// The process that copied a table's last part is building the table, or was killed.
 		for _, t := range copied {
 			b.mu.Lock()
 			delete(b.mine, t)
@@ -427,8 +428,8 @@ func (b *builder) waitTables() error {
 	}
 }
 
-// last creates the objects that belong to no table, one after the other, in the order of the
-// schema. Another process may be about to do the same.
+// last creates the objects that belong to no table, one at a time, in schema order. It takes a lock
+// because another process may be about to do the same.
 func (b *builder) last(s *session) error {
 	lock, err := s.await(b.ctx, b.l.Log, b.l.Stream, progress.SchemaLock, forever)
 	if err != nil {
@@ -444,7 +445,7 @@ func (b *builder) last(s *session) error {
 			return err
 		}
 		for i := range list {
-			if list[i].Type == format.Warning { // there is nothing to be created
+			if list[i].Type == format.Warning { // there is nothing to create
 				continue
 			}
 			if err := b.create(s, &list[i], list[i].SQL, false); err != nil {

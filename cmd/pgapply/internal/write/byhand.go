@@ -13,9 +13,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 )
 
-// takeOff records what stands in the way of a load on tables that were created by hand, and takes
-// it off: foreign keys, triggers and rules until the cutover, and, if that is wanted, indexes until
-// the rows are there.
+// takeOff records and removes what hinders a load into tables that were created by hand. Foreign
+// keys, triggers and rules come back at the cutover. With RebuildIndexes, takeOff also drops
+// indexes, which come back after the rows are loaded.
 func (l *Loader) takeOff(tables []*loadTable) error {
 	var all, empty []uint32
 	for _, t := range tables {
@@ -23,7 +23,7 @@ func (l *Loader) takeOff(tables []*loadTable) error {
 			continue
 		}
 		all = append(all, t.target.OID)
-		t.target.Referenced = false // when we are done
+		t.target.Referenced = false // takeOff drops the foreign keys
 		if t.state.Status == "queued" {
 			empty = append(empty, t.target.OID)
 		}
@@ -61,7 +61,7 @@ func (l *Loader) takeOff(tables []*loadTable) error {
 			if k.Constraint {
 				kind, drop = "CONSTRAINT", "ALTER TABLE ONLY "+k.Relation()+" DROP CONSTRAINT "+plan.QuoteIdent(k.Name)
 			}
-			// One that something else rests on, such as a view, stays.
+			// An index stays if another object, such as a view, depends on it.
 			err := pgx.BeginFunc(l.ctx, tx, func(tx pgx.Tx) error { return l.take(tx, k, kind, progress.PhaseTable, drop) })
 			var pg *pgconn.PgError
 			if errors.As(err, &pg) && pg.Code == "2BP01" {
@@ -75,8 +75,8 @@ func (l *Loader) takeOff(tables []*loadTable) error {
 	}))
 }
 
-// hold makes what acts on the rows of tables wait for the cutover: only what does so in our
-// sessions, or all that there is.
+// hold defers to the cutover what acts on the rows of tables. If acting is true, it defers only
+// what acts in pgapply's sessions; otherwise it defers everything.
 func (l *Loader) hold(oids []uint32, acting bool) error {
 	if len(oids) == 0 {
 		return nil
@@ -94,11 +94,11 @@ func (l *Loader) hold(oids []uint32, acting bool) error {
 	return l.Server.Explain(hold.Make(l.ctx, l.Control, l.Stream.ID, list))
 }
 
-// locksAtOnce is how many objects are taken off in one transaction: each locks its table, and one
-// of another, and there may be thousands of them.
+// locksAtOnce is how many objects one transaction drops. Each drop locks the object's table and
+// another one, and there may be thousands of objects.
 const locksAtOnce = 16
 
-// take records an object and executes the statement that takes it off.
+// take records an object and executes the statement that drops it.
 func (l *Loader) take(tx pgx.Tx, d catalog.Definition, kind string, phase progress.Phase, drop string) error {
 	name := d.Name
 	if kind != "INDEX" {

@@ -11,10 +11,10 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 )
 
-// takeOffChecks takes the CHECK constraints off that rows may not pass before all rows are there,
-// or not here and now, as those may not whose functions look at tables. Those of a table that could
-// not be loaded for whatever reason are all taken off. They come back when all rows are there, and
-// are checked then.
+// takeOffChecks drops the CHECK constraints that valid rows may fail before all rows are loaded, or
+// at this time and on this server. Constraints whose functions read tables are an example. Of a
+// table that an earlier run could not load for any reason, takeOffChecks drops all CHECK
+// constraints. They are created again, and checked, when all rows are loaded.
 func (l *Loader) takeOffChecks(tables []*loadTable) error {
 	var coming, again []uint32
 	for _, t := range tables {
@@ -36,8 +36,8 @@ func (l *Loader) takeChecks(oids []uint32, all bool) error {
 	if len(oids) == 0 {
 		return nil
 	}
-	// A constraint of a table that has it by itself as well stays there when the one that it
-	// inherits goes.
+	// A table may have its own copy of a constraint that it inherits. Dropping the parent's
+	// constraint leaves that copy for the next round.
 	const generations = 5
 	for range generations {
 		list, err := catalog.Checks(l.ctx, l.Control, oids, all)
@@ -48,7 +48,7 @@ func (l *Loader) takeChecks(oids []uint32, all bool) error {
 			if err := l.lockSchema(); err != nil {
 				return err
 			}
-			continue // another process may have taken them off
+			continue // another process may have dropped them
 		}
 		taken := false
 		for _, k := range list {
@@ -57,7 +57,7 @@ func (l *Loader) takeChecks(oids []uint32, all bool) error {
 			})
 			var pg *pgconn.PgError
 			if errors.As(err, &pg) && objects.Refused(err) {
-				continue // without the right to take it off, we shall see
+				continue // the role may not drop it; the rows may still pass
 			}
 			if err != nil {
 				return l.Server.Explain(err)
@@ -71,7 +71,8 @@ func (l *Loader) takeChecks(oids []uint32, all bool) error {
 	return nil
 }
 
-// checkName is how pg_dump names a constraint: with the table's, or domain's, name before it.
+// checkName returns a constraint's name as pg_dump writes it, after the name of its table or
+// domain.
 func checkName(k catalog.Check) string {
 	if k.Table == "" {
 		return k.Name

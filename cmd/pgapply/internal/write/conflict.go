@@ -21,8 +21,8 @@ import (
 var opNames = map[plan.OpKind]string{plan.OpInsert: "insert", plan.OpUpdate: "update",
 	plan.OpDelete: "delete", plan.OpTruncate: "truncate", plan.OpDDL: "ddl"}
 
-// careful writes changes from first to before next, of which some are refused, in the open
-// transaction: half of them, and half of that, until those are found.
+// careful writes changes first to next-1 in the open transaction. The target refuses some of them.
+// careful splits the range in half until it finds those changes.
 func (l *lane) careful(ctx context.Context, g *plan.Group, first, next int32) error {
 	if next-first <= 1 {
 		if next == first {
@@ -53,8 +53,9 @@ func (l *lane) careful(ctx context.Context, g *plan.Group, first, next int32) er
 	return nil
 }
 
-// one writes a change and waits for it. A change that does not fit is treated as the policy says;
-// its error names the transaction, the table and the key, and the transaction has failed.
+// one writes a change and waits for the answer. It handles a conflict according to the policy. If
+// it returns an error, the error names the transaction, the table and the key, and the transaction
+// has failed.
 func (l *lane) one(ctx context.Context, g *plan.Group, i int32) error {
 	b := l.s.conn.Batch(ctx)
 	keep := l.onConflict != StopOnConflict
@@ -92,15 +93,14 @@ func (l *lane) one(ctx context.Context, g *plan.Group, i int32) error {
 	return l.record(ctx, g, i, action, cause)
 }
 
-// The policies for a change that does not fit the rows of the target.
+// The policies for a change that conflicts with the rows of the target.
 const (
 	StopOnConflict = "error"
 	Skip           = "skip"      // leave the target as it is
-	Overwrite      = "overwrite" // make the target's row what the source's is
+	Overwrite      = "overwrite" // make the target's row equal to the source's
 )
 
-// isConflict reports whether a change was refused because of the rows that the target has, or
-// lacks.
+// isConflict reports whether the target refused a change because of the rows that it has or lacks.
 func isConflict(err error) bool {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
@@ -109,8 +109,8 @@ func isConflict(err error) bool {
 	return pg.Code == "22012" || strings.HasPrefix(pg.Code, "23")
 }
 
-// overwrite makes a row that a change has to meet: what stands in the way by its key is deleted,
-// and what is missing is inserted. It returns false, and changes nothing, if that cannot be done.
+// overwrite deletes the rows that have the keys of a change and inserts the change's new row. It
+// returns false and changes nothing if that is not possible.
 func (l *lane) overwrite(ctx context.Context, g *plan.Group, i int32) (bool, error) {
 	op, t := g.Op(i)
 	if op.Kind == plan.OpDelete || !canOverwrite(g, i) {
@@ -143,21 +143,21 @@ func (l *lane) overwrite(ctx context.Context, g *plan.Group, i int32) (bool, err
 	return true, nil
 }
 
-// canOverwrite reports whether Overwrite knows the row that a change is to leave, and by which key
-// to remove what is in its place.
+// canOverwrite reports whether Overwrite knows the whole row that a change produces, and the key by
+// which to delete the row in its place.
 func canOverwrite(g *plan.Group, i int32) bool {
 	op, t := g.Op(i)
 	return op.Kind == plan.OpDelete || t.Key != nil && g.Mask(t, op.New, format.Unchanged) == ""
 }
 
-// mayStay reports whether the target is as the change would leave it although it could not be
-// applied: a row that is to be deleted is not there.
+// mayStay reports whether the target already is as the change would leave it, because the row to
+// delete does not exist.
 func (l *lane) mayStay(g *plan.Group, i int32) bool {
 	op, _ := g.Op(i)
 	return op.Kind == plan.OpDelete
 }
 
-// record writes a change that was not applied as it is to pgsluice.conflicts.
+// record adds a change that was skipped or overwritten to pgsluice.conflicts.
 func (l *lane) record(ctx context.Context, g *plan.Group, i int32, action string, cause error) error {
 	b := l.s.conn.Batch(ctx)
 	l.writeRecord(b, g, i, action, reason(cause))
@@ -171,7 +171,7 @@ func (l *lane) record(ctx context.Context, g *plan.Group, i int32, action string
 	return err
 }
 
-// reason says in words why a change did not fit.
+// reason describes why a change conflicts.
 func reason(cause error) string {
 	var pg *pgconn.PgError
 	switch {
@@ -223,7 +223,7 @@ func (l *lane) writeRecord(b *pgwire.Batch, g *plan.Group, i int32, action, reas
 	b.Execute()
 }
 
-// writeSkipped writes none of a group's changes, but that they were skipped.
+// writeSkipped records that a group's changes were skipped, and writes none of them.
 func (l *lane) writeSkipped(b *pgwire.Batch, g *plan.Group) {
 	for i := range int32(g.Len()) {
 		l.writeRecord(b, g, i, "skipped", "--skip-lsn")
@@ -281,7 +281,7 @@ func (l *lane) conflict(ctx context.Context, g *plan.Group, i int32, cause error
 			e.Err = fmt.Errorf("%w: there are %d rows with %s", e.Err, n, key)
 		}
 		return e.WithHint("%s %s%s", who, l.lookAt(g, t, find), l.goOn(g, i, true))
-	// Of an update that leaves the key alone, it is another key that stands in the way.
+	// If an update keeps its key, the duplicate is in another unique key.
 	case pg.Code == "23505" && (op.Kind == plan.OpInsert || op.Old >= 0) && l.meets(ctx, g, t, op.New) > 0:
 		e.Err = fmt.Errorf("%w: a row with %s exists already: %w", e.Err, l.describeKey(g, t, op.New), cause)
 		return withServer(e, cause).WithHint("%s %s%s", who, l.lookAt(g, t, op.New), l.goOn(g, i, true))
@@ -300,7 +300,7 @@ func (l *lane) conflict(ctx context.Context, g *plan.Group, i int32, cause error
 	return e
 }
 
-// lookAt says how to see the row that a tuple finds, "" if that would be too long.
+// lookAt returns a query for the row that a tuple finds, or "" if the query would be too long.
 func (l *lane) lookAt(g *plan.Group, t *plan.Table, tuple int32) string {
 	var where []string
 	long := 0
@@ -333,9 +333,9 @@ func (l *lane) lookAt(g *plan.Group, t *plan.Table, tuple int32) string {
 	return fmt.Sprintf("Compare both sides: SELECT * FROM %s WHERE %s%s. ", place, strings.Join(where, " AND "), source)
 }
 
-// goOn says how to continue without resolving a conflict, by another policy if one can help. byKey
-// is false if the row in the way does not have the change's key: Overwrite replaces only rows with
-// that key.
+// goOn says how to continue without resolving a conflict. It names another policy if one can help.
+// byKey is false if the conflicting row does not have the change's key: Overwrite replaces only
+// rows with that key.
 func (l *lane) goOn(g *plan.Group, i int32, byKey bool) string {
 	policy, why := "pgapply --on-conflict skip, or ", ""
 	switch {
@@ -362,7 +362,7 @@ func transaction(commit format.LSN) string {
 	return fmt.Sprintf("the transaction with commit LSN %v", commit)
 }
 
-// withServer passes the server's own detail and hint on.
+// withServer adds the server's own detail and hint to an error.
 func withServer(e *fault.Error, cause error) *fault.Error {
 	var pg *pgconn.PgError
 	if errors.As(cause, &pg) {
@@ -371,8 +371,8 @@ func withServer(e *fault.Error, cause error) *fault.Error {
 	return e
 }
 
-// meets counts the rows that a change meets now, after its transaction was rolled back; −1 if that
-// cannot be told.
+// meets rolls the transaction back and counts the rows that a change finds now. It returns −1 if it
+// cannot count them.
 func (l *lane) meets(ctx context.Context, g *plan.Group, t *plan.Table, tuple int32) int {
 	if l.undo(ctx, "ROLLBACK") != nil {
 		return -1
@@ -390,7 +390,7 @@ func (l *lane) meets(ctx context.Context, g *plan.Group, t *plan.Table, tuple in
 	return n
 }
 
-// describeKey prints what finds a row as PostgreSQL does: (id, part)=(42, x).
+// describeKey formats the values that find a row as PostgreSQL does: (id, part)=(42, x).
 func (l *lane) describeKey(g *plan.Group, t *plan.Table, tuple int32) string {
 	var names, values []string
 	for _, i := range t.FindColumns() {

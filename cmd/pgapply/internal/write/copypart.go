@@ -18,8 +18,8 @@ import (
 // errIncomplete is the error of a part whose end has not arrived.
 var errIncomplete = errors.New("the part was not completed")
 
-// Drop gives up the parts that have not come to their end, because the stream was cut, and waits
-// for those that have. It returns an error if one of those could not be kept.
+// Drop discards the parts that a cut stream has left incomplete, and waits for the complete ones.
+// It returns an error if a complete part could not be committed.
 func (l *Loader) Drop() error {
 	for n, p := range l.parts {
 		close(p.chunks)
@@ -83,7 +83,7 @@ func (l *Loader) copyPart(p *part) (err error) {
 	return nil
 }
 
-// copyStatement begins a transaction and copies a part.
+// copyStatement returns the statement that begins a transaction and copies a part.
 func copyStatement(p *part) string {
 	t := p.table
 	begin, sql := "BEGIN; ", "COPY "+t.tree.or(t.qualified())
@@ -100,8 +100,8 @@ func copyStatement(p *part) string {
 		options = append(options, "FORMAT binary")
 	}
 	if t.freeze {
-		// Rows that are written frozen need no vacuum later. The server allows it for a table that
-		// this transaction has emptied.
+		// Frozen rows need no vacuum later. The server allows FREEZE for a table that this
+		// transaction has emptied.
 		options = append(options, "FREEZE")
 		begin += "TRUNCATE ONLY " + t.qualified() + "; "
 	}
@@ -111,7 +111,8 @@ func copyStatement(p *part) string {
 	return begin + sql
 }
 
-// checked adds a hint to the error for a row that no partition of the target accepts.
+// checked adds a hint to the error for a row that no partition of the target accepts, and to the
+// error of a function that relies on the search path.
 func checked(t *loadTable, err error) error {
 	var f *fault.Error
 	var pg *pgconn.PgError
@@ -125,22 +126,22 @@ func checked(t *loadTable, err error) error {
 	return err
 }
 
-// where is the condition for a table's rows in schema pgsluice.
+// where returns the condition for a table's rows in schema pgsluice.
 func (l *Loader) where(t *loadTable) string {
 	return fmt.Sprintf("stream_id = %d AND schema_name = %s AND table_name = %s", l.Stream.ID,
 		progress.Literal(t.schema), progress.Literal(t.name))
 }
 
-// finishPart records and commits a part, and reports whether it was the table's last one.
+// finishPart records and commits a part. It reports whether the part was the table's last one.
 func (l *Loader) finishPart(s *session, p *part) (copied bool, err error) {
 	t, where := p.table, l.where(p.table)
 	b := s.conn.Batch(l.ctx)
 	b.Do(fmt.Sprintf("INSERT INTO pgsluice.parts (stream_id, schema_name, table_name, part, of, snapshot_lsn, rows, bytes) VALUES (%d, %s, %s, %d, %d, '%v', %d, %d)",
 		l.Stream.ID, progress.Literal(t.schema), progress.Literal(t.name), p.Index, p.Of, p.SnapshotLSN, p.end.Rows, p.end.Bytes))
-	// Parts that end at the same time must see each other, or none would see that the table is
-	// complete.
+	// Lock the table's row. Parts that end at the same time must see each other, or none would see
+	// that the table is complete.
 	b.Do("SELECT FROM pgsluice.tables WHERE " + where + " FOR UPDATE")
-	// Nobody may have begun the table anew, from another snapshot: then this divides by zero.
+	// This divides by zero if another process has restarted the table from another snapshot.
 	b.Do("SELECT 1 / pg_catalog.count(*) FROM pgsluice.tables WHERE " + where + " AND snapshot = " + progress.Literal(l.Snapshot))
 	b.Do(fmt.Sprintf(`UPDATE pgsluice.tables SET rows = rows + %d, bytes = bytes + %d, copying_rows = greatest(copying_rows - %[1]d, 0), copying_bytes = greatest(copying_bytes - %[2]d, 0),
 		status = CASE WHEN (SELECT pg_catalog.count(*) FROM pgsluice.parts WHERE %[3]s) = parts THEN 'copied' ELSE status END,
@@ -193,21 +194,21 @@ func (l *Loader) prepare(s *session, p *part) error {
 	status, snapshot, of, done := progress.TableState{Status: row[0]}, row[1], row[2], row[3]
 	switch {
 	case snapshot == l.Snapshot && (row[0] == "loading" || row[0] == "error") && of == strconv.FormatUint(p.Of, 10):
-		return s.exec(l.ctx, "ROLLBACK") // the rest of what was begun
+		return s.exec(l.ctx, "ROLLBACK") // an earlier run has begun this load
 	case status.Complete() && (snapshot == l.Snapshot || !l.Reload):
 		return l.loadedMeanwhile(t)
 	case t.tree != nil:
-		if done != "0" { // since the tree was made ready
+		if done != "0" { // after the tree was prepared
 			return l.loadedMeanwhile(t)
 		}
 	case done != "0" || l.Reload && status.Complete():
-		// there are parts from another snapshot: they do not fit together
+		// Parts from different snapshots do not fit together.
 		if err := l.empty(s, t); err != nil {
 			return err
 		}
 	default:
-		// only now: whoever copies the table may hold its lock, and need the row that we have
-		// locked
+		// Query the table only now. A process that copies the table may hold its lock, and need the
+		// row that this session has locked.
 		row, err := s.ask(l.ctx, "SELECT EXISTS (SELECT FROM ONLY "+t.qualified()+" "+t.target.Condition+")")
 		if err != nil {
 			return err
@@ -228,8 +229,8 @@ func (l *Loader) prepare(s *session, p *part) error {
 		t.rel.ID, progress.Literal(l.Snapshot), p.SnapshotLSN, p.Of, where, l.Stream.ID))
 }
 
-// empty removes the rows of a table, in the caller's transaction: of an extension's configuration
-// table only those that are the user's.
+// empty removes a table's rows in the caller's transaction. From an extension's configuration
+// table, it removes only the user's rows.
 func (l *Loader) empty(s *session, t *loadTable) error {
 	sql := "TRUNCATE ONLY " + t.qualified()
 	if t.target.Condition != "" || t.target.Referenced {
@@ -238,5 +239,5 @@ func (l *Loader) empty(s *session, t *loadTable) error {
 	return s.exec(l.ctx, sql+"; DELETE FROM pgsluice.parts WHERE "+l.where(t))
 }
 
-// freezeMin is from which size on freezing rows is worth a truncate.
+// freezeMin is the size from which freezing rows is worth a truncate.
 const freezeMin = 1 << 20

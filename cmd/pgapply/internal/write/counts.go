@@ -10,11 +10,11 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 )
 
-// countEvery is how often the counters of tables are written. They are for people; a crash loses
-// what has been counted since.
+// countEvery is how often the table counters are written. They are for people; a crash loses the
+// counts since the last write.
 const countEvery = time.Second
 
-// count adds (or takes back) a group's changes to what is to be counted.
+// count adds a group's changes to the pending counts, or subtracts them if sign is negative.
 func (a *Applier) count(g *plan.Group, sign int64) {
 	if g.Skip {
 		return
@@ -37,7 +37,7 @@ func (a *Applier) writeCounts(b *pgwire.Batch, s *session) {
 	}
 	var text [4][]string
 	var nums [4][]uint64
-	// a table that was described again is two of ours, and one on the target
+	// A table that the stream has described again has two plan.Tables, but one row on the target.
 	at := make(map[string]int)
 	for t, c := range a.counting {
 		n, ok := at[t.QualifiedName()]
@@ -72,7 +72,7 @@ func (a *Applier) writeCounts(b *pgwire.Batch, s *session) {
 	b.Execute()
 }
 
-// countRange adds changes from first to before next of a group.
+// countRange counts changes first to next-1 of a group.
 func (a *Applier) countRange(g *plan.Group, first, next int32) {
 	if g.Skip {
 		return
@@ -94,14 +94,13 @@ func (a *Applier) countRange(g *plan.Group, first, next int32) {
 	}
 }
 
-// Uncounted reports whether there are counts that should have been written by now: nothing comes
-// that they could be written with.
+// Uncounted reports whether counts are overdue because no commit has come to carry them.
 func (a *Applier) Uncounted(now time.Time) bool {
 	return len(a.counting) > 0 && now.Sub(a.counted) >= countEvery
 }
 
-// LastCounts writes what has been counted when nothing more is applied. An open transaction is
-// rolled back. It may fail: the target may be gone.
+// LastCounts writes the pending counts when nothing more is applied. It rolls back an open
+// transaction. It ignores errors, because the target may be gone.
 func (a *Applier) LastCounts(ctx context.Context) {
 	if len(a.counting) == 0 {
 		return

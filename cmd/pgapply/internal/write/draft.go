@@ -8,10 +8,10 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 )
 
-// A Draft is a group that is written on a session of its own, beside others, and not committed yet.
-// Groups that change the same rows cannot be drafts at the same time. What else may stand between
-// them (a unique value that the one frees for the other) makes the target refuse one of them, or
-// wait: then all are rolled back, and written one after the other.
+// A Draft is a group that is written on its own session, beside other drafts, and not committed
+// yet. Groups that change the same rows cannot be drafts at the same time. Other conflicts are
+// possible: one group may free a unique value that another needs. The target then refuses one of
+// them or makes it wait. In that case all drafts are rolled back and written one after the other.
 type Draft struct {
 	Group   *plan.Group
 	Done    chan struct{} // closed when the target has answered
@@ -20,8 +20,8 @@ type Draft struct {
 	err     error
 }
 
-// draftSettings are for sessions that write beside others. None of them must wait for long for a
-// lock of a later one's.
+// draftSettings are for sessions that write beside others. No draft may wait long for a lock of a
+// later draft.
 const draftSettings = "SET lock_timeout = '2s'"
 
 // Draft begins to write a group.
@@ -53,8 +53,8 @@ func (a *Applier) Draft(ctx context.Context, g *plan.Group) (*Draft, error) {
 	return d, nil
 }
 
-// Commit waits for a draft and commits it; those before it must have been. It returns false if the
-// target refuses it. It is then to be dropped.
+// Commit waits for a draft and commits it. All earlier drafts must be committed already. Commit
+// returns false if the target refuses the draft; the caller must then drop the draft.
 func (a *Applier) Commit(ctx context.Context, d *Draft) (bool, error) {
 	<-d.Done
 	if d.err != nil || d.refused != nil {

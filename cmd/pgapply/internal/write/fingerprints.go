@@ -6,8 +6,8 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// Fingerprint keeps what an object of the source was. What an earlier load has brought stays: that
-// is what the target was made of.
+// Fingerprint stores what an object of the source was. The fingerprints of an earlier load stay,
+// because that load created the objects of the target.
 func (l *Loader) Fingerprint(r *format.Fingerprint) error {
 	l.fingerprints = append(l.fingerprints, progress.Fingerprint(*r))
 	const batch = 2000
@@ -23,8 +23,7 @@ func (l *Loader) keepFingerprints(side string) error {
 	return l.Server.Explain(progress.AddFingerprints(l.ctx, l.Control, l.Stream.ID, side, list))
 }
 
-// fingerprintTarget keeps what the objects of the target are, now that they have come with the
-// load.
+// fingerprintTarget stores what the objects of the target are after the load has created them.
 func (l *Loader) fingerprintTarget() error {
 	if err := l.keepFingerprints("source"); err != nil {
 		return err

@@ -11,12 +11,11 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A recorded statement may be about a trigger, a rule or row level security that waits for the
-// cutover, or may make one that has to. So it is executed on tables as they were, and what acts
-// after it waits again.
+// A recorded statement may concern a trigger, a rule or row level security that waits for the
+// cutover, or may create one that must wait. The statement therefore runs on tables in their
+// original state. What acts on rows after the statement is deferred again.
 
-// mayAct reports whether after a recorded statement there may be something that acts on rows, or
-// what did so may be another.
+// mayAct reports whether a recorded statement may add or change something that acts on rows.
 func mayAct(d *format.DDL) bool {
 	for _, kind := range []string{"TABLE", "TRIGGER", "RULE"} {
 		if strings.HasSuffix(d.Type, " "+kind) {
@@ -26,8 +25,8 @@ func mayAct(d *format.DDL) bool {
 	return d.Type == ""
 }
 
-// wake switches on again what waits for the cutover on the tables that a recorded statement is
-// about.
+// wake enables again the deferred objects on the tables that a recorded statement names. If the
+// statement names no tables, wake enables all of them.
 func (l *lane) wake(ctx context.Context, d *format.DDL) error {
 	if !mayAct(d) {
 		return nil
@@ -61,7 +60,7 @@ func (l *lane) wake(ctx context.Context, d *format.DDL) error {
 	return nil
 }
 
-// rest makes what acts on rows after a recorded statement wait for the cutover.
+// rest defers to the cutover what acts on rows after a recorded statement.
 func (l *lane) rest(ctx context.Context, d *format.DDL) error {
 	if !mayAct(d) {
 		return nil
@@ -69,7 +68,7 @@ func (l *lane) rest(ctx context.Context, d *format.DDL) error {
 	return l.hold(ctx)
 }
 
-// hold makes all that acts on rows wait for the cutover.
+// hold defers to the cutover everything that acts on rows.
 func (l *lane) hold(ctx context.Context) error {
 	row, err := l.s.ask(ctx, hold.Select(l.s.version, l.s.replica, hold.AllTables))
 	if err != nil {

@@ -13,10 +13,10 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// jsonRow writes columns of a tuple as a JSON object of strings. Columns that were not sent are
-// left out. Values are escaped piece by piece, for they may be huge.
+// jsonRow writes columns of a tuple as a JSON object of strings. It leaves out columns that were
+// not sent. It escapes values piece by piece, because they may be huge.
 func jsonRow(out io.Writer, g *plan.Group, t *plan.Table, tuple int32, cols []int) {
-	w := bufio.NewWriterSize(out, 64<<10) // it keeps the first error, which is out's
+	w := bufio.NewWriterSize(out, 64<<10) // it keeps out's first error
 	cols = slices.SortedFunc(slices.Values(cols), func(i, j int) int { return strings.Compare(t.Columns[i].Name, t.Columns[j].Name) })
 	open := byte('{')
 	for _, i := range cols {
@@ -46,7 +46,7 @@ func jsonRow(out io.Writer, g *plan.Group, t *plan.Table, tuple int32, cols []in
 	_ = w.Flush()
 }
 
-// jsonString writes a string, which is cut where a character begins.
+// jsonString writes a string in pieces, which end where a character begins.
 func jsonString(w *bufio.Writer, v []byte) {
 	const piece = 16 << 10
 	_ = w.WriteByte('"')
@@ -58,7 +58,7 @@ func jsonString(w *bufio.Writer, v []byte) {
 				break
 			}
 		}
-		b, _ := json.Marshal(string(v[:n])) // strings have no errors
+		b, _ := json.Marshal(string(v[:n])) // Marshal cannot fail for a string
 		_, _ = w.Write(b[1 : len(b)-1])
 		v = v[n:]
 	}

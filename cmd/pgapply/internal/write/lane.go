@@ -10,37 +10,37 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 )
 
-// A lane is a session that changes are written on. It may have one open transaction, which is
-// written in pieces.
+// A lane is a session that writes changes. It may have one open transaction, which it writes in
+// pieces.
 type lane struct {
 	s     *session
 	list  []int32
-	bad   error // a value that no array can carry
+	bad   error // why the batch cannot be written, such as a value that no array can carry
 	order []keyed
 
-	// skipLocked is true while others of our sessions may have locked one of several equal rows of
-	// a table without a key.
+	// skipLocked is true while another session of pgapply may have locked one of several equal rows
+	// of a table without a key.
 	skipLocked bool
 
 	onConflict string        // StopOnConflict, Skip or Overwrite
-	stream     int32         // the stream's id, for what is recorded
+	stream     int32         // the stream's id, for rows in schema pgsluice
 	conflicts  *atomic.Int64 // how many changes were recorded
 
 	open    bool
-	flushed uint64 // changes of the open transaction so far
+	flushed uint64 // changes written in the open transaction
 	counts  map[*plan.Table]*plan.Counts
-	// has deferrable unique keys that are to be checked when the transaction is complete
+	// tables whose deferrable unique keys are checked when the transaction is complete
 	whole map[*plan.Table]bool
-	subs  []uint32 // subtransactions whose savepoints are set, in order
+	subs  []uint32 // subtransactions that have a savepoint, in order
 
-	// code of others has run in the session: it is renewed when the transaction has ended
+	// Other people's code has run in the session, so it is replaced when the transaction ends.
 	tainted bool
 }
 
-// savepoint names the savepoint of a subtransaction.
+// savepoint returns the name of a subtransaction's savepoint.
 func savepoint(sub uint32) string { return "pgsluice_" + strconv.FormatUint(uint64(sub), 10) }
 
-// ways are the two ways to write a group in one round trip.
+// ways returns the ways to write a group in one round trip, in the order to try them.
 func (l *lane) ways(g *plan.Group) []func(*pgwire.Batch, *plan.Group) {
 	if g.Skip {
 		return []func(*pgwire.Batch, *plan.Group){l.writeSkipped}
@@ -61,8 +61,8 @@ func (l *lane) begin(ctx context.Context) error {
 	return nil
 }
 
-// piece writes what has been folded of a transaction that goes on, without committing it. If the
-// target refuses that, the transaction is as it was before.
+// piece writes a group of a transaction that continues, without committing it. If the target
+// refuses the group, the transaction is as it was before.
 func (l *lane) piece(ctx context.Context, g *plan.Group) (refused, err error) {
 	if err := l.begin(ctx); err != nil {
 		return nil, err
@@ -82,7 +82,7 @@ func (l *lane) piece(ctx context.Context, g *plan.Group) (refused, err error) {
 		b := l.s.conn.Batch(ctx)
 		b.Do("SAVEPOINT pgsluice")
 		how(b, g)
-		if len(subs) == 0 { // they would be released with it
+		if len(subs) == 0 { // releasing it would release them
 			b.Do("RELEASE SAVEPOINT pgsluice")
 		}
 		r, err := l.run(b)
@@ -101,8 +101,8 @@ func (l *lane) piece(ctx context.Context, g *plan.Group) (refused, err error) {
 	return refused, nil
 }
 
-// flush is piece for a transaction that has committed on the source: a refusal is the error, which
-// names the change. The transaction has then failed.
+// flush is piece for a transaction that has committed on the source. It returns a refusal as an
+// error that names the change. The transaction has then failed.
 func (l *lane) flush(ctx context.Context, g *plan.Group) error {
 	if recorded(g) {
 		return l.alter(ctx, g)
@@ -118,7 +118,7 @@ func (l *lane) flush(ctx context.Context, g *plan.Group) error {
 	return nil
 }
 
-// written counts a piece.
+// written counts the changes of a piece.
 func (l *lane) written(g *plan.Group, savepoints int) {
 	if g.Skip {
 		return
@@ -135,7 +135,7 @@ func (l *lane) written(g *plan.Group, savepoints int) {
 	}
 }
 
-// writeWholeChecks looks for equal rows in the deferrable unique keys of all tables that the open
+// writeWholeChecks looks for duplicates in the deferrable unique keys of all tables that the open
 // transaction has changed.
 func (l *lane) writeWholeChecks(b *pgwire.Batch) {
 	for t := range l.whole {
@@ -145,12 +145,12 @@ func (l *lane) writeWholeChecks(b *pgwire.Batch) {
 	}
 }
 
-// closed notes that the open transaction has come to its end.
+// closed resets the lane after its open transaction has ended.
 func (l *lane) closed() {
 	l.open, l.flushed, l.counts, l.whole, l.subs = false, 0, nil, nil, l.subs[:0]
 }
 
-// rollback ends the open transaction, if there is one.
+// rollback rolls back the open transaction, if there is one.
 func (l *lane) rollback(ctx context.Context) error {
 	if !l.open {
 		return nil
@@ -159,8 +159,8 @@ func (l *lane) rollback(ctx context.Context) error {
 	return l.undo(ctx, "ROLLBACK")
 }
 
-// rollbackTo undoes a subtransaction, if anything of it was written. Savepoints that were set after
-// its own go with it.
+// rollbackTo undoes a subtransaction if any of it was written. This also removes the savepoints
+// that were set after its own.
 func (l *lane) rollbackTo(ctx context.Context, sub uint32) error {
 	i := slices.Index(l.subs, sub)
 	if i < 0 {
@@ -170,7 +170,7 @@ func (l *lane) rollbackTo(ctx context.Context, sub uint32) error {
 	return l.s.exec(ctx, "ROLLBACK TO SAVEPOINT "+savepoint(sub))
 }
 
-// run sends a batch; a statement's error is in the result.
+// run sends a batch. The result holds a statement's error.
 func (l *lane) run(b *pgwire.Batch) (*pgwire.Result, error) {
 	if l.bad != nil {
 		b.Do("SELECT 1 OPERATOR(pg_catalog./) 0")
@@ -185,8 +185,8 @@ func (l *lane) run(b *pgwire.Batch) (*pgwire.Result, error) {
 	return r, nil
 }
 
-// undo rolls a refused batch back. It is not known which statements the server has prepared, so all
-// are forgotten.
+// undo rolls back a refused batch. It forgets all prepared statements, because it does not know
+// which ones the server has prepared.
 func (l *lane) undo(ctx context.Context, sql string) error {
 	if err := l.s.exec(ctx, sql); err != nil {
 		return err

@@ -13,17 +13,17 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// largeObjects writes the large objects of a load in one transaction. In schema pgsluice they are
-// one more table, whose rows are the objects.
+// largeObjects writes the large objects of a load in one transaction. Schema pgsluice treats them
+// as one more table, whose rows are the objects.
 type largeObjects struct {
 	l       *Loader
 	records chan *format.LargeObject
 	done    bool
-	ended   bool            // all of them have come
-	empty   map[uint32]bool // those that were created, and have no bytes yet
+	ended   bool            // all large objects have arrived
+	empty   map[uint32]bool // objects that were created and have no bytes yet
 }
 
-// lobTable is the table that they stand for.
+// lobTable is the table that represents the large objects in schema pgsluice.
 var lobTable = [2]string{"pg_catalog", "pg_largeobject"}
 
 // LargeObject takes a chunk of a large object.
@@ -51,7 +51,7 @@ func (l *Loader) LargeObject(r *format.LargeObject) error {
 	return nil
 }
 
-// lobPiece bounds how much of a large object is written by one statement: a record may have any
+// lobPiece bounds how much of a large object one statement writes, because a record may have any
 // size.
 const lobPiece = 1 << 20
 
@@ -82,7 +82,7 @@ func (l *Loader) startLargeObjects() error {
 				return
 			}
 			l.fail(fmt.Errorf("load large objects: %w", err))
-			for range l.lobs.records { // whoever sends must not be blocked for ever
+			for range l.lobs.records { // the sender must not block forever
 			}
 			return
 		}
@@ -91,7 +91,7 @@ func (l *Loader) startLargeObjects() error {
 	return nil
 }
 
-// end says that all have come, close that no more will.
+// end says that all large objects have arrived. close alone says only that no more will arrive.
 func (o *largeObjects) end() {
 	if o != nil {
 		o.ended = true
@@ -106,7 +106,7 @@ func (o *largeObjects) close() {
 	}
 }
 
-// write writes what comes and commits it, if it was all.
+// write writes the large objects that arrive, and commits if all of them have arrived.
 func (o *largeObjects) write(s *session) error {
 	l := o.l
 	if err := s.exec(l.ctx, "BEGIN"); err != nil {
@@ -128,7 +128,7 @@ func (o *largeObjects) write(s *session) error {
 	o.empty = make(map[uint32]bool)
 	for r := range o.records {
 		if r.Offset == 0 && !o.empty[r.OID] {
-			// Where nothing was written before, creating and filling are one.
+			// One call creates the object and writes its first bytes.
 			fmt.Fprintf(&b, "SELECT pg_catalog.lo_from_bytea(%d::oid, '\\x%x');\n", r.OID, r.Data)
 			count++
 		} else {

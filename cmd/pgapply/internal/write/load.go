@@ -18,9 +18,9 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// A Loader writes a full load: the schema, the rows over a session for each part that is open, and
-// a table's indexes as soon as its rows are there. Its methods are called by one goroutine, which
-// reads the stream.
+// A Loader writes a full load: the schema, the rows, and a table's indexes as soon as its rows are
+// loaded. Each open part has its own session. Only the goroutine that reads the stream calls the
+// methods.
 type Loader struct {
 	Server  pgdial.Server
 	Control *pgx.Conn
@@ -30,36 +30,36 @@ type Loader struct {
 	Log     *slog.Logger
 	Meter   *meter.Meter
 	Waits   *waiting.Watch
-	// Snapshot identifies what the rows of this load were read with, and SnapshotLSN is where that
-	// was, unless a part says otherwise.
+	// Snapshot identifies the snapshot that the rows of this load were read with. SnapshotLSN is
+	// its LSN, unless a part says otherwise.
 	Snapshot    string
 	SnapshotLSN format.LSN
-	// Reload empties the tables of this load that have been loaded before.
+	// Reload empties the tables of this load that were loaded before.
 	Reload bool
-	// Whole says that the stream describes all tables of the source that are wanted, and Objects,
-	// that it brings the large objects if there are any.
+	// Whole says that the stream describes all selected tables of the source. Objects says that the
+	// stream includes the large objects, if there are any.
 	Whole, Objects bool
-	// ByHand says that the schema was created by hand: what stands in the way is taken off and
-	// recorded.
+	// ByHand says that the schema was created by hand. The load then records and removes what
+	// hinders it.
 	ByHand bool
-	// RebuildIndexes takes off indexes, too, and builds them when the rows are there.
+	// RebuildIndexes also drops indexes, and builds them again after the rows are loaded.
 	RebuildIndexes bool
-	// Constraints has what is otherwise left for the cutover created at the end of the load.
+	// Constraints creates at the end of the load what otherwise waits for the cutover.
 	Constraints bool
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	guard  *session // keeps continuous sync away from the beginning to the end
+	guard  *session // excludes continuous sync during the whole load
 	schemaWork
 	tableWork
 	copyWork
-	sequences    []*format.Sequence // not yet there
+	sequences    []*format.Sequence // the target does not have them yet
 	fingerprints []progress.Fingerprint
 	lobs         *largeObjects
 	builder      *builder
 }
 
-// Start takes the lock and reads what is there already.
+// Start takes the lock and reads what the target already has.
 func (l *Loader) Start(ctx context.Context) (err error) {
 	l.ctx, l.cancel = context.WithCancelCause(ctx)
 	l.chunks = make(chan []byte, 4*queuedChunks)
@@ -76,7 +76,7 @@ func (l *Loader) Start(ctx context.Context) (err error) {
 			"foreign keys and triggers cannot be created before the cutover: the role may not disable them while changes are applied").
 			WithHint("Leave out --constraints now, or as superuser on the target: GRANT SET ON PARAMETER session_replication_role TO … (PostgreSQL 15 and newer).")
 	}
-	// Only now nobody moves the position any more.
+	// Read the stream only now. No other process moves the position while this one holds the lock.
 	stream, err := progress.Open(ctx, l.Control, l.Stream.Key)
 	if err != nil {
 		return l.Server.Explain(err)
@@ -110,7 +110,7 @@ func (l *Loader) fail(err error) {
 	l.cancel(err)
 }
 
-// failure returns why everything was stopped, nil if it was not.
+// failure returns why the load was stopped, or nil if it was not.
 func (l *Loader) failure() error {
 	if l.ctx.Err() == nil {
 		return nil
@@ -118,7 +118,7 @@ func (l *Loader) failure() error {
 	return context.Cause(l.ctx)
 }
 
-// Because returns what stopped everything, if err is only a consequence of that.
+// Because returns what stopped the load, if err is only a consequence of that.
 func (l *Loader) Because(err error) error {
 	if cause := l.failure(); cause != nil && errors.Is(err, context.Canceled) {
 		return cause
@@ -126,7 +126,7 @@ func (l *Loader) Because(err error) error {
 	return err
 }
 
-// Close ends the sessions; what is not committed is rolled back.
+// Close ends the sessions. Uncommitted work is rolled back.
 func (l *Loader) Close() {
 	l.cancel(errors.New("closed"))
 	for _, p := range l.parts {
@@ -140,8 +140,8 @@ func (l *Loader) Close() {
 	}
 }
 
-// Finish waits for everything that is under way, creates what belongs to no table, and marks the
-// load complete. It reports whether it is.
+// Finish waits for all work in progress, creates the objects that belong to no table, and marks the
+// load complete. It reports whether the load is complete.
 func (l *Loader) Finish() (complete bool, err error) {
 	if err := l.flush(); err != nil {
 		return false, err
@@ -154,7 +154,7 @@ func (l *Loader) Finish() (complete bool, err error) {
 	for _, r := range l.sequences {
 		err := l.setSequence(r)
 		if noRelation(err) && len(l.lost) > 0 {
-			// it is one of those that could not be created, and failed with its table
+			// The sequence could not be created, and its table failed with it.
 			continue
 		}
 		if err != nil {
@@ -180,8 +180,8 @@ func (l *Loader) Finish() (complete bool, err error) {
 	return true, l.fingerprintTarget()
 }
 
-// forget removes from the load the tables of an earlier run that the source no longer has. With
-// them the load would never be complete.
+// forget removes tables of an earlier run that the source no longer has. With them, the load would
+// never be complete.
 func (l *Loader) forget() error {
 	if !l.Whole {
 		return nil
@@ -206,8 +206,8 @@ func (l *Loader) forget() error {
 	return nil
 }
 
-// Missing returns the tables that the stream describes, and that have not all of their rows when
-// Finish says that the load is not complete.
+// Missing returns the tables that the stream describes and that still lack rows after Finish has
+// reported an incomplete load.
 func (l *Loader) Missing() (names []string) {
 	for _, t := range l.builder.missing {
 		if _, ok := l.targets[[2]string{t.Schema, t.Name}]; ok {

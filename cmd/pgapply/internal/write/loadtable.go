@@ -12,14 +12,14 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// tableWork is what the Loader knows of tables.
+// tableWork is what the Loader knows about tables.
 type tableWork struct {
-	tables  map[uint32]*loadTable // by their relations
+	tables  map[uint32]*loadTable // by relation ID
 	fresh   []*loadTable          // not yet looked up
-	targets map[[2]string]uint32  // which relation goes to a table of the target
+	targets map[[2]string]uint32  // target table → the relation that goes there
 	states  map[[2]string]*progress.TableState
 	queued  []progress.LoadTable
-	trees   map[[2]string]*tree // by the names of their partitions
+	trees   map[[2]string]*tree // by the name of each partition
 }
 
 // A loadTable is a table that the stream describes.
@@ -28,11 +28,11 @@ type loadTable struct {
 	schema, name string // on the target
 	state        *progress.TableState
 	once         sync.Once
-	err          error // of preparing it
-	tree         *tree // that it is a partition of, if rows go through the root
-	refused      error // why the load goes on without it
+	err          error // from prepare
+	tree         *tree // the table's tree, if rows go through the root
+	refused      error // why the load continues without the table
 	freeze       bool
-	target       *catalog.Relation // nil: it does not exist
+	target       *catalog.Relation // nil if the table does not exist
 }
 
 func (t *loadTable) String() string { return t.schema + "." + t.name }
@@ -62,7 +62,7 @@ func (l *Loader) Relation(rel *format.Relation) error {
 	return nil
 }
 
-// place checks that a table may go where it goes, and that no other does.
+// place checks that a table may go to its target table, and that no other table goes there.
 func (l *Loader) place(t *loadTable) error {
 	if err := Writable(t.rel.Kind(), t.rel.Schema, t.rel.Name); err != nil {
 		return err
@@ -82,7 +82,7 @@ func (l *Loader) place(t *loadTable) error {
 	return nil
 }
 
-// inspect looks up, all at once, the tables that were described since the last time.
+// inspect looks up all tables that were described since the last call, in one query.
 func (l *Loader) inspect() error {
 	if len(l.fresh) == 0 {
 		return nil
@@ -101,7 +101,7 @@ func (l *Loader) inspect() error {
 	for _, t := range l.fresh {
 		t.target, t.tree = found[[2]string{t.schema, t.name}], l.trees[[2]string{t.schema, t.name}]
 		if s := t.state; s.Complete() && s.Status != "loaded" && !l.Reload && t.tree == nil {
-			// an earlier run had all its rows, and ended before that
+			// An earlier run copied all rows, and ended before it built the indexes.
 			l.builder.table(t.names(), false)
 		}
 	}
@@ -132,7 +132,7 @@ func (l *Loader) inspect() error {
 	return l.takeOffChecks(fresh)
 }
 
-// fits checks that a part can be copied into the table that is there.
+// fits checks that a part can be copied into the existing table.
 func (t *loadTable) fits(p *part, byHand bool) error {
 	switch {
 	case t.target != nil:
@@ -163,8 +163,8 @@ func (t *loadTable) fits(p *part, byHand bool) error {
 	return nil
 }
 
-// otherType reports whether binary data of a type of the source cannot be of the target's. A user's
-// type has another OID there; whether it fits, the server finds out.
+// otherType reports whether binary data of a source type cannot be data of the target's type. A
+// user-defined type has another OID on the target; the server finds out whether the data fits.
 func otherType(source, target uint32) bool {
 	const firstUser = 16384
 	return source != 0 && source != target && (source < firstUser || target < firstUser)

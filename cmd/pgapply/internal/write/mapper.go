@@ -15,19 +15,19 @@ import (
 
 // A Mapper finds the table on the target that a relation of the stream goes to.
 type Mapper struct {
-	// Lookup reads a table of the target; nil if there is none.
+	// Lookup reads a table of the target. It returns nil if there is none.
 	Lookup func(ctx context.Context, schema, table string) (*catalog.Relation, error)
-	// Rename maps schemas and tables of the source to others: "old" or "old.table" to "new" or
+	// Rename maps schemas and tables of the source to other names: "old" or "old.table" to "new" or
 	// "new.table".
 	Rename map[string]string
-	// Snapshot tells the LSN of the snapshot that a table of the target was loaded at, 0 if it was
-	// not.
+	// Snapshot returns the LSN of the snapshot that a table of the target was loaded from, or 0 if
+	// the table was not loaded.
 	Snapshot func(schema, table string) format.LSN
 
 	seen map[string]uint32 // target table → the relation that goes there
 }
 
-// Reset forgets the relations that were mapped: a new stream describes its own.
+// Reset forgets the mapped relations, because a new stream describes its own.
 func (m *Mapper) Reset() { m.seen = nil }
 
 // Target returns where a source table goes.
@@ -35,8 +35,8 @@ func (m *Mapper) Target(schema, table string) (string, string) {
 	return rename.Rules(m.Rename).Table(schema, table)
 }
 
-// Map returns the table for a relation. A relation that has no place on the target is returned with
-// a Problem, which only matters if a change of it comes.
+// Map returns the table for a relation. A relation that cannot go to the target gets a Problem,
+// which matters only if a change of the relation comes.
 func (m *Mapper) Map(ctx context.Context, rel *format.Relation) (*plan.Table, error) {
 	t := &plan.Table{Relation: rel, Full: rel.ReplicaIdentity == "f"}
 	t.Schema, t.Name = m.Target(rel.Schema, rel.Name)
@@ -88,7 +88,7 @@ func (m *Mapper) Map(ctx context.Context, rel *format.Relation) (*plan.Table, er
 	return t, nil
 }
 
-// columns aligns the target's columns with the relation's.
+// columns matches the target's columns to the relation's.
 func (m *Mapper) columns(t *plan.Table, c *catalog.Relation) error {
 	t.Columns = make([]plan.Column, len(t.Relation.Columns))
 	inserted := 0
@@ -105,21 +105,21 @@ func (m *Mapper) columns(t *plan.Table, c *catalog.Relation) error {
 			inserted++
 		}
 		if x.Type == "regclass" {
-			t.NoBulk = true // its cast from text does not take what its output gives
+			t.NoBulk = true // its cast from text does not accept its output
 		}
 	}
 	t.NoBulk = t.NoBulk || inserted == 0
 	return nil
 }
 
-// shellPattern returns the pattern, for pg_dump and for us, that only this table of the source
-// matches, quoted for a shell.
+// shellPattern returns the pattern that matches only this table of the source, quoted for a shell.
+// It works for pg_dump and for pgsluice.
 func shellPattern(rel *format.Relation) string {
 	return text.Shell(plan.QuoteIdent(rel.Schema) + "." + plan.QuoteIdent(rel.Name))
 }
 
-// newColumn says what to do about a column that the target does not have: what the source did is
-// not known, but it matters for the rows that are there.
+// newColumn says how to add a column that the target lacks. What the source did is not known, but
+// it determines the values of the existing rows.
 func newColumn(t *plan.Table, c *catalog.Relation, col *format.Column) string {
 	typ := text.Escape(col.Type)
 	if typ == "" {
@@ -138,8 +138,8 @@ func newColumn(t *plan.Table, c *catalog.Relation, col *format.Column) string {
 	return fmt.Sprintf("On the target: %s, %s; then start again.", add, what)
 }
 
-// key chooses what finds a row: the columns of a unique index of the target that the old tuples
-// have.
+// key chooses the columns that find a row: those of a unique index of the target that the old
+// tuples include.
 func (m *Mapper) key(t *plan.Table, c *catalog.Relation) {
 	column := func(name string) int {
 		return slices.IndexFunc(t.Columns, func(x plan.Column) bool { return x.Name == name })
@@ -155,8 +155,8 @@ func (m *Mapper) key(t *plan.Table, c *catalog.Relation) {
 			i := column(name)
 			sent = sent && i >= 0 && (t.Full || t.Relation.Columns[i].Key) && (u.Equal[k] != nil || t.Columns[i].Equal != plan.None)
 		}
-		// With whole old rows the source may have none but a deferrable key, too, and two rows with
-		// the same in the middle of a transaction.
+		// With whole old rows, the source itself may have only a deferrable key. Two of its rows
+		// may then have the same key in the middle of a transaction.
 		if sent && u.NotNull && !(u.Deferrable && t.Full) && (best == nil || best.Deferrable && !u.Deferrable) {
 			best = u
 		}
@@ -189,7 +189,7 @@ func (m *Mapper) key(t *plan.Table, c *catalog.Relation) {
 	}
 }
 
-// operator returns the operator that the catalog has found; none for nil.
+// operator returns the operator that the catalog has found, or plan.None for nil.
 func operator(o *catalog.Operator) plan.Operator {
 	if o == nil {
 		return plan.None
@@ -199,7 +199,7 @@ func operator(o *catalog.Operator) plan.Operator {
 	return op
 }
 
-// Describe returns what to say about a table when a change of it cannot be placed.
+// Describe returns the error for a change of a table that has a Problem.
 func Describe(t *plan.Table, lsn format.LSN) error {
 	return fmt.Errorf("cannot apply the transaction with commit LSN %v: %w", lsn, t.Problem)
 }

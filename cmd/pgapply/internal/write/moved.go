@@ -10,20 +10,20 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// What waits for the cutover is recorded with the name of its table. A recorded statement may
-// rename the table, move it to another schema, or drop it.
+// Objects that wait for the cutover are recorded with the name of their table. A recorded statement
+// may rename the table, move it to another schema, or drop it.
 
-// A waiter is what waits for the cutover, and its table.
+// A waiter is an object that waits for the cutover, and its table.
 type waiter struct {
 	ID    int64
 	Table uint32
 	SQL   string
-	Name  string // of the table, with its schema
+	Name  string // the table's name, with its schema
 }
 
 const tableName = "pg_catalog.format('%%I.%%I', n.nspname, c.relname)"
 
-// waiters returns what waits, if the statement may rename or drop a table.
+// waiters returns the waiting objects if the statement may rename or drop a table.
 func (l *lane) waiters(ctx context.Context, d *format.DDL) (list []waiter, err error) {
 	switch {
 	case d.Type == "", d.Type == "ALTER TABLE", d.Type == "ALTER SCHEMA", strings.HasPrefix(d.Type, "DROP "):
@@ -42,9 +42,9 @@ func (l *lane) waiters(ctx context.Context, d *format.DDL) (list []waiter, err e
 	return list, l.s.exec(ctx, "SAVEPOINT pgsluice_moved")
 }
 
-// follow looks, after the statement, for the tables of what waits. What went with its table waits
-// no more. What has a table of another name now has to be there before the statement, which is
-// executed again.
+// follow looks for the tables of the waiting objects after the statement. An object whose table was
+// dropped no longer waits. An object whose table has a new name must exist before the statement.
+// follow then rolls the statement back, creates the object, and executes the statement again.
 func (l *lane) follow(ctx context.Context, d *format.DDL, list []waiter) (refused, err error) {
 	if len(list) == 0 {
 		return nil, nil

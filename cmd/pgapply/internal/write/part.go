@@ -13,37 +13,37 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// copyWork is what is under way, for each part of a table by a goroutine of its own. What other
-// goroutines use stands behind mu.
+// copyWork is the state of the parts under way. Each part has its own goroutine. mu guards the
+// fields below it, which other goroutines use.
 type copyWork struct {
 	parts   map[uint32]*part
 	copying sync.WaitGroup
-	// one for each part that has come to its end in the stream, but is not yet committed
+	// one element for each part that has ended in the stream, but is not committed yet
 	ended  chan struct{}
-	chunks chan []byte         // empty ones
-	room   *semaphore.Weighted // of maxQueued
+	chunks chan []byte         // free buffers
+	room   *semaphore.Weighted // maxQueued bytes
 
 	mu      sync.Mutex
-	refused []*loadTable // that the load goes on without
+	refused []*loadTable // tables that the load continues without
 	idle    []*session
 	copies  copies
 	rows    uint64
 	bytes   uint64
 }
 
-// A part is a part of a table that is being copied, by a goroutine of its own.
+// A part is a part of a table. Its own goroutine copies it.
 type part struct {
 	*format.CopyBegin
 	table  *loadTable
 	meter  *meter.Part
-	skip   bool // it is on the target already
+	skip   bool // the target already has the part
 	chunks chan chunk
 	end    *format.CopyEnd
 	far    onTheWay
 }
 
-// queuedChunks is how many chunks may wait for a session: enough to ride out its pauses, and little
-// memory.
+// queuedChunks is how many chunks may wait for a session: enough to bridge the session's pauses,
+// and little memory.
 const queuedChunks = 4
 
 // CopyBegin opens a part.
@@ -91,7 +91,7 @@ func (l *Loader) CopyBegin(r *format.CopyBegin) error {
 			if !l.without(t, err) {
 				l.fail(err)
 			}
-			for c := range p.chunks { // whoever sends must not be blocked for ever
+			for c := range p.chunks { // the sender must not block forever
 				l.drop(c)
 			}
 		}
@@ -103,8 +103,8 @@ func (l *Loader) CopyBegin(r *format.CopyBegin) error {
 	return nil
 }
 
-// past returns an error if the target is past a snapshot: the changes in between would never come
-// again.
+// past returns an error if the target is past a snapshot, because the changes in between would
+// never be sent again.
 func (l *Loader) past(lsn format.LSN) error {
 	if l.Stream.Key.Slot == "" || l.Stream.Applied <= lsn {
 		return nil
@@ -144,23 +144,23 @@ func (l *Loader) CopyData(r *format.CopyData) error {
 	}
 }
 
-// A chunk is on its way to a part's goroutine.
+// A chunk is data on its way to a part's goroutine.
 type chunk struct {
-	b    []byte        // with room for pgwire's head in front, unless it is lent
-	lent chan struct{} // if it is not a copy: closed when it is not needed any more
+	b    []byte        // begins with room for pgwire's head, unless the chunk is lent
+	lent chan struct{} // set if b is not a copy; closed when b is no longer needed
 }
 
 const (
-	// lentChunk is from which size on a chunk, which is a huge row then, is not copied.
+	// lentChunk is the size from which a chunk is not copied. A chunk of that size is one huge row.
 	lentChunk = 4 << 20
-	// maxQueued bounds the chunks of all parts that wait for their sessions.
+	// maxQueued bounds the bytes of the chunks of all parts that wait for their sessions.
 	maxQueued = 16 << 20
-	// chunkKept is how large a chunk's memory may be to be used again.
+	// chunkKept is the size below which a chunk's memory is used again.
 	chunkKept = 1 << 20
 )
 
-// lend hands a chunk over as it is, and waits until it is written. So there is one of them at a
-// time.
+// lend hands over a chunk without copying it, and waits until the chunk is written. Therefore only
+// one chunk is lent at a time.
 func (l *Loader) lend(p *part, data []byte) error {
 	c := chunk{b: data, lent: make(chan struct{})}
 	select {
@@ -172,7 +172,7 @@ func (l *Loader) lend(p *part, data []byte) error {
 	}
 }
 
-// write writes a chunk.
+// write sends a chunk to the server and releases its memory.
 func (l *Loader) write(s *session, c chunk) error {
 	if c.lent != nil {
 		defer close(c.lent)
@@ -191,7 +191,7 @@ func (l *Loader) write(s *session, c chunk) error {
 	return nil
 }
 
-// drop gives a chunk up that cannot be written any more.
+// drop discards a chunk that can no longer be written.
 func (l *Loader) drop(c chunk) {
 	if c.lent != nil {
 		close(c.lent)
@@ -208,7 +208,8 @@ func (l *Loader) CopyEnd(r *format.CopyEnd) error {
 	p.end = &end
 	close(p.chunks)
 	if !p.skip {
-		// Small tables can come faster than they are committed; each has a session.
+		// Small tables may arrive faster than they are committed, and each has a session. Wait here
+		// to bound the number of sessions.
 		select {
 		case l.ended <- struct{}{}:
 		case <-l.ctx.Done():

@@ -19,11 +19,11 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// Statements that the source has recorded. They are other people's code, and so is what they call:
-// whatever they do, they must not do it with more rights than the role that ran them has here, and
-// what they leave behind in the session must not meet what we do in it next.
+// Recorded statements are other people's code, and so is the code that they call. They must not run
+// with more rights than the role that executed them has on the target. What they leave in the
+// session must not affect the statements that pgapply executes next.
 
-// recorded returns the group's statement if that is all that it has.
+// recorded reports whether a recorded statement is all that the group has.
 func recorded(g *plan.Group) bool {
 	if g.Len() != 1 || g.Skip {
 		return false
@@ -32,7 +32,7 @@ func recorded(g *plan.Group) bool {
 	return op.Kind == plan.OpDDL
 }
 
-// alter executes the recorded statement that a group consists of, in the open transaction.
+// alter executes the recorded statement of a group in the open transaction.
 func (l *lane) alter(ctx context.Context, g *plan.Group) error {
 	if err := l.begin(ctx); err != nil {
 		return err
@@ -83,11 +83,11 @@ func (l *lane) alter(ctx context.Context, g *plan.Group) error {
 	return l.record(ctx, g, 0, "skipped", refused)
 }
 
-// undecided is how a statement begins that says itself why it cannot be repeated.
+// undecided is the beginning of a statement that only reports why it cannot be repeated.
 const undecided = "DO $pgsluice$BEGIN RAISE EXCEPTION "
 
-// statement executes a recorded statement. The first error is why it was refused; the second one is
-// the session's.
+// statement executes a recorded statement. The first error is the reason for a refusal; the second
+// one is the session's.
 func (l *lane) statement(ctx context.Context, d *format.DDL) (refused, err error) {
 	if !strings.HasPrefix(d.SQL, undecided) {
 		if all := sqltext.RulesOf(d.Settings).Split(d.SQL); len(all) != 1 || d.Type != "" && all[0].Tag() != d.Type {
@@ -114,9 +114,10 @@ func (l *lane) statement(ctx context.Context, d *format.DDL) (refused, err error
 	if !other {
 		b.Do(d.SQL)
 	} else {
-		// SET ROLE alone is no barrier: the statement's own code could reset it. Within a function
-		// with its owner's rights the server refuses that. Triggers that wait for the commit run
-		// there, too. Until the function is called, nothing of the statement's runs.
+		// SET ROLE alone is no barrier, because the statement's own code could reset the role. The
+		// server refuses that inside a SECURITY DEFINER function. Triggers that wait for the commit
+		// run inside the function as well. None of the statement's code runs before the function is
+		// called.
 		b.Do("SET LOCAL ROLE " + plan.QuoteIdent(d.Owner))
 		b.Do(`CREATE FUNCTION pg_temp.pgsluice_statement(pg_catalog.text) RETURNS pg_catalog.void LANGUAGE plpgsql SECURITY DEFINER
 			AS 'BEGIN EXECUTE $1; SET CONSTRAINTS ALL IMMEDIATE; END'`)
@@ -148,8 +149,8 @@ func (l *lane) statement(ctx context.Context, d *format.DDL) (refused, err error
 	return nil, l.remember(ctx, d)
 }
 
-// remember notes the tables that a statement has made: they need no load, for all of their rows
-// come with the changes.
+// remember records the tables that a statement has created. They need no load, because all of their
+// rows come as changes.
 func (l *lane) remember(ctx context.Context, d *format.DDL) error {
 	if !strings.HasPrefix(d.Type, "CREATE ") && d.Type != "SELECT INTO" {
 		return nil
@@ -165,9 +166,9 @@ func (l *lane) remember(ctx context.Context, d *format.DDL) error {
 	return nil
 }
 
-// single makes settings, and has the server's own parser say whether a statement is a single one.
-// In a transaction that has failed the server parses a statement and goes no further: to look up
-// what it names could already call functions of others.
+// single makes the settings and lets the server's own parser decide whether a statement is a single
+// one. In a failed transaction, the server parses a statement and goes no further. To look up the
+// names in the statement could already call other people's functions.
 func (l *lane) single(ctx context.Context, set []string, d *format.DDL) (refused, err error) {
 	b := l.s.conn.Batch(ctx)
 	for _, sql := range set {
@@ -179,7 +180,7 @@ func (l *lane) single(ctx context.Context, set []string, d *format.DDL) (refused
 		return refusal(r), err
 	}
 	b = l.s.conn.Batch(ctx)
-	b.Do("SELECT 1 OPERATOR(pg_catalog./) 0") // the path is the statement's already
+	b.Do("SELECT 1 OPERATOR(pg_catalog./) 0") // search_path is already the statement's
 	if _, err := l.run(b); err != nil {
 		return nil, err
 	}
@@ -205,8 +206,8 @@ func refusal(r *pgwire.Result) error {
 	return r.Err
 }
 
-// answers reports whether the server's answer belongs to a command: it counts rows where a query
-// fills a table.
+// answers reports whether a command tag belongs to a command. If a query fills a table, the tag is
+// that of a SELECT, with the number of rows.
 func answers(tag, command string) bool {
 	switch command {
 	case "CREATE TABLE AS", "SELECT INTO", "CREATE MATERIALIZED VIEW":
@@ -215,7 +216,7 @@ func answers(tag, command string) bool {
 	return tag == command
 }
 
-// role reports whether a statement is to be executed as another role than the session's, and how
+// role reports whether a statement must run as another role than the session's. It also returns how
 // long the session waits for locks.
 func (l *lane) role(ctx context.Context, owner string) (other bool, timeout string, refused, err error) {
 	kind := "MEMBER"
@@ -253,8 +254,8 @@ func (l *lane) role(ctx context.Context, owner string) (other bool, timeout stri
 	return true, timeout, nil, nil
 }
 
-// denied adds what to do to an error of a role that may not have temporary objects: the function of
-// alter is one.
+// denied adds a hint to the error of a role that may not create temporary objects. The function
+// that statement creates is a temporary object.
 func (l *lane) denied(cause error, d *format.DDL) error {
 	var pg *pgconn.PgError
 	if errors.As(cause, &pg) && pg.Code == "42501" && pg.Routine == "InitTempTableNamespace" {
@@ -264,8 +265,8 @@ func (l *lane) denied(cause error, d *format.DDL) error {
 	return cause
 }
 
-// meaning are the settings that change what a statement means. storage are those that choose how it
-// is kept: a target may not have the choice, and is none the worse for it.
+// meaning lists the settings that change what a statement means. storage lists the settings that
+// choose how an object is stored. A target that does not offer the choice loses nothing.
 var (
 	meaning = []string{"standard_conforming_strings", "backslash_quote", "array_nulls",
 		"transform_null_equals", "DateStyle", "IntervalStyle", "TimeZone", "xmloption",
@@ -277,11 +278,11 @@ var (
 	}
 )
 
-// stringsSetting is the setting that says how the server reads strings.
+// stringsSetting is the setting that decides how the server reads string literals.
 const stringsSetting = "standard_conforming_strings"
 
-// settings returns the statements that make the server read a statement as the source has read it,
-// until the end of the transaction.
+// settings returns the statements that make the server read a statement as the source did, until
+// the end of the transaction.
 func settings(d *format.DDL) ([]string, error) {
 	var list []string
 	for _, name := range slices.Sorted(maps.Keys(d.Settings)) {
@@ -294,15 +295,15 @@ func settings(d *format.DDL) ([]string, error) {
 		case condition != "":
 			set += " WHERE EXISTS (" + fmt.Sprintf(condition, progress.Literal(d.Settings[name])) + ")"
 		default:
-			// Not from a stream: it may be one that gives rights.
+			// Never take an unknown setting from a stream: the setting may grant rights.
 			return nil, fault.New(fault.Config,
 				"the source executed it with setting %q, which this version of pgapply does not know", name).
 				WithHint("Use a newer pgapply.")
 		}
 		list = append(list, set)
 	}
-	// The path comes when there is no name left to be looked up with it, and the way to read
-	// strings after the last string of ours that it would change.
+	// search_path comes after the last name that it would affect. standard_conforming_strings comes
+	// after the last of pgapply's own strings that it would affect.
 	list = append(list, "SELECT pg_catalog.set_config('search_path', "+progress.Literal(d.SearchPath)+", true)")
 	if v := d.Settings[stringsSetting]; v != "" {
 		list = append(list, "SELECT pg_catalog.set_config('"+stringsSetting+"', "+progress.Literal(v)+", true)")
@@ -310,9 +311,9 @@ func settings(d *format.DDL) ([]string, error) {
 	return list, nil
 }
 
-// clean makes the session ours again after others' code has run in it: they may have changed
-// settings, prepared other statements under the names of ours, and made tables that are found
-// before the server's own. Until the session is renewed, this has to do.
+// clean restores the session after other people's code has run in it. The code may have changed
+// settings, prepared other statements under pgapply's names, or created tables that hide the
+// server's own. This must suffice until the session is replaced.
 func (l *lane) clean(ctx context.Context, timeout string) error {
 	clear(l.s.prepared)
 	sql := "RESET ROLE; CLOSE ALL; DEALLOCATE ALL; RESET ALL; DISCARD TEMP; UNLISTEN *; " + l.s.set
@@ -322,7 +323,8 @@ func (l *lane) clean(ctx context.Context, timeout string) error {
 	return l.s.exec(ctx, sql+"; SET lock_timeout = "+progress.Literal(timeout))
 }
 
-// compare looks for what the source's statement has created, altered or dropped.
+// compare checks that the target has what the source's statement created or altered, and no longer
+// has what it dropped.
 func (l *lane) compare(ctx context.Context, d *format.DDL) (refused, err error) {
 	if len(d.Objects) == 0 {
 		return nil, nil
@@ -362,7 +364,7 @@ func (l *lane) compare(ctx context.Context, d *format.DDL) (refused, err error) 
 		name(d.Objects[min(len(r.Counts), len(d.Objects)-1)]), r.Err), nil
 }
 
-// find has the server look for an object; it fails if there is none.
+// find makes the server look up an object. The lookup fails if there is none.
 func (l *lane) find(b *pgwire.Batch, o format.Object) {
 	b.Bind(l.s.name(b, "SELECT pg_catalog.pg_get_object_address($1, $2::pg_catalog.text[], $3::pg_catalog.text[])"),
 		3, func(i int) bool { return i > 0 })
@@ -385,7 +387,8 @@ func name(o format.Object) string {
 	return o.Type + " " + n
 }
 
-// shown is a statement as messages and pgsluice.conflicts show it. Some kinds may hold passwords.
+// shown returns a statement as messages and pgsluice.conflicts show it. It hides the text of kinds
+// that may hold passwords.
 func shown(d *format.DDL) string {
 	for _, kind := range []string{"USER MAPPING", "SERVER", "FOREIGN ", "ROLE", "USER", "SUBSCRIPTION"} {
 		if strings.Contains(d.Type, kind) {

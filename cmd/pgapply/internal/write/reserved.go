@@ -8,13 +8,14 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// reserved reports whether only the server, or pgapply itself, may write to a schema. The server
-// lets nobody create one that begins with pg_.
+// reserved reports whether only the server or pgapply may write to a schema. The server lets no
+// user create a schema whose name begins with pg_.
 func reserved(schema string) bool {
 	return schema == progress.Schema || schema == "information_schema" || strings.HasPrefix(schema, "pg_")
 }
 
-// Writable returns an error if a stream may not write to a schema, for what its records name.
+// Writable returns an error if a stream may not write to a schema. The error names the record and
+// its object.
 func Writable(kind format.Kind, schema, name string) error {
 	if !reserved(schema) {
 		return nil
@@ -26,8 +27,8 @@ func Writable(kind format.Kind, schema, name string) error {
 		WithHint("Find the program that wrote the record: pgapply --to json prints the stream's header, which names the program. A filter may have changed the record.")
 }
 
-// Alterable is Writable for a statement of a transaction, as far as its record says what it
-// changes. Temporary tables are the session's own.
+// Alterable is Writable for a statement of a transaction, as far as its record says what the
+// statement changes. Temporary tables belong to the session, so they are allowed.
 func Alterable(d *format.DDL) error {
 	schemas := []string{d.Schema}
 	if d.Type == "GRANT" || d.Type == "REVOKE" || d.Type == "COMMENT" || d.Type == "SECURITY LABEL" {
@@ -48,8 +49,8 @@ func Alterable(d *format.DDL) error {
 	return nil
 }
 
-// writable is Writable for an object of the schema. What pg_dump brings of the server's own objects
-// are their rights and comments.
+// writable is Writable for an object of the schema. For the server's own objects, pg_dump emits
+// privileges and comments, which are allowed.
 func writable(d *format.DDL) error {
 	schema := d.Schema
 	if d.Type == "SCHEMA" {

@@ -12,22 +12,23 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// Where the target distributes the rows of a partitioned table in another way, a partition of it
-// has rows there that the source has in others. A recorded statement that takes a partition away
-// would take those along, and leave some behind that the source does not have any more.
+// The target may distribute the rows of a partitioned table in another way. A partition then has
+// rows on the target that are in other partitions on the source. A recorded statement that removes
+// a partition would remove those rows as well. It would also leave rows that the source no longer
+// has.
 
-// takesPartitions are the tags of statements that may take a partition out of its tree.
+// takesPartitions lists the tags of statements that may remove a partition from its tree.
 var takesPartitions = []string{"ALTER TABLE", "DROP TABLE", "DROP SCHEMA", "DROP OWNED", "DROP TYPE",
 	"DROP EXTENSION", "DROP FUNCTION", "DROP ACCESS METHOD", "DROP DOMAIN"}
 
-// A scattered partition is one of a tree whose rows the target distributes in another way.
+// A scattered partition belongs to a tree whose rows the target distributes in another way.
 type scattered struct {
 	Leaf, Root         uint32
 	Schema, Name       string
 	RootSchema, Parent string
 }
 
-// scattered returns the partitions of such trees, if the statement may take one away.
+// scattered returns the scattered partitions if the statement may remove one.
 func (l *lane) scattered(ctx context.Context, d *format.DDL) (list []scattered, err error) {
 	if l.s.version < 100000 || !slices.Contains(takesPartitions, d.Type) {
 		return nil, nil
@@ -39,8 +40,8 @@ func (l *lane) scattered(ctx context.Context, d *format.DDL) (list []scattered, 
 	return list, json.Unmarshal([]byte(row[0]), &list)
 }
 
-// together refuses a statement that has taken one of the partitions out of a tree that is still
-// there.
+// together refuses a statement that has removed a scattered partition from a tree that still
+// exists.
 func (l *lane) together(ctx context.Context, d *format.DDL, before []scattered) (refused, err error) {
 	if len(before) == 0 {
 		return nil, nil

@@ -20,19 +20,19 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// phaseOf says when a post-data object is created, apart from what it depends on.
+// phaseOf returns the phase that creates a post-data object, without regard to its dependencies.
 func phaseOf(o *progress.Object, tables map[[2]string]bool) progress.Phase {
 	switch o.Type {
 	case "FK CONSTRAINT", "TRIGGER":
 		return progress.PhaseCutover
 	case "RULE":
-		// A rule would change what is applied. One that is called _RETURN makes a view, which
-		// others may be made of.
+		// A rule would change what is applied. A rule named _RETURN makes a view, and other objects
+		// may depend on the view.
 		if !strings.HasSuffix(o.Name, " _RETURN") {
 			return progress.PhaseCutover
 		}
 	case "EVENT TRIGGER":
-		return progress.PhaseFinish // it may forbid what is still to be done
+		return progress.PhaseFinish // it may forbid the remaining steps
 	case "INDEX", "CONSTRAINT", "CHECK CONSTRAINT", "STATISTICS":
 		if o.Table != "" && tables[[2]string{o.Schema, o.Table}] {
 			return progress.PhaseTable
@@ -44,9 +44,9 @@ func phaseOf(o *progress.Object, tables map[[2]string]bool) progress.Phase {
 // phaseOrder is the order of the phases that post-data objects are created in.
 var phaseOrder = map[progress.Phase]int{progress.PhaseTable: 1, progress.PhaseLoad: 2, progress.PhaseCutover: 3, progress.PhaseFinish: 4}
 
-// phases sets when objects, which come in order, are created: not before what they depend on. What
-// depends on an object of a table comes after the load, since it would not be found with that
-// table.
+// phases sets the phase of each object; the objects come in order. An object is not created before
+// its dependencies. An object that depends on an object of a table comes after the load, because it
+// would not be found with that table.
 func phases(list []deferredObject, tables map[[2]string]bool) {
 	of := make(map[uint64]progress.Phase, len(list))
 	for i := range list {
@@ -61,16 +61,16 @@ func phases(list []deferredObject, tables map[[2]string]bool) {
 	}
 }
 
-// schemaWork is what the Loader knows of objects.
+// schemaWork is what the Loader knows about objects.
 type schemaWork struct {
 	objects map[progress.ObjectKey]progress.Recorded
-	// objects of the stream, by their ids there → their ids in pgsluice.deferred
+	// an object's id in the stream → its id in pgsluice.deferred
 	rowOf   map[uint64]int64
-	before  map[int64]bool      // objects that could not be created by an earlier run
+	before  map[int64]bool      // objects that an earlier run could not create
 	whyLost map[[2]string]error // why tables could not be created
-	// objects without which rows are lost, that could not be created
+	// objects that could not be created, and without which rows are lost
 	lost        []int64
-	held        []*format.DDL     // until all have come
+	held        []*format.DDL     // until all have arrived
 	schema      []progress.Object // not yet executed
 	later       []deferredObject  // not yet recorded
 	tablespaces map[string]bool   // whether the target has them
@@ -87,20 +87,20 @@ type deferredObject struct {
 	progress.Object
 	id       uint64
 	after    []uint64
-	recorded bool // on the target, by a load before
+	recorded bool // an earlier load has recorded it on the target
 }
 
-// schemaBatch is how many objects of the pre-data section are created in one transaction.
+// schemaBatch is how many pre-data objects one transaction creates.
 const schemaBatch = 200
 
-// DDL takes an object of the schema. If there are names to be changed in it, it is kept until all
-// have come: nothing is to be written if the names in one of them cannot be.
+// DDL takes an object of the schema. With --rename, it keeps the object until all objects have
+// arrived: if the names in one of them cannot be changed, nothing must be written.
 func (l *Loader) DDL(d *format.DDL) error {
 	if err := writable(d); err != nil {
 		return err
 	}
 	if d.Attach == "" {
-		d.Index = "" // there is nothing to be done after it: the whole is one
+		d.Index = "" // no second step follows: SQL creates all of it
 	}
 	if len(l.Mapper.Rename) > 0 {
 		c := *d
@@ -111,7 +111,7 @@ func (l *Loader) DDL(d *format.DDL) error {
 	return l.ddl(d)
 }
 
-// rename changes the names in what was held, and takes it.
+// rename changes the names in the objects that DDL has kept, and takes the objects.
 func (l *Loader) rename() error {
 	held, rules := l.held, rename.Rules(l.Mapper.Rename)
 	l.held = nil
@@ -190,7 +190,8 @@ func (l *Loader) ddl(d *format.DDL) (err error) {
 	return nil
 }
 
-// warning records what of the source does not arrive, as an object that cannot be created.
+// warning records something of the source that does not arrive on the target. The record is an
+// object that cannot be created.
 func (l *Loader) warning(o progress.Object, recorded bool) error {
 	if recorded {
 		return nil
@@ -208,8 +209,8 @@ const warned = "01000"
 // tablespace.
 var inTablespace = regexp.MustCompile(`(?s)^SET default_tablespace = "((?:[^"]|"")*)";\n(.*)\nRESET default_tablespace;`)
 
-// placed returns an object's statements without a tablespace that the target does not have: many
-// services let nobody make one.
+// placed removes a tablespace that the target does not have from an object's statements. Many
+// services let no user create a tablespace.
 func (l *Loader) placed(sql string) (string, error) {
 	m := inTablespace.FindStringSubmatch(sql)
 	if m == nil {
@@ -234,8 +235,8 @@ func (l *Loader) placed(sql string) (string, error) {
 	return m[2] + sql[len(m[0]):], nil
 }
 
-// lockSchema makes sure that only one of several loads of a snapshot creates the schema. The others
-// wait, and then find it there.
+// lockSchema makes sure that only one of several loads of a snapshot creates the schema. The other
+// loads wait, and then find the schema created.
 func (l *Loader) lockSchema() (err error) {
 	if l.schemaLock, err = l.guard.await(l.ctx, l.Log, l.Stream, progress.SchemaLock, forever); err != nil {
 		return err
@@ -248,8 +249,8 @@ func (l *Loader) lockSchema() (err error) {
 	return l.Server.Explain(err)
 }
 
-// retry tries again to create what could not be created before. The first time it notes what an
-// earlier run has left.
+// retry tries again to create the objects that failed before. The first call notes the objects that
+// an earlier run has left.
 func (l *Loader) retry(want func(*progress.Object) bool) error {
 	var failed []progress.Object
 	err := l.builder.use(func(c *pgx.Conn) (err error) {
@@ -275,8 +276,8 @@ func (l *Loader) retry(want func(*progress.Object) bool) error {
 	return err
 }
 
-// flushSchema executes objects of the pre-data section: all in one transaction if they let
-// themselves, else in smaller ones, down to one by one.
+// flushSchema creates pre-data objects, all in one transaction if possible. If the server refuses
+// one, flushSchema tries smaller transactions, down to one object each.
 func (l *Loader) flushSchema() error {
 	list := l.schema
 	l.schema = nil
@@ -310,23 +311,23 @@ func (l *Loader) createAll(list []progress.Object) error {
 	return l.refusedObject(&list[0], refused)
 }
 
-// needed has the kinds of objects without which rows are lost.
+// needed lists the kinds of objects without which rows are lost.
 var needed = map[string]bool{"SCHEMA": true, "TYPE": true, "SHELL TYPE": true, "DOMAIN": true, "TABLE": true,
 	"TABLE ATTACH": true, "SEQUENCE": true}
 
-// exists has the SQLSTATEs of an object that is there already.
+// exists lists the SQLSTATEs of an object that already exists.
 var exists = map[string]bool{"42P07": true, "42710": true, "42P06": true, "42723": true, "42P16": true}
 
-// isThere reports whether the server has refused to create an object because it exists.
+// isThere reports whether the server has refused to create an object because it already exists.
 func isThere(o *progress.Object, err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && (exists[pg.Code] ||
-		o.Type == "TABLE ATTACH" && pg.Code == "42809" || // it is a partition already
-		o.Attach != "" && pg.Code == "55000") // the index is a constraint's already
+		o.Type == "TABLE ATTACH" && pg.Code == "42809" || // it already is a partition
+		o.Attach != "" && pg.Code == "55000") // the index already belongs to a constraint
 }
 
-// refusedObject decides what becomes of the load when an object cannot be created. The reason is
-// recorded with it.
+// refusedObject decides how the load continues when an object cannot be created. It records the
+// reason with the object.
 func (l *Loader) refusedObject(o *progress.Object, refused error) error {
 	var pg *pgconn.PgError
 	if !errors.As(refused, &pg) {
@@ -346,7 +347,7 @@ func (l *Loader) refusedObject(o *progress.Object, refused error) error {
 		return err
 	}
 	if there && (needed[o.Type] || l.Reload) {
-		return nil // what is there is kept; that its columns fit is checked before rows are copied
+		return nil // keep the existing object; fits checks its columns before rows are copied
 	}
 	left, err := l.settle(l.guard, o, refused)
 	if err == nil && len(left) > 0 && needed[o.Type] {
@@ -366,8 +367,7 @@ func (l *Loader) settle(s *session, o *progress.Object, refused error) ([]error,
 	return left, l.Server.Explain(err)
 }
 
-// made reports whether this load has created an object of this kind and name, whatever its
-// definition was.
+// made reports whether this load has created an object of this kind and name, with any definition.
 func (l *Loader) made(o *progress.Object) bool {
 	for k, x := range l.objects {
 		if x.Done && k[0] == o.Type && k[1] == o.Schema && k[2] == o.Name {
@@ -377,7 +377,7 @@ func (l *Loader) made(o *progress.Object) bool {
 	return false
 }
 
-// flush executes and records what has been collected: rows come now.
+// flush executes and records the collected objects and tables, because rows come next.
 func (l *Loader) flush() error {
 	if err := l.rename(); err != nil {
 		return err
@@ -423,8 +423,8 @@ func (l *Loader) flush() error {
 	return nil
 }
 
-// Serious reports whether any of the objects that could not be created failed for another reason
-// than that the target's role may not, or the target cannot, have it.
+// Serious reports whether any object failed for a serious reason. Missing privileges, and something
+// that the target cannot have, are not serious.
 func Serious(list []progress.Object) bool {
 	for _, o := range list {
 		if o.Because == 0 && !excusable[o.Code] {
@@ -434,12 +434,12 @@ func Serious(list []progress.Object) bool {
 	return false
 }
 
-// excusable has the SQLSTATEs of privileges, and of something that the target does not have, or
-// cannot reach.
+// excusable lists the SQLSTATEs of missing privileges, and of something that the target does not
+// have or cannot reach.
 var excusable = map[string]bool{"42501": true, "0A000": true, "58P01": true, "42704": true, "22023": true,
 	"08001": true, "HV00N": true, warned: true, "01006": true, "01007": true}
 
-// newID returns an id for an object that is to be recorded.
+// newID returns an id for an object that will be recorded.
 func (l *Loader) newID() (int64, error) {
 	l.idMu.Lock()
 	defer l.idMu.Unlock()

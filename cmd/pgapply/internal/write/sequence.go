@@ -31,7 +31,7 @@ func (l *Loader) Sequence(r *format.Sequence) error {
 	return err
 }
 
-// noRelation reports whether an error is that of a relation, or its schema, that does not exist.
+// noRelation reports whether an error says that a relation or its schema does not exist.
 func noRelation(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && (pg.Code == "42P01" || pg.Code == "3F000")

@@ -16,24 +16,25 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 )
 
-// A session is a connection that writes. It is used by one goroutine at a time.
+// A session is a connection that writes. Only one goroutine at a time uses it.
 type session struct {
 	server   pgdial.Server
 	conn     *pgwire.Conn
 	version  int
 	prepared map[string]string // statement → its name on this connection
 	replica  bool              // triggers and foreign keys are off
-	set      string            // the statements that have made its settings
+	set      string            // the statements that restore its settings
 	use      progress.Use
 }
 
-// sessionSettings make a session write what it is told, and nothing else. Positions are only
-// reported once the server has flushed them, so commits need not wait.
+// sessionSettings make a session write what it receives, and nothing else. Commits need not wait,
+// because pgapply reports a position only after the server has flushed it.
 const sessionSettings = "SET synchronous_commit = off; SET check_function_bodies = off"
 
-// applySettings are for sessions that apply changes. Their statements find rows by index: the plans
-// are made once, maybe while a table is still empty, and a sequential scan or hash join that was
-// right then would be ruinous later. JIT compilation pays for none of them.
+// applySettings are for sessions that apply changes. Their statements find rows by index. The
+// server plans a statement once, perhaps while the table is still empty. A sequential scan or hash
+// join that is right then would be ruinous later. JIT compilation does not pay off for any of these
+// statements.
 const applySettings = `SET work_mem = '32MB'; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off`
 
 // newSession opens a session and takes the stream's lock for it.
@@ -44,7 +45,7 @@ func newSession(ctx context.Context, server pgdial.Server, log *slog.Logger, str
 		return nil, err
 	}
 	s = &session{server: server, version: pgdial.Version(pg), prepared: make(map[string]string), use: use}
-	common := server.Set(pg) // again, so that the session can be made anew by what is remembered
+	common := server.Set(pg) // again, so that s.set can restore the session
 	if s.conn, err = pgwire.Hijack(pg); err != nil {
 		return nil, err
 	}
@@ -56,8 +57,8 @@ func newSession(ctx context.Context, server pgdial.Server, log *slog.Logger, str
 	}()
 	set := common + "; " + sessionSettings
 	if s.version >= 140000 {
-		// A process that was killed leaves a server process behind; it should notice while it is
-		// busy.
+		// A killed process leaves a server process behind. The server process should notice that
+		// even while it is busy.
 		set += "; SET client_connection_check_interval = '2s'"
 	}
 	if use != progress.Loading {
@@ -73,7 +74,7 @@ func newSession(ctx context.Context, server pgdial.Server, log *slog.Logger, str
 	if err = s.exec(ctx, set); err != nil {
 		return s, err
 	}
-	// By SET and not at start-up: some services allow the one and not the other.
+	// Use SET, not a startup parameter: some services allow only SET.
 	if err = s.conn.Exec(ctx, "SET session_replication_role = replica"); err == nil {
 		s.replica = true
 	} else if !isDenied(err) {
@@ -114,8 +115,8 @@ func (s *session) ask(ctx context.Context, statements ...string) ([]string, erro
 	return r.Row, nil
 }
 
-// lock takes the stream's lock for this session. A predecessor that was killed gets a while to
-// notice.
+// lock takes the stream's lock for this session. It waits a while, because the server may not have
+// noticed yet that a predecessor was killed.
 func (s *session) lock(ctx context.Context, log *slog.Logger, stream *progress.Stream, use progress.Use) error {
 	deadline := time.Now().Add(progress.LockTimeout)
 	_, err := s.await(ctx, log, stream, progress.WorkLock(use), func(holder string) error {
@@ -127,8 +128,8 @@ func (s *session) lock(ctx context.Context, log *slog.Logger, stream *progress.S
 	return err
 }
 
-// await takes a lock of the stream as soon as no session of ours holds it. While one does, it asks
-// giveUp.
+// await takes a lock of the stream as soon as no other session of pgsluice holds it. While one
+// does, await calls giveUp.
 func (s *session) await(ctx context.Context, log *slog.Logger, stream *progress.Stream, what progress.What,
 	giveUp func(holder string) error) (progress.Lock, error) {
 	for {
@@ -147,7 +148,7 @@ func (s *session) await(ctx context.Context, log *slog.Logger, stream *progress.
 	}
 }
 
-// Exec and Ask are for package objects, which needs the server's own errors.
+// Exec executes a statement for package objects, which needs the server's own errors.
 func (s *session) Exec(ctx context.Context, sql string) error { return s.conn.Exec(ctx, sql) }
 
 // Ask is Exec for a query of one row.
@@ -155,15 +156,15 @@ func (s *session) Ask(ctx context.Context, sql string) ([]string, error) { retur
 
 func (s *session) askOne(ctx context.Context, sql string) ([]string, error) { return s.ask(ctx, sql) }
 
-// forever waits for another process of ours, however long it takes.
+// forever is a giveUp function that waits for the holder without a limit.
 func forever(string) error { return nil }
 
-// maxPrepared bounds the statements that are kept prepared. Tables without a key need one for each
-// set of columns that is NULL.
+// maxPrepared bounds the number of prepared statements. Tables without a key need one for each set
+// of columns that are NULL.
 const maxPrepared = 2000
 
-// name returns the name under which a statement is prepared on this connection, having the batch
-// prepare it if it is not yet.
+// name returns the name under which a statement is prepared on this connection. If the statement is
+// not prepared yet, the batch prepares it.
 func (s *session) name(b *pgwire.Batch, sql string) string {
 	name, ok := s.prepared[sql]
 	if !ok {
@@ -178,7 +179,8 @@ func (s *session) name(b *pgwire.Batch, sql string) string {
 	return name
 }
 
-// forget drops all prepared statements: after an error it is not known which ones the server has.
+// forget drops all prepared statements. After an error, pgapply does not know which ones the server
+// has.
 func (s *session) forget(ctx context.Context) error {
 	clear(s.prepared)
 	return s.exec(ctx, "DEALLOCATE ALL")

@@ -12,9 +12,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 )
 
-// A tree is a tree of partitions that is loaded through its root: the target's server may put rows
-// into other partitions than the source's has. So it is emptied as a whole, and its indexes are
-// built when all of its rows are there: until then any of its partitions may be written to.
+// A tree is a partition tree that is loaded through its root, because the target may put rows into
+// other partitions than the source. It is emptied as a whole. Its indexes are built after all of
+// its rows are loaded: until then, rows may go to any of its partitions.
 type tree struct {
 	*catalog.Root
 	leaves [][2]string // names of the partitions on the target
@@ -65,9 +65,8 @@ func (t *tree) or(table string) string {
 
 func (t *tree) qualified() string { return plan.QuoteIdent(t.Schema) + "." + plan.QuoteIdent(t.Name) }
 
-// anew reports whether all partitions of a tree are to be loaded anew, because the rows that are
-// there cannot be told apart from those that have to go. It is called by the goroutine that reads
-// the stream.
+// anew reports whether all partitions of a tree must be loaded again, because the rows to keep
+// cannot be told apart from the rows to remove. The goroutine that reads the stream calls it.
 func (t *tree) anew(l *Loader) bool {
 	if t == nil {
 		return false
@@ -82,8 +81,8 @@ func (t *tree) anew(l *Loader) bool {
 	return t.again
 }
 
-// prepare makes a tree ready for its first part in this run, unless other processes load it
-// already.
+// prepare makes a tree ready for its first part in this run, unless another process is already
+// loading it.
 func (t *tree) prepare(l *Loader, s *session) error {
 	t.once.Do(func() { t.err = t.ready(l, s) })
 	return t.err
@@ -104,7 +103,7 @@ func (t *tree) ready(l *Loader, s *session) error {
 			known = append(known, "("+progress.Literal(n[0])+", "+progress.Literal(n[1])+")")
 		}
 	}
-	// What was read at the start may be what another process has emptied since.
+	// Query again: another process may have emptied tables since the start.
 	row, err := s.ask(l.ctx, "BEGIN", "SELECT FROM pgsluice.tables WHERE "+where+" ORDER BY schema_name, table_name FOR UPDATE",
 		fmt.Sprintf(`SELECT coalesce(pg_catalog.bool_or(x.has), false), coalesce(pg_catalog.bool_or(x.has AND NOT x.complete AND x.other), false), coalesce(pg_catalog.bool_or(x.has AND x.other), false),
 			coalesce(pg_catalog.min(x.name) FILTER (WHERE x.has AND NOT x.known), '')
@@ -126,7 +125,7 @@ func (t *tree) ready(l *Loader, s *session) error {
 	case older && l.Reload:
 		return t.empty(l, s, where)
 	case some:
-		return s.exec(l.ctx, "ROLLBACK") // the rest of what was begun
+		return s.exec(l.ctx, "ROLLBACK") // the load of the tree has begun already
 	}
 	row, err = s.ask(l.ctx, "SELECT EXISTS (SELECT FROM "+t.qualified()+")")
 	if err != nil {
@@ -142,7 +141,7 @@ func (t *tree) ready(l *Loader, s *session) error {
 	return s.exec(l.ctx, "ROLLBACK")
 }
 
-// oneOf names a partition that this load has.
+// oneOf returns the name of a partition that this load has.
 func (t *tree) oneOf(l *Loader) string {
 	for _, n := range t.leaves {
 		if _, ok := l.targets[n]; ok {
@@ -152,8 +151,8 @@ func (t *tree) oneOf(l *Loader) string {
 	return t.Schema + "." + t.Name
 }
 
-// empty removes the rows of all partitions, and has them loaded anew, in the open transaction,
-// which it commits.
+// empty removes the rows of all partitions, queues the partitions again, and commits the open
+// transaction.
 func (t *tree) empty(l *Loader, s *session, where string) error {
 	sql := "TRUNCATE " + t.qualified()
 	for _, n := range t.leaves {
@@ -165,8 +164,8 @@ func (t *tree) empty(l *Loader, s *session, where string) error {
 		copied_at = NULL, loaded_at = NULL WHERE `+where+"; COMMIT")
 }
 
-// whole leaves out the tables of trees that are not all there: what belongs to them is not created
-// yet.
+// whole removes from copied the tables of trees that still lack rows. Their indexes and constraints
+// are not created yet.
 func (l *Loader) whole(copied, missing []progress.LoadTable) []progress.LoadTable {
 	if len(l.trees) == 0 {
 		return copied

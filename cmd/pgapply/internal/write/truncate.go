@@ -7,8 +7,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 )
 
-// truncate returns the statement that empties the tables of a truncate. A tree of partitions whose
-// rows go through the root is emptied as a whole or not at all: which of its rows are of one
+// truncate returns the statement that empties the tables of a truncate. A partition tree whose rows
+// go through the root is emptied as a whole or not at all: which of its rows belong to one
 // partition of the source is not known.
 func truncate(op *plan.TruncateOp) (string, error) {
 	var names []string

@@ -13,9 +13,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// without reports whether the load may go on without a table that could not be loaded, and then
-// records why it could not. What is wrong with one table says nothing of the others; what is wrong
-// with the connection, the server or the stream does.
+// without reports whether the load may continue without a table that could not be loaded. If so,
+// without records the reason. An error of one table says nothing about the others. An error of the
+// connection, the server or the stream does.
 func (l *Loader) without(t *loadTable, err error) bool {
 	var f *fault.Error
 	var pg *pgconn.PgError
@@ -50,7 +50,7 @@ func (l *Loader) without(t *loadTable, err error) bool {
 	return true
 }
 
-// notCreated returns why a table does not exist on the target, nil if it does.
+// notCreated returns why a table could not be created on the target, or nil if it exists.
 func (l *Loader) notCreated(t *loadTable) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -60,8 +60,8 @@ func (l *Loader) notCreated(t *loadTable) error {
 	return nil
 }
 
-// hopeless returns an error if none of the tables could be created: there is nothing to go on with
-// then.
+// hopeless returns an error if none of the tables could be created, because nothing is left to
+// load.
 func (l *Loader) hopeless() error {
 	if len(l.lost) == 0 || len(l.tables) == 0 {
 		return nil
@@ -87,15 +87,15 @@ func (l *Loader) hopeless() error {
 	return e.WithHint("On the target, as a role that may do so: %s Then start again with pgextract --resume.", remedies)
 }
 
-// isRefused reports whether a table is one that the load goes on without.
+// isRefused reports whether the load continues without a table.
 func (l *Loader) isRefused(t *loadTable) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return t.refused != nil
 }
 
-// Refused returns an error that names the tables that could not be loaded, nil if there are none.
-// resume is the command that loads what is missing.
+// Refused returns an error that names the tables that could not be loaded, or nil if there are
+// none. resume is the command that loads the missing rows.
 func (l *Loader) Refused(resume string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -127,7 +127,7 @@ func (l *Loader) Refused(resume string) error {
 		WithDetail("%s", detail).WithHint("%s", hint)
 }
 
-// dropCheck returns the statements that take off the checks that rows did not pass, empty if any
+// dropCheck returns the statements that drop the checks that rows failed. It returns "" if any
 // table was refused for another reason.
 func dropCheck(tables []*loadTable) (sql string) {
 	seen := make(map[string]bool)

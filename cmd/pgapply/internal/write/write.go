@@ -12,12 +12,12 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// few is up to how many rows of a table are written one by one: a statement for a single row costs
-// the server about half of one for an array of them.
+// few is the largest number of rows of a table that are written one by one. A statement for a
+// single row costs the server about half of what a statement for an array costs.
 const few = 2
 
-// copyMin is from how many rows on an insert is a COPY: below it, an insert from arrays costs the
-// server less than a COPY's set-up.
+// copyMin is the number of rows from which an insert is a COPY. Below it, an insert from arrays
+// costs the server less than the setup of a COPY.
 const copyMin = 200
 
 // writeFolded writes a group folded, writeSingly change by change.
@@ -35,7 +35,7 @@ func (l *lane) writeFolded(b *pgwire.Batch, g *plan.Group) {
 
 func (l *lane) writeSingly(b *pgwire.Batch, g *plan.Group) { l.writeRange(b, g, 0, int32(g.Len())) }
 
-// writeRange writes changes from first to before next one by one.
+// writeRange writes changes first to next-1 one by one.
 func (l *lane) writeRange(b *pgwire.Batch, g *plan.Group, first, next int32) {
 	for i := first; i < next; i++ {
 		l.writeOp(b, g, i)
@@ -75,8 +75,9 @@ func (l *lane) writeFold(b *pgwire.Batch, g *plan.Group, f *plan.Fold) {
 	}
 }
 
-// bulk executes a statement whose parameters are one array for each of cols, with an element for
-// each tuple in list, and, unless it is negative, the number of rows that it must meet.
+// bulk executes a statement that has one array parameter for each of cols, with an element for each
+// tuple in list. If meets is not negative, the last parameter is the number of rows that the
+// statement must meet.
 func (l *lane) bulk(b *pgwire.Batch, g *plan.Group, t *plan.Table, sql string, cols []int, list []int32, meets int) {
 	l.sort(g, t, list)
 	n := len(cols)
@@ -110,8 +111,8 @@ func (l *lane) bulk(b *pgwire.Batch, g *plan.Group, t *plan.Table, sql string, c
 	b.Execute()
 }
 
-// sort puts tuples into the order of their key, where that is an integer: rows that lie side by
-// side, and their index entries, are met one after the other.
+// sort orders tuples by their key if it is an integer. The server then accesses neighboring rows
+// and index entries one after the other.
 func (l *lane) sort(g *plan.Group, t *plan.Table, list []int32) {
 	const many = 100
 	if len(list) < many || len(t.Key) == 0 {
@@ -188,7 +189,7 @@ func (l *lane) copyIn(b *pgwire.Batch, g *plan.Group, t *plan.Table, list []int3
 	b.CopyDone()
 }
 
-// appendCopyText appends a value as COPY's text format has it.
+// appendCopyText appends a value in COPY's text format.
 func appendCopyText(buf, v []byte) []byte {
 	start := 0
 	for i, c := range v {
@@ -225,7 +226,7 @@ func (l *lane) writeOp(b *pgwire.Batch, g *plan.Group, i int32) {
 		}
 		b.Do(sql)
 	case plan.OpDDL:
-		// a mistake of the caller's: see flush
+		// flush passes a recorded statement to alter, so this is a mistake of the caller.
 		l.bad = errors.New("a recorded statement stands beside other changes")
 	case plan.OpSavepoint:
 		b.Do("SAVEPOINT " + savepoint(uint32(op.New)))
@@ -249,7 +250,7 @@ func (l *lane) insertOne(b *pgwire.Batch, g *plan.Group, t *plan.Table, tuple in
 	b.Execute()
 }
 
-// updateOne updates the row that the tuple find finds to what the tuple to has.
+// updateOne updates the row that the tuple find finds to the values of the tuple to.
 func (l *lane) updateOne(b *pgwire.Batch, g *plan.Group, t *plan.Table, find, to int32, keyChanges bool) {
 	unchanged := g.Mask(t, to, format.Unchanged)
 	set := t.SetColumns(unchanged, keyChanges)
@@ -274,8 +275,8 @@ func (l *lane) deleteOne(b *pgwire.Batch, g *plan.Group, t *plan.Table, tuple in
 	b.Execute()
 }
 
-// whereOf returns which columns of an old tuple find its row, and which are NULL and have no
-// parameter.
+// whereOf returns the columns of an old tuple that find its row, and the columns that are NULL,
+// which have no parameter.
 func (l *lane) whereOf(g *plan.Group, t *plan.Table, tuple int32) (cols []int, isNull plan.Mask) {
 	isNull = g.Mask(t, tuple, format.Null)
 	for _, i := range t.FindColumns() {
@@ -304,8 +305,8 @@ func params(b *pgwire.Batch, g *plan.Group, tuple int32, cols []int) {
 	}
 }
 
-// writeChecks looks for rows that are equal in a unique key that the session does not enforce
-// because it is deferrable, among those that the changes from first to before next have written.
+// writeChecks looks for duplicates in the deferrable unique keys, which the session does not
+// enforce. It checks the rows that changes first to next-1 have written.
 func (l *lane) writeChecks(b *pgwire.Batch, g *plan.Group, first, next int32) {
 	deferrable := false
 	for t := range g.Counts {
