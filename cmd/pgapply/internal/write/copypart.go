@@ -194,7 +194,7 @@ func (l *Loader) prepare(s *session, p *part) error {
 	status, snapshot, of, done := progress.TableState{Status: row[0]}, row[1], row[2], row[3]
 	switch {
 	case snapshot == l.Snapshot && (row[0] == "loading" || row[0] == "error") && of == strconv.FormatUint(p.Of, 10):
-		return s.exec(l.ctx, "ROLLBACK") // an earlier run has begun this load
+		return s.exec(l.ctx, "ROLLBACK") // the table has been begun already; the rest follows
 	case status.Complete() && (snapshot == l.Snapshot || !l.Reload):
 		return l.loadedMeanwhile(t)
 	case t.tree != nil:

@@ -94,7 +94,7 @@ func (a *Applier) countRange(g *plan.Group, first, next int32) {
 	}
 }
 
-// Uncounted reports whether counts are overdue because no commit has come to carry them.
+// Uncounted reports whether counts are overdue because no commit has written them.
 func (a *Applier) Uncounted(now time.Time) bool {
 	return len(a.counting) > 0 && now.Sub(a.counted) >= countEvery
 }

@@ -118,8 +118,8 @@ func shellPattern(rel *format.Relation) string {
 	return text.Shell(plan.QuoteIdent(rel.Schema) + "." + plan.QuoteIdent(rel.Name))
 }
 
-// newColumn says how to add a column that the target lacks. What the source did is not known, but
-// it determines the values of the existing rows.
+// newColumn says what to do about a column that the target lacks. What the source did is not known,
+// but it determines the values of the existing rows.
 func newColumn(t *plan.Table, c *catalog.Relation, col *format.Column) string {
 	typ := text.Escape(col.Type)
 	if typ == "" {

@@ -19,7 +19,7 @@ type tree struct {
 	*catalog.Root
 	leaves [][2]string // names of the partitions on the target
 
-	decided bool // by anew
+	decided bool // anew has decided
 	again   bool
 
 	once sync.Once
