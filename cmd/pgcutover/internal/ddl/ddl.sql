@@ -1,5 +1,6 @@
--- What pgcutover ddl install makes on the source. All of it belongs to who installs it, and nobody
--- else has any right in it: an event trigger's function needs none of whoever executes a statement.
+-- The objects that pgcutover ddl install creates on the source. The installing role owns them all,
+-- and no other role has any privilege on them: an event trigger's function needs none for the role
+-- that executes a statement.
 SET LOCAL search_path = pg_catalog, pg_temp;
 DROP EVENT TRIGGER IF EXISTS pgsluice_start;
 DROP EVENT TRIGGER IF EXISTS pgsluice_dropped;
@@ -8,18 +9,18 @@ DROP EVENT TRIGGER IF EXISTS pgsluice_record;
 DROP EVENT TRIGGER IF EXISTS pgsluice_sort;
 CREATE SCHEMA IF NOT EXISTS pgsluice;
 REVOKE ALL ON SCHEMA pgsluice FROM PUBLIC;
--- Never replaced: that would leave them to whom they belong.
+-- Drop the functions instead of replacing them: CREATE OR REPLACE would keep their owners.
 DROP FUNCTION IF EXISTS pgsluice.start(), pgsluice.dropped(), pgsluice.note(), pgsluice.record(), pgsluice.sort(), pgsluice.publish(oid);
 
--- A row is inserted and deleted again by the transaction whose statement it has: it exists in the
--- WAL only. The primary key makes the delete legal in every publication.
+-- A transaction inserts a row with its statement and deletes the row again, so the row exists in
+-- the WAL only. The primary key makes the delete legal in every publication.
 CREATE TABLE IF NOT EXISTS pgsluice.ddl (id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY, query text, statement text NOT NULL);
 DO $do$
 DECLARE
 	r record;
 BEGIN
-	-- Default privileges may have given rights away, and pg_write_all_data has some without having
-	-- been given them.
+	-- Default privileges may have granted privileges on the table. The role pg_write_all_data has
+	-- some without a grant.
 	FOR r IN SELECT DISTINCT c.oid::regclass AS name, c.relkind, g.grantee FROM pg_class c, aclexplode(c.relacl) g
 		WHERE c.oid IN (to_regclass('pgsluice.ddl'), to_regclass('pgsluice.ddl_id_seq')) AND g.grantee <> c.relowner LOOP
 		EXECUTE format('REVOKE ALL ON %s %s FROM %s CASCADE', CASE r.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, r.name,
@@ -31,8 +32,8 @@ BEGIN
 END
 $do$;
 
--- start forgets what an earlier statement may have left, and notes that the statements which follow
--- are an extension's script.
+-- start clears the notes of an earlier statement, and notes whether the following statements are an
+-- extension's script.
 CREATE FUNCTION pgsluice.start() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
 	PERFORM set_config('pgsluice.dropped', '', true);
@@ -42,7 +43,8 @@ BEGIN
 END
 $function$;
 
--- dropped notes what a statement has dropped that a target has: only here can that be asked.
+-- dropped notes the objects that a statement has dropped and a target has. Only an sql_drop trigger
+-- can list them.
 CREATE FUNCTION pgsluice.dropped() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
 	IF tg_tag LIKE 'DROP %' THEN
@@ -56,10 +58,10 @@ EXCEPTION WHEN OTHERS THEN
 END
 $function$;
 
--- note writes down what only who executes the statement can see: as whom, and with which search
--- path and settings. It runs with his rights and his search path, so it names every function with
--- its schema and uses no operator without one. Between it and record, which comes next in the order
--- of names, no code of his runs.
+-- note records what only the executing role can see: its name, search path and settings. It runs
+-- with that role's privileges and search path, so it qualifies every function with its schema and
+-- every operator with OPERATOR(). None of that role's code runs between note and record, because
+-- record is next in the order of names.
 CREATE FUNCTION pgsluice.note() RETURNS event_trigger LANGUAGE plpgsql AS $function$
 BEGIN
 	PERFORM pg_catalog.set_config('pgsluice.invoker', '', true);
@@ -76,9 +78,9 @@ BEGIN
 END
 $function$;
 
--- record writes the statement that has just been executed into the table, and with that into the
--- WAL. Should it fail to, the statement is executed all the same: pgapply will stop before the
--- first row that it cannot place. Messages have no text of others: a query may hold passwords.
+-- record writes the executed statement into the table, and so into the WAL. If that fails, the
+-- statement still succeeds, and pgapply stops before the first row that it cannot place. The
+-- warnings never quote a query, because a query may contain passwords.
 CREATE FUNCTION pgsluice.record() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER
 	SET search_path = pg_catalog, pg_temp SET standard_conforming_strings = on SET transform_null_equals = off AS $function$
 DECLARE
@@ -95,15 +97,15 @@ DECLARE
 	written int8;
 	target record;
 BEGIN
-	-- Whatever happens below, what was noted does not serve again.
+	-- Clear the note first, so that it is never used twice.
 	counted := current_setting('pgsluice.invoker', true);
 	PERFORM set_config('pgsluice.invoker', '', true);
 	BEGIN
 		invoker := nullif(counted, '')::json;
 		IF tg_tag IN ('CREATE PUBLICATION', 'ALTER PUBLICATION') AND current_setting('pgsluice.carry', true) = 'on' THEN
-			-- pgextract wants the table in its publication, and does not own it. Whoever owns a
-			-- publication may have that: to read what it publishes takes REPLICATION, which reads
-			-- everything anyhow.
+			-- pgextract needs the table in its publication but does not own the table. Every owner
+			-- of a publication may have the table: reading what a publication publishes requires
+			-- REPLICATION, which can read everything anyway.
 			FOR target IN SELECT DISTINCT p.pubname FROM pg_event_trigger_ddl_commands() c JOIN pg_publication p ON p.oid = c.objid
 				WHERE c.object_type = 'publication' AND NOT p.puballtables AND pg_has_role((invoker->>'role')::name, p.pubowner, 'USAGE')
 				AND NOT EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = 'pgsluice.ddl'::regclass)
@@ -134,18 +136,18 @@ BEGIN
 				FROM pg_event_trigger_ddl_commands() c, pg_identify_object_as_address(c.classid, c.objid, c.objsubid) a
 				WHERE c.objid <> 0 AND NOT c.in_extension AND coalesce(c.schema_name, '') NOT IN ('pg_temp', 'pgsluice') AND a.object_names IS NOT NULL) o;
 		END IF;
-		-- Our own line comes first. If there are more, the statement is a function's.
+		-- The first line is our own. More lines mean that a function executed the statement.
 		GET DIAGNOSTICS context = PG_CONTEXT;
 		IF strpos(context, E'\n') > 0 THEN
 			level := 'inner';
 			context := substr(context, strpos(context, E'\n') + 1);
-			-- A name may hold what looks like the end of the text. What is then not sure is not recorded as a text.
+			-- A name may look like the end of the text. Do not record a text that is uncertain.
 			ends := strpos(context, E'"\nPL/pgSQL function ');
 			query := CASE WHEN starts_with(context, 'SQL statement "') AND ends > 0 AND split_part(substr(context, ends + 2), E'\n', 1) ~ '^PL/pgSQL function .+ line [0-9]+ at [A-Za-z ]+$'
 				AND strpos(coalesce(objects::text, ''), '\n') = 0 THEN substr(context, 16, ends - 16) END;
 		END IF;
-		-- Of a query of several statements we are not told which one this is. The count outlives a
-		-- commit within the query.
+		-- The server does not say which statement of a multi-statement query this is, so count
+		-- them. The count survives a commit within the query.
 		counted := format('%s %s', date_part('epoch', statement_timestamp()), md5(query));
 		IF split_part(current_setting('pgsluice.' || level, true), '/', 1) = counted THEN
 			nth := split_part(current_setting('pgsluice.' || level), '/', 2)::int8 + 1;
@@ -170,12 +172,12 @@ BEGIN
 END
 $function$;
 
--- sort puts tables that were created, or have got or lost their key, into the publications where they
--- belong: those that have a slot of their name. One whose rows nothing names any more would have its
--- UPDATE and DELETE refused in a publication of all operations, so it goes to the one of inserts, and
--- back when it has a key again. With it goes the partitioned table above it; the other partitions are
--- then published by themselves. It comes after record in the order of names: its own statements fire
--- these triggers, too.
+-- sort puts tables that were created, or have gained or lost their key, into the right
+-- publications: those with a slot of the same name. In a publication of all operations, a table
+-- without a replica identity has its UPDATE and DELETE refused. So sort moves such a table to the
+-- publication of inserts, and back once the table has a key again. The partitioned table above it
+-- moves with it, and the other partitions are then published on their own. sort comes after record
+-- in the order of names, because its own statements fire these triggers.
 CREATE FUNCTION pgsluice.sort() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
 	tables oid[];
@@ -183,8 +185,7 @@ DECLARE
 	moves record;
 BEGIN
 	IF tg_tag IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO', 'ALTER TABLE', 'CREATE SCHEMA') THEN
-		-- A partition that was detached is not among the commands' objects: but its row in pg_class
-		-- is new.
+		-- A detached partition is not among the command's objects, but its row in pg_class is new.
 		tables := ARRAY(SELECT objid FROM pg_event_trigger_ddl_commands() WHERE object_type = 'table' AND NOT in_extension
 			UNION SELECT c.oid FROM pg_class c WHERE tg_tag = 'ALTER TABLE' AND c.relkind = 'r' AND NOT c.relispartition AND age(c.xmin) BETWEEN 0 AND age((txid_current() % (1::bigint << 32))::text::xid)
 				AND EXISTS (SELECT FROM pg_event_trigger_ddl_commands() x JOIN pg_class p ON p.oid = x.objid WHERE x.object_type = 'table' AND p.relkind = 'p'));
@@ -207,7 +208,7 @@ BEGIN
 					AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indislive AND i.indpred IS NULL AND NOT EXISTS (SELECT FROM pg_attribute a
 						WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))) END AS named
 				FROM candidate c WHERE c.relkind = 'r' AND c.oid IN (SELECT oid FROM tops UNION SELECT p.relid FROM tops, pg_partition_tree(tops.oid) p)),
-			-- A table and what its changes are published through.
+			-- A table and the tables that its changes are published through.
 			chain AS (SELECT leaf.oid AS leaf, leaf.named, leaf.oid AS rel FROM leaf UNION SELECT leaf.oid, leaf.named, p.relid FROM leaf, pg_partition_ancestors(leaf.oid) p(relid)),
 			full_ AS (SELECT prrelid AS rel FROM pg_publication_rel WHERE prpubid = target.main),
 			less AS (SELECT prrelid AS rel FROM pg_publication_rel WHERE prpubid = target.inserts),
@@ -247,8 +248,8 @@ $function$;
 
 REVOKE ALL ON FUNCTION pgsluice.start(), pgsluice.dropped(), pgsluice.note(), pgsluice.record(), pgsluice.sort() FROM PUBLIC;
 DO $do$ BEGIN
-	-- For the text of a statement in a function, which the server gives in its own language. Not
-	-- every administrator may.
+	-- Fixes the language of PG_CONTEXT, from which record reads a function's statement. Some
+	-- administrators may not set lc_messages.
 	ALTER FUNCTION pgsluice.record() SET lc_messages = 'C';
 EXCEPTION WHEN insufficient_privilege THEN NULL;
 END $do$;
