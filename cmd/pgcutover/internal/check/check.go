@@ -73,7 +73,7 @@ type checker struct {
 	list   []finding
 	s, t   *pgx.Conn
 	sv, tv int
-	// The roles and databases of the two sessions, quoted for statements that are to be pasted.
+	// The roles and databases of the two sessions, quoted for statements to paste.
 	sourceUser, targetUser         string
 	sourceDatabase, targetDatabase string
 	// the slot exists, so a condition for creating it is only a warning

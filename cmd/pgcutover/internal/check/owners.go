@@ -17,7 +17,7 @@ type sourceRole struct {
 }
 
 // named selects the roles that own objects of the database, or that have privileges, policies or
-// default privileges there. It skips the objects of extensions, which create their roles' entries
+// default privileges there. It skips an extension's objects, because the extension creates them
 // anew. The server does not record dependencies on the superuser that initdb created.
 const named = `SELECT r.rolname, r.rolcanlogin, pg_catalog.bool_or(d.deptype = 'o') FROM pg_catalog.pg_shdepend d JOIN pg_catalog.pg_roles r ON r.oid = d.refobjid
 	WHERE d.dbid = (SELECT b.oid FROM pg_catalog.pg_database b WHERE b.datname = pg_catalog.current_database()) AND d.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
@@ -38,11 +38,11 @@ const withoutRoles = "Or leave owners and privileges out: pgextract --no-owner -
 type roleOnTarget struct {
 	There, Super bool
 	May          bool // our role may become this role, and has its privileges
-	Admin        bool // our role may grant itself that
+	Admin        bool // our role may grant itself this membership
 }
 
 // owners checks that the target has the roles that the schema names, and that the target's role may
-// make the owners among them owners.
+// transfer ownership to the owners among them.
 func (c *checker) owners() error {
 	rows, err := c.s.Query(c.ctx, named)
 	if err != nil {
@@ -121,7 +121,7 @@ func (c *checker) missingRoles(roles []sourceRole, have []roleOnTarget, super, c
 		do("target", maker, creates...)
 }
 
-// closedRoles finds the owners that the target's role cannot make owners.
+// closedRoles finds the owners to whom the target's role cannot transfer ownership.
 func (c *checker) closedRoles(roles []sourceRole, have []roleOnTarget, super, create bool) {
 	var closed, supers []string
 	grants := map[string][]string{} // by the role that may grant them
@@ -157,7 +157,7 @@ func (c *checker) closedRoles(roles []sourceRole, have []roleOnTarget, super, cr
 }
 
 // creators checks that owners may create objects in the schemas of their objects. The server
-// requires this to make them owners.
+// requires this to transfer ownership to them.
 func (c *checker) creators(owners []string, super bool) error {
 	if super {
 		return nil
