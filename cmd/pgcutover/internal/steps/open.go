@@ -40,7 +40,7 @@ func Open(ctx context.Context, m *session.Migration, allow []string, timeout tim
 	if err := answers(ctx, s); err != nil {
 		return err
 	}
-	// Fence has compared the schemas already. Skip the comparison if it can: nobody can write now.
+	// Fence has compared the schemas. Skip the slow comparison: nobody can write at this point.
 	if same, err := asFenced(ctx, s, done); err != nil {
 		return err
 	} else if !same {

@@ -79,7 +79,7 @@ func waitCaughtUp(ctx context.Context, s *session.Session, lag int64, timeout ti
 		if err != nil {
 			return false, err
 		}
-		if s.Stream.LoadStatus == "loading" { // the load moves the position as well
+		if s.Stream.LoadStatus == "loading" { // the load also moves the position
 			if err := s.Find(ctx); err != nil {
 				return false, err
 			}
