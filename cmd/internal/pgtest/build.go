@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// RaceSteps makes Programs build pgcutover with the race detector, too. Only the tests of pgcutover
+// RaceSteps makes Programs also build pgcutover with the race detector. Only the tests of pgcutover
 // set it. Other tests run pgcutover hundreds of times, and with the race detector it takes four
 // times longer to start than to do a step.
 var RaceSteps bool

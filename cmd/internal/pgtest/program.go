@@ -88,7 +88,7 @@ func NewEnv(t testing.TB, source, target *DB) *Env {
 	return &Env{T: t, Dir: Programs(t, false), Source: source.URI, Target: target.URI}
 }
 
-// Start starts one of our programs or another one on PATH. stdin and stdout may be nil. The process
+// Start starts one of our programs or any program on PATH. stdin and stdout may be nil. The process
 // is killed when the test ends.
 func (e *Env) Start(stdin io.Reader, stdout io.Writer, name string, args ...string) *Process {
 	e.T.Helper()
@@ -142,7 +142,7 @@ func (p *Process) Kill() {
 	}
 }
 
-// Running reports whether the process has not ended.
+// Running reports whether the process is still running.
 func (p *Process) Running() bool {
 	select {
 	case <-p.done:
@@ -184,8 +184,8 @@ func (p *Process) Wait(timeout time.Duration) int {
 	return -1
 }
 
-// descendants lists the process and its running descendants, for which a script waits. Other
-// processes on the machine are not printed.
+// descendants lists the process and its running descendants, because a script waits for its
+// descendants. The list has no other processes of the machine.
 func (p *Process) descendants() string {
 	const ours = `$1 == root || $2 in ours { ours[$1] = 1; print }`
 	out, _ := exec.Command("sh", "-c", "ps -eo pid,ppid,etime,wchan:20,args --sort=start_time | awk -v root=$1 '"+ours+"'", "sh",

@@ -13,8 +13,8 @@ import (
 // memory is the mount point of Linux's file system in memory.
 const memory = "/dev/shm"
 
-// roomy is how many bytes must be available, of memory and of the file system in memory, before
-// servers keep their files there. Tests write some hundreds of megabytes at a time.
+// roomy is the number of bytes that must be available, both in memory and in its file system, for
+// servers to keep their files there. Tests write some hundreds of megabytes at a time.
 const roomy = 8 << 30
 
 // scratch returns the directory for servers' files, empty for the default one. Creating a database
@@ -40,7 +40,7 @@ func available() (n int64) {
 	return n << 10
 }
 
-// sweep removes files of tests that were killed.
+// sweep removes the files of killed tests.
 func sweep(dir string) {
 	left, _ := filepath.Glob(filepath.Join(dir, "pgsluice-test-*-*"))
 	for _, path := range left {

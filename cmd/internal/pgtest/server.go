@@ -26,7 +26,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A Server is a PostgreSQL server that runs until the tests that use it have ended.
+// A Server is a PostgreSQL server that runs until the tests that use it end.
 type Server struct {
 	Port  int
 	Major int
@@ -41,8 +41,8 @@ type Server struct {
 // startTimeout bounds a server's start, including crash recovery.
 const startTimeout = 60 * time.Second
 
-// base has settings for logical WAL, for many tests at once, and for speed: nobody reads these
-// files after a crash of the machine.
+// base has settings for logical WAL, for many parallel tests, and for speed: these files need not
+// survive a crash of the machine.
 var base = []string{
 	"listen_addresses=127.0.0.1", "unix_socket_directories=", "wal_level=logical", "max_wal_senders=50", "max_replication_slots=50",
 	"max_connections=200", "max_prepared_transactions=20", "fsync=off", "shared_buffers=64MB",
@@ -54,13 +54,13 @@ func (s *Server) base() []string {
 	if s.Major < 11 {
 		return base
 	}
-	// Compiling a catalog query takes longer than running it. The programs' sessions disable JIT,
-	// too.
+	// Compiling a catalog query takes longer than running it. The programs' sessions also
+	// disable JIT.
 	return append(base[:len(base):len(base)], "jit=off")
 }
 
-// Start starts a server of the given major version (0: the newest that is installed) with settings
-// ("name=value") for the length of a test.
+// Start starts a server that runs until the test ends. A version of 0 means the newest installed
+// major version. Settings have the form "name=value".
 func Start(t testing.TB, major int, settings ...string) *Server {
 	t.Helper()
 	s, err := start(major, settings)
@@ -81,12 +81,12 @@ var shared struct {
 	servers map[string]*Server
 }
 
-// Source returns the server that the tests of a package share as their source.
-// PGSLUICE_TEST_SOURCE chooses its major version, PGSLUICE_TEST_TARGET that of Target. TestMain of
+// Source returns the source server that the tests of a package share.
+// PGSLUICE_TEST_SOURCE sets its major version, PGSLUICE_TEST_TARGET that of Target. TestMain of
 // a package that uses Source or Target must call Main.
 func Source(t testing.TB) *Server { return sharedServer(t, "PGSLUICE_TEST_SOURCE") }
 
-// Target returns the server that the tests of a package share as their target.
+// Target returns the target server that the tests of a package share.
 func Target(t testing.TB) *Server { return sharedServer(t, "PGSLUICE_TEST_TARGET") }
 
 func sharedServer(t testing.TB, name string) *Server {
@@ -114,7 +114,7 @@ func sharedServer(t testing.TB, name string) *Server {
 	return s
 }
 
-// Main runs a package's tests and stops the servers that they shared.
+// Main runs a package's tests and then stops the shared servers.
 func Main(m *testing.M) {
 	code := m.Run()
 	for _, s := range shared.servers {
@@ -177,7 +177,7 @@ func (s *Server) launch() error {
 	started := make(chan error)
 	done := make(chan struct{})
 	go func() {
-		// Pdeathsig is sent when the parent's thread exits, not its process: the thread must stay.
+		// The kernel sends Pdeathsig when the parent's thread exits, so the thread must stay.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
@@ -234,9 +234,9 @@ func (s *Server) URI(database string) string {
 // Version returns the server's major version.
 func (s *Server) Version() int { return s.Major }
 
-// Kill ends the server like a crash of its machine, except that no written data is lost.
+// Kill stops the server like a crash of its machine, but without losing written data.
 func (s *Server) Kill() {
-	// All processes at once, so that the postmaster cannot shut them down.
+	// Kill all processes at once, so that the postmaster cannot shut the others down.
 	for _, pid := range append(children(s.cmd.Process.Pid), s.cmd.Process.Pid) {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
@@ -260,7 +260,7 @@ func (s *Server) Signal(sig syscall.Signal) {
 // Restart starts a server that was stopped or killed, on the same port.
 func (s *Server) Restart(t testing.TB) {
 	t.Helper()
-	// After a crash, children that are still ending hold the shared memory.
+	// After a crash, children that are still exiting hold the shared memory.
 	var err error
 	for deadline := time.Now().Add(startTimeout); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		if err = s.launch(); err == nil || !strings.Contains(err.Error(), "shared memory block") {
@@ -315,7 +315,8 @@ func (s *Server) template() (string, error) {
 	return filepath.Join(dir, "data"), os.Rename(made, dir)
 }
 
-// command returns a command that runs as the owner of servers: postgres refuses to run as root.
+// command returns a command that runs as the servers' owner, because postgres refuses to run as
+// root.
 func (s *Server) command(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(name, args...)
 	cmd.Dir = "/"
@@ -362,7 +363,7 @@ func chown(path string) error {
 // findBin returns the directory of the server's programs.
 func findBin(major int) (string, error) {
 	if major != 0 {
-		// scripts/need fetches it once.
+		// scripts/need downloads the server once.
 		out, err := exec.Command(filepath.Join(Root(), "scripts", "need"), fmt.Sprintf("pg:%d", major)).Output()
 		if err != nil {
 			var exit *exec.ExitError

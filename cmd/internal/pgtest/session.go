@@ -92,7 +92,7 @@ func (x *session) try(sql string) (string, error) {
 	return b.String(), nil
 }
 
-// query runs SQL, and fails the test where try would return an error.
+// query is try that fails the test on an error.
 func (x *session) query(sql string) string {
 	x.t.Helper()
 	s, err := x.try(sql)

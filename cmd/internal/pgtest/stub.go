@@ -9,15 +9,15 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// A Stub answers like a server that tests cannot start. Sessions have the settings that they ask
-// for; Answer has the rows of all other queries: a string, or a bool, for each column, nil for a
-// query that has none.
+// A Stub answers like a server that tests cannot start. Sessions get the settings that they ask
+// for. Answer returns the row of any other query: a string or bool for each column, or nil for no
+// row.
 type Stub struct {
 	Version string // as server_version has it: 9.6.24
 	Answer  func(sql string) []any
 }
 
-// Start returns the URI of the stub, which lives as long as the test.
+// Start returns the URI of the stub, which stops when the test ends.
 func (s Stub) Start(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

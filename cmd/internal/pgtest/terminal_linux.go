@@ -16,19 +16,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Terminal is a pseudo-terminal with a model of what a user sees on it.
+// A Terminal is a pseudo-terminal with a model of its screen.
 type Terminal struct {
 	TTY *os.File // the programs' side
 
 	t      testing.TB
 	master *os.File
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards the fields below
 	raw    bytes.Buffer
 	rest   []byte // of an incomplete control sequence or character
 	size   struct{ columns, rows int }
-	lines  [][]rune // all lines, also those that have scrolled off
-	top    int      // which of them is the screen's first
-	row    int      // where the cursor is, from the top
+	lines  [][]rune // all lines, with the scrollback
+	top    int      // index of the screen's first line
+	row    int      // the cursor's line, from the top
 	column int
 }
 
@@ -92,7 +92,7 @@ func (x *Terminal) Start(e *Env, script string, args ...string) *Process {
 	return p
 }
 
-// Type types something; "\x03" is Ctrl-C.
+// Type sends keystrokes; "\x03" is Ctrl-C.
 func (x *Terminal) Type(s string) {
 	x.t.Helper()
 	if _, err := x.master.WriteString(s); err != nil {

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// Copy stops the server, copies its files as a snapshot of its disk would, and starts it again. It
-// returns what Restore takes.
+// Copy stops the server, copies its files like a snapshot of its disk, and starts it again. It
+// returns the copy's directory, which Restore takes.
 func (s *Server) Copy(t testing.TB) (copied string) {
 	t.Helper()
 	s.Stop()
@@ -67,7 +67,7 @@ func (s *Server) Clone(t testing.TB) *Server {
 	return s.clone(t, false)
 }
 
-// Standby is like Clone, but the second server is a standby of the first, with these settings.
+// Standby is like Clone, but the second server is a standby of the first, with the given settings.
 func (s *Server) Standby(t testing.TB, settings ...string) *Server {
 	t.Helper()
 	return s.clone(t, true, append(settings,

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// TLS creates a key and a self-signed certificate for servers on 127.0.0.1. It returns the settings
-// with which a server uses them, and the path of the certificate.
+// TLS creates a key and a self-signed certificate for servers on 127.0.0.1. It returns the
+// server settings that enable them, and the path of the certificate.
 func TLS(t testing.TB) (settings []string, certificate string) {
 	t.Helper()
 	// The server runs as another user, who cannot read t.TempDir.
