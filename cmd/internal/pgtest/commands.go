@@ -7,8 +7,8 @@ import (
 
 var redirection = regexp.MustCompile(`[<>] *\S+`)
 
-// Commands returns the arguments of each call of program in a shell command line, which must have no
-// quotes.
+// Commands returns the arguments of each call of program in a shell command line, which must have
+// no quotes.
 func Commands(line, program string) (list [][]string) {
 	for part := range strings.SplitSeq(redirection.ReplaceAllString(line, ""), "|") {
 		if args := strings.Fields(part); len(args) > 0 && args[0] == program {
