@@ -65,7 +65,7 @@ var (
 	progress = regexp.MustCompile(`^pgapply: loading: `)
 	tableRow = regexp.MustCompile(`^\S.*  (loaded|queued|loading)  `)
 	// What takes long on a busy machine is said, and is no part of a document.
-	impatient = regexp.MustCompile(`: waiting for |^\w+: hint: .*pg_terminate_backend`)
+	impatient = regexp.MustCompile(`^pg\w+: waiting for |^\w+: hint: .*pg_terminate_backend`)
 )
 
 // abridge leaves out what a document need not show: servers that were named before, how far a load

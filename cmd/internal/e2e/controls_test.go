@@ -63,6 +63,9 @@ func (s *scanner) run(want int, name string, args ...string) string {
 	if status != want && (want >= 0 || status == 0) {
 		s.t.Errorf("%s: status %d, not %d\n%s%s", what, status, want, out, errs)
 	}
+	if name == "pgdecode" && len(out) > 0 { // a stream, even when pgdecode fails
+		_, out, _ = s.Run(out, "pgapply", "--to", "json")
+	}
 	s.scan(what, string(out))
 	s.scan(what, errs)
 	return string(out) + errs

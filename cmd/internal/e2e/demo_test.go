@@ -25,7 +25,7 @@ func TestDemo(t *testing.T) { // by itself: it measures how long the application
 		status int
 		says   []string
 	}{
-		{"good", []string{"--seconds", seconds}, 0, []string{"tables are equal", "rows, and all of them are on the target", "Done in"}},
+		{"good", []string{"--seconds", seconds}, 0, []string{"tables are equal", "rows that it wrote are on the target", "Done in"}},
 		{"damaged", []string{"--seconds", seconds, "--damage"}, 1,
 			[]string{"tables differs: shop.genres", "THE TARGET DIFFERS FROM THE SOURCE"}},
 	} {
