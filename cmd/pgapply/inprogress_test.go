@@ -13,7 +13,10 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) {
+	pgtest.Race = true
+	pgtest.Main(m)
+}
 
 // streaming returns a source that sends every transaction of more than a few hundred rows in
 // blocks, a target, and how to run the programs with them. The tables that schema makes are on both

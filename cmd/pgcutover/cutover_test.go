@@ -13,7 +13,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	pgtest.RaceSteps = true
+	pgtest.Race = true
 	pgtest.Main(m)
 }
 

@@ -383,7 +383,7 @@ func TestNothingAcknowledged(t *testing.T) {
 	if now := confirmed(source); now != began {
 		t.Errorf("the slot went from %v to %v", began, now)
 	}
-	if d.lines("nothing is acknowledged") != 1 {
+	if d.lines("no changes are acknowledged without --confirm-from") != 1 {
 		t.Errorf("standard error:\n%s", d.Errors())
 	}
 }

@@ -74,7 +74,7 @@ func TestChangedMeanwhile(t *testing.T) {
 		t.Fatalf("exit statuses %d and %d\n%s%s", xs, as, x.Errors(), a.Errors())
 	}
 	if !strings.Contains(x.Errors(),
-		"public.dropped, public.renamed, public.rewritten, public.swapped1, public.swapped2, public.truncated: truncated, rewritten, renamed or dropped") {
+		"cannot read public.dropped, public.renamed, public.rewritten, public.swapped1, public.swapped2, public.truncated as of the snapshot") {
 		t.Errorf("pgextract said: %s", x.Errors())
 	}
 	for _, name := range []string{"dropped", "renamed"} {

@@ -67,7 +67,7 @@ func TestManyPartitions_C29(t *testing.T) {
 	target := pgtest.Start(t, 0, "max_locks_per_transaction=10", "max_connections=20",
 		"max_prepared_transactions=0", "max_wal_senders=1", "max_replication_slots=1",
 		"max_worker_processes=1").Database(t, "")
-	partitions := often(300, 3000)
+	partitions := often(150, 3000)
 	source.Exec("CREATE TABLE part (id int PRIMARY KEY, v text) PARTITION BY LIST (id)", "CREATE TABLE other (id serial PRIMARY KEY)")
 	for from := 0; from < partitions; from += 100 {
 		var sql strings.Builder

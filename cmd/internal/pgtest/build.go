@@ -13,11 +13,6 @@ import (
 	"time"
 )
 
-// RaceSteps makes Programs also build pgcutover with the race detector. Only the tests of pgcutover
-// set it. Other tests run pgcutover hundreds of times, and with the race detector it takes four
-// times longer to start than to do a step.
-var RaceSteps bool
-
 // build builds the programs and returns their directory. It reuses programs that the tests of
 // another package built from the same source files. The directory is kept, because linking takes
 // longer than most tests.
@@ -35,14 +30,7 @@ func build(flag string) (string, error) {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		return "", err
 	}
-	steps := "-race=false"
-	if RaceSteps {
-		steps = flag
-	}
 	dir := all + id + flag
-	if steps != flag {
-		dir += ",but-for-steps"
-	}
 	if _, err := os.Stat(dir); err == nil {
 		return dir, nil
 	}
@@ -54,12 +42,11 @@ func build(flag string) (string, error) {
 	}
 	made := dir + ".new"
 	_ = os.RemoveAll(made)
-	for _, args := range [][]string{{flag, "./cmd/pgextract", "./cmd/pgdecode", "./cmd/pgapply"}, {steps, "./cmd/pgcutover"}} {
-		cmd := exec.Command("go", append([]string{"build", "-ldflags=-s -w", "-o", made + "/"}, args...)...)
-		cmd.Dir = Root()
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("go build: %w\n%s", err, out)
-		}
+	cmd := exec.Command("go", "build", flag, "-ldflags=-s -w", "-o", made+"/",
+		"./cmd/pgextract", "./cmd/pgdecode", "./cmd/pgapply", "./cmd/pgcutover")
+	cmd.Dir = Root()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	return dir, os.Rename(made, dir)
 }

@@ -24,13 +24,18 @@ var programs struct {
 	errs map[string]error
 }
 
-// Programs builds the four programs, once for all packages, and returns their directory. If the
-// test runs with the race detector, so do the programs, unless plain is set. Tests that measure
-// memory set plain.
+// Race makes Programs build the programs with the race detector if the tests have it. The tests of
+// each program set it. The tests of the whole pipe run hundreds of programs, and with the race
+// detector a program takes four times longer to start. So those tests use it only with
+// scripts/test --full.
+var Race bool
+
+// Programs builds the four programs, once for all packages, and returns their directory. Tests that
+// measure memory set plain: then the programs never have the race detector.
 func Programs(t testing.TB, plain bool) string {
 	t.Helper()
 	flag := "-race=false"
-	if raceEnabled && !plain {
+	if raceEnabled && !plain && (Race || Full()) {
 		flag = "-race=true"
 	}
 	programs.Lock()
