@@ -212,6 +212,7 @@ func nothingLeft(t *testing.T, source, target *pgtest.DB) {
 
 // One snapshot that several processes read.
 func TestDocsParts(t *testing.T) {
+	pgtest.Long(t) // TestParts loads in parts, too
 	t.Parallel()
 	p := readPage(t, "docs/large.md")
 	w := newWorkplace(t)

@@ -22,6 +22,9 @@ func TestTerminalLoad_H9(t *testing.T) {
 	t.Parallel()
 	for _, size := range [][2]int{{40, 24}, {80, 24}, {120, 30}, {200, 50}} {
 		t.Run(fmt.Sprint(size[0]), func(t *testing.T) {
+			if size[0] < 80 { // the narrowest that people have
+				pgtest.Long(t)
+			}
 			t.Parallel()
 			terminalLoad(t, size[0], size[1])
 		})
