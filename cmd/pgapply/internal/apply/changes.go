@@ -48,42 +48,44 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 }
 
 func (f *follower) insert(ctx context.Context, r *format.Insert) error {
-	t, err := f.table(ctx, r.Relation)
+	t, err := f.destination(ctx, r, r.Relation)
 	if t == nil {
-		f.progress.keep(r)
 		return err
-	}
-	if f.huge {
-		return f.alone(func(g *plan.Group) error { addChange(g, r, t); return nil })
 	}
 	f.cur.Insert(t, r.New)
 	return f.room()
 }
 
 func (f *follower) update(ctx context.Context, r *format.Update) error {
-	t, err := f.table(ctx, r.Relation)
+	t, err := f.destination(ctx, r, r.Relation)
 	if t == nil {
-		f.progress.keep(r)
 		return err
-	}
-	if f.huge {
-		return f.alone(func(g *plan.Group) error { addChange(g, r, t); return nil })
 	}
 	f.cur.Update(t, r.Old, r.New)
 	return f.room()
 }
 
 func (f *follower) delete(ctx context.Context, r *format.Delete) error {
-	t, err := f.table(ctx, r.Relation)
+	t, err := f.destination(ctx, r, r.Relation)
 	if t == nil {
-		f.progress.keep(r)
 		return err
-	}
-	if f.huge {
-		return f.alone(func(g *plan.Group) error { addChange(g, r, t); return nil })
 	}
 	f.cur.Delete(t, r.Old)
 	return f.room()
+}
+
+// destination returns the table of a changed row. It returns nil if the caller has nothing left to
+// do: the change is skipped, or it is so large that destination has written it by itself.
+func (f *follower) destination(ctx context.Context, rec format.Record, relation uint32) (*plan.Table, error) {
+	t, err := f.table(ctx, relation)
+	if t == nil {
+		f.progress.keep(rec)
+		return nil, err
+	}
+	if f.huge {
+		return nil, f.alone(func(g *plan.Group) error { addChange(g, rec, t); return nil })
+	}
+	return t, nil
 }
 
 // takeBegin takes the begin of a transaction.
