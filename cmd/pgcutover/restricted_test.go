@@ -288,7 +288,7 @@ func TestSearchPathMessage_C11(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	if source.Major < 12 {
-		t.Skip("needs generated columns")
+		t.Skip("generated columns exist from PostgreSQL 12 on")
 	}
 	source.Exec(`CREATE SCHEMA app; SET search_path = app; CREATE FUNCTION mul(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 * 2';
 		CREATE FUNCTION twice(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT mul($1)';

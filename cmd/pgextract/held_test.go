@@ -62,7 +62,7 @@ func restricted(target *pgtest.DB) (role string) {
 // then what they were: whoever applies, however it ends, and whatever was interrupted.
 func TestActingWaits_C8_C25(t *testing.T) {
 	if pgtest.Source(t).Major < 13 || pgtest.Target(t).Major < 13 {
-		t.Skip("BEFORE triggers for rows of partitioned tables are of 13")
+		t.Skip("partitioned tables have BEFORE triggers for rows from PostgreSQL 13 on")
 	}
 	for _, c := range []struct {
 		super bool

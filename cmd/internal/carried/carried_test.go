@@ -248,7 +248,7 @@ func TestPartitions_C2(t *testing.T) {
 func TestPendingDetach_C27(t *testing.T) {
 	d := pgtest.Source(t).Database(t, "")
 	if d.Major < 14 {
-		t.Skip("DETACH CONCURRENTLY is of 14")
+		t.Skip("DETACH CONCURRENTLY exists from PostgreSQL 14 on")
 	}
 	ctx, c := pgtest.Context(t), connect(t, d, d.URI)
 	d.Exec("CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id)",

@@ -278,7 +278,7 @@ func TestPendingDetach_C27(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	if source.Major < 14 {
-		t.Skip("DETACH CONCURRENTLY is of 14")
+		t.Skip("DETACH CONCURRENTLY exists from PostgreSQL 14 on")
 	}
 	source.Exec("CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id)", "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (9)")
 	ctx, holder, detacher := pgtest.Context(t), source.Connect(), source.Connect()

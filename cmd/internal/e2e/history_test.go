@@ -16,7 +16,7 @@ func past(t *testing.T) (source, target *pgtest.DB, e *pgtest.Env) {
 	t.Helper()
 	major := pgtest.Source(t).Major
 	if major < 12 {
-		t.Skip("recovery is configured otherwise")
+		t.Skip("the test sets up recovery as PostgreSQL 12 and newer want it")
 	}
 	source = pgtest.Start(t, major).Database(t, "")
 	target = pgtest.Target(t).Database(t, "")

@@ -119,7 +119,7 @@ func TestHugeValue_H11(t *testing.T) {
 			}
 			source, target := pgtest.Pair(t)
 			if s.decode != "" && source.Major < 14 {
-				t.Skip("older servers do not send what is in progress")
+				t.Skip("servers send transactions in progress from PostgreSQL 14 on")
 			}
 			slot := source.Name
 			env := &pgtest.Env{T: t, Dir: pgtest.Programs(t, true), Source: source.URI, Target: target.URI}

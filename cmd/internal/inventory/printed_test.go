@@ -4,10 +4,28 @@ import (
 	"context"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
+
+// read returns a session on a database, and what Read finds there.
+func read(t *testing.T, d *pgtest.DB) (*pgx.Conn, []inventory.Object) {
+	t.Helper()
+	ctx := pgtest.Context(t)
+	c, err := pgdial.Server{Side: "source", DSN: d.URI, App: "test"}.Connect(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close(context.Background()) })
+	list, err := inventory.Read(ctx, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, list
+}
 
 // What is printed without the server's help is what the server prints.
 func TestPrinted(t *testing.T) {
@@ -26,18 +44,11 @@ func TestPrinted(t *testing.T) {
 		`CREATE TABLE parts (a int) PARTITION BY RANGE (a); CREATE TABLE part PARTITION OF parts FOR VALUES FROM (0) TO (10); CREATE INDEX ON parts (a)`, `CREATE INDEX ON ONLY parts (a, a)`} {
 		_, _ = d.Try(sql) // not every version has it
 	}
-	c, err := pgdial.Server{Side: "source", DSN: d.URI, App: "test"}.Connect(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close(context.Background())
-	list, err := inventory.Read(ctx, c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c, list := read(t, d)
 	seen := 0
 	for _, o := range list {
 		var want string
+		var err error
 		switch o.Class {
 		case inventory.Index:
 			err = c.QueryRow(ctx, `SELECT pg_catalog.pg_get_indexdef(x.oid) FROM pg_catalog.pg_class x JOIN pg_catalog.pg_namespace n ON n.oid = x.relnamespace WHERE n.nspname = $1 AND x.relname = $2`, o.Schema, o.Name).Scan(&want)
@@ -60,17 +71,8 @@ func TestPrinted(t *testing.T) {
 // Rights that nobody has changed are those that the server stands for.
 func TestRights_Default(t *testing.T) {
 	d := pgtest.Source(t).Database(t, "")
-	ctx := pgtest.Context(t)
 	d.Exec(`CREATE TABLE by_default (a int); CREATE TABLE said (a int); GRANT SELECT ON said TO PUBLIC; REVOKE SELECT ON said FROM PUBLIC`)
-	c, err := pgdial.Server{Side: "source", DSN: d.URI, App: "test"}.Connect(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close(context.Background())
-	list, err := inventory.Read(ctx, c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, list := read(t, d)
 	rights := make(map[string][][]string)
 	for _, o := range list {
 		if o.Class == inventory.Relation {
