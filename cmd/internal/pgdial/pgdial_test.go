@@ -382,6 +382,16 @@ func TestConnectErrors(t *testing.T) {
 	for _, c := range open {
 		_ = c.Close(pgtest.Context(t))
 	}
+	pgtest.Wait(t, 10*time.Second, "the server has room again", func() bool {
+		c, err := source(d.URI).Connect(pgtest.Context(t))
+		if err != nil {
+			return false
+		}
+		defer c.Close(pgtest.Context(t))
+		var n int
+		err = c.QueryRow(pgtest.Context(t), "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'").Scan(&n)
+		return err == nil && n == 1
+	})
 	// A session that the server ends, and one whose server dies.
 	terminate := func() {
 		d.Exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'test'")
