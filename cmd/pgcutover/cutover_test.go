@@ -12,10 +12,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-func TestMain(m *testing.M) {
-	pgtest.Race = true
-	pgtest.Main(m)
-}
+func TestMain(m *testing.M) { pgtest.Main(m) }
 
 // A migration is two databases, the programs, and continuous sync.
 type migration struct {
@@ -135,6 +132,7 @@ func (s statusJSON) steps() string {
 
 // All steps of a cutover, each of them twice, and each refused where it does not belong.
 func TestSteps(t *testing.T) {
+	pgtest.Raced(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
 	for _, verb := range []string{"status", "fence", "drain", "open", "finish", "verify"} {
@@ -308,6 +306,7 @@ func TestSteps(t *testing.T) {
 
 // Whatever differs is found and shown, and nothing else.
 func TestVerify(t *testing.T) {
+	pgtest.Raced(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
 	source.Exec(`CREATE TABLE r (r int PRIMARY KEY, x text, id int)`,
@@ -382,6 +381,7 @@ func TestVerify(t *testing.T) {
 // Large objects are compared, too: in no other way would anybody find out about changes, which are
 // not decoded.
 func TestVerifyLargeObjects(t *testing.T) {
+	pgtest.Raced(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
 	source.Exec(`SELECT lo_from_bytea(1000 + i, convert_to(repeat('x', i), 'UTF8')) FROM generate_series(0, 30) i`,
@@ -440,6 +440,7 @@ func TestVerifyEncodings(t *testing.T) {
 
 // What would get past the fence keeps it from being put up.
 func TestFence(t *testing.T) {
+	pgtest.Raced(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
 	m.load()

@@ -65,6 +65,7 @@ func named(lines []line, name string) *line {
 // What the source's schema becomes after the load, without ddl install, is named before the source
 // is closed, and the statements that are printed make the target the same.
 func TestSchemaDrift_C5(t *testing.T) {
+	pgtest.Raced(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
 	source.Exec(`CREATE TABLE "It's" ("Old ""one" int, kept text DEFAULT 'a')`,

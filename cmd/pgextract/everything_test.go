@@ -24,6 +24,7 @@ func roles(t *testing.T, dbs ...*pgtest.DB) {
 
 // Everything that pg_dump knows arrives, and pg_dump cannot tell the sides apart after the cutover.
 func TestEverything(t *testing.T) {
+	pgtest.Raced(t)
 	source, target := pgtest.Pair(t)
 	roles(t, source, target)
 	source.Exec(everythingSQL)

@@ -14,10 +14,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-func TestMain(m *testing.M) {
-	pgtest.Race = true
-	pgtest.Main(m)
-}
+func TestMain(m *testing.M) { pgtest.Main(m) }
 
 // load runs pgextract with args | pgapply, which must both succeed, and returns what they said.
 func load(t *testing.T, e *pgtest.Env, args ...string) string {

@@ -34,6 +34,7 @@ func hold(t *testing.T, e *pgtest.Env, args ...string) (p *pgtest.Process, snaps
 // Several processes load disjoint parts of one snapshot, while the source goes on and one of them
 // is killed.
 func TestParts(t *testing.T) {
+	pgtest.Raced(t)
 	source, target := pgtest.Pair(t)
 	manyTables(source, 10)
 	e := pgtest.NewEnv(t, source, target)
@@ -142,6 +143,7 @@ func TestLoadedTwice(t *testing.T) {
 }
 
 func TestLoadParallel(t *testing.T) {
+	pgtest.Raced(t)
 	source, target := pgtest.Pair(t)
 	manyTables(source, 10)
 	e := pgtest.NewEnv(t, source, target)

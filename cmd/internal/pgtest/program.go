@@ -25,17 +25,29 @@ var programs struct {
 }
 
 // Race makes Programs build the programs with the race detector if the tests have it. The tests of
-// each program set it. The tests of the whole pipe run hundreds of programs, and with the race
-// detector a program takes four times longer to start. So those tests use it only with
+// pgdecode and pgapply set it. The other tests run hundreds of programs, and with the race detector
+// a program takes four times longer to start. Of those tests, only some call Raced, except with
 // scripts/test --full.
 var Race bool
+
+// raced has the names of the tests that called Raced.
+var raced sync.Map
+
+// Raced is Race for the programs of one test and its subtests. The test calls it first.
+func Raced(t *testing.T) { raced.Store(t.Name(), true) }
+
+func race(t testing.TB) bool {
+	test, _, _ := strings.Cut(t.Name(), "/")
+	_, one := raced.Load(test)
+	return raceEnabled && (Race || one || Full())
+}
 
 // Programs builds the four programs, once for all packages, and returns their directory. Tests that
 // measure memory set plain: then the programs never have the race detector.
 func Programs(t testing.TB, plain bool) string {
 	t.Helper()
 	flag := "-race=false"
-	if raceEnabled && !plain && (Race || Full()) {
+	if !plain && race(t) {
 		flag = "-race=true"
 	}
 	programs.Lock()
