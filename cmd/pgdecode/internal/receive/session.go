@@ -10,8 +10,8 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgoutput"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
-	"github.com/pgsluice/pgsluice/cmd/pgdecode/internal/pgoutput"
 	"github.com/pgsluice/pgsluice/format"
 )
 

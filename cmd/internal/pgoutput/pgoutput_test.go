@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/pgsluice/pgsluice/cmd/pgdecode/internal/pgoutput"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgoutput"
 	"github.com/pgsluice/pgsluice/format"
 )
 

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pgsluice/pgsluice/cmd/pgdecode/internal/pgoutput"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgoutput"
 	"github.com/pgsluice/pgsluice/format"
 )
 

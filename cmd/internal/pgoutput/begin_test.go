@@ -3,7 +3,7 @@ package pgoutput_test
 import (
 	"testing"
 
-	"github.com/pgsluice/pgsluice/cmd/pgdecode/internal/pgoutput"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgoutput"
 )
 
 // The beginning of a message says what Decode would make of it, or that it is too short to say so.

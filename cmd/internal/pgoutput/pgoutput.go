@@ -11,7 +11,7 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/pgsluice/pgsluice/cmd/pgdecode/internal/ddl"
+	"github.com/pgsluice/pgsluice/cmd/internal/ddl"
 	"github.com/pgsluice/pgsluice/format"
 )
 

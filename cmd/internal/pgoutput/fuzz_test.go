@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"testing"
 
-	"github.com/pgsluice/pgsluice/cmd/pgdecode/internal/pgoutput"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgoutput"
 	"github.com/pgsluice/pgsluice/format"
 )
 
