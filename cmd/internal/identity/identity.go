@@ -102,9 +102,13 @@ func Differ(a, b string) bool { return a != "" && b != "" && a != b }
 // Name returns Line's description of a connection, for use within a sentence.
 func Name(c *pgx.Conn) string { return strings.TrimSpace(Line("", c)) }
 
+// Closed is an expression: whether new sessions of database d, of pg_database, are read-only by its
+// own setting, in whatever spelling.
+const Closed = `coalesce((SELECT pg_catalog.bool_or((pg_catalog.substr(x, pg_catalog.strpos(x, '=') + 1))::pg_catalog.bool) FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) x
+	WHERE s.setrole = 0 AND s.setdatabase = d.oid AND pg_catalog.split_part(x, '=', 1) = 'default_transaction_read_only'), false)`
+
 // Fenced reports whether a database is read-only for new sessions, as a cutover makes its source.
 func Fenced(ctx context.Context, c *pgx.Conn) (fenced bool, err error) {
-	err = c.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) x WHERE s.setrole = 0
-		AND s.setdatabase = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) AND x = 'default_transaction_read_only=on')`).Scan(&fenced)
+	err = c.QueryRow(ctx, "SELECT "+Closed+" FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()").Scan(&fenced)
 	return fenced, err
 }

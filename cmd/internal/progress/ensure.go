@@ -19,7 +19,7 @@ var schemaSQL string
 
 // layout is the end of the comment on pgsluice.streams. It changes with every change of the tables
 // that an older or newer program would not understand.
-const layout = "; layout 3"
+const layout = "; layout 4"
 
 // present describes the existing schema: whether it exists and belongs to our role, whether its
 // tables exist, and their layout. Tables of other roles do not count. Merely reading a view, or a

@@ -203,7 +203,8 @@ func StepBegins(ctx context.Context, c *pgx.Conn, stream int32, step string) err
 // StepBegan is like StepBegins for a step that began some time ago.
 func StepBegan(ctx context.Context, c *pgx.Conn, stream int32, step string, ago time.Duration) error {
 	_, err := c.Exec(ctx, `INSERT INTO pgsluice.cutover (stream_id, step, started_at) VALUES ($1, $2, pg_catalog.clock_timestamp() - $3::pg_catalog.interval)
-		ON CONFLICT (stream_id, step) DO UPDATE SET started_at = excluded.started_at, finished_at = NULL, detail = NULL, result = NULL, stamp = NULL`, stream, step, ago)
+		ON CONFLICT (stream_id, step) DO UPDATE SET started_at = excluded.started_at, finished_at = NULL, detail = NULL, result = NULL, stamp = NULL,
+		fence_id = NULL, undo = NULL, lsn = NULL`, stream, step, ago)
 	return err
 }
 
@@ -230,6 +231,18 @@ func SetStamp(ctx context.Context, c *pgx.Conn, stream int32, step, stamp string
 	return err
 }
 
+// SetFence records the fence that a step belongs to, and the statements that undo the step.
+func SetFence(ctx context.Context, c *pgx.Conn, stream int32, step, id, undo string) error {
+	_, err := c.Exec(ctx, "UPDATE pgsluice.cutover SET fence_id = nullif($3, ''), undo = nullif($4, '') WHERE stream_id = $1 AND step = $2", stream, step, id, undo)
+	return err
+}
+
+// ForgetSteps removes the records of steps.
+func ForgetSteps(ctx context.Context, c *pgx.Conn, stream int32, steps ...string) (removed bool, err error) {
+	tag, err := c.Exec(ctx, "DELETE FROM pgsluice.cutover WHERE stream_id = $1 AND step = ANY ($2)", stream, steps)
+	return tag.RowsAffected() > 0, err
+}
+
 // A Step is a row of pgsluice.cutover.
 type Step struct {
 	Name     string     `json:"step"`
@@ -238,17 +251,24 @@ type Step struct {
 	Detail   string     `json:"detail,omitempty"` // for people
 	Result   string     `json:"result,omitempty"` // of verify: equal, differs
 	Stamp    string     `json:"-"`                // of fence: the source's inventory.Stamp
+	FenceID  string     `json:"-"`                // of fence and drain: the fence they belong to
+	Undo     string     `json:"-"`                // of fence: the statements that undo it
+	LSN      format.LSN `json:"-"`                // of drain and open; 0: none
 }
 
 // Steps returns the steps of a cutover in the order in which they began.
 func Steps(ctx context.Context, c *pgx.Conn, stream int32) ([]Step, error) {
 	rows, err := c.Query(ctx,
-		"SELECT step, started_at, finished_at, coalesce(detail, ''), coalesce(result, ''), coalesce(stamp, '') FROM pgsluice.cutover WHERE stream_id = $1 ORDER BY started_at", stream)
+		"SELECT step, started_at, finished_at, coalesce(detail, ''), coalesce(result, ''), coalesce(stamp, ''), coalesce(fence_id, ''), coalesce(undo, ''), coalesce(lsn, '0/0')::pg_catalog.text FROM pgsluice.cutover WHERE stream_id = $1 ORDER BY started_at", stream)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Step, err error) {
-		err = row.Scan(&s.Name, &s.Started, &s.Finished, &s.Detail, &s.Result, &s.Stamp)
+		var lsn string
+		if err := row.Scan(&s.Name, &s.Started, &s.Finished, &s.Detail, &s.Result, &s.Stamp, &s.FenceID, &s.Undo, &lsn); err != nil {
+			return s, err
+		}
+		s.LSN, err = format.ParseLSN(lsn)
 		return s, err
 	})
 }

@@ -28,7 +28,7 @@ CREATE TABLE pgsluice.streams (
     old_lock_keys bigint[] NOT NULL DEFAULT '{}',
     UNIQUE (system_id, database, slot)
 );
-COMMENT ON TABLE pgsluice.streams IS 'one row for each slot whose stream is applied here; layout 3';
+COMMENT ON TABLE pgsluice.streams IS 'one row for each slot whose stream is applied here; layout 4';
 COMMENT ON COLUMN pgsluice.streams.applied_lsn IS 'end LSN of the last source transaction that is applied; written in the same transaction as its changes';
 COMMENT ON COLUMN pgsluice.streams.applied_time IS 'when the source committed it (or the source''s clock at a later progress record)';
 COMMENT ON COLUMN pgsluice.streams.start_lsn IS 'LSN of the first full load''s snapshot, or where the first change stream began';
@@ -138,11 +138,17 @@ CREATE TABLE pgsluice.cutover (
     detail        text,
     result        text CHECK (result IN ('equal', 'differs')),
     stamp         text, -- of the source's catalogs, when the fence compared the schemas
+    fence_id      text,
+    undo          text,
+    lsn           pg_lsn,
     PRIMARY KEY (stream_id, step)
 );
 COMMENT ON TABLE pgsluice.cutover IS 'the steps of the cutover and their times';
 COMMENT ON COLUMN pgsluice.cutover.detail IS 'what has come of it, for people';
 COMMENT ON COLUMN pgsluice.cutover.result IS 'what the step verify has found';
+COMMENT ON COLUMN pgsluice.cutover.fence_id IS 'made at random by each fence; a drain counts only for the fence that is in force on the source';
+COMMENT ON COLUMN pgsluice.cutover.undo IS 'the statements that undo the step fence on the source, as pgcutover unfence executes them; written before anything is closed';
+COMMENT ON COLUMN pgsluice.cutover.lsn IS 'of the step drain: its mark; of the step open: the target has everything up to here';
 
 CREATE TABLE pgsluice.conflicts (
     conflict_id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -63,18 +63,17 @@ func Fence(ctx context.Context, m *session.Migration, o FenceOptions) error {
 			return err
 		}
 	}
-	if err := s.Step(ctx, "fence", func() (string, error) { return closeSource(ctx, s) }); err != nil {
+	if err := s.Step(ctx, "fence", func() (string, error) { return fence(ctx, s) }); err != nil {
 		return err
 	}
 	// If the source's catalogs have not changed since the fence, open need not compare them again.
 	return m.Target.Explain(progress.SetStamp(ctx, s.OnTarget, s.Stream.ID, "fence", stamp))
 }
 
-// closeSource makes the source read-only for all sessions.
-func closeSource(ctx context.Context, s *session.Session) (string, error) {
-	db := pgx.Identifier{s.Stream.Key.Database}.Sanitize()
-	if err := readWrite(ctx, s.OnSource, "ALTER DATABASE "+db+" SET default_transaction_read_only = on"); err != nil {
-		return "", session.Denied(s.Source.Explain(err), "The role must own the source's database.")
+// fence closes the source for all sessions, and proves it.
+func fence(ctx context.Context, s *session.Session) (string, error) {
+	if err := closeSource(ctx, s); err != nil {
+		return "", err
 	}
 	n, err := endSessions(ctx, s)
 	if err != nil {

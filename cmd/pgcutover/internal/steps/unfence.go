@@ -5,10 +5,8 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/jackc/pgx/v5"
-
-	"github.com/pgsluice/pgsluice/cmd/internal/identity"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
@@ -24,19 +22,18 @@ func Unfence(ctx context.Context, m *session.Migration) error {
 	if err := s.OnSource.QueryRow(ctx, "SELECT pg_catalog.current_database()").Scan(&db); err != nil {
 		return m.Source.Explain(err)
 	}
-	fenced, err := identity.Fenced(ctx, s.OnSource)
+	record, fenced, err := slot.GetFence(ctx, s.OnSource)
 	if err != nil {
 		return m.Source.Explain(err)
 	}
 	// Unfence works without the target.
 	known(ctx, s)
-	if !fenced && !begun(ctx, s) {
+	if !fenced && record == nil && !begun(ctx, s) {
 		m.Log.Info(fmt.Sprintf("unfence: database %q of the source is not fenced", db))
 		return nil
 	}
-	if err := readWrite(ctx, s.OnSource, "ALTER DATABASE "+pgx.Identifier{db}.Sanitize()+
-		" RESET default_transaction_read_only"); err != nil {
-		return session.Denied(m.Source.Explain(err), "The role must own the source's database.")
+	if err := reopen(ctx, s, record); err != nil {
+		return err
 	}
 	// Sessions that began under the fence are read-only and would stay so.
 	if _, err := endSessions(ctx, s); err != nil {

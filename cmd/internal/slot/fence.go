@@ -1,0 +1,130 @@
+package slot
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/identity"
+)
+
+// A Fence is the record of a cutover's fence on the source, from which it can be undone exactly and
+// without the target. It is kept in the comment of the database, as a line after the comment's other
+// text: whoever may fence a database may comment on it, in the same transaction, and everybody may
+// read it. It survives the publications, which cleanup drops.
+//
+//	pgsluice fence {"id":"XVBHQ6…","slot":"mig",…}
+//
+// It has data and no statements: the owner of the database could write any, and a superuser's
+// unfence would execute them.
+type Fence struct {
+	ID    string    `json:"id"` // random, of each fence anew
+	Slot  string    `json:"slot,omitempty"`
+	Began time.Time `json:"began"` // before it was closed, by the source's clock
+	// Setting is what the database's default_transaction_read_only was before; nil: not set.
+	Setting *string `json:"setting,omitempty"`
+	// Rights are those on the database before; nil: the fence has not changed them.
+	Rights []Right `json:"rights,omitempty"`
+	// Default says that the rights were never granted or revoked, and are the server's default.
+	Default bool `json:"default,omitempty"`
+	// Opened is when the target was opened for writing: the source is no longer the primary.
+	Opened *time.Time `json:"opened,omitempty"`
+}
+
+// A Right is a privilege on a database, by the OIDs of roles. Grantee 0 is PUBLIC.
+type Right struct {
+	Grantor   uint32 `json:"by"`
+	Grantee   uint32 `json:"to"`
+	Privilege string `json:"may"`
+	Grantable bool   `json:"grant,omitempty"`
+}
+
+const fenceMark = "pgsluice fence "
+
+// fenceIn splits a database's comment into its text and the fence. A line that does not parse is
+// text.
+func fenceIn(comment string) (text string, f *Fence) {
+	var kept []string
+	for _, line := range strings.Split(comment, "\n") {
+		if data, ours := strings.CutPrefix(line, fenceMark); ours && f == nil {
+			x := new(Fence)
+			if json.Unmarshal([]byte(data), x) == nil && x.ID != "" {
+				f = x
+				continue
+			}
+		}
+		kept = append(kept, line)
+	}
+	return strings.Join(kept, "\n"), f
+}
+
+// withFence returns a database's comment with the fence replaced; f may be nil.
+func withFence(comment string, f *Fence) (string, error) {
+	text, _ := fenceIn(comment)
+	if f == nil {
+		return text, nil
+	}
+	data, err := json.Marshal(f)
+	if text != "" {
+		text += "\n"
+	}
+	return text + fenceMark + string(data), err
+}
+
+// GetFence returns the record of the connection's database, or nil. isClosed reports whether the
+// database is read-only for new sessions.
+func GetFence(ctx context.Context, c *pgx.Conn) (f *Fence, isClosed bool, err error) {
+	var comment string
+	err = c.QueryRow(ctx, "SELECT coalesce(pg_catalog.shobj_description(d.oid, 'pg_database'), ''), "+identity.Closed+
+		" FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()").Scan(&comment, &isClosed)
+	_, f = fenceIn(comment)
+	return f, isClosed, err
+}
+
+// FenceID returns the id of the fence that is in force on a source, or "".
+func FenceID(ctx context.Context, source *pgx.Conn) (string, error) {
+	f, isClosed, err := GetFence(ctx, source)
+	if err != nil || f == nil || !isClosed {
+		return "", err
+	}
+	return f.ID, nil
+}
+
+// SetFence records a fence of the connection's database, or removes the record if f is nil. The
+// caller's transaction must be read-write.
+func SetFence(ctx context.Context, tx pgx.Tx, f *Fence) error {
+	var name, comment string
+	if err := tx.QueryRow(ctx, "SELECT d.datname::pg_catalog.text, coalesce(pg_catalog.shobj_description(d.oid, 'pg_database'), '') FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()").
+		Scan(&name, &comment); err != nil {
+		return err
+	}
+	text, err := withFence(comment, f)
+	if err != nil || text == comment {
+		return err
+	}
+	literal := "NULL"
+	if text != "" {
+		literal = escapeLiteral(text)
+	}
+	_, err = tx.Exec(ctx, "COMMENT ON DATABASE "+pgx.Identifier{name}.Sanitize()+" IS "+literal)
+	return err
+}
+
+// SetOpened records in the fence's record that the target is open. It does nothing if there is no
+// record.
+func SetOpened(ctx context.Context, c *pgx.Conn) error {
+	return pgx.BeginTxFunc(ctx, c, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
+		f, _, err := GetFence(ctx, c)
+		if err != nil || f == nil || f.Opened != nil {
+			return err
+		}
+		f.Opened = new(time.Time)
+		if err := tx.QueryRow(ctx, "SELECT pg_catalog.clock_timestamp()").Scan(f.Opened); err != nil {
+			return err
+		}
+		return SetFence(ctx, tx, f)
+	})
+}

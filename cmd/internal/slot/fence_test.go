@@ -1,0 +1,60 @@
+package slot
+
+import (
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
+)
+
+// A fence's record leaves the rest of the database's comment as it is, and can be read by anybody.
+func TestFenceRecord_F6(t *testing.T) {
+	ctx := pgtest.Context(t)
+	d := pgtest.Source(t).Database(t, "")
+	c := d.Connect()
+	in := func(do func(tx pgx.Tx) error) {
+		t.Helper()
+		if err := pgx.BeginFunc(ctx, c, do); err != nil {
+			t.Fatal(err)
+		}
+	}
+	comment := "SELECT coalesce(shobj_description(oid, 'pg_database'), '<none>') FROM pg_database WHERE datname = current_database()"
+	for _, before := range []string{"", "shop's own\n  comment \\ with\n\n", "pgsluice fence {nothing of ours}"} {
+		literal := "NULL"
+		if before != "" {
+			literal = escapeLiteral(before)
+		}
+		d.Exec("COMMENT ON DATABASE " + d.Name + " IS " + literal)
+		was := d.Query(comment)
+		setting := "off"
+		want := &Fence{ID: "A", Slot: "mig", Began: time.Now().UTC(), Setting: &setting, Rights: []Right{{1, 0, "CONNECT", true}}}
+		in(func(tx pgx.Tx) error { return SetFence(ctx, tx, want) })
+		got, isClosed, err := GetFence(ctx, c)
+		if err != nil || got == nil || isClosed || got.ID != "A" || *got.Setting != "off" || len(got.Rights) != 1 || got.Rights[0] != want.Rights[0] || !got.Began.Equal(want.Began) {
+			t.Errorf("%+v, %v, %v", got, isClosed, err)
+		}
+		if id, err := FenceID(ctx, c); id != "" || err != nil {
+			t.Errorf("a database that is not closed has fence %q in force, %v", id, err)
+		}
+		d.Exec("ALTER DATABASE " + d.Name + " SET default_transaction_read_only = 'T'")
+		if id, err := FenceID(ctx, c); id != "A" || err != nil {
+			t.Errorf("fence %q, %v", id, err)
+		}
+		if err := SetOpened(ctx, c); err != nil {
+			t.Error(err)
+		}
+		if got, _, err := GetFence(ctx, c); err != nil || got == nil || got.Opened == nil {
+			t.Errorf("%+v, %v", got, err)
+		}
+		in(func(tx pgx.Tx) error { return SetFence(ctx, tx, nil) })
+		if now := d.Query("BEGIN READ WRITE; " + comment); now != was {
+			t.Errorf("the comment was %q and is %q", was, now)
+		}
+		c2 := d.Connect()
+		if _, err := c2.Exec(ctx, "BEGIN READ WRITE; ALTER DATABASE "+d.Name+" RESET default_transaction_read_only; COMMIT"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

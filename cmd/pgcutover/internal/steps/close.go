@@ -1,0 +1,87 @@
+package steps
+
+import (
+	"context"
+	"crypto/rand"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
+)
+
+// closeSource closes the source's database for new sessions. Its undo is recorded on the target
+// before, and on the source in the same transaction.
+func closeSource(ctx context.Context, s *session.Session) error {
+	f, err := newFence(ctx, s)
+	if err != nil {
+		return s.Source.Explain(err)
+	}
+	if err := progress.SetFence(ctx, s.OnTarget, s.Stream.ID, "fence", f.ID, undo(f, s.Stream.Key.Database)); err != nil {
+		return s.Target.Explain(err)
+	}
+	// What was drained under an earlier fence says nothing under this one.
+	if _, err := progress.ForgetSteps(ctx, s.OnTarget, s.Stream.ID, "drain"); err != nil {
+		return s.Target.Explain(err)
+	}
+	db := pgx.Identifier{s.Stream.Key.Database}.Sanitize()
+	err = pgx.BeginTxFunc(ctx, s.OnSource, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
+		if err := slot.SetFence(ctx, tx, f); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, "ALTER DATABASE "+db+" SET default_transaction_read_only = on")
+		return err
+	})
+	return session.Denied(s.Source.Explain(err), "The role must own the source's database.")
+}
+
+// newFence returns a fence with a new id, and with what was there before the first of the fences
+// that are in force.
+func newFence(ctx context.Context, s *session.Session) (*slot.Fence, error) {
+	f, isClosed, err := slot.GetFence(ctx, s.OnSource)
+	if err != nil {
+		return nil, err
+	}
+	if f == nil || !isClosed {
+		f = new(slot.Fence)
+		if err := s.OnSource.QueryRow(ctx, `SELECT pg_catalog.clock_timestamp(), (SELECT pg_catalog.substr(x, pg_catalog.strpos(x, '=') + 1)
+			FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) x WHERE s.setrole = 0 AND s.setdatabase = d.oid AND pg_catalog.split_part(x, '=', 1) = 'default_transaction_read_only')
+			FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()`).Scan(&f.Began, &f.Setting); err != nil {
+			return nil, err
+		}
+	}
+	f.ID, f.Slot = rand.Text(), s.Slot
+	return f, nil
+}
+
+// restoring returns the statement that gives the database's setting back.
+func restoring(f *slot.Fence, database string) string {
+	db := "ALTER DATABASE " + pgx.Identifier{database}.Sanitize()
+	if f == nil || f.Setting == nil {
+		return db + " RESET default_transaction_read_only"
+	}
+	return db + " SET default_transaction_read_only = " + text.Literal(*f.Setting)
+}
+
+// undo returns the statements that undo a fence, for people.
+func undo(f *slot.Fence, database string) string {
+	return "BEGIN READ WRITE; " + restoring(f, database) + "; COMMIT;"
+}
+
+// reopen undoes a fence, from its record on the source.
+func reopen(ctx context.Context, s *session.Session, f *slot.Fence) error {
+	var db string
+	err := pgx.BeginTxFunc(ctx, s.OnSource, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
+		if err := tx.QueryRow(ctx, "SELECT pg_catalog.current_database()").Scan(&db); err != nil {
+			return err
+		}
+		if err := slot.SetFence(ctx, tx, nil); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, restoring(f, db))
+		return err
+	})
+	return session.Denied(s.Source.Explain(err), "The role must own the source's database.")
+}
