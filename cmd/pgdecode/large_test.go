@@ -22,7 +22,7 @@ func TestMessageBreaksOff_H11(t *testing.T) {
 			insert(source, 1, 1)
 			d.waitRows(1)
 			d.paused.Lock()
-			source.Exec("BEGIN; INSERT INTO t VALUES (2, 'before'); SELECT pg_logical_emit_message(true, 'x', repeat('y', 100000000)); INSERT INTO t VALUES (3, 'after'); COMMIT")
+			source.Exec("BEGIN; INSERT INTO t VALUES (2, 'before'); SELECT pg_logical_emit_message(true, 'x', repeat('y', 30000000)); INSERT INTO t VALUES (3, 'after'); COMMIT")
 			pgtest.Wait(t, patience, "the server is blocked", func() bool {
 				return source.Query("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsender' AND wait_event = 'WalSenderWriteData'") == "1"
 			})
