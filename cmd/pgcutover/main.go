@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -58,6 +59,7 @@ type flags struct {
 		Lag     string        `group:"what" default:"64kB" placeholder:"SIZE" help:"How much WAL the target may be behind. Default: 64kB."`
 		Timeout time.Duration `group:"other" default:"0s" placeholder:"TIME" help:"Give up after this time. Default: never."`
 	} `cmd:"" group:"night" help:"Wait until the full load is complete, or the target has caught up."`
+	Lock  struct{} `cmd:"" group:"night" help:"Keep other cutovers of the migration away until standard input ends. Prints the server process that holds the lock. The steps of this cutover need it as PGSLUICE_LOCK."`
 	Fence struct {
 		Check        bool          `group:"what" help:"Only report whether the source can be closed. It stays open."`
 		AllowOrphans bool          `group:"what" help:"Close the source although its rows may violate foreign keys."`
@@ -93,6 +95,7 @@ var about = manual.Manual{
 		{Does: "Get the statements that create what is missing:", Command: "pgcutover missing --slot mig --sql > missing.sql"},
 		{Does: "Wait for the end of the full load:", Command: "pgcutover wait loaded --slot mig"},
 		{Does: "Wait until sync is less than 1 MB behind:", Command: "pgcutover wait caught-up --slot mig --lag 1MB"},
+		{Does: "Keep other cutovers away for an hour:", Command: "sleep 3600 | pgcutover lock --slot mig"},
 		{Does: "Ask whether the source can be closed, and leave it open:", Command: "pgcutover fence --slot mig --check"},
 		{Does: "Close the source:", Command: "pgcutover fence --slot mig"},
 		{Does: "Wait for the last change:", Command: "pgcutover drain --slot mig"},
@@ -138,7 +141,8 @@ func run(ctx context.Context, env *cli.Env) error {
 		}
 	}()
 	m := &session.Migration{Source: pgdial.Source(f.Source, "pgcutover"),
-		Target: pgdial.Target(f.Target, "pgcutover"), Slot: f.Slot, Out: env.Stdout, Log: env.Log}
+		Target: pgdial.Target(f.Target, "pgcutover"), Slot: f.Slot, Out: env.Stdout, Log: env.Log,
+		Under: os.Getenv("PGSLUICE_LOCK")}
 	m.Waits = make(map[string]*waiting.Watch)
 	for _, s := range []pgdial.Server{m.Source, m.Target} {
 		w := waiting.Start(ctx, s, env.Log)
@@ -147,7 +151,7 @@ func run(ctx context.Context, env *cli.Env) error {
 		m.Waits[s.Side] = w
 	}
 	m.Reports = command == "check" || command == "status"
-	if err = m.Locked(f.do(ctx, m, command)); err == nil {
+	if err = m.Locked(f.do(ctx, m, command, env.Stdin)); err == nil {
 		err = m.Unwritten()
 	}
 	if err != nil {
@@ -160,7 +164,7 @@ func run(ctx context.Context, env *cli.Env) error {
 	return err
 }
 
-func (f *flags) do(ctx context.Context, m *session.Migration, command string) error {
+func (f *flags) do(ctx context.Context, m *session.Migration, command string, stdin io.Reader) error {
 	switch command {
 	case "check":
 		return check.Run(ctx, m)
@@ -184,6 +188,8 @@ func (f *flags) do(ctx context.Context, m *session.Migration, command string) er
 			return fault.New(fault.Usage, "--lag: %w", err)
 		}
 		return steps.Wait(ctx, m, f.Wait.For, int64(lag), f.Wait.Timeout)
+	case "lock":
+		return steps.Lock(ctx, m, stdin)
 	case "fence":
 		o := steps.FenceOptions{Check: f.Fence.Check, AllowOrphans: f.Fence.AllowOrphans, Allow: f.Fence.AllowMissing}
 		return m.Retry(ctx, f.Fence.Timeout, func() error { return steps.Fence(ctx, m, o) })

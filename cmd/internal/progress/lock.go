@@ -233,6 +233,10 @@ const held = ` FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity 
 	AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())
 	AND (l.classid::pg_catalog.int8 << 32 | l.objid::pg_catalog.int8) `
 
+// sessionText describes the session of a lock l.
+const sessionText = `pg_catalog.format('%s (process %s, role %s, connected from %s since %s)', coalesce(nullif(a.application_name, ''), 'a session'), l.pid, coalesce(a.usename, 'unknown'),
+	coalesce(pg_catalog.host(a.client_addr), 'this host'), coalesce(pg_catalog.to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS TZ'), 'an unknown time'))`
+
 // holders describes the sessions that block a lock under any of the secrets. mine are our sessions
 // that hold it. others are sessions of other roles that hold it or queue for it.
 func (w What) holders(ctx context.Context, ask Ask, secrets []int64) (mine, others string, err error) {
@@ -253,8 +257,7 @@ func (w What) holders(ctx context.Context, ask Ask, secrets []int64) (mine, othe
 	}
 	row, err := ask(ctx, `SELECT coalesce(pg_catalog.string_agg(DISTINCT text, ', ') FILTER (WHERE mine AND granted), ''), coalesce(pg_catalog.string_agg(DISTINCT text, ', ') FILTER (WHERE NOT mine), '')
 		FROM (SELECT l.granted, l.pid IS NOT NULL AND `+ours+` AS mine, CASE WHEN l.pid IS NULL THEN 'a prepared transaction'
-			ELSE pg_catalog.format('%s (process %s, role %s, connected from %s since %s)', coalesce(nullif(a.application_name, ''), 'a session'), l.pid, coalesce(a.usename, 'unknown'),
-			coalesce(pg_catalog.host(a.client_addr), 'this host'), coalesce(pg_catalog.to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS TZ'), 'an unknown time')) END AS text`+
+			ELSE `+sessionText+` END AS text`+
 		held+`IN (`+strings.Join(keys, ", ")+`)`+conflict+` AND l.pid IS DISTINCT FROM pg_catalog.pg_backend_pid()) x`)
 	if err != nil || len(row) != 2 {
 		return "", "", err

@@ -28,6 +28,9 @@ type Migration struct {
 	Waits map[string]*waiting.Watch
 	// Reports is set if the command's report on Out names both servers.
 	Reports bool
+	// Under is the server process that holds the lock of the cutover of which this program is a
+	// step. It is empty if the program was not started by a cutover.
+	Under string
 
 	Out io.Writer // reports
 	Log *slog.Logger

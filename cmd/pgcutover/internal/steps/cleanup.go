@@ -97,6 +97,9 @@ func (r *remains) open(ctx context.Context, force bool) (err error) {
 			return fault.New(fault.Config, "the migration of %v has not been cut over", x.Key).
 				WithHint("To abandon it: pgcutover cleanup --slot %s --force", m.Slot)
 		}
+		if err := r.Of(x).Exclusive(ctx); err != nil {
+			return err
+		}
 	}
 	if r.OnSource, err = m.Connect(ctx, m.Source); err != nil {
 		return err

@@ -23,6 +23,9 @@ func Drain(ctx context.Context, m *session.Migration, timeout time.Duration) err
 	if s.OnSource, err = m.Connect(ctx, m.Source); err != nil {
 		return err
 	}
+	if err := s.Exclusive(ctx); err != nil {
+		return err
+	}
 	if s.Stream.Ended {
 		m.Log.Info("drain: the target is open; it has every change")
 		return nil

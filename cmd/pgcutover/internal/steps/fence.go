@@ -51,6 +51,9 @@ func Fence(ctx context.Context, m *session.Migration, o FenceOptions) error {
 	if o.Check {
 		return nil
 	}
+	if err := s.Exclusive(ctx); err != nil {
+		return err
+	}
 	stamp := ""
 	if !s.Stream.Ended {
 		if err := requireLoaded(s); err != nil {

@@ -30,6 +30,9 @@ func Finish(ctx context.Context, m *session.Migration, timeout time.Duration) er
 		return err
 	}
 	defer s.Close(ctx)
+	if err := s.Exclusive(ctx); err != nil {
+		return err
+	}
 	return s.Step(ctx, "finish", func() (string, error) { return finish(ctx, s, timeout) })
 }
 

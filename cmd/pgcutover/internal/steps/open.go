@@ -26,6 +26,9 @@ func Open(ctx context.Context, m *session.Migration, allow []string, timeout tim
 		return err
 	}
 	defer s.Close(ctx)
+	if err := s.Exclusive(ctx); err != nil {
+		return err
+	}
 	if s.Stream.Ended {
 		m.Log.Info("open: the target is already open")
 		return nil

@@ -28,6 +28,9 @@ func Unfence(ctx context.Context, m *session.Migration) error {
 	}
 	// Unfence works without the target.
 	known(ctx, s)
+	if err := s.Exclusive(ctx); err != nil {
+		return err
+	}
 	if !fenced && record == nil && !begun(ctx, s) {
 		m.Log.Info(fmt.Sprintf("unfence: database %q of the source is not fenced", db))
 		return nil
