@@ -161,6 +161,9 @@ type Relation struct {
 	Name            string   `msgpack:"name"`
 	ReplicaIdentity string   `msgpack:"replica_identity,omitempty"` // "d", "i", "f" or "n"
 	Columns         []Column `msgpack:"columns,omitempty"`
+	// In a load, what the source's statistics had counted of the table before the snapshot. Only
+	// pgcutover reads it.
+	Counted string `msgpack:"counted,omitempty"`
 }
 
 // A Column of a Relation.

@@ -33,6 +33,11 @@ type Table struct {
 	Carried Operations // operations that the slot's publications publish
 	Refused []string   // publications that make the source refuse its UPDATE and DELETE
 	Reasons []Reason   // why changes are missing; empty if the table is carried completely
+
+	loaded *Loaded // what Compare has found on the target; nil if it does not know the table
+	// The counters of a table that is not carried completely, if they say that nothing has changed
+	// that would have to be carried. Set by Changes.
+	Unchanged *Counters
 }
 
 func (t *Table) String() string { return t.Schema + "." + t.Name }

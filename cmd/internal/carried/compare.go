@@ -13,6 +13,8 @@ type Loaded struct {
 	// the snapshot of the load, as pgextract names it; empty if the table was not loaded
 	Snapshot string
 	Complete bool // all of its rows are on the target
+	// its Counters before the snapshot; empty if they are unknown, or were not needed
+	Counted string
 	// a recorded statement created the table, so the change stream carries all of its rows
 	Recorded bool
 }
@@ -61,7 +63,7 @@ func (s *State) Compare(target Target, absent func([]*Table) (map[*Table]bool, e
 		if l == nil && (t.Extension || !published && !target.Whole && target.MadeFor) {
 			continue
 		}
-		list = append(list, t)
+		t.loaded, list = l, append(list, t)
 		switch {
 		case l == nil:
 			fresh = append(fresh, t)

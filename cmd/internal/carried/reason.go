@@ -26,6 +26,11 @@ const (
 	// The table was neither loaded nor created by a recorded statement.
 	NotLoaded Code = "not-loaded"
 	Absent    Code = "absent" // the target does not have it
+	// Rows have changed since the load in a way that is not carried, because of NoIdentity or
+	// Unlogged.
+	Changed Code = "changed"
+	// Whether rows have changed in such a way cannot be told.
+	Uncounted Code = "uncounted"
 )
 
 // A Reason is why a table is not carried completely.
@@ -35,10 +40,13 @@ type Reason struct {
 	// Lacks are the statements that give the role the rights to repair this. It is empty if the
 	// role has them.
 	Lacks []string
+	// Mend is the statement after which all changes of the table can be carried. It is empty if
+	// only a person can tell.
+	Mend string
 }
 
 // Known reports whether the load has already reported the reason: the table has no identity, or is
-// unlogged. Every other reason blocks a cutover.
+// unlogged. Every other reason blocks a cutover, also that such a table has changed.
 func (r Reason) Known() bool { return r.Code == NoIdentity || r.Code == Unlogged }
 
 // String returns the reason in words that follow a table's name.
@@ -68,6 +76,10 @@ func (r Reason) String() string {
 		return "has not been loaded"
 	case Absent:
 		return "is not on the target"
+	case Changed:
+		return "differs, or may: " + r.Detail
+	case Uncounted:
+		return "may differ: " + r.Detail
 	}
 	return string(r.Code)
 }

@@ -26,7 +26,8 @@ type Line struct {
 	ID   string `json:"id"`
 	Kind string `json:"kind"`
 	Name string `json:"name"`
-	// missing, differs, rights, no rights, dropped, sequence, not carried, failed, orphans
+	// missing, differs, rights, no rights, dropped, sequence, not carried, changed, uncounted,
+	// failed, orphans
 	Problem string   `json:"problem"`
 	Class   string   `json:"class"`
 	Cause   string   `json:"cause"`
@@ -337,6 +338,15 @@ func NotCarried(schema, table string) Line {
 	return *c.add(Line{key: inventory.Key{Class: inventory.Relation, Schema: schema, Name: table},
 		Kind: "table", Problem: "not carried", Class: Integrity,
 		Cause: "what changes in it on the source does not reach the target"})
+}
+
+// Changed returns the line of a table that differs, or may differ, because its changes are carried
+// only in part. problem is changed or uncounted: who allows a table that nobody can judge has not
+// allowed one that is known to have changed.
+func Changed(problem, schema, table string) Line {
+	var c comparison
+	return *c.add(Line{key: inventory.Key{Class: inventory.Relation, Schema: schema, Name: table},
+		Kind: "table", Problem: problem, Class: Integrity})
 }
 
 // Orphans returns the line of a foreign key of the source that existing rows violate.

@@ -96,7 +96,7 @@ func Requeue(ctx context.Context, c *pgx.Conn, stream int32, schema, table strin
 			stream, schema, table); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, `UPDATE pgsluice.tables SET status = 'queued', snapshot = NULL, snapshot_lsn = NULL, rows = 0, bytes = 0, copying_rows = 0, copying_bytes = 0, copied_at = NULL, loaded_at = NULL
+		_, err := tx.Exec(ctx, `UPDATE pgsluice.tables SET status = 'queued', snapshot = NULL, snapshot_lsn = NULL, counted = NULL, rows = 0, bytes = 0, copying_rows = 0, copying_bytes = 0, copied_at = NULL, loaded_at = NULL
 			WHERE stream_id = $1 AND schema_name = $2 AND table_name = $3`, stream, schema, table)
 		return err
 	})
@@ -204,7 +204,7 @@ func StepBegins(ctx context.Context, c *pgx.Conn, stream int32, step string) err
 func StepBegan(ctx context.Context, c *pgx.Conn, stream int32, step string, ago time.Duration) error {
 	_, err := c.Exec(ctx, `INSERT INTO pgsluice.cutover (stream_id, step, started_at) VALUES ($1, $2, pg_catalog.clock_timestamp() - $3::pg_catalog.interval)
 		ON CONFLICT (stream_id, step) DO UPDATE SET started_at = excluded.started_at, finished_at = NULL, detail = NULL, result = NULL, stamp = NULL,
-		fence_id = NULL, undo = NULL, lsn = NULL`, stream, step, ago)
+		counted = NULL, fence_id = NULL, undo = NULL, lsn = NULL`, stream, step, ago)
 	return err
 }
 
@@ -225,9 +225,10 @@ func StepEndsWith(ctx context.Context, c *pgx.Conn, stream int32, step, detail, 
 	return err
 }
 
-// SetStamp records the state of the source's catalogs at the time a step compared the schemas.
-func SetStamp(ctx context.Context, c *pgx.Conn, stream int32, step, stamp string) error {
-	_, err := c.Exec(ctx, "UPDATE pgsluice.cutover SET stamp = nullif($3, '') WHERE stream_id = $1 AND step = $2", stream, step, stamp)
+// SetStamp records the state of the source's catalogs at the time a step compared the schemas, and
+// the counters of the tables that are not carried completely.
+func SetStamp(ctx context.Context, c *pgx.Conn, stream int32, step, stamp, counted string) error {
+	_, err := c.Exec(ctx, "UPDATE pgsluice.cutover SET stamp = nullif($3, ''), counted = nullif($4, '') WHERE stream_id = $1 AND step = $2", stream, step, stamp, counted)
 	return err
 }
 
@@ -254,18 +255,19 @@ type Step struct {
 	FenceID  string     `json:"-"`                // of fence and drain: the fence they belong to
 	Undo     string     `json:"-"`                // of fence: the statements that undo it
 	LSN      format.LSN `json:"-"`                // of drain and open; 0: none
+	Counted  string     `json:"-"`                // of fence: the tables to count again
 }
 
 // Steps returns the steps of a cutover in the order in which they began.
 func Steps(ctx context.Context, c *pgx.Conn, stream int32) ([]Step, error) {
 	rows, err := c.Query(ctx,
-		"SELECT step, started_at, finished_at, coalesce(detail, ''), coalesce(result, ''), coalesce(stamp, ''), coalesce(fence_id, ''), coalesce(undo, ''), coalesce(lsn, '0/0')::pg_catalog.text FROM pgsluice.cutover WHERE stream_id = $1 ORDER BY started_at", stream)
+		"SELECT step, started_at, finished_at, coalesce(detail, ''), coalesce(result, ''), coalesce(stamp, ''), coalesce(counted, ''), coalesce(fence_id, ''), coalesce(undo, ''), coalesce(lsn, '0/0')::pg_catalog.text FROM pgsluice.cutover WHERE stream_id = $1 ORDER BY started_at", stream)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Step, err error) {
 		var lsn string
-		if err := row.Scan(&s.Name, &s.Started, &s.Finished, &s.Detail, &s.Result, &s.Stamp, &s.FenceID, &s.Undo, &lsn); err != nil {
+		if err := row.Scan(&s.Name, &s.Started, &s.Finished, &s.Detail, &s.Result, &s.Stamp, &s.Counted, &s.FenceID, &s.Undo, &lsn); err != nil {
 			return s, err
 		}
 		s.LSN, err = format.ParseLSN(lsn)
@@ -299,6 +301,7 @@ type TableInfo struct {
 	SourceOID uint32 `json:"-"` // 0 if unknown
 	// The snapshot of the load. MadeByStatement if a recorded statement created the table.
 	Snapshot string `json:"-"`
+	Counted  string `json:"-"` // what the source had counted of it before the snapshot
 }
 
 // Tables returns what is known of a stream's tables. It includes rows that are being copied if a
@@ -307,7 +310,7 @@ func Tables(ctx context.Context, c *pgx.Conn, stream int32) ([]TableInfo, error)
 	rows, err := c.Query(ctx, `SELECT schema_name, table_name, source_schema, source_table, status, parts,
 		(SELECT pg_catalog.count(*) FROM pgsluice.parts p WHERE p.stream_id = t.stream_id AND p.schema_name = t.schema_name AND p.table_name = t.table_name),
 		rows, bytes, CASE WHEN status = 'loading' AND l.active THEN copying_rows ELSE 0 END, CASE WHEN status = 'loading' AND l.active THEN copying_bytes ELSE 0 END,
-		started_at, loaded_at, inserts, updates, deletes, truncates, changed_at, coalesce(error, ''), coalesce(source_oid, 0), coalesce(snapshot, '')
+		started_at, loaded_at, inserts, updates, deletes, truncates, changed_at, coalesce(error, ''), coalesce(source_oid, 0), coalesce(snapshot, ''), coalesce(counted, '')
 		FROM pgsluice.tables t, (SELECT coalesce(s.loading_at > pg_catalog.clock_timestamp() - interval '15 s', false) AS active FROM pgsluice.streams s WHERE s.stream_id = $1) l
 		WHERE stream_id = $1 ORDER BY 1, 2`, stream)
 	if err != nil {
@@ -316,7 +319,7 @@ func Tables(ctx context.Context, c *pgx.Conn, stream int32) ([]TableInfo, error)
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (t TableInfo, err error) {
 		err = row.Scan(&t.Schema, &t.Table, &t.SourceSchema, &t.SourceTable, &t.Status, &t.Parts,
 			&t.PartsDone, &t.Rows, &t.Bytes, &t.CopyingRows, &t.CopyingBytes, &t.Started, &t.Loaded,
-			&t.Inserts, &t.Updates, &t.Deletes, &t.Truncates, &t.Changed, &t.Error, &t.SourceOID, &t.Snapshot)
+			&t.Inserts, &t.Updates, &t.Deletes, &t.Truncates, &t.Changed, &t.Error, &t.SourceOID, &t.Snapshot, &t.Counted)
 		return t, err
 	})
 }

@@ -65,6 +65,7 @@ CREATE TABLE pgsluice.tables (
     status        text NOT NULL CHECK (status IN ('queued', 'loading', 'copied', 'indexing', 'loaded', 'error')),
     snapshot_lsn  pg_lsn,
     snapshot      text,
+    counted       text,
     parts         integer NOT NULL DEFAULT 1,
     rows          bigint NOT NULL DEFAULT 0,
     bytes         bigint NOT NULL DEFAULT 0,
@@ -86,6 +87,7 @@ COMMENT ON TABLE pgsluice.tables IS 'what became of each table: its full load, a
 COMMENT ON COLUMN pgsluice.tables.snapshot_lsn IS 'the rows were loaded as of this LSN; changes up to it are skipped';
 COMMENT ON COLUMN pgsluice.tables.source_oid IS 'of the table that was loaded: one that is made anew under its name is another';
 COMMENT ON COLUMN pgsluice.tables.snapshot IS 'which snapshot that is: parts of a table fit together if they were read with the same one';
+COMMENT ON COLUMN pgsluice.tables.counted IS 'what the source''s statistics had counted before that snapshot, of a table whose updates and deletes are not carried: rows inserted, updated and deleted, the file, and since when';
 COMMENT ON COLUMN pgsluice.tables.copying_rows IS 'copied so far and not yet committed, which rows does not have; of interest while the status is loading and somebody loads';
 COMMENT ON COLUMN pgsluice.tables.changed_at IS 'when changes were last applied to it';
 
@@ -138,6 +140,7 @@ CREATE TABLE pgsluice.cutover (
     detail        text,
     result        text CHECK (result IN ('equal', 'differs')),
     stamp         text, -- of the source's catalogs, when the fence compared the schemas
+    counted       text, -- tables whose updates and deletes are not carried, as counted then
     fence_id      text,
     undo          text,
     lsn           pg_lsn,

@@ -223,10 +223,10 @@ func (l *Loader) prepare(s *session, p *part) error {
 	}
 	t.freeze = t.tree == nil && p.Of == 1 && p.Bytes >= freezeMin && t.target.Kind == "r" &&
 		t.target.Condition == "" && !t.target.Referenced
-	return s.exec(l.ctx, fmt.Sprintf(`UPDATE pgsluice.tables SET status = 'loading', source_oid = %d, snapshot = %s, snapshot_lsn = '%v', parts = %d, rows = 0, bytes = 0, copying_rows = 0, copying_bytes = 0,
+	return s.exec(l.ctx, fmt.Sprintf(`UPDATE pgsluice.tables SET status = 'loading', source_oid = %d, snapshot = %s, snapshot_lsn = '%v', counted = nullif(%s, ''), parts = %d, rows = 0, bytes = 0, copying_rows = 0, copying_bytes = 0,
 		started_at = pg_catalog.clock_timestamp(), copied_at = NULL, loaded_at = NULL, error = NULL WHERE %s;
 		UPDATE pgsluice.streams SET load_status = 'loading' WHERE stream_id = %d AND load_status <> 'loading'; COMMIT`,
-		t.rel.ID, progress.Literal(l.Snapshot), p.SnapshotLSN, p.Of, where, l.Stream.ID))
+		t.rel.ID, progress.Literal(l.Snapshot), p.SnapshotLSN, progress.Literal(t.rel.Counted), p.Of, where, l.Stream.ID))
 }
 
 // empty removes a table's rows in the caller's transaction. From an extension's configuration

@@ -42,11 +42,15 @@ func Compare(ctx context.Context, s *session.Session, tables []progress.TableInf
 		Recording: recorder.Trusted()}
 	for _, x := range tables {
 		target.Tables = append(target.Tables, carried.Loaded{Schema: x.SourceSchema, Name: x.SourceTable,
-			OID: x.SourceOID, Snapshot: x.Snapshot,
+			OID: x.SourceOID, Snapshot: x.Snapshot, Counted: x.Counted,
 			Complete: x.Status == "copied" || x.Status == "indexing" || x.Status == "loaded",
 			Recorded: x.Snapshot == progress.MadeByStatement})
 	}
-	return state.Compare(target, func(list []*carried.Table) (map[*carried.Table]bool, error) { return absent(ctx, s, list) })
+	list, err := state.Compare(target, func(list []*carried.Table) (map[*carried.Table]bool, error) { return absent(ctx, s, list) })
+	if err != nil {
+		return nil, err
+	}
+	return list, s.Source.Explain(state.Changes(ctx, s.OnSource, target, list))
 }
 
 // absent returns the tables that the target does not have.
@@ -98,6 +102,7 @@ type Uncarried struct {
 	Says   string `json:"says"`   // the reason for people
 
 	lacks []string // statements that grant sync's role the missing privileges
+	mend  string   // statement after which its changes are carried
 }
 
 // Sort sorts the tables that do not reach the target completely: those that the target lacks, those
@@ -116,7 +121,7 @@ func Sort(tables []*carried.Table) (missing []TableName, uncarried []Uncarried, 
 		}
 		for _, r := range t.Reasons {
 			if !r.Known() {
-				uncarried = append(uncarried, Uncarried{name, string(r.Code), r.String(), r.Lacks})
+				uncarried = append(uncarried, Uncarried{name, string(r.Code), r.String(), r.Lacks, r.Mend})
 			}
 		}
 	}
@@ -129,8 +134,8 @@ func UncarriedText(slot string, list []Uncarried) (says, remedy string) {
 	var order, options, lines []string
 	tables := make(map[string][]string) // by the text of the reason
 	seen := make(map[TableName]bool)
-	reload, publish, refused := false, false, false
-	var grants []string
+	reload, publish, refused, changed := false, false, false, false
+	var grants, mends []string
 	for _, u := range list {
 		if tables[u.Says] == nil {
 			order = append(order, u.Says)
@@ -147,6 +152,11 @@ func UncarriedText(slot string, list []Uncarried) (says, remedy string) {
 			continue
 		case carried.Gap, carried.IdentityLost:
 			reload = true
+		case carried.Changed, carried.Uncounted:
+			changed = true
+			if u.mend != "" && len(mends) < most {
+				mends = append(mends, u.mend)
+			}
 		default:
 			publish, reload = true, true
 		}
@@ -174,11 +184,26 @@ func UncarriedText(slot string, list []Uncarried) (says, remedy string) {
 	if publish {
 		todo = append(todo, "Publish them as they were when they were loaded (ALTER PUBLICATION "+pgx.Identifier{slot}.Sanitize()+" …).")
 	}
+	if changed {
+		todo = append(todo, changedRemedy(slot, mends, options))
+	}
 	if reload {
 		todo = append(todo, "What was changed meanwhile is in no stream; while sync is stopped: pgextract --slot "+
 			slot+" "+strings.Join(options, " ")+" --reload | pgapply")
 	}
 	return says, strings.Join(todo, " ")
+}
+
+// changedRemedy says what to do about tables that have changed in a way that is not carried. Loaded
+// again they are equal, but only as long as they do not change in that way again.
+func changedRemedy(slot string, mends, options []string) string {
+	first := "on the source, give each a primary key"
+	if len(mends) > 0 {
+		first = "on the source: " + strings.Join(mends, " ")
+	}
+	return "To see whether rows differ: pgcutover verify --slot " + slot + " --only-different. To have all changes carried, " + first +
+		" Then load them again; while sync is stopped: pgextract --slot " + slot + " " + strings.Join(options, " ") +
+		" --reload | pgapply"
 }
 
 // MissingText names the tables that the target lacks, and what to do about them.

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/carried"
 	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
 	"github.com/pgsluice/pgsluice/cmd/internal/ledger"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
@@ -27,6 +28,8 @@ type Result struct {
 	Compared bool // false before the load is complete: until then nothing can be said
 
 	lacking []coverage.TableName // the missing tables
+	// The tables that are carried in part and have not changed, as carried.Recount takes them.
+	Unchanged string
 }
 
 // Compare compares the objects of the source with those of the target. It returns the objects that
@@ -64,14 +67,16 @@ func Compare(ctx context.Context, s *session.Session) (*Result, error) {
 	if err := r.notCarried(ctx, s); err != nil {
 		return nil, err
 	}
+	return r, r.allow(ctx, s)
+}
+
+// allow marks the lines that were allowed before.
+func (r *Result) allow(ctx context.Context, s *session.Session) error {
 	allowed, err := progress.Allowed(ctx, s.OnTarget, s.Stream.ID)
-	if err != nil {
-		return nil, s.Target.Explain(err)
-	}
 	for i := range r.Lines {
 		r.Lines[i].Allowed = allowed[r.Lines[i].ID]
 	}
-	return r, nil
+	return s.Target.Explain(err)
 }
 
 // remembered adds the target's record of the migration.
@@ -144,7 +149,7 @@ func (r *Result) notCarried(ctx context.Context, s *session.Session) error {
 		return err
 	}
 	missing, uncarried, _ := coverage.Sort(list)
-	r.lacking = missing
+	r.lacking, r.Unchanged = missing, carried.Unchanged(list)
 	lineOf := make(map[coverage.TableName]int)
 	for i := range r.Lines {
 		if schema, table, ok := r.Lines[i].Table(); ok && r.Lines[i].Problem == "missing" {
@@ -167,7 +172,7 @@ func (r *Result) notCarried(ctx context.Context, s *session.Session) error {
 		for n < len(uncarried) && uncarried[n].TableName == uncarried[0].TableName {
 			n++
 		}
-		line := ledger.NotCarried(uncarried[0].Schema, uncarried[0].Table)
+		line := lineOfTable(&uncarried[0])
 		says := make([]string, n)
 		for i, u := range uncarried[:n] {
 			says[i] = u.Says
@@ -177,6 +182,15 @@ func (r *Result) notCarried(ctx context.Context, s *session.Session) error {
 		r.Lines, uncarried = append(r.Lines, line), uncarried[n:]
 	}
 	return nil
+}
+
+// lineOfTable returns the line of a table that is not carried completely.
+func lineOfTable(u *coverage.Uncarried) ledger.Line {
+	switch carried.Code(u.Reason) {
+	case carried.Changed, carried.Uncounted: // the table has no other reason
+		return ledger.Changed(u.Reason, u.Schema, u.Table)
+	}
+	return ledger.NotCarried(u.Schema, u.Table)
 }
 
 // settled is Compare, repeated for a few seconds while objects are missing: sync may be about to

@@ -17,14 +17,32 @@ import (
 
 // RequireNothing refuses to continue while the ledger is not empty. allow lists the ids of lines to
 // accept from now on.
-func RequireNothing(ctx context.Context, s *session.Session, allow []string, patience time.Duration) error {
+func RequireNothing(ctx context.Context, s *session.Session, allow []string, patience time.Duration) (*Result, error) {
 	if _, err := Retry(ctx, s, true, patience); err != nil {
-		return err
+		return nil, err
 	}
 	r, err := settled(ctx, s)
 	if err != nil {
+		return nil, err
+	}
+	return r, r.require(ctx, s, allow)
+}
+
+// RequireCarried is RequireNothing for the tables alone: it refuses to continue while one of them
+// does not reach the target completely. It does not compare the schemas.
+func RequireCarried(ctx context.Context, s *session.Session, allow []string) error {
+	r := new(Result)
+	if err := r.notCarried(ctx, s); err != nil {
 		return err
 	}
+	if err := r.allow(ctx, s); err != nil {
+		return err
+	}
+	return r.require(ctx, s, allow)
+}
+
+// require refuses to continue while a line is left that is not allowed.
+func (r *Result) require(ctx context.Context, s *session.Session, allow []string) error {
 	if err := accept(ctx, s, r.Lines, allow); err != nil {
 		return err
 	}

@@ -49,12 +49,15 @@ func Fence(ctx context.Context, m *session.Migration, o FenceOptions) error {
 		}
 	}
 	if o.Check {
-		return nil
+		if s.Stream.Ended {
+			return nil
+		}
+		return missing.RequireCarried(ctx, s, o.Allow)
 	}
 	if err := s.Exclusive(ctx); err != nil {
 		return err
 	}
-	stamp := ""
+	stamp, counted := "", ""
 	if !s.Stream.Ended {
 		if err := requireLoaded(s); err != nil {
 			return err
@@ -62,15 +65,17 @@ func Fence(ctx context.Context, m *session.Migration, o FenceOptions) error {
 		if stamp, err = inventory.Stamp(ctx, s.OnSource); err != nil {
 			return m.Source.Explain(err)
 		}
-		if err := missing.RequireNothing(ctx, s, o.Allow, once); err != nil {
+		r, err := missing.RequireNothing(ctx, s, o.Allow, once)
+		if err != nil {
 			return err
 		}
+		counted = r.Unchanged
 	}
 	if err := s.Step(ctx, "fence", func() (string, error) { return fence(ctx, s) }); err != nil {
 		return err
 	}
 	// If the source's catalogs have not changed since the fence, open need not compare them again.
-	return m.Target.Explain(progress.SetStamp(ctx, s.OnTarget, s.Stream.ID, "fence", stamp))
+	return m.Target.Explain(progress.SetStamp(ctx, s.OnTarget, s.Stream.ID, "fence", stamp, counted))
 }
 
 // fence closes the source for all sessions, and proves it.

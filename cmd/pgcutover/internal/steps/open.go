@@ -43,13 +43,18 @@ func Open(ctx context.Context, m *session.Migration, allow []string, timeout tim
 	if err := answers(ctx, s); err != nil {
 		return err
 	}
+	if err := counted(ctx, s, done); err != nil {
+		return err
+	}
 	// Fence has compared the schemas. Skip the slow comparison: nobody can write at this point.
 	if same, err := asFenced(ctx, s, done); err != nil {
 		return err
 	} else if !same {
-		if err := missing.RequireNothing(ctx, s, allow, timeout); err != nil {
+		if _, err := missing.RequireNothing(ctx, s, allow, timeout); err != nil {
 			return err
 		}
+	} else if err := asCounted(ctx, s, done, allow); err != nil {
+		return err
 	}
 	return s.Step(ctx, "open", func() (string, error) { return openTarget(ctx, s, timeout) })
 }

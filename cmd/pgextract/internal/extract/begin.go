@@ -67,7 +67,8 @@ func (l *Load) begin(ctx context.Context) (c *pgx.Conn, id *slot.Identity, snaps
 		}
 	}
 	if l.token == nil {
-		l.token = &token{name: snapshot.Name, lsn: snapshot.At, xmin: snapshot.XMin}
+		l.token = &token{name: snapshot.Name, lsn: snapshot.At, xmin: snapshot.XMin, counted: l.counted}
 	}
+	l.counted = l.token.counted
 	return conn, &source, snapshot, nil
 }

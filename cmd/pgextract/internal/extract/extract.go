@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/carried"
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/cli"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
@@ -46,6 +47,8 @@ type Load struct {
 	ours   string         // the token of the slot, empty if it has none
 	chosen *chosen
 	token  *token
+	// what the source has counted, before the snapshot, of tables that are carried only in part
+	counted map[uint32]carried.Counters
 	have   loaded
 	made   string        // what this load has made on the source and leaves there if it fails
 	again  bool          // this is not the first stream

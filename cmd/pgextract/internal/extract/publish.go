@@ -3,13 +3,17 @@ package extract
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/carried"
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 )
 
@@ -49,7 +53,31 @@ func (l *Load) publish(ctx context.Context, c *pgx.Conn, info *slot.Info) error 
 		l.Log.Warn(fmt.Sprintf("publication %s publishes updates of %s without usable replica identity; the source rejects updates and deletes of their rows: %s",
 			l.Publication, count.Of(len(refuses), "table"), listed(refuses)))
 	}
-	return nil
+	return l.count(ctx, c, state)
+}
+
+// count reads what the source has counted of the tables whose updates and deletes are not carried,
+// so that the cutover can tell whether there were any. It does so before the snapshot: what is
+// counted later may be missing in the load.
+func (l *Load) count(ctx context.Context, c *pgx.Conn, state *carried.State) (err error) {
+	oids := carried.Uncarried(slices.DeleteFunc(state.Rows(), func(t *carried.Table) bool { return !l.chosen.rows(t) }))
+	// A server before 15 may not yet have noticed a new database.
+	const tries = 20
+	for try := 1; ; try++ {
+		l.counted, err = carried.Count(ctx, c, oids)
+		maps.DeleteFunc(l.counted, func(_ uint32, x carried.Counters) bool { return x.Since == "" }) // nobody counts
+		switch {
+		case carried.IsDenied(err): // pgcutover says what that means
+			return nil
+		case err != nil || try == tries || !carried.IsNew(l.counted, pgdial.Version(c.PgConn())):
+			return l.Server.Explain(err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // detaching refuses a partition with a pending DETACH CONCURRENTLY. For queries on the source it is

@@ -161,6 +161,9 @@ func (s *stream) writeRelations(ctx context.Context) error {
 		}
 	}
 	for _, t := range s.tables {
+		if c, ok := s.counted[t.ID]; ok {
+			t.Counted = c.String()
+		}
 		if err := s.write(&t.Relation); err != nil {
 			return err
 		}

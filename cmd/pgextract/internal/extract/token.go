@@ -2,9 +2,12 @@ package extract
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/carried"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -17,13 +20,16 @@ import (
 //
 // with OIDs and numbers of pages. The snapshot's xmin follows the LSN: changes of the publications
 // by this or a later transaction are later than the load. The target keeps the xmin with the loaded
-// tables, as part of the snapshot's name.
+// tables, as part of the snapshot's name. Counters that were read before the snapshot may follow,
+// as ";16401=1.0.0.16401@/1700000000000000,…".
 type token struct {
 	name  string
 	lsn   format.LSN
 	xmin  uint64
 	pages map[uint32]int64
 	order []uint32 // of pages, for String
+
+	counted map[uint32]carried.Counters
 }
 
 // id identifies the snapshot.
@@ -35,8 +41,20 @@ func (t *token) String() string {
 	for i, oid := range t.order {
 		fmt.Fprintf(&b, "%c%d=%d", ":,"[min(i, 1)], oid, t.pages[oid])
 	}
+	if len(t.counted) > 0 && len(t.order) == 0 {
+		b.WriteByte(':')
+	}
+	for i, oid := range slices.Sorted(maps.Keys(t.counted)) {
+		if i == mostCounted {
+			break
+		}
+		fmt.Fprintf(&b, "%c%d=%v", ";,"[min(i, 1)], oid, t.counted[oid])
+	}
 	return b.String()
 }
+
+// mostCounted limits the counters in a token, which is one argument of a command.
+const mostCounted = 1000
 
 func (t *token) add(oid uint32, pages int64) {
 	if t.pages == nil {
@@ -50,6 +68,7 @@ func parseToken(s string) (*token, error) {
 	bad := fault.New(fault.Usage, "invalid --snapshot %q", s).
 		WithHint("Give the whole value that pgextract --hold prints after \"snapshot\".")
 	id, tables, _ := strings.Cut(s, ":")
+	tables, counted, _ := strings.Cut(tables, ";")
 	name, lsn, ok := strings.Cut(id, "@")
 	if !ok || name == "" {
 		return nil, bad
@@ -71,6 +90,18 @@ func parseToken(s string) (*token, error) {
 			return nil, bad
 		}
 		t.add(uint32(o), n)
+	}
+	for _, p := range strings.FieldsFunc(counted, func(r rune) bool { return r == ',' }) {
+		oid, counters, _ := strings.Cut(p, "=")
+		o, err := strconv.ParseUint(oid, 10, 32)
+		c := carried.ParseCounters(counters)
+		if err != nil || c == nil {
+			return nil, bad
+		}
+		if t.counted == nil {
+			t.counted = make(map[uint32]carried.Counters)
+		}
+		t.counted[uint32(o)] = *c
 	}
 	return t, nil
 }
