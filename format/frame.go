@@ -9,7 +9,7 @@ import (
 // version that it supports.
 const (
 	Version = 1
-	Minor   = 2
+	Minor   = 3
 )
 
 const (

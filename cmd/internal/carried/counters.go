@@ -18,8 +18,8 @@ type Counters struct {
 	Inserted, Updated, Deleted int64 // rows
 	// The table's file. TRUNCATE, and statements that rewrite the table, replace it. 0 if unknown.
 	File uint32
-	// Since identifies the statistics. It changes when they are reset, and when they are lost: after
-	// a crash, a failover or an upgrade. It is empty if the server does not count.
+	// Since identifies the statistics. It changes when they are reset, and when they are lost, as
+	// after a crash, a failover or an upgrade. It is empty if the server does not count.
 	Since string
 }
 
@@ -37,9 +37,10 @@ func ParseCounters(s string) *Counters {
 	return &c
 }
 
-// The server does not count if track_counts is off for anybody. Since consists of the times at which
-// the statistics of the database and those of the archiver began. A reset of one table's counters
-// sets the former. A loss of all statistics sets both, and hardly anybody resets the latter.
+// The server does not count if track_counts is off for anybody. Since consists of the times at
+// which the statistics of the database and those of the archiver began. A reset of one table's
+// counters sets the former. A loss of all statistics sets both, and hardly anybody resets the
+// latter.
 const selectCounters = `SELECT c.oid, pg_catalog.pg_stat_get_tuples_inserted(c.oid), pg_catalog.pg_stat_get_tuples_updated(c.oid), pg_catalog.pg_stat_get_tuples_deleted(c.oid),
 	c.relfilenode, CASE WHEN s.counting THEN s.since ELSE '' END
 	FROM (SELECT pg_catalog.current_setting('track_counts') = 'on' AND NOT EXISTS (
@@ -89,8 +90,8 @@ func Uncarried(tables []*Table) (oids []uint32) {
 	return oids
 }
 
-// differ reports whether a table may have changed between two readings of its counters in a way that
-// is not carried. told is false if the readings do not tell.
+// differ reports whether a table may have changed between two readings of its counters in a way
+// that is not carried. told is false if the readings do not tell.
 func (t *Table) differ(before, now Counters) (changed, told bool) {
 	switch {
 	case before.Since == "" || before.Since != now.Since || now.Inserted < before.Inserted ||
@@ -175,10 +176,13 @@ func (s *State) changed(t *Table, code Code, detail string) {
 	r := Reason{Code: code, Detail: detail}
 	name := "ALTER TABLE " + text.Ident(t.Schema, t.Name)
 	full := Identity{Setting: "f", Generating: t.Identity.Generating, Imagining: t.Identity.Imagining}
+	named, canFull := t.Identity.usable(s.Version, false), full.usable(s.Version, false)
 	switch {
-	case t.Unlogged:
+	case t.Unlogged && (named || !canFull):
 		r.Mend = name + " SET LOGGED;"
-	case full.usable(s.Version, false):
+	case t.Unlogged:
+		r.Mend = name + " SET LOGGED, REPLICA IDENTITY FULL;"
+	case canFull:
 		r.Mend = name + " REPLICA IDENTITY FULL;"
 	}
 	t.Reasons = append(t.Reasons, r)

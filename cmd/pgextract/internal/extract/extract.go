@@ -49,10 +49,10 @@ type Load struct {
 	token  *token
 	// what the source has counted, before the snapshot, of tables that are carried only in part
 	counted map[uint32]carried.Counters
-	have   loaded
-	made   string        // what this load has made on the source and leaves there if it fails
-	again  bool          // this is not the first stream
-	ddl    []*format.DDL // the schema
+	have    loaded
+	made    string        // what this load has made on the source and leaves there if it fails
+	again   bool          // this is not the first stream
+	ddl     []*format.DDL // the schema
 }
 
 // Run writes the stream of the load to out. Tables that changed before they could be read follow in

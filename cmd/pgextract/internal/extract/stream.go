@@ -103,6 +103,9 @@ func (s *stream) writeHeader(context.Context) error {
 		DataOnly: s.DataOnly, Tables: uint64(len(s.tables)),
 		Resumed: s.Resume || s.again, Reload: s.Reload, Scope: format.ScopeAll, Probe: uint64(s.probe)}
 	h.Token = s.ours
+	if len(s.counted) > 0 {
+		h.Minor = 3
+	}
 	if s.NoOwner {
 		h.Load.Without = append(h.Load.Without, format.WithoutOwners)
 	}
