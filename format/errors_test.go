@@ -39,7 +39,7 @@ func TestErrorTexts(t *testing.T) {
 		{"frames", join(start, end(5)),
 			"stream is damaged: end record: 5 frames were announced, 2 were there (frame 2, byte 172, after LSN 0/10)"},
 		{"unknown kind", join(start, frame(40, []byte{0xc0})),
-			"record of unknown kind 40 cannot be skipped: a program that reads format version 1.0 is needed, this one reads 1.2 (frame 2, byte 172, after LSN 0/10)"},
+			"record of unknown kind 40 cannot be skipped: a program that reads format version 1.0 is needed, this one reads 1.3 (frame 2, byte 172, after LSN 0/10)"},
 		{"a second stream", join(start, end(2), header("load"), relation(1, 1), frame(format.KindCopyEnd, pack(array{5, 0, 0}))),
 			"stream is damaged: copy-end record: part 5 is not open (frame 2, byte 348)"},
 		{"garbage after the end", join(start, tx, end(5), []byte("garbage")),
