@@ -95,7 +95,7 @@ var about = manual.Manual{
 		{Does: "Get the statements that create what is missing:", Command: "pgcutover missing --slot mig --sql > missing.sql"},
 		{Does: "Wait for the end of the full load:", Command: "pgcutover wait loaded --slot mig"},
 		{Does: "Wait until sync is less than 1 MB behind:", Command: "pgcutover wait caught-up --slot mig --lag 1MB"},
-		{Does: "Keep other cutovers away for an hour:", Command: "sleep 3600 | pgcutover lock --slot mig"},
+		{Does: "Keep other cutovers away until you press Ctrl-D:", Command: "pgcutover lock --slot mig"},
 		{Does: "Ask whether the source can be closed, and leave it open:", Command: "pgcutover fence --slot mig --check"},
 		{Does: "Close the source:", Command: "pgcutover fence --slot mig"},
 		{Does: "Wait for the last change:", Command: "pgcutover drain --slot mig"},

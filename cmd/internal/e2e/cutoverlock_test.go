@@ -2,6 +2,9 @@ package e2e
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -72,6 +75,20 @@ func (c *clients) stop(primary *pgtest.DB) (acked, missing int) {
 	return len(c.acked), missing
 }
 
+// wrapped returns an environment in which bash runs a line before each run of pgcutover, with
+// pgcutover's arguments.
+func wrapped(t *testing.T, e *pgtest.Env, line string) *pgtest.Env {
+	t.Helper()
+	dir := t.TempDir()
+	text := "#!/bin/bash\n" + line + "\nexec '" + filepath.Join(e.Dir, "pgcutover") + "' \"$@\"\n"
+	if err := os.WriteFile(filepath.Join(dir, "pgcutover"), []byte(text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w := *e
+	w.Vars = append(slices.Clone(e.Vars), "PATH="+dir+":"+e.Dir+":"+os.Getenv("PATH"))
+	return &w
+}
+
 // Two cutovers at once: one does everything, and the other changes nothing. No acknowledged row is
 // lost.
 func TestTwoCutovers_F15(t *testing.T) {
@@ -79,9 +96,8 @@ func TestTwoCutovers_F15(t *testing.T) {
 	a, b := pgtest.Start(t, pgtest.Source(t).Major), pgtest.Target(t)
 	for round := range often(2, 8) {
 		source, target := a.Database(t, ""), b.Database(t, "")
-		e, slot := scriptPair(t, source, target)
 		source.Exec("CREATE TABLE w (a int PRIMARY KEY)")
-		target.Exec("CREATE TABLE w (a int PRIMARY KEY)")
+		e, slot := scriptPair(t, source, target)
 		sync := e.Start(nil, nil, "bash", script("sync"), slot)
 		app := startClients(t, 3, source.As("postgres", ""))
 		var both [2]*pgtest.Process
@@ -127,18 +143,15 @@ func TestCutoverLockLost_F15(t *testing.T) {
 		return target.Query("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND pid IN (SELECT pid FROM pg_stat_activity WHERE application_name = 'pgcutover')")
 	}
 	free := func() bool { return holders() == "0" }
-	// held starts a cutover that cannot go on in its drain.
+	// held starts a cutover that cannot begin its drain.
 	held := func() (p *pgtest.Process, release func()) {
 		t.Helper()
-		target.Exec("INSERT INTO pgsluice.cutover (stream_id, step) SELECT stream_id, 'drain' FROM pgsluice.streams ON CONFLICT DO NOTHING")
-		c := target.Connect()
-		if _, err := c.Exec(t.Context(), "BEGIN; SELECT FROM pgsluice.cutover WHERE step = 'drain' FOR UPDATE"); err != nil {
-			t.Fatal(err)
-		}
-		p = e.Start(nil, nil, "bash", script("cutover"), slot, "--yes")
+		file := filepath.Join(t.TempDir(), "go")
+		h := wrapped(t, e, `[[ $1 != drain ]] || until [[ -e `+file+` ]]; do sleep 0.05; done`)
+		p = h.Start(nil, nil, "bash", script("cutover"), slot, "--yes")
 		pgtest.Wait(t, soon, "the source is fenced", func() bool { return !writable(source) })
 		return p, func() {
-			if _, err := c.Exec(t.Context(), "ROLLBACK"); err != nil {
+			if err := os.WriteFile(file, nil, 0o600); err != nil {
 				t.Error(err)
 			}
 		}
@@ -160,8 +173,9 @@ func TestCutoverLockLost_F15(t *testing.T) {
 	if writable(source) {
 		t.Error("the source was given back")
 	}
-	// The session that holds the lock is ended: no further step is done, and the source is given back.
-	target.Exec("SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid WHERE l.locktype = 'advisory' AND a.application_name = 'pgcutover' AND a.query NOT LIKE '%cutover%'")
+	// The session that holds the lock is ended: no further step is done, and the source is given
+	// back.
+	target.Exec("SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid WHERE l.locktype = 'advisory' AND a.application_name = 'pgcutover' AND a.datname = current_database()")
 	release()
 	if status := p.Wait(soon); status == 0 || !writable(source) {
 		t.Errorf("the lock is lost: status %d, the source can be written to: %v: %s", status, writable(source), p.Errors())

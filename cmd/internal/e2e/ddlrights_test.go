@@ -51,8 +51,8 @@ func role(t *testing.T, d *pgtest.DB, name, options string) string {
 	name += "_" + d.Name
 	d.Exec("CREATE ROLE " + name + " LOGIN " + options)
 	t.Cleanup(func() {
-		_, _ = d.Try("DROP OWNED BY " + name)
-		d.Exec("DROP ROLE " + name)
+		_, _ = d.Try("BEGIN READ WRITE; DROP OWNED BY " + name + "; COMMIT")
+		d.Exec("BEGIN READ WRITE; DROP ROLE " + name + "; COMMIT")
 	})
 	return name
 }

@@ -53,15 +53,15 @@ func TestNoIdentityUpdated_C1(t *testing.T) {
 		mover := "mover_" + source.Name
 		d.Exec("CREATE ROLE "+mover+" LOGIN REPLICATION", "GRANT CREATE ON DATABASE "+d.Name+" TO "+mover)
 		t.Cleanup(func() {
-			_, _ = d.Try("ALTER DATABASE " + d.Name + " OWNER TO postgres; DROP OWNED BY " + mover)
-			d.Exec("DROP ROLE " + mover)
+			_, _ = d.Try("BEGIN READ WRITE; ALTER DATABASE " + d.Name + " OWNER TO postgres; DROP OWNED BY " + mover + "; COMMIT")
+			d.Exec("BEGIN READ WRITE; DROP ROLE " + mover + "; COMMIT")
 		})
 		if d == source {
 			d.Exec("GRANT pg_read_all_stats, pg_read_all_settings, pg_signal_backend, "+owner+" TO "+mover,
 				"ALTER DATABASE "+d.Name+" OWNER TO "+owner, "GRANT ALL ON SCHEMA public TO "+owner)
 		} else {
 			d.Exec("CREATE ROLE "+owner+" LOGIN", "GRANT "+owner+" TO "+mover, "GRANT ALL ON SCHEMA public TO "+owner)
-			t.Cleanup(func() { d.Exec("DROP OWNED BY "+owner, "DROP ROLE "+owner) })
+			t.Cleanup(func() { d.Exec("BEGIN READ WRITE; DROP OWNED BY " + owner + "; DROP ROLE " + owner + "; COMMIT") })
 		}
 	}
 	f.Source, f.Target = source.As("mover_"+source.Name, ""), target.As("mover_"+source.Name, "")
@@ -156,7 +156,7 @@ func TestNoIdentityUpdated_C1(t *testing.T) {
 			t.Fatalf("%s: %s", name, l.Remedy)
 		}
 		run(strings.TrimSuffix(statement, " Then"))
-		target.Exec(strings.TrimSuffix(statement, " Then")) // as pgcutover missing --sql says
+		target.Exec(strings.TrimSuffix(statement, " Then"))                       // as pgcutover missing --sql says
 		f.Bash(strings.Replace(command, "pgextract", "pgextract --data-only", 1)) // no pg_dump is needed then
 	}
 	run(`UPDATE "Updated; now" SET v = 5; DELETE FROM p WHERE id = 4; UPDATE child SET v = 6 WHERE id = 3; UPDATE heap SET v = 7`)

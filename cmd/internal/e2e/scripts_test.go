@@ -349,6 +349,7 @@ func TestCutoverVerifyStatuses_F13(t *testing.T) {
 			text := `#!/bin/bash
 case "$*" in
 *'--get target_open') echo false ;;
+lock*) echo 1 && cat ;;
 verify*) echo verify >>` + dir + `/verbs; echo "different	equal: THE TARGET DIFFERS	5"; : >"${@: -1}"; sleep 0.2; ` + c.ends + ` ;;
 *) echo "$1" >>` + dir + `/verbs ;;
 esac

@@ -11,10 +11,10 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/identity"
 )
 
-// A Fence is the record of a cutover's fence on the source, from which it can be undone exactly and
-// without the target. It is kept in the comment of the database, as a line after the comment's other
-// text: whoever may fence a database may comment on it, in the same transaction, and everybody may
-// read it. It survives the publications, which cleanup drops.
+// A Fence is the record of a cutover's fence on the source. unfence restores from it exactly what
+// was there before, also without the target. It is a line at the end of the database's comment: a
+// role that may fence a database may comment on it, in the same transaction, and everybody may read
+// it. It outlives the publications, which cleanup drops.
 //
 //	pgsluice fence {"id":"XVBHQ6…","slot":"mig",…}
 //
