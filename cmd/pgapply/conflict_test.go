@@ -59,6 +59,7 @@ func TestCountsWhenStopped_C12(t *testing.T) {
 }
 
 func TestConflictSkip(t *testing.T) {
+	pgtest.Raced(t)
 	_, target, env, changes := conflicting(t)
 	_, _, errs := env.Run(changes, "pgapply", "--adopt", "--on-conflict", "skip")
 	if !strings.Contains(errs, "5 changes did not fit") {

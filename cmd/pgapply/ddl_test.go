@@ -106,6 +106,7 @@ func ddl(sql string) *format.DDL {
 
 // Changes of the schema between changes of rows, within and without a transaction of their own.
 func TestDDL(t *testing.T) {
+	pgtest.Raced(t)
 	_, target := pgtest.Pair(t)
 	env := pgtest.NewEnv(t, target, target)
 	target.Exec("CREATE TABLE t (a text PRIMARY KEY)")

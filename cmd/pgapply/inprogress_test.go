@@ -13,10 +13,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-func TestMain(m *testing.M) {
-	pgtest.Race = true
-	pgtest.Main(m)
-}
+func TestMain(m *testing.M) { pgtest.Main(m) }
 
 // streaming returns a source that sends every transaction of more than a few hundred rows in
 // blocks, a target, and how to run the programs with them. The tables that schema makes are on both
@@ -43,6 +40,7 @@ const accounts = `CREATE TABLE a (id int PRIMARY KEY, v int NOT NULL, pad text);
 // written ahead, with subtransactions that are kept and others that are rolled back, beside small
 // ones that commit meanwhile.
 func TestInProgress(t *testing.T) {
+	pgtest.Raced(t)
 	source, target, env := streaming(t, accounts)
 	const writers, rows = 7, 1000
 	for round := range 3 {
@@ -164,6 +162,7 @@ func TestAheadRefused(t *testing.T) {
 // Somebody else's lock on the target, which the session of a transaction in progress keeps waiting
 // while another one waits for him: no server sees that circle.
 func TestAheadBlocked(t *testing.T) {
+	pgtest.Raced(t)
 	source, target, env := streaming(t, accounts)
 	source.Exec("INSERT INTO log VALUES (1, 'x')")
 	big := source.Connect()

@@ -22,6 +22,7 @@ const banks = `CREATE TABLE account (id int PRIMARY KEY, amount bigint NOT NULL,
 // to row between transactions, and all that must be written by itself. A reader of the target sees
 // only states that the source was in.
 func TestParallel(t *testing.T) {
+	pgtest.Raced(t)
 	source, target := pgtest.Pair(t)
 	env := pgtest.NewEnv(t, source, target)
 	slot := "p_" + source.Name

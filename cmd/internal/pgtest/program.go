@@ -25,9 +25,9 @@ var programs struct {
 }
 
 // Race makes Programs build the programs with the race detector if the tests have it. The tests of
-// pgdecode and pgapply set it. The other tests run hundreds of programs, and with the race detector
-// a program takes four times longer to start. Of those tests, only some call Raced, except with
-// scripts/test --full.
+// pgdecode set it. The other tests run hundreds of programs, and with the race detector a program
+// takes four times longer to start. Of those tests, only some call Raced. scripts/test --full runs
+// all programs with the race detector.
 var Race bool
 
 // raced has the names of the tests that called Raced.
