@@ -204,7 +204,7 @@ func StepBegins(ctx context.Context, c *pgx.Conn, stream int32, step string) err
 func StepBegan(ctx context.Context, c *pgx.Conn, stream int32, step string, ago time.Duration) error {
 	_, err := c.Exec(ctx, `INSERT INTO pgsluice.cutover (stream_id, step, started_at) VALUES ($1, $2, pg_catalog.clock_timestamp() - $3::pg_catalog.interval)
 		ON CONFLICT (stream_id, step) DO UPDATE SET started_at = excluded.started_at, finished_at = NULL, detail = NULL, result = NULL, stamp = NULL,
-		counted = NULL, fence_id = NULL, undo = NULL, lsn = NULL`, stream, step, ago)
+		counted = NULL, fence_id = NULL, undo = NULL, lsn = NULL, applied_lsn = NULL, changes = NULL`, stream, step, ago)
 	return err
 }
 
@@ -238,6 +238,20 @@ func SetFence(ctx context.Context, c *pgx.Conn, stream int32, step, id, undo str
 	return err
 }
 
+// SetDrain records what a drain has found: the fence that it belongs to, its mark, and what the
+// target has applied by now.
+func SetDrain(ctx context.Context, c *pgx.Conn, stream int32, fenceID string, mark format.LSN) error {
+	_, err := c.Exec(ctx, `UPDATE pgsluice.cutover c SET fence_id = $2, lsn = $3::pg_catalog.text::pg_catalog.pg_lsn, applied_lsn = s.applied_lsn, changes = s.changes
+		FROM pgsluice.streams s WHERE s.stream_id = c.stream_id AND c.stream_id = $1 AND c.step = 'drain'`, stream, fenceID, mark.String())
+	return err
+}
+
+// SetLSN records the position that a step stands for.
+func SetLSN(ctx context.Context, c *pgx.Conn, stream int32, step string, lsn format.LSN) error {
+	_, err := c.Exec(ctx, "UPDATE pgsluice.cutover SET lsn = $3::pg_catalog.text::pg_catalog.pg_lsn WHERE stream_id = $1 AND step = $2", stream, step, lsn.String())
+	return err
+}
+
 // ForgetSteps removes the records of steps.
 func ForgetSteps(ctx context.Context, c *pgx.Conn, stream int32, steps ...string) (removed bool, err error) {
 	tag, err := c.Exec(ctx, "DELETE FROM pgsluice.cutover WHERE stream_id = $1 AND step = ANY ($2)", stream, steps)
@@ -256,18 +270,19 @@ type Step struct {
 	Undo     string     `json:"-"`                // of fence: the statements that undo it
 	LSN      format.LSN `json:"-"`                // of drain and open; 0: none
 	Counted  string     `json:"-"`                // of fence: the tables to count again
+	Changes  int64      `json:"-"`                // of drain: how many changes were applied; -1: unknown
 }
 
 // Steps returns the steps of a cutover in the order in which they began.
 func Steps(ctx context.Context, c *pgx.Conn, stream int32) ([]Step, error) {
 	rows, err := c.Query(ctx,
-		"SELECT step, started_at, finished_at, coalesce(detail, ''), coalesce(result, ''), coalesce(stamp, ''), coalesce(counted, ''), coalesce(fence_id, ''), coalesce(undo, ''), coalesce(lsn, '0/0')::pg_catalog.text FROM pgsluice.cutover WHERE stream_id = $1 ORDER BY started_at", stream)
+		"SELECT step, started_at, finished_at, coalesce(detail, ''), coalesce(result, ''), coalesce(stamp, ''), coalesce(counted, ''), coalesce(fence_id, ''), coalesce(undo, ''), coalesce(lsn, '0/0')::pg_catalog.text, coalesce(changes, -1) FROM pgsluice.cutover WHERE stream_id = $1 ORDER BY started_at", stream)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Step, err error) {
 		var lsn string
-		if err := row.Scan(&s.Name, &s.Started, &s.Finished, &s.Detail, &s.Result, &s.Stamp, &s.Counted, &s.FenceID, &s.Undo, &lsn); err != nil {
+		if err := row.Scan(&s.Name, &s.Started, &s.Finished, &s.Detail, &s.Result, &s.Stamp, &s.Counted, &s.FenceID, &s.Undo, &lsn, &s.Changes); err != nil {
 			return s, err
 		}
 		s.LSN, err = format.ParseLSN(lsn)
@@ -339,8 +354,17 @@ func RenamedSchemas(ctx context.Context, c *pgx.Conn, stream int32) (map[string]
 }
 
 // EndStream stops further changes from being applied, because a cutover has made the target the
-// primary.
-func EndStream(ctx context.Context, c *pgx.Conn, stream int32) error {
-	_, err := c.Exec(ctx, "UPDATE pgsluice.streams SET ended_at = coalesce(ended_at, pg_catalog.clock_timestamp()) WHERE stream_id = $1", stream)
-	return err
+// primary. It does so only if the number of applied changes is still the one given, and returns the
+// position up to which the target then has everything. It returns 0 if more was applied.
+func EndStream(ctx context.Context, c *pgx.Conn, stream int32, changes int64) (final format.LSN, err error) {
+	var s string
+	err = c.QueryRow(ctx, "UPDATE pgsluice.streams SET ended_at = coalesce(ended_at, pg_catalog.clock_timestamp()) WHERE stream_id = $1 AND changes = $2 RETURNING applied_lsn::pg_catalog.text",
+		stream, changes).Scan(&s)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	return format.ParseLSN(s)
 }

@@ -322,10 +322,19 @@ func TestAdvance(t *testing.T) {
 	must(t, tc.Rollback(ctx))
 	must(t, advance("2/0", "3/0"))
 	// After the end nothing is applied any more.
-	must(t, progress.EndStream(ctx, c, s.ID))
+	s, err = progress.Open(ctx, c, key)
+	must(t, err)
+	if final, err := progress.EndStream(ctx, c, s.ID, s.Changes-1); err != nil || final != 0 {
+		t.Errorf("ended at %v although more was applied, %v", final, err)
+	}
+	if final, err := progress.EndStream(ctx, c, s.ID, s.Changes); err != nil || final.String() != "3/0" {
+		t.Errorf("ended at %v, %v", final, err)
+	}
 	ended := d.Query("SELECT ended_at FROM pgsluice.streams")
 	refused(advance("3/0", "4/0"))
-	must(t, progress.EndStream(ctx, c, s.ID))
+	if _, err := progress.EndStream(ctx, c, s.ID, s.Changes); err != nil {
+		t.Fatal(err)
+	}
 	if got := d.Query("SELECT ended_at FROM pgsluice.streams"); got != ended {
 		t.Error("the end has moved")
 	}

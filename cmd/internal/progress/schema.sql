@@ -144,6 +144,8 @@ CREATE TABLE pgsluice.cutover (
     fence_id      text,
     undo          text,
     lsn           pg_lsn,
+    applied_lsn   pg_lsn,
+    changes       bigint,
     PRIMARY KEY (stream_id, step)
 );
 COMMENT ON TABLE pgsluice.cutover IS 'the steps of the cutover and their times';
@@ -151,6 +153,8 @@ COMMENT ON COLUMN pgsluice.cutover.detail IS 'what has come of it, for people';
 COMMENT ON COLUMN pgsluice.cutover.result IS 'what the step verify has found';
 COMMENT ON COLUMN pgsluice.cutover.fence_id IS 'made at random by each fence; a drain counts only for the fence that is in force on the source';
 COMMENT ON COLUMN pgsluice.cutover.undo IS 'the statements that undo the step fence on the source, as pgcutover unfence executes them; written before anything is closed';
+COMMENT ON COLUMN pgsluice.cutover.applied_lsn IS 'of the step drain: what the target had then, at least up to the mark';
+COMMENT ON COLUMN pgsluice.cutover.changes IS 'of the step drain: what streams.changes was then; the target is not opened once it is another';
 COMMENT ON COLUMN pgsluice.cutover.lsn IS 'of the step drain: its mark; of the step open: the target has everything up to here';
 
 CREATE TABLE pgsluice.conflicts (

@@ -28,13 +28,16 @@ func (s *Session) Step(ctx context.Context, name string, do func() (detail strin
 }
 
 // Finished reports whether a step is finished.
-func Finished(steps []progress.Step, name string) bool {
-	for _, s := range steps {
-		if s.Name == name {
-			return s.Finished != nil
+func Finished(steps []progress.Step, name string) bool { return Done(steps, name) != nil }
+
+// Done returns a finished step, or nil.
+func Done(steps []progress.Step, name string) *progress.Step {
+	for i := range steps {
+		if steps[i].Name == name && steps[i].Finished != nil {
+			return &steps[i]
 		}
 	}
-	return false
+	return nil
 }
 
 // Denied adds a hint to a permission error.

@@ -144,9 +144,12 @@ func (st *Status) askSource(ctx context.Context, s *session.Session, field strin
 	if s.OnSource, err = s.Connect(ctx, s.Source); err == nil {
 		end := s.End(s.Source)
 		st.Source = &end
-		var fenced bool
+		var fenced, drained bool
 		fenced, err = st.position(ctx, s)
-		st.judge(s.Stream, fenced, err)
+		if err == nil && fenced {
+			drained, err = s.Drained(ctx, st.Cutover)
+		}
+		st.judge(s.Stream, fenced, drained, err)
 	}
 	field, _, _ = strings.Cut(field, ".")
 	if err == nil && (field == "" || strings.HasSuffix(field, "_tables")) {
@@ -161,10 +164,10 @@ func (st *Status) askSource(ctx context.Context, s *session.Session, field strin
 }
 
 // judge names the state of the migration in one word, if it is known.
-func (st *Status) judge(stream *progress.Stream, fenced bool, err error) {
+func (st *Status) judge(stream *progress.Stream, fenced, drained bool, err error) {
 	switch {
 	case stream.Ended:
-	case fenced && session.Finished(st.Cutover, "drain"):
+	case drained:
 		st.is("drained")
 	case fenced:
 		st.is("fenced")

@@ -6,14 +6,14 @@ import (
 	"time"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
-	"github.com/pgsluice/pgsluice/cmd/internal/identity"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
 // Drain writes a mark into the source's WAL and waits until the target has applied everything
-// before it. Then no change is pending. It needs the fence: without it, new changes would arrive at
-// once.
+// before it. Then no change is pending. It needs a proved fence: without it, new changes would
+// arrive at once. What it records counts for that fence only.
 func Drain(ctx context.Context, m *session.Migration, timeout time.Duration) error {
 	s, err := m.BeginTarget(ctx)
 	if err != nil {
@@ -33,11 +33,15 @@ func Drain(ctx context.Context, m *session.Migration, timeout time.Duration) err
 	if err := s.CheckSource(ctx); err != nil {
 		return err
 	}
-	fenced, err := identity.Fenced(ctx, s.OnSource)
+	done, err := progress.Steps(ctx, s.OnTarget, s.Stream.ID)
 	if err != nil {
-		return m.Source.Explain(err)
+		return m.Target.Explain(err)
 	}
-	if !fenced {
+	id, err := s.FenceInForce(ctx, done)
+	if err != nil {
+		return err
+	}
+	if id == "" {
 		return fault.New(fault.Config, "the source is not fenced, so draining it would not be complete").
 			WithHint("First: pgcutover fence --slot %s", m.Slot)
 	}
@@ -48,6 +52,9 @@ func Drain(ctx context.Context, m *session.Migration, timeout time.Duration) err
 		}
 		if err := await(ctx, s, mark, timeout); err != nil {
 			return "", err
+		}
+		if err := progress.SetDrain(ctx, s.OnTarget, s.Stream.ID, id, mark); err != nil {
+			return "", m.Target.Explain(err)
 		}
 		return fmt.Sprintf("the target has everything up to the mark at LSN %v, 0 changes are pending", mark), nil
 	})

@@ -3,12 +3,10 @@ package steps
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
-	"github.com/pgsluice/pgsluice/cmd/internal/identity"
 	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
@@ -56,38 +54,36 @@ func Open(ctx context.Context, m *session.Migration, allow []string, timeout tim
 	} else if err := asCounted(ctx, s, done, allow); err != nil {
 		return err
 	}
-	return s.Step(ctx, "open", func() (string, error) { return openTarget(ctx, s, timeout) })
+	return s.Step(ctx, "open", func() (string, error) { return openTarget(ctx, s, session.Done(done, "drain"), timeout) })
 }
 
-// drained checks that the target has every change, and returns the recorded steps.
+// drained checks that the target has every change from before the fence, and returns the recorded
+// steps.
 func drained(ctx context.Context, s *session.Session) ([]progress.Step, error) {
-	fenced, err := identity.Fenced(ctx, s.OnSource)
-	if err != nil {
-		return nil, s.Source.Explain(err)
-	}
 	done, err := progress.Steps(ctx, s.OnTarget, s.Stream.ID)
 	if err != nil {
 		return nil, s.Target.Explain(err)
 	}
-	if !fenced || !session.Finished(done, "drain") {
-		return nil, fault.New(fault.Config, "the source is not fenced and drained, so the target may lack changes").
+	is, err := s.Drained(ctx, done)
+	if err == nil && !is {
+		err = fault.New(fault.Config, "the source is not fenced and drained, so the target may lack changes").
 			WithHint("First: pgcutover fence --slot %s, and pgcutover drain --slot %s", s.Slot, s.Slot)
 	}
-	return done, nil
+	return done, err
 }
 
 // asFenced reports whether the source's schema has not changed since the fence compared it.
 func asFenced(ctx context.Context, s *session.Session, done []progress.Step) (bool, error) {
-	i := slices.IndexFunc(done, func(s progress.Step) bool { return s.Name == "fence" && s.Finished != nil && s.Stamp != "" })
-	if i < 0 {
+	f := session.Done(done, "fence")
+	if f == nil || f.Stamp == "" {
 		return false, nil
 	}
 	stamp, err := inventory.Stamp(ctx, s.OnSource)
-	return stamp == done[i].Stamp, s.Source.Explain(err)
+	return stamp == f.Stamp, s.Source.Explain(err)
 }
 
 // openTarget makes the target the primary, and returns what it did.
-func openTarget(ctx context.Context, s *session.Session, timeout time.Duration) (string, error) {
+func openTarget(ctx context.Context, s *session.Session, drain *progress.Step, timeout time.Duration) (string, error) {
 	var n int
 	if err := s.Patiently(ctx, s.Target, timeout, func() (err error) {
 		n, err = sequences(ctx, s)
@@ -107,8 +103,8 @@ func openTarget(ctx context.Context, s *session.Session, timeout time.Duration) 
 	if _, err := s.OnTarget.Exec(ctx, waiting.Durable); err != nil {
 		return "", s.Target.Explain(err)
 	}
-	if err := progress.EndStream(ctx, s.OnTarget, s.Stream.ID); err != nil {
-		return "", s.Target.Explain(err)
+	if err := endStream(ctx, s, drain); err != nil {
+		return "", err
 	}
 	for _, o := range failed {
 		s.Log.Warn(fmt.Sprintf("could not create %v: %s", &o, o.Error))

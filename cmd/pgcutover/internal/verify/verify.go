@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
-	"github.com/pgsluice/pgsluice/cmd/internal/identity"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
@@ -92,11 +91,9 @@ func (v *verification) drained(ctx context.Context) error {
 	if v.Stream.Ended {
 		v.Log.Warn("the target is open; rows written to it since then differ from the source")
 	}
-	fenced, err := identity.Fenced(ctx, v.OnSource)
-	if err != nil {
-		return v.Source.Explain(err)
-	}
-	if !fenced || !session.Finished(v.steps, "drain") {
+	if is, err := v.Session.Drained(ctx, v.steps); err != nil {
+		return err
+	} else if !is {
 		return fault.New(fault.Config, "the source is not fenced and drained, so a difference may be a change that is still on its way").
 			WithHint("First: pgcutover fence --slot %s, and pgcutover drain --slot %s", v.Slot, v.Slot)
 	}

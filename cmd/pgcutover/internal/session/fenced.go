@@ -1,0 +1,28 @@
+package session
+
+import (
+	"context"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+)
+
+// FenceInForce returns the id of the fence that this migration has put up and proved, if it is
+// still in force on the source. The id is empty if there is no such fence.
+func (s *Session) FenceInForce(ctx context.Context, done []progress.Step) (id string, err error) {
+	if id, err = slot.FenceID(ctx, s.OnSource); err != nil {
+		return "", s.Source.Explain(err)
+	}
+	if f := Done(done, "fence"); f == nil || f.FenceID != id {
+		return "", nil
+	}
+	return id, nil
+}
+
+// Drained reports whether the target has every change from before the fence that is in force. What
+// was drained under an earlier fence does not count: the source took writes in between.
+func (s *Session) Drained(ctx context.Context, done []progress.Step) (bool, error) {
+	id, err := s.FenceInForce(ctx, done)
+	d := Done(done, "drain")
+	return id != "" && d != nil && d.FenceID == id, err
+}
