@@ -97,6 +97,15 @@ lock_cache() {
 	flock 9
 }
 
+# turn_back exchanges source and target, and sets slot to that of the way back, which pgcutover
+# reverse has created on the target.
+turn_back() {
+	local source=${PGSLUICE_SOURCE:-}
+	[[ $source && ${PGSLUICE_TARGET:-} ]] || die 'the way back needs PGSLUICE_SOURCE and PGSLUICE_TARGET' 'Set both as for the migration.' 64
+	export PGSLUICE_SOURCE=$PGSLUICE_TARGET PGSLUICE_TARGET=$source
+	slot=${slot}_back
+}
+
 # find_programs PROGRAM ... makes sure that our own programs are on PATH. It adds bin/ of this
 # repository to PATH if they are built there.
 find_programs() {

@@ -74,14 +74,15 @@ type flags struct {
 		Ready         string `group:"output" placeholder:"FILE" help:"Create this file when the snapshots exist. The target may be written to from then on."`
 		OnlyDifferent bool   `group:"output" help:"Do not print equal tables."`
 	} `cmd:"" group:"night" help:"Compare every row of every table, as of the drained source. Exits with 0 if all are equal, with 1 if rows differ, and with another status if the comparison failed."`
+	Reverse struct {
+		Check bool `group:"what" help:"Only report what prevents the way back. Changes nothing."`
+	} `cmd:"" group:"night" help:"Make the way back: a slot on the target that carries the application's writes to the old primary. Before the fence, create it; after drain, set where it begins."`
 	Open struct {
 		AllowMissing []string      `group:"what" placeholder:"ID" help:"Accept this line of pgcutover missing. Can be repeated."`
 		Timeout      time.Duration `group:"other" default:"1m" placeholder:"TIME" help:"Give up when another session's lock blocks this step for so long. Default: 1m."`
 	} `cmd:"" group:"night" help:"Open the target for writing: set sequences, create foreign keys and triggers, end sync."`
 	Finish  struct{} `cmd:"" group:"night" help:"Open, then validate foreign keys, refresh materialized views and analyze."`
-	Unfence struct {
-		Force bool `group:"what" help:"Also when the target is open. What was written to it since is not on the source."`
-	} `cmd:"" group:"back" help:"Allow writes to the source again."`
+	Unfence struct{} `cmd:"" group:"back" help:"Allow writes to the source again."`
 	Cleanup struct {
 		Force bool `group:"what" help:"Also before the cutover is finished. This gives up the migration."`
 	} `cmd:"" group:"after" help:"Remove slot, publications, and the state on the target."`
@@ -102,6 +103,8 @@ var about = manual.Manual{
 		{Does: "Close the source:", Command: "pgcutover fence --slot mig"},
 		{Does: "Wait for the last change:", Command: "pgcutover drain --slot mig"},
 		{Does: "Print only what differs:", Command: "pgcutover verify --slot mig --only-different"},
+		{Does: "Ask whether there can be a way back:", Command: "pgcutover reverse --slot mig --check"},
+		{Does: "Make the way back, before the target is open:", Command: "pgcutover reverse --slot mig"},
 		{Does: "Open the target:", Command: "pgcutover open --slot mig"},
 		{Does: "Validate foreign keys and analyze:", Command: "pgcutover finish --slot mig"},
 		{Does: "Give the source back to the application:", Command: "pgcutover unfence --slot mig"},
@@ -196,9 +199,11 @@ func (f *flags) do(ctx context.Context, m *session.Migration, command string, st
 		o := steps.FenceOptions{Check: f.Fence.Check, AllowOrphans: f.Fence.AllowOrphans, Allow: f.Fence.AllowMissing}
 		return m.Retry(ctx, f.Fence.Timeout, func() error { return steps.Fence(ctx, m, o) })
 	case "unfence":
-		return m.Retry(ctx, lockPatience, func() error { return steps.Unfence(ctx, m, f.Unfence.Force) })
+		return m.Retry(ctx, lockPatience, func() error { return steps.Unfence(ctx, m) })
 	case "drain":
 		return steps.Drain(ctx, m, f.Drain.Timeout)
+	case "reverse":
+		return m.Retry(ctx, lockPatience, func() error { return steps.Reverse(ctx, m, f.Reverse.Check) })
 	case "open":
 		return steps.Open(ctx, m, f.Open.AllowMissing, f.Open.Timeout)
 	case "finish":

@@ -177,3 +177,15 @@ func (s *State) Finalize(t *Table) string {
 	return "ALTER TABLE " + pgx.Identifier{up.Schema, up.Name}.Sanitize() + " DETACH PARTITION " +
 		pgx.Identifier{t.Schema, t.Name}.Sanitize() + " FINALIZE"
 }
+
+// PublishPosition adds pgsluice.streams to a publication that pgextract created, unless the table
+// is there.
+func PublishPosition(ctx context.Context, c *pgx.Conn, name string) error {
+	var missing bool
+	if err := c.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_catalog.pg_publication p JOIN pg_catalog.pg_publication s ON s.pubname = $2 WHERE p.pubname = $1 AND NOT p.puballtables
+		AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = pg_catalog.to_regclass('pgsluice.streams')))`,
+		name, slot.InsertOnly(name)).Scan(&missing); err != nil || !missing {
+		return err
+	}
+	return execute(ctx, c, []string{"ALTER PUBLICATION " + pgx.Identifier{name}.Sanitize() + " ADD TABLE ONLY pgsluice.streams"})
+}

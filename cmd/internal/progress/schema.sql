@@ -26,6 +26,7 @@ CREATE TABLE pgsluice.streams (
     last_commit_time timestamptz,
     lock_key      bigint NOT NULL,
     old_lock_keys bigint[] NOT NULL DEFAULT '{}',
+    back_of       text NOT NULL DEFAULT '',
     UNIQUE (system_id, database, slot)
 );
 COMMENT ON TABLE pgsluice.streams IS 'one row for each slot whose stream is applied here; layout 4';
@@ -43,6 +44,7 @@ COMMENT ON COLUMN pgsluice.streams.token IS 'of the migration, as pgextract made
 COMMENT ON COLUMN pgsluice.streams.target_id IS 'made at random here; a slot is acknowledged for one target only';
 COMMENT ON COLUMN pgsluice.streams.last_end_lsn IS 'the last transaction that was applied; a stream that begins before its end has to have it again, exactly';
 COMMENT ON COLUMN pgsluice.streams.lock_key IS 'a secret that the keys of advisory locks are made of; replaced when others hold one of them';
+COMMENT ON COLUMN pgsluice.streams.back_of IS 'slot of the migration that this stream leads back from: this database is its old primary';
 COMMENT ON COLUMN pgsluice.streams.ahead IS 'large transactions in progress are applied ahead of their commit; false once that has failed';
 
 CREATE UNLOGGED TABLE pgsluice.spill (

@@ -172,7 +172,7 @@ func explainCreate(server pgdial.Server, name string, err error) error {
 		return server.Explain(err)
 	}
 	e := &fault.Error{Status: fault.StatusOf(server.Explain(err)), Detail: pg.Detail, Hint: pg.Hint,
-		Err: fmt.Errorf("could not create slot %q on the source: %w", name, err)}
+		Err: fmt.Errorf("could not create slot %q on the %s: %w", name, server.Side, err)}
 	switch pg.Code {
 	case "55000":
 		e.Status = fault.Config

@@ -8,6 +8,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/hold"
+	"github.com/pgsluice/pgsluice/cmd/internal/identity"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
@@ -83,6 +84,9 @@ func (f *follower) start(ctx context.Context, h *format.Header, key progress.Key
 	if err := f.admissible(h); err != nil {
 		return err
 	}
+	if err := f.closedToOthers(ctx); err != nil {
+		return err
+	}
 	f.applier.SetApplied(f.stream.Applied)
 	f.position, f.past.last = f.stream.Applied, f.stream.Last
 	report := f.report
@@ -94,6 +98,9 @@ func (f *follower) start(ctx context.Context, h *format.Header, key progress.Key
 		return f.Server.Explain(err)
 	}
 	if err := f.hold(ctx, hold.StreamTables(f.stream.ID)); err != nil {
+		return err
+	}
+	if err := f.holdKeys(ctx); err != nil {
 		return err
 	}
 	f.mapper = write.Mapper{Lookup: f.lookup, Rename: f.Rename,
@@ -109,6 +116,20 @@ func (f *follower) start(ctx context.Context, h *format.Header, key progress.Key
 	}
 	f.writer = newWriter(ctx, f.applier, report, f.ApplyJobs)
 	return nil
+}
+
+// closedToOthers refuses to write to an old primary that applications may write to.
+func (f *follower) closedToOthers(ctx context.Context) error {
+	if f.stream.BackOf == "" {
+		return nil
+	}
+	fenced, err := identity.Fenced(ctx, f.control)
+	if err != nil || fenced {
+		return f.Server.Explain(err)
+	}
+	return fault.New(fault.Config, "the old primary is not closed any more, so the new primary's changes are not applied to it").
+		WithDetail("Applications may write to the old primary, and what both sides write must not mix.").
+		WithHint("To remove the way back: pgcutover cleanup --slot %s", f.stream.BackOf)
 }
 
 // admissible refuses changes for a target that a cutover has opened, or whose load is not complete.
@@ -289,6 +310,19 @@ func (f *follower) hold(ctx context.Context, tables string) error {
 	n, err := hold.Tables(ctx, f.control, f.stream.ID, f.applier.Replica(), tables)
 	if err == nil && n > 0 {
 		f.Log.Info(fmt.Sprintf("triggers, rules and row level security of the target wait for the cutover: %d", n))
+	}
+	return f.Server.Explain(err)
+}
+
+// holdKeys drops the foreign keys of an old primary until it is the primary again, if the session
+// cannot switch them off.
+func (f *follower) holdKeys(ctx context.Context) error {
+	if f.stream.BackOf == "" || f.applier.Replica() {
+		return nil
+	}
+	n, err := hold.Keys(ctx, f.control, f.stream.ID, hold.StreamTables(f.stream.ID))
+	if err == nil && n > 0 {
+		f.Log.Info(fmt.Sprintf("foreign keys of the target wait for the cutover: %d", n))
 	}
 	return f.Server.Explain(err)
 }

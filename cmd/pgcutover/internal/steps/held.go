@@ -25,7 +25,7 @@ func release(ctx context.Context, s *session.Session) error {
 		return s.Target.Explain(err)
 	}
 	for _, o := range list {
-		if !hold.Is(o.Type) {
+		if !hold.Is(o.Type) && s.Stream.BackOf == "" { // else it was taken from an old primary
 			continue
 		}
 		err := pgx.BeginFunc(ctx, s.OnTarget, func(tx pgx.Tx) error {

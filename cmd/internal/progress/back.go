@@ -1,0 +1,97 @@
+package progress
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// After a cutover, a stream in the other direction keeps the old primary current. Its row is in
+// schema pgsluice of the old primary, and names the slot of the migration that it leads back from.
+// That row is the only proof that the old primary may be written to although it is fenced.
+
+// A Back describes the stream that leads back from a migration.
+type Back struct {
+	Key     Key    // of the slot on the new primary
+	Of      string // slot of the migration
+	Source  Source // the new primary
+	Whole   bool   // the migration covers all tables
+	Without []string
+}
+
+// OpenBack creates the stream that leads back, or replaces what is recorded of it. Until StartBack,
+// it has no position, and pgapply refuses it.
+func OpenBack(ctx context.Context, c *pgx.Conn, b Back) (*Stream, error) {
+	s, err := Open(ctx, c, b.Key)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := c.Exec(ctx, `UPDATE pgsluice.streams SET back_of = $2, whole = $3, without = $4, by_hand = true, applied_lsn = '0/0', start_lsn = NULL WHERE stream_id = $1`,
+		s.ID, b.Of, b.Whole, b.Without); err != nil {
+		return nil, err
+	}
+	// Those of an earlier target.
+	if _, err := c.Exec(ctx, "DELETE FROM pgsluice.streams WHERE back_of = $2 AND stream_id <> $1", s.ID, b.Of); err != nil {
+		return nil, err
+	}
+	return s, SetSource(ctx, c, s.ID, b.Source)
+}
+
+// BackOf returns the stream that leads back from the migration with a slot, or nil.
+func BackOf(ctx context.Context, c *pgx.Conn, slot string) (*Stream, error) {
+	list, err := Streams(ctx, c, "")
+	if err != nil || slot == "" {
+		return nil, err
+	}
+	for _, s := range list {
+		if s.BackOf == slot {
+			return s, nil
+		}
+	}
+	return nil, nil
+}
+
+// A BackTable is a table of a stream that leads back.
+type BackTable struct {
+	LoadTable
+	SourceOID int64
+}
+
+// AddBackTables records the tables that have the same rows on both sides when the stream starts.
+// snapshot is a snapshot of the new primary.
+func AddBackTables(ctx context.Context, c *pgx.Conn, stream int32, list []BackTable, snapshot string) error {
+	cols := make([][]string, 4)
+	oids := make([]int64, 0, len(list))
+	for _, t := range list {
+		for i, s := range []string{t.Schema, t.Name, t.SourceSchema, t.SourceName} {
+			cols[i] = append(cols[i], s)
+		}
+		oids = append(oids, t.SourceOID)
+	}
+	_, err := c.Exec(ctx, `INSERT INTO pgsluice.tables (stream_id, schema_name, table_name, source_schema, source_table, source_oid, status, snapshot)
+		SELECT $1, s, n, ss, sn, o, 'loaded', $7 FROM unnest($2::pg_catalog.text[], $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[], $6::pg_catalog.int8[]) AS v(s, n, ss, sn, o)
+		ON CONFLICT DO NOTHING`, stream, cols[0], cols[1], cols[2], cols[3], oids, snapshot)
+	return err
+}
+
+// StartBack sets the position of the stream that leads back: the old primary has everything that
+// the new one has before lsn.
+func StartBack(ctx context.Context, c *pgx.Conn, stream int32, lsn format.LSN) error {
+	_, err := c.Exec(ctx, `UPDATE pgsluice.streams SET applied_lsn = $2::pg_catalog.text::pg_catalog.pg_lsn, start_lsn = $2::pg_catalog.text::pg_catalog.pg_lsn, updated_at = pg_catalog.clock_timestamp()
+		WHERE stream_id = $1`, stream, lsn.String())
+	return err
+}
+
+// HaltBack takes the position of a stream that leads back away, so that nothing more is applied:
+// others are going to write to the old primary.
+func HaltBack(ctx context.Context, c *pgx.Conn, stream int32) error {
+	_, err := c.Exec(ctx, "UPDATE pgsluice.streams SET applied_lsn = '0/0', start_lsn = NULL WHERE stream_id = $1", stream)
+	return err
+}
+
+// IsPosition reports whether a table is the one in which each transaction of pgapply moves the
+// position of its stream. Only roles that Trust accepts can write to it. So on an old primary, a
+// transaction that changed this table is one of the stream that leads back.
+func IsPosition(schema, table string) bool { return schema == Schema && table == "streams" }

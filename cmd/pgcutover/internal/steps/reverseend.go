@@ -1,0 +1,116 @@
+package steps
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
+)
+
+// haltBack stops the way back before the source is given back to the application: what both sides
+// write from then on must not mix. If the target is not open yet, its slot has nothing to carry,
+// and would only retain WAL there.
+func haltBack(ctx context.Context, s *session.Session) error {
+	if s.Stream != nil && !s.Stream.Ended {
+		if err := dropUnused(ctx, s); err != nil {
+			return err
+		}
+	}
+	if _, err := s.OnSource.Exec(ctx, "SET default_transaction_read_only = off"); err != nil {
+		return s.Source.Explain(err)
+	}
+	stream, err := progress.BackOf(ctx, s.OnSource, s.Slot)
+	if err != nil || stream == nil || stream.Ended || stream.Start == 0 {
+		return onSource(s, err)
+	}
+	s.Log.Info("unfence: the way back is stopped; nothing is applied to the source any more")
+	return s.Source.Explain(progress.HaltBack(ctx, s.OnSource, stream.ID))
+}
+
+// dropUnused drops the slot of the way back, if reverse has created it.
+func dropUnused(ctx context.Context, s *session.Session) error {
+	b := turned(s, nil)
+	info, err := slot.Get(ctx, b.OnSource, b.Slot)
+	if err != nil || info == nil {
+		return b.Source.Explain(err)
+	}
+	token, err := slot.Token(ctx, b.OnSource, b.Slot, []string{b.Slot})
+	if err != nil || token == "" || ours(ctx, b, info) != nil {
+		return b.Source.Explain(err)
+	}
+	return dropSlot(ctx, b)
+}
+
+// turned returns the session of the way back: source and target have changed places.
+func turned(s *session.Session, stream *progress.Stream) *session.Session {
+	m := *s.Migration
+	m.Source, m.Target, m.Slot = s.Target, s.Source, slot.Back(s.Slot)
+	return &session.Session{Migration: &m, OnSource: s.OnTarget, OnTarget: s.OnSource, Stream: stream}
+}
+
+// removeBack removes the way back from both sides: the slot and the publications on the target, and
+// the state on the source. It gives the source back the foreign keys and triggers that waited.
+func removeBack(ctx context.Context, s *session.Session) error {
+	if _, err := s.OnSource.Exec(ctx, "SET default_transaction_read_only = off"); err != nil {
+		return s.Source.Explain(err)
+	}
+	stream, err := progress.BackOf(ctx, s.OnSource, s.Slot)
+	if err != nil {
+		return onSource(s, err)
+	}
+	b := turned(s, stream)
+	info, err := slot.Get(ctx, b.OnSource, b.Slot)
+	if err != nil {
+		return b.Source.Explain(err)
+	}
+	publications, err := slot.Publications(ctx, b.OnSource, []string{b.Slot})
+	if err != nil {
+		return b.Source.Explain(err)
+	}
+	token, err := slot.Token(ctx, b.OnSource, b.Slot, publications)
+	if err != nil {
+		return b.Source.Explain(err)
+	}
+	if stream == nil && (token == "" || len(publications) != 2) {
+		return nil // whatever has these names, reverse has not created it
+	}
+	if info != nil {
+		if err := ours(ctx, b, info); err != nil {
+			return err
+		}
+		if err := dropSlot(ctx, b); err != nil {
+			return err
+		}
+	}
+	for _, p := range publications {
+		if _, err := b.OnSource.Exec(ctx, "DROP PUBLICATION IF EXISTS "+pgx.Identifier{p}.Sanitize()); err != nil {
+			return b.Source.Explain(err)
+		}
+	}
+	if stream != nil {
+		if err := removeBackState(ctx, b); err != nil {
+			return err
+		}
+	}
+	s.Log.Info(fmt.Sprintf("cleanup: removed the way back: slot and publications %q from the target, and its state from the source", b.Slot))
+	return nil
+}
+
+// removeBackState removes the state of the way back from the old primary.
+func removeBackState(ctx context.Context, b *session.Session) error {
+	if err := release(ctx, b); err != nil {
+		return err
+	}
+	if _, err := b.OnTarget.Exec(ctx, "DELETE FROM pgsluice.streams WHERE stream_id = $1", b.Stream.ID); err != nil {
+		return b.Target.Explain(err)
+	}
+	left, err := progress.Streams(ctx, b.OnTarget, "")
+	if err != nil || len(left) > 0 {
+		return b.Target.Explain(err)
+	}
+	return b.Target.Explain(progress.Remove(ctx, b.OnTarget))
+}
