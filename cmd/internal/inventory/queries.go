@@ -111,11 +111,13 @@ func triggers(v int) string {
 	WHERE NOT g.tgisinternal ` + since(v, 130000, "AND g.tgparentid = 0", "") + ` AND t.relpersistence <> 't' AND ` + ours + ` AND ` + own("pg_trigger", "g.oid") + ` AND ` + own("pg_class", "t.oid")
 }
 
+// The rule of a view (ON SELECT) is part of the view. Any other rule may have the same name,
+// _RETURN: older servers let it be renamed to that.
 var rules = `SELECT 'rule', n.nspname, t.relname, w.rulename, 'rule', ARRAY['enabled', (w.ev_enabled)::pg_catalog.text, 'event', (w.ev_type)::pg_catalog.text, 'instead', ` + yes("w.is_instead") + `, ` + says + `]::pg_catalog.text[],
 	` + none + `, pg_catalog.pg_get_ruledef(w.oid), pg_catalog.rtrim(pg_catalog.pg_get_ruledef(w.oid), ';') || CASE w.ev_enabled WHEN 'O' THEN '' ELSE pg_catalog.format(E';\nALTER TABLE %I.%I %s RULE %I', n.nspname, t.relname,
 		CASE w.ev_enabled WHEN 'D' THEN 'DISABLE' WHEN 'R' THEN 'ENABLE REPLICA' ELSE 'ENABLE ALWAYS' END, w.rulename) END
 	FROM pg_catalog.pg_rewrite w JOIN pg_catalog.pg_class t ON t.oid = w.ev_class JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace` + comment("pg_rewrite", "w.oid", "0") + `
-	WHERE w.rulename <> '_RETURN' AND t.relpersistence <> 't' AND ` + ours + ` AND ` + own("pg_class", "t.oid")
+	WHERE w.ev_type <> '1' AND t.relpersistence <> 't' AND ` + ours + ` AND ` + own("pg_class", "t.oid")
 
 var policies = `SELECT 'policy', n.nspname, t.relname, p.polname, 'policy',
 	ARRAY['command', (p.polcmd)::pg_catalog.text, 'permissive', ` + yes("p.polpermissive") + `, 'roles', (r.roles)::pg_catalog.text, 'using', ` + yes("p.polqual IS NOT NULL") + `, 'with check', ` + yes("p.polwithcheck IS NOT NULL") + `, ` + says + `]::pg_catalog.text[],

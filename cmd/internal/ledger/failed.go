@@ -6,6 +6,7 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/sqltext"
 )
 
 // keysOf returns the inventory keys of the objects that a recorded object may be, or be a part of.
@@ -116,6 +117,9 @@ func (c *comparison) failures() {
 		var found []*Line
 		known := false
 		keys := keysOf(f, c.target)
+		if f.Type == "INDEX ATTACH" {
+			keys = c.attached(f)
+		}
 		if keys == nil {
 			keys = fewOf(f, few)
 		}
@@ -128,8 +132,8 @@ func (c *comparison) failures() {
 				l.Cause += "; the load was refused: " + f.Error
 			}
 			l.failed = true
-			if len(l.SQL) == 0 {
-				l.SQL = list(strings.TrimRight(f.SQL, "; \n"))
+			if len(l.SQL) == 0 || f.Type == "INDEX ATTACH" {
+				l.SQL = append(l.SQL, list(strings.TrimRight(f.SQL, "; \n"))...)
 				l.Remedy = "mend the cause, then on the target: " + first(l.SQL, "")
 			}
 		}
@@ -155,6 +159,18 @@ func (c *comparison) failures() {
 			Remedy: fmt.Sprintf("mend the cause, then on the target: %s", first(list(f.SQL), "")),
 			SQL:    sql, order: 20, failed: true})
 	}
+}
+
+// attached returns the partitioned index that lacks the index of a partition: its line says that it
+// is not valid. It returns none for the index of a constraint or of a partition, which has no line.
+func (c *comparison) attached(f *progress.Object) []inventory.Key {
+	schema, name := sqltext.Rules{}.AttachedTo(f.SQL)
+	for k := range c.target {
+		if k.Class == inventory.Index && k.Schema == schema && k.Name == name {
+			return []inventory.Key{k}
+		}
+	}
+	return nil
 }
 
 // few returns the target's keys of rare objects: security labels, default privileges and class

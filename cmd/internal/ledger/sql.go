@@ -254,7 +254,8 @@ func (c *comparison) redefine(o, t *inventory.Object) string {
 
 // set returns the statement that gives a fact of the target's object the source's value.
 func (c *comparison) set(o, t *inventory.Object, fact, is string) string {
-	if c.renamed() && fact != "owner" && fact != "comment" {
+	if c.renamed() && fact != "owner" && fact != "comment" ||
+		fact == "valid" && strings.Contains(o.SQL, " ON ONLY ") { // until each partition's index is attached
 		return ""
 	}
 	column := " ALTER COLUMN " + ident(o.Name)

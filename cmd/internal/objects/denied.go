@@ -11,6 +11,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/sqltext"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
@@ -42,7 +43,7 @@ func names(o *progress.Object) (list []named) {
 		if !part(i) || tokens[i+1].Text != "." || !part(i+2) {
 			continue
 		}
-		n := named{schema: unquoted(tokens[i].Text), name: unquoted(tokens[i+2].Text), own: len(list) == 0 || ownAll[o.Type]}
+		n := named{schema: sqltext.Unquoted(tokens[i].Text), name: sqltext.Unquoted(tokens[i+2].Text), own: len(list) == 0 || ownAll[o.Type]}
 		if n.schema != "pg_catalog" && !slices.ContainsFunc(list, func(x named) bool { return x.schema == n.schema && x.name == n.name }) {
 			list = append(list, n)
 		}

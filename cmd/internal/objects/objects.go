@@ -14,6 +14,7 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/sqltext"
 	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 )
 
@@ -181,6 +182,8 @@ func (m *Maker) instead(ctx context.Context, o *progress.Object, reason error) (
 		return m.forFewer(ctx, o, reason)
 	case o.Type == "OWNER" && pg.Code == "42501" && o.Schema != "":
 		return m.lendCreate(ctx, o)
+	case o.Type == "INDEX ATTACH":
+		return m.asOwner(ctx, o)
 	case o.Type == "CHECK CONSTRAINT" && !Unchecked(o.SQL):
 		return m.checkLater(ctx, o, reason)
 	}
@@ -229,7 +232,7 @@ func (m *Maker) forFewer(ctx context.Context, o *progress.Object, reason error) 
 
 // roleExists reports whether the target has a role. token is the role's name as written in SQL.
 func (m *Maker) roleExists(ctx context.Context, token string) (bool, error) {
-	name := unquoted(token)
+	name := sqltext.Unquoted(token)
 	if !strings.HasPrefix(token, `"`) && noRole[name] {
 		return true, nil
 	}
@@ -245,20 +248,6 @@ func (m *Maker) roleExists(ctx context.Context, token string) (bool, error) {
 	}
 	m.exists[name] = row[0] == "t"
 	return m.exists[name], nil
-}
-
-// lendCreate gives an object to an owner who has no CREATE right on its schema. On the source, the
-// owner may have lost that right later. lendCreate grants it for the duration of the transaction.
-func (m *Maker) lendCreate(ctx context.Context, o *progress.Object) (done bool, left []error, err error) {
-	tokens := rules.Tokens(strings.TrimRight(o.SQL, "; \n"))
-	if len(tokens) < 3 || !strings.EqualFold(tokens[len(tokens)-3].Text, "OWNER") {
-		return false, nil, nil
-	}
-	on := " CREATE ON SCHEMA " + quote(o.Schema)
-	owner := tokens[len(tokens)-1].Text
-	sql := "GRANT" + on + " TO " + owner + ";\n" + o.SQL + "\n;REVOKE" + on + " FROM " + owner + ";"
-	refused, err := m.try(ctx, sql, progress.DoneSQL(o.ID))
-	return refused == nil && err == nil, nil, err
 }
 
 // UncheckedPattern matches the end of a constraint definition that existing rows need not satisfy.

@@ -152,18 +152,10 @@ func (l *roleList) alter() string {
 	return "ALTER POLICY " + l.policy + " ON " + l.table + " TO " + strings.Join(l.names, ", ") + ";"
 }
 
-// unquoted returns the name that an identifier token stands for.
-func unquoted(token string) string {
-	if strings.HasPrefix(token, `"`) {
-		return strings.ReplaceAll(strings.TrimSuffix(token[1:], `"`), `""`, `"`)
-	}
-	return strings.ToLower(token)
-}
-
 // FirstName returns the name that a piece of SQL begins with.
 func FirstName(sql string) string {
 	if tokens := rules.Tokens(sql); len(tokens) > 0 {
-		return unquoted(tokens[0].Text)
+		return sqltext.Unquoted(tokens[0].Text)
 	}
 	return ""
 }
@@ -178,7 +170,7 @@ func roles(o *progress.Object) (names []string) {
 		if !token.Word && !token.Name {
 			return
 		}
-		if n := unquoted(token.Text); (token.Name || !noRole[n]) && !slices.Contains(names, n) {
+		if n := sqltext.Unquoted(token.Text); (token.Name || !noRole[n]) && !slices.Contains(names, n) {
 			names = append(names, n)
 		}
 	}

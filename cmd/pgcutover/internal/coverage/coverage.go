@@ -197,7 +197,7 @@ func UncarriedText(slot string, list []Uncarried) (says, remedy string) {
 // changedRemedy says what to do about tables that have changed in a way that is not carried. Loaded
 // again they are equal, but only as long as they do not change in that way again.
 func changedRemedy(slot string, mends, options []string) string {
-	first := "on the source, give each a primary key"
+	first := "on the source, give each a primary key."
 	if len(mends) > 0 {
 		first = "on the source: " + strings.Join(mends, " ")
 	}
