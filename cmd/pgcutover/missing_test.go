@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -74,6 +75,7 @@ func TestSchemaDrift_C5(t *testing.T) {
 		"CREATE POLICY p ON policed USING (a > 0)", "CREATE DOMAIN positive AS int CHECK (VALUE > 0)")
 	m.load()
 	m.nothingMissing()
+	nothing := target.Query("SELECT result FROM pgsluice.comparisons")
 	source.Exec(`CREATE UNIQUE INDEX "drift index" ON customer (name)`,
 		`ALTER TABLE "It's" DROP COLUMN "Old ""one"`,
 		`ALTER TABLE "It's" ADD COLUMN fresh numeric(5,2) DEFAULT 1 NOT NULL`,
@@ -92,7 +94,11 @@ func TestSchemaDrift_C5(t *testing.T) {
 		"CREATE MATERIALIZED VIEW drift_mv AS SELECT 1 AS a",
 		"ALTER DOMAIN positive ADD CONSTRAINT small CHECK (VALUE < 100)",
 		"ALTER FUNCTION stamp() COST 77")
+	counted, _ := m.cut(0, "status", "--get", "missing.count")
 	lines := m.missing()
+	if counted != fmt.Sprintf("%d\n", len(lines)) {
+		t.Errorf("status has %s missing, not %d", counted, len(lines))
+	}
 	for _, name := range []string{"public.customer.drift index", `public.It's.Old "one`, "public.It's.fresh",
 		"public.Order.positive", "public.drift_view", "public.drift()", "public.mood", "public.drift_seq",
 		"public.customer.name", "drift", "drift.pair", "drift.small", "public.log", "public.customer.later",
@@ -109,9 +115,24 @@ func TestSchemaDrift_C5(t *testing.T) {
 	_, errs := m.cut(78, "fence")
 	says(t, errs, "drift index", "pgcutover missing")
 	source.Exec("INSERT INTO log VALUES ('open')") // nothing was changed
-	if got, _ := m.cut(0, "status", "--get", "missing.count"); got == "0\n" {
-		t.Error("status has nothing missing")
+	// status keeps the comparison. Whatever is kept, the other commands compare again.
+	for kept, want := range map[string]string{nothing: "0\n", `\x01`: counted} {
+		target.Exec("UPDATE pgsluice.comparisons SET result = '" + kept + "'")
+		if got, _ := m.cut(0, "status", "--get", "missing.count"); got != want {
+			t.Errorf("with %.20s kept, status has %s missing, not %s", kept, got, want)
+		}
+		target.Exec("UPDATE pgsluice.comparisons SET result = '" + nothing + "'")
+		_, errs = m.cut(78, "fence")
+		says(t, errs, "drift index")
 	}
+	if got, _ := m.cut(0, "status", "--get", "missing.count"); got != counted {
+		t.Errorf("status has %s missing, not %s", got, counted)
+	}
+	target.Exec("GRANT DELETE ON log TO PUBLIC")
+	if got, _ := m.cut(0, "status", "--get", "missing.count"); got == counted {
+		t.Errorf("status has %s missing after a change of the target", got)
+	}
+	target.Exec("REVOKE DELETE ON log FROM PUBLIC")
 	m.mend()
 	m.nothingMissing()
 	m.cut(0, "fence")

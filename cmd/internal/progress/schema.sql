@@ -206,3 +206,12 @@ CREATE TABLE pgsluice.fingerprints (
     PRIMARY KEY (stream_id, side, class, schema_name, table_name, name)
 );
 COMMENT ON TABLE pgsluice.fingerprints IS 'what each object of the schema was when it was loaded, as hashes: on the source at the snapshot, on the target when the load was complete';
+
+CREATE TABLE pgsluice.comparisons (
+    stream_id     integer PRIMARY KEY REFERENCES pgsluice.streams ON DELETE CASCADE,
+    inputs        text NOT NULL,
+    result        bytea NOT NULL,
+    compared_at   timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+COMMENT ON TABLE pgsluice.comparisons IS 'the last comparison of the schemas, which holds until anything that it was made from has changed';
+COMMENT ON COLUMN pgsluice.comparisons.inputs IS 'hash of what it was made from: both catalogs, and the state of the migration';

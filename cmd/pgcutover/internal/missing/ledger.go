@@ -5,7 +5,6 @@ package missing
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"time"
 
@@ -15,11 +14,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/carried"
 	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
 	"github.com/pgsluice/pgsluice/cmd/internal/ledger"
-	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/coverage"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
-	"github.com/pgsluice/pgsluice/format"
 )
 
 // A Result is the outcome of a comparison.
@@ -35,36 +32,56 @@ type Result struct {
 // Compare compares the objects of the source with those of the target. It returns the objects that
 // are missing or different.
 func Compare(ctx context.Context, s *session.Session) (*Result, error) {
+	return compare(ctx, s, new(Known), false)
+}
+
+// Known is what a caller has read already. What is nil is read again.
+type Known struct {
+	Tables  []progress.TableInfo
+	Carried []*carried.Table // as coverage.Compare returns them
+}
+
+func (k *Known) readTables(ctx context.Context, s *session.Session) (err error) {
+	if k.Tables == nil {
+		k.Tables, err = progress.Tables(ctx, s.OnTarget, s.Stream.ID)
+	}
+	return s.Target.Explain(err)
+}
+
+// Kept is Compare for a caller that only reports. It returns the kept result of the last comparison
+// if the catalogs of both sides and the record of the migration are still the same. With many
+// tables, that takes much less time. A step that changes anything compares again: it trusts nothing
+// that is kept.
+func Kept(ctx context.Context, s *session.Session, known *Known) (*Result, error) {
+	return compare(ctx, s, known, true)
+}
+
+func compare(ctx context.Context, s *session.Session, known *Known, keep bool) (*Result, error) {
 	r := new(Result)
 	if s.Stream.LoadStatus == "loading" {
 		return r, nil
 	}
-	in := ledger.Input{ByHand: s.Stream.ByHand || s.Stream.LoadStatus == "none",
-		Selected:      !s.Stream.Whole && s.Stream.LoadStatus == "loaded",
-		WithoutOwners: slices.Contains(s.Stream.Without, format.WithoutOwners),
-		WithoutRights: slices.Contains(s.Stream.Without, format.WithoutRights), Ended: s.Stream.Ended,
-		Role: make(map[string]bool)}
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() (err error) {
-		in.Source, err = inventory.Read(gctx, s.OnSource)
-		return s.Source.Explain(err)
-	})
-	g.Go(func() (err error) {
-		in.Target, err = inventory.Read(gctx, s.OnTarget)
-		return s.Target.Explain(err)
-	})
-	if err := g.Wait(); err != nil {
+	if err := known.readTables(ctx, s); err != nil {
 		return nil, err
 	}
-	if err := remembered(ctx, s, &in); err != nil {
-		return nil, s.Target.Explain(err)
+	in, inputs, err := inputsOf(ctx, s, known.Tables)
+	if err != nil {
+		return nil, err
 	}
-	if err := s.OnSource.QueryRow(ctx, "SELECT pg_catalog.quote_ident(current_user)").Scan(&in.SourceRole); err != nil {
-		return nil, s.Source.Explain(err)
+	r.Compared = true
+	if keep {
+		if r.Lines, err = last(ctx, s, inputs); err != nil {
+			return nil, err
+		}
 	}
-	in.OldRights = pgdial.Version(s.OnSource.PgConn()) < 170000 || pgdial.Version(s.OnTarget.PgConn()) < 170000
-	r.Lines, r.Compared = ledger.Compare(in), true
-	if err := r.notCarried(ctx, s); err != nil {
+	if r.Lines == nil {
+		if err := read(ctx, s, in); err != nil {
+			return nil, err
+		}
+		r.Lines = ledger.Compare(*in)
+		keepLines(ctx, s, inputs, r.Lines)
+	}
+	if err := r.notCarried(ctx, s, known); err != nil {
 		return nil, err
 	}
 	return r, r.allow(ctx, s)
@@ -77,6 +94,23 @@ func (r *Result) allow(ctx context.Context, s *session.Session) error {
 		r.Lines[i].Allowed = allowed[r.Lines[i].ID]
 	}
 	return s.Target.Explain(err)
+}
+
+// read adds the inventories and the target's record of the migration.
+func read(ctx context.Context, s *session.Session, in *ledger.Input) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		in.Source, err = inventory.Read(gctx, s.OnSource)
+		return s.Source.Explain(err)
+	})
+	g.Go(func() (err error) {
+		in.Target, err = inventory.Read(gctx, s.OnTarget)
+		return s.Target.Explain(err)
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return s.Target.Explain(remembered(ctx, s, in))
 }
 
 // remembered adds the target's record of the migration.
@@ -112,9 +146,6 @@ func remembered(ctx context.Context, s *session.Session, in *ledger.Input) (err 
 			}
 		}
 	}
-	if in.Renames, _, err = Renames(ctx, s); err != nil {
-		return err
-	}
 	for k, b := range in.Baseline {
 		b.Target = onTarget[in.Renames.Key(k)]
 		in.Baseline[k] = b
@@ -127,26 +158,23 @@ func remembered(ctx context.Context, s *session.Session, in *ledger.Input) (err 
 		return err
 	}
 	var role string
-	if _, err := pgx.ForEachRow(rows, []any{&role}, func() error { in.Role[role] = true; return nil }); err != nil {
-		return err
-	}
-	return s.OnTarget.QueryRow(ctx,
-		"SELECT pg_catalog.quote_ident(current_user), pg_catalog.current_database()").
-		Scan(&in.TargetRole, &in.Database)
+	_, err = pgx.ForEachRow(rows, []any{&role}, func() error { in.Role[role] = true; return nil })
+	return err
 }
 
 // notCarried adds the tables whose changes do not reach the target.
-func (r *Result) notCarried(ctx context.Context, s *session.Session) error {
-	tables, err := progress.Tables(ctx, s.OnTarget, s.Stream.ID)
-	if err != nil {
-		return s.Target.Explain(err)
-	}
+func (r *Result) notCarried(ctx context.Context, s *session.Session, known *Known) (err error) {
 	if s.Stream.Ended || s.Stream.Key.Slot == "" {
 		return nil
 	}
-	list, err := coverage.Compare(ctx, s, tables)
-	if err != nil {
-		return err
+	list := known.Carried
+	if list == nil {
+		if err := known.readTables(ctx, s); err != nil {
+			return err
+		}
+		if list, err = coverage.Compare(ctx, s, known.Tables); err != nil {
+			return err
+		}
 	}
 	missing, uncarried, _ := coverage.Sort(list)
 	r.lacking, r.Unchanged = missing, carried.Unchanged(list)

@@ -32,7 +32,7 @@ func RequireNothing(ctx context.Context, s *session.Session, allow []string, pat
 // does not reach the target completely. It does not compare the schemas.
 func RequireCarried(ctx context.Context, s *session.Session, allow []string) error {
 	r := new(Result)
-	if err := r.notCarried(ctx, s); err != nil {
+	if err := r.notCarried(ctx, s, new(Known)); err != nil {
 		return err
 	}
 	if err := r.allow(ctx, s); err != nil {

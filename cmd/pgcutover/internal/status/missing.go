@@ -22,13 +22,13 @@ type MissingStatus struct {
 
 // findMissing compares both sides. It returns the last result instead if the comparison took too
 // long to repeat so soon: the status must not put load on the servers.
-func findMissing(ctx context.Context, s *session.Session, last *MissingStatus) (*MissingStatus, error) {
+func findMissing(ctx context.Context, s *session.Session, known *missing.Known, last *MissingStatus) (*MissingStatus, error) {
 	const share = 30 // comparing may take 1/share of the time
 	if last != nil && time.Since(last.At) < share*last.took {
 		return last, nil
 	}
 	began := time.Now()
-	r, err := missing.Compare(ctx, s)
+	r, err := missing.Kept(ctx, s, known)
 	if err != nil || !r.Compared {
 		return nil, err
 	}

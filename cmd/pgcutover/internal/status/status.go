@@ -14,6 +14,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/coverage"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/missing"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -152,11 +153,12 @@ func (st *Status) askSource(ctx context.Context, s *session.Session, field strin
 		st.judge(s.Stream, fenced, drained, err)
 	}
 	field, _, _ = strings.Cut(field, ".")
+	known := &missing.Known{Tables: st.Tables}
 	if err == nil && (field == "" || strings.HasSuffix(field, "_tables")) {
-		err = st.findTables(ctx, s)
+		known.Carried, err = st.findTables(ctx, s)
 	}
 	if err == nil && (field == "" || field == "missing") {
-		st.NotThere, err = findMissing(ctx, s, last)
+		st.NotThere, err = findMissing(ctx, s, known, last)
 	}
 	if st.asked = s.Locked(s.Source.Explain(err)); err != nil {
 		st.problem(st.asked)

@@ -1,0 +1,34 @@
+package progress
+
+import (
+	"context"
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// RecordStamp returns a value that changes whenever a stream's fingerprints or deferred objects do.
+func RecordStamp(ctx context.Context, c *pgx.Conn, stream int32) (stamp string, err error) {
+	const part = "(SELECT pg_catalog.concat(pg_catalog.count(*), ' ', pg_catalog.sum(pg_catalog.hashtext(pg_catalog.concat(t.xmin, t.ctid)))) FROM pgsluice."
+	err = c.QueryRow(ctx, "SELECT pg_catalog.concat("+
+		part+"fingerprints t WHERE t.stream_id = $1), ', ', "+
+		part+"deferred t WHERE t.stream_id = $1))", stream).Scan(&stamp)
+	return stamp, err
+}
+
+// Comparison returns the kept result of a comparison. It returns nil if the last one was made from
+// something else.
+func Comparison(ctx context.Context, c *pgx.Conn, stream int32, inputs string) (result []byte, err error) {
+	err = c.QueryRow(ctx, "SELECT result FROM pgsluice.comparisons WHERE stream_id = $1 AND inputs = $2", stream, inputs).Scan(&result)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = nil
+	}
+	return result, err
+}
+
+// KeepComparison keeps the result of a comparison, in place of the last one.
+func KeepComparison(ctx context.Context, c *pgx.Conn, stream int32, inputs string, result []byte) error {
+	_, err := c.Exec(ctx, `INSERT INTO pgsluice.comparisons (stream_id, inputs, result) VALUES ($1, $2, $3)
+		ON CONFLICT (stream_id) DO UPDATE SET inputs = excluded.inputs, result = excluded.result, compared_at = excluded.compared_at`, stream, inputs, result)
+	return err
+}
