@@ -131,7 +131,7 @@ func (s statusJSON) steps() string {
 }
 
 // All steps of a cutover, each of them twice, and each refused where it does not belong.
-func TestSteps(t *testing.T) {
+func TestSteps_F9(t *testing.T) {
 	pgtest.Raced(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
@@ -300,7 +300,9 @@ func TestSteps(t *testing.T) {
 			t.Error("something is left")
 		}
 	}
-	m.cut(0, "unfence")
+	_, errs = m.cut(78, "unfence")
+	says(t, errs, "the target is open", "--force")
+	m.cut(0, "unfence", "--force")
 	source.Exec("INSERT INTO log VALUES ('free')")
 }
 

@@ -82,7 +82,9 @@ type flags struct {
 		Timeout      time.Duration `group:"other" default:"1m" placeholder:"TIME" help:"Give up when another session's lock blocks this step for so long. Default: 1m."`
 	} `cmd:"" group:"night" help:"Open the target for writing: set sequences, create foreign keys and triggers, end sync."`
 	Finish  struct{} `cmd:"" group:"night" help:"Open, then validate foreign keys, refresh materialized views and analyze."`
-	Unfence struct{} `cmd:"" group:"back" help:"Allow writes to the source again."`
+	Unfence struct {
+		Force bool `group:"what" help:"Also when the target is open. What was written to it since is not on the source."`
+	} `cmd:"" group:"back" help:"Allow writes to the source again."`
 	Cleanup struct {
 		Force bool `group:"what" help:"Also before the cutover is finished. This gives up the migration."`
 	} `cmd:"" group:"after" help:"Remove slot, publications, and the state on the target."`
@@ -199,7 +201,7 @@ func (f *flags) do(ctx context.Context, m *session.Migration, command string, st
 		o := steps.FenceOptions{Check: f.Fence.Check, AllowOrphans: f.Fence.AllowOrphans, Allow: f.Fence.AllowMissing}
 		return m.Retry(ctx, f.Fence.Timeout, func() error { return steps.Fence(ctx, m, o) })
 	case "unfence":
-		return m.Retry(ctx, lockPatience, func() error { return steps.Unfence(ctx, m) })
+		return m.Retry(ctx, lockPatience, func() error { return steps.Unfence(ctx, m, f.Unfence.Force) })
 	case "drain":
 		return steps.Drain(ctx, m, f.Drain.Timeout)
 	case "reverse":

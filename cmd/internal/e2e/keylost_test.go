@@ -21,9 +21,10 @@ func TestKeyLostWithoutTriggers_C1(t *testing.T) {
 	owner, mover := role(t, source, "owner", ""), role(t, source, "mover", "REPLICATION")
 	other := role(t, source, "other", "")
 	source.Exec("ALTER ROLE "+owner+" NOLOGIN", "GRANT "+owner+" TO "+mover,
-		"GRANT CREATE ON DATABASE "+source.Name+" TO "+mover,
+		"GRANT CREATE ON DATABASE "+source.Name+" TO "+mover, "ALTER DATABASE "+source.Name+" OWNER TO "+owner,
 		"GRANT pg_read_all_stats, pg_read_all_settings, pg_signal_backend TO "+mover,
 		"GRANT ALL ON SCHEMA public TO "+owner+", "+other, "GRANT "+other+" TO "+mover)
+	t.Cleanup(func() { source.Exec("BEGIN READ WRITE; ALTER DATABASE " + source.Name + " OWNER TO postgres; COMMIT") })
 	run := func(sql string) {
 		t.Helper()
 		source.Exec("SET ROLE " + owner + "; " + sql)

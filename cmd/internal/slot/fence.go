@@ -26,6 +26,8 @@ type Fence struct {
 	Began time.Time `json:"began"` // before it was closed, by the source's clock
 	// Setting is what the database's default_transaction_read_only was before; nil: not set.
 	Setting *string `json:"setting,omitempty"`
+	// Opened is when the target was opened for writing: the source is no longer the primary.
+	Opened *time.Time `json:"opened,omitempty"`
 }
 
 const fenceMark = "pgsluice fence "
@@ -97,4 +99,20 @@ func SetFence(ctx context.Context, tx pgx.Tx, f *Fence) error {
 	}
 	_, err = tx.Exec(ctx, "COMMENT ON DATABASE "+pgx.Identifier{name}.Sanitize()+" IS "+literal)
 	return err
+}
+
+// SetOpened records in the fence's record that the target is open. It does nothing if there is no
+// record.
+func SetOpened(ctx context.Context, c *pgx.Conn) error {
+	return pgx.BeginTxFunc(ctx, c, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
+		f, _, err := GetFence(ctx, c)
+		if err != nil || f == nil || f.Opened != nil {
+			return err
+		}
+		f.Opened = new(time.Time)
+		if err := tx.QueryRow(ctx, "SELECT pg_catalog.clock_timestamp()").Scan(f.Opened); err != nil {
+			return err
+		}
+		return SetFence(ctx, tx, f)
+	})
 }

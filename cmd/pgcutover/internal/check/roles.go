@@ -1,5 +1,7 @@
 package check
 
+import "github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
+
 func (c *checker) sourceRole() error {
 	can, err := c.ask(c.s, `SELECT rolsuper OR rolreplication OR EXISTS (SELECT FROM pg_catalog.pg_roles g WHERE g.rolname = 'rds_replication' AND pg_catalog.pg_has_role(current_user, g.oid, 'USAGE'))
 		FROM pg_catalog.pg_roles WHERE rolname = current_user`)
@@ -20,14 +22,17 @@ func (c *checker) sourceRole() error {
 		c.fail("", "the source's role may not create a publication in the database").
 			do("source", superuser, "GRANT CREATE ON DATABASE "+c.sourceDatabase+" TO "+c.sourceUser+";")
 	}
-	owner, err := c.ask(c.s,
-		"SELECT CASE WHEN NOT pg_catalog.pg_has_role(current_user, datdba, 'USAGE') THEN pg_catalog.pg_get_userbyid(datdba) END FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()")
+	f, err := session.GetFencing(c.ctx, c.s)
 	if err != nil {
 		return err
 	}
-	if owner != "" {
+	if f.Owner != "" {
 		c.fail("Or use the owner for pgcutover.", "the source's role does not own the database, and cannot fence it at cutover").
-			do("source", superuser, grantRole(c.sv, owner, c.sourceUser))
+			do("source", superuser, grantRole(c.sv, f.Owner, c.sourceUser))
+	}
+	if len(f.Grants) > 0 {
+		c.fail("", "the source's role may not see or end the sessions of other roles, and cannot fence the database at cutover").
+			do("source", superuser, f.Grant())
 	}
 	return nil
 }

@@ -52,8 +52,12 @@ func Cleanup(ctx context.Context, m *session.Migration, force bool) error {
 	if err := c.removeFromTarget(ctx); err != nil {
 		return err
 	}
-	if fenced, err := identity.Fenced(ctx, c.OnSource); err == nil && fenced {
-		m.Log.Info("the source is still fenced. To allow writes to it: pgcutover unfence")
+	if record, fenced, err := slot.GetFence(ctx, c.OnSource); err == nil && fenced {
+		if record != nil && record.Opened != nil {
+			m.Log.Info("the source is still fenced: the target has taken its place")
+		} else {
+			m.Log.Info("the source is still fenced. To allow writes to it: pgcutover unfence")
+		}
 	}
 	if !c.found {
 		m.Log.Info(fmt.Sprintf("cleanup: nothing of slot %q is left, neither on the source nor on the target", m.Slot))

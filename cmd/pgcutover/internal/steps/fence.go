@@ -110,9 +110,16 @@ func requireLoaded(s *session.Session) error {
 // checkFence refuses to fence if a role could still write: its own setting overrides the
 // database's.
 func checkFence(ctx context.Context, s *session.Session) error {
-	rows, err := s.OnSource.Query(ctx, `SELECT r.rolname FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
-		WHERE s.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))
-		AND EXISTS (SELECT FROM pg_catalog.unnest(s.setconfig) x WHERE x ~ '^default_transaction_read_only=(off|false|no|0)')`)
+	if err := session.RequireFencing(ctx, s); err != nil {
+		return err
+	}
+	// The server takes any spelling of a boolean. A role's setting for this database overrides its
+	// setting for all.
+	rows, err := s.OnSource.Query(ctx, `SELECT r.rolname FROM (SELECT DISTINCT ON (s.setrole) s.setrole, (pg_catalog.substr(x, pg_catalog.strpos(x, '=') + 1))::pg_catalog.bool AS closed
+		FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) x
+		WHERE s.setrole <> 0 AND s.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))
+		AND pg_catalog.split_part(x, '=', 1) = 'default_transaction_read_only' ORDER BY s.setrole, s.setdatabase = 0) v
+		JOIN pg_catalog.pg_roles r ON r.oid = v.setrole WHERE NOT v.closed`)
 	if err != nil {
 		return s.Source.Explain(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/missing"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
@@ -102,6 +103,10 @@ func openTarget(ctx context.Context, s *session.Session, drain *progress.Step, t
 	// server's settings promise.
 	if _, err := s.OnTarget.Exec(ctx, waiting.Durable); err != nil {
 		return "", s.Target.Explain(err)
+	}
+	// Best effort: if the target is lost later, unfence still knows that it was opened.
+	if err := slot.SetOpened(ctx, s.OnSource); err != nil {
+		s.Log.Warn("could not record on the source that the target is open: " + err.Error())
 	}
 	if err := endStream(ctx, s, drain); err != nil {
 		return "", err

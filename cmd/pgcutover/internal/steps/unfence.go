@@ -5,14 +5,15 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
 // Unfence allows writes to the source's database again. It changes nothing if the database is not
-// fenced.
-func Unfence(ctx context.Context, m *session.Migration) error {
+// fenced. Once the target is open, it needs force: source and target would both take writes.
+func Unfence(ctx context.Context, m *session.Migration, force bool) error {
 	s, err := m.BeginSource(ctx)
 	if err != nil {
 		return err
@@ -38,6 +39,11 @@ func Unfence(ctx context.Context, m *session.Migration) error {
 		m.Log.Info(fmt.Sprintf("unfence: database %q of the source is not fenced", db))
 		return nil
 	}
+	if err := notOpened(s, record); err != nil && !force {
+		return err
+	} else if err != nil {
+		m.Log.Warn("the target was opened before; source and target now diverge")
+	}
 	if err := reopen(ctx, s, record); err != nil {
 		return err
 	}
@@ -49,9 +55,6 @@ func Unfence(ctx context.Context, m *session.Migration) error {
 	if s.Stream == nil {
 		return nil
 	}
-	if s.Stream.Ended {
-		m.Log.Warn("the target was opened before; source and target now diverge")
-	}
 	gone, err := s.OnTarget.Exec(ctx,
 		"DELETE FROM pgsluice.cutover WHERE stream_id = $1 AND (step IN ('fence', 'drain') OR step = 'open' AND NOT $2)",
 		s.Stream.ID, s.Stream.Ended)
@@ -59,6 +62,21 @@ func Unfence(ctx context.Context, m *session.Migration) error {
 		return holdAgain(ctx, s)
 	}
 	return m.Target.Explain(err)
+}
+
+// notOpened refuses if the target is open: what it has taken since is not on the source. If the
+// target cannot be asked, the source's record has to tell.
+func notOpened(s *session.Session, record *slot.Fence) error {
+	opened := record != nil && record.Opened != nil
+	if s.Stream != nil {
+		opened = s.Stream.Ended
+	}
+	if !opened {
+		return nil
+	}
+	return fault.New(fault.Config, "the target is open, so that the source stays closed").
+		WithDetail("The rows that were written to the target since are not on the source, and what is written to the source now never reaches the target.").
+		WithHint("To give the source back nevertheless, and lose these rows for its application: pgcutover unfence --slot %s --force", s.Slot)
 }
 
 // known adds the target and the migration's state there, if they can be reached.

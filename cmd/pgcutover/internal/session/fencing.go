@@ -1,0 +1,67 @@
+package session
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
+)
+
+// A Fencing says which of the rights that a fence takes the source's role lacks.
+type Fencing struct {
+	Role   string   // quoted
+	Owner  string   // of the database, if the role is no member of it
+	Grants []string // the predefined roles that it lacks
+}
+
+// GetFencing asks for the rights in the way the server itself does: most are inherited ones.
+func GetFencing(ctx context.Context, c *pgx.Conn) (f Fencing, err error) {
+	how := "USAGE"
+	if pgdial.Version(c.PgConn()) < 150000 {
+		how = "MEMBER"
+	}
+	var stats, signal bool
+	err = c.QueryRow(ctx, `SELECT current_user, CASE WHEN pg_catalog.pg_has_role(d.datdba, 'USAGE') THEN '' ELSE pg_catalog.pg_get_userbyid(d.datdba) END,
+		pg_catalog.pg_has_role('pg_read_all_stats', $1), pg_catalog.pg_has_role('pg_signal_backend', 'USAGE')
+		FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()`, how).Scan(&f.Role, &f.Owner, &stats, &signal)
+	f.Role = text.Ident(f.Role)
+	if !stats {
+		f.Grants = append(f.Grants, "pg_read_all_stats")
+	}
+	if !signal {
+		f.Grants = append(f.Grants, "pg_signal_backend")
+	}
+	return f, err
+}
+
+// Grant returns the statement that gives the role the predefined roles that it lacks.
+func (f *Fencing) Grant() string {
+	s := "GRANT "
+	for i, r := range f.Grants {
+		if i > 0 {
+			s += ", "
+		}
+		s += r
+	}
+	return s + " TO " + f.Role + ";"
+}
+
+// RequireFencing refuses a role that cannot fence the source: one that does not see all sessions
+// would take those that it does not see for none.
+func RequireFencing(ctx context.Context, s *Session) error {
+	f, err := GetFencing(ctx, s.OnSource)
+	switch {
+	case err != nil:
+		return s.Source.Explain(err)
+	case f.Owner != "":
+		return fault.New(fault.Permission, "the source's role %s may not fence the database", f.Role).
+			WithHint("The role must own the source's database. As superuser: GRANT %s TO %s;", text.Ident(f.Owner), f.Role)
+	case len(f.Grants) > 0:
+		return fault.New(fault.Permission, "the source's role %s may not see or end the sessions of other roles, so the fence would not hold", f.Role).
+			WithHint("On the source, as superuser: %s", f.Grant())
+	}
+	return nil
+}
