@@ -1,6 +1,7 @@
 package carried
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -25,7 +26,7 @@ type Counters struct {
 
 // String returns the form that the load's stream and the target's state have.
 func (c Counters) String() string {
-	return fmt.Sprintf("%d.%d.%d.%d@%s", c.Inserted, c.Updated, c.Deleted, c.File, c.Since)
+	return fmt.Sprintf("%d.%d.%d.%d@%s", c.Inserted, c.Updated, c.Deleted, c.File, cmp.Or(c.Since, "-"))
 }
 
 // ParseCounters is the inverse of String. It returns nil for anything else.
@@ -33,6 +34,9 @@ func ParseCounters(s string) *Counters {
 	var c Counters
 	if n, err := fmt.Sscanf(s, "%d.%d.%d.%d@%s", &c.Inserted, &c.Updated, &c.Deleted, &c.File, &c.Since); n != 5 || err != nil {
 		return nil
+	}
+	if c.Since == "-" {
+		c.Since = ""
 	}
 	return &c
 }
@@ -92,7 +96,8 @@ func Uncarried(tables []*Table) (oids []uint32) {
 
 // differ reports whether a table may have changed between two readings of its counters in a way
 // that is not carried. told is false if the readings do not tell.
-func (t *Table) differ(before, now Counters) (changed, told bool) {
+func (t *Table) differ(before, now Counters, version int) (changed, told bool) {
+	replaced := before.File != 0 && now.File != before.File
 	switch {
 	case before.Since == "" || before.Since != now.Since || now.Inserted < before.Inserted ||
 		now.Updated < before.Updated || now.Deleted < before.Deleted:
@@ -101,12 +106,13 @@ func (t *Table) differ(before, now Counters) (changed, told bool) {
 		return true, true
 	}
 	// The WAL has no change at all of an unlogged table.
-	return t.Unlogged && (now.Inserted > before.Inserted || before.File != 0 && now.File != before.File), true
+	return replaced && !decodesTruncate(version) || t.Unlogged && (now.Inserted > before.Inserted || replaced), true
 }
 
 // Changes adds a reason to each table of list that may have changed since its load in a way that is
 // not carried. list is what Compare has returned for the target. Changes queries the source only if
-// there are tables without usable replica identity, or unlogged ones.
+// there are tables without usable replica identity, or unlogged ones, or if the source does not
+// decode TRUNCATE.
 func (s *State) Changes(ctx context.Context, c *pgx.Conn, target Target, list []*Table) error {
 	var judged []*Table
 	for _, t := range list {
@@ -129,7 +135,7 @@ func (s *State) Changes(ctx context.Context, c *pgx.Conn, target Target, list []
 		}
 		s.change(t, target, now[oid], since)
 	}
-	return nil
+	return s.files(ctx, c, judged)
 }
 
 // change judges one table by its counters.
@@ -149,11 +155,13 @@ func (s *State) change(t *Table, target Target, now Counters, since string) {
 		s.uncounted(t, "there are no statistics from before its load")
 		return
 	}
-	switch changed, told := t.differ(*before, now); {
+	switch changed, told := t.differ(*before, now, s.Version); {
 	case !told:
 		s.uncounted(t, "the source's statistics were reset, or lost in a crash or failover")
 	case !changed:
 		t.Unchanged = &now
+	case !t.Unlogged && now.Updated == before.Updated && now.Deleted == before.Deleted:
+		s.truncated(t)
 	case t.Unlogged:
 		s.changed(t, Changed, "it has changed since it was loaded, and is unlogged: its changes are in no WAL")
 	default:
@@ -204,7 +212,7 @@ func (t *Target) since() (since string) {
 	for i := range t.Tables {
 		c := ParseCounters(t.Tables[i].Counted)
 		switch {
-		case c == nil:
+		case c == nil || c.Since == "":
 		case since != "" && since != c.Since:
 			return ""
 		default:

@@ -31,6 +31,8 @@ const (
 	Changed Code = "changed"
 	// Whether rows have changed in such a way cannot be told.
 	Uncounted Code = "uncounted"
+	// The source does not decode TRUNCATE, and the table has another file than when it was loaded.
+	Truncated Code = "truncated"
 )
 
 // A Reason is why a table is not carried completely.
@@ -80,6 +82,8 @@ func (r Reason) String() string {
 		return "differs, or may: " + r.Detail
 	case Uncounted:
 		return "may differ: " + r.Detail
+	case Truncated:
+		return "may have been truncated: " + r.Detail
 	}
 	return string(r.Code)
 }

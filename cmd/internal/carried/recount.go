@@ -2,10 +2,14 @@ package carried
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 )
 
 // Unchanged returns the tables that Changes has found unchanged, with their counters, as text for
@@ -17,8 +21,11 @@ func Unchanged(tables []*Table) string {
 			continue
 		}
 		b.WriteString(strconv.FormatUint(uint64(t.OID), 10))
-		if t.Unlogged {
+		switch {
+		case t.Unlogged:
 			b.WriteByte('u')
+		case t.Unchanged.Since == "":
+			b.WriteByte('f')
 		}
 		b.WriteString(" " + t.Unchanged.String() + "\n")
 	}
@@ -30,24 +37,40 @@ func Unchanged(tables []*Table) string {
 func Recount(ctx context.Context, c *pgx.Conn, unchanged string) (bool, error) {
 	before := make(map[uint32]*Counters)
 	tables := make(map[uint32]*Table)
+	files := make(map[uint32]uint32)
 	var oids []uint32
 	for line := range strings.Lines(unchanged) {
 		id, counters, _ := strings.Cut(strings.TrimSpace(line), " ")
 		number, unlogged := strings.CutSuffix(id, "u")
+		number, onlyFile := strings.CutSuffix(number, "f")
 		oid, err := strconv.ParseUint(number, 10, 32)
 		x := ParseCounters(counters)
 		if err != nil || x == nil {
 			return false, nil
 		}
+		if onlyFile {
+			files[uint32(oid)] = x.File
+			continue
+		}
 		oids = append(oids, uint32(oid))
 		before[uint32(oid)], tables[uint32(oid)] = x, &Table{Unlogged: unlogged}
+	}
+	current, err := CountFiles(ctx, c, slices.Collect(maps.Keys(files)))
+	if err != nil {
+		return false, err
+	}
+	for oid, file := range files {
+		if current[oid].File != file {
+			return false, nil
+		}
 	}
 	now, err := Count(ctx, c, oids)
 	if err != nil {
 		return false, err
 	}
+	version := pgdial.Version(c.PgConn())
 	for oid, x := range before {
-		if changed, told := tables[oid].differ(*x, now[oid]); changed || !told {
+		if changed, told := tables[oid].differ(*x, now[oid], version); changed || !told {
 			return false, nil
 		}
 	}

@@ -27,7 +27,7 @@ type Line struct {
 	Kind string `json:"kind"`
 	Name string `json:"name"`
 	// missing, differs, rights, no rights, dropped, sequence, not carried, changed, uncounted,
-	// failed, orphans
+	// truncated, failed, orphans
 	Problem string   `json:"problem"`
 	Class   string   `json:"class"`
 	Cause   string   `json:"cause"`
@@ -341,8 +341,8 @@ func NotCarried(schema, table string) Line {
 }
 
 // Changed returns the line of a table that differs, or may differ, because its changes are carried
-// only in part. problem is changed or uncounted: who allows a table that nobody can judge has not
-// allowed one that is known to have changed.
+// only in part. problem is changed, uncounted or truncated: who allows a table that nobody can
+// judge has not allowed one that is known to have changed.
 func Changed(problem, schema, table string) Line {
 	var c comparison
 	return *c.add(Line{key: inventory.Key{Class: inventory.Relation, Schema: schema, Name: table},

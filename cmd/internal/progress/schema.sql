@@ -89,7 +89,7 @@ COMMENT ON TABLE pgsluice.tables IS 'what became of each table: its full load, a
 COMMENT ON COLUMN pgsluice.tables.snapshot_lsn IS 'the rows were loaded as of this LSN; changes up to it are skipped';
 COMMENT ON COLUMN pgsluice.tables.source_oid IS 'of the table that was loaded: one that is made anew under its name is another';
 COMMENT ON COLUMN pgsluice.tables.snapshot IS 'which snapshot that is: parts of a table fit together if they were read with the same one';
-COMMENT ON COLUMN pgsluice.tables.counted IS 'what the source''s statistics had counted before that snapshot, of a table whose updates and deletes are not carried: rows inserted, updated and deleted, the file, and since when';
+COMMENT ON COLUMN pgsluice.tables.counted IS 'what the source''s statistics had counted before that snapshot, of a table whose changes are carried only in part: rows inserted, updated and deleted, the file, and since when';
 COMMENT ON COLUMN pgsluice.tables.copying_rows IS 'copied so far and not yet committed, which rows does not have; of interest while the status is loading and somebody loads';
 COMMENT ON COLUMN pgsluice.tables.changed_at IS 'when changes were last applied to it';
 

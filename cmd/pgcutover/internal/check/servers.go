@@ -47,7 +47,8 @@ func (c *checker) versions() error {
 		c.ok("source is PostgreSQL %s, target is PostgreSQL %s", s, t)
 	}
 	if c.sv < 110000 {
-		c.warn("Do not truncate tables while the migration runs.", "the source does not decode TRUNCATE before version 11")
+		c.warn("Do not truncate tables while the migration runs. The cutover refuses if one may have been truncated.",
+			"the source does not decode TRUNCATE before version 11")
 	}
 	return nil
 }

@@ -134,7 +134,7 @@ func UncarriedText(slot string, list []Uncarried) (says, remedy string) {
 	var order, options, lines []string
 	tables := make(map[string][]string) // by the text of the reason
 	seen := make(map[TableName]bool)
-	reload, publish, refused, changed := false, false, false, false
+	reload, publish, refused, changed, truncated := false, false, false, false, false
 	var grants, mends []string
 	for _, u := range list {
 		if tables[u.Says] == nil {
@@ -157,6 +157,8 @@ func UncarriedText(slot string, list []Uncarried) (says, remedy string) {
 			if u.mend != "" && len(mends) < most {
 				mends = append(mends, u.mend)
 			}
+		case carried.Truncated:
+			truncated = true
 		default:
 			publish, reload = true, true
 		}
@@ -187,6 +189,9 @@ func UncarriedText(slot string, list []Uncarried) (says, remedy string) {
 	if changed {
 		todo = append(todo, changedRemedy(slot, mends, options))
 	}
+	if truncated {
+		todo = append(todo, truncatedRemedy(slot, options))
+	}
 	if reload {
 		todo = append(todo, "What was changed meanwhile is in no stream; while sync is stopped: pgextract --slot "+
 			slot+" "+strings.Join(options, " ")+" --reload | pgapply")
@@ -204,6 +209,13 @@ func changedRemedy(slot string, mends, options []string) string {
 	return "To see whether rows differ: pgcutover verify --slot " + slot + " --only-different. To have all changes carried, " + first +
 		" Then load them again; while sync is stopped: pgextract --slot " + slot + " " + strings.Join(options, " ") +
 		" --reload | pgapply"
+}
+
+// truncatedRemedy says what to do about tables that may have been truncated on the source.
+func truncatedRemedy(slot string, options []string) string {
+	return "To see whether rows differ: pgcutover verify --slot " + slot +
+		" --only-different. Load those again; while sync is stopped: pgextract --slot " + slot + " " +
+		strings.Join(options, " ") + " --reload | pgapply. Accept the others: --allow-missing ID"
 }
 
 // MissingText names the tables that the target lacks, and what to do about them.

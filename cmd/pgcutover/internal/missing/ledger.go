@@ -215,7 +215,7 @@ func (r *Result) notCarried(ctx context.Context, s *session.Session, known *Know
 // lineOfTable returns the line of a table that is not carried completely.
 func lineOfTable(u *coverage.Uncarried) ledger.Line {
 	switch carried.Code(u.Reason) {
-	case carried.Changed, carried.Uncounted: // the table has no other reason
+	case carried.Changed, carried.Uncounted, carried.Truncated: // the table has no other reason
 		return ledger.Changed(u.Reason, u.Schema, u.Table)
 	}
 	return ledger.NotCarried(u.Schema, u.Table)

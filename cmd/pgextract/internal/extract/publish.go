@@ -56,25 +56,37 @@ func (l *Load) publish(ctx context.Context, c *pgx.Conn, info *slot.Info) error 
 	return l.count(ctx, c, state)
 }
 
-// count reads what the source has counted of the tables whose updates and deletes are not carried,
-// so that the cutover can tell whether there were any. It does so before the snapshot: what is
+// count reads what the source has counted of the tables whose changes are carried only in part, so
+// that the cutover can tell whether there were others. It does so before the snapshot: what is
 // counted later may be missing in the load.
-func (l *Load) count(ctx context.Context, c *pgx.Conn, state *carried.State) (err error) {
-	oids := carried.Uncarried(slices.DeleteFunc(state.Rows(), func(t *carried.Table) bool { return !l.chosen.rows(t) }))
+func (l *Load) count(ctx context.Context, c *pgx.Conn, state *carried.State) error {
+	tables := slices.DeleteFunc(state.Rows(), func(t *carried.Table) bool { return !l.chosen.rows(t) })
+	counted, err := l.counters(ctx, c, carried.Uncarried(tables))
+	if err != nil {
+		return l.Server.Explain(err)
+	}
+	if l.counted, err = carried.CountFiles(ctx, c, state.Files(tables)); err != nil {
+		return l.Server.Explain(err)
+	}
+	maps.Copy(l.counted, counted)
+	return nil
+}
+
+func (l *Load) counters(ctx context.Context, c *pgx.Conn, oids []uint32) (map[uint32]carried.Counters, error) {
 	// A server before 15 may not yet have noticed a new database.
 	const tries = 20
 	for try := 1; ; try++ {
-		l.counted, err = carried.Count(ctx, c, oids)
-		maps.DeleteFunc(l.counted, func(_ uint32, x carried.Counters) bool { return x.Since == "" }) // nobody counts
+		counted, err := carried.Count(ctx, c, oids)
+		maps.DeleteFunc(counted, func(_ uint32, x carried.Counters) bool { return x.Since == "" }) // nobody counts
 		switch {
 		case carried.IsDenied(err): // pgcutover says what that means
-			return nil
-		case err != nil || try == tries || !carried.IsNew(l.counted, pgdial.Version(c.PgConn())):
-			return l.Server.Explain(err)
+			return nil, nil
+		case err != nil || try == tries || !carried.IsNew(counted, pgdial.Version(c.PgConn())):
+			return counted, err
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil, ctx.Err()
 		case <-time.After(100 * time.Millisecond):
 		}
 	}

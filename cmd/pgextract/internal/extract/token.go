@@ -1,6 +1,7 @@
 package extract
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -44,7 +45,14 @@ func (t *token) String() string {
 	if len(t.counted) > 0 && len(t.order) == 0 {
 		b.WriteByte(':')
 	}
-	for i, oid := range slices.Sorted(maps.Keys(t.counted)) {
+	// Counters come first: a file alone tells less.
+	oids := slices.SortedFunc(maps.Keys(t.counted), func(a, b uint32) int {
+		if x, y := t.counted[a].Since == "", t.counted[b].Since == ""; x != y {
+			return map[bool]int{true: 1, false: -1}[x]
+		}
+		return cmp.Compare(a, b)
+	})
+	for i, oid := range oids {
 		if i == mostCounted {
 			break
 		}
