@@ -24,7 +24,7 @@ func TestInstall(t *testing.T) {
 	for _, s := range []string{"sync", "cutover", "migrate", "load-parallel"} {
 		want = append(want, "bin/pgsluice-"+s, "libexec/pgsluice/"+s)
 	}
-	want = append(want, "libexec/pgsluice/lib.bash", "lib/systemd/system/pgsluice-sync@.service", "share/doc/pgsluice/LICENSE")
+	want = append(want, "libexec/pgsluice/lib.bash", "libexec/pgsluice/hooks/pgbouncer", "lib/systemd/system/pgsluice-sync@.service", "share/doc/pgsluice/LICENSE")
 	list := files(t, prefix)
 	for _, f := range want {
 		if !slices.Contains(list, f) {

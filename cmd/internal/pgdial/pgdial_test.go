@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -182,45 +181,13 @@ func TestSearchPath_P5(t *testing.T) {
 // A pooler either does not know our settings or leaves them out. Both are found out at once, and
 // for good, and the pooler is named.
 func TestPooler_P5_C10(t *testing.T) {
-	program, err := exec.LookPath("pgbouncer")
-	if err != nil {
-		program, err = exec.LookPath("/usr/sbin/pgbouncer")
-	}
-	if err != nil {
-		t.Skip("scripts/test installs PgBouncer; without it: eval \"$(scripts/need pgbouncer)\"")
-	}
 	d := pgtest.Source(t).Database(t, "")
 	const all = "search_path, array_nulls, transform_null_equals, xmloption, quote_all_identifiers, intervalstyle, extra_float_digits, bytea_output, lc_monetary, statement_timeout, lock_timeout, client_min_messages, role"
 	for _, x := range [][2]string{{"transaction", ""}, {"transaction", all}, {"session", ""}, {"session", all}} {
 		mode, ignore := x[0], x[1]
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, port, _ := net.SplitHostPort(l.Addr().String())
-		_ = l.Close()
-		dir := t.TempDir()
-		if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		ini := filepath.Join(dir, "bouncer.ini")
-		text := fmt.Sprintf("[databases]\n%s = host=127.0.0.1 port=%d dbname=%[1]s user=postgres\n[pgbouncer]\nlisten_addr=127.0.0.1\nlisten_port=%[3]s\nunix_socket_dir=\nauth_type=any\npool_mode=%[5]s\nignore_startup_parameters=%[4]s\n",
-			d.Name, d.Port, port, ignore, mode)
-		if err := os.WriteFile(ini, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.Command(program, "-q", "-u", "nobody", ini)
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		dsn := "postgres://postgres@127.0.0.1:" + port + "/" + d.Name + "?sslmode=disable"
-		pgtest.Wait(t, 10*time.Second, "PgBouncer takes connections", func() bool {
-			c, err := net.Dial("tcp", "127.0.0.1:"+port)
-			if err == nil {
-				_ = c.Close()
-			}
-			return err == nil
-		})
+		b := pgtest.StartPgBouncer(t, fmt.Sprintf("%s = host=127.0.0.1 port=%d dbname=%[1]s user=postgres", d.Name, d.Port),
+			"auth_type=any", "pool_mode="+mode, "ignore_startup_parameters="+ignore)
+		dsn := "postgres://postgres@127.0.0.1:" + b.Port + "/" + d.Name + "?sslmode=disable"
 		for _, name := range []string{"Connect", "ConnectRaw"} {
 			c, err := ways[name](pgtest.Context(t), source(dsn))
 			if err == nil {
@@ -231,8 +198,7 @@ func TestPooler_P5_C10(t *testing.T) {
 				t.Errorf("%s, %s mode, ignoring %q: status %d, %v", name, mode, ignore, fault.StatusOf(err), err)
 			}
 		}
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
+		b.Stop()
 	}
 }
 

@@ -1,0 +1,163 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
+)
+
+// held is an application behind PgBouncer that does not expect any error: each of its clients
+// inserts one row after the other.
+type held struct {
+	done  sync.WaitGroup
+	over  context.CancelFunc
+	acked atomic.Int64
+	err   atomic.Pointer[error] // the first one
+}
+
+func startHeld(t *testing.T, n int, uri string) *held {
+	ctx, over := context.WithCancel(context.Background())
+	h := &held{over: over}
+	for i := range n {
+		h.done.Go(func() {
+			config, err := pgx.ParseConfig(uri)
+			if err == nil {
+				config.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
+				err = h.insert(ctx, config, i*1_000_000)
+			}
+			if err != nil && ctx.Err() == nil {
+				h.err.CompareAndSwap(nil, &err)
+			}
+		})
+	}
+	t.Cleanup(h.stop)
+	return h
+}
+
+func (h *held) insert(ctx context.Context, config *pgx.ConnConfig, key int) error {
+	c, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer c.Close(context.Background())
+	for ctx.Err() == nil {
+		// Two statements, because a pooler can change servers between transactions only.
+		tx, err := c.Begin(ctx)
+		if err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, "INSERT INTO w VALUES ($1)", key); err != nil {
+			return err
+		}
+		// What is committed without our knowing of it must not count as lost or doubled.
+		if err := tx.Commit(context.WithoutCancel(ctx)); err != nil {
+			return err
+		}
+		h.acked.Add(1)
+		key++
+		time.Sleep(2 * time.Millisecond)
+	}
+	return nil
+}
+
+func (h *held) stop() {
+	h.over()
+	h.done.Wait()
+}
+
+// goOn waits until clients write again, and fails the test if one of them saw an error.
+func (h *held) goOn(t *testing.T, after string) {
+	t.Helper()
+	before := h.acked.Load()
+	pgtest.Wait(t, 20*time.Second, "the clients write after: "+after, func() bool {
+		return h.acked.Load() > before+10 || h.err.Load() != nil
+	})
+	if err := h.err.Load(); err != nil {
+		t.Fatalf("a client saw an error: %v; after: %s", *err, after)
+	}
+}
+
+// Clients of PgBouncer in transaction mode see no error of a cutover: not when a step fails, not
+// when the script is killed and run again, and not when it succeeds. No row that was acknowledged
+// is lost. A client beside PgBouncer cannot write any more.
+func TestClientsAreHeld(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t)
+	source.Exec("CREATE TABLE w (a int PRIMARY KEY)")
+	e, slot := scriptPair(t, source, target)
+	b := pgtest.StartPgBouncer(t, fmt.Sprintf("app-1.x = host=127.0.0.1 port=%d dbname=%s user=postgres", source.Port, source.Name),
+		"auth_type=any", "pool_mode=transaction", "admin_users=postgres")
+	e.Vars = append(e.Vars, "PGBOUNCER_ADMIN=host=127.0.0.1 port="+b.Port+" user=postgres dbname=pgbouncer",
+		"PGBOUNCER_DATABASE=app-1.x", "PGBOUNCER_INI="+b.INI, "PGBOUNCER_TIMEOUT=1")
+	follower := e.Start(nil, nil, "bash", script("sync"), slot)
+	direct := source.Connect()
+	app := startHeld(t, 4, "postgres://postgres@127.0.0.1:"+b.Port+"/app-1.x?sslmode=disable")
+	app.goOn(t, "the start")
+	hook := script("hooks/pgbouncer")
+	cutover := func(line string) (int, string) {
+		t.Helper()
+		status, _, errs := wrapped(t, e, line).Run(nil, "bash", script("cutover"), slot, "--yes", "--pause", hook+" pause",
+			"--switch", fmt.Sprintf("%s switch 127.0.0.1 %d %s", hook, target.Port, target.Name), "--resume", hook+" resume")
+		return status, errs
+	}
+	steps := []string{"drain"}
+	if pgtest.Full() {
+		steps = []string{"wait", "missing", "fence", "drain", "verify", "open"}
+	}
+	for _, step := range steps {
+		for _, how := range []string{"exit 75", "kill -9 $PPID; exit"} {
+			// fence --check is another step than fence.
+			if status, errs := cutover(`[[ $1 != ` + step + ` || $2 == --check ]] || { ` + how + `; }`); status == 0 {
+				t.Fatalf("%s at %s: status 0\n%s", how, step, errs)
+			}
+			if how != "exit 75" {
+				// The same command again, which fails early: the clients of the killed one go on.
+				if status, errs := cutover("[[ $1 != missing ]] || exit 75"); status == 0 {
+					t.Fatalf("after %s at %s: status 0\n%s", how, step, errs)
+				}
+			}
+			app.goOn(t, how+" at "+step)
+		}
+	}
+	// The clients do not wait for ever for one of them whose transaction takes long.
+	long, err := pgx.Connect(pgtest.Context(t), "postgres://postgres@127.0.0.1:"+b.Port+"/app-1.x?sslmode=disable&default_query_exec_mode=simple_protocol")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := long.Exec(pgtest.Context(t), "BEGIN; SELECT 1"); err != nil {
+		t.Fatal(err)
+	}
+	if status, errs := cutover(""); status != 75 {
+		t.Fatalf("beside a long transaction: status %d\n%s", status, errs)
+	}
+	if _, err := long.Exec(pgtest.Context(t), "COMMIT"); err != nil {
+		t.Errorf("the long transaction: %v", err)
+	}
+	_ = long.Close(pgtest.Context(t))
+	app.goOn(t, "a long transaction")
+	// Killed when the target is open, and run again.
+	pgcutover := "'" + filepath.Join(e.Dir, "pgcutover") + "'"
+	if status, errs := cutover("[[ $1 != open ]] || { " + pgcutover + ` "$@" && kill -9 $PPID; exit; }`); status == 0 {
+		t.Fatalf("killed behind open: status 0\n%s", errs)
+	}
+	if status, errs := cutover(""); status != 0 {
+		t.Fatalf("status %d\n%s\nsync: %s", status, errs, follower.Errors())
+	}
+	app.goOn(t, "the cutover")
+	app.stop()
+	follower.Wait(30 * time.Second)
+	if n := target.Query("SELECT count(*) FROM w"); n != fmt.Sprint(app.acked.Load()) {
+		t.Errorf("the target has %s rows, and %d were acknowledged", n, app.acked.Load())
+	}
+	if _, err := direct.Exec(pgtest.Context(t), "INSERT INTO w VALUES (-1)"); err == nil {
+		t.Error("a client beside PgBouncer writes to the old primary")
+	}
+}
