@@ -59,7 +59,10 @@ type flags struct {
 		Lag     string        `group:"what" default:"64kB" placeholder:"SIZE" help:"How much WAL the target may be behind. Default: 64kB."`
 		Timeout time.Duration `group:"other" default:"0s" placeholder:"TIME" help:"Give up after this time. Default: never."`
 	} `cmd:"" group:"night" help:"Wait until the full load is complete, or the target has caught up."`
-	Lock  struct{} `cmd:"" group:"night" help:"Keep other cutovers of the migration away until standard input ends. Prints the server process that holds the lock. The steps of this cutover need it as PGSLUICE_LOCK."`
+	Lock    struct{} `cmd:"" group:"night" help:"Keep other cutovers of the migration away until standard input ends. Prints the server process that holds the lock. The steps of this cutover need it as PGSLUICE_LOCK."`
+	Prepare struct {
+		Timeout time.Duration `group:"other" default:"1m" placeholder:"TIME" help:"Leave for open what another session's lock blocks for so long. Default: 1m."`
+	} `cmd:"" group:"night" help:"Do what can be done before the fence, while the source is in use: analyze tables, set sequences, create foreign keys and triggers where they do not act on what sync writes."`
 	Fence struct {
 		Check        bool          `group:"what" help:"Only report whether the source can be closed. It stays open."`
 		AllowOrphans bool          `group:"what" help:"Close the source although its rows may violate foreign keys."`
@@ -101,6 +104,7 @@ var about = manual.Manual{
 		{Does: "Wait for the end of the full load:", Command: "pgcutover wait loaded --slot mig"},
 		{Does: "Wait until sync is less than 1 MB behind:", Command: "pgcutover wait caught-up --slot mig --lag 1MB"},
 		{Does: "Keep other cutovers away until you press Ctrl-D:", Command: "pgcutover lock --slot mig"},
+		{Does: "Leave less to do for the time without writes:", Command: "pgcutover prepare --slot mig"},
 		{Does: "Ask whether the source can be closed, and leave it open:", Command: "pgcutover fence --slot mig --check"},
 		{Does: "Close the source:", Command: "pgcutover fence --slot mig"},
 		{Does: "Wait for the last change:", Command: "pgcutover drain --slot mig"},
@@ -197,6 +201,8 @@ func (f *flags) do(ctx context.Context, m *session.Migration, command string, st
 		return steps.Wait(ctx, m, f.Wait.For, int64(lag), f.Wait.Timeout)
 	case "lock":
 		return steps.Lock(ctx, m, stdin)
+	case "prepare":
+		return steps.Prepare(ctx, m, f.Prepare.Timeout)
 	case "fence":
 		o := steps.FenceOptions{Check: f.Fence.Check, AllowOrphans: f.Fence.AllowOrphans, Allow: f.Fence.AllowMissing}
 		return m.Retry(ctx, f.Fence.Timeout, func() error { return steps.Fence(ctx, m, o) })

@@ -113,3 +113,13 @@ func Stamp(ctx context.Context, c *pgx.Conn) (stamp string, err error) {
 	err = c.SendBatch(ctx, &batch).Close()
 	return stamp, err
 }
+
+// SequenceStamp is Stamp for what decides which sequence of the target belongs to which one of the
+// source: the sequences, the columns that own them, and the columns' defaults.
+func SequenceStamp(ctx context.Context, c *pgx.Conn) (stamp string, err error) {
+	err = c.QueryRow(ctx, `SELECT pg_catalog.md5(pg_catalog.concat_ws(',',
+		(SELECT pg_catalog.concat(pg_catalog.count(*), ' ', pg_catalog.sum(pg_catalog.hashtext(pg_catalog.concat(t.seqrelid, ' ', t.xmin, t.ctid, ' ', d.refobjid, ' ', d.refobjsubid)))) FROM pg_catalog.pg_sequence t
+			LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = t.seqrelid AND d.refclassid = d.classid AND d.deptype IN ('a', 'i')),
+		(SELECT pg_catalog.concat(pg_catalog.count(*), ' ', pg_catalog.sum(pg_catalog.hashtext(pg_catalog.concat(t.oid, ' ', t.xmin, t.ctid)))) FROM pg_catalog.pg_attrdef t)))`).Scan(&stamp)
+	return stamp, err
+}

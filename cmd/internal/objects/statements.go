@@ -202,3 +202,32 @@ func roles(o *progress.Object) (names []string) {
 	}
 	return names
 }
+
+// References returns the table that a foreign key references, given its definition.
+func References(constraint string) (schema, table string) {
+	tokens := rules.Tokens(constraint)
+	for i, t := range tokens {
+		if !t.Word || t.Depth > 0 || !strings.EqualFold(t.Text, "REFERENCES") || i+1 >= len(tokens) {
+			continue
+		}
+		if i+3 < len(tokens) && tokens[i+2].Text == "." {
+			return sqltext.Unquoted(tokens[i+1].Text), sqltext.Unquoted(tokens[i+3].Text)
+		}
+		return "", sqltext.Unquoted(tokens[i+1].Text)
+	}
+	return "", ""
+}
+
+// ActsInReplica reports whether a trigger acts in a session with session_replication_role =
+// replica, given the statements that create it.
+func ActsInReplica(sql string) bool {
+	tokens := rules.Tokens(sql)
+	for i := range len(tokens) - 1 {
+		t, next := tokens[i], tokens[i+1]
+		if t.Word && next.Word && t.Depth == 0 && strings.EqualFold(t.Text, "ENABLE") &&
+			(strings.EqualFold(next.Text, "ALWAYS") || strings.EqualFold(next.Text, "REPLICA")) {
+			return true
+		}
+	}
+	return false
+}

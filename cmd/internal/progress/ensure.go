@@ -43,7 +43,7 @@ func look(ctx context.Context, c *pgx.Conn) (p present, err error) {
 const foreign = `WITH trusted AS (SELECT r.oid FROM pg_catalog.pg_roles r WHERE r.rolsuper OR r.rolname = current_user),
 	s AS (SELECT n.oid, n.nspowner, n.nspacl FROM pg_catalog.pg_namespace n WHERE n.nspname = 'pgsluice'),
 	rel AS (SELECT c.oid, c.relname, c.relkind, c.relowner, c.relacl, c.relrowsecurity FROM pg_catalog.pg_class c JOIN s ON c.relnamespace = s.oid),
-	mine AS (SELECT r.oid FROM rel r WHERE r.relname IN ('streams', 'spill', 'tables', 'parts', 'deferred', 'cutover', 'conflicts', 'failures', 'allowed', 'fingerprints', 'comparisons'))
+	mine AS (SELECT r.oid FROM rel r WHERE r.relname IN ('streams', 'spill', 'tables', 'parts', 'deferred', 'cutover', 'conflicts', 'failures', 'allowed', 'fingerprints', 'comparisons', 'sequences'))
 	SELECT what || CASE WHEN owner IS NULL THEN '' ELSE pg_catalog.format(', which belongs to role %I', pg_catalog.pg_get_userbyid(owner)) END FROM (
 	SELECT 1 AS o, 'schema pgsluice' AS what, s.nspowner AS owner FROM s
 	UNION ALL SELECT 2, pg_catalog.format('%s pgsluice.%I', CASE r.relkind WHEN 'r' THEN 'table' WHEN 'v' THEN 'view' WHEN 'S' THEN 'sequence' ELSE 'relation' END, r.relname), r.relowner
@@ -180,7 +180,7 @@ func withoutDefaults(ctx context.Context, c interface {
 func Remove(ctx context.Context, c *pgx.Conn) error {
 	var ours, empty bool
 	if _, err := c.Exec(ctx,
-		"DROP TABLE IF EXISTS pgsluice.comparisons, pgsluice.fingerprints, pgsluice.allowed, pgsluice.failures, pgsluice.conflicts, pgsluice.cutover, pgsluice.deferred, pgsluice.parts, pgsluice.tables, pgsluice.spill, pgsluice.streams"); err != nil {
+		"DROP TABLE IF EXISTS pgsluice.sequences, pgsluice.comparisons, pgsluice.fingerprints, pgsluice.allowed, pgsluice.failures, pgsluice.conflicts, pgsluice.cutover, pgsluice.deferred, pgsluice.parts, pgsluice.tables, pgsluice.spill, pgsluice.streams"); err != nil {
 		return err
 	}
 	err := c.QueryRow(ctx, `SELECT pg_catalog.pg_has_role(n.nspowner, 'USAGE'), NOT EXISTS (SELECT FROM pg_catalog.pg_depend d

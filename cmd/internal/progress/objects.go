@@ -176,6 +176,20 @@ func DoneSQL(ids ...int64) string {
 		needsText(ids) + "')"
 }
 
+// MadeSQL returns the statement that records that a foreign key has been created, and which
+// constraint it is, so that it can be found under any name.
+func MadeSQL(id int64, constraint string) string {
+	return fmt.Sprintf(`UPDATE pgsluice.deferred d SET state = 'done', error = NULL, code = NULL, because = NULL, finished_at = pg_catalog.clock_timestamp(),
+		made = (SELECT k.oid FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_class c ON c.oid = k.conrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+			WHERE n.nspname = d.schema_name AND c.relname = d.table_name AND k.contype = 'f' AND k.conname = %s) WHERE d.id = %d`, Literal(constraint), id)
+}
+
+// RunningSQL returns the statement that records that a foreign key of a partitioned table exists on
+// its partitions.
+func RunningSQL(id int64) string {
+	return fmt.Sprintf("UPDATE pgsluice.deferred SET state = 'running', error = NULL, code = NULL, because = NULL, finished_at = pg_catalog.clock_timestamp() WHERE id = %d", id)
+}
+
 // Literal quotes a string for SQL text. The space before an escape string separates its E from the
 // preceding text.
 func Literal(s string) string {

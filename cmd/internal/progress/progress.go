@@ -49,6 +49,7 @@ type Stream struct {
 	Without      []string // the parts of the schema that the load left out
 	Whole        bool     // the load covers all tables of the source, not a selection
 	Source       Source
+	Replica      bool   // the last pgapply could set session_replication_role
 	TargetID     string // random id of this stream on this target
 	Last         Transaction
 	// When the stream was last active: a change was applied, or a load was running.
@@ -80,7 +81,7 @@ func (t Transaction) String() string {
 
 const selectStream = `SELECT stream_id, system_id, database, slot, applied_lsn::pg_catalog.text, coalesce(applied_time, 'epoch'), coalesce(start_lsn, '0/0')::pg_catalog.text,
 	transactions, changes, load_status, ended_at IS NOT NULL, ahead, whole, by_hand, without, coalesce(timeline, 0), history, token, target_id,
-	coalesce(last_xid, 0), coalesce(last_commit_lsn, '0/0')::pg_catalog.text, coalesce(last_end_lsn, '0/0')::pg_catalog.text, last_commit_time, greatest(updated_at, loading_at), back_of FROM pgsluice.streams `
+	coalesce(last_xid, 0), coalesce(last_commit_lsn, '0/0')::pg_catalog.text, coalesce(last_end_lsn, '0/0')::pg_catalog.text, last_commit_time, greatest(updated_at, loading_at), back_of, replica FROM pgsluice.streams `
 
 func scanStream(row pgx.CollectableRow) (*Stream, error) {
 	var s Stream
@@ -89,7 +90,7 @@ func scanStream(row pgx.CollectableRow) (*Stream, error) {
 	var at *time.Time
 	err := row.Scan(&s.ID, &s.Key.SystemID, &s.Key.Database, &s.Key.Slot, &applied, &s.AppliedTime, &start,
 		&s.Transactions, &s.Changes, &s.LoadStatus, &s.Ended, &s.Ahead, &s.Whole, &s.ByHand, &s.Without,
-		&timeline, &history, &s.Source.Token, &s.TargetID, &xid, &commit, &end, &at, &s.Active, &s.BackOf)
+		&timeline, &history, &s.Source.Token, &s.TargetID, &xid, &commit, &end, &at, &s.Active, &s.BackOf, &s.Replica)
 	if err != nil {
 		return nil, err
 	}
@@ -138,6 +139,12 @@ func parseHistory(s string) (list []format.TimelineEnd, err error) {
 func SetSource(ctx context.Context, c *pgx.Conn, stream int32, s Source) error {
 	_, err := c.Exec(ctx, "UPDATE pgsluice.streams SET token = $2, timeline = nullif($3::pg_catalog.int8, 0), history = $4 WHERE stream_id = $1",
 		stream, s.Token, int64(s.Timeline), historyText(s.History))
+	return err
+}
+
+// SetReplica records whether changes are applied with session_replication_role = replica.
+func SetReplica(ctx context.Context, c *pgx.Conn, stream int32, replica bool) error {
+	_, err := c.Exec(ctx, "UPDATE pgsluice.streams SET replica = $2 WHERE stream_id = $1 AND replica <> $2", stream, replica)
 	return err
 }
 

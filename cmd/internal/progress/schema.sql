@@ -27,6 +27,7 @@ CREATE TABLE pgsluice.streams (
     lock_key      bigint NOT NULL,
     old_lock_keys bigint[] NOT NULL DEFAULT '{}',
     back_of       text NOT NULL DEFAULT '',
+    replica       boolean NOT NULL DEFAULT false,
     UNIQUE (system_id, database, slot)
 );
 COMMENT ON TABLE pgsluice.streams IS 'one row for each slot whose stream is applied here; layout 4';
@@ -45,6 +46,7 @@ COMMENT ON COLUMN pgsluice.streams.target_id IS 'made at random here; a slot is 
 COMMENT ON COLUMN pgsluice.streams.last_end_lsn IS 'the last transaction that was applied; a stream that begins before its end has to have it again, exactly';
 COMMENT ON COLUMN pgsluice.streams.lock_key IS 'a secret that the keys of advisory locks are made of; replaced when others hold one of them';
 COMMENT ON COLUMN pgsluice.streams.back_of IS 'slot of the migration that this stream leads back from: this database is its old primary';
+COMMENT ON COLUMN pgsluice.streams.replica IS 'the pgapply that last applied changes may set session_replication_role, so that foreign keys and triggers do not act on them';
 COMMENT ON COLUMN pgsluice.streams.ahead IS 'large transactions in progress are applied ahead of their commit; false once that has failed';
 
 CREATE UNLOGGED TABLE pgsluice.spill (
@@ -124,6 +126,7 @@ CREATE TABLE pgsluice.deferred (
     code          text,
     needs         bigint[] NOT NULL DEFAULT '{}',
     because       bigint,
+    made          oid,
     started_at    timestamptz,
     finished_at   timestamptz
 );
@@ -132,6 +135,7 @@ COMMENT ON TABLE pgsluice.deferred IS 'the objects of the schema, with their exa
 COMMENT ON COLUMN pgsluice.deferred.code IS 'SQLSTATE of the error';
 COMMENT ON COLUMN pgsluice.deferred.needs IS 'ids of the objects that have to be there before it';
 COMMENT ON COLUMN pgsluice.deferred.because IS 'id of the object whose failure is the first cause of this one; null if it failed by itself';
+COMMENT ON COLUMN pgsluice.deferred.made IS 'the constraint that a foreign key has become, which is not valid until the cutover is finished';
 COMMENT ON COLUMN pgsluice.deferred.phase IS 'when it is created: schema (before rows), table (when its table has its rows), load (when all tables have), cutover (when the target is opened), finish';
 
 CREATE TABLE pgsluice.cutover (
@@ -158,6 +162,18 @@ COMMENT ON COLUMN pgsluice.cutover.undo IS 'the statements that undo the step fe
 COMMENT ON COLUMN pgsluice.cutover.applied_lsn IS 'of the step drain: what the target had then, at least up to the mark';
 COMMENT ON COLUMN pgsluice.cutover.changes IS 'of the step drain: what streams.changes was then; the target is not opened once it is another';
 COMMENT ON COLUMN pgsluice.cutover.lsn IS 'of the step drain: its mark; of the step open: the target has everything up to here';
+
+CREATE TABLE pgsluice.sequences (
+    stream_id     integer NOT NULL REFERENCES pgsluice.streams ON DELETE CASCADE,
+    source_oid    oid NOT NULL,
+    source_schema text NOT NULL,
+    source_name   text NOT NULL,
+    schema_name   text NOT NULL,
+    name          text NOT NULL,
+    target_oid    oid NOT NULL,
+    PRIMARY KEY (stream_id, source_oid)
+);
+COMMENT ON TABLE pgsluice.sequences IS 'which sequence of the target takes the value of which one of the source, as the step prepare found it';
 
 CREATE TABLE pgsluice.conflicts (
     conflict_id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

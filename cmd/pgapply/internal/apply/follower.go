@@ -97,6 +97,9 @@ func (f *follower) start(ctx context.Context, h *format.Header, key progress.Key
 	} else if snapshots, err = progress.Snapshots(ctx, f.control, f.stream.ID); err != nil {
 		return f.Server.Explain(err)
 	}
+	if err := f.unkey(ctx); err != nil {
+		return err
+	}
 	if err := f.hold(ctx, hold.StreamTables(f.stream.ID)); err != nil {
 		return err
 	}
@@ -323,6 +326,20 @@ func (f *follower) holdKeys(ctx context.Context) error {
 	n, err := hold.Keys(ctx, f.control, f.stream.ID, hold.StreamTables(f.stream.ID))
 	if err == nil && n > 0 {
 		f.Log.Info(fmt.Sprintf("foreign keys of the target wait for the cutover: %d", n))
+	}
+	return f.Server.Explain(err)
+}
+
+// unkey records whether foreign keys and triggers may exist on the target while changes are
+// applied. If they may not, unkey drops the keys that pgcutover prepare has created.
+func (f *follower) unkey(ctx context.Context) error {
+	replica := f.applier.Replica()
+	if err := progress.SetReplica(ctx, f.control, f.stream.ID, replica); err != nil || replica {
+		return f.Server.Explain(err)
+	}
+	n, err := hold.ReleaseKeys(ctx, f.control, f.stream.ID, "")
+	if err == nil && n > 0 {
+		f.Log.Info(fmt.Sprintf("foreign keys of the target wait for the cutover again, because the role may not set session_replication_role: %d", n))
 	}
 	return f.Server.Explain(err)
 }

@@ -31,6 +31,11 @@ func (l *Loader) takeOff(tables []*loadTable) error {
 	if err := l.hold(all, false); err != nil {
 		return err
 	}
+	if len(all) > 0 { // those that pgcutover prepare has created are recorded already
+		if _, err := hold.ReleaseKeys(l.ctx, l.Control, l.Stream.ID, hold.OIDs(all...)); err != nil {
+			return l.Server.Explain(err)
+		}
+	}
 	keys, err := catalog.ForeignKeys(l.ctx, l.Control, all)
 	if err != nil {
 		return l.Server.Explain(err)

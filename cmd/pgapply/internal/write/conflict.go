@@ -71,6 +71,11 @@ func (l *lane) one(ctx context.Context, g *plan.Group, i int32) error {
 		return err
 	}
 	cause := r.Err
+	if op, _ := g.Op(i); op.Kind == plan.OpTruncate {
+		if err := l.unreference(ctx, g.Truncate(op), cause); err != nil {
+			return err
+		}
+	}
 	if !keep || !isConflict(cause) {
 		return l.conflict(ctx, g, i, cause)
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 
@@ -36,6 +37,7 @@ type Migration struct {
 	Log *slog.Logger
 
 	unwritten error             // the error that Unwritten reports
+	mu        sync.Mutex        // for ends
 	ends      map[string]string // by side, the server connected to, as identity.Line prints it
 }
 
@@ -102,9 +104,9 @@ func (s *Session) Close(ctx context.Context) {
 
 // Of returns the session for another migration between the same two servers.
 func (s *Session) Of(stream *progress.Stream) *Session {
-	m := *s.Migration
-	m.Slot = stream.Key.Slot
-	return &Session{Migration: &m, OnSource: s.OnSource, OnTarget: s.OnTarget, Stream: stream}
+	m := &Migration{Source: s.Source, Target: s.Target, Slot: stream.Key.Slot, Waits: s.Waits,
+		Reports: s.Reports, Out: s.Out, Log: s.Log, ends: s.ends}
+	return &Session{Migration: m, OnSource: s.OnSource, OnTarget: s.OnTarget, Stream: stream}
 }
 
 // ConnectTarget opens a session on the target and checks that only our role can write the state of
@@ -132,6 +134,8 @@ func (m *Migration) Connect(ctx context.Context, s pgdial.Server) (*pgx.Conn, er
 		_ = c.Close(ctx)
 		return nil, s.Explain(err)
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.ends == nil {
 		m.ends = make(map[string]string)
 	}

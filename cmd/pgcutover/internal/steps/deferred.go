@@ -2,16 +2,11 @@ package steps
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/pgsluice/pgsluice/cmd/internal/hold"
-	"github.com/pgsluice/pgsluice/cmd/internal/objects"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
-	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
@@ -24,37 +19,9 @@ func deferred(ctx context.Context, s *session.Session, phase progress.Phase,
 	if err != nil {
 		return 0, nil, s.Target.Explain(err)
 	}
-	if _, err := s.OnTarget.Exec(ctx, "SET check_function_bodies = off; SET synchronous_commit = off"); err != nil {
-		return 0, nil, s.Target.Explain(err)
-	}
-	for _, o := range list {
-		create := makeObject
-		if o.Type == "FK CONSTRAINT" && !objects.Unchecked(o.SQL) {
-			create = notValid
-		}
-		err := s.Patiently(ctx, s.Target, patience, func() error { return create(ctx, s, o) })
-		var pg *pgconn.PgError
-		switch {
-		case waiting.IsLockTimeout(err):
-			return created, failed, err
-		case err == nil:
-			created++
-		case errors.As(err, &pg) && (o.Type == "FK CONSTRAINT" && pg.Code == "42710" || hold.Is(o.Type) && isGone(pg)):
-			// Somebody created the key by hand, or dropped the trigger or rule.
-			if err := progress.SetObject(ctx, s.OnTarget, o.ID, "done"); err != nil {
-				return created, failed, s.Target.Explain(err)
-			}
-		case !objects.Refused(err):
-			return created, failed, s.Target.Explain(err)
-		default:
-			o.Error = err.Error()
-			failed = append(failed, o)
-			if err := progress.Fail(ctx, s.OnTarget, o.ID, err); err != nil {
-				return created, failed, s.Target.Explain(err)
-			}
-		}
-	}
-	return created, failed, nil
+	c := opener(s, patience)
+	err = c.create(ctx, list)
+	return c.created, c.failed, err
 }
 
 // makeObject creates an object and records that in the same transaction.
@@ -65,13 +32,4 @@ func makeObject(ctx context.Context, s *session.Session, o progress.Object) erro
 		}
 		return progress.SetObject(ctx, s.OnTarget, o.ID, "done")
 	})
-}
-
-// isGone reports whether the disabled trigger or rule has been dropped since.
-func isGone(pg *pgconn.PgError) bool {
-	switch pg.Code {
-	case "42704", "42P01", "3F000": // the trigger or rule, its table, or the schema
-		return true
-	}
-	return false
 }

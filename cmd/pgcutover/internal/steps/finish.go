@@ -54,14 +54,15 @@ func finish(ctx context.Context, s *session.Session, timeout time.Duration) (str
 	if err != nil {
 		return "", err
 	}
-	if err := analyze(ctx, s); err != nil {
+	analyzed, err := analyze(ctx, s, 0)
+	if err != nil {
 		return "", err
 	}
 	// Create event triggers last: they would fire for the statements before.
 	if _, _, err := deferred(ctx, s, progress.PhaseFinish, 0); err != nil {
 		return "", err
 	}
-	text := fmt.Sprintf("%s validated, %s refreshed, tables analyzed", count.Of(valid, "foreign key"), count.Of(views, "materialized view"))
+	text := fmt.Sprintf("%s validated, %s refreshed, %s analyzed", count.Of(valid, "foreign key"), count.Of(views, "materialized view"), count.Of(analyzed, "table"))
 	failed, err := progress.Failed(ctx, s.OnTarget, s.Stream.ID)
 	if err != nil {
 		return "", s.Target.Explain(err)

@@ -55,6 +55,11 @@ func holdAgain(ctx context.Context, s *session.Session) error {
 			return s.Target.Explain(err)
 		}
 	}
+	if !replica || !s.Stream.Replica {
+		if _, err := hold.ReleaseKeys(ctx, s.OnTarget, s.Stream.ID, ""); err != nil {
+			return s.Target.Explain(err)
+		}
+	}
 	n, err := hold.Tables(ctx, s.OnTarget, s.Stream.ID, replica, hold.StreamTables(s.Stream.ID))
 	if err == nil && n > 0 {
 		s.Log.Info(fmt.Sprintf("disabled triggers, rules and row-level security of the target again until the cutover: %d", n))

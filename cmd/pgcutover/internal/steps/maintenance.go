@@ -48,29 +48,3 @@ func refresh(ctx context.Context, s *session.Session) (refreshed int, stale []st
 	}
 	return refreshed, stale, nil
 }
-
-// analyze analyzes all tables. A failure is not worth a failed cutover: a partition may be a
-// foreign table whose server is unreachable, or an expression with statistics may fail for some
-// rows.
-func analyze(ctx context.Context, s *session.Session) error {
-	rows, err := s.OnTarget.Query(ctx, `SELECT c.oid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-		WHERE c.relkind IN ('r', 'p', 'm') AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', 'pgsluice') ORDER BY 1`)
-	if err != nil {
-		return s.Target.Explain(err)
-	}
-	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return s.Target.Explain(err)
-	}
-	for _, name := range tables {
-		err := exec(ctx, s, "ANALYZE "+name)
-		var pg *pgconn.PgError
-		switch {
-		case errors.As(err, &pg) && !s.OnTarget.IsClosed():
-			s.Log.Warn(fmt.Sprintf("could not analyze %s: %v", name, err))
-		case err != nil:
-			return s.Target.Explain(err)
-		}
-	}
-	return nil
-}

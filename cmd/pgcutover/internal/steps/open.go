@@ -55,7 +55,7 @@ func Open(ctx context.Context, m *session.Migration, allow []string, timeout tim
 	} else if err := asCounted(ctx, s, done, allow); err != nil {
 		return err
 	}
-	return s.Step(ctx, "open", func() (string, error) { return openTarget(ctx, s, session.Done(done, "drain"), timeout) })
+	return s.Step(ctx, "open", func() (string, error) { return openTarget(ctx, s, done, timeout) })
 }
 
 // drained checks that the target has every change from before the fence, and returns the recorded
@@ -84,10 +84,10 @@ func asFenced(ctx context.Context, s *session.Session, done []progress.Step) (bo
 }
 
 // openTarget makes the target the primary, and returns what it did.
-func openTarget(ctx context.Context, s *session.Session, drain *progress.Step, timeout time.Duration) (string, error) {
+func openTarget(ctx context.Context, s *session.Session, done []progress.Step, timeout time.Duration) (string, error) {
 	var n int
 	if err := s.Patiently(ctx, s.Target, timeout, func() (err error) {
-		n, err = sequences(ctx, s)
+		n, err = sequences(ctx, s, done)
 		return err
 	}); err != nil {
 		return "", err
@@ -108,7 +108,7 @@ func openTarget(ctx context.Context, s *session.Session, drain *progress.Step, t
 	if err := slot.SetOpened(ctx, s.OnSource); err != nil {
 		s.Log.Warn("could not record on the source that the target is open: " + err.Error())
 	}
-	if err := endStream(ctx, s, drain); err != nil {
+	if err := endStream(ctx, s, session.Done(done, "drain")); err != nil {
 		return "", err
 	}
 	for _, o := range failed {

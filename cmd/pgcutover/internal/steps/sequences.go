@@ -2,11 +2,10 @@ package steps
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
@@ -15,34 +14,113 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/ledger"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
+	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/missing"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// sequences sets the target's sequences to the source's values. It matches a sequence that feeds a
-// column by that column, whatever the sequence's name. It skips sequences that the target does not
-// have: the user allowed that, or the load left them out. But no column of a migrated table may
-// draw from a sequence that was not set: it would get the same values twice.
-func sequences(ctx context.Context, s *session.Session) (int, error) {
-	list, err := catalog.Sequences(ctx, s.OnSource)
-	if err != nil {
-		return 0, s.Source.Explain(err)
+// sequences sets the target's sequences to the source's values. It uses the pairs that prepare has
+// recorded, unless sequences have been created, dropped or given to other columns since.
+func sequences(ctx context.Context, s *session.Session, done []progress.Step) (int, error) {
+	pairs, err := recordedPairs(ctx, s, done)
+	if err == nil && pairs != nil {
+		n, err := setSequences(ctx, s, pairs)
+		if err == nil || waiting.IsLockTimeout(err) || s.OnTarget.IsClosed() || s.OnSource.IsClosed() {
+			return n, err
+		}
+		// Somebody may have replaced a sequence of the target.
 	}
-	match, err := matchSequences(ctx, s)
-	if err != nil {
-		return 0, err
-	}
-	n, absent, err := setSequences(ctx, s, list, match)
 	if err != nil {
 		return 0, err
 	}
-	if err := match.requireAll(ctx, s); err != nil {
+	pairs, absent, err := pairSequences(ctx, s)
+	if err != nil {
 		return 0, err
 	}
 	if len(absent) > 0 {
 		s.Log.Warn(fmt.Sprintf("skipping sequences of the source that do not exist on the target: %s", count.Some(absent)))
 	}
-	return n, nil
+	return setSequences(ctx, s, pairs)
+}
+
+// recordedPairs returns the pairs that prepare has recorded, or nil if they may not be right any
+// more.
+func recordedPairs(ctx context.Context, s *session.Session, done []progress.Step) (pairs []progress.SequencePair, err error) {
+	p := session.Done(done, "prepare")
+	if p == nil || p.Stamp == "" {
+		return nil, nil
+	}
+	stamp, err := sequenceStamp(ctx, s)
+	if err != nil || stamp != p.Stamp {
+		return nil, err
+	}
+	pairs, err = progress.SequencePairs(ctx, s.OnTarget, s.Stream.ID)
+	return pairs, s.Target.Explain(err)
+}
+
+// sequenceStamp returns the state of what decides which sequence of the target takes the value of
+// which one of the source.
+func sequenceStamp(ctx context.Context, s *session.Session) (string, error) {
+	var stamps [2]string
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		stamps[0], err = inventory.SequenceStamp(gctx, s.OnSource)
+		return s.Source.Explain(err)
+	})
+	g.Go(func() (err error) {
+		stamps[1], err = inventory.SequenceStamp(gctx, s.OnTarget)
+		return s.Target.Explain(err)
+	})
+	err := g.Wait()
+	return stamps[0] + " " + stamps[1], err
+}
+
+// pairSequences finds the sequence of the target for each one of the source. It matches a sequence
+// that feeds a column by that column, whatever the sequence's name. It returns the names of those
+// that the target does not have: the user allowed that, or the load left them out. But no column of
+// a migrated table may draw from a sequence that is not set: it would get the same values twice.
+func pairSequences(ctx context.Context, s *session.Session) (pairs []progress.SequencePair, absent []string, err error) {
+	list, err := catalog.SequenceNames(ctx, s.OnSource)
+	if err != nil {
+		return nil, nil, s.Source.Explain(err)
+	}
+	match, err := matchSequences(ctx, s)
+	if err != nil {
+		return nil, nil, err
+	}
+	oids, err := match.oids(ctx, s, list)
+	if err != nil {
+		return nil, nil, s.Target.Explain(err)
+	}
+	for i, q := range list {
+		to := match.on(catalog.Name{Schema: q.Schema, Name: q.Name})
+		switch {
+		case !q.Known:
+			return nil, nil, fault.New(fault.Permission, "could not read the state of sequence %s.%s on the source", q.Schema, q.Name).
+				WithHint("GRANT SELECT ON ALL SEQUENCES IN SCHEMA %s TO …", text.Ident(q.Schema))
+		case oids[i] == 0:
+			absent = append(absent, to.Schema+"."+to.Name)
+		default:
+			pairs = append(pairs, progress.SequencePair{Source: q.OID, SourceSchema: q.Schema, SourceName: q.Name,
+				Schema: to.Schema, Name: to.Name, Target: oids[i]})
+		}
+	}
+	return pairs, absent, match.requireAll(ctx, s)
+}
+
+// oids returns the OIDs of the target's sequences for those of the source, 0 if there is none.
+func (m *sequenceMatch) oids(ctx context.Context, s *session.Session, list []catalog.Sequence) ([]uint32, error) {
+	schemas, names := make([]string, len(list)), make([]string, len(list))
+	for i, q := range list {
+		to := m.on(catalog.Name{Schema: q.Schema, Name: q.Name})
+		schemas[i], names[i] = to.Schema, to.Name
+	}
+	rows, err := s.OnTarget.Query(ctx, `SELECT coalesce(c.oid, 0) FROM unnest($1::pg_catalog.text[], $2::pg_catalog.text[]) WITH ORDINALITY v(s, n, i)
+		LEFT JOIN pg_catalog.pg_namespace x ON x.nspname = v.s LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = x.oid AND c.relname = v.n AND c.relkind = 'S' ORDER BY v.i`, schemas, names)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[uint32])
 }
 
 // A sequenceMatch maps sequences of the source to those of the target.
@@ -87,56 +165,6 @@ func (m *sequenceMatch) on(n catalog.Name) catalog.Name {
 		n.Schema = to
 	}
 	return n
-}
-
-// setSequences sets the target's sequences. It returns how many it set, and the missing ones.
-func setSequences(ctx context.Context, s *session.Session, list []catalog.Sequence,
-	match *sequenceMatch) (n int, absent []string, err error) {
-	var batch pgx.Batch
-	for i, q := range list {
-		if i%session.LocksAtOnce == 0 {
-			// One transaction for all sequences could need more locks than the target has room for.
-			if i > 0 {
-				batch.Queue("COMMIT")
-			}
-			batch.Queue("BEGIN")
-		}
-		if !q.Known {
-			return 0, nil, fault.New(fault.Permission, "could not read the state of sequence %s.%s on the source", q.Schema, q.Name).
-				WithHint("GRANT SELECT ON ALL SEQUENCES IN SCHEMA %s TO …", text.Ident(q.Schema))
-		}
-		to := match.on(catalog.Name{Schema: q.Schema, Name: q.Name})
-		name := pgx.Identifier{to.Schema, to.Name}.Sanitize()
-		batch.Queue("SELECT pg_catalog.setval(pg_catalog.to_regclass($1)::pg_catalog.regclass, $2, $3) IS NOT NULL",
-			name, q.LastValue, q.IsCalled).QueryRow(func(row pgx.Row) error {
-			var set bool
-			err := row.Scan(&set)
-			var pg *pgconn.PgError
-			switch {
-			case errors.As(err, &pg) && pg.Code == "22003":
-				return fault.New(fault.Failed,
-					"sequence %s.%s of the target cannot take the source's value %d: %w", to.Schema, to.Name,
-					q.LastValue, err).
-					WithHint("ALTER SEQUENCE %s AS bigint (and the column that it feeds), or MAXVALUE …, on the target; then run open again.",
-						text.Ident(to.Schema, to.Name))
-			case err != nil:
-				return fmt.Errorf("set sequence %s.%s: %w", to.Schema, to.Name, err)
-			case set:
-				n++
-			default:
-				absent = append(absent, to.Schema+"."+to.Name)
-			}
-			return nil
-		})
-	}
-	if len(list) > 0 {
-		batch.Queue("COMMIT")
-	}
-	if err := s.OnTarget.SendBatch(ctx, &batch).Close(); err != nil {
-		_, _ = s.OnTarget.Exec(ctx, "ROLLBACK") // the caller may try again
-		return 0, nil, s.Target.Explain(err)
-	}
-	return n, absent, nil
 }
 
 // requireAll refuses a target on which columns draw from sequences that were not set.

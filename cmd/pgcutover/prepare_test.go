@@ -1,0 +1,174 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
+)
+
+// A proxy passes sessions on to a server, and counts how often a client has waited for a reply.
+type proxy struct {
+	uri   string
+	trips atomic.Int64
+	delay time.Duration // of each reply
+}
+
+// through starts a proxy before the server of a URI.
+func through(t *testing.T, d *pgtest.DB, uri string) *proxy {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	server := fmt.Sprintf("127.0.0.1:%d", d.Port)
+	p := &proxy{uri: strings.Replace(uri, server, l.Addr().String(), 1)}
+	if p.uri == uri {
+		t.Fatalf("%s does not name %s", uri, server)
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go p.serve(c, server)
+		}
+	}()
+	return p
+}
+
+func (p *proxy) serve(client net.Conn, addr string) {
+	defer client.Close()
+	server, err := net.Dial("tcp", addr)
+	if err != nil {
+		return
+	}
+	defer server.Close()
+	var asked atomic.Bool
+	go func() {
+		b := make([]byte, 1<<16)
+		for {
+			n, err := client.Read(b)
+			if n > 0 {
+				asked.Store(true)
+				_, err = server.Write(b[:n])
+			}
+			if err != nil {
+				_ = server.(*net.TCPConn).CloseWrite()
+				return
+			}
+		}
+	}()
+	b := make([]byte, 1<<16)
+	for {
+		n, err := server.Read(b)
+		if n > 0 && asked.Swap(false) {
+			p.trips.Add(1)
+			time.Sleep(p.delay)
+		}
+		if _, e := client.Write(b[:n]); e != nil || err == io.EOF || err != nil {
+			return
+		}
+	}
+}
+
+// many makes tables, each with a foreign key, a trigger and a sequence. Every third key references
+// the next table, and the others one parent.
+func many(d *pgtest.DB, n int) {
+	d.Exec("CREATE TABLE parent (id int PRIMARY KEY); INSERT INTO parent SELECT generate_series(1, 9); CREATE TABLE fired (t text)",
+		"CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.fired VALUES (TG_TABLE_NAME); RETURN NEW; END'",
+		fmt.Sprintf(`DO $$ BEGIN FOR i IN 1..%d LOOP EXECUTE format('CREATE TABLE t%%1$s (id serial PRIMARY KEY, p int REFERENCES parent, n int); INSERT INTO t%%1$s (p) VALUES (1), (2);
+			CREATE TRIGGER fire BEFORE INSERT ON t%%1$s FOR EACH ROW EXECUTE PROCEDURE fire();', i); IF i %% 100 = 0 THEN COMMIT; END IF; END LOOP;
+			FOR i IN 1..%[1]d LOOP IF i %% 3 = 0 THEN EXECUTE format('ALTER TABLE t%%s ADD FOREIGN KEY (n) REFERENCES t%%s', i, i %% %[1]d + 1); END IF; IF i %% 100 = 0 THEN COMMIT; END IF; END LOOP; END $$`, n))
+}
+
+// How long the source is closed does not depend on the number of tables: what is left to do then
+// takes a fixed number of round trips, with 200 tables as with 5,000. Meanwhile sync goes on.
+func TestDowntimeManyTables_F14(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	n := 200
+	if pgtest.Full() {
+		n = 5000
+		source = pgtest.Start(t, source.Major, "max_locks_per_transaction=512").Database(t, "")
+		target = pgtest.Start(t, target.Major, "max_locks_per_transaction=512").Database(t, "")
+	}
+	many(source, n)
+	m := &migration{source: source, target: target, slot: "many_" + source.Name, Env: pgtest.NewEnv(t, source, target)}
+	m.load()
+	caughtUp := func() {
+		t.Helper()
+		m.cut(0, "wait", "caught-up", "--timeout", "60s", "--lag", "0")
+	}
+	caughtUp()
+	_, errs := m.cut(0, "prepare", "--timeout", "10m")
+	keys := n + n/3
+	count := func(what string) int {
+		t.Helper()
+		var v int
+		_, _ = fmt.Sscan(target.Query(what), &v)
+		return v
+	}
+	const keysSQL = "SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND connamespace = 'public'::regnamespace"
+	const triggersSQL = "SELECT count(*) FROM pg_trigger WHERE tgname = 'fire' AND tgenabled = 'O'"
+	if a, b := count(keysSQL), count(triggersSQL); a != keys || b != n {
+		t.Errorf("%d keys, %d triggers after prepare: %s", a, b, errs)
+	}
+	if got := count("SELECT count(*) FROM pg_class c WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname ~ '^t[0-9]' AND NOT EXISTS (SELECT FROM pg_stats s WHERE s.tablename = c.relname)"); got != 0 {
+		t.Errorf("%d tables have no statistics before the target opens", got)
+	}
+	// Neither keys nor triggers act on what sync writes, in any order, nor after a restart of it.
+	source.Exec("SET session_replication_role = replica; DELETE FROM parent; INSERT INTO t1 (p) VALUES (77)",
+		"INSERT INTO parent SELECT generate_series(1, 99)", "INSERT INTO t2 (p) VALUES (8)", "TRUNCATE fired")
+	caughtUp()
+	m.sync.Kill()
+	m.startSync()
+	source.Exec("UPDATE t3 SET p = 5", "BEGIN; TRUNCATE parent CASCADE; INSERT INTO parent SELECT generate_series(1, 99); COMMIT",
+		"INSERT INTO t1 (id, p) VALUES (1, 3)", "TRUNCATE fired")
+	caughtUp()
+	m.cut(0, "prepare", "--timeout", "10m")
+	source.Exec("SELECT setval('t7_id_seq', 4711)", "INSERT INTO t8 (p) VALUES (9)", "TRUNCATE fired")
+	caughtUp()
+	if a, b := count(keysSQL), count(triggersSQL); a != keys || b != n {
+		t.Errorf("%d keys, %d triggers after prepare again", a, b)
+	}
+	if got := count("SELECT count(*) FROM fired"); got != 0 {
+		t.Errorf("triggers have fired for %d applied rows", got)
+	}
+
+	direct := m.Env
+	a, b := through(t, source, source.URI), through(t, target, target.URI)
+	m.Env = &pgtest.Env{T: t, Dir: direct.Dir, Source: a.uri, Target: b.uri, Vars: direct.Vars}
+	for _, verb := range []string{"fence", "drain", "open"} {
+		const most = 160
+		a.trips.Store(0)
+		b.trips.Store(0)
+		began := time.Now()
+		_, errs = m.cut(0, verb)
+		trips := a.trips.Load() + b.trips.Load()
+		t.Logf("%s of %d tables: %v, %d round trips", verb, n, time.Since(began), trips)
+		if trips > most {
+			t.Errorf("%s: %d round trips: %s", verb, trips, errs)
+		}
+	}
+	m.Env = direct
+	if got := target.Query("SELECT nextval('t7_id_seq'), nextval('t8_id_seq') > (SELECT max(id) FROM t8), nextval('t9_id_seq')"); got != "4712\tt\t3" {
+		t.Errorf("sequences: %s", got)
+	}
+	if _, err := target.Try("INSERT INTO t5 (p) VALUES (1000)"); err == nil || !strings.Contains(err.Error(), "23503") {
+		t.Errorf("a key is not enforced: %v", err)
+	}
+	if target.Exec("INSERT INTO t5 (p) VALUES (1)"); count("SELECT count(*) FROM fired") != 1 {
+		t.Error("a trigger does not fire")
+	}
+	m.cut(0, "finish")
+	if a, b := count(keysSQL+" AND convalidated"), count(triggersSQL); a != keys || b != n {
+		t.Errorf("%d valid keys, %d triggers after finish", a, b)
+	}
+}
