@@ -37,7 +37,6 @@ type Migration struct {
 	Log *slog.Logger
 
 	unwritten error             // the error that Unwritten reports
-	mu        sync.Mutex        // for ends
 	ends      map[string]string // by side, the server connected to, as identity.Line prints it
 }
 
@@ -123,6 +122,9 @@ func (m *Migration) ConnectTarget(ctx context.Context) (*pgx.Conn, error) {
 	return c, nil
 }
 
+// naming guards Migration.ends, which migrations between the same servers share.
+var naming sync.Mutex
+
 // Connect opens a session that waits for no lock for long. The first session on each side reports
 // the server: on standard error, unless the command's report names it.
 func (m *Migration) Connect(ctx context.Context, s pgdial.Server) (*pgx.Conn, error) {
@@ -134,8 +136,8 @@ func (m *Migration) Connect(ctx context.Context, s pgdial.Server) (*pgx.Conn, er
 		_ = c.Close(ctx)
 		return nil, s.Explain(err)
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	naming.Lock()
+	defer naming.Unlock()
 	if m.ends == nil {
 		m.ends = make(map[string]string)
 	}
