@@ -22,7 +22,7 @@ func sections(text string) map[string]string {
 func TestPackages(t *testing.T) {
 	all := packages(t)
 	table := sections(read(t, "ARCHITECTURE.md"))["Packages"]
-	row := regexp.MustCompile("^\\| `([a-z0-9]+)` \\|")
+	row := regexp.MustCompile("^\\| `([a-z0-9/]+)` \\|")
 	folder := regexp.MustCompile("`(cmd/[a-z0-9/]+)`")
 	var order []string
 	in := ""
@@ -35,8 +35,8 @@ func TestPackages(t *testing.T) {
 			continue
 		}
 		p := path.Join(in, m[1])
-		if m[1] == "format" {
-			p = "format"
+		if m[1] == "format" || strings.Contains(m[1], "/") {
+			p = m[1]
 		}
 		switch {
 		case all[p] == nil:
