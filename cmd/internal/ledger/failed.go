@@ -48,7 +48,7 @@ func keys(kind, schema, table, name string, known map[inventory.Key]*inventory.O
 		}
 		return one(inventory.Column, table, strings.TrimPrefix(part, table+"."))
 	case "FUNCTION", "PROCEDURE", "AGGREGATE":
-		return one(inventory.Function, "", name)
+		return one(inventory.Function, "", strings.Replace(name, "(*)", "()", 1))
 	case "TYPE", "DOMAIN", "SHELL TYPE":
 		return one(inventory.Type, "", name)
 	case "SEQUENCE", "SEQUENCE OWNED BY":
@@ -159,6 +159,32 @@ func (c *comparison) failures() {
 			Remedy: fmt.Sprintf("mend the cause, then on the target: %s", first(list(f.SQL), "")),
 			SQL:    sql, order: 20, failed: true})
 	}
+}
+
+// Refused returns a line for each object that the load could not create, in an order in which a
+// superuser can execute their statements. A table or view that failed only because another object
+// did has no statement: the next run of the load creates it, for the right owner.
+func Refused(failed []progress.Object) []Line {
+	var c comparison
+	for i := range failed {
+		f := &failed[i]
+		l := Line{key: inventory.Key{Class: "failed " + f.Type, Schema: f.Schema, Table: f.Table, Name: f.Name},
+			Name: strings.TrimPrefix(f.String(), f.Type+" "), Kind: strings.ToLower(f.Type), Problem: "failed",
+			Cause: "the load was refused: " + f.Error, As: Superuser}
+		kind, _, _ := strings.Cut(strings.TrimPrefix(f.Type+" "+f.Name, "OWNER "), " ")
+		if f.Because != 0 && (kind == "TABLE" || kind == "VIEW" || kind == "MATERIALIZED") {
+			l.Remedy = "the next run of the load creates it, once what it needs exists"
+		} else {
+			l.SQL = list(strings.TrimRight(f.SQL, "; \n"))
+			l.Remedy = "on the target: " + first(l.SQL, "mend the cause")
+		}
+		c.add(l)
+	}
+	lines := make([]Line, len(c.lines))
+	for i, l := range c.lines {
+		lines[i] = *l
+	}
+	return lines
 }
 
 // attached returns the partitioned index that lacks the index of a partition: its line says that it

@@ -163,18 +163,22 @@ func (c Cause) String() string {
 	return text.Escape(s + ": " + c.Says)
 }
 
-// Text returns the causes, one per line, and the remedies of those that have one.
+// Text returns the causes, one per line, and the remedies of those that have one. A remedy that
+// does not fit on one line, such as a function, is left out.
 func Text(list []Cause) (each, remedies string) {
 	var lines, sqls []string
+	left := false
 	for _, c := range list {
 		lines = append(lines, c.String())
-		if c.Remedy != "" {
-			sqls = append(sqls, c.Remedy)
+		if sql := rules.OneLine(c.Remedy); sql != "" {
+			sqls = append(sqls, sql)
+		} else if c.Remedy != "" {
+			left = true
 		}
 	}
 	const most = 5
-	if len(sqls) > most {
-		sqls = append(sqls[:most], "…")
+	if len(sqls) > most || left && len(sqls) > 0 {
+		sqls = append(sqls[:min(most, len(sqls))], "…")
 	}
 	return strings.Join(lines, "\n"), text.Escape(strings.Join(sqls, " "))
 }

@@ -225,6 +225,9 @@ func (l *fullLoad) loaded(ctx context.Context, complete bool) error {
 		msg := count.Of(len(failed), "object") + " could not be created on the target"
 		hint := "These commands try them again: pgcutover open, pgcutover finish, and " + resume(l.stream) +
 			". Table pgsluice.deferred has their definitions."
+		if slot := l.stream.Key.Slot; slot != "" {
+			hint += " To print the statements: pgcutover missing --slot " + slot + " --sql"
+		}
 		if remedies != "" {
 			hint = "On the target, as a role that may do so: " + remedies + " " + hint
 		}

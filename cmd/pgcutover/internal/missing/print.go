@@ -11,6 +11,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/ledger"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/coverage"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
@@ -42,8 +43,7 @@ func Print(ctx context.Context, m *session.Migration, o Options) error {
 		return err
 	}
 	if !r.Compared {
-		return fault.New(fault.Config, "the full load is not complete, so objects are still missing").
-			WithHint("If pgapply is loading: pgcutover wait loaded --slot %[1]s. If it is not: pgextract --slot %[1]s --resume | pgapply", m.Slot)
+		return incomplete(ctx, s, o.As, m.Out)
 	}
 	if !o.AllowOrphans {
 		if err := r.withOrphans(ctx, s); err != nil {
@@ -53,20 +53,7 @@ func Print(ctx context.Context, m *session.Migration, o Options) error {
 	if err := accept(ctx, s, r.Lines, o.Allow); err != nil {
 		return err
 	}
-	switch o.As {
-	case "json":
-		e := json.NewEncoder(text.JSONWriter(m.Out))
-		e.SetIndent("", "  ")
-		if r.Lines == nil {
-			r.Lines = []ledger.Line{}
-		}
-		err = e.Encode(r.Lines)
-	case "sql":
-		err = r.sql(m.Out)
-	default:
-		err = r.lines(m.Out, m.Slot)
-	}
-	if err != nil {
+	if err := r.print(m.Out, o.As, m.Slot); err != nil {
 		return err
 	}
 	if left := ledger.Blocking(r.Lines); len(left) > 0 {
@@ -74,6 +61,40 @@ func Print(ctx context.Context, m *session.Migration, o Options) error {
 			count.Of(len(left), "object"), count.Word(len(left), "it", "them"))
 	}
 	return nil
+}
+
+// incomplete prints what an incomplete load could not create: rows may be missing for want of it.
+// Nothing else can be said about the target yet.
+func incomplete(ctx context.Context, s *session.Session, as string, out io.Writer) error {
+	failed, err := progress.Failed(ctx, s.OnTarget, s.Stream.ID)
+	if err != nil {
+		return s.Target.Explain(err)
+	}
+	hint := "If pgapply is loading: pgcutover wait loaded --slot %[1]s. If it is not: pgextract --slot %[1]s --resume | pgapply"
+	if len(failed) > 0 {
+		r := Result{Lines: ledger.Refused(failed)}
+		if err := r.print(out, as, s.Slot); err != nil {
+			return err
+		}
+		hint = "If pgapply is loading: pgcutover wait loaded --slot %[1]s. If it is not, create what it could not, with the statements of pgcutover missing --slot %[1]s --sql, then: pgextract --slot %[1]s --resume | pgapply"
+	}
+	return fault.New(fault.Config, "the full load is not complete, so objects are still missing").WithHint(hint, s.Slot)
+}
+
+// print prints the ledger in a format: "json", "sql", or for people.
+func (r *Result) print(out io.Writer, as, slot string) error {
+	switch as {
+	case "json":
+		e := json.NewEncoder(text.JSONWriter(out))
+		e.SetIndent("", "  ")
+		if r.Lines == nil {
+			r.Lines = []ledger.Line{}
+		}
+		return e.Encode(r.Lines)
+	case "sql":
+		return r.sql(out)
+	}
+	return r.lines(out, slot)
 }
 
 // lines prints the ledger for people.
