@@ -30,7 +30,11 @@ func TestFewLocks_C29(t *testing.T) {
 			sql.Reset()
 		}
 	}
-	source.Exec("CREATE TABLE part (id int REFERENCES t0) PARTITION BY LIST (id)")
+	references, keys := "REFERENCES t0", tables-1+41
+	if source.Major == 10 { // which has no foreign keys of partitioned tables
+		references, keys = "", tables-1
+	}
+	source.Exec("CREATE TABLE part (id int " + references + ") PARTITION BY LIST (id)")
 	for i := range 40 {
 		source.Exec(fmt.Sprintf("CREATE TABLE part%[1]d PARTITION OF part FOR VALUES IN (%[1]d)", i))
 	}
@@ -47,7 +51,7 @@ func TestFewLocks_C29(t *testing.T) {
 	if status != 0 {
 		t.Fatalf("status %d: %s", status, said)
 	}
-	if n := target.Query("SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND convalidated AND connamespace = 'public'::regnamespace"); n != fmt.Sprint(tables-1+41) {
+	if n := target.Query("SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND convalidated AND connamespace = 'public'::regnamespace"); n != fmt.Sprint(keys) {
 		t.Errorf("%s foreign keys are valid", n)
 	}
 	for _, i := range []int{0, 1, 15, 16, tables - 1} {

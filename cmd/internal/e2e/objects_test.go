@@ -21,7 +21,7 @@ func grantsOf(d *pgtest.DB, without ...string) string {
 		UNION ALL SELECT format('default %s %s %s', defaclrole::regrole, defaclnamespace::regnamespace, defaclobjtype), defaclacl FROM pg_default_acl),
 	r AS (SELECT a.o, x.grantee, CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(x.grantee) END AS name, x.privilege_type, x.is_grantable FROM a, aclexplode(a.acl) x)
 	SELECT coalesce(string_agg(line, E'\n' ORDER BY line COLLATE "C"), '') FROM (
-		SELECT format('%s: %s %s %s', o, name, privilege_type, is_grantable) AS line FROM r WHERE name NOT IN (` + names + `)
+		SELECT format('%s: %s %s %s', o, name, privilege_type, is_grantable) AS line FROM r WHERE name NOT IN (` + names + `) AND privilege_type <> 'MAINTAIN' -- which older servers do not have
 		UNION ALL SELECT format('policy %s %s %s', polname, polpermissive, n) FROM pg_policy, LATERAL (SELECT pg_get_userbyid(u) AS n FROM unnest(polroles) u) v WHERE n NOT IN (` + names + `)
 		UNION ALL SELECT format('owner of lo %s: %s', oid, pg_get_userbyid(lomowner)) FROM pg_largeobject_metadata WHERE pg_get_userbyid(lomowner) NOT IN (` + names + `)) v`)
 }
@@ -163,8 +163,11 @@ func TestFirstCause_C21(t *testing.T) {
 		"CREATE UNIQUE INDEX of_m ON m (f)", "GRANT SELECT ON b TO PUBLIC",
 		"ALTER TABLE t ENABLE ROW LEVEL SECURITY",
 		"CREATE POLICY p ON t AS RESTRICTIVE USING (f(id) > 0)",
-		"CREATE TABLE late (id int PRIMARY KEY, v int DEFAULT f(1), w int GENERATED ALWAYS AS (f(id)) STORED)",
+		"CREATE TABLE late (id int PRIMARY KEY, v int DEFAULT f(1))",
 		"INSERT INTO late VALUES (1)")
+	if source.Major >= 12 {
+		source.Exec("ALTER TABLE late ADD w int GENERATED ALWAYS AS (f(id)) STORED")
+	}
 	target.Exec("CREATE FUNCTION no() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not today'; END $$",
 		"CREATE EVENT TRIGGER no ON ddl_command_start WHEN TAG IN ('CREATE FUNCTION') EXECUTE PROCEDURE no()",
 		"ALTER EVENT TRIGGER no ENABLE ALWAYS")

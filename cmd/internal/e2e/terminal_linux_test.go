@@ -151,7 +151,11 @@ func terminalLoad(t *testing.T, columns, rows int) {
 	target.Exec("SELECT pg_terminate_backend(l.pid) FROM pg_locks l WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())")
 	wait("sync starts again", func() bool { return strings.Contains(squeezed(x.All()...), "startingagain") })
 	source.Exec("INSERT INTO big VALUES (0, 'last')")
-	wait("it is applied", func() bool { return syncing() && shows("last error", "1 in 1 transaction") })
+	applied := "1 in 1 transaction"
+	if source.Major < 15 { // which sends empty transactions, too
+		applied = "1 in "
+	}
+	wait("it is applied", func() bool { return syncing() && shows("last error", applied) })
 	x.Resize(columns-7, rows-3)
 	wait("it is drawn again", syncing)
 	x.Resize(columns, rows)
