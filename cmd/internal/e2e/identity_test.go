@@ -162,6 +162,10 @@ func TestFencedSource_I1(t *testing.T) {
 	slot := "s_" + source.Name
 	e.Bash(`pgextract --slot "$1" | pgapply`, slot)
 	e.Must(nil, "pgcutover", "fence", "--slot", slot)
+	// Nor does it get another slot: pgextract says that a cutover has closed it, and what to do.
+	if status, _, errs := e.Run(nil, "pgextract", "--slot", "other_"+source.Name); status != 78 || !strings.Contains(errs, "pgcutover unfence --slot "+slot) {
+		t.Errorf("another load: status %d: %s", status, errs)
+	}
 	e.Source, e.Target = target.URI, source.URI
 	if status, _, errs := e.Run(nil, "bash", "-c", `pgextract --table u | pgapply; exit ${PIPESTATUS[1]}`); status != 78 {
 		t.Errorf("status %d: %s", status, errs)

@@ -110,6 +110,7 @@ func TestKeyLostWithoutTriggers_C1(t *testing.T) {
 		t.Errorf("status says %s, not %v", got, want)
 	}
 	f.refused(losing[0])
+	run("UPDATE nothing SET id = 5 WHERE id = 1")
 	// What else is in the trees, and all inserts, are carried as before.
 	run("INSERT INTO nothing VALUES (2, 2)")
 	if trees {
@@ -145,8 +146,12 @@ func TestKeyLostWithoutTriggers_C1(t *testing.T) {
 	}
 	f.refused(losing[0])
 	// Loaded again, they are whole. What is changed before that may meet rows that were not changed
-	// meanwhile, where sync would stop.
-	stop()
+	// meanwhile. Sync stops there, and prints the command.
+	run("UPDATE nothing SET v = 9 WHERE id = 5")
+	if status := sync.Wait(30 * time.Second); status == 0 || !strings.Contains(sync.Errors(),
+		fmt.Sprintf(`pgextract --slot %s --table '"public"."nothing"' --reload | pgapply`, f.slot)) {
+		t.Errorf("status %d: %s", status, sync.Errors())
+	}
 	if r := refusals(); len(r) > 0 {
 		t.Errorf("the source refuses %v", r)
 	}

@@ -63,7 +63,7 @@ func (a *Applier) aheadLane(ctx context.Context, xid uint32) (*lane, error) {
 		if err != nil {
 			return nil, err
 		}
-		l = &lane{s: s, skipLocked: true, onConflict: a.onConflict, stream: a.stream.ID, conflicts: a.conflicts}
+		l = &lane{s: s, skipLocked: true, onConflict: a.onConflict, stream: a.stream.ID, slot: a.slot, conflicts: a.conflicts}
 	}
 	if err := l.s.exec(ctx, "SET lock_timeout = '"+aheadLockTimeout+"'"); err != nil {
 		l.s.close()

@@ -73,7 +73,7 @@ func NewApplier(ctx context.Context, server pgdial.Server, log *slog.Logger, str
 	if err != nil {
 		return nil, err
 	}
-	return &Applier{lane: &lane{s: s, onConflict: onConflict, stream: stream.ID,
+	return &Applier{lane: &lane{s: s, onConflict: onConflict, stream: stream.ID, slot: stream.Key.Slot,
 		conflicts: new(atomic.Int64)}, ahead: make(map[uint32]*lane), stream: stream, log: log,
 		counting: make(map[*plan.Table]*plan.Counts), counted: time.Now()}, nil
 }

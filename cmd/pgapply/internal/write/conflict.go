@@ -343,20 +343,23 @@ func (l *lane) lookAt(g *plan.Group, t *plan.Table, tuple int32) string {
 // rows with that key.
 func (l *lane) goOn(g *plan.Group, i int32, byKey bool) string {
 	policy, why := "pgapply --on-conflict skip, or ", ""
+	_, t := g.Op(i)
+	reload := fmt.Sprintf("pgextract --slot %s --table %s --reload | pgapply", text.Shell(l.slot), shellPattern(t.Relation))
 	switch {
 	case l.onConflict == Skip:
 		policy = "pgapply "
 	case l.onConflict == Overwrite && byKey && !canOverwrite(g, i):
-		_, t := g.Op(i)
 		why = "It cannot be overwritten: no key finds the row. "
 		if t.Key != nil {
-			why = fmt.Sprintf("It cannot be overwritten: the source has not sent the whole row, but left out large values that did not change. To load the table again, while sync is stopped: pgextract --slot … --table %s --reload | pgapply. ",
-				shellPattern(t.Relation))
+			why = fmt.Sprintf("It cannot be overwritten: the source has not sent the whole row, but left out large values that did not change. To load the table again, while sync is stopped: %s. ", reload)
 		}
 	case l.onConflict != Overwrite && byKey && canOverwrite(g, i):
 		policy = "pgapply --on-conflict skip (or overwrite), or "
 	}
-	return fmt.Sprintf("%sTo continue without correcting it: %swithout the whole transaction: --skip-lsn %v.", why, policy, g.CommitLSN(i))
+	// After a reload, older changes of the table are left out, this one as well.
+	return fmt.Sprintf("%sTo continue without correcting it: %swithout the whole transaction: --skip-lsn %v. "+
+		"If pgcutover status names the table, because it had no key for a time or was not published, load it again instead: %s",
+		why, policy, g.CommitLSN(i), reload)
 }
 
 // transaction names a transaction by its commit LSN, which is 0 while it is in progress.

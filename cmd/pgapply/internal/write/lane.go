@@ -24,6 +24,7 @@ type lane struct {
 
 	onConflict string        // StopOnConflict, Skip or Overwrite
 	stream     int32         // the stream's id, for rows in schema pgsluice
+	slot       string        // for messages
 	conflicts  *atomic.Int64 // how many changes were recorded
 
 	open    bool

@@ -58,7 +58,7 @@ type Load struct {
 // Run writes the stream of the load to out. Tables that changed before they could be read follow in
 // further streams, each with a new snapshot.
 func (l *Load) Run(ctx context.Context, out io.Writer) error {
-	err := l.streams(ctx, out)
+	err := l.fenced(ctx, l.streams(ctx, out))
 	if err != nil && l.made != "" {
 		l.Log.Warn(l.made+" on the source, and remain there", "hint",
 			fmt.Sprintf("To continue, with the same options as before: pgextract --slot %[1]s --resume | pgapply. "+
