@@ -76,3 +76,76 @@ func TestStaleDrainRefused_F6(t *testing.T) {
 		t.Errorf("%d rows are lost", n)
 	}
 }
+
+// escape writes to the source behind the fence, as any session may.
+func (m *migration) escape(sql string) {
+	m.T.Helper()
+	m.source.Exec("BEGIN READ WRITE; " + sql + "; COMMIT")
+}
+
+// A writer that the fence does not hold, at every step of the cutover: what it writes is carried,
+// or refused and named, or found and named. It is never lost with status 0.
+func TestWritesBehindMark_F2(t *testing.T) {
+	pgtest.Raced(t)
+	source, target := pgtest.Pair(t)
+	m := begin(t, source, target)
+	m.load()
+	m.cut(0, "wait", "caught-up", "--timeout", "30s", "--lag", "0")
+	_, errs := m.cut(78, "watch")
+	says(t, errs, "the target is not open")
+	m.cut(0, "fence")
+	m.escape("INSERT INTO log VALUES ('between fence and drain')")
+	m.cut(0, "drain")
+	m.escape("INSERT INTO log VALUES ('behind the drain')")
+	_, errs = m.cut(78, "open")
+	says(t, errs, "public.log", "pgcutover drain", "pgcutover unfence")
+	m.cut(0, "drain")
+	// Large objects are in no slot, and can be made in read-only transactions up to 15.
+	m.escape("SELECT lo_create(4711)")
+	_, errs = m.cut(78, "open")
+	says(t, errs, "1 large object created or changed: 4711")
+	m.escape("SELECT lo_unlink(4711)")
+	// While nobody reads the slot, it is read for what is in it.
+	m.stopSync()
+	m.escape("UPDATE customer SET name = 'escaped' WHERE id = 77; DELETE FROM \"Order\" WHERE id = 500")
+	_, errs = m.cut(78, "open")
+	says(t, errs, "public.Order: 1 deleted, such as (500), public.customer: 1 updated, such as (77)")
+	m.startSync()
+	m.cut(0, "drain")
+	if n := m.lost(); n != 0 || target.Query("SELECT name FROM customer WHERE id = 77") != "escaped" {
+		t.Fatalf("%d rows are lost before the target is open", n)
+	}
+	m.cut(0, "open")
+	m.escape("INSERT INTO log VALUES ('behind open')")
+	_, errs = m.cut(1, "finish")
+	says(t, errs, "public.log: 1 inserted", "--accept")
+	out, _ := m.cut(1, "watch")
+	says(t, out, "written\tpublic.log: 1 inserted\n")
+	m.escape("UPDATE customer SET name = 'late' WHERE id = 1; TRUNCATE none")
+	out, errs = m.cut(1, "watch")
+	says(t, out, "written\tpublic.customer: 1 updated, such as (1)\n", "written\tpublic.log: 1 inserted\n")
+	out, _ = m.cut(0, "status")
+	says(t, out, "public.customer: 1 updated", "pgcutover watch --slot "+m.slot)
+	if got := m.get(0, "written.result"); got != "written" {
+		t.Errorf("%s", got)
+	}
+	_, all := m.cut(78, "cleanup")
+	says(t, all, "public.log", "--accept")
+	accept := func(errs string) {
+		t.Helper()
+		_, lsn, _ := strings.Cut(errs, "--accept ")
+		out, errs := m.cut(0, "watch", "--accept", strings.Fields(lsn)[0])
+		says(t, out, "clean\tnobody has written")
+		says(t, errs)
+	}
+	accept(errs)
+	out, _ = m.cut(0, "status")
+	if strings.Contains(out, "public.customer: 1 updated") {
+		t.Errorf("it was accepted:\n%s", out)
+	}
+	m.cut(0, "finish")
+	m.escape("DELETE FROM \"Order\" WHERE id = 2")
+	_, errs = m.cut(1, "watch")
+	accept(errs)
+	m.cut(0, "cleanup")
+}

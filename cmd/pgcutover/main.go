@@ -23,6 +23,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/status"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/steps"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/verify"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/watch"
 )
 
 func main() { os.Exit(cli.Main("pgcutover", run)) }
@@ -84,7 +85,13 @@ type flags struct {
 		AllowMissing []string      `group:"what" placeholder:"ID" help:"Accept this line of pgcutover missing. Can be repeated."`
 		Timeout      time.Duration `group:"other" default:"1m" placeholder:"TIME" help:"Give up when another session's lock blocks this step for so long. Default: 1m."`
 	} `cmd:"" group:"night" help:"Open the target for writing: set sequences, create foreign keys and triggers, end sync."`
-	Finish  struct{} `cmd:"" group:"night" help:"Open, then validate foreign keys, refresh materialized views and analyze."`
+	Finish struct{} `cmd:"" group:"night" help:"Open, then validate foreign keys, refresh materialized views and analyze."`
+	Watch  struct {
+		Follow bool          `group:"what" help:"Repeat until interrupted. Print only what is new."`
+		Every  time.Duration `group:"what" default:"10s" placeholder:"TIME" help:"The interval of --follow. Default: 10s."`
+		JSON   bool          `group:"output" name:"json" help:"Print each report as JSON, for programs."`
+		Accept string        `group:"what" placeholder:"LSN" help:"Accept what was written to the source up to this LSN, which watch prints. It is not reported again."`
+	} `cmd:"" group:"after" help:"Look whether anybody has written to the source since the target has its changes. Exits with 0 if nobody has, with 1 if somebody has, and with another status if that cannot be told."`
 	Unfence struct {
 		Force bool `group:"what" help:"Also when the target is open. What was written to it since is not on the source."`
 	} `cmd:"" group:"back" help:"Allow writes to the source again."`
@@ -113,6 +120,7 @@ var about = manual.Manual{
 		{Does: "Make the way back, before the target is open:", Command: "pgcutover reverse --slot mig"},
 		{Does: "Open the target:", Command: "pgcutover open --slot mig"},
 		{Does: "Validate foreign keys and analyze:", Command: "pgcutover finish --slot mig"},
+		{Does: "Watch the old primary for writes:", Command: "pgcutover watch --slot mig --follow"},
 		{Does: "Give the source back to the application:", Command: "pgcutover unfence --slot mig"},
 		{Does: "Stop carrying changes of the schema:", Command: "pgcutover ddl uninstall --slot mig"},
 		{Does: "Ask whether changes of the schema are carried:", Command: "pgcutover ddl check --slot mig"},
@@ -120,7 +128,7 @@ var about = manual.Manual{
 	},
 	Exits: map[fault.Status]string{
 		fault.OK:     "Success. The step is done.",
-		fault.Failed: "Failure. verify: rows differ. missing: the list is not empty.",
+		fault.Failed: "Failure. verify: rows differ. missing: the list is not empty. watch, finish: the source was written to.",
 		fault.Data:   "",
 	},
 }
@@ -216,6 +224,8 @@ func (f *flags) do(ctx context.Context, m *session.Migration, command string, st
 		return steps.Open(ctx, m, f.Open.AllowMissing, f.Open.Timeout)
 	case "finish":
 		return steps.Finish(ctx, m, lockPatience)
+	case "watch":
+		return watch.Run(ctx, m, watch.Options{Follow: f.Watch.Follow, Every: f.Watch.Every, JSON: f.Watch.JSON, Accept: f.Watch.Accept})
 	case "verify":
 		return verify.Run(ctx, m, verify.Options{Jobs: max(f.Verify.Jobs, 1), OnlyDifferent: f.Verify.OnlyDifferent, Ready: f.ready})
 	case "ddl install":

@@ -2,8 +2,7 @@ package carried
 
 import (
 	"context"
-	"maps"
-	"slices"
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -35,44 +34,59 @@ func Unchanged(tables []*Table) string {
 // Recount reports whether the tables of an earlier Unchanged are still unchanged. It is much faster
 // than to judge all tables.
 func Recount(ctx context.Context, c *pgx.Conn, unchanged string) (bool, error) {
-	before := make(map[uint32]*Counters)
-	tables := make(map[uint32]*Table)
-	files := make(map[uint32]uint32)
-	var oids []uint32
-	for line := range strings.Lines(unchanged) {
-		id, counters, _ := strings.Cut(strings.TrimSpace(line), " ")
-		number, unlogged := strings.CutSuffix(id, "u")
-		number, onlyFile := strings.CutSuffix(number, "f")
+	changed, _, err := RecountTables(ctx, c, unchanged)
+	return err == nil && len(changed) == 0, err
+}
+
+// RecountTables returns the OIDs of the tables of an earlier Unchanged that have changed, or of
+// which nobody can tell any more, and the text with the counters of now.
+func RecountTables(ctx context.Context, c *pgx.Conn, unchanged string) (changed []uint32, again string, err error) {
+	type line struct {
+		oid    uint32
+		mark   string // u: unlogged; f: only the file is compared
+		before Counters
+	}
+	var lines []line
+	var oids, files []uint32
+	for text := range strings.Lines(unchanged) {
+		id, counters, _ := strings.Cut(strings.TrimSpace(text), " ")
+		number := strings.TrimRight(id, "uf")
 		oid, err := strconv.ParseUint(number, 10, 32)
 		x := ParseCounters(counters)
 		if err != nil || x == nil {
-			return false, nil
+			return []uint32{0}, unchanged, nil
 		}
-		if onlyFile {
-			files[uint32(oid)] = x.File
-			continue
+		l := line{oid: uint32(oid), mark: id[len(number):], before: *x}
+		lines = append(lines, l)
+		if l.mark == "f" {
+			files = append(files, l.oid)
+		} else {
+			oids = append(oids, l.oid)
 		}
-		oids = append(oids, uint32(oid))
-		before[uint32(oid)], tables[uint32(oid)] = x, &Table{Unlogged: unlogged}
 	}
-	current, err := CountFiles(ctx, c, slices.Collect(maps.Keys(files)))
+	current, err := CountFiles(ctx, c, files)
 	if err != nil {
-		return false, err
-	}
-	for oid, file := range files {
-		if current[oid].File != file {
-			return false, nil
-		}
+		return nil, "", err
 	}
 	now, err := Count(ctx, c, oids)
 	if err != nil {
-		return false, err
+		return nil, "", err
 	}
 	version := pgdial.Version(c.PgConn())
-	for oid, x := range before {
-		if changed, told := tables[oid].differ(*x, now[oid], version); changed || !told {
-			return false, nil
+	var b strings.Builder
+	for _, l := range lines {
+		after := now[l.oid]
+		differs, told := false, true
+		if l.mark == "f" {
+			after = current[l.oid]
+			differs = after.File != l.before.File
+		} else {
+			differs, told = (&Table{Unlogged: l.mark == "u"}).differ(l.before, after, version)
 		}
+		if differs || !told {
+			changed = append(changed, l.oid)
+		}
+		fmt.Fprintf(&b, "%d%s %s\n", l.oid, l.mark, after)
 	}
-	return true, nil
+	return changed, b.String(), nil
 }

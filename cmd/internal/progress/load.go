@@ -204,7 +204,7 @@ func StepBegins(ctx context.Context, c *pgx.Conn, stream int32, step string) err
 func StepBegan(ctx context.Context, c *pgx.Conn, stream int32, step string, ago time.Duration) error {
 	_, err := c.Exec(ctx, `INSERT INTO pgsluice.cutover (stream_id, step, started_at) VALUES ($1, $2, pg_catalog.clock_timestamp() - $3::pg_catalog.interval)
 		ON CONFLICT (stream_id, step) DO UPDATE SET started_at = excluded.started_at, finished_at = NULL, detail = NULL, result = NULL, stamp = NULL,
-		counted = NULL, fence_id = NULL, undo = NULL, lsn = NULL, applied_lsn = NULL, changes = NULL`, stream, step, ago)
+		counted = NULL, fence_id = NULL, undo = NULL, lsn = NULL, applied_lsn = NULL, changes = NULL, large_objects = NULL`, stream, step, ago)
 	return err
 }
 
@@ -238,11 +238,11 @@ func SetFence(ctx context.Context, c *pgx.Conn, stream int32, step, id, undo str
 	return err
 }
 
-// SetDrain records what a drain has found: the fence that it belongs to, its mark, and what the
-// target has applied by now.
-func SetDrain(ctx context.Context, c *pgx.Conn, stream int32, fenceID string, mark format.LSN) error {
-	_, err := c.Exec(ctx, `UPDATE pgsluice.cutover c SET fence_id = $2, lsn = $3::pg_catalog.text::pg_catalog.pg_lsn, applied_lsn = s.applied_lsn, changes = s.changes
-		FROM pgsluice.streams s WHERE s.stream_id = c.stream_id AND c.stream_id = $1 AND c.step = 'drain'`, stream, fenceID, mark.String())
+// SetDrain records what a drain has found: the fence that it belongs to, its mark, what the target
+// has applied by now, and what the source's large objects are.
+func SetDrain(ctx context.Context, c *pgx.Conn, stream int32, fenceID string, mark format.LSN, largeObjects string) error {
+	_, err := c.Exec(ctx, `UPDATE pgsluice.cutover c SET fence_id = $2, lsn = $3::pg_catalog.text::pg_catalog.pg_lsn, applied_lsn = s.applied_lsn, changes = s.changes, large_objects = nullif($4, '')
+		FROM pgsluice.streams s WHERE s.stream_id = c.stream_id AND c.stream_id = $1 AND c.step = 'drain'`, stream, fenceID, mark.String(), largeObjects)
 	return err
 }
 
@@ -260,29 +260,30 @@ func ForgetSteps(ctx context.Context, c *pgx.Conn, stream int32, steps ...string
 
 // A Step is a row of pgsluice.cutover.
 type Step struct {
-	Name     string     `json:"step"`
-	Started  time.Time  `json:"started_at"`
-	Finished *time.Time `json:"finished_at"`
-	Detail   string     `json:"detail,omitempty"` // for people
-	Result   string     `json:"result,omitempty"` // of verify: equal, differs
-	Stamp    string     `json:"-"`                // of fence: the source's inventory.Stamp
-	FenceID  string     `json:"-"`                // of fence and drain: the fence they belong to
-	Undo     string     `json:"-"`                // of fence: the statements that undo it
-	LSN      format.LSN `json:"-"`                // of drain and open; 0: none
-	Counted  string     `json:"-"`                // of fence: the tables to count again
-	Changes  int64      `json:"-"`                // of drain: how many changes were applied; -1: unknown
+	Name         string     `json:"step"`
+	Started      time.Time  `json:"started_at"`
+	Finished     *time.Time `json:"finished_at"`
+	Detail       string     `json:"detail,omitempty"` // for people
+	Result       string     `json:"result,omitempty"` // of verify: equal, differs
+	Stamp        string     `json:"-"`                // of fence: the source's inventory.Stamp
+	FenceID      string     `json:"-"`                // of fence and drain: the fence they belong to
+	Undo         string     `json:"-"`                // of fence: the statements that undo it
+	LSN          format.LSN `json:"-"`                // of drain and open; 0: none
+	Counted      string     `json:"-"`                // of fence: the tables to count again
+	Changes      int64      `json:"-"`                // of drain: how many changes were applied; -1: unknown
+	LargeObjects string     `json:"-"`                // of drain: the source's
 }
 
 // Steps returns the steps of a cutover in the order in which they began.
 func Steps(ctx context.Context, c *pgx.Conn, stream int32) ([]Step, error) {
 	rows, err := c.Query(ctx,
-		"SELECT step, started_at, finished_at, coalesce(detail, ''), coalesce(result, ''), coalesce(stamp, ''), coalesce(counted, ''), coalesce(fence_id, ''), coalesce(undo, ''), coalesce(lsn, '0/0')::pg_catalog.text, coalesce(changes, -1) FROM pgsluice.cutover WHERE stream_id = $1 ORDER BY started_at", stream)
+		"SELECT step, started_at, finished_at, coalesce(detail, ''), coalesce(result, ''), coalesce(stamp, ''), coalesce(counted, ''), coalesce(fence_id, ''), coalesce(undo, ''), coalesce(lsn, '0/0')::pg_catalog.text, coalesce(changes, -1), coalesce(large_objects, '') FROM pgsluice.cutover WHERE stream_id = $1 ORDER BY started_at", stream)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Step, err error) {
 		var lsn string
-		if err := row.Scan(&s.Name, &s.Started, &s.Finished, &s.Detail, &s.Result, &s.Stamp, &s.Counted, &s.FenceID, &s.Undo, &lsn, &s.Changes); err != nil {
+		if err := row.Scan(&s.Name, &s.Started, &s.Finished, &s.Detail, &s.Result, &s.Stamp, &s.Counted, &s.FenceID, &s.Undo, &lsn, &s.Changes, &s.LargeObjects); err != nil {
 			return s, err
 		}
 		s.LSN, err = format.ParseLSN(lsn)

@@ -144,7 +144,7 @@ CREATE TABLE pgsluice.cutover (
     started_at    timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     finished_at   timestamptz,
     detail        text,
-    result        text CHECK (result IN ('equal', 'differs')),
+    result        text CHECK (result IN ('equal', 'differs', 'clean', 'written', 'unknown')),
     stamp         text, -- of the source's catalogs, when the fence compared the schemas
     counted       text, -- tables whose updates and deletes are not carried, as counted then
     fence_id      text,
@@ -152,16 +152,22 @@ CREATE TABLE pgsluice.cutover (
     lsn           pg_lsn,
     applied_lsn   pg_lsn,
     changes       bigint,
+    large_objects text,
+    accepted_lsn  pg_lsn,
+    written       text,
     PRIMARY KEY (stream_id, step)
 );
 COMMENT ON TABLE pgsluice.cutover IS 'the steps of the cutover and their times';
 COMMENT ON COLUMN pgsluice.cutover.detail IS 'what has come of it, for people';
-COMMENT ON COLUMN pgsluice.cutover.result IS 'what the step verify has found';
+COMMENT ON COLUMN pgsluice.cutover.result IS 'what the step verify, or watch, has found';
 COMMENT ON COLUMN pgsluice.cutover.fence_id IS 'made at random by each fence; a drain counts only for the fence that is in force on the source';
 COMMENT ON COLUMN pgsluice.cutover.undo IS 'the statements that undo the step fence on the source, as pgcutover unfence executes them; written before anything is closed';
 COMMENT ON COLUMN pgsluice.cutover.applied_lsn IS 'of the step drain: what the target had then, at least up to the mark';
 COMMENT ON COLUMN pgsluice.cutover.changes IS 'of the step drain: what streams.changes was then; the target is not opened once it is another';
-COMMENT ON COLUMN pgsluice.cutover.lsn IS 'of the step drain: its mark; of the step open: the target has everything up to here';
+COMMENT ON COLUMN pgsluice.cutover.large_objects IS 'of the steps drain and watch: what the source''s large objects were';
+COMMENT ON COLUMN pgsluice.cutover.accepted_lsn IS 'of the step watch: what was written to the source up to here was accepted';
+COMMENT ON COLUMN pgsluice.cutover.written IS 'of the step watch: what was written to the source after the last change that the target has, and was not accepted, as JSON';
+COMMENT ON COLUMN pgsluice.cutover.lsn IS 'of the step drain: its mark; of the step open: the target has everything up to here; of the step watch: it has looked up to here';
 
 CREATE TABLE pgsluice.sequences (
     stream_id     integer NOT NULL REFERENCES pgsluice.streams ON DELETE CASCADE,

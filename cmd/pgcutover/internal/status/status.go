@@ -62,6 +62,9 @@ type Status struct {
 	Cutover   []progress.Step `json:"cutover"`
 	// the result of the last verification: equal, differs; none without a verification
 	Verified string `json:"verified"`
+	// what the last look has found of writes to the source since the target is open, without what
+	// was accepted
+	Written *WatchStatus `json:"written"`
 	// sync has stopped for good: the target is the primary
 	Open     bool     `json:"target_open"`
 	Problems []string `json:"problems"`
@@ -125,6 +128,9 @@ func askTarget(ctx context.Context, s *session.Session) (st *Status, err error) 
 		if step.Name == "verify" && step.Finished != nil {
 			st.Verified = step.Result
 		}
+	}
+	if st.Written, err = lastWatch(ctx, s); err != nil {
+		return nil, err
 	}
 	if err := st.atWork(ctx, s); err != nil {
 		return nil, err

@@ -29,7 +29,7 @@ func (st *Status) printText(out io.Writer) error { return st.lay(out, st.head())
 func (st *Status) head() *head {
 	h := new(head)
 	for _, part := range []func(*head, *Status){
-		(*head).standing, (*head).ends, (*head).progress, (*head).slot, (*head).missing, (*head).coverage,
+		(*head).standing, (*head).written, (*head).ends, (*head).progress, (*head).slot, (*head).missing, (*head).coverage,
 		(*head).cutover, (*head).failures,
 	} {
 		part(h, st)
@@ -126,6 +126,9 @@ func (h *head) coverage(st *Status) {
 // cutover adds the steps taken, and the problems in the way.
 func (h *head) cutover(st *Status) {
 	for _, step := range st.Cutover {
+		if step.Name == "watch" {
+			continue
+		}
 		what := "under way"
 		if step.Finished != nil {
 			what = fmt.Sprintf("%s (%v)", step.Detail, step.Finished.Sub(step.Started).Round(time.Millisecond))

@@ -2,15 +2,98 @@ package steps
 
 import (
 	"context"
+	"strings"
+	"time"
 
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/watch"
+	"github.com/pgsluice/pgsluice/format"
 )
 
 // No fence holds every session: a superuser's, or one that asks for a read-write transaction,
-// passes it. What such a session writes behind the drain's mark is on its way to the target while
-// open is at work.
+// passes it. Until the stream is ended, sync carries what such a session writes, or would carry it
+// if it were running. So open looks behind the drain's mark.
+
+// atRest checks that no row of the source was written since the drain. It writes a second mark and
+// waits until the target has it. If nobody reads the slot, it looks into the slot instead.
+func atRest(ctx context.Context, s *session.Session, drain *progress.Step, timeout time.Duration) error {
+	mark, err := slot.Mark(ctx, s.OnSource, "open "+s.Slot)
+	if err != nil {
+		return s.Source.Explain(err)
+	}
+	changed, err := watch.ChangedLargeObjects(ctx, s.OnSource, drain.LargeObjects)
+	if err != nil {
+		return s.Source.Explain(err)
+	}
+	if changed != "" {
+		return writtenBehind(ctx, s, changed)
+	}
+	r := reader{Session: s, looked: time.Now(), seen: time.Now(), patience: idleAfter, later: idleAfter}
+	asked := time.Now()
+	done, err := pollAt(ctx, pollSoon, timeout, func() (bool, error) {
+		at, changes, err := appliedChanges(ctx, s)
+		switch {
+		case err != nil:
+			return false, err
+		case changes != drain.Changes:
+			return false, writtenBehind(ctx, s, "")
+		case at >= mark:
+			return true, nil
+		case time.Since(asked) < 200*time.Millisecond:
+			return false, nil
+		}
+		asked = time.Now()
+		info, err := slot.Get(ctx, s.OnSource, s.Slot)
+		if err != nil {
+			return false, s.Source.Explain(err)
+		}
+		if info.Usable(s.Slot, s.Stream.Key.Database) == nil && !info.Active {
+			return atRestUnread(ctx, s, at)
+		}
+		return false, r.look(ctx)
+	})
+	if err == nil && !done {
+		err = fault.New(fault.TryAgain, "the target did not reach LSN %v within %v", mark, timeout).
+			WithHint("See the messages of pgdecode and pgapply, and: pgcutover status --slot %s", s.Slot)
+	}
+	return err
+}
+
+// atRestUnread looks into a slot that nobody reads. It reports false if somebody has begun to.
+func atRestUnread(ctx context.Context, s *session.Session, from format.LSN) (bool, error) {
+	w, err := watch.Look(ctx, s.OnSource, s.Slot, s.Stream.Key.Database, from)
+	if fault.StatusOf(err) == fault.TryAgain {
+		return false, nil
+	}
+	if err != nil {
+		return false, s.Source.Explain(err)
+	}
+	if !w.Clean() {
+		var says []string
+		for i := range w.Tables {
+			says = append(says, w.Tables[i].Text())
+		}
+		return false, writtenBehind(ctx, s, count.Some(says))
+	}
+	return true, nil
+}
+
+// appliedChanges returns the target's position and the number of changes up to there.
+func appliedChanges(ctx context.Context, s *session.Session) (at format.LSN, changes int64, err error) {
+	var lsn string
+	if err := s.OnTarget.QueryRow(ctx, "SELECT applied_lsn::pg_catalog.text, changes FROM pgsluice.streams WHERE stream_id = $1", s.Stream.ID).
+		Scan(&lsn, &changes); err != nil {
+		return 0, 0, s.Target.Explain(err)
+	}
+	at, err = format.ParseLSN(lsn)
+	return at, changes, err
+}
 
 // endStream ends the stream for good, if nothing was applied to the target since the drain, and
 // records the position up to which the target has everything.
@@ -20,12 +103,44 @@ func endStream(ctx context.Context, s *session.Session, drain *progress.Step) er
 		return s.Target.Explain(err)
 	}
 	if final == 0 {
-		return writtenBehind(s)
+		return writtenBehind(ctx, s, "")
 	}
 	return s.Target.Explain(progress.SetLSN(ctx, s.OnTarget, s.Stream.ID, "open", final))
 }
 
-// writtenBehind refuses to open: the source is not at rest.
-func writtenBehind(s *session.Session) error {
-	return fault.New(fault.Config, "the source was written to behind the fence, after it was drained")
+// writtenBehind refuses to open, because somebody writes to the source. If it is not known what was
+// written, it names the tables that sync has written to since.
+func writtenBehind(ctx context.Context, s *session.Session, what string) error {
+	if what == "" {
+		tables, err := appliedSince(ctx, s)
+		if err != nil {
+			return err
+		}
+		what = count.Some(tables)
+	}
+	e := fault.New(fault.Config, "the source was written to behind the fence, after it was drained: %s", what).
+		WithHint("End what writes to the source. Then: pgcutover drain --slot %[1]s, and pgcutover open --slot %[1]s. To give the source back instead: pgcutover unfence --slot %[1]s", s.Slot)
+	if list := watch.Writers(ctx, s.OnSource); len(list) > 0 {
+		return e.WithDetail("Sessions on the source now: %s.", strings.Join(list, "; "))
+	}
+	return e
+}
+
+// appliedSince returns the tables with changes that were applied since the drain. pgapply counts
+// them once a second, so some may be from shortly before.
+func appliedSince(ctx context.Context, s *session.Session) (tables []string, err error) {
+	const counted = 1500 * time.Millisecond
+	_, err = pollAt(ctx, 100*time.Millisecond, counted, func() (bool, error) {
+		rows, err := s.OnTarget.Query(ctx, `SELECT pg_catalog.format('%s.%s', t.source_schema, t.source_table) FROM pgsluice.tables t JOIN pgsluice.cutover c ON c.stream_id = t.stream_id AND c.step = 'drain'
+			WHERE t.stream_id = $1 AND t.changed_at > c.finished_at ORDER BY 1`, s.Stream.ID)
+		if err != nil {
+			return false, s.Target.Explain(err)
+		}
+		tables, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return len(tables) > 0, s.Target.Explain(err)
+	})
+	if err == nil && len(tables) == 0 {
+		tables = []string{"changes were applied to the target; its counters in pgsluice.tables name the tables within seconds"}
+	}
+	return tables, err
 }

@@ -38,6 +38,9 @@ func Cleanup(ctx context.Context, m *session.Migration, force bool) error {
 	if err := c.find(ctx); err != nil {
 		return err
 	}
+	if err := c.unwritten(ctx, force); err != nil {
+		return err
+	}
 	if err := c.removeFromSource(ctx); err != nil {
 		return err
 	}

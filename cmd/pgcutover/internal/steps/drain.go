@@ -9,6 +9,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/watch"
 )
 
 // Drain writes a mark into the source's WAL and waits until the target has applied everything
@@ -50,10 +51,15 @@ func Drain(ctx context.Context, m *session.Migration, timeout time.Duration) err
 		if err != nil {
 			return "", m.Source.Explain(err)
 		}
+		// While the target catches up.
+		lobs, err := watch.LargeObjects(ctx, s.OnSource)
+		if err != nil {
+			s.Log.Warn(fmt.Sprintf("large objects of the source are not watched: %v", m.Source.Explain(err)))
+		}
 		if err := await(ctx, s, mark, timeout); err != nil {
 			return "", err
 		}
-		if err := progress.SetDrain(ctx, s.OnTarget, s.Stream.ID, id, mark); err != nil {
+		if err := progress.SetDrain(ctx, s.OnTarget, s.Stream.ID, id, mark, lobs); err != nil {
 			return "", m.Target.Explain(err)
 		}
 		return fmt.Sprintf("the target has everything up to the mark at LSN %v, 0 changes are pending", mark), nil

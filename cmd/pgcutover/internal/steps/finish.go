@@ -16,6 +16,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/missing"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/watch"
 )
 
 // Finish does the work that the application need not wait for: it validates the foreign keys,
@@ -33,7 +34,24 @@ func Finish(ctx context.Context, m *session.Migration, timeout time.Duration) er
 	if err := s.Exclusive(ctx); err != nil {
 		return err
 	}
-	return s.Step(ctx, "finish", func() (string, error) { return finish(ctx, s, timeout) })
+	err = s.Step(ctx, "finish", func() (string, error) { return finish(ctx, s, timeout) })
+	return watched(ctx, s, err)
+}
+
+// watched looks whether anybody has written to the source since. It does so also if finish has
+// failed with err.
+func watched(ctx context.Context, s *session.Session, err error) error {
+	r, failed := watch.Once(ctx, s, watch.Patience)
+	if failed == nil {
+		failed = r.Err(s.Slot)
+	}
+	if err == nil {
+		return failed
+	}
+	if failed != nil {
+		s.Log.Warn(failed.Error())
+	}
+	return err
 }
 
 func finish(ctx context.Context, s *session.Session, timeout time.Duration) (string, error) {

@@ -42,6 +42,10 @@ func Open(ctx context.Context, m *session.Migration, allow []string, timeout tim
 	if err := answers(ctx, s); err != nil {
 		return err
 	}
+	drain := session.Done(done, "drain")
+	if err := atRest(ctx, s, drain, timeout); err != nil {
+		return err
+	}
 	if err := counted(ctx, s, done); err != nil {
 		return err
 	}

@@ -5,11 +5,20 @@ import (
 	"time"
 )
 
-// pollEvery is the interval at which a wait checks a server's state. It adds to the downtime.
-const pollEvery = 20 * time.Millisecond
+// pollEvery is the interval at which a wait checks a server's state. pollSoon is that of a wait
+// whose end the application waits for.
+const (
+	pollEvery = 20 * time.Millisecond
+	pollSoon  = 5 * time.Millisecond
+)
 
 // poll calls done until it returns true or the timeout has passed.
 func poll(ctx context.Context, timeout time.Duration, done func() (bool, error)) (bool, error) {
+	return pollAt(ctx, pollEvery, timeout, done)
+}
+
+// pollAt is poll with an interval.
+func pollAt(ctx context.Context, every, timeout time.Duration, done func() (bool, error)) (bool, error) {
 	deadline := time.Now().Add(timeout)
 	for {
 		ok, err := done()
@@ -22,7 +31,7 @@ func poll(ctx context.Context, timeout time.Duration, done func() (bool, error))
 		select {
 		case <-ctx.Done():
 			return false, ctx.Err()
-		case <-time.After(pollEvery):
+		case <-time.After(every):
 		}
 	}
 }

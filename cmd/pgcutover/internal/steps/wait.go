@@ -130,7 +130,7 @@ func await(ctx context.Context, s *session.Session, lsn format.LSN, timeout time
 	if err := r.remember(ctx); err != nil {
 		return err
 	}
-	done, err := poll(ctx, timeout, func() (done bool, err error) {
+	done, err := pollAt(ctx, pollSoon, timeout, func() (done bool, err error) {
 		if at, err = applied(ctx, s); err != nil || at >= lsn {
 			return err == nil, err
 		}

@@ -1,0 +1,276 @@
+// Package watch finds what was written to the source after the last change that the target has. No
+// fence holds everybody: a superuser, or a session that asks for a read-write transaction, passes
+// it. So the source's WAL is read for as long as the slot keeps it.
+package watch
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf16"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/carried"
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// The results of a look at the source.
+const (
+	Clean   = "clean"   // nobody has written
+	Written = "written" // somebody has, and nobody has accepted it
+	Unknown = "unknown" // it cannot be told
+)
+
+// A Report is what a look at the source has found.
+type Report struct {
+	Result string    `json:"result"`
+	Since  time.Time `json:"since"` // when the source was drained
+	// Nothing else was found up to here; what was accepted before is left out.
+	*Writes
+	// what has changed of the large objects, which no slot carries
+	LargeObjects string `json:"large_objects,omitempty"`
+	// tables of which only inserts are carried, and of which rows were updated or deleted
+	Uncarried []string `json:"uncarried,omitempty"`
+	// why it cannot be told
+	Reason string `json:"reason,omitempty"`
+
+	unknown error
+	writers []string // sessions on the source that are not ours
+}
+
+// Once looks at the source of an open target and records what it finds. It waits up to patience for
+// a program that still reads the slot. What it has found before stays, until it is accepted.
+func Once(ctx context.Context, s *session.Session, patience time.Duration) (*Report, error) {
+	before, err := progress.GetWatch(ctx, s.OnTarget, s.Stream.ID)
+	if err != nil {
+		return nil, s.Target.Explain(err)
+	}
+	done, err := progress.Steps(ctx, s.OnTarget, s.Stream.ID)
+	if err != nil {
+		return nil, s.Target.Explain(err)
+	}
+	r := &Report{Result: Clean, Writes: new(Writes)}
+	if d := session.Done(done, "drain"); d != nil {
+		r.Since = d.Finished.UTC()
+	}
+	if r.unknown = r.look(ctx, s, before, done, patience); r.unknown != nil {
+		r.Result, r.Reason = Unknown, r.unknown.Error()
+	}
+	if !r.Writes.Clean() || r.LargeObjects != "" || len(r.Uncarried) > 0 {
+		r.Result = Written
+	}
+	if before.Result == Written && r.Result != Written {
+		kept := *r
+		if json.Unmarshal([]byte(before.Written), &kept) == nil {
+			kept.Reason = r.Reason
+			*r = kept
+		}
+		r.Result = Written
+	}
+	if err := r.record(ctx, s, before); err != nil {
+		return nil, s.Target.Explain(err)
+	}
+	return r, nil
+}
+
+// look asks the source. An error means that it cannot be told.
+func (r *Report) look(ctx context.Context, s *session.Session, before progress.Watch, done []progress.Step, patience time.Duration) error {
+	if s.OnSource == nil {
+		if err := s.OpenSource(ctx); err != nil {
+			return err
+		}
+	}
+	var cannot error
+	for deadline := time.Now().Add(patience); ; {
+		w, err := Look(ctx, s.OnSource, s.Slot, s.Stream.Key.Database, max(s.Stream.Applied, before.Accepted))
+		if err == nil {
+			r.Writes = w
+		}
+		cannot = s.Source.Explain(err)
+		if fault.StatusOf(cannot) != fault.TryAgain || time.Now().After(deadline) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	for _, part := range []func(context.Context, *session.Session, progress.Watch, []progress.Step) error{r.lookAtLargeObjects, r.recount} {
+		if err := part(ctx, s, before, done); err != nil && cannot == nil {
+			cannot = s.Source.Explain(err)
+		}
+	}
+	r.writers = Writers(ctx, s.OnSource)
+	return cannot
+}
+
+func (r *Report) lookAtLargeObjects(ctx context.Context, s *session.Session, before progress.Watch, done []progress.Step) (err error) {
+	facts := before.LargeObjects
+	if d := session.Done(done, "drain"); facts == "" && d != nil {
+		facts = d.LargeObjects
+	}
+	r.LargeObjects, err = ChangedLargeObjects(ctx, s.OnSource, facts)
+	return err
+}
+
+// recount finds updates and deletes in the tables of which only inserts are carried.
+func (r *Report) recount(ctx context.Context, s *session.Session, before progress.Watch, done []progress.Step) error {
+	changed, _, err := carried.RecountTables(ctx, s.OnSource, counted(before, done))
+	if err != nil || len(changed) == 0 {
+		return err
+	}
+	rows, err := s.OnSource.Query(ctx, "SELECT coalesce((SELECT c.oid::pg_catalog.regclass::pg_catalog.text FROM pg_catalog.pg_class c WHERE c.oid = x), x::pg_catalog.text) FROM unnest($1::pg_catalog.oid[]) x ORDER BY 1", changed)
+	if err != nil {
+		return err
+	}
+	r.Uncarried, err = pgx.CollectRows(rows, pgx.RowTo[string])
+	return err
+}
+
+func counted(before progress.Watch, done []progress.Step) string {
+	if f := session.Done(done, "fence"); before.Counted == "" && f != nil {
+		return f.Counted
+	}
+	return before.Counted
+}
+
+// record writes the result to the target.
+func (r *Report) record(ctx context.Context, s *session.Session, before progress.Watch) error {
+	w := before
+	w.Result, w.LSN, w.Detail = r.Result, r.To, r.Text()
+	w.Written = ""
+	if r.Result == Written {
+		data, err := json.Marshal(r)
+		if err != nil {
+			return err
+		}
+		w.Written = ascii(data)
+	}
+	return progress.SetWatch(ctx, s.OnTarget, s.Stream.ID, w)
+}
+
+// ascii escapes what a target of another encoding could not store.
+func ascii(data []byte) string {
+	var b strings.Builder
+	for _, r := range string(data) {
+		switch {
+		case r < 0x80:
+			b.WriteRune(r)
+		case r > 0xffff:
+			x, y := utf16.EncodeRune(r)
+			fmt.Fprintf(&b, `\u%04x\u%04x`, x, y)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	return b.String()
+}
+
+// Accept accepts what was written to the source up to an LSN. It is not reported again.
+func Accept(ctx context.Context, s *session.Session, upTo format.LSN) error {
+	w, err := progress.GetWatch(ctx, s.OnTarget, s.Stream.ID)
+	if err != nil {
+		return s.Target.Explain(err)
+	}
+	done, err := progress.Steps(ctx, s.OnTarget, s.Stream.ID)
+	if err != nil {
+		return s.Target.Explain(err)
+	}
+	if err := s.OpenSource(ctx); err != nil {
+		return err
+	}
+	now, err := slot.FlushLSN(ctx, s.OnSource)
+	if err != nil {
+		return s.Source.Explain(err)
+	}
+	if upTo > now {
+		return fault.New(fault.Usage, "--accept: the source has not reached LSN %v, it is at %v", upTo, now).
+			WithHint("Use the LSN that pgcutover watch --slot %s prints.", s.Slot)
+	}
+	if w.LargeObjects, err = LargeObjects(ctx, s.OnSource); err != nil {
+		return s.Source.Explain(err)
+	}
+	if _, w.Counted, err = carried.RecountTables(ctx, s.OnSource, counted(w, done)); err != nil {
+		return s.Source.Explain(err)
+	}
+	w.Accepted, w.Result, w.Written = max(w.Accepted, upTo), "", ""
+	return s.Target.Explain(progress.SetWatch(ctx, s.OnTarget, s.Stream.ID, w))
+}
+
+// Writers returns the sessions of the source that are not ours. They may have written.
+func Writers(ctx context.Context, c *pgx.Conn) []string {
+	rows, err := c.Query(ctx, `SELECT pg_catalog.format('process %s, user %s, %s', pid, coalesce(usename, '?'), coalesce(nullif(application_name, ''), 'no application name')) FROM pg_catalog.pg_stat_activity
+		WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid() AND coalesce(backend_type, 'client backend') IN ('client backend', 'logical replication worker', 'logical replication apply worker', 'logical replication parallel worker') ORDER BY pid`)
+	if err != nil {
+		return nil
+	}
+	list, _ := pgx.CollectRows(rows, pgx.RowTo[string])
+	return list
+}
+
+// Text says in a line what the look has found.
+func (r *Report) Text() string {
+	switch r.Result {
+	case Clean:
+		return fmt.Sprintf("nobody has written to the source since it was drained, up to LSN %v", r.To)
+	case Unknown:
+		return "it cannot be told whether somebody has written to the source: " + r.Reason
+	}
+	return "the source was written to after the last change that the target has: " + r.what()
+}
+
+// what names what was written.
+func (r *Report) what() string {
+	var says []string
+	for i := range r.Tables {
+		says = append(says, r.Tables[i].Text())
+	}
+	if r.LargeObjects != "" {
+		says = append(says, r.LargeObjects)
+	}
+	if len(r.Uncarried) > 0 {
+		says = append(says, "rows updated, deleted or truncated in "+count.Some(r.Uncarried))
+	}
+	const most = 8
+	if n := len(says) - most; n > 0 {
+		says = append(says[:most], fmt.Sprintf("and %s more", count.Of(n, "table")))
+	}
+	return strings.Join(says, "; ")
+}
+
+// Err returns the error of a look that was not clean.
+func (r *Report) Err(name string) error {
+	switch r.Result {
+	case Clean:
+		return nil
+	case Unknown:
+		e := fault.New(fault.StatusOf(r.unknown), "it cannot be told whether somebody has written to the source: %w", r.unknown)
+		if f, ok := r.unknown.(*fault.Error); ok {
+			e.Detail, e.Hint = f.Detail, f.Hint
+		}
+		return e
+	}
+	e := fault.New(fault.Failed, "the source was written to after the last change that the target has: %s", r.what())
+	if r.LastTime != nil {
+		e = e.WithDetail("%s", strings.TrimSuffix(fmt.Sprintf("%s, the last one committed at %s, LSN %v. %s",
+			count.Of(r.Transactions, "transaction"), r.LastTime.UTC().Format("2006-01-02 15:04:05 MST"), r.Last, r.sessions()), " "))
+	}
+	return e.WithHint("The target does not have this. End what writes to the source, and carry it over by hand. To accept it then: pgcutover watch --slot %s --accept %v",
+		name, max(r.Last, r.To))
+}
+
+func (r *Report) sessions() string {
+	if len(r.writers) == 0 {
+		return ""
+	}
+	return "Sessions on the source now: " + strings.Join(r.writers[:min(len(r.writers), 8)], "; ") + "."
+}
