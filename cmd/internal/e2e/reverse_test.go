@@ -110,6 +110,30 @@ func (w *wayBack) impossible() {
 	}
 }
 
+// back returns to the old primary, and then goes forward again.
+func (w *wayBack) back(sync *pgtest.Process) {
+	w.t.Helper()
+	app := func(d *pgtest.DB) *pgtest.DB { return &pgtest.DB{URI: d.As("app", "")} }
+	w.cutover("--back", "--switch", "psql '"+w.source.As("app", "")+`' -qc "INSERT INTO app.t (v) VALUES ('back')"`)
+	if status := sync.Wait(soon); status != 0 {
+		w.t.Errorf("sync --reverse after the cutover back: status %d\n%s", status, sync.Errors())
+	}
+	if _, err := app(w.target).Try("INSERT INTO app.line VALUES ('no')"); err == nil {
+		w.t.Error("the application can write on the primary that was left")
+	}
+	if got := w.source.Query("SELECT (SELECT v FROM app.t WHERE id = (SELECT max(id) FROM app.t)) || ' ' || (SELECT v FROM app.seen WHERE id = (SELECT max(id) FROM app.t))"); got != "back back" {
+		w.t.Errorf("a row, and that of its trigger: %q", got)
+	}
+	forth := w.sync()
+	w.write(w.source, "forth")
+	w.equal("forth")
+	w.cutover()
+	if status := forth.Wait(soon); status != 0 {
+		w.t.Errorf("sync after the second cutover: status %d\n%s", status, forth.Errors())
+	}
+	w.write(w.target, "again")
+}
+
 // After the cutover, the old primary follows the new one from the first write, and nobody else
 // writes there. No role is a superuser.
 func TestReverse_F(t *testing.T) {
@@ -133,7 +157,8 @@ func TestReverse_F(t *testing.T) {
 			if _, err := (&pgtest.DB{URI: w.source.As("app", "")}).Try("INSERT INTO app.line VALUES ('no')"); err == nil {
 				t.Error("the application can write on the old primary")
 			}
-			stopSync(t, back)
+			w.back(back)
+			back = w.sync("--reverse")
 			if x[0] != x[1] {
 				return
 			}

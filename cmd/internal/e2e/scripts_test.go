@@ -334,14 +334,14 @@ func TestCutoverVerifyStatuses_F13(t *testing.T) {
 		want         int
 		says, verbs  string
 	}{
-		{"first", "exit 0", 0, "all tables are equal", "wait prepare missing fence reverse reverse fence drain reverse verify open finish"},
-		{"first", "exit 1", 1, "THE TARGET DIFFERS", "wait prepare missing fence reverse reverse fence drain reverse verify unfence"},
-		{"first", "exit 78", 78, "could not be verified", "wait prepare missing fence reverse reverse fence drain reverse verify unfence"},
-		{"first", "kill -KILL $$", 137, "could not be verified", "wait prepare missing fence reverse reverse fence drain reverse verify unfence"},
-		{"behind", "exit 0", 0, "all tables are equal", "wait prepare missing fence reverse reverse fence drain reverse verify open finish"},
-		{"behind", "exit 1", 1, "THE TARGET DIFFERS", "wait prepare missing fence reverse reverse fence drain reverse verify open finish"},
-		{"behind", "exit 75", 75, "could not be verified", "wait prepare missing fence reverse reverse fence drain reverse verify open finish"},
-		{"no", "exit 1", 0, "the target is open", "wait prepare missing fence reverse reverse fence drain reverse open finish"},
+		{"first", "exit 0", 0, "all tables are equal", "wait prepare missing fence reverse reverse fence drain verify open finish"},
+		{"first", "exit 1", 1, "THE TARGET DIFFERS", "wait prepare missing fence reverse reverse fence drain verify unfence"},
+		{"first", "exit 78", 78, "could not be verified", "wait prepare missing fence reverse reverse fence drain verify unfence"},
+		{"first", "kill -KILL $$", 137, "could not be verified", "wait prepare missing fence reverse reverse fence drain verify unfence"},
+		{"behind", "exit 0", 0, "all tables are equal", "wait prepare missing fence reverse reverse fence drain verify open finish"},
+		{"behind", "exit 1", 1, "THE TARGET DIFFERS", "wait prepare missing fence reverse reverse fence drain verify open finish"},
+		{"behind", "exit 75", 75, "could not be verified", "wait prepare missing fence reverse reverse fence drain verify open finish"},
+		{"no", "exit 1", 0, "the target is open", "wait prepare missing fence reverse reverse fence drain open finish"},
 	} {
 		t.Run(fmt.Sprintf("%s,%d", c.verify, c.want), func(t *testing.T) {
 			t.Parallel()
@@ -349,6 +349,7 @@ func TestCutoverVerifyStatuses_F13(t *testing.T) {
 			text := `#!/bin/bash
 case "$*" in
 *'--get target_open') echo false ;;
+*'--get state') echo syncing ;;
 lock*) echo 1 && cat ;;
 verify*) echo verify >>` + dir + `/verbs; echo "different	equal: THE TARGET DIFFERS	5"; : >"${@: -1}"; sleep 0.2; ` + c.ends + ` ;;
 *) echo "$1" >>` + dir + `/verbs ;;

@@ -28,7 +28,14 @@ func OpenBack(ctx context.Context, c *pgx.Conn, b Back) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.Exec(ctx, `UPDATE pgsluice.streams SET back_of = $2, whole = $3, without = $4, by_hand = true, applied_lsn = '0/0', start_lsn = NULL WHERE stream_id = $1`,
+	if s.Ended || s.BackOf != b.Of {
+		// The stream was applied here before, and this database has been a primary since.
+		if _, err := c.Exec(ctx, "WITH c AS (DELETE FROM pgsluice.cutover WHERE stream_id = $1), f AS (DELETE FROM pgsluice.failures WHERE stream_id = $1) DELETE FROM pgsluice.deferred WHERE stream_id = $1", s.ID); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := c.Exec(ctx, `UPDATE pgsluice.streams SET back_of = $2, whole = $3, without = $4, by_hand = true, load_status = 'none', applied_lsn = '0/0', start_lsn = NULL, ended_at = NULL,
+		last_xid = NULL, last_commit_lsn = NULL, last_end_lsn = NULL, last_commit_time = NULL WHERE stream_id = $1`,
 		s.ID, b.Of, b.Whole, b.Without); err != nil {
 		return nil, err
 	}
@@ -57,22 +64,24 @@ func BackOf(ctx context.Context, c *pgx.Conn, slot string) (*Stream, error) {
 type BackTable struct {
 	LoadTable
 	SourceOID int64
+	Counted   string // what the new primary's statistics have counted, of a table that is carried in part
 }
 
 // AddBackTables records the tables that have the same rows on both sides when the stream starts.
 // snapshot is a snapshot of the new primary.
 func AddBackTables(ctx context.Context, c *pgx.Conn, stream int32, list []BackTable, snapshot string) error {
-	cols := make([][]string, 4)
+	cols := make([][]string, 5)
 	oids := make([]int64, 0, len(list))
 	for _, t := range list {
-		for i, s := range []string{t.Schema, t.Name, t.SourceSchema, t.SourceName} {
+		for i, s := range []string{t.Schema, t.Name, t.SourceSchema, t.SourceName, t.Counted} {
 			cols[i] = append(cols[i], s)
 		}
 		oids = append(oids, t.SourceOID)
 	}
-	_, err := c.Exec(ctx, `INSERT INTO pgsluice.tables (stream_id, schema_name, table_name, source_schema, source_table, source_oid, status, snapshot)
-		SELECT $1, s, n, ss, sn, o, 'loaded', $7 FROM unnest($2::pg_catalog.text[], $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[], $6::pg_catalog.int8[]) AS v(s, n, ss, sn, o)
-		ON CONFLICT DO NOTHING`, stream, cols[0], cols[1], cols[2], cols[3], oids, snapshot)
+	_, err := c.Exec(ctx, `INSERT INTO pgsluice.tables (stream_id, schema_name, table_name, source_schema, source_table, source_oid, counted, status, snapshot)
+		SELECT $1, s, n, ss, sn, o, nullif(c, ''), 'loaded', $8 FROM unnest($2::pg_catalog.text[], $3::pg_catalog.text[], $4::pg_catalog.text[], $5::pg_catalog.text[], $6::pg_catalog.text[], $7::pg_catalog.int8[]) AS v(s, n, ss, sn, c, o)
+		ON CONFLICT (stream_id, schema_name, table_name) DO UPDATE SET source_schema = excluded.source_schema, source_table = excluded.source_table, source_oid = excluded.source_oid,
+		status = 'loaded', snapshot = excluded.snapshot, snapshot_lsn = NULL, counted = excluded.counted, error = NULL`, stream, cols[0], cols[1], cols[2], cols[3], cols[4], oids, snapshot)
 	return err
 }
 

@@ -2,32 +2,43 @@ package slot
 
 import (
 	"context"
+	"strings"
 
 	"github.com/jackc/pglogrepl"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 )
 
-// Back is the name of the slot, and of the publication, that lead back from a migration.
-func Back(slot string) string { return slot + "_back" }
+const backSuffix = "_back"
 
-// Create creates a slot without a snapshot, unless it exists. It identifies the server as the
-// header of the slot's streams does.
-func Create(ctx context.Context, server pgdial.Server, name string, exists bool) (id Identity, err error) {
+// Back is the name of the slot, and of the publication, that lead back from a migration. The way
+// back from a way back is the migration itself.
+func Back(slot string) string {
+	if base, is := strings.CutSuffix(slot, backSuffix); is {
+		return base
+	}
+	return slot + backSuffix
+}
+
+// Create creates a slot without a snapshot, unless it exists. Before that, it calls record with the
+// server's identity, as the header of the slot's streams has it.
+func Create(ctx context.Context, server pgdial.Server, name string, exists bool, record func(Identity) error) error {
 	repl, _, err := server.ConnectRaw(ctx, true)
 	if err != nil {
-		return id, err
+		return err
 	}
 	defer repl.Close(context.WithoutCancel(ctx))
+	var id Identity
 	if err := id.IdentifySystem(ctx, repl); err != nil {
-		return id, server.Explain(err)
+		return server.Explain(err)
 	}
-	if exists {
-		return id, nil
+	if err := record(id); err != nil || exists {
+		return err
 	}
-	if _, err = pglogrepl.CreateReplicationSlot(ctx, repl, quoteName(name), "pgoutput",
-		pglogrepl.CreateReplicationSlotOptions{SnapshotAction: "NOEXPORT_SNAPSHOT", Mode: pglogrepl.LogicalReplication}); err != nil {
-		return id, explainCreate(server, name, err)
+	_, err = pglogrepl.CreateReplicationSlot(ctx, repl, quoteName(name), "pgoutput",
+		pglogrepl.CreateReplicationSlotOptions{SnapshotAction: "NOEXPORT_SNAPSHOT", Mode: pglogrepl.LogicalReplication})
+	if err != nil {
+		return explainCreate(server, name, err)
 	}
-	return id, nil
+	return nil
 }

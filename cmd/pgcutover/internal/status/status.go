@@ -29,7 +29,7 @@ type Status struct {
 	Target   string  `json:"target"`
 	Slot     string  `json:"slot"`
 	Database string  `json:"database"`
-	// loading, interrupted, syncing, stopped, fenced, drained, complete
+	// loading, interrupted, syncing, stopped, fenced, drained, complete, returned
 	State *string `json:"state" ask:"source"`
 	// none, loading, interrupted (nobody is loading, and the load is incomplete), loaded
 	Load        string      `json:"load"`
@@ -138,7 +138,20 @@ func askTarget(ctx context.Context, s *session.Session) (st *Status, err error) 
 	if stream.Ended || st.Slot == "" && stream.LoadStatus == "loaded" {
 		st.is("complete")
 	}
+	if stream.Ended {
+		return st, st.askLeft(ctx, s)
+	}
 	return st, nil
+}
+
+// askLeft finds whether a cutover back has left the target: then its fence is in force there.
+func (st *Status) askLeft(ctx context.Context, s *session.Session) error {
+	f, isClosed, err := slot.GetFence(ctx, s.OnTarget)
+	if err == nil && isClosed && f != nil && f.Slot == slot.Back(st.Slot) && f.Opened != nil {
+		st.is("returned")
+		st.Open = false
+	}
+	return s.Target.Explain(err)
 }
 
 func (st *Status) is(state string) { st.State = &state }

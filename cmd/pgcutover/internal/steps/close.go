@@ -70,10 +70,16 @@ func undo(f *slot.Fence, database string) string {
 	return "BEGIN READ WRITE; " + restoring(f, database) + "; COMMIT;"
 }
 
-// reopen undoes a fence, from its record on the source.
-func reopen(ctx context.Context, s *session.Session, f *slot.Fence) error {
+// reopen undoes a fence, from its record on the source. What also does happens in the same
+// transaction.
+func reopen(ctx context.Context, s *session.Session, f *slot.Fence, also ...func() error) error {
 	var db string
 	err := pgx.BeginTxFunc(ctx, s.OnSource, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
+		for _, do := range also {
+			if err := do(); err != nil {
+				return err
+			}
+		}
 		if err := tx.QueryRow(ctx, "SELECT pg_catalog.current_database()").Scan(&db); err != nil {
 			return err
 		}

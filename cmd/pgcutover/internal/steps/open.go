@@ -30,7 +30,7 @@ func Open(ctx context.Context, m *session.Migration, allow []string, timeout tim
 	}
 	if s.Stream.Ended {
 		m.Log.Info("open: the target is already open")
-		return nil
+		return handedOver(ctx, s)
 	}
 	if err := s.OpenSource(ctx); err != nil {
 		return err
@@ -57,6 +57,9 @@ func Open(ctx context.Context, m *session.Migration, allow []string, timeout tim
 			return err
 		}
 	} else if err := asCounted(ctx, s, done, allow); err != nil {
+		return err
+	}
+	if err := beginBack(ctx, s); err != nil {
 		return err
 	}
 	return s.Step(ctx, "open", func() (string, error) { return openTarget(ctx, s, done, timeout) })
@@ -112,7 +115,7 @@ func openTarget(ctx context.Context, s *session.Session, done []progress.Step, t
 	if err := slot.SetOpened(ctx, s.OnSource); err != nil {
 		s.Log.Warn("could not record on the source that the target is open: " + err.Error())
 	}
-	if err := endStream(ctx, s, session.Done(done, "drain")); err != nil {
+	if err := handOver(ctx, s, session.Done(done, "drain")); err != nil {
 		return "", err
 	}
 	for _, o := range failed {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -21,9 +22,8 @@ import (
 // exist on the target before the target is opened, so that no write of the application is missed.
 // It begins at the target's position after the drain, when both sides have the same rows.
 
-// Reverse makes the way back. Before the drain, it creates slot, publications and state, which
-// takes some time. After the drain, it sets the position, which takes a few round trips, and
-// repeats only what is missing. With check, it only reports what prevents it.
+// Reverse makes the way back: slot, publications and state. That takes some time, so it is done
+// before the fence. Open sets the position. With check, Reverse only reports what prevents it.
 func Reverse(ctx context.Context, m *session.Migration, check bool) error {
 	s, err := m.Begin(ctx)
 	if err != nil {
@@ -38,13 +38,9 @@ func Reverse(ctx context.Context, m *session.Migration, check bool) error {
 			return err
 		}
 	}
-	// The source may be fenced.
-	if _, err := s.OnSource.Exec(ctx, "SET default_transaction_read_only = off"); err != nil {
-		return s.Source.Explain(err)
-	}
-	b := &back{Session: s, name: slot.Back(s.Slot)}
-	if b.stream, err = progress.BackOf(ctx, s.OnSource, s.Slot); err != nil {
-		return onSource(s, err)
+	b, err := findBack(ctx, s)
+	if err != nil {
+		return err
 	}
 	if s.Stream.Ended {
 		return b.late()
@@ -52,23 +48,47 @@ func Reverse(ctx context.Context, m *session.Migration, check bool) error {
 	if check {
 		return b.possible(ctx)
 	}
-	done, err := progress.Steps(ctx, s.OnTarget, s.Stream.ID)
-	if err != nil {
-		return s.Target.Explain(err)
+	if err := b.make(ctx); err != nil {
+		return err
 	}
-	if !session.Finished(done, "drain") {
-		if err := b.make(ctx); err != nil {
-			return err
-		}
-		m.Log.Info(fmt.Sprintf("reverse: slot %q exists on the target; the way back begins when the target is opened", b.name))
-		return nil
+	m.Log.Info(fmt.Sprintf("reverse: slot %q exists on the target; the way back begins when the target is opened", b.name))
+	return nil
+}
+
+// findBack finds the way back. It lets the session on the source write, although the source may be
+// fenced.
+func findBack(ctx context.Context, s *session.Session) (*back, error) {
+	b := &back{Session: s, name: slot.Back(s.Slot)}
+	if _, err := s.OnSource.Exec(ctx, "SET default_transaction_read_only = off"); err != nil {
+		return nil, s.Source.Explain(err)
 	}
-	if _, err := drained(ctx, s); err != nil {
+	var err error
+	if b.stream, err = progress.BackOf(ctx, s.OnSource, s.Slot); err != nil {
+		return nil, onSource(s, err)
+	}
+	return b, nil
+}
+
+// beginBack sets where the way back begins, if there is one: at the target's position, now that
+// both sides have the same rows. It takes a few round trips.
+func beginBack(ctx context.Context, s *session.Session) error {
+	b, err := findBack(ctx, s)
+	if err != nil || b.stream == nil || b.stream.Ended {
 		return err
 	}
 	return s.Step(ctx, "reverse", func() (string, error) {
-		if err := b.make(ctx); err != nil {
+		info, err := slot.Get(ctx, b.OnTarget, b.name)
+		if err != nil {
+			return "", b.Target.Explain(err)
+		}
+		same, err := b.sameTables(ctx)
+		if err != nil {
 			return "", err
+		}
+		if !same || !b.current(info) { // a table was created since, or the slot is gone
+			if err := b.make(ctx); err != nil {
+				return "", err
+			}
 		}
 		lsn, err := slot.Mark(ctx, s.OnTarget, "reverse "+b.name)
 		if err != nil {
@@ -101,24 +121,20 @@ func (b *back) late() error {
 
 // make creates what is missing of the way back.
 func (b *back) make(ctx context.Context) error {
-	tables, err := b.tables(ctx)
-	if err != nil {
-		return err
-	}
 	info, err := slot.Get(ctx, b.OnTarget, b.name)
 	if err != nil {
 		return b.Target.Explain(err)
 	}
-	if b.stream != nil && info != nil && info.WALStatus != "lost" {
-		known, err := progress.Tables(ctx, b.OnSource, b.stream.ID)
-		if err != nil {
-			return b.Source.Explain(err)
-		}
-		if b.has(known, tables) {
-			return nil
+	if b.current(info) {
+		if same, err := b.sameTables(ctx); err != nil || same {
+			return err
 		}
 	}
 	if err := b.allowed(ctx, info); err != nil {
+		return err
+	}
+	tables, err := b.tables(ctx)
+	if err != nil {
 		return err
 	}
 	if err := b.publish(ctx, tables); err != nil {
@@ -163,11 +179,13 @@ func withoutSlots(list []wayback.Obstacle) (left []wayback.Obstacle) {
 	return left
 }
 
+// migrated selects the tables of a stream on its target: t and c.
+const migrated = ` FROM pgsluice.tables t JOIN pg_catalog.pg_namespace n ON n.nspname = t.schema_name JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.table_name
+	WHERE t.stream_id = $1 AND t.status IN ('copied', 'indexing', 'loaded')`
+
 // tables returns the tables of the migration, with their names in the other direction.
 func (b *back) tables(ctx context.Context) ([]progress.BackTable, error) {
-	rows, err := b.OnTarget.Query(ctx, `SELECT t.source_schema, t.source_table, t.schema_name, t.table_name, c.oid::pg_catalog.int8 FROM pgsluice.tables t
-		JOIN pg_catalog.pg_namespace n ON n.nspname = t.schema_name JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.table_name
-		WHERE t.stream_id = $1 AND t.status IN ('copied', 'indexing', 'loaded')`, b.Stream.ID)
+	rows, err := b.OnTarget.Query(ctx, "SELECT t.source_schema, t.source_table, t.schema_name, t.table_name, c.oid::pg_catalog.int8"+migrated, b.Stream.ID)
 	if err != nil {
 		return nil, b.Target.Explain(err)
 	}
@@ -177,83 +195,102 @@ func (b *back) tables(ctx context.Context) ([]progress.BackTable, error) {
 	return list, b.Target.Explain(err)
 }
 
-// has reports whether all tables are recorded.
-func (b *back) has(known []progress.TableInfo, tables []progress.BackTable) bool {
-	there := make(map[uint32]bool, len(known))
-	for _, k := range known {
-		there[k.SourceOID] = true
+// sameTables reports whether the way back has the tables of the migration, no more and no fewer.
+func (b *back) sameTables(ctx context.Context) (bool, error) {
+	var has, wants string
+	if err := b.OnTarget.QueryRow(ctx, "SELECT pg_catalog.format('%s %s', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hashint8(c.oid::pg_catalog.int8)))"+migrated, b.Stream.ID).Scan(&wants); err != nil {
+		return false, b.Target.Explain(err)
 	}
-	for _, t := range tables {
-		if !there[uint32(t.SourceOID)] {
-			return false
-		}
-	}
-	return true
+	err := b.OnSource.QueryRow(ctx, "SELECT pg_catalog.format('%s %s', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hashint8(t.source_oid))) FROM pgsluice.tables t WHERE t.stream_id = $1", b.stream.ID).Scan(&has)
+	return has == wants, b.Source.Explain(err)
 }
 
-// publish publishes the migration's tables on the target.
+// publish publishes the migration's tables on the target. It adds what the target's statistics have
+// counted to the tables of which only inserts are carried: sync changes nothing else in them, so
+// what is counted later is the application's.
 func (b *back) publish(ctx context.Context, tables []progress.BackTable) error {
 	wanted := make(map[uint32]bool, len(tables))
 	for _, t := range tables {
 		wanted[uint32(t.SourceOID)] = true
 	}
-	_, err := carried.Publish(ctx, b.OnTarget, b.name, func(t *carried.Table) bool { return wanted[t.OID] })
+	state, err := carried.Publish(ctx, b.OnTarget, b.name, func(t *carried.Table) bool { return wanted[t.OID] })
 	if carried.IsDenied(err) {
 		return fault.New(fault.Permission, "could not publish the tables on the target, for the way back: %w", errors.Unwrap(err)).
 			WithHint("The target's role must own the tables (GRANT their owners' roles to it). To cut over without a way back: scripts/cutover --no-reverse")
 	}
-	return b.Target.Explain(err)
+	if err != nil {
+		return b.Target.Explain(err)
+	}
+	counted, err := carried.Count(ctx, b.OnTarget, carried.Uncarried(state.Tables))
+	if err != nil && !carried.IsDenied(err) {
+		return b.Target.Explain(err)
+	}
+	for i := range tables {
+		if x, ok := counted[uint32(tables[i].SourceOID)]; ok && x.Since != "" {
+			tables[i].Counted = x.String()
+		}
+	}
+	return nil
 }
 
 // slotPatience is how long to wait for the transactions on the target that a new slot waits for.
 const slotPatience = 20 * time.Second
 
-// createSlot creates the slot on the target, and the stream's row on the source.
+// current reports whether the slot is that of this way back, and can be used. After the target was
+// a source itself, the slot is that of the finished migration.
+func (b *back) current(info *slot.Info) bool {
+	return info != nil && info.WALStatus != "lost" && b.stream != nil && !b.stream.Ended
+}
+
+// createSlot creates the slot on the target, and the stream's row on the source. It records the row
+// first: that tells our slot from others.
 func (b *back) createSlot(ctx context.Context, info *slot.Info) error {
-	if info != nil && info.WALStatus == "lost" {
-		if _, err := b.OnTarget.Exec(ctx, "SELECT pg_catalog.pg_drop_replication_slot($1)", b.name); err != nil {
-			return b.Target.Explain(err)
-		}
-		info = nil
-	}
-	publications := []string{b.name}
-	token, err := slot.Token(ctx, b.OnTarget, b.name, publications)
-	if err != nil {
-		return b.Target.Explain(err)
-	}
-	if info == nil || token == "" {
-		token = slot.NewToken()
-		if _, err := slot.SetBinding(ctx, b.OnTarget, b.name, publications, slot.Binding{Token: token}); err != nil {
-			return b.Target.Explain(err)
+	token, exists := slot.NewToken(), b.current(info)
+	if exists {
+		token = b.stream.Source.Token
+	} else if info != nil {
+		if err := dropSlot(ctx, turned(b.Session, nil)); err != nil {
+			return err
 		}
 	}
 	limited, cancel := context.WithTimeout(ctx, slotPatience)
 	defer cancel()
-	id, err := slot.Create(limited, b.Target, b.name, info != nil)
+	err := slot.Create(limited, b.Target, b.name, exists, func(id slot.Identity) (err error) {
+		if err := progress.Ensure(ctx, b.OnSource); err != nil {
+			return onSource(b.Session, err)
+		}
+		if b.stream, err = progress.OpenBack(ctx, b.OnSource, progress.Back{
+			Key: progress.Key{SystemID: id.SystemID, Database: id.Database, Slot: b.name}, Of: b.Slot,
+			Source: progress.Source{Token: token, Timeline: id.Timeline, History: id.History},
+			Whole:  b.Stream.Whole, Without: b.Stream.Without}); err != nil {
+			return b.Source.Explain(err)
+		}
+		_, err = slot.SetBinding(ctx, b.OnTarget, b.name, []string{b.name}, slot.Binding{Token: token})
+		return b.Target.Explain(err)
+	})
 	if limited.Err() != nil && ctx.Err() == nil {
 		return fault.New(fault.TryAgain, "could not create slot %q on the target within %v: transactions there have not ended", b.name, slotPatience).
 			WithHint("To see them, on the target: SELECT pid, usename, datname, xact_start, query FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start; prepared transactions count as well. Then run the same command again.")
 	}
-	if err != nil {
-		return err
-	}
-	if err := progress.Ensure(ctx, b.OnSource); err != nil {
-		return onSource(b.Session, err)
-	}
-	b.stream, err = progress.OpenBack(ctx, b.OnSource, progress.Back{
-		Key: progress.Key{SystemID: id.SystemID, Database: id.Database, Slot: b.name}, Of: b.Slot,
-		Source: progress.Source{Token: token, Timeline: id.Timeline, History: id.History},
-		Whole:  b.Stream.Whole, Without: b.Stream.Without})
-	return b.Source.Explain(err)
+	return err
 }
 
-// own refuses a slot that does not belong to the target's database.
+// own refuses a slot that reverse has not created: of another database, or of another migration.
 func (b *back) own(ctx context.Context, info *slot.Info) error {
 	var database string
 	if err := b.OnTarget.QueryRow(ctx, "SELECT pg_catalog.current_database()").Scan(&database); err != nil {
 		return b.Target.Explain(err)
 	}
-	if info.Database == database && info.Plugin == "pgoutput" {
+	token, err := slot.Token(ctx, b.OnTarget, b.name, []string{b.name})
+	if err != nil {
+		return b.Target.Explain(err)
+	}
+	list, err := progress.Streams(ctx, b.OnSource, b.name)
+	if err != nil {
+		return onSource(b.Session, err)
+	}
+	recorded := func(x *progress.Stream) bool { return token != "" && x.Source.Token == token }
+	if info.Database == database && info.Plugin == "pgoutput" && slices.ContainsFunc(list, recorded) {
 		return nil
 	}
 	return fault.New(fault.Config, "slot %q exists on the target, and belongs to something else", b.name).

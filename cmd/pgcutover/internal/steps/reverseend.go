@@ -6,43 +6,48 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
 // haltBack stops the way back before the source is given back to the application: what both sides
-// write from then on must not mix. If the target is not open yet, its slot has nothing to carry,
-// and would only retain WAL there.
+// write from then on must not mix.
 func haltBack(ctx context.Context, s *session.Session) error {
-	if s.Stream != nil && !s.Stream.Ended {
-		if err := dropUnused(ctx, s); err != nil {
-			return err
-		}
-	}
-	if _, err := s.OnSource.Exec(ctx, "SET default_transaction_read_only = off"); err != nil {
-		return s.Source.Explain(err)
-	}
-	stream, err := progress.BackOf(ctx, s.OnSource, s.Slot)
-	if err != nil || stream == nil || stream.Ended || stream.Start == 0 {
-		return onSource(s, err)
+	b, err := unused(ctx, s)
+	if err != nil || b == nil || b.stream.Start == 0 {
+		return err
 	}
 	s.Log.Info("unfence: the way back is stopped; nothing is applied to the source any more")
-	return s.Source.Explain(progress.HaltBack(ctx, s.OnSource, stream.ID))
+	return s.Source.Explain(progress.HaltBack(ctx, s.OnSource, b.stream.ID))
 }
 
-// dropUnused drops the slot of the way back, if reverse has created it.
+// dropUnused drops the slot of the way back if the target is not open: it has nothing to carry,
+// and would only retain WAL there.
 func dropUnused(ctx context.Context, s *session.Session) error {
-	b := turned(s, nil)
-	info, err := slot.Get(ctx, b.OnSource, b.Slot)
+	_, err := unused(ctx, s)
+	return err
+}
+
+// unused finds the way back, if there is one that has not ended. If the target is not open, it
+// drops the slot.
+func unused(ctx context.Context, s *session.Session) (*back, error) {
+	b, err := findBack(ctx, s)
+	if fault.StatusOf(err) == fault.Permission {
+		return nil, nil // the state is that of another role's migration
+	}
+	if err != nil || b.stream == nil || b.stream.Ended {
+		return nil, err
+	}
+	if s.Stream == nil || s.Stream.Ended {
+		return b, nil
+	}
+	info, err := slot.Get(ctx, s.OnTarget, b.name)
 	if err != nil || info == nil {
-		return b.Source.Explain(err)
+		return b, s.Target.Explain(err)
 	}
-	token, err := slot.Token(ctx, b.OnSource, b.Slot, []string{b.Slot})
-	if err != nil || token == "" || ours(ctx, b, info) != nil {
-		return b.Source.Explain(err)
-	}
-	return dropSlot(ctx, b)
+	return b, dropSlot(ctx, turned(s, nil))
 }
 
 // turned returns the session of the way back: source and target have changed places.

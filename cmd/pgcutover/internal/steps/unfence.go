@@ -32,17 +32,17 @@ func Unfence(ctx context.Context, m *session.Migration, force bool) error {
 	if err := s.Exclusive(ctx); err != nil {
 		return err
 	}
-	if err := haltBack(ctx, s); err != nil {
-		return err
-	}
 	if !fenced && record == nil && !begun(ctx, s) {
 		m.Log.Info(fmt.Sprintf("unfence: database %q of the source is not fenced", db))
-		return nil
+		return dropUnused(ctx, s)
 	}
 	if err := notOpened(s, record); err != nil && !force {
 		return err
 	} else if err != nil {
-		m.Log.Warn("the target was opened before; source and target now diverge")
+		m.Log.Warn(err.Error() + "; it is opened nevertheless: source and target now diverge")
+	}
+	if err := haltBack(ctx, s); err != nil {
+		return err
 	}
 	if err := reopen(ctx, s, record); err != nil {
 		return err
@@ -64,9 +64,13 @@ func Unfence(ctx context.Context, m *session.Migration, force bool) error {
 	return m.Target.Explain(err)
 }
 
-// notOpened refuses if the target is open: what it has taken since is not on the source. If the
-// target cannot be asked, the source's record has to tell.
+// notOpened refuses to undo the fence of another cutover, or if the target is open: what it has
+// taken since is not on the source. If the target cannot be asked, the source's record has to tell.
 func notOpened(s *session.Session, record *slot.Fence) error {
+	if record != nil && s.Slot != "" && record.Slot != s.Slot {
+		return fault.New(fault.Config, "the source was fenced by the cutover of slot %q, not of slot %q", record.Slot, s.Slot).
+			WithHint("Check --slot. The way back has a slot that ends in _back; its source is the new primary: exchange PGSLUICE_SOURCE and PGSLUICE_TARGET.")
+	}
 	opened := record != nil && record.Opened != nil
 	if s.Stream != nil {
 		opened = s.Stream.Ended
@@ -74,7 +78,7 @@ func notOpened(s *session.Session, record *slot.Fence) error {
 	if !opened {
 		return nil
 	}
-	return fault.New(fault.Config, "the target is open, so that the source stays closed").
+	return fault.New(fault.Config, "the target is open, so the source stays closed").
 		WithDetail("The rows that were written to the target since are not on the source, and what is written to the source now never reaches the target.").
 		WithHint("To give the source back nevertheless, and lose these rows for its application: pgcutover unfence --slot %s --force", s.Slot)
 }
