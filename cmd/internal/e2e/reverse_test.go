@@ -157,8 +157,18 @@ func TestReverse_F(t *testing.T) {
 			if _, err := (&pgtest.DB{URI: w.source.As("app", "")}).Try("INSERT INTO app.line VALUES ('no')"); err == nil {
 				t.Error("the application can write on the old primary")
 			}
+			// What has come back is no write behind the fence; what anybody else writes is.
+			watched := func(what string) {
+				t.Helper()
+				w.source.Exec("BEGIN READ WRITE; INSERT INTO app.line VALUES ('escaped'); COMMIT")
+				if status, out, errs := w.Run(nil, "pgcutover", "watch", "--slot", w.slot); status != int(fault.Failed) || string(out) != what {
+					t.Errorf("watch: status %d, %s%s", status, out, errs)
+				}
+			}
+			w.Must(nil, "pgcutover", "watch", "--slot", w.slot)
 			w.back(back)
 			back = w.sync("--reverse")
+			watched("written\tapp.line: 1 inserted\n")
 			if x[0] != x[1] {
 				return
 			}

@@ -226,9 +226,11 @@ func StepEndsWith(ctx context.Context, c *pgx.Conn, stream int32, step, detail, 
 }
 
 // SetStamp records the state of the source's catalogs at the time a step compared the schemas, and
-// the counters of the tables that are not carried completely.
-func SetStamp(ctx context.Context, c *pgx.Conn, stream int32, step, stamp, counted string) error {
-	_, err := c.Exec(ctx, "UPDATE pgsluice.cutover SET stamp = nullif($3, ''), counted = nullif($4, '') WHERE stream_id = $1 AND step = $2", stream, step, stamp, counted)
+// the counters of the tables that are not carried completely, and what the source's large objects
+// are.
+func SetStamp(ctx context.Context, c *pgx.Conn, stream int32, step, stamp, counted, largeObjects string) error {
+	_, err := c.Exec(ctx, "UPDATE pgsluice.cutover SET stamp = nullif($3, ''), counted = nullif($4, ''), large_objects = nullif($5, '') WHERE stream_id = $1 AND step = $2",
+		stream, step, stamp, counted, largeObjects)
 	return err
 }
 
@@ -271,7 +273,7 @@ type Step struct {
 	LSN          format.LSN `json:"-"`                // of drain and open; 0: none
 	Counted      string     `json:"-"`                // of fence: the tables to count again
 	Changes      int64      `json:"-"`                // of drain: how many changes were applied; -1: unknown
-	LargeObjects string     `json:"-"`                // of drain: the source's
+	LargeObjects string     `json:"-"`                // of fence and drain: the source's
 }
 
 // Steps returns the steps of a cutover in the order in which they began.

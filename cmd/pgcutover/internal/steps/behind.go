@@ -27,12 +27,8 @@ func atRest(ctx context.Context, s *session.Session, drain *progress.Step, timeo
 	if err != nil {
 		return s.Source.Explain(err)
 	}
-	changed, err := watch.ChangedLargeObjects(ctx, s.OnSource, drain.LargeObjects)
-	if err != nil {
-		return s.Source.Explain(err)
-	}
-	if changed != "" {
-		return writtenBehind(ctx, s, changed)
+	if err := sameLargeObjects(ctx, s, drain); err != nil {
+		return err
 	}
 	r := reader{Session: s, looked: time.Now(), seen: time.Now(), patience: idleAfter, later: idleAfter}
 	asked := time.Now()
@@ -63,6 +59,29 @@ func atRest(ctx context.Context, s *session.Session, drain *progress.Step, timeo
 			WithHint("See the messages of pgdecode and pgapply, and: pgcutover status --slot %s", s.Slot)
 	}
 	return err
+}
+
+// largeObjects returns facts about the source's large objects, or warns if nobody can tell.
+func largeObjects(ctx context.Context, s *session.Session) string {
+	facts, err := watch.LargeObjects(ctx, s.OnSource)
+	if err != nil {
+		s.Log.Warn("large objects of the source are not watched: " + s.Source.Explain(err).Error())
+	}
+	return facts
+}
+
+// sameLargeObjects refuses to continue if large objects were created or removed since an earlier
+// step. No slot carries them.
+func sameLargeObjects(ctx context.Context, s *session.Session, before *progress.Step) error {
+	changed, err := watch.ChangedLargeObjects(ctx, s.OnSource, before.LargeObjects)
+	if err != nil {
+		return s.Source.Explain(err)
+	}
+	if changed == "" {
+		return nil
+	}
+	return fault.New(fault.Config, "large objects of the source were changed behind the fence, and are not carried: %s", changed).
+		WithHint("Carry them over by hand, or remove them from the source. Then begin again: pgcutover fence --slot %[1]s. To give the source back instead: pgcutover unfence --slot %[1]s", s.Slot)
 }
 
 // atRestUnread looks into a slot that nobody reads. It reports false if somebody has begun to.

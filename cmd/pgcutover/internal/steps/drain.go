@@ -9,7 +9,6 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
-	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/watch"
 )
 
 // Drain writes a mark into the source's WAL and waits until the target has applied everything
@@ -52,9 +51,9 @@ func Drain(ctx context.Context, m *session.Migration, timeout time.Duration) err
 			return "", m.Source.Explain(err)
 		}
 		// While the target catches up.
-		lobs, err := watch.LargeObjects(ctx, s.OnSource)
-		if err != nil {
-			s.Log.Warn(fmt.Sprintf("large objects of the source are not watched: %v", m.Source.Explain(err)))
+		lobs := largeObjects(ctx, s)
+		if err := sameLargeObjects(ctx, s, session.Done(done, "fence")); err != nil {
+			return "", err
 		}
 		if err := await(ctx, s, mark, timeout); err != nil {
 			return "", err

@@ -75,7 +75,7 @@ func Fence(ctx context.Context, m *session.Migration, o FenceOptions) error {
 		return err
 	}
 	// If the source's catalogs have not changed since the fence, open need not compare them again.
-	return m.Target.Explain(progress.SetStamp(ctx, s.OnTarget, s.Stream.ID, "fence", stamp, counted))
+	return m.Target.Explain(progress.SetStamp(ctx, s.OnTarget, s.Stream.ID, "fence", stamp, counted, largeObjects(ctx, s)))
 }
 
 // fence closes the source for all sessions, and proves it.

@@ -44,7 +44,7 @@ func Prepare(ctx context.Context, m *session.Migration, timeout time.Duration) e
 	}); err != nil {
 		return err
 	}
-	return m.Target.Explain(progress.SetStamp(ctx, s.OnTarget, s.Stream.ID, "prepare", stamp, ""))
+	return m.Target.Explain(progress.SetStamp(ctx, s.OnTarget, s.Stream.ID, "prepare", stamp, "", ""))
 }
 
 func prepare(ctx context.Context, s *session.Session, timeout time.Duration) (says, stamp string, err error) {

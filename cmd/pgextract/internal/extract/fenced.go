@@ -11,8 +11,8 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
-// fenced says, of a statement that the source has refused because it is read-only, that the fence of
-// a cutover has closed it. It returns other errors unchanged.
+// fenced says, of a statement that the source has refused because it is read-only, that the fence
+// of a cutover has closed it. It returns other errors unchanged.
 func (l *Load) fenced(ctx context.Context, err error) error {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) || pg.Code != "25006" { // read_only_sql_transaction
