@@ -26,3 +26,10 @@ func (s *Session) Drained(ctx context.Context, done []progress.Step) (bool, erro
 	d := Done(done, "drain")
 	return id != "" && d != nil && d.FenceID == id, err
 }
+
+// Left reports whether a cutover back has left the target: then its fence is in force there, and
+// the source is the primary again.
+func (s *Session) Left(ctx context.Context) (bool, error) {
+	f, isClosed, err := slot.GetFence(ctx, s.OnTarget)
+	return err == nil && isClosed && f != nil && f.Slot == slot.Back(s.Stream.Key.Slot) && f.Opened != nil, s.Target.Explain(err)
+}

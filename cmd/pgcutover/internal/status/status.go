@@ -146,12 +146,12 @@ func askTarget(ctx context.Context, s *session.Session) (st *Status, err error) 
 
 // askLeft finds whether a cutover back has left the target: then its fence is in force there.
 func (st *Status) askLeft(ctx context.Context, s *session.Session) error {
-	f, isClosed, err := slot.GetFence(ctx, s.OnTarget)
-	if err == nil && isClosed && f != nil && f.Slot == slot.Back(st.Slot) && f.Opened != nil {
+	left, err := s.Left(ctx)
+	if left {
 		st.is("returned")
 		st.Open = false
 	}
-	return s.Target.Explain(err)
+	return err
 }
 
 func (st *Status) is(state string) { st.State = &state }

@@ -18,6 +18,11 @@ func (r *remains) unwritten(ctx context.Context, force bool) error {
 			continue
 		}
 		s := r.Of(x)
+		if left, err := s.Left(ctx); err != nil {
+			return err
+		} else if left { // the source is the primary again
+			continue
+		}
 		info, err := slot.Get(ctx, s.OnSource, s.Slot)
 		if err != nil {
 			return s.Source.Explain(err)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 	"github.com/pgsluice/pgsluice/format"
@@ -85,6 +86,15 @@ func begin(ctx context.Context, m *session.Migration) (*session.Session, error) 
 		s.Close(ctx)
 		return nil, fault.New(fault.Config, "the target is not open, so the source may be written to").
 			WithHint("Watch the source after the cutover. Until then: pgcutover status --slot %s", m.Slot)
+	}
+	left, err := s.Left(ctx)
+	if err == nil && left {
+		err = fault.New(fault.Config, "a cutover back has made the source the primary again, so it may be written to").
+			WithHint("To watch the primary that was left, exchange PGSLUICE_SOURCE and PGSLUICE_TARGET: pgcutover watch --slot %s", slot.Back(m.Slot))
+	}
+	if err != nil {
+		s.Close(ctx)
+		return nil, err
 	}
 	return s, nil
 }
