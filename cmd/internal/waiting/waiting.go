@@ -24,9 +24,10 @@ const (
 	// program runs statements that time out after LockTimeout.
 	soon  = 2200 * time.Millisecond
 	early = 300 * time.Millisecond
-	// silent is how long a session waits before the first message, and again the interval of
-	// further messages.
+	// silent is how long a session waits before the first message, hasty replaces it where early
+	// replaces soon, and again is the interval of further messages.
 	silent = 2500 * time.Millisecond
+	hasty  = time.Second
 	again  = 30 * time.Second
 	// idle is how long an unused session is kept open.
 	idle = 10 * time.Second
@@ -100,9 +101,9 @@ func (w *Watch) run(ctx context.Context) {
 
 func (w *Watch) once(ctx context.Context) {
 	w.mu.Lock()
-	patience, retrying := soon, w.retrying
+	patience, quiet, retrying := soon, silent, w.retrying
 	if w.eager > 0 || w.retries > 0 {
-		patience = early
+		patience, quiet = early, hasty
 	}
 	w.mu.Unlock()
 	pids, apps, since := w.sessions.Waiting(patience)
@@ -131,7 +132,7 @@ func (w *Watch) once(ctx context.Context) {
 	w.mu.Lock()
 	w.seen, w.at = waits, time.Now()
 	w.mu.Unlock()
-	if time.Since(since) < silent {
+	if time.Since(since) < quiet {
 		return
 	}
 	for i := range waits {
@@ -191,11 +192,21 @@ func IsLockTimeout(err error) bool {
 	return errors.As(err, &pg) && pg.Code == "55P03"
 }
 
-// Explain adds to a lock timeout who held the lock. It returns other errors unchanged.
+// explained is a lock timeout that says who held the lock.
+type explained struct{ error }
+
+func (e explained) Unwrap() error { return e.error }
+
+// Explain adds to a lock timeout who held the lock. It returns other errors, and those that it has
+// returned, unchanged.
 func (w *Watch) Explain(err error) error {
-	if !IsLockTimeout(err) {
+	if !IsLockTimeout(err) || errors.As(err, new(explained)) {
 		return err
 	}
+	return explained{w.explain(err)}
+}
+
+func (w *Watch) explain(err error) error {
 	if who := w.last(); who != nil {
 		return fault.New(fault.TryAgain, "%s: waiting for %v: %w", w.server.Side, who, err).WithHint("%s", who.hint)
 	}
