@@ -22,6 +22,7 @@ func functions(v int) string {
 	WHERE ` + ours + ` AND ` + own("pg_proc", "p.oid") + ` AND p.oid NOT IN (SELECT x.objid FROM pg_catalog.pg_depend x WHERE x.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND x.deptype = 'i') ORDER BY p.oid`
 }
 
+// A pseudo-type of a user (p) is a shell: its functions can be created, and then the type itself.
 func types(v int) string {
 	return `SELECT 'type', n.nspname, '', t.typname, CASE t.typtype WHEN 'd' THEN 'domain' ELSE 'type' END,
 	ARRAY[` + owner("t.typowner") + `, ` + says + `, 'kind', (t.typtype)::pg_catalog.text, 'labels', coalesce(e.labels, ''), 'attributes', coalesce(at.attributes, ''),
@@ -30,14 +31,14 @@ func types(v int) string {
 		'range', coalesce((SELECT pg_catalog.concat_ws(' ', pg_catalog.format_type(r.rngsubtype, NULL), oc.opcname, nullif(r.rngcanonical, 0)::pg_catalog.regproc, nullif(r.rngsubdiff, 0)::pg_catalog.regproc) FROM pg_catalog.pg_range r JOIN pg_catalog.pg_opclass oc ON oc.oid = r.rngsubopc WHERE r.rngtypid = t.oid), ''),
 		'input', (CASE t.typtype WHEN 'b' THEN pg_catalog.concat_ws(' ', t.typinput, t.typoutput, t.typlen, t.typalign, t.typstorage, t.typcategory, ` + yes("t.typbyval") + `) ELSE '' END)::pg_catalog.text]::pg_catalog.text[],
 	` + rights("'T'", "t.typacl", "t.typowner") + `, pg_catalog.format('TYPE %I.%I', n.nspname, t.typname), CASE t.typtype WHEN 'd' THEN coalesce(t.typdefault, '') ELSE '' END,
-	CASE t.typtype WHEN 'e' THEN pg_catalog.format('CREATE TYPE %I.%I AS ENUM (%s)', n.nspname, t.typname, coalesce(e.labels, ''))
+	CASE t.typtype WHEN 'p' THEN pg_catalog.format('CREATE TYPE %I.%I', n.nspname, t.typname) WHEN 'e' THEN pg_catalog.format('CREATE TYPE %I.%I AS ENUM (%s)', n.nspname, t.typname, coalesce(e.labels, ''))
 		WHEN 'c' THEN pg_catalog.format('CREATE TYPE %I.%I AS (%s)', n.nspname, t.typname, coalesce(at.attributes, ''))
 		WHEN 'd' THEN pg_catalog.format('CREATE DOMAIN %I.%I AS %s%s%s', n.nspname, t.typname, pg_catalog.format_type(t.typbasetype, t.typtypmod), coalesce(' DEFAULT ' || t.typdefault, ''), CASE WHEN t.typnotnull THEN ' NOT NULL' ELSE '' END) ELSE '' END
 	FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace LEFT JOIN pg_catalog.pg_type b ON b.oid = t.typbasetype` + comment("pg_type", "t.oid", "0") + `
 	LEFT JOIN LATERAL (SELECT pg_catalog.string_agg(pg_catalog.quote_literal(e.enumlabel), ', ' ORDER BY e.enumsortorder) AS labels FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid) e ON t.typtype = 'e'
 	LEFT JOIN LATERAL (SELECT pg_catalog.string_agg(pg_catalog.format('%I %s', a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY a.attnum) AS attributes
 		FROM pg_catalog.pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped) at ON t.typtype = 'c'
-	WHERE t.typtype IN ('b', 'c', 'd', 'e', 'r') AND (t.typrelid = 0 OR EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
+	WHERE t.typtype IN ('b', 'c', 'd', 'e', 'r', 'p') AND (t.typrelid = 0 OR EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))
 	AND NOT EXISTS (SELECT FROM pg_catalog.pg_type e WHERE e.oid = t.typelem AND e.typarray = t.oid) AND ` + ours + ` AND ` + own("pg_type", "t.oid") + ` ORDER BY t.oid`
 }
 

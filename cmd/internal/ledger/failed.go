@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -101,7 +102,13 @@ func split(class, schema, name string, known map[inventory.Key]*inventory.Object
 
 // notKept has the kinds of objects that an inventory does not contain.
 var notKept = map[string]bool{"PUBLICATION TABLE": true, "PUBLICATION TABLES IN SCHEMA": true, "BLOB": true,
-	"LARGE OBJECT": true, "INDEX ATTACH": true, "SEQUENCE OWNED BY": true}
+	"LARGE OBJECT": true, "INDEX ATTACH": true, "SEQUENCE OWNED BY": true, "SHELL TYPE": true}
+
+// denied is the SQLSTATE of a statement that takes more rights.
+const denied = "42501"
+
+// orders is the order of lines of objects that an inventory does not contain.
+var orders = map[string]int{"SHELL TYPE": order[inventory.Type], "INDEX ATTACH": order[inventory.Constraint]}
 
 // failures adds to each line the load's own error, if the load tried and failed to create the
 // object. It also adds lines for failures that only the load knows. Objects that exist by now get
@@ -120,6 +127,9 @@ func (c *comparison) failures() {
 		if f.Type == "INDEX ATTACH" {
 			keys = c.attached(f)
 		}
+		if f.Type == "SHELL TYPE" && c.becomesType(lines[keys[0]]) && c.target[keys[0]] == nil {
+			keys = nil // a line of its own: before the type's functions, which come before the type
+		}
 		if keys == nil {
 			keys = fewOf(f, few)
 		}
@@ -131,7 +141,10 @@ func (c *comparison) failures() {
 			if !l.failed {
 				l.Cause += "; the load was refused: " + f.Error
 			}
-			l.failed = true
+			l.failed, l.denied = true, l.denied || f.Code == denied
+			if f.Type == "TYPE" && strings.Contains(f.SQL, "\n    INPUT = ") {
+				l.order = order[inventory.Other] // behind its functions
+			}
 			if len(l.SQL) == 0 || f.Type == "INDEX ATTACH" {
 				l.SQL = append(l.SQL, list(strings.TrimRight(f.SQL, "; \n"))...)
 				l.Remedy = "mend the cause, then on the target: " + first(l.SQL, "")
@@ -157,7 +170,7 @@ func (c *comparison) failures() {
 			Kind: strings.ToLower(f.Type), Problem: "failed", Class: class,
 			Cause:  "the load was refused: " + f.Error,
 			Remedy: fmt.Sprintf("mend the cause, then on the target: %s", first(list(f.SQL), "")),
-			SQL:    sql, order: 20, failed: true})
+			SQL:    sql, order: cmp.Or(orders[f.Type], 20), failed: true, denied: f.Code == denied})
 	}
 }
 
@@ -185,6 +198,15 @@ func Refused(failed []progress.Object) []Line {
 		lines[i] = *l
 	}
 	return lines
+}
+
+// becomesType reports whether the lines are about a type that has more than a name.
+func (c *comparison) becomesType(lines []*Line) bool {
+	if len(lines) == 0 {
+		return false
+	}
+	o := c.source[lines[0].key]
+	return o != nil && o.Fact("kind") != "p"
 }
 
 // attached returns the partitioned index that lacks the index of a partition: its line says that it
@@ -232,6 +254,12 @@ func fewOf(f *progress.Object, few []inventory.Key) (list []inventory.Key) {
 		case inventory.Label:
 			if kind == "security label" && k.Schema == f.Schema &&
 				strings.HasSuffix(k.Name, f.Name[strings.LastIndexAny(f.Name, " .")+1:]) {
+				list = append(list, k)
+			}
+			continue
+		}
+		if strings.HasPrefix(kind, "publication table") {
+			if k2 == "publication" && strings.HasPrefix(f.Name, sqltext.Unquoted(k.Name)+" ") {
 				list = append(list, k)
 			}
 			continue

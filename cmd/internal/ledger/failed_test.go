@@ -30,3 +30,28 @@ func TestRegressionAttach(t *testing.T) {
 		t.Errorf("left although the indexes were attached by hand: %+v", left)
 	}
 }
+
+// The statements of a base type come in an order in which a superuser can execute them, and what
+// lacks a right is for a superuser.
+func TestRegressionShell(t *testing.T) {
+	object := func(class, name, kind, sql string) inventory.Object {
+		return inventory.Object{Key: inventory.Key{Class: class, Schema: "s", Name: name}, Kind: class, SQL: sql,
+			Facts: []string{"owner", "mover", "kind", kind, "language", "internal"}, On: class + " s." + name}
+	}
+	source := []inventory.Object{object(inventory.Type, "t", "b", ""), object(inventory.Type, "shell", "p", "CREATE TYPE s.shell"),
+		object(inventory.Function, "t_in(cstring)", "", "CREATE FUNCTION s.t_in(cstring)")}
+	failed := []progress.Object{{ID: 1, Type: "SHELL TYPE", Schema: "s", Name: "shell", SQL: "CREATE TYPE s.shell;", Code: denied},
+		{ID: 2, Type: "SHELL TYPE", Schema: "s", Name: "t", SQL: "CREATE TYPE s.t;", Code: denied},
+		{ID: 3, Type: "FUNCTION", Schema: "s", Name: "t_in(cstring)", SQL: "CREATE FUNCTION s.t_in(cstring);", Code: "42883"},
+		{ID: 4, Type: "TYPE", Schema: "s", Name: "t", SQL: "CREATE TYPE s.t (\n    INPUT = s.t_in\n);", Code: "42883"}}
+	var sql []string
+	for _, l := range Compare(Input{Source: source, Failed: failed, TargetRole: "mover"}) {
+		if l.As != Superuser {
+			t.Errorf("%+v", l)
+		}
+		sql = append(sql, l.SQL[0])
+	}
+	if want := []string{"CREATE TYPE s.shell", "CREATE TYPE s.t", "CREATE FUNCTION s.t_in(cstring)", "CREATE TYPE s.t (\n    INPUT = s.t_in\n)"}; !slices.Equal(sql, want) {
+		t.Errorf("%q", sql)
+	}
+}

@@ -40,6 +40,7 @@ type Line struct {
 	key    inventory.Key
 	order  int
 	failed bool // the load has tried to create it
+	denied bool // for lack of a right, which a superuser has
 }
 
 // Baseline is what the load recorded of an object: hashes of its definition and its facts on the
@@ -168,6 +169,7 @@ func Compare(in Input) []Line {
 	for _, l := range c.lines {
 		if l.failed || !in.Ended {
 			l.As = c.as(l)
+			c.give(l)
 			lines = append(lines, *l)
 		}
 	}

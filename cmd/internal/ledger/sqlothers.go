@@ -17,7 +17,10 @@ func (c *comparison) as(l *Line) string {
 	if o == nil {
 		o = c.target[c.Renames.Key(l.key)]
 	}
-	if o == nil {
+	switch {
+	case l.denied:
+		return Superuser
+	case o == nil:
 		return c.TargetRole
 	}
 	switch o.Class {
@@ -28,7 +31,7 @@ func (c *comparison) as(l *Line) string {
 			return Superuser
 		}
 	case inventory.Type:
-		if o.Fact("kind") == "b" {
+		if kind := o.Fact("kind"); kind == "b" || kind == "p" {
 			return Superuser
 		}
 	case inventory.Setting:
@@ -47,6 +50,17 @@ func (c *comparison) as(l *Line) string {
 		}
 	}
 	return c.TargetRole
+}
+
+// give adds the owner to the statements of an object that a superuser creates for the target role.
+func (c *comparison) give(l *Line) {
+	o := c.source[l.key]
+	if l.As != Superuser || l.Problem != "missing" || o == nil || o.Class == inventory.EventTrigger || c.WithoutOwners || c.renamed() || len(l.SQL) == 0 {
+		return
+	}
+	if owner := o.Fact("owner"); owner != "" && ident(owner) == ident(c.bare()) {
+		l.SQL = append(l.SQL, alter(o)+" OWNER TO "+ident(owner))
+	}
 }
 
 // otherName returns an object of class Other in the form that DROP, ALTER and COMMENT ON use.
