@@ -241,7 +241,7 @@ func TestPartitions_C2(t *testing.T) {
 	d.Exec("ALTER TABLE whole_3 REPLICA IDENTITY NOTHING")
 	publish("p: torn_1 whole_1 whole_4; p_insert_only: torn whole (inserts)", "torn_2", "torn_3", "whole_3")
 	d.Exec("ALTER TABLE whole_3 REPLICA IDENTITY DEFAULT", "ALTER TABLE torn_2 ADD PRIMARY KEY (id)")
-	publish("p: torn_1 torn_2 whole whole_1 whole_4; p_insert_only: torn whole (inserts)", "torn_3")
+	publish("p: torn_1 torn_2 whole whole_1 whole_3 whole_4; p_insert_only: torn whole (inserts)", "torn_3")
 }
 
 // A partition that is being detached is none any more, for the server and for us.

@@ -106,7 +106,7 @@ func (s *State) gap(t *Table, xmin uint64) {
 	usable := t.Identity.usable(s.Version, slices.ContainsFunc(ways, func(w way) bool { return w.Generated }))
 	var since Operations
 	for _, w := range ways {
-		if !slices.ContainsFunc(w.xids, func(x uint32) bool { return s.wide(x) >= xmin && !s.moved(x, up, w.Publication) }) {
+		if !slices.ContainsFunc(w.xids, func(x uint32) bool { return s.wide(x) >= xmin && !moved(x, t, up, w.Publication) }) {
 			since.add(w.Operations)
 		}
 	}
@@ -123,11 +123,14 @@ func (s *State) gap(t *Table, xmin uint64) {
 	}
 }
 
-// moved reports whether the transaction that put a partition into a publication put one of its
-// ancestors into another one. Then both moved together, from the publication that contained the
-// partitioned table before.
-func (s *State) moved(xid uint32, up []*Table, into *Publication) bool {
-	for _, x := range up {
+// moved reports whether the transaction that put a table into a publication put the table itself, or
+// one of its ancestors, into another one as well. Then it moved from where it was published before:
+// place and the triggers of ddl install do so, and nobody else.
+func moved(xid uint32, t *Table, up []*Table, into *Publication) bool {
+	if xid == into.XID { // the publication is new
+		return false
+	}
+	for _, x := range append([]*Table{t}, up...) {
 		for _, m := range x.In {
 			if m.XID == xid && m.Publication != into.OID {
 				return true

@@ -79,8 +79,9 @@ func (s *State) place(first, second *Publication, wanted, whole func(*Table) boo
 				left[x.OID] = true
 				p.Leave = append(p.Leave, x)
 				// Rejoin the second publication. A membership older than the last load would hide
-				// that changes were not carried.
-				if second != nil && x.in(second) != nil {
+				// that changes were not carried. That of a partitioned table stays: it shows since
+				// when its partitions are in the first one by themselves.
+				if second != nil && x.in(second) != nil && x.Kind == "r" {
 					p.Back, p.Insert = append(p.Back, x), append(p.Insert, x)
 				}
 			}
@@ -97,7 +98,7 @@ func (s *State) place(first, second *Publication, wanted, whole func(*Table) boo
 		usable := t.Identity.usable(s.Version, false)
 		root := s.byOID[t.Root]
 		asRoot := root != nil && s.Version >= 130000 && whole(root)
-		if second != nil && usable && t.in(second) != nil {
+		if second != nil && usable && t.in(second) != nil && !t.joint(first, second) {
 			p.Back = append(p.Back, t)
 		}
 		switch {
@@ -105,11 +106,18 @@ func (s *State) place(first, second *Publication, wanted, whole func(*Table) boo
 			// The root stays in the second publication if it is a member. Its membership shows
 			// since when its partitions are in the first one by themselves.
 			add(&p.Full, first, root)
+			if first != nil && second != nil && root.in(second) != nil && !was {
+				// It has had no identity. Its own membership shows until when, also when the root
+				// has left again.
+				add(&p.Full, first, t)
+			}
 			continue
 		case asRoot:
 			add(&p.Insert, second, root)
-			if usable && left[root.OID] && t.in(first) != nil && !left[t.OID] {
-				p.Leave, p.Full = append(p.Leave, t), append(p.Full, t) // rejoin with the root
+			if second != nil && usable && left[root.OID] && root.in(second) != nil && t.in(first) == nil {
+				// It was published only through the root. It joins both publications at once, which
+				// shows that there was no gap.
+				add(&p.Insert, second, t)
 			}
 		case !usable && !isIn(t, second, nil):
 			add(&p.Insert, second, t)
@@ -119,6 +127,15 @@ func (s *State) place(first, second *Publication, wanted, whole func(*Table) boo
 		}
 	}
 	return p
+}
+
+// joint reports whether one transaction put the table into both publications.
+func (t *Table) joint(first, second *Publication) bool {
+	if first == nil || second == nil {
+		return false
+	}
+	a, b := t.in(first), t.in(second)
+	return a != nil && b != nil && a.XID == b.XID && a.XID != first.XID
 }
 
 // chain returns a table and, from 13 on, its ancestors, whose publications are its publications.

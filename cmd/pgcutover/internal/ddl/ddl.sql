@@ -219,12 +219,15 @@ BEGIN
 				AND NOT EXISTS (SELECT FROM pg_partition_tree(c.oid) p JOIN (SELECT rel FROM full_ UNION SELECT rel FROM less) x ON x.rel = p.relid)),
 			added AS (SELECT leaf.oid, leaf.name FROM leaf WHERE leaf.named AND NOT EXISTS (SELECT FROM chain JOIN full_ USING (rel) WHERE chain.leaf = leaf.oid AND chain.rel NOT IN (SELECT rel FROM leaves))
 				AND NOT EXISTS (SELECT FROM chain JOIN top ON top.oid = chain.rel WHERE chain.leaf = leaf.oid AND top.keyed)
-				UNION ALL SELECT top.oid, top.name FROM top WHERE top.keyed AND NOT EXISTS (SELECT FROM chain WHERE chain.rel = top.oid AND NOT chain.named))
+				UNION ALL SELECT top.oid, top.name FROM top WHERE top.keyed AND NOT EXISTS (SELECT FROM chain WHERE chain.rel = top.oid AND NOT chain.named)),
+			-- Partitions that were published only through a table that leaves and that was in both
+			-- publications. They join both in this transaction, which shows that there was no gap.
+			joint AS (SELECT added.oid FROM added JOIN chain ON chain.leaf = added.oid JOIN leaves USING (rel) JOIN less USING (rel) WHERE rel <> added.oid)
 		SELECT (SELECT string_agg('ONLY ' || c.name, ', ') FROM leaves JOIN candidate c ON c.oid = leaves.rel) AS leave,
 			(SELECT string_agg('ONLY ' || added.name, ', ') FROM added) AS joins,
 			(SELECT string_agg('ONLY ' || c.name, ', ') FROM candidate c WHERE target.inserts IS NOT NULL AND c.oid NOT IN (SELECT rel FROM less)
-				AND NOT EXISTS (SELECT FROM pg_partition_ancestors(c.oid) p JOIN less ON less.rel = p)
-				AND (c.oid IN (SELECT rel FROM leaves) OR c.oid IN (SELECT leaf FROM chain GROUP BY leaf HAVING NOT bool_or(named) AND NOT bool_or(rel IN (SELECT rel FROM full_)) AND NOT bool_or(rel IN (SELECT oid FROM top)))
+				AND (c.oid IN (SELECT oid FROM joint) OR NOT EXISTS (SELECT FROM pg_partition_ancestors(c.oid) p JOIN less ON less.rel = p))
+				AND (c.oid IN (SELECT oid FROM joint) OR c.oid IN (SELECT rel FROM leaves) OR c.oid IN (SELECT leaf FROM chain GROUP BY leaf HAVING NOT bool_or(named) AND NOT bool_or(rel IN (SELECT rel FROM full_)) AND NOT bool_or(rel IN (SELECT oid FROM top)))
 					OR c.oid IN (SELECT top.oid FROM top) AND c.oid NOT IN (SELECT oid FROM added))) AS inserts,
 			(SELECT string_agg('ONLY ' || added.name, ', ') FROM added JOIN less ON less.rel = added.oid WHERE target.inserts IS NOT NULL) AS moves
 		INTO moves;
