@@ -36,8 +36,10 @@ type flags struct {
 	LogFormat string           `group:"output" enum:"text,json" default:"text" placeholder:"FORMAT" help:"Messages on standard error: text or json. Default: text."`
 	Version   kong.VersionFlag `group:"other" help:"Print version, commit and date."`
 
-	Check struct{} `cmd:"" group:"before" help:"Examine source and target. Each finding has its remedy. Changes nothing."`
-	DDL   struct {
+	Check struct {
+		Trust []string `group:"what" placeholder:"ROLE" help:"Accept idle sessions of this superuser, as for fence. Can be repeated."`
+	} `cmd:"" group:"before" help:"Examine source and target. Each finding has its remedy. Changes nothing."`
+	DDL struct {
 		Install   struct{} `cmd:"" group:"before" help:"Write each change of the source's schema into the stream, for the target to execute. Needs a superuser."`
 		Check     struct{} `cmd:"" group:"before" help:"Report whether ddl install is in force."`
 		Uninstall struct{} `cmd:"" group:"after" help:"Remove what ddl install has created."`
@@ -67,6 +69,7 @@ type flags struct {
 	Fence struct {
 		Check        bool          `group:"what" help:"Only report whether the source can be closed. It stays open."`
 		AllowOrphans bool          `group:"what" help:"Close the source although its rows may violate foreign keys."`
+		Trust        []string      `group:"what" placeholder:"ROLE" help:"Leave idle sessions of this superuser alone if only a superuser may end them: you know that they do not write. Can be repeated."`
 		AllowMissing []string      `group:"what" placeholder:"ID" help:"Accept this line of pgcutover missing. Can be repeated."`
 		Timeout      time.Duration `group:"other" default:"1m" placeholder:"TIME" help:"Give up when another session's lock blocks this step for so long. Default: 1m."`
 	} `cmd:"" group:"night" help:"Stop all writes to the source until unfence. Refused while something is missing on the target."`
@@ -114,6 +117,7 @@ var about = manual.Manual{
 		{Does: "Leave less to do for the time without writes:", Command: "pgcutover prepare --slot mig"},
 		{Does: "Ask whether the source can be closed, and leave it open:", Command: "pgcutover fence --slot mig --check"},
 		{Does: "Close the source:", Command: "pgcutover fence --slot mig"},
+		{Does: "Close it although monitoring stays connected:", Command: "pgcutover fence --slot mig --trust azuresu"},
 		{Does: "Wait for the last change:", Command: "pgcutover drain --slot mig"},
 		{Does: "Print only what differs:", Command: "pgcutover verify --slot mig --only-different"},
 		{Does: "Ask whether there can be a way back:", Command: "pgcutover reverse --slot mig --check"},
@@ -186,7 +190,7 @@ func run(ctx context.Context, env *cli.Env) error {
 func (f *flags) do(ctx context.Context, m *session.Migration, command string, stdin io.Reader) error {
 	switch command {
 	case "check":
-		return check.Run(ctx, m)
+		return check.Run(ctx, m, f.Check.Trust)
 	case "status":
 		return f.status(ctx, m)
 	case "missing":
@@ -212,7 +216,7 @@ func (f *flags) do(ctx context.Context, m *session.Migration, command string, st
 	case "prepare":
 		return steps.Prepare(ctx, m, f.Prepare.Timeout)
 	case "fence":
-		o := steps.FenceOptions{Check: f.Fence.Check, AllowOrphans: f.Fence.AllowOrphans, Allow: f.Fence.AllowMissing}
+		o := steps.FenceOptions{Check: f.Fence.Check, AllowOrphans: f.Fence.AllowOrphans, Allow: f.Fence.AllowMissing, Trust: f.Fence.Trust}
 		return m.Retry(ctx, f.Fence.Timeout, func() error { return steps.Fence(ctx, m, o) })
 	case "unfence":
 		return m.Retry(ctx, lockPatience, func() error { return steps.Unfence(ctx, m, f.Unfence.Force) })

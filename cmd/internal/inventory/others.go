@@ -1,6 +1,11 @@
 package inventory
 
-import "strings"
+import (
+	"context"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
 
 // Objects that few databases have: operators, text search, foreign servers, publications and
 // similar ones.
@@ -301,6 +306,17 @@ func publications(v int) other {
 // The database itself. Its owner may differ on the target.
 var database = `SELECT 'database', '', '', 'database', 'database', ARRAY[` + owner("o.datdba") + `]::pg_catalog.text[], ` + rights("'d'", "o.datacl", "o.datdba") + `, pg_catalog.format('DATABASE %I', o.datname), '', ''
 	FROM pg_catalog.pg_database o WHERE o.datname = pg_catalog.current_database()`
+
+// DatabaseRights returns the privileges on the database as they would be if its owner had granted
+// CONNECT to these roles only, and to each with or without grant option.
+func DatabaseRights(ctx context.Context, c *pgx.Conn, to []uint32, option []bool) (acl [][]string, err error) {
+	err = c.QueryRow(ctx, `SELECT `+granted("o.acl", "o.datdba")+` FROM (SELECT d.datdba, ARRAY(
+			SELECT pg_catalog.makeaclitem(a.grantee, a.grantor, a.privilege_type, a.is_grantable) FROM pg_catalog.aclexplode(coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))) a WHERE a.privilege_type <> 'CONNECT'
+			UNION ALL SELECT pg_catalog.makeaclitem(x.oid, d.datdba, 'CONNECT', x.option) FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.oid[]), pg_catalog.unnest($2::pg_catalog.bool[])) x(oid, option)
+				WHERE x.oid = 0 OR EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = x.oid)) AS acl
+		FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) o`, to, option).Scan(&acl)
+	return acl, err
+}
 
 // labels returns an object for each security label of a schema or of an object in one.
 var labels = `SELECT 'security label', coalesce(i.schema, ''), s.provider, pg_catalog.format('%s %s', i.type, i.identity), 'security label', ARRAY['label', s.label, 'of', i.type]::pg_catalog.text[], ` + none + `, '',

@@ -48,7 +48,10 @@ func stampedCatalogs(v int) []stamped {
 			AND NOT (t.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND t.refobjid IN (SELECT x.oid FROM temporary x))`},
 		// Catalogs that all databases share, or that not every role may read.
 		{from: "pg_roles t", what: "t.oid, ' ', t.rolname"},
-		{from: "pg_database t", what: "t.datname, ' ', t.datdba, ' ', t.datacl", where: "t.datname = pg_catalog.current_database()"},
+		{
+			from: "pg_database t", where: "t.datname = pg_catalog.current_database()",
+			what: "t.datname, ' ', t.datdba, ' ', ARRAY(SELECT a FROM pg_catalog.aclexplode(coalesce(t.datacl, pg_catalog.acldefault('d', t.datdba))) a WHERE a.privilege_type <> 'CONNECT' ORDER BY a.grantee, a.grantor, a.privilege_type)",
+		},
 		{
 			from: "pg_db_role_setting t JOIN pg_catalog.pg_database b ON b.oid = t.setdatabase AND b.datname = pg_catalog.current_database(), pg_catalog.unnest(t.setconfig) x(x)",
 			what: "t.setrole, ' ', x.x", where: "pg_catalog.split_part(x.x, '=', 1) <> 'default_transaction_read_only'",
@@ -77,8 +80,8 @@ func stampedCatalogs(v int) []stamped {
 // Stamp returns a value that changes whenever Read may return something else: after a statement
 // that changes the schema, and with another server version or other queries of ours. It is computed
 // from the versions of the catalogs' rows, and takes a small part of the time that Read takes.
-// Temporary tables do not count. Neither do the values of sequences, nor the setting that a fence
-// makes.
+// Temporary tables do not count. Neither do the values of sequences, nor what a fence changes: the
+// setting that it makes, and the right to connect to the database.
 //
 // Everything goes into the hash in the order in which the server reads it. If the server chooses
 // another order, nothing is hidden: the stamp changes without need. A sum would not depend on the

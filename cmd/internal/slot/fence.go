@@ -26,8 +26,23 @@ type Fence struct {
 	Began time.Time `json:"began"` // before it was closed, by the source's clock
 	// Setting is what the database's default_transaction_read_only was before; nil: not set.
 	Setting *string `json:"setting,omitempty"`
+	// Connect is what the fence has changed of the rights to connect; nil: nothing.
+	Connect *Connect `json:"connect,omitempty"`
 	// Opened is when the target was opened for writing: the source is no longer the primary.
 	Opened *time.Time `json:"opened,omitempty"`
+}
+
+// A Connect is what a fence has changed of the right to connect to the database. Roles are named by
+// OID; 0 is PUBLIC.
+type Connect struct {
+	Had   []Grant  `json:"had,omitempty"`   // who had been granted it
+	Given []uint32 `json:"given,omitempty"` // whom the fence has granted it
+}
+
+// A Grant is the right of a role to connect, perhaps with the option to grant it.
+type Grant struct {
+	To     uint32 `json:"to"`
+	Option bool   `json:"option,omitempty"`
 }
 
 const fenceMark = "pgsluice fence "

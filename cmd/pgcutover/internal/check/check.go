@@ -36,6 +36,7 @@ var (
 		{"the foreign keys", (*checker).orphans},
 		{"the functions", (*checker).paths},
 		{"the open transactions", (*checker).transactions},
+		{"who could write in spite of a fence", (*checker).writers},
 	}
 	onTarget = []look{
 		{"the rights of the role", (*checker).targetRole},
@@ -70,6 +71,7 @@ const superuser = "superuser"
 type checker struct {
 	ctx    context.Context
 	m      *session.Migration
+	trust  []string // superusers whose idle sessions do not write
 	list   []finding
 	s, t   *pgx.Conn
 	sv, tv int
@@ -112,8 +114,8 @@ func (f *finding) do(side, as string, sql ...string) {
 
 // Run examines the source, the target, and the pair before a migration begins. It changes nothing.
 // It writes a line for each finding, and fails if one of them is an error.
-func Run(ctx context.Context, m *session.Migration) error {
-	c := &checker{ctx: ctx, m: m}
+func Run(ctx context.Context, m *session.Migration, trust []string) error {
+	c := &checker{ctx: ctx, m: m, trust: trust}
 	var err error
 	if c.s, err = m.Connect(ctx, m.Source); err != nil {
 		return err

@@ -1,6 +1,6 @@
 package check
 
-import "github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
+import "github.com/pgsluice/pgsluice/cmd/pgcutover/internal/fencing"
 
 func (c *checker) sourceRole() error {
 	can, err := c.ask(c.s, `SELECT rolsuper OR rolreplication OR EXISTS (SELECT FROM pg_catalog.pg_roles g WHERE g.rolname = 'rds_replication' AND pg_catalog.pg_has_role(current_user, g.oid, 'USAGE'))
@@ -22,7 +22,7 @@ func (c *checker) sourceRole() error {
 		c.fail("", "the source's role may not create a publication in the database").
 			do("source", superuser, "GRANT CREATE ON DATABASE "+c.sourceDatabase+" TO "+c.sourceUser+";")
 	}
-	f, err := session.GetFencing(c.ctx, c.s)
+	f, err := fencing.GetRights(c.ctx, c.s)
 	if err != nil {
 		return err
 	}

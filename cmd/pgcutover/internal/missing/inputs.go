@@ -29,10 +29,14 @@ func inputsOf(ctx context.Context, s *session.Session, tables []progress.TableIn
 		OldRights: pgdial.Version(s.OnSource.PgConn()) < 170000 || pgdial.Version(s.OnTarget.PgConn()) < 170000,
 		Role:      make(map[string]bool)}
 	var source, target, record string
+	// The stamp leaves out the right to connect.
+	const rights = "(SELECT coalesce(d.datacl::pg_catalog.text, '') FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())"
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
 		if source, err = inventory.Stamp(gctx, s.OnSource); err == nil {
-			err = s.OnSource.QueryRow(gctx, "SELECT pg_catalog.quote_ident(current_user)").Scan(&in.SourceRole)
+			var mayConnect string
+			err = s.OnSource.QueryRow(gctx, "SELECT pg_catalog.quote_ident(current_user), "+rights).Scan(&in.SourceRole, &mayConnect)
+			source += mayConnect
 		}
 		return s.Source.Explain(err)
 	})
@@ -41,8 +45,10 @@ func inputsOf(ctx context.Context, s *session.Session, tables []progress.TableIn
 			record, err = progress.RecordStamp(gctx, s.OnTarget, s.Stream.ID)
 		}
 		if err == nil {
-			err = s.OnTarget.QueryRow(gctx, "SELECT pg_catalog.quote_ident(current_user), pg_catalog.current_database()").
-				Scan(&in.TargetRole, &in.Database)
+			var mayConnect string
+			err = s.OnTarget.QueryRow(gctx, "SELECT pg_catalog.quote_ident(current_user), pg_catalog.current_database(), "+rights).
+				Scan(&in.TargetRole, &in.Database, &mayConnect)
+			target += mayConnect
 		}
 		if err == nil {
 			in.Renames, err = renames(gctx, s, tables)

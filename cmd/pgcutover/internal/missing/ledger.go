@@ -5,6 +5,7 @@ package missing
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
 	"github.com/pgsluice/pgsluice/cmd/internal/ledger"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/coverage"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
@@ -87,6 +89,25 @@ func compare(ctx context.Context, s *session.Session, known *Known, keep bool) (
 	return r, r.allow(ctx, s)
 }
 
+// unfenced gives a side's database the privileges that it had before the fence.
+func unfenced(ctx context.Context, c *pgx.Conn, list []inventory.Object) error {
+	f, isClosed, err := slot.GetFence(ctx, c)
+	if err != nil || !isClosed || f == nil || f.Connect == nil {
+		return err
+	}
+	i := slices.IndexFunc(list, func(o inventory.Object) bool { return o.Class == inventory.Database })
+	if i < 0 {
+		return nil
+	}
+	var to []uint32
+	var option []bool
+	for _, g := range f.Connect.Had {
+		to, option = append(to, g.To), append(option, g.Option)
+	}
+	list[i].ACL, err = inventory.DatabaseRights(ctx, c, to, option)
+	return err
+}
+
 // allow marks the lines that were allowed before.
 func (r *Result) allow(ctx context.Context, s *session.Session) error {
 	allowed, err := progress.Allowed(ctx, s.OnTarget, s.Stream.ID)
@@ -100,11 +121,15 @@ func (r *Result) allow(ctx context.Context, s *session.Session) error {
 func read(ctx context.Context, s *session.Session, in *ledger.Input) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		in.Source, err = inventory.Read(gctx, s.OnSource)
+		if in.Source, err = inventory.Read(gctx, s.OnSource); err == nil {
+			err = unfenced(gctx, s.OnSource, in.Source)
+		}
 		return s.Source.Explain(err)
 	})
 	g.Go(func() (err error) {
-		in.Target, err = inventory.Read(gctx, s.OnTarget)
+		if in.Target, err = inventory.Read(gctx, s.OnTarget); err == nil {
+			err = unfenced(gctx, s.OnTarget, in.Target) // in a cutover back, the target is an old primary
+		}
 		return s.Target.Explain(err)
 	})
 	if err := g.Wait(); err != nil {

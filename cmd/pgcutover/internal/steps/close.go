@@ -3,6 +3,7 @@ package steps
 import (
 	"context"
 	"crypto/rand"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -12,29 +13,38 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// closeSource closes the source's database for new sessions. Its undo is recorded on the target
-// before, and on the source in the same transaction.
-func closeSource(ctx context.Context, s *session.Session) error {
+// closeSource closes the source's database for new sessions, and returns what it has done. Its undo
+// is recorded on the target before, and on the source in the same transaction.
+func closeSource(ctx context.Context, s *session.Session) (*slot.Fence, error) {
 	f, err := newFence(ctx, s)
 	if err != nil {
-		return s.Source.Explain(err)
+		return nil, s.Source.Explain(err)
 	}
-	if err := progress.SetFence(ctx, s.OnTarget, s.Stream.ID, "fence", f.ID, undo(f, s.Stream.Key.Database)); err != nil {
-		return s.Target.Explain(err)
+	sql, err := narrow(ctx, s, f)
+	if err != nil {
+		return nil, s.Source.Explain(err)
+	}
+	back, err := restoring(ctx, s, f, s.Stream.Key.Database)
+	if err != nil {
+		return nil, s.Source.Explain(err)
+	}
+	if err := progress.SetFence(ctx, s.OnTarget, s.Stream.ID, "fence", f.ID, "BEGIN READ WRITE; "+back+"; COMMIT;"); err != nil {
+		return nil, s.Target.Explain(err)
 	}
 	// What was drained under an earlier fence says nothing under this one.
 	if _, err := progress.ForgetSteps(ctx, s.OnTarget, s.Stream.ID, "drain"); err != nil {
-		return s.Target.Explain(err)
+		return nil, s.Target.Explain(err)
 	}
 	db := pgx.Identifier{s.Stream.Key.Database}.Sanitize()
+	sql = append(sql, "ALTER DATABASE "+db+" SET default_transaction_read_only = on")
 	err = pgx.BeginTxFunc(ctx, s.OnSource, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
 		if err := slot.SetFence(ctx, tx, f); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, "ALTER DATABASE "+db+" SET default_transaction_read_only = on")
+		_, err := tx.Exec(ctx, strings.Join(sql, "; "))
 		return err
 	})
-	return session.Denied(s.Source.Explain(err), "The role must own the source's database.")
+	return f, session.Denied(s.Source.Explain(err), "The role must own the source's database.")
 }
 
 // newFence returns a fence with a new id, and with what was there before the first of the fences
@@ -56,18 +66,16 @@ func newFence(ctx context.Context, s *session.Session) (*slot.Fence, error) {
 	return f, nil
 }
 
-// restoring returns the statement that gives the database's setting back.
-func restoring(f *slot.Fence, database string) string {
+// restoring returns the statements that give back what was there before a fence.
+func restoring(ctx context.Context, s *session.Session, f *slot.Fence, database string) (string, error) {
+	sql, err := widen(ctx, s, f)
 	db := "ALTER DATABASE " + pgx.Identifier{database}.Sanitize()
 	if f == nil || f.Setting == nil {
-		return db + " RESET default_transaction_read_only"
+		sql = append(sql, db+" RESET default_transaction_read_only")
+	} else {
+		sql = append(sql, db+" SET default_transaction_read_only = "+text.Literal(*f.Setting))
 	}
-	return db + " SET default_transaction_read_only = " + text.Literal(*f.Setting)
-}
-
-// undo returns the statements that undo a fence, for people.
-func undo(f *slot.Fence, database string) string {
-	return "BEGIN READ WRITE; " + restoring(f, database) + "; COMMIT;"
+	return strings.Join(sql, "; "), err
 }
 
 // reopen undoes a fence, from its record on the source. What also does happens in the same
@@ -86,7 +94,10 @@ func reopen(ctx context.Context, s *session.Session, f *slot.Fence, also ...func
 		if err := slot.SetFence(ctx, tx, nil); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, restoring(f, db))
+		back, err := restoring(ctx, s, f, db)
+		if err == nil {
+			_, err = tx.Exec(ctx, back)
+		}
 		return err
 	})
 	return session.Denied(s.Source.Explain(err), "The role must own the source's database.")

@@ -8,6 +8,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/fencing"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
@@ -47,9 +48,14 @@ func Unfence(ctx context.Context, m *session.Migration, force bool) error {
 	if err := reopen(ctx, s, record); err != nil {
 		return err
 	}
-	// Sessions that began under the fence are read-only and would stay so.
-	if _, err := endSessions(ctx, s); err != nil {
-		return err
+	if record != nil {
+		left, err := endReadOnly(ctx, s, record.Began)
+		if err != nil {
+			return err
+		}
+		if len(left) > 0 {
+			s.Log.Warn("only a superuser may end these sessions, which stay read-only until they connect again: " + fencing.Describe(left))
+		}
 	}
 	m.Log.Info(fmt.Sprintf("unfence: database %q of the source can be written to again", db))
 	if s.Stream == nil {

@@ -71,6 +71,11 @@ func (m *Mover) run(ctx context.Context) {
 		if err := m.look(ctx); err != nil {
 			// The replication session reports an unreachable source itself.
 			m.hangUp(ctx)
+			m.stamp = "" // the next session may be with another server
+		}
+		if m.conn != nil && m.conn.PgConn().ParameterStatus("is_superuser") == "on" {
+			// A cutover with less rights could neither end this session nor know that it is ours.
+			m.hangUp(ctx)
 		}
 		pause = min(max(every, share*time.Since(began)), seldom)
 	}
@@ -94,7 +99,7 @@ func (m *Mover) look(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		m.conn, m.stamp = c, ""
+		m.conn = c
 		if _, err := c.Exec(ctx, "SET lock_timeout = '"+waiting.LockTimeout+"'"); err != nil {
 			return err
 		}

@@ -1,4 +1,6 @@
-package session
+// Package fencing finds what stands in the way of a fence: rights that the role lacks, and whoever
+// could write to the source in spite of it.
+package fencing
 
 import (
 	"context"
@@ -8,17 +10,18 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// A Fencing says which of the rights that a fence takes the source's role lacks.
-type Fencing struct {
+// Rights says which of the rights that a fence takes the source's role lacks.
+type Rights struct {
 	Role   string   // quoted
 	Owner  string   // of the database, if the role is no member of it
 	Grants []string // the predefined roles that it lacks
 }
 
-// GetFencing asks for the rights in the way the server itself does: most are inherited ones.
-func GetFencing(ctx context.Context, c *pgx.Conn) (f Fencing, err error) {
+// GetRights asks for the rights in the way the server itself does: most are inherited ones.
+func GetRights(ctx context.Context, c *pgx.Conn) (f Rights, err error) {
 	how := "USAGE"
 	if pgdial.Version(c.PgConn()) < 150000 {
 		how = "MEMBER"
@@ -38,7 +41,7 @@ func GetFencing(ctx context.Context, c *pgx.Conn) (f Fencing, err error) {
 }
 
 // Grant returns the statement that gives the role the predefined roles that it lacks.
-func (f *Fencing) Grant() string {
+func (f *Rights) Grant() string {
 	s := "GRANT "
 	for i, r := range f.Grants {
 		if i > 0 {
@@ -49,10 +52,10 @@ func (f *Fencing) Grant() string {
 	return s + " TO " + f.Role + ";"
 }
 
-// RequireFencing refuses a role that cannot fence the source: one that does not see all sessions
+// RequireRights refuses a role that cannot fence the source: one that does not see all sessions
 // would take those that it does not see for none.
-func RequireFencing(ctx context.Context, s *Session) error {
-	f, err := GetFencing(ctx, s.OnSource)
+func RequireRights(ctx context.Context, s *session.Session) error {
+	f, err := GetRights(ctx, s.OnSource)
 	switch {
 	case err != nil:
 		return s.Source.Explain(err)

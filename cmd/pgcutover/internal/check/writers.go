@@ -1,0 +1,36 @@
+package check
+
+import (
+	"strings"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/fencing"
+)
+
+// writers looks for those whom the fence of a cutover would not hold.
+func (c *checker) writers() error {
+	roles, err := fencing.Exempt(c.ctx, c.s)
+	if err != nil {
+		return err
+	}
+	if len(roles) > 0 {
+		c.warn("Before the cutover, on the source: ALTER ROLE … RESET default_transaction_read_only (or … IN DATABASE … RESET …)",
+			"roles of the source would write in spite of the fence, because they have default_transaction_read_only = off: %s", count.Some(roles))
+	}
+	subscriptions, err := fencing.Subscriptions(c.ctx, c.s)
+	if err != nil {
+		return err
+	}
+	if len(subscriptions) > 0 {
+		c.fail("Before the cutover, on the source, as the owner of the subscription: "+strings.Join(fencing.Disable(subscriptions), " "),
+			"the source takes changes from %s, which no fence stops: %s", count.Word(len(subscriptions), "a subscription", "subscriptions"), count.Some(subscriptions))
+	}
+	lasting, err := fencing.Lasting(c.ctx, c.s, c.trust)
+	if err != nil {
+		return err
+	}
+	if len(lasting) > 0 {
+		c.fail(fencing.End(lasting), "only a superuser may end these sessions on the source, so that the fence would not hold: %s", fencing.Describe(lasting))
+	}
+	return nil
+}

@@ -1,0 +1,85 @@
+package steps
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/fencing"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/missing"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
+)
+
+// requireAll checks every condition for closing the source, and returns the tables to count again.
+// It reports all conditions that are not met at once, each with its remedy.
+func requireAll(ctx context.Context, s *session.Session, o FenceOptions) (counted string, err error) {
+	conditions := []func() error{
+		func() error { return fencing.RequireRights(ctx, s) },
+		func() error { return fencing.RequireNoneExempt(ctx, s) },
+		func() error { return fencing.RequireNoSubscription(ctx, s) },
+		func() error { return fencing.RequireEndable(ctx, s, o.Trust) },
+		func() error { return checkPrepared(ctx, s) },
+		func() error { return usable(ctx, s) },
+		func() error { return answers(ctx, s) },
+	}
+	if !s.Stream.Ended {
+		if o.Check || !o.AllowOrphans {
+			conditions = append(conditions, func() error { return missing.RequireParents(ctx, s, o.AllowOrphans, o.Allow) })
+		}
+		conditions = append(conditions, func() error { return requireLoaded(s) }, func() error {
+			if o.Check {
+				return missing.RequireCarried(ctx, s, o.Allow)
+			}
+			r, err := missing.RequireNothing(ctx, s, o.Allow, once)
+			if err == nil {
+				counted = r.Unchanged
+			}
+			return err
+		})
+	}
+	var unmet []*fault.Error
+	for _, holds := range conditions {
+		err := holds()
+		var f *fault.Error
+		switch {
+		case err == nil:
+		case !errors.As(err, &f) || ctx.Err() != nil || waiting.IsLockTimeout(err) || pgdial.Lost(err) || s.OnSource.IsClosed() || s.OnTarget.IsClosed():
+			return "", err
+		default:
+			unmet = append(unmet, f)
+		}
+	}
+	switch len(unmet) {
+	case 0:
+		return counted, nil
+	case 1:
+		return "", unmet[0]
+	}
+	return "", together(unmet)
+}
+
+// together makes one error of several conditions that are not met.
+func together(unmet []*fault.Error) error {
+	gravest := []fault.Status{fault.TryAgain, fault.Permission, fault.Config, fault.Unavailable}
+	rank := 0
+	var list []string
+	for i, f := range unmet {
+		rank = max(rank, slices.Index(gravest, f.Status))
+		lines := fmt.Sprintf("%d. %v", i+1, f)
+		if f.Detail != "" {
+			lines += "\n" + f.Detail
+		}
+		if f.Hint != "" {
+			lines += "\n" + f.Hint
+		}
+		list = append(list, strings.ReplaceAll(lines, "\n", "\n   "))
+	}
+	return fault.New(gravest[rank], "%d conditions for closing the source are not met", len(unmet)).
+		WithDetail("%s", strings.Join(list, "\n")).
+		WithHint("Each condition is followed by its remedy. Nothing was closed.")
+}
