@@ -66,6 +66,13 @@ type flags struct {
 	Prepare struct {
 		Timeout time.Duration `group:"other" default:"1m" placeholder:"TIME" help:"Leave for open what another session's lock blocks for so long. Default: 1m."`
 	} `cmd:"" group:"night" help:"Do what can be done before the fence, while the source is in use: analyze tables, set sequences, create foreign keys and triggers where they do not act on what sync writes."`
+	Rehearse struct {
+		JSON         bool     `group:"output" name:"json" help:"Print the report as JSON, for programs."`
+		NoVerify     bool     `group:"what" help:"Predict a cutover without verification."`
+		AllowOrphans bool     `group:"what" help:"As for fence."`
+		AllowMissing []string `group:"what" placeholder:"ID" help:"Accept this line of pgcutover missing for the rehearsal. Can be repeated."`
+		Trust        []string `group:"what" placeholder:"ROLE" help:"As for fence. Can be repeated."`
+	} `cmd:"" group:"night" help:"Do what the steps from fence to open do, without changing anything. Lists the sessions that would be ended, and predicts the downtime."`
 	Fence struct {
 		Check        bool          `group:"what" help:"Only report whether the source can be closed. It stays open."`
 		AllowOrphans bool          `group:"what" help:"Close the source although its rows may violate foreign keys."`
@@ -115,6 +122,7 @@ var about = manual.Manual{
 		{Does: "Wait until sync is less than 1 MB behind:", Command: "pgcutover wait caught-up --slot mig --lag 1MB"},
 		{Does: "Keep other cutovers away until you press Ctrl-D:", Command: "pgcutover lock --slot mig"},
 		{Does: "Leave less to do for the time without writes:", Command: "pgcutover prepare --slot mig"},
+		{Does: "See what the cutover would do, and how long it would take:", Command: "pgcutover rehearse --slot mig"},
 		{Does: "Ask whether the source can be closed, and leave it open:", Command: "pgcutover fence --slot mig --check"},
 		{Does: "Close the source:", Command: "pgcutover fence --slot mig"},
 		{Does: "Close it although monitoring stays connected:", Command: "pgcutover fence --slot mig --trust azuresu"},
@@ -215,6 +223,9 @@ func (f *flags) do(ctx context.Context, m *session.Migration, command string, st
 		return steps.Lock(ctx, m, stdin)
 	case "prepare":
 		return steps.Prepare(ctx, m, f.Prepare.Timeout)
+	case "rehearse":
+		return steps.Rehearse(ctx, m, steps.RehearseOptions{JSON: f.Rehearse.JSON, NoVerify: f.Rehearse.NoVerify,
+			AllowOrphans: f.Rehearse.AllowOrphans, Allow: f.Rehearse.AllowMissing, Trust: f.Rehearse.Trust})
 	case "fence":
 		o := steps.FenceOptions{Check: f.Fence.Check, AllowOrphans: f.Fence.AllowOrphans, Allow: f.Fence.AllowMissing, Trust: f.Fence.Trust}
 		return m.Retry(ctx, f.Fence.Timeout, func() error { return steps.Fence(ctx, m, o) })

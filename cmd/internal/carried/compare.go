@@ -123,9 +123,9 @@ func (s *State) gap(t *Table, xmin uint64) {
 	}
 }
 
-// moved reports whether the transaction that put a table into a publication put the table itself, or
-// one of its ancestors, into another one as well. Then it moved from where it was published before:
-// place and the triggers of ddl install do so, and nobody else.
+// moved reports whether the transaction that put a table into a publication put the table itself,
+// or one of its ancestors, into another one as well. Then it moved from where it was published
+// before: place and the triggers of ddl install do so, and nobody else.
 func moved(xid uint32, t *Table, up []*Table, into *Publication) bool {
 	if xid == into.XID { // the publication is new
 		return false

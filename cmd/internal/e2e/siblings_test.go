@@ -53,8 +53,8 @@ func TestSiblings_C2(t *testing.T) {
 	step("map[p2:[gap]]", "ALTER TABLE p2 REPLICA IDENTITY FULL")
 	reload("p2")
 	step("map[]", "")
-	// Sync puts the whole tree back into the first publication. A partition that was loaded since is
-	// published only through it.
+	// Sync puts the whole tree back into the first publication. A partition that was loaded since
+	// is published only through it.
 	source.Exec("ALTER PUBLICATION "+f.slot+" ADD TABLE ONLY p", "CREATE TABLE p4 PARTITION OF p FOR VALUES FROM (999) TO (9999)")
 	target.Exec("CREATE TABLE p4 PARTITION OF p FOR VALUES FROM (999) TO (9999)")
 	reload("p4")

@@ -32,7 +32,10 @@ func requireAll(ctx context.Context, s *session.Session, o FenceOptions) (counte
 			conditions = append(conditions, func() error { return missing.RequireParents(ctx, s, o.AllowOrphans, o.Allow) })
 		}
 		conditions = append(conditions, func() error { return requireLoaded(s) }, func() error {
-			if o.Check {
+			switch {
+			case o.Rehearse:
+				return missing.RequireNow(ctx, s, o.Allow)
+			case o.Check:
 				return missing.RequireCarried(ctx, s, o.Allow)
 			}
 			r, err := missing.RequireNothing(ctx, s, o.Allow, once)

@@ -21,6 +21,7 @@ import (
 // FenceOptions choose which checks Fence skips.
 type FenceOptions struct {
 	Check        bool     // only check whether the source can be closed
+	Rehearse     bool     // check it as the fence does, without changing anything
 	AllowOrphans bool     // close the source even if its rows may violate foreign keys
 	Allow        []string // ids of ledger lines to accept
 	Trust        []string // superusers whose idle sessions do not write

@@ -37,6 +37,15 @@ type setting struct {
 // setSequences sets the sequences of the target whose value is not that of the source's. It returns
 // how many sequences have the source's value now.
 func setSequences(ctx context.Context, s *session.Session, pairs []progress.SequencePair) (int, error) {
+	list, err := different(ctx, s, pairs)
+	if err != nil {
+		return 0, err
+	}
+	return len(pairs), set(ctx, s, list)
+}
+
+// different returns the settings of the sequences whose value on the target is not the source's.
+func different(ctx context.Context, s *session.Session, pairs []progress.SequencePair) (list []setting, err error) {
 	states := make([]catalog.Sequence, len(pairs))
 	targets := make([]uint32, len(pairs))
 	for i, p := range pairs {
@@ -57,9 +66,8 @@ func setSequences(ctx context.Context, s *session.Session, pairs []progress.Sequ
 		return err
 	})
 	if err := g.Wait(); err != nil {
-		return 0, err
+		return nil, err
 	}
-	var list []setting
 	for i, p := range pairs {
 		x := setting{p, states[i].LastValue, states[i].IsCalled}
 		same := false
@@ -71,7 +79,7 @@ func setSequences(ctx context.Context, s *session.Session, pairs []progress.Sequ
 			list = append(list, x)
 		}
 	}
-	return len(pairs), set(ctx, s, list)
+	return list, nil
 }
 
 // each divides n items among sessions of a side, of which conn is one.
