@@ -31,7 +31,9 @@ func TestAwaitedDrift_C5(t *testing.T) {
 		"DROP TRIGGER changed ON up", "CREATE TRIGGER changed AFTER INSERT ON up "+stamps,
 		"COMMENT ON TRIGGER changed ON up IS 'after'", "DROP TRIGGER gone ON up",
 		"ALTER TABLE up DISABLE TRIGGER off", `COMMENT ON TRIGGER "no'ted" ON up IS 'new'`,
-		"CREATE OR REPLACE RULE changed AS ON DELETE TO up WHERE old.id = 3 DO INSTEAD NOTHING", "DROP RULE gone ON up")
+		"CREATE OR REPLACE RULE changed AS ON DELETE TO up WHERE old.id = 3 DO INSTEAD NOTHING", "DROP RULE gone ON up",
+		"CREATE TRIGGER fresh BEFORE INSERT ON up "+stamps, `COMMENT ON TRIGGER fresh ON up IS 'it''s new'`,
+		"CREATE RULE fresh AS ON DELETE TO up WHERE old.id = 4 DO INSTEAD NOTHING")
 	lines := m.missing()
 	for _, name := range []string{"public.do'wn.changed", "public.do'wn.go'ne", "public.do'wn.no'ted",
 		"public.up.changed", "public.up.gone", "public.up.off", "public.up.no'ted"} {
@@ -39,12 +41,16 @@ func TestAwaitedDrift_C5(t *testing.T) {
 			t.Errorf("%s is not named", name)
 		}
 	}
-	if len(lines) != 9 { // a trigger and a rule each are changed, and gone
+	if len(lines) != 11 { // a trigger and a rule each are changed, gone, and new
 		t.Errorf("%d lines: %+v", len(lines), lines)
 	}
 	m.cut(78, "fence")
 	m.mend()
 	m.nothingMissing()
+	const created = "SELECT (SELECT count(*) FROM pg_trigger WHERE tgname = 'fresh') + (SELECT count(*) FROM pg_rewrite WHERE rulename = 'fresh')"
+	if n := target.Query(created); n != "0" {
+		t.Errorf("%s triggers and rules act before the cutover", n)
+	}
 	m.cut(0, "fence")
 	m.cut(0, "drain")
 	m.cut(0, "open")

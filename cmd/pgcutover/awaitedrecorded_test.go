@@ -39,6 +39,9 @@ func TestAwaitedMoved_C5(t *testing.T) {
 		t.Errorf("the source has %s, the target %s", s, d)
 	}
 	m.nothingMissing()
+	// What waits for the cutover follows a column that is renamed, without more ado.
+	source.Exec(`ALTER TABLE down RENAME a TO "a'a"; INSERT INTO down VALUES (3, 1, 1)`)
+	pgtest.Wait(t, 60*time.Second, "the row behind it arrives", func() bool { return target.Query("SELECT count(*) FROM down") == "3" })
 	for _, verb := range []string{"fence", "drain", "open", "finish"} {
 		m.cut(0, verb)
 	}

@@ -156,7 +156,7 @@ func TestNoIdentityUpdated_C1(t *testing.T) {
 			t.Fatalf("%s: %s", name, l.Remedy)
 		}
 		run(strings.TrimSuffix(statement, " Then"))
-		target.Exec(strings.TrimSuffix(statement, " Then"))                       // as pgcutover missing --sql says
+		target.Exec(strings.TrimSuffix(statement, " Then"))
 		f.Bash(strings.Replace(command, "pgextract", "pgextract --data-only", 1)) // no pg_dump is needed then
 	}
 	run(`UPDATE "Updated; now" SET v = 5; DELETE FROM p WHERE id = 4; UPDATE child SET v = 6 WHERE id = 3; UPDATE heap SET v = 7`)

@@ -74,8 +74,8 @@ func (c *comparison) awaits(o *inventory.Object, a *awaited) {
 	}
 	l := Line{key: o.Key, Kind: o.Kind, Problem: "differs", Class: classOf(o),
 		Cause: "it has changed on the source since the load, and the target would get it at the cutover as it was then", SQL: sql}
-	if c.renamed() { // the source's statements use the source's names
-		l.SQL = nil
+	if l.waits = true; c.renamed() { // the source's statements use the source's names
+		l.SQL, l.waits = nil, false
 	}
 	l.Remedy = "on the target: " + first(l.SQL, "once it is open, make it as it is on the source")
 	c.add(l)

@@ -44,7 +44,9 @@ func (c *comparison) missing(o *inventory.Object) {
 			l.order = order[inventory.Column] + 1
 		}
 	}
-	l.SQL = c.create(o)
+	if l.SQL = c.later(o); l.SQL == nil {
+		l.SQL = c.create(o)
+	}
 	l.Remedy = "on the target: " + first(l.SQL, "create it as it is on the source")
 	if o.Class == inventory.Relation && strings.Contains(o.Kind, "table") && o.Kind != "foreign table" {
 		l.Remedy = "load it: pgextract --table … --reload | pgapply"

@@ -39,6 +39,7 @@ type Line struct {
 
 	key    inventory.Key
 	order  int
+	waits  bool // the target does not have it yet, and has recorded an older statement for it
 	failed bool // the load has tried to create it
 	denied bool // for lack of a right, which a superuser has
 }
@@ -65,6 +66,8 @@ type Input struct {
 	// Ended: the target is in use and may have changed. Only objects that the load could not create
 	// count as missing.
 	Ended bool
+	// Stream is the id of the migration if a cutover follows, or 0.
+	Stream int32
 	// OldRights: one of the servers does not have the privilege MAINTAIN.
 	OldRights bool
 	Database  string // of the target
@@ -328,6 +331,10 @@ func first(sql []string, or string) string {
 	}
 	return sql[0]
 }
+
+// Waits reports whether the object waits for the cutover, with an older statement. The statements
+// of the line only replace what is recorded.
+func (l *Line) Waits() bool { return l.waits }
 
 // Table returns the source table of a line.
 func (l *Line) Table() (schema, table string, ok bool) {

@@ -233,6 +233,8 @@ func (c *comparison) redefine(o, t *inventory.Object) string {
 			return alter(o) + " ALTER COLUMN " + ident(o.Name) + " DROP DEFAULT"
 		}
 		return alter(o) + " ALTER COLUMN " + ident(o.Name) + " SET DEFAULT " + o.Definition
+	case o.Class == inventory.Relation && o.Fact("partition") != "" && t.Fact("partition") != "":
+		return setParents(o, t)
 	case o.Class == inventory.Type && o.Kind == "domain":
 		if o.Definition == "" {
 			return "ALTER DOMAIN " + qualified(o.Schema, o.Name) + " DROP DEFAULT"
@@ -247,7 +249,11 @@ func (c *comparison) redefine(o, t *inventory.Object) string {
 	}
 	switch o.Class {
 	case inventory.Index, inventory.Constraint, inventory.DomainConstraint, inventory.Trigger, inventory.Rule, inventory.Policy, inventory.Statistics, inventory.EventTrigger:
-		return dropSQL(t) + ";\n" + strings.Join(c.create(o), ";\n")
+		sql := dropSQL(t) + ";\n" + strings.Join(c.create(o), ";\n")
+		if (t.Class == inventory.Trigger || t.Class == inventory.Rule) && c.pending[t.Key] { // disabled until the cutover
+			sql += ";\nALTER TABLE " + qualified(t.Schema, t.Table) + " DISABLE " + strings.ToUpper(t.Class) + " " + ident(t.Name)
+		}
+		return sql
 	}
 	return ""
 }
@@ -286,6 +292,8 @@ func (c *comparison) set(o, t *inventory.Object, fact, is string) string {
 		return alter(t) + " SET STATISTICS " + is
 	case fact == "enabled" && o.Class == inventory.EventTrigger:
 		return alter(t) + " " + map[string]string{"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}[is]
+	case fact == "parents":
+		return setParents(o, t)
 	case fact == "populated":
 		return "REFRESH MATERIALIZED VIEW " + qualified(t.Schema, t.Name)
 	case fact == "row security":

@@ -202,9 +202,9 @@ func UncarriedText(slot string, list []Uncarried) (says, remedy string) {
 // changedRemedy says what to do about tables that have changed in a way that is not carried. Loaded
 // again they are equal, but only as long as they do not change in that way again.
 func changedRemedy(slot string, mends, options []string) string {
-	first := "on the source, give each a primary key."
+	first := "on the source and on the target, give each a primary key."
 	if len(mends) > 0 {
-		first = "on the source: " + strings.Join(mends, " ")
+		first = "on the source and on the target: " + strings.Join(mends, " ")
 	}
 	return "To see whether rows differ: pgcutover verify --slot " + slot + " --only-different. To have all changes carried, " + first +
 		" Then load them again; while sync is stopped: pgextract --slot " + slot + " " + strings.Join(options, " ") +

@@ -28,6 +28,9 @@ func inputsOf(ctx context.Context, s *session.Session, tables []progress.TableIn
 		WithoutRights: slices.Contains(s.Stream.Without, format.WithoutRights), Ended: s.Stream.Ended,
 		OldRights: pgdial.Version(s.OnSource.PgConn()) < 170000 || pgdial.Version(s.OnTarget.PgConn()) < 170000,
 		Role:      make(map[string]bool)}
+	if s.Slot != "" && !s.Stream.Ended {
+		in.Stream = s.Stream.ID
+	}
 	var source, target, record string
 	// The stamp leaves out the right to connect.
 	const rights = "(SELECT coalesce(d.datacl::pg_catalog.text, '') FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database())"

@@ -33,12 +33,14 @@ func Print(ctx context.Context, m *session.Migration, o Options) error {
 		return err
 	}
 	defer s.Close(ctx)
+	compare := settled
 	if o.Retry {
 		if _, err := Retry(ctx, s, true, time.Minute); err != nil {
 			return err
 		}
+		compare = current
 	}
-	r, err := settled(ctx, s)
+	r, err := compare(ctx, s)
 	if err != nil {
 		return err
 	}

@@ -21,7 +21,7 @@ func RequireNothing(ctx context.Context, s *session.Session, allow []string, pat
 	if _, err := Retry(ctx, s, true, patience); err != nil {
 		return nil, err
 	}
-	r, err := settled(ctx, s)
+	r, err := current(ctx, s)
 	if err != nil {
 		return nil, err
 	}
