@@ -30,7 +30,7 @@ func who(t *testing.T, d *pgtest.DB, role, options string) (*pgx.Conn, error) {
 // it does not see for nothing. With the rights, the fence ends a session that calls itself one of
 // ours, and nobody comes back: not even the owner of the database with BEGIN READ WRITE. What it
 // may not end is named before anything is closed. unfence restores exactly what was there.
-func TestFenceHolds_F1_F2_F4_F5_F8_F11(t *testing.T) {
+func TestFenceHolds_F1_F2_F3_F4_F5_F8_F11(t *testing.T) {
 	pgtest.Raced(t)
 	ctx := pgtest.Context(t)
 	source, target := pgtest.Pair(t)
@@ -84,8 +84,16 @@ func TestFenceHolds_F1_F2_F4_F5_F8_F11(t *testing.T) {
 		}
 	}
 	open("exempt")
-	source.Exec("ALTER ROLE " + app + " IN DATABASE " + source.Name + " SET default_transaction_read_only = 'yes'") // this one wins
+	// The worker of a subscription writes even into a read-only database.
+	source.Exec("CREATE SUBSCRIPTION sub_"+source.Name+" CONNECTION 'host=127.0.0.1 port=1 dbname=none' PUBLICATION p WITH (connect = false, slot_name = 'x')",
+		"ALTER SUBSCRIPTION sub_"+source.Name+" ENABLE")
+	says(t, fence(78, "fence", "--trust", "postgres"), "ALTER SUBSCRIPTION \"sub_"+source.Name+"\" DISABLE")
 	out, _ := m.cut(78, "check", "--source", source.As(mover, ""))
+	says(t, out, "error\tthe source takes changes from a subscription, which no fence stops: sub_"+source.Name)
+	source.Exec("ALTER SUBSCRIPTION sub_"+source.Name+" DISABLE", "ALTER SUBSCRIPTION sub_"+source.Name+" SET (slot_name = NONE)", "DROP SUBSCRIPTION sub_"+source.Name)
+	open("subscription")
+	source.Exec("ALTER ROLE " + app + " IN DATABASE " + source.Name + " SET default_transaction_read_only = 'yes'") // this one wins
+	out, _ = m.cut(78, "check", "--source", source.As(mover, ""))
 	says(t, out, "error\tonly a superuser may end these sessions")
 	if _, err := super.Exec(ctx, "BEGIN"); err != nil {
 		t.Fatal(err)

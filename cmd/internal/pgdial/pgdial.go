@@ -223,6 +223,9 @@ func (s Server) Explain(err error) error {
 			if e.Detail == "" {
 				e.Detail = where(c.Config)
 			}
+			if pg.Code == "42501" && e.Hint == "" {
+				e.Hint = "If pgcutover fence closed the database, pgcutover unfence opens it, with the role that closed it. Otherwise: GRANT CONNECT ON DATABASE …"
+			}
 			if e.Status == fault.Permission && e.Hint == "" {
 				e.Hint = "Check the user name, the password in PGPASSFILE or the environment, and the server's pg_hba.conf."
 			}
