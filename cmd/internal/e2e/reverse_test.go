@@ -93,6 +93,9 @@ func (w *wayBack) equal(mark string) {
 func (w *wayBack) impossible() {
 	w.t.Helper()
 	w.target.Exec("ALTER ROLE mover NOREPLICATION")
+	if status, out, errs := w.Run(nil, "pgcutover", "check", "--slot", w.slot); status != 0 || !strings.Contains(string(out), ` REPLICATION;`) {
+		w.t.Errorf("check: status %d\n%s\n%s", status, out, errs)
+	}
 	status, _, errs := w.Run(nil, "bash", script("cutover"), w.slot, "--yes")
 	if status != int(fault.Permission) || !strings.Contains(errs, ` REPLICATION;`) || !strings.Contains(errs, "--no-reverse") {
 		w.t.Errorf("cutover without the right to replicate: status %d\n%s", status, errs)
@@ -154,6 +157,12 @@ func TestReverse_F(t *testing.T) {
 			w.equal("before")
 			w.write(w.target, "after")
 			w.equal("after")
+			for field, want := range map[string]string{"way_back.active": "true", "way_back.lag_bytes": "0"} {
+				get := func() bool {
+					return strings.TrimSpace(string(w.Must(nil, "pgcutover", "status", "--slot", w.slot, "--get", field))) == want
+				}
+				pgtest.Wait(t, soon, field, get)
+			}
 			if _, err := (&pgtest.DB{URI: w.source.As("app", "")}).Try("INSERT INTO app.line VALUES ('no')"); err == nil {
 				t.Error("the application can write on the old primary")
 			}
@@ -168,14 +177,48 @@ func TestReverse_F(t *testing.T) {
 			w.Must(nil, "pgcutover", "watch", "--slot", w.slot)
 			w.back(back)
 			back = w.sync("--reverse")
+			w.write(w.target, "end")
+			w.equal("end")
 			watched("written\tapp.line: 1 inserted\n")
-			if x[0] != x[1] {
-				return
+			stopSync(t, back)
+			set := func(to string) {
+				w.source.Exec("BEGIN READ WRITE; ALTER DATABASE " + w.source.Name + " SET default_transaction_read_only = " + to + "; COMMIT")
 			}
-			w.source.Exec("BEGIN READ WRITE; ALTER DATABASE " + w.source.Name + " RESET default_transaction_read_only; COMMIT")
+			set("off")
 			if status, _, errs := w.Run(nil, "bash", script("sync"), w.slot, "--reverse"); status != int(fault.Config) {
 				t.Errorf("sync to an old primary that is open: status %d\n%s", status, errs)
 			}
+			set("on")
+			lsn := strings.TrimSpace(string(w.Must(nil, "pgcutover", "status", "--slot", w.slot, "--get", "written.lsn")))
+			w.Must(nil, "pgcutover", "watch", "--slot", w.slot, "--accept", lsn)
+			w.Must(nil, "pgcutover", "cleanup", "--slot", w.slot)
+			w.traces()
 		})
+	}
+}
+
+// traces expects that nothing of the migration is left on either side, and that both have the same
+// keys and triggers. Only the fence stays.
+func (w *wayBack) traces() {
+	w.t.Helper()
+	var schemas []string
+	for _, d := range []*pgtest.DB{w.source, w.target} {
+		const left = `SELECT coalesce(string_agg(x, ', '), '') FROM (SELECT 'slot ' || slot_name AS x FROM pg_replication_slots WHERE database = current_database()
+			UNION ALL SELECT 'publication ' || pubname FROM pg_publication UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname = 'pgsluice'
+			UNION ALL SELECT 'event trigger ' || evtname FROM pg_event_trigger) x`
+		if got := d.Query(left); got != "" {
+			w.t.Errorf("left behind in %s: %s", d.Name, got)
+		}
+		schemas = append(schemas, d.Query(`SELECT string_agg(x, E'\n' ORDER BY x) FROM (SELECT format('%s %s %s', conrelid::regclass, pg_get_constraintdef(oid), convalidated) AS x FROM pg_constraint WHERE connamespace = 'app'::regnamespace AND contype <> 'n'
+			UNION ALL SELECT format('%s %s %s', tgrelid::regclass, tgname, tgenabled) FROM pg_trigger WHERE NOT tgisinternal) x`))
+	}
+	if schemas[0] != schemas[1] {
+		w.t.Errorf("the old primary has\n%s\nand the new one\n%s", schemas[0], schemas[1])
+	}
+	if comment := w.source.Query("SELECT coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database WHERE datname = current_database()"); !strings.HasPrefix(comment, "pgsluice fence ") {
+		w.t.Errorf("the old primary's comment: %q", comment)
+	}
+	if comment := w.target.Query("SELECT coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database WHERE datname = current_database()"); comment != "" {
+		w.t.Errorf("the new primary's comment: %q", comment)
 	}
 }

@@ -100,7 +100,11 @@ func HaltBack(ctx context.Context, c *pgx.Conn, stream int32) error {
 	return err
 }
 
-// IsPosition reports whether a table is the one in which each transaction of pgapply moves the
-// position of its stream. Only roles that Trust accepts can write to it. So on an old primary, a
-// transaction that changed this table is one of the stream that leads back.
-func IsPosition(schema, table string) bool { return schema == Schema && table == "streams" }
+// Command returns the command line of a script for the stream. A stream that leads back has the
+// slot of its migration there, and an option.
+func (s *Stream) Command(script, option string) string {
+	if s.BackOf != "" && len(s.Key.Slot) > len(s.BackOf) {
+		return "scripts/" + script + " " + s.BackOf + " " + option
+	}
+	return "scripts/" + script + " " + s.Key.Slot
+}

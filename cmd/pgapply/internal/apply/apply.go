@@ -169,6 +169,7 @@ func (r *Run) changes(ctx context.Context, h *format.Header) (rec format.Record,
 	defer func() {
 		r.in.next = r.in.plain
 		f.close()
+		err = f.onOldPrimary(err)
 	}()
 	if err := f.begin(ctx, h); err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package apply
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 
@@ -133,6 +134,17 @@ func (f *follower) closedToOthers(ctx context.Context) error {
 	return fault.New(fault.Config, "the old primary is not closed any more, so the new primary's changes are not applied to it").
 		WithDetail("Applications may write to the old primary, and what both sides write must not mix.").
 		WithHint("To remove the way back: pgcutover cleanup --slot %s", f.stream.BackOf)
+}
+
+// onOldPrimary adds to a hint what statements on an old primary need: it is read-only by default.
+func (f *follower) onOldPrimary(err error) error {
+	var x *fault.Error
+	if f.stream.BackOf == "" || !errors.As(err, &x) || x.Hint == "" || x.Status == fault.TryAgain {
+		return err
+	}
+	e := *x
+	e.Hint = "The target is the old primary, which is read-only: begin the session with SET default_transaction_read_only = off; " + e.Hint
+	return &e
 }
 
 // admissible refuses changes for a target that a cutover has opened, or whose load is not complete.

@@ -45,6 +45,7 @@ var (
 		{"the extensions", (*checker).extensions},
 		{"the roles", (*checker).owners},
 		{"whether commits wait for a standby", (*checker).standbys},
+		{"the way back", (*checker).wayBack},
 		{"what is there already", (*checker).empty},
 	}
 )

@@ -37,7 +37,8 @@ func fields(t reflect.Type, prefix string, index []int, ask bool) (list []field)
 		case x.Type.Kind() == reflect.Slice:
 			f.path, f.count = f.path+".count", true
 			list = append(list, f)
-		case x.Type == reflect.TypeFor[*SlotStatus](), x.Type == reflect.TypeFor[*MissingStatus](), x.Type == reflect.TypeFor[*WatchStatus]():
+		case x.Type == reflect.TypeFor[*SlotStatus](), x.Type == reflect.TypeFor[*MissingStatus](), x.Type == reflect.TypeFor[*WatchStatus](),
+			x.Type == reflect.TypeFor[*BackStatus]():
 			list = append(list, fields(x.Type.Elem(), f.path+".", f.index, f.ask)...)
 		}
 	}

@@ -68,8 +68,11 @@ type Status struct {
 	// sync has stopped for good: the target is the primary
 	Open     bool     `json:"target_open"`
 	Problems []string `json:"problems"`
+	// the stream from the open target back to the old primary
+	Back *BackStatus `json:"way_back" ask:"source"`
 
-	asked error // the error of asking the source, if there was one
+	stream *progress.Stream
+	asked  error // the error of asking the source, if there was one
 }
 
 // SlotStatus is the state of the slot on the source.
@@ -103,7 +106,7 @@ func find(ctx context.Context, m *session.Migration, last *Status) (*Status, err
 // askTarget collects the values that the target knows, without the source.
 func askTarget(ctx context.Context, s *session.Session) (st *Status, err error) {
 	stream := s.Stream
-	st = &Status{At: time.Now().UTC(), Slot: stream.Key.Slot, Database: stream.Key.Database,
+	st = &Status{stream: stream, At: time.Now().UTC(), Slot: stream.Key.Slot, Database: stream.Key.Database,
 		Load: stream.LoadStatus, AppliedLSN: stream.Applied,
 		Target: s.End(s.Target), Transactions: stream.Transactions, Changes: stream.Changes,
 		Open: stream.Ended, Active: stream.Active.UTC(), Verified: "none", Problems: []string{}}
@@ -172,6 +175,9 @@ func (st *Status) askSource(ctx context.Context, s *session.Session, field strin
 		st.judge(s.Stream, fenced, drained, err)
 	}
 	field, _, _ = strings.Cut(field, ".")
+	if err == nil && (field == "" || field == "way_back") {
+		err = st.askBack(ctx, s)
+	}
 	known := &missing.Known{Tables: st.Tables}
 	if err == nil && (field == "" || strings.HasSuffix(field, "_tables")) {
 		known.Carried, err = st.findTables(ctx, s)

@@ -30,7 +30,7 @@ func (st *Status) head() *head {
 	h := new(head)
 	for _, part := range []func(*head, *Status){
 		(*head).standing, (*head).written, (*head).ends, (*head).progress, (*head).slot, (*head).missing, (*head).coverage,
-		(*head).cutover, (*head).failures,
+		(*head).cutover, (*head).back, (*head).failures,
 	} {
 		part(h, st)
 	}
@@ -160,9 +160,12 @@ func (h *head) standing(st *Status) {
 			break
 		}
 		state += fmt.Sprintf(", nobody has applied changes since %s", local(st.Active))
-		next = "scripts/sync " + text.Shell(st.Slot)
+		next = st.stream.Command("sync", "--reverse")
 	case "fenced", "drained":
-		next = "scripts/cutover " + text.Shell(st.Slot) + "; to give the source back to the application instead: pgcutover unfence" + slot
+		next = st.stream.Command("cutover", "--back") + "; to give the source back to the application instead: pgcutover unfence" + slot
+	case "returned":
+		state += ": the source is the primary again"
+		next = "pgcutover cleanup" + slot + ", when you no longer need the target"
 	case "complete":
 		switch {
 		case st.Slot == "":

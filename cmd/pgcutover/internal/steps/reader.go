@@ -45,7 +45,7 @@ func (r *reader) look(ctx context.Context) error {
 	if err != nil {
 		return r.Target.Explain(err)
 	}
-	hint := fmt.Sprintf("Start continuous sync: scripts/sync %s", r.Slot)
+	hint := "Start continuous sync: " + r.Stream.Command("sync", "--reverse")
 	switch {
 	case info.Active && applied:
 		r.who, r.seen, r.patience = "the slot is being read", r.looked, r.later
@@ -66,7 +66,7 @@ func (r *reader) look(ctx context.Context) error {
 				"%s any more, so the target cannot catch up: %s has ended with status %d", r.who, f.Program,
 				f.Status).
 				WithDetail("Its message was: %s", f.Message).WithHint("%s",
-				strings.TrimSpace(f.Hint+" After you correct the cause: scripts/sync "+r.Slot))
+				strings.TrimSpace(f.Hint+" After you correct the cause: "+r.Stream.Command("sync", "--reverse")))
 		}
 	}
 	if time.Since(r.seen) > r.patience {

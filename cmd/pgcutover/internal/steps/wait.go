@@ -106,7 +106,7 @@ func waitCaughtUp(ctx context.Context, s *session.Session, lag int64, timeout ti
 	})
 	if err == nil && !done {
 		err = fault.New(fault.TryAgain, "the target is still %d bytes of WAL behind after %v", behind, timeout).
-			WithHint("To see whether the slot is being read: pgcutover status --slot %s. To read it: scripts/sync %[1]s", s.Slot)
+			WithHint("To see whether the slot is being read: pgcutover status --slot %s. To read it: %s", s.Slot, s.Stream.Command("sync", "--reverse"))
 	}
 	return err
 }

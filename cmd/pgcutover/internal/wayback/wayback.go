@@ -82,7 +82,11 @@ func decodes(ctx context.Context, c *pgx.Conn) (list []Obstacle, err error) {
 	if !senders {
 		add(fault.Config, "Raise max_wal_senders and restart the target.", "all of the target's max_wal_senders are taken")
 	}
-	return list, nil
+	names, grants, err := tables(ctx, c, text.Ident(user), "NOT pg_catalog.pg_has_role(c.relowner, 'USAGE')")
+	if err == nil && len(names) > 0 {
+		add(fault.Permission, "", "the target's role may not publish "+count.Of(len(names), "table")+", whose owner it is not: "+count.Some(names), grants...)
+	}
+	return list, err
 }
 
 // takes finds why changes could not be applied to the source.
@@ -108,32 +112,35 @@ func takes(ctx context.Context, c *pgx.Conn) (list []Obstacle, err error) {
 			Says: "the source's role may not create schema pgsluice",
 			SQL:  []string{"GRANT CREATE ON DATABASE " + text.Ident(database) + " TO " + me + ";"}})
 	}
-	rows, err := c.Query(ctx, `SELECT n.nspname || '.' || c.relname, pg_catalog.pg_get_userbyid(c.relowner) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-		WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice') AND n.nspname !~ '^pg_'
-		AND NOT (pg_catalog.has_table_privilege(c.oid, 'INSERT') AND pg_catalog.has_table_privilege(c.oid, 'UPDATE') AND pg_catalog.has_table_privilege(c.oid, 'DELETE')
-			AND pg_catalog.has_table_privilege(c.oid, 'TRUNCATE') AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'))
-		AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype = 'e') ORDER BY 1`)
-	if err != nil {
-		return nil, err
-	}
-	var names, grants []string
-	seen := make(map[string]bool)
-	var name, owner string
-	if _, err := pgx.ForEachRow(rows, []any{&name, &owner}, func() error {
-		names = append(names, name)
-		if !seen[owner] {
-			grants = append(grants, grant(owner, me, pgdial.Version(c.PgConn())))
-		}
-		seen[owner] = true
-		return nil
-	}); err != nil {
-		return nil, err
-	}
-	if len(names) > 0 {
+	names, grants, err := tables(ctx, c, me, `NOT (pg_catalog.has_table_privilege(c.oid, 'INSERT') AND pg_catalog.has_table_privilege(c.oid, 'UPDATE') AND pg_catalog.has_table_privilege(c.oid, 'DELETE')
+		AND pg_catalog.has_table_privilege(c.oid, 'TRUNCATE') AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'))`)
+	if err == nil && len(names) > 0 {
 		list = append(list, Obstacle{Status: fault.Permission, Side: "source", SQL: grants,
 			Says: "the source's role may not write to " + count.Of(len(names), "table") + ": " + count.Some(names)})
 	}
-	return list, nil
+	return list, err
+}
+
+// tables returns the names of the tables that a condition holds for, and the statements that make
+// the role a member of their owners.
+func tables(ctx context.Context, c *pgx.Conn, role, condition string) (names, grants []string, err error) {
+	rows, err := c.Query(ctx, `SELECT n.nspname || '.' || c.relname, pg_catalog.pg_get_userbyid(c.relowner) FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice') AND n.nspname !~ '^pg_' AND `+condition+`
+		AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype = 'e') ORDER BY 1`)
+	if err != nil {
+		return nil, nil, err
+	}
+	seen := make(map[string]bool)
+	var name, owner string
+	_, err = pgx.ForEachRow(rows, []any{&name, &owner}, func() error {
+		names = append(names, name)
+		if !seen[owner] {
+			grants = append(grants, grant(owner, role, pgdial.Version(c.PgConn())))
+		}
+		seen[owner] = true
+		return nil
+	})
+	return names, grants, err
 }
 
 func grant(owner, to string, version int) string {
