@@ -2,7 +2,9 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -85,7 +87,7 @@ func (m *migration) escape(sql string) {
 
 // A writer that the fence does not hold, at every step of the cutover: what it writes is carried,
 // or refused and named, or found and named. It is never lost with status 0.
-func TestWritesBehindMark_F2(t *testing.T) {
+func TestWritesBehindMark_F2_F7(t *testing.T) {
 	pgtest.Raced(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
@@ -148,8 +150,51 @@ func TestWritesBehindMark_F2(t *testing.T) {
 		t.Errorf("it was accepted:\n%s", out)
 	}
 	m.cut(0, "finish")
+	file, err := os.Create(filepath.Join(t.TempDir(), "followed"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	printed := func(text string) func() bool {
+		return func() bool {
+			out, err := os.ReadFile(file.Name())
+			return err == nil && strings.Contains(string(out), text)
+		}
+	}
+	follow := m.Start(nil, file, "pgcutover", "watch", "--slot", m.slot, "--follow", "--every", "50ms", "--json")
+	pgtest.Wait(t, 20*time.Second, "the watch has begun", printed(`"result":"clean"`))
+	m.escape("CREATE TABLE made (id int)")
+	pgtest.Wait(t, 20*time.Second, "the watch sees it", printed(`"created":["public.made"]`))
+	_ = follow.Process.Signal(os.Interrupt)
+	follow.Wait(20 * time.Second)
+	_, errs = m.cut(64, "watch", "--accept", "7FFFFFFF/0")
+	says(t, errs, "has not reached")
 	m.escape("DELETE FROM \"Order\" WHERE id = 2")
 	_, errs = m.cut(1, "watch")
 	accept(errs)
 	m.cut(0, "cleanup")
+}
+
+// A large transaction, and a large value, are found without being held in memory.
+func TestWatchMemory_F2(t *testing.T) {
+	pgtest.Raced(t)
+	if !pgtest.Full() {
+		t.Skip("with --full")
+	}
+	source, target := pgtest.Pair(t)
+	m := begin(t, source, target)
+	m.load()
+	m.cut(0, "wait", "caught-up", "--timeout", "30s", "--lag", "0")
+	m.cut(0, "fence")
+	m.cut(0, "drain")
+	m.cut(0, "open")
+	m.escape("INSERT INTO log SELECT repeat('x', 200) FROM generate_series(1, 300000); INSERT INTO log VALUES (repeat('y', 100000000))")
+	p := m.Start(nil, nil, "pgcutover", "watch", "--slot", m.slot)
+	if status := p.Wait(5 * time.Minute); status != 1 {
+		t.Errorf("status %d", status)
+	}
+	says(t, p.Errors(), "public.log: 300001 inserted")
+	if used := p.ProcessState.SysUsage().(*syscall.Rusage).Maxrss; used > 64<<10 {
+		t.Errorf("%d KB of memory", used)
+	}
 }

@@ -83,6 +83,11 @@ func Look(ctx context.Context, c *pgx.Conn, name, database string, from format.L
 	if err != nil {
 		return nil, err
 	}
+	if to < from {
+		return nil, fault.New(fault.Config, "the source is at LSN %v, before LSN %v, up to which the target has everything", to, from).
+			WithDetail("It has gone back in time, so positions in its WAL do not compare.").
+			WithHint("Compare the rows of both sides by hand.")
+	}
 	if err := p.read(ctx, c, name, publications, to); err != nil {
 		return nil, err
 	}

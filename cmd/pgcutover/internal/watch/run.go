@@ -101,7 +101,7 @@ func begin(ctx context.Context, m *session.Migration) (*session.Session, error) 
 
 // news is what a repeated look prints anew.
 func (r *Report) news() string {
-	return fmt.Sprint(r.Result, r.Last, r.Transactions, r.LargeObjects, r.Uncarried, r.Reason)
+	return fmt.Sprint(r.Result, r.Last, r.Transactions, r.LargeObjects, r.Uncarried, r.Created, r.Reason)
 }
 
 // print prints a report: for programs, or a line for each table.
@@ -118,6 +118,9 @@ func (r *Report) print(m *session.Migration, o Options) error {
 	}
 	if r.LargeObjects != "" {
 		m.Printf("written\t%s\n", r.LargeObjects)
+	}
+	for _, t := range r.Created {
+		m.Printf("written\t%s: created or altered, and not carried\n", t)
 	}
 	for _, t := range r.Uncarried {
 		m.Printf("written\t%s: rows updated, deleted or truncated\n", t)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf16"
@@ -18,6 +19,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -39,6 +41,8 @@ type Report struct {
 	LargeObjects string `json:"large_objects,omitempty"`
 	// tables of which only inserts are carried, and of which rows were updated or deleted
 	Uncarried []string `json:"uncarried,omitempty"`
+	// tables that were created or altered, and that the slot does not carry
+	Created []string `json:"created,omitempty"`
 	// why it cannot be told
 	Reason string `json:"reason,omitempty"`
 
@@ -64,7 +68,7 @@ func Once(ctx context.Context, s *session.Session, patience time.Duration) (*Rep
 	if r.unknown = r.look(ctx, s, before, done, patience); r.unknown != nil {
 		r.Result, r.Reason = Unknown, r.unknown.Error()
 	}
-	if !r.Writes.Clean() || r.LargeObjects != "" || len(r.Uncarried) > 0 {
+	if !r.Writes.Clean() || r.LargeObjects != "" || len(r.Uncarried)+len(r.Created) > 0 {
 		r.Result = Written
 	}
 	if before.Result == Written && r.Result != Written {
@@ -92,9 +96,12 @@ func (r *Report) look(ctx context.Context, s *session.Session, before progress.W
 	for deadline := time.Now().Add(patience); ; {
 		w, err := Look(ctx, s.OnSource, s.Slot, s.Stream.Key.Database, max(s.Stream.Applied, before.Accepted))
 		if err == nil {
+			err = sameTimeline(ctx, s)
+		}
+		if err == nil {
 			r.Writes = w
 		}
-		cannot = s.Source.Explain(err)
+		cannot = session.Denied(s.Source.Explain(err), "The role needs the REPLICATION attribute. On RDS and Aurora: GRANT rds_replication TO …")
 		if fault.StatusOf(cannot) != fault.TryAgain || time.Now().After(deadline) {
 			break
 		}
@@ -104,7 +111,7 @@ func (r *Report) look(ctx context.Context, s *session.Session, before progress.W
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-	for _, part := range []func(context.Context, *session.Session, progress.Watch, []progress.Step) error{r.lookAtLargeObjects, r.recount} {
+	for _, part := range []func(context.Context, *session.Session, progress.Watch, []progress.Step) error{r.lookAtLargeObjects, r.recount, r.lookForTables} {
 		if err := part(ctx, s, before, done); err != nil && cannot == nil {
 			cannot = s.Source.Explain(err)
 		}
@@ -113,13 +120,70 @@ func (r *Report) look(ctx context.Context, s *session.Session, before progress.W
 	return cannot
 }
 
-func (r *Report) lookAtLargeObjects(ctx context.Context, s *session.Session, before progress.Watch, done []progress.Step) (err error) {
-	facts := before.LargeObjects
-	if d := session.Done(done, "drain"); facts == "" && d != nil {
-		facts = d.LargeObjects
+// sameTimeline refuses to judge a source that has gone to another timeline: its positions do not
+// compare with those that the target knows.
+func sameTimeline(ctx context.Context, s *session.Session) error {
+	known := s.Stream.Source.Timeline
+	if known == 0 {
+		return nil
 	}
-	r.LargeObjects, err = ChangedLargeObjects(ctx, s.OnSource, facts)
+	var file string
+	if err := s.OnSource.QueryRow(ctx, "SELECT pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())").Scan(&file); err != nil {
+		return err
+	}
+	now, err := strconv.ParseUint(file[:min(8, len(file))], 16, 64)
+	if err == nil && now != known {
+		err = fault.New(fault.Config, "the source is on timeline %d, and the target has its changes from timeline %d", now, known).
+			WithDetail("It was promoted or restored, so positions in its WAL do not compare.").
+			WithHint("Compare the rows of both sides by hand.")
+	}
 	return err
+}
+
+func (r *Report) lookAtLargeObjects(ctx context.Context, s *session.Session, before progress.Watch, done []progress.Step) (err error) {
+	r.LargeObjects, err = ChangedLargeObjects(ctx, s.OnSource, facts(before, done))
+	return err
+}
+
+func facts(before progress.Watch, done []progress.Step) string {
+	if d := session.Done(done, "drain"); before.LargeObjects == "" && d != nil {
+		return d.LargeObjects
+	}
+	return before.LargeObjects
+}
+
+// lookForTables finds tables that were created or altered, and are not among those that the target
+// knows. The slot does not carry their rows.
+func (r *Report) lookForTables(ctx context.Context, s *session.Session, before progress.Watch, done []progress.Step) error {
+	var n, sum, next int64
+	if _, err := fmt.Sscan(facts(before, done), &n, &sum, &next); err != nil {
+		return nil // nothing is known from before
+	}
+	rows, err := s.OnSource.Query(ctx, `SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice') AND n.nspname !~ '^pg_'
+		AND pg_catalog.age(c.xmin) <= pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot()) - $1 ORDER BY 1, 2`, next)
+	if err != nil {
+		return err
+	}
+	var new [2]string
+	var list [][2]string
+	if _, err := pgx.ForEachRow(rows, []any{&new[0], &new[1]}, func() error { list = append(list, new); return nil }); err != nil || len(list) == 0 {
+		return err
+	}
+	tables, err := progress.Tables(ctx, s.OnTarget, s.Stream.ID)
+	if err != nil {
+		return err
+	}
+	known := make(map[[2]string]bool, len(tables))
+	for i := range tables {
+		known[[2]string{tables[i].SourceSchema, tables[i].SourceTable}] = true
+	}
+	for _, t := range list {
+		if !known[t] {
+			r.Created = append(r.Created, t[0]+"."+t[1])
+		}
+	}
+	return nil
 }
 
 // recount finds updates and deletes in the tables of which only inserts are carried.
@@ -196,6 +260,10 @@ func Accept(ctx context.Context, s *session.Session, upTo format.LSN) error {
 		return fault.New(fault.Usage, "--accept: the source has not reached LSN %v, it is at %v", upTo, now).
 			WithHint("Use the LSN that pgcutover watch --slot %s prints.", s.Slot)
 	}
+	if w.Result == Written && upTo > w.LSN {
+		return fault.New(fault.Usage, "--accept: nobody has looked behind LSN %v", w.LSN).
+			WithHint("Use the LSN that pgcutover watch --slot %s prints.", s.Slot)
+	}
 	if w.LargeObjects, err = LargeObjects(ctx, s.OnSource); err != nil {
 		return s.Source.Explain(err)
 	}
@@ -209,7 +277,7 @@ func Accept(ctx context.Context, s *session.Session, upTo format.LSN) error {
 // Writers returns the sessions of the source that are not ours. They may have written.
 func Writers(ctx context.Context, c *pgx.Conn) []string {
 	rows, err := c.Query(ctx, `SELECT pg_catalog.format('process %s, user %s, %s', pid, coalesce(usename, '?'), coalesce(nullif(application_name, ''), 'no application name')) FROM pg_catalog.pg_stat_activity
-		WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid() AND coalesce(backend_type, 'client backend') IN ('client backend', 'logical replication worker', 'logical replication apply worker', 'logical replication parallel worker') ORDER BY pid`)
+		WHERE datname = pg_catalog.current_database() AND pid <> pg_catalog.pg_backend_pid() AND NOT (usename = SESSION_USER AND application_name = 'pgcutover') AND coalesce(backend_type, 'client backend') IN ('client backend', 'logical replication worker', 'logical replication apply worker', 'logical replication parallel worker') ORDER BY pid`)
 	if err != nil {
 		return nil
 	}
@@ -239,6 +307,9 @@ func (r *Report) what() string {
 	}
 	if len(r.Uncarried) > 0 {
 		says = append(says, "rows updated, deleted or truncated in "+count.Some(r.Uncarried))
+	}
+	if len(r.Created) > 0 {
+		says = append(says, "tables created or altered, which the slot does not carry: "+text.Escape(count.Some(r.Created)))
 	}
 	const most = 8
 	if n := len(says) - most; n > 0 {
