@@ -296,10 +296,8 @@ func (c *comparison) set(o, t *inventory.Object, fact, is string) string {
 		return setParents(o, t)
 	case fact == "populated":
 		return "REFRESH MATERIALIZED VIEW " + qualified(t.Schema, t.Name)
-	case fact == "row security":
-		return alter(t) + map[bool]string{true: " ENABLE", false: " DISABLE"}[is != ""] + " ROW LEVEL SECURITY"
-	case fact == "forced row security":
-		return alter(t) + map[bool]string{true: " FORCE", false: " NO FORCE"}[is != ""] + " ROW LEVEL SECURITY"
+	case strings.HasSuffix(fact, "row security"):
+		return alter(t) + rowSecurity(fact, is != "")
 	case fact == "labels":
 		return addLabels(o, t)
 	case fact == "not null" && o.Class == inventory.Column:
@@ -330,6 +328,14 @@ func (c *comparison) set(o, t *inventory.Object, fact, is string) string {
 		return c.redefine(o, t)
 	}
 	return ""
+}
+
+func rowSecurity(fact string, on bool) string {
+	words := map[bool]string{true: "ENABLE", false: "DISABLE"}
+	if fact == "forced row security" {
+		words = map[bool]string{true: "FORCE", false: "NO FORCE"}
+	}
+	return " " + words[on] + " ROW LEVEL SECURITY"
 }
 
 // addLabels returns the statements that add the enum labels that the target lacks. Labels cannot be
