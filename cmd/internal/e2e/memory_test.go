@@ -21,7 +21,7 @@ const most = 64 << 10
 // sends it.
 func TestHugeTransaction(t *testing.T) {
 	t.Parallel()
-	rows := often(400_000, 4_000_000)
+	rows := often(280_000, 4_000_000)
 	source, target := pgtest.Pair(t)
 	slots := []string{source.Name, source.Name + "_streamed"}
 	source.Exec("CREATE TABLE huge (id int PRIMARY KEY, a text, b int)")

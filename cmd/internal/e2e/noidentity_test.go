@@ -103,10 +103,7 @@ func TestNoIdentityUpdated_C1(t *testing.T) {
 	named := func(want string) {
 		t.Helper()
 		got := ""
-		limit := time.Now().Add(15 * time.Second)
-		for got = reasons(); got != want && time.Now().Before(limit); got = reasons() {
-		}
-		if got != want {
+		if !pgtest.Within(15*time.Second, func() bool { got = reasons(); return got == want }) {
 			t.Fatalf("status says %q, not %q", got, want)
 		}
 	}

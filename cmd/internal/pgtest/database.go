@@ -119,13 +119,24 @@ func (d *DB) Query(sql string) string {
 // once.
 func Wait(t testing.TB, timeout time.Duration, what string, cond func() bool) {
 	t.Helper()
-	began := time.Now()
-	for !cond() {
-		waited := time.Since(began)
-		if waited > timeout {
-			t.Fatalf("not within %v: %s", timeout, what)
+	if !Within(timeout, cond) {
+		t.Fatalf("not within %v: %s", timeout, what)
+	}
+}
+
+// Within is Wait for tests that say by themselves what they have seen instead. Tests run side by
+// side: a condition that takes long, as one that runs programs, is asked less often.
+func Within(timeout time.Duration, cond func() bool) bool {
+	for began := time.Now(); ; {
+		asked := time.Now()
+		if cond() {
+			return true
 		}
-		time.Sleep(min(max(waited/10, 10*time.Millisecond), 100*time.Millisecond))
+		waited, took := time.Since(began), time.Since(asked)
+		if waited > timeout {
+			return false
+		}
+		time.Sleep(min(max(waited/10, 2*took, 10*time.Millisecond), 300*time.Millisecond))
 	}
 }
 

@@ -93,10 +93,10 @@ func TestBatch(t *testing.T) {
 			b = c.Batch(ctx)
 			b.Bind("insert", 3, nil)
 			b.String("100")
-			b.String(strings.Repeat("z", 40<<20))
+			b.String(strings.Repeat("z", 10<<20))
 			b.Null()
 			b.Execute()
-			b.Do("DELETE FROM t WHERE a = 100 AND length(b) = 41943040")
+			b.Do("DELETE FROM t WHERE a = 100 AND length(b) = 10485760")
 			if r := run(t, b); !slices.Equal(r.Counts, []int64{1, 1}) {
 				t.Errorf("counts %v", r.Counts)
 			}
@@ -109,7 +109,7 @@ func TestBatch(t *testing.T) {
 func TestBatchBothWays(t *testing.T) {
 	transports(t, func(t *testing.T, d *pgtest.DB) {
 		ctx, c := pgtest.Context(t), open(t, d.URI, false)
-		const n = 20000
+		const n = 6000
 		b := c.Batch(ctx)
 		b.Parse("echo", "SELECT $1::text")
 		text := strings.Repeat("x", 3000)
@@ -125,22 +125,22 @@ func TestBatchBothWays(t *testing.T) {
 		// Small statements whose answers are large.
 		b = c.Batch(ctx)
 		b.Parse("large", "SELECT repeat('y', 100000)")
-		for range 1000 {
+		for range 300 {
 			b.Bind("large", 0, nil)
 			b.Execute()
 		}
-		if r := run(t, b); len(r.Counts) != 1000 {
+		if r := run(t, b); len(r.Counts) != 300 {
 			t.Errorf("%d answers", len(r.Counts))
 		}
 		// Nor do many errors, of which only the first one counts, or many notices.
 		must(t, c.Exec(ctx, "SET client_min_messages = notice"))
 		b = c.Batch(ctx)
 		b.Parse("shout", "DO $$ BEGIN RAISE NOTICE '%', repeat('n', 8000); END $$")
-		for range 5000 {
+		for range 2500 {
 			b.Bind("shout", 0, nil)
 			b.Execute()
 		}
-		if r := run(t, b); len(r.Counts) != 5000 {
+		if r := run(t, b); len(r.Counts) != 2500 {
 			t.Errorf("%d answers", len(r.Counts))
 		}
 	})
@@ -178,7 +178,7 @@ func TestBatchErrors(t *testing.T) {
 		b := c.Batch(ctx)
 		b.Do("BEGIN")
 		b.Do("SELECT 1/0")
-		for i := range 100000 {
+		for i := range 30000 {
 			b.Do(fmt.Sprintf("INSERT INTO t VALUES (%d)", i))
 		}
 		r, err := b.Run()
@@ -219,14 +219,14 @@ func TestBatchCopy(t *testing.T) {
 			return r
 		}
 		good := func(i int) string { return fmt.Sprintf("%d\t%s\n", i, strings.Repeat("x", 100)) }
-		r := load("SELECT 1", 50000, good)
-		if r.Err != nil || !slices.Equal(r.Counts, []int64{0, 1, 50000, 1, 0}) {
+		r := load("SELECT 1", 20000, good)
+		if r.Err != nil || !slices.Equal(r.Counts, []int64{0, 1, 20000, 1, 0}) {
 			t.Errorf("counts %v, %v", r.Counts, r.Err)
 		}
 		// The data is refused at its beginning, in its middle, or at its end; or the COPY has not
 		// even begun.
-		for _, bad := range []int{0, 25000, 49999} {
-			r = load("TRUNCATE t", 50000, func(i int) string {
+		for _, bad := range []int{0, 10000, 19999} {
+			r = load("TRUNCATE t", 20000, func(i int) string {
 				if i == bad {
 					return "bad\tx\n"
 				}
@@ -238,7 +238,7 @@ func TestBatchCopy(t *testing.T) {
 			}
 			must(t, c.Exec(ctx, "ROLLBACK"))
 		}
-		r = load("SELECT 1/0", 50000, good)
+		r = load("SELECT 1/0", 20000, good)
 		code(t, r.Err, "22012")
 		must(t, c.Exec(ctx, "ROLLBACK"))
 		r = load("TRUNCATE t", 0, good)

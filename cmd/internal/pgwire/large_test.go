@@ -87,7 +87,7 @@ func TestLargeMessages_H11(t *testing.T) {
 			}
 		}
 		must(t, c.SetReadDeadline(time.Time{}))
-		d.Exec("INSERT INTO t VALUES (1000, repeat('z', 50000000))")
+		d.Exec("INSERT INTO t VALUES (1000, repeat('z', 20000000))")
 		for c.Rest() == 0 {
 			_, err := c.Receive()
 			must(t, err)
