@@ -43,7 +43,7 @@ func TestKill(t *testing.T) {
 	defer applied.Close()
 	business := startBusiness(t, rnd, source, target, 4)
 	kills := map[string]int{}
-	for n := 0; n < often(24, 300) && !t.Failed(); n++ {
+	for n := 0; n < often(14, 300) && !t.Failed(); n++ {
 		decode, apply := pipeline(t, env, applied, "--slot", source.Name, "--confirm-from", fifo)
 		at := time.After(time.Duration(50+rnd.IntN(700)) * time.Millisecond)
 		ended := func() bool { return !decode.Running() || !apply.Running() }
