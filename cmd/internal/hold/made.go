@@ -24,8 +24,9 @@ type Key struct {
 }
 
 // SelectKeys returns a query with one value, which ParseKeys reads: the foreign keys that were made
-// for a stream. If of is not empty, they are those that have, or reference, a table that the query
-// of returns, or a table above or below it.
+// for a stream, even if the server has made them anew since because a column's type has changed.
+// If of is not empty, they are those that have, or reference, a table that the query of returns,
+// or a table above or below it.
 func SelectKeys(stream int32, of string) string {
 	on := ""
 	if of != "" {
@@ -33,10 +34,12 @@ func SelectKeys(stream int32, of string) string {
 	} else {
 		of = "SELECT 0::pg_catalog.oid WHERE false"
 	}
-	return fmt.Sprintf(`WITH RECURSIVE d AS (SELECT d.*, pg_catalog.to_regclass(pg_catalog.format('%%I.%%I', d.schema_name, d.table_name))::pg_catalog.oid AS root FROM pgsluice.deferred d
+	return fmt.Sprintf(`WITH RECURSIVE r AS (SELECT d.*, pg_catalog.to_regclass(pg_catalog.format('%%I.%%I', d.schema_name, d.table_name))::pg_catalog.oid AS root FROM pgsluice.deferred d
 			WHERE d.stream_id = %d AND d.type = 'FK CONSTRAINT' AND (d.state = 'done' AND d.made IS NOT NULL OR d.state = 'running')),
+		d AS (SELECT r.*, coalesce((SELECT k.oid FROM pg_catalog.pg_constraint k WHERE k.oid = r.made AND k.contype = 'f'),
+			(SELECT k.oid FROM pg_catalog.pg_constraint k WHERE r.made IS NOT NULL AND k.conrelid = r.root AND k.contype = 'f' AND r.name = pg_catalog.concat(r.table_name, ' ', k.conname))) AS now FROM r),
 		t AS (SELECT d.id, d.root AS oid FROM d WHERE d.state = 'running' AND d.root IS NOT NULL UNION SELECT t.id, i.inhrelid FROM t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid),
-		k AS (SELECT d.id, k.oid, k.conrelid, k.confrelid, k.conname FROM d JOIN pg_catalog.pg_constraint k ON k.oid = d.made AND k.contype = 'f'
+		k AS (SELECT d.id, k.oid, k.conrelid, k.confrelid, k.conname FROM d JOIN pg_catalog.pg_constraint k ON k.oid = d.now
 			UNION ALL SELECT t.id, k.oid, k.conrelid, k.confrelid, k.conname FROM t JOIN d ON d.id = t.id JOIN pg_catalog.pg_constraint k ON k.conrelid = t.oid AND k.contype = 'f'
 				AND NOT k.convalidated AND d.name = pg_catalog.concat(d.table_name, ' ', k.conname)),
 		up AS (SELECT x.oid FROM (%s) x(oid) UNION SELECT i.inhparent FROM up JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid),
@@ -47,7 +50,7 @@ func SelectKeys(stream int32, of string) string {
 			'To', CASE WHEN m.oid IS NULL THEN d.definition ELSE pg_catalog.format(E'ALTER TABLE ONLY %%s\n    ADD CONSTRAINT %%I %%s;', m.conrelid::pg_catalog.regclass, m.conname,
 				CASE WHEN d.definition ~ %s THEN pg_catalog.pg_get_constraintdef(m.oid) ELSE pg_catalog.regexp_replace(pg_catalog.pg_get_constraintdef(m.oid), ' NOT VALID$', '') END) END)
 			ORDER BY d.id)::pg_catalog.text, '[]')
-		FROM d LEFT JOIN pg_catalog.pg_constraint m ON m.oid = d.made LEFT JOIN pg_catalog.pg_class c ON c.oid = m.conrelid LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		FROM d LEFT JOIN pg_catalog.pg_constraint m ON m.oid = d.now LEFT JOIN pg_catalog.pg_class c ON c.oid = m.conrelid LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 		%s`, stream, of, progress.Literal(objects.UncheckedPattern), on)
 }
 
