@@ -84,10 +84,12 @@ func (p *proxy) serve(client net.Conn, addr string) {
 // key.
 func many(d *pgtest.DB, n int) {
 	d.Exec("CREATE TABLE parent (id int PRIMARY KEY); INSERT INTO parent SELECT generate_series(1, 9); CREATE TABLE fired (t text)",
-		"CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.fired VALUES (TG_TABLE_NAME); RETURN NEW; END'",
-		fmt.Sprintf(`DO $$ BEGIN FOR i IN 1..%d LOOP EXECUTE format('CREATE TABLE t%%1$s (id serial PRIMARY KEY, p int REFERENCES %%2$s, n int); INSERT INTO t%%1$s (p) VALUES (1), (2);
-			CREATE TRIGGER fire BEFORE INSERT ON t%%1$s FOR EACH ROW EXECUTE PROCEDURE fire();', i, CASE WHEN i <= 200 THEN 'parent' ELSE 't' || i - 200 END); IF i %% 100 = 0 THEN COMMIT; END IF; END LOOP;
-			FOR i IN 1..%[1]d LOOP IF i %% 3 = 0 THEN EXECUTE format('ALTER TABLE t%%s ADD FOREIGN KEY (n) REFERENCES t%%s', i, i %% %[1]d + 1); END IF; IF i %% 100 = 0 THEN COMMIT; END IF; END LOOP; END $$`, n))
+		"CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.fired VALUES (TG_TABLE_NAME); RETURN NEW; END'")
+	for from := 1; from <= n; from += 100 {
+		d.Exec(fmt.Sprintf(`DO $$ BEGIN FOR i IN %d..%d LOOP EXECUTE format('CREATE TABLE t%%1$s (id serial PRIMARY KEY, p int REFERENCES %%2$s, n int); INSERT INTO t%%1$s (p) VALUES (1), (2);
+			CREATE TRIGGER fire BEFORE INSERT ON t%%1$s FOR EACH ROW EXECUTE PROCEDURE fire();', i, CASE WHEN i <= 200 THEN 'parent' ELSE 't' || i - 200 END);
+			IF i %% 3 = 0 THEN EXECUTE format('ALTER TABLE t%%s ADD FOREIGN KEY (n) REFERENCES t%%s', i, i - 1); END IF; END LOOP; END $$`, from, min(from+99, n)))
+	}
 }
 
 // counted runs verbs, and fails the test if one takes more than a fixed number of round trips.
@@ -282,4 +284,48 @@ func TestManySequences_F14(t *testing.T) {
 	if a, b := source.Query("BEGIN READ WRITE; "+values), target.Query(values); a != b {
 		t.Error("the sequences go on with other values")
 	}
+}
+
+// A role that may no longer set session_replication_role when sync starts again drops the keys
+// that prepare has created: they would refuse, or act on, what is applied. They wait for open.
+func TestReplicaRevoked_F14(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	if target.Major < 15 {
+		t.Skip("no role but a superuser may set it")
+	}
+	mover := "mover_" + target.Name
+	for _, d := range []*pgtest.DB{source, target} {
+		d.Exec("CREATE ROLE "+mover+" LOGIN", "GRANT ALL ON DATABASE "+d.Name+" TO "+mover, "GRANT ALL ON SCHEMA public TO "+mover)
+	}
+	source.Exec("SET ROLE " + mover + "; CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (id int PRIMARY KEY, p int REFERENCES parent ON DELETE CASCADE); INSERT INTO parent VALUES (1), (2); INSERT INTO child VALUES (1, 1), (2, 2)")
+	target.Exec("GRANT SET ON PARAMETER session_replication_role TO " + mover)
+	m := &migration{source: source, target: target, slot: "rev_" + source.Name, Env: pgtest.NewEnv(t, source, target)}
+	m.Target = target.As(mover, "")
+	m.load()
+	caughtUp := func() {
+		t.Helper()
+		m.cut(0, "wait", "caught-up", "--timeout", "60s", "--lag", "0")
+	}
+	caughtUp()
+	keys := func(want string) {
+		t.Helper()
+		if got := target.Query("SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND conrelid = 'child'::regclass"); got != want {
+			t.Errorf("%s keys, not %s", got, want)
+		}
+	}
+	m.cut(0, "prepare")
+	keys("1")
+	m.sync.Kill()
+	target.Exec("REVOKE SET ON PARAMETER session_replication_role FROM " + mover)
+	m.startSync()
+	source.Exec("BEGIN; SET LOCAL session_replication_role = replica; DELETE FROM parent WHERE id = 1; INSERT INTO child VALUES (9, 9); COMMIT", "DELETE FROM child WHERE id IN (1, 9)")
+	caughtUp()
+	keys("0")
+	m.cut(0, "prepare")
+	keys("0")
+	m.cut(0, "fence")
+	m.cut(0, "drain")
+	m.cut(0, "open")
+	keys("1")
+	pgtest.Equal(t, source, target)
 }
