@@ -227,12 +227,12 @@ func TestPreparedChanges_F14(t *testing.T) {
 	}
 	use()
 	// The source gives up keys, and truncates what they referenced. Sync goes on.
-	truncate := "TRUNCATE parent"
-	if source.Major < 11 {
-		truncate = "DELETE FROM parent" // no truncate is decoded
-	}
-	for _, d := range []*pgtest.DB{target, source} {
-		d.Exec("ALTER TABLE child ALTER p TYPE bigint") // makes its key anew
+	truncate := "DELETE FROM parent"
+	if source.Major > 10 { // 10 decodes no truncate, and a new file of a table may mean one
+		truncate = "TRUNCATE parent"
+		for _, d := range []*pgtest.DB{target, source} {
+			d.Exec("ALTER TABLE child ALTER p TYPE bigint") // makes its key anew
+		}
 	}
 	source.Exec("ALTER TABLE child DROP CONSTRAINT kept, DROP CONSTRAINT gone", truncate, "INSERT INTO parent SELECT generate_series(1, 20)",
 		"ALTER TABLE child ADD CONSTRAINT kept FOREIGN KEY (p) REFERENCES parent", "UPDATE child SET p = 20 WHERE id = 1", "UPDATE child SET q = 999 WHERE id = 2",
