@@ -25,6 +25,14 @@ func (c *checker) writers() error {
 		c.fail("Before the cutover, on the source, as the owner of the subscription: "+strings.Join(fencing.Disable(subscriptions), " "),
 			"the source takes changes from %s, which no fence stops: %s", count.Word(len(subscriptions), "a subscription", "subscriptions"), count.Some(subscriptions))
 	}
+	grantors, err := fencing.Grantors(c.ctx, c.s)
+	if err != nil {
+		return err
+	}
+	if len(grantors) > 0 {
+		c.warn("The fence then makes the database read-only, which BEGIN READ WRITE passes. To have connections refused, let the owner of the database grant CONNECT instead.",
+			"the fence will not refuse connections to the source, because other roles than its owner have granted CONNECT: %s", count.Some(grantors))
+	}
 	lasting, err := fencing.Lasting(c.ctx, c.s, c.trust)
 	if err != nil {
 		return err

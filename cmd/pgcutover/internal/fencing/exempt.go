@@ -65,6 +65,13 @@ func Disable(list []string) []string {
 	return sql
 }
 
+// Grantors returns the roles other than the owner that have granted the right to connect. The fence
+// could take it away, but unfence could not give it back in their name.
+func Grantors(ctx context.Context, c *pgx.Conn) ([]string, error) {
+	return names(ctx, c, `SELECT DISTINCT pg_catalog.pg_get_userbyid(a.grantor) FROM pg_catalog.pg_database d, pg_catalog.aclexplode(d.datacl) a
+		WHERE d.datname = pg_catalog.current_database() AND a.privilege_type = 'CONNECT' AND a.grantor <> d.datdba ORDER BY 1`)
+}
+
 func names(ctx context.Context, c *pgx.Conn, sql string) ([]string, error) {
 	rows, err := c.Query(ctx, sql)
 	if err != nil {

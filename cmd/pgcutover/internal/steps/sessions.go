@@ -56,21 +56,25 @@ func endSessions(ctx context.Context, s *session.Session, trust []string) (ended
 // are still there, and those that it leaves alone.
 func end(ctx context.Context, s *session.Session, list []fencing.Client, trust []string, seen map[int32]bool) (open, left []fencing.Client, err error) {
 	super := s.OnSource.PgConn().ParameterStatus("is_superuser") == "on"
+	var pids []int32
 	for i := range list {
 		x := &list[i]
 		switch {
 		case super || !x.Super:
 			if !seen[x.PID] {
 				seen[x.PID] = true
-				if _, err := s.OnSource.Exec(ctx, "SELECT pg_catalog.pg_terminate_backend($1)", x.PID); err != nil {
-					return nil, nil, session.Denied(s.Source.Explain(err), "The role needs membership in pg_signal_backend; sessions of superusers only a superuser may end.")
-				}
+				pids = append(pids, x.PID)
 			}
 		case x.Trusted(trust):
 			left = append(left, *x)
 			continue
 		}
 		open = append(open, *x)
+	}
+	if len(pids) > 0 { // in one round trip, however many there are
+		if _, err := s.OnSource.Exec(ctx, "SELECT pg_catalog.pg_terminate_backend(x) FROM pg_catalog.unnest($1::pg_catalog.int4[]) x", pids); err != nil {
+			return nil, nil, session.Denied(s.Source.Explain(err), "The role needs membership in pg_signal_backend; sessions of superusers only a superuser may end.")
+		}
 	}
 	return open, left, nil
 }
