@@ -3,9 +3,11 @@ package ledger
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/sqltext"
 )
@@ -104,8 +106,9 @@ func split(class, schema, name string, known map[inventory.Key]*inventory.Object
 var notKept = map[string]bool{"PUBLICATION TABLE": true, "PUBLICATION TABLES IN SCHEMA": true, "BLOB": true,
 	"LARGE OBJECT": true, "INDEX ATTACH": true, "SEQUENCE OWNED BY": true, "SHELL TYPE": true}
 
-// denied is the SQLSTATE of a statement that takes more rights.
-const denied = "42501"
+// denied reports whether a statement was refused for lack of a right. That includes a GRANT or
+// REVOKE that had no effect.
+func denied(f *progress.Object) bool { return f.Code == "42501" || pgwire.Unchanged(f.Code) }
 
 // orders is the order of lines of objects that an inventory does not contain.
 var orders = map[string]int{"SHELL TYPE": order[inventory.Type], "INDEX ATTACH": order[inventory.Constraint]}
@@ -130,7 +133,10 @@ func (c *comparison) failures() {
 		if f.Type == "SHELL TYPE" && c.becomesType(lines[keys[0]]) && c.target[keys[0]] == nil {
 			keys = nil // a line of its own: before the type's functions, which come before the type
 		}
-		if keys == nil {
+		switch {
+		case f.Schema == "pg_catalog" || f.Schema == "information_schema":
+			keys = nil // rights on the system's objects are in no inventory
+		case keys == nil:
 			keys = fewOf(f, few)
 		}
 		for _, k := range keys {
@@ -141,7 +147,7 @@ func (c *comparison) failures() {
 			if !l.failed {
 				l.Cause += "; the load was refused: " + f.Error
 			}
-			l.failed, l.denied = true, l.denied || f.Code == denied
+			l.failed, l.denied = true, l.denied || denied(f)
 			if f.Type == "TYPE" && strings.Contains(f.SQL, "\n    INPUT = ") {
 				l.order = order[inventory.Other] // behind its functions
 			}
@@ -149,6 +155,9 @@ func (c *comparison) failures() {
 				l.SQL = append(l.SQL, list(strings.TrimRight(f.SQL, "; \n"))...)
 				l.Remedy = "mend the cause, then on the target: " + first(l.SQL, "")
 			}
+		}
+		if len(found) == 0 && c.isSettled(f, keys) {
+			c.settled = append(c.settled, f.ID)
 		}
 		if len(found) > 0 || known && f.Type != "SEQUENCE OWNED BY" ||
 			f.Type == "OWNER" && !strings.HasPrefix(f.Name, "LARGE OBJECT ") ||
@@ -170,7 +179,7 @@ func (c *comparison) failures() {
 			Kind: strings.ToLower(f.Type), Problem: "failed", Class: class,
 			Cause:  "the load was refused: " + f.Error,
 			Remedy: fmt.Sprintf("mend the cause, then on the target: %s", first(list(f.SQL), "")),
-			SQL:    sql, order: cmp.Or(orders[f.Type], 20), failed: true, denied: f.Code == denied})
+			SQL:    sql, order: cmp.Or(orders[f.Type], 20), failed: true, denied: denied(f)})
 	}
 }
 
@@ -198,6 +207,15 @@ func Refused(failed []progress.Object) []Line {
 		lines[i] = *l
 	}
 	return lines
+}
+
+// isSettled reports whether an object without a line has been created by hand. Whether a constraint
+// is validated is not compared.
+func (c *comparison) isSettled(f *progress.Object, keys []inventory.Key) bool {
+	if f.Type == "CHECK CONSTRAINT" || f.Type == "FK CONSTRAINT" || c.renamed() || c.WithoutOwners || c.WithoutRights {
+		return false
+	}
+	return slices.ContainsFunc(keys, func(k inventory.Key) bool { return c.source[k] != nil && c.target[k] != nil })
 }
 
 // becomesType reports whether the lines are about a type that has more than a name.
@@ -271,7 +289,7 @@ func fewOf(f *progress.Object, few []inventory.Key) (list []inventory.Key) {
 			}
 		}
 		n = strings.ReplaceAll(strings.Trim(n, `"`), " server ", " on server ")
-		if is && (k.Schema == f.Schema || k.Schema == "" || f.Schema == "") && strings.Contains(strings.ToLower(k.Name), n) {
+		if is && (k.Schema == f.Schema || k.Schema == "" || f.Schema == "") && strings.Contains(strings.ReplaceAll(strings.ToLower(k.Name), "pg_catalog.", ""), n) {
 			list = append(list, k)
 		}
 	}

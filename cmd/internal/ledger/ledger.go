@@ -151,11 +151,13 @@ type comparison struct {
 	awaited   map[inventory.Key]*awaited
 	sequences *Sequences
 	// relations that are missing or dropped, so that their parts need no lines
-	gone map[inventory.Key]bool
+	gone    map[inventory.Key]bool
+	settled []int64
 }
 
-// Compare returns the differences, in an order in which their statements can be executed.
-func Compare(in Input) []Line {
+// Compare returns the differences, in an order in which their statements can be executed. settled
+// has the IDs of the failed objects that exist by now.
+func Compare(in Input) (differ []Line, settled []int64) {
 	in.Renames = in.Renames.prepared()
 	c := &comparison{Input: in, source: byKey(in.Source), target: byKey(in.Target),
 		pending: make(map[inventory.Key]bool), waits: make(map[inventory.Key]bool),
@@ -176,7 +178,7 @@ func Compare(in Input) []Line {
 			lines = append(lines, *l)
 		}
 	}
-	return lines
+	return lines, c.settled
 }
 
 func byKey(list []inventory.Object) map[inventory.Key]*inventory.Object {

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -282,14 +283,10 @@ func (c *comparison) set(o, t *inventory.Object, fact, is string) string {
 		return "ALTER TABLE " + qualified(t.Schema, t.Table) + " CLUSTER ON " + ident(t.Name)
 	case fact == "clustered":
 		return "ALTER TABLE " + qualified(t.Schema, t.Table) + " SET WITHOUT CLUSTER"
-	case fact == "compression" && is == "":
-		return alter(t) + column + " SET COMPRESSION default"
 	case fact == "compression":
-		return alter(t) + column + " SET COMPRESSION " + is
-	case fact == "target" && is == "":
-		return alter(t) + " SET STATISTICS -1"
+		return alter(t) + column + " SET COMPRESSION " + cmp.Or(is, "default")
 	case fact == "target":
-		return alter(t) + " SET STATISTICS " + is
+		return alter(t) + " SET STATISTICS " + cmp.Or(is, "-1")
 	case fact == "enabled" && o.Class == inventory.EventTrigger:
 		return alter(t) + " " + map[string]string{"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}[is]
 	case fact == "parents":

@@ -230,6 +230,15 @@ func Failed(ctx context.Context, c *pgx.Conn, stream int32) ([]Object, error) {
 	return pgx.CollectRows(rows, scanObject)
 }
 
+// Settle records that failed objects exist by now.
+func Settle(ctx context.Context, c *pgx.Conn, stream int32, ids []int64) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	_, err := c.Exec(ctx, "UPDATE pgsluice.deferred SET state = 'done', error = NULL, code = NULL, because = NULL, finished_at = pg_catalog.clock_timestamp() WHERE stream_id = $1 AND id = ANY ($2::pg_catalog.int8[])", stream, ids)
+	return err
+}
+
 // SetObject records the new state of an object. For a failure, use Fail.
 func SetObject(ctx context.Context, c *pgx.Conn, id int64, state string) error {
 	_, err := c.Exec(ctx, "UPDATE pgsluice.deferred SET state = $2, error = NULL, code = NULL, because = NULL, finished_at = pg_catalog.clock_timestamp() WHERE id = $1", id, state)

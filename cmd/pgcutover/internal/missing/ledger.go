@@ -27,6 +27,7 @@ type Result struct {
 	Compared bool // false before the load is complete: until then nothing can be said
 
 	lacking []coverage.TableName // the missing tables
+	settled []int64              // failed objects that were created by hand
 	// The tables that are carried in part and have not changed, as carried.Recount takes them.
 	Unchanged string
 }
@@ -80,7 +81,7 @@ func compare(ctx context.Context, s *session.Session, known *Known, keep bool) (
 		if err := read(ctx, s, in); err != nil {
 			return nil, err
 		}
-		r.Lines = ledger.Compare(*in)
+		r.Lines, r.settled = ledger.Compare(*in)
 		keepLines(ctx, s, inputs, r.Lines)
 	}
 	if err := r.notCarried(ctx, s, known); err != nil {

@@ -25,7 +25,11 @@ func RequireNothing(ctx context.Context, s *session.Session, allow []string, pat
 	if err != nil {
 		return nil, err
 	}
-	return r, r.require(ctx, s, allow)
+	if err := r.require(ctx, s, allow); err != nil {
+		return r, err
+	}
+	// finish, which does not see the source, must not report them as missing.
+	return r, s.Target.Explain(progress.Settle(ctx, s.OnTarget, s.Stream.ID, r.settled))
 }
 
 // RequireNow is RequireNothing for a rehearsal: it changes nothing. It does not try again what
