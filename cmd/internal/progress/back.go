@@ -2,6 +2,7 @@ package progress
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
@@ -86,10 +87,13 @@ func AddBackTables(ctx context.Context, c *pgx.Conn, stream int32, list []BackTa
 }
 
 // StartBack sets the position of the stream that leads back: the old primary has everything that
-// the new one has before lsn.
+// the new one has before lsn. It takes one round trip, and works in a fenced database.
 func StartBack(ctx context.Context, c *pgx.Conn, stream int32, lsn format.LSN) error {
-	_, err := c.Exec(ctx, `UPDATE pgsluice.streams SET applied_lsn = $2::pg_catalog.text::pg_catalog.pg_lsn, start_lsn = $2::pg_catalog.text::pg_catalog.pg_lsn, updated_at = pg_catalog.clock_timestamp()
-		WHERE stream_id = $1`, stream, lsn.String())
+	_, err := c.PgConn().Exec(ctx, fmt.Sprintf("BEGIN READ WRITE; SET LOCAL synchronous_commit = local; UPDATE pgsluice.streams SET applied_lsn = '%[2]v', start_lsn = '%[2]v', updated_at = pg_catalog.clock_timestamp() WHERE stream_id = %[1]d; COMMIT",
+		stream, lsn)).ReadAll()
+	if err != nil && c.PgConn().TxStatus() != 'I' {
+		_, _ = c.Exec(ctx, "ROLLBACK")
+	}
 	return err
 }
 

@@ -58,10 +58,14 @@ func Reverse(ctx context.Context, m *session.Migration, check bool) error {
 // findBack finds the way back. It lets the session on the source write, although the source may be
 // fenced.
 func findBack(ctx context.Context, s *session.Session) (*back, error) {
-	b := &back{Session: s, name: slot.Back(s.Slot)}
 	if _, err := s.OnSource.Exec(ctx, "SET default_transaction_read_only = off"); err != nil {
 		return nil, s.Source.Explain(err)
 	}
+	return lookBack(ctx, s)
+}
+
+func lookBack(ctx context.Context, s *session.Session) (*back, error) {
+	b := &back{Session: s, name: slot.Back(s.Slot)}
 	var err error
 	if b.stream, err = progress.BackOf(ctx, s.OnSource, s.Slot); err != nil {
 		return nil, onSource(s, err)
@@ -70,35 +74,41 @@ func findBack(ctx context.Context, s *session.Session) (*back, error) {
 }
 
 // beginBack sets where the way back begins, if there is one: at the target's position, now that
-// both sides have the same rows. It takes a few round trips.
+// both sides have the same rows. The application waits for it, so it takes few round trips.
 func beginBack(ctx context.Context, s *session.Session) error {
-	b, err := findBack(ctx, s)
+	began := time.Now()
+	b, err := lookBack(ctx, s)
+	if fault.StatusOf(err) == fault.Permission {
+		return nil // the state is that of another role's migration
+	}
 	if err != nil || b.stream == nil || b.stream.Ended {
 		return err
 	}
-	return s.Step(ctx, "reverse", func() (string, error) {
-		info, err := slot.Get(ctx, b.OnTarget, b.name)
-		if err != nil {
-			return "", b.Target.Explain(err)
+	info, err := slot.Get(ctx, b.OnTarget, b.name)
+	if err != nil {
+		return b.Target.Explain(err)
+	}
+	same, err := b.sameTables(ctx)
+	if err != nil {
+		return err
+	}
+	if !same || !b.current(info) { // a table was created since, or the slot is gone
+		if b, err = findBack(ctx, s); err != nil {
+			return err
 		}
-		same, err := b.sameTables(ctx)
-		if err != nil {
-			return "", err
+		if err := b.make(ctx); err != nil {
+			return err
 		}
-		if !same || !b.current(info) { // a table was created since, or the slot is gone
-			if err := b.make(ctx); err != nil {
-				return "", err
-			}
-		}
-		lsn, err := slot.Mark(ctx, s.OnTarget, "reverse "+b.name)
-		if err != nil {
-			return "", s.Target.Explain(err)
-		}
-		if err := progress.StartBack(ctx, s.OnSource, b.stream.ID, lsn); err != nil {
-			return "", s.Source.Explain(err)
-		}
-		return fmt.Sprintf("the way back begins at LSN %v of the target, with slot %q", lsn, b.name), nil
-	})
+	}
+	lsn, err := slot.Mark(ctx, s.OnTarget, "reverse "+b.name)
+	if err != nil {
+		return s.Target.Explain(err)
+	}
+	if err := progress.StartBack(ctx, s.OnSource, b.stream.ID, lsn); err != nil {
+		return s.Source.Explain(err)
+	}
+	s.Log.Info(fmt.Sprintf("reverse: the way back begins at LSN %v of the target, with slot %q (%v)", lsn, b.name, time.Since(began).Round(time.Millisecond)))
+	return nil
 }
 
 // A back is the way back from a migration.

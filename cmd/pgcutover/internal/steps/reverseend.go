@@ -19,6 +19,12 @@ func haltBack(ctx context.Context, s *session.Session) error {
 	if err != nil || b == nil || b.stream.Start == 0 {
 		return err
 	}
+	// A cutover back may be at work, under a lock of its own.
+	back := turned(s, b.stream)
+	back.Under = ""
+	if err := back.Exclusive(ctx); err != nil {
+		return err
+	}
 	s.Log.Info("unfence: the way back is stopped; nothing is applied to the source any more")
 	return s.Source.Explain(progress.HaltBack(ctx, s.OnSource, b.stream.ID))
 }
