@@ -295,6 +295,9 @@ func TestCutoverScript(t *testing.T) {
 	if writable(source) {
 		t.Error("the source was given back")
 	}
+	// A row behind the fence is shouted about, until it is accepted.
+	source.Exec("BEGIN READ WRITE; INSERT INTO late VALUES (77); COMMIT")
+	cutover(1, "the source was written to after the last change that the target has: public.late: 1 inserted, such as (77)")
 }
 
 // A difference that was found behind the opening of the target is not forgotten.
