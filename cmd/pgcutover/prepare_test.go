@@ -295,7 +295,7 @@ func TestReplicaRevoked_F14(t *testing.T) {
 	}
 	mover := "mover_" + target.Name
 	for _, d := range []*pgtest.DB{source, target} {
-		d.Exec("CREATE ROLE "+mover+" LOGIN", "GRANT ALL ON DATABASE "+d.Name+" TO "+mover, "GRANT ALL ON SCHEMA public TO "+mover)
+		d.Exec("CREATE ROLE "+mover+" LOGIN", "GRANT ALL ON DATABASE "+d.Name+" TO "+mover, "REVOKE CREATE ON SCHEMA public FROM PUBLIC", "GRANT ALL ON SCHEMA public TO "+mover)
 	}
 	source.Exec("SET ROLE " + mover + "; CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (id int PRIMARY KEY, p int REFERENCES parent ON DELETE CASCADE); INSERT INTO parent VALUES (1), (2); INSERT INTO child VALUES (1, 1), (2, 2)")
 	target.Exec("GRANT SET ON PARAMETER session_replication_role TO " + mover)
