@@ -150,7 +150,9 @@ func countOrphans(ctx context.Context, c *pgx.Conn, keys []foreignKey, left time
 	if b.Len() == 0 {
 		return counts, nil
 	}
-	if _, err := c.Exec(ctx, fmt.Sprintf("SET statement_timeout = %d", max(left.Milliseconds(), 1))); err != nil {
+	// The statement that takes the limit off again has to keep it, too.
+	const least = 1000
+	if _, err := c.Exec(ctx, fmt.Sprintf("SET statement_timeout = %d", max(left.Milliseconds(), least))); err != nil {
 		return nil, err
 	}
 	rows, err := c.Query(ctx, b.String(), pgx.QueryExecModeSimpleProtocol)
