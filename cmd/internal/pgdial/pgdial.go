@@ -34,6 +34,11 @@ type Server struct {
 	Standby bool
 	// Sessions collects the opened sessions; nil: they are not collected.
 	Sessions *Sessions
+	// Once is set if most statements are executed only once in a session: none is prepared, which
+	// would take one more round trip.
+	Once bool
+	// LockTimeout is how long a statement queues for a lock; empty: for any time.
+	LockTimeout string
 }
 
 // Source returns the server named by --source or PGSLUICE_SOURCE.
@@ -81,6 +86,12 @@ func (s Server) config() (*pgx.ConnConfig, error) {
 		c.ConnectTimeout = connectTimeout
 	}
 	pin(c.RuntimeParams)
+	if s.LockTimeout != "" {
+		c.RuntimeParams["lock_timeout"] = s.LockTimeout
+	}
+	if s.Once {
+		c.DefaultQueryExecMode = pgx.QueryExecModeExec
+	}
 	if c.RuntimeParams["application_name"] == "" {
 		c.RuntimeParams["application_name"] = s.App
 	}

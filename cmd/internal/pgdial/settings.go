@@ -70,10 +70,14 @@ func (s Server) Options() (string, error) {
 
 // inForce returns the settings that must be in force in a session with these startup parameters.
 func inForce(params map[string]string) []setting {
-	if role := params["role"]; role != "" {
-		return append(pinned[:len(pinned):len(pinned)], setting{"role", role})
+	list := make([]setting, len(pinned), len(pinned)+1)
+	for i, x := range pinned {
+		list[i] = setting{x.name, params[x.name]}
 	}
-	return pinned
+	if role := params["role"]; role != "" {
+		list = append(list, setting{"role", role})
+	}
+	return list
 }
 
 // escapeOption escapes blanks in the value of an option.

@@ -48,13 +48,33 @@ type Session struct {
 	Stream             *progress.Stream // the target's record of the migration
 }
 
-// Begin connects to both sides and finds the migration.
+// Begin connects to both sides, at once, and finds the migration.
 func (m *Migration) Begin(ctx context.Context) (*Session, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var source *pgx.Conn
+	var failed error
+	connected := make(chan struct{})
+	go func() {
+		defer close(connected)
+		source, failed = m.dial(ctx, m.Source)
+	}()
 	s, err := m.BeginTarget(ctx)
 	if err != nil {
+		cancel()
+	}
+	<-connected
+	if err != nil {
+		if source != nil {
+			_ = source.Close(context.WithoutCancel(ctx))
+		}
 		return nil, err
 	}
-	if err := s.OpenSource(ctx); err != nil {
+	if s.OnSource, err = source, failed; err == nil {
+		m.name(m.Source, source)
+		err = s.CheckSource(ctx)
+	}
+	if err != nil {
 		s.Close(ctx)
 		return nil, err
 	}
@@ -128,14 +148,20 @@ var naming sync.Mutex
 // Connect opens a session that waits for no lock for long. The first session on each side reports
 // the server: on standard error, unless the command's report names it.
 func (m *Migration) Connect(ctx context.Context, s pgdial.Server) (*pgx.Conn, error) {
-	c, err := s.Connect(ctx)
-	if err != nil {
-		return nil, err
+	c, err := m.dial(ctx, s)
+	if err == nil {
+		m.name(s, c)
 	}
-	if _, err := c.Exec(ctx, "SET lock_timeout = '"+waiting.LockTimeout+"'"); err != nil {
-		_ = c.Close(ctx)
-		return nil, s.Explain(err)
-	}
+	return c, err
+}
+
+func (m *Migration) dial(ctx context.Context, s pgdial.Server) (*pgx.Conn, error) {
+	s.LockTimeout, s.Once = waiting.LockTimeout, true
+	return s.Connect(ctx)
+}
+
+// name reports the server of a session, unless it has been reported before.
+func (m *Migration) name(s pgdial.Server, c *pgx.Conn) {
 	naming.Lock()
 	defer naming.Unlock()
 	if m.ends == nil {
@@ -147,7 +173,6 @@ func (m *Migration) Connect(ctx context.Context, s pgdial.Server) (*pgx.Conn, er
 			m.Log.Info(m.ends[s.Side])
 		}
 	}
-	return c, nil
 }
 
 // Line returns the name of a side and its server. It is empty before the first connection.
