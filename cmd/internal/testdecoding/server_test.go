@@ -36,7 +36,7 @@ var types = map[string][]string{
 	"smallint": {"-32768", "7"}, "integer": {"0", "-2147483648"}, "bigint": {"9223372036854775807"}, "oid": {"4294967295"},
 	"real": {"'NaN'", "'-Infinity'", "1e-30", "0.1"}, "double precision": {"'Infinity'", "1e300", "-0.5", "1/3::float8", "'-0'"},
 	"numeric": {"'NaN'", "0.000", "-123456789012345678901234567890.5", "1e40"}, "numeric(8,2)": {"1.5"}, "boolean": {"true", "false"},
-	"text": {"''", "'null'", "'it''s'", `E'a\nb\\c\'\'\td'`, "' [x]:''y'' new-tuple: '", "'ü€😀'", "repeat('quote'' ', 500)"},
+	"text":        {"''", "'null'", "'it''s'", `E'a\nb\\c\'\'\td'`, "' [x]:''y'' new-tuple: '", "'ü€😀'", "repeat('quote'' ', 500)"},
 	"varchar(20)": {"'x'"}, "char(5)": {"'ab'", "''"}, `"char"`: {"'x'", `''`}, "name": {"'n'"}, "bytea": {`'\x00ff27'`, "''"},
 	"bit(3)": {"B'101'"}, "bit": {"B'1'"}, "varbit": {"B''", "B'0110'"}, "timestamp": {"'2020-02-03 04:05:06.789'", "'infinity'", "'4000-01-01 BC'"},
 	"timestamptz(3)": {"'2020-02-03 04:05:06.789+05'"}, "date": {"'-infinity'", "'2020-01-01'"}, "time": {"'24:00'"}, "timetz": {"'01:02:03+04'"},

@@ -5,7 +5,6 @@ package testdecoding
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -64,14 +63,19 @@ type Parser struct {
 	rest    []byte
 }
 
-var errShort = errors.New("the line ends too early")
+// An expected is an error that names what should have stood where parsing stopped.
+type expected string
+
+func (e expected) Error() string { return "expected " + string(e) }
+
+const errShort = expected("a closing quote or bracket")
 
 // Parse parses one line.
 func (p *Parser) Parse(line []byte) (*Line, error) {
 	p.rest = line
 	p.line = Line{}
 	p.tables, p.old, p.new = p.tables[:0], p.old[:0], p.new[:0]
-	// Text with doubled quotes becomes shorter, so that this never grows while fields point into it.
+	// Text with doubled quotes becomes shorter, so this never grows while fields point into it.
 	if cap(p.scratch) < len(line) {
 		p.scratch = make([]byte, 0, len(line))
 	}
@@ -90,10 +94,10 @@ func (p *Parser) Parse(line []byte) (*Line, error) {
 		p.line.Kind = Message
 		err = p.message()
 	default:
-		err = errors.New("unknown kind of line")
+		err = expected("BEGIN, COMMIT, table or message")
 	}
 	if err == nil && len(p.rest) > 0 {
-		err = errors.New("the line goes on")
+		err = expected("the end")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("line of test_decoding, at byte %d of %d: %w", len(line)-len(p.rest), len(line), err)
@@ -112,7 +116,7 @@ func (p *Parser) skip(s string) bool {
 
 func (p *Parser) expect(s string) error {
 	if !p.skip(s) {
-		return fmt.Errorf("expected %q", s)
+		return expected(strconv.Quote(s))
 	}
 	return nil
 }
@@ -131,7 +135,7 @@ func (p *Parser) until(b byte) []byte {
 func (p *Parser) xid() (uint32, error) {
 	n, err := strconv.ParseUint(string(p.until(' ')), 10, 32)
 	if err != nil || n == 0 {
-		return 0, errors.New("no transaction ID")
+		return 0, expected("a transaction ID")
 	}
 	return uint32(n), nil
 }
@@ -146,7 +150,7 @@ func (p *Parser) commit() (err error) {
 	}
 	at, err := time.Parse("2006-01-02 15:04:05.999999Z07", string(p.until(')')))
 	if err != nil {
-		return errors.New("no time")
+		return expected("a time")
 	}
 	p.line.Time = format.TimeOf(at)
 	return p.expect(")")
@@ -159,13 +163,13 @@ func (p *Parser) message() error {
 	case p.skip("transactional: 1 prefix: "):
 		p.line.Transactional = true
 	case !p.skip("transactional: 0 prefix: "):
-		return errors.New("no message")
+		return expected("a message")
 	}
 	const size, content = ", sz: ", " content:"
 	for at := 0; ; at++ {
 		i := bytes.Index(p.rest[at:], []byte(size))
 		if i < 0 {
-			return errors.New("the size of a message does not match")
+			return expected("the size of the message")
 		}
 		at += i
 		digits, rest, found := bytes.Cut(p.rest[at+len(size):], []byte(content))
@@ -193,7 +197,7 @@ func (p *Parser) change() error {
 		return p.truncate()
 	}
 	if len(p.tables) != 1 {
-		return errors.New("several tables")
+		return expected("one table")
 	}
 	switch {
 	case p.skip(": INSERT:"):
@@ -220,12 +224,12 @@ func (p *Parser) change() error {
 		p.line.Old, err = p.row(&p.old)
 		return err
 	}
-	return errors.New("unknown kind of change")
+	return expected("INSERT, UPDATE, DELETE or TRUNCATE")
 }
 
 func (p *Parser) newRow() (err error) {
 	if p.skip(" (no-tuple-data)") {
-		return errors.New("the server did not send the new row")
+		return expected("the new row")
 	}
 	p.line.New, err = p.row(&p.new)
 	return err
@@ -238,7 +242,7 @@ func (p *Parser) truncate() error {
 	p.line.RestartIdentity = p.skip(" restart_seqs")
 	p.line.Cascade = p.skip(" cascade")
 	if !p.line.RestartIdentity && !p.line.Cascade {
-		return errors.New("no flags of a truncate")
+		return expected("the flags of a truncate")
 	}
 	return nil
 }
@@ -266,7 +270,7 @@ func (p *Parser) identifier() ([]byte, error) {
 		i++
 	}
 	if i == 0 {
-		return nil, errors.New("no name")
+		return nil, expected("a name")
 	}
 	s := p.rest[:i:i]
 	p.rest = p.rest[i:]
@@ -351,7 +355,7 @@ func (p *Parser) typeName() ([]byte, error) {
 		case quoted:
 		case b == ']' && (i == 0 || p.rest[i-1] != '['):
 			if i == 0 {
-				return nil, errors.New("no type")
+				return nil, expected("a type")
 			}
 			s := p.rest[:i:i]
 			p.rest = p.rest[i:]
@@ -369,7 +373,7 @@ func (p *Parser) value(typ []byte) (format.Value, error) {
 	if p.skip("B'") {
 		s, err := p.quoted('\'')
 		if err == nil && len(bytes.Trim(s, "01")) > 0 {
-			err = errors.New("no bits")
+			err = expected("bits")
 		}
 		return format.Value{Kind: format.Text, Data: s}, err
 	}
@@ -381,12 +385,12 @@ func (p *Parser) value(typ []byte) (format.Value, error) {
 		return format.Value{Kind: format.Unchanged}, nil
 	case "true", "false": // the type's output function prints t and f
 		if string(typ) != "boolean" {
-			return format.Value{}, errors.New("a truth value of another type")
+			return format.Value{}, expected("a value that is not boolean")
 		}
 		return format.Value{Kind: format.Text, Data: s[:1:1]}, nil
 	}
 	if !isNumber(s) {
-		return format.Value{}, errors.New("no value")
+		return format.Value{}, expected("a value")
 	}
 	return format.Value{Kind: format.Text, Data: s}, nil
 }
