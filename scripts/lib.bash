@@ -103,6 +103,8 @@ turn_back() {
 	local source=${PGSLUICE_SOURCE:-}
 	[[ $source && ${PGSLUICE_TARGET:-} ]] || die 'the way back needs PGSLUICE_SOURCE and PGSLUICE_TARGET' 'Set both as for the migration.' 64
 	export PGSLUICE_SOURCE=$PGSLUICE_TARGET PGSLUICE_TARGET=$source
+	source=${PGSLUICE_SOURCE_PASSWORD_COMMAND:-}
+	export PGSLUICE_SOURCE_PASSWORD_COMMAND=${PGSLUICE_TARGET_PASSWORD_COMMAND:-} PGSLUICE_TARGET_PASSWORD_COMMAND=$source
 	slot=${slot}_back
 }
 

@@ -25,7 +25,8 @@ import (
 func main() { os.Exit(cli.Main("pgapply", run)) }
 
 type flags struct {
-	Target string `group:"connection" placeholder:"URI" help:"The target database: a URI or keywords. Default: PGSLUICE_TARGET, else libpq's variables."`
+	Target                string `group:"connection" placeholder:"URI" help:"The target database: a URI or keywords. Default: PGSLUICE_TARGET, else libpq's variables."`
+	TargetPasswordCommand string `group:"connection" placeholder:"COMMAND" help:"Run this shell command for each connection to the target. It prints the password. Default: PGSLUICE_TARGET_PASSWORD_COMMAND."`
 
 	Rename         []string `group:"what" placeholder:"OLD=NEW" help:"Apply a schema, or a table given as schema.table, under another name. May be repeated."`
 	Constraints    string   `group:"what" enum:"now,cutover,auto" default:"auto" placeholder:"WHEN" help:"When to create foreign keys and triggers: now (after the load), cutover or auto. Default: auto, which is cutover for a load that belongs to a slot, else now."`
@@ -87,7 +88,7 @@ func run(ctx context.Context, env *cli.Env) error {
 	case f.To == "json":
 		return printJSON(env, in)
 	}
-	r := &apply.Run{Server: pgdial.Target(f.Target, "pgapply"), Jobs: 4, ApplyJobs: 1,
+	r := &apply.Run{Server: pgdial.Target(f.Target, f.TargetPasswordCommand, "pgapply"), Jobs: 4, ApplyJobs: 1,
 		OnConflict: f.OnConflict, Adopt: f.Adopt, Stop: env.Stop, Log: env.Log,
 		Rename: make(map[string]string)}
 	// Before the program at the other end of the pipe begins anything.

@@ -30,11 +30,13 @@ func main() { os.Exit(cli.Main("pgcutover", run)) }
 
 // flags lists the commands in the order in which a cutover runs them. --help keeps that order.
 type flags struct {
-	Source    string           `group:"connection" placeholder:"URI" help:"The source database: a URI or keywords. Default: PGSLUICE_SOURCE, else libpq's variables."`
-	Target    string           `group:"connection" placeholder:"URI" help:"The target database: a URI or keywords. Default: PGSLUICE_TARGET, else libpq's variables."`
-	Slot      string           `group:"connection" placeholder:"NAME" help:"The slot of the migration. Default: the only one. cleanup needs it."`
-	LogFormat string           `group:"output" enum:"text,json" default:"text" placeholder:"FORMAT" help:"Messages on standard error: text or json. Default: text."`
-	Version   kong.VersionFlag `group:"other" help:"Print version, commit and date."`
+	Source                string           `group:"connection" placeholder:"URI" help:"The source database: a URI or keywords. Default: PGSLUICE_SOURCE, else libpq's variables."`
+	Target                string           `group:"connection" placeholder:"URI" help:"The target database: a URI or keywords. Default: PGSLUICE_TARGET, else libpq's variables."`
+	SourcePasswordCommand string           `group:"connection" placeholder:"COMMAND" help:"Run this shell command for each connection to the source. It prints the password. Default: PGSLUICE_SOURCE_PASSWORD_COMMAND."`
+	TargetPasswordCommand string           `group:"connection" placeholder:"COMMAND" help:"The same for the target. Default: PGSLUICE_TARGET_PASSWORD_COMMAND."`
+	Slot                  string           `group:"connection" placeholder:"NAME" help:"The slot of the migration. Default: the only one. cleanup needs it."`
+	LogFormat             string           `group:"output" enum:"text,json" default:"text" placeholder:"FORMAT" help:"Messages on standard error: text or json. Default: text."`
+	Version               kong.VersionFlag `group:"other" help:"Print version, commit and date."`
 
 	Check struct {
 		Trust []string `group:"what" placeholder:"ROLE" help:"Accept idle sessions of this superuser, as for fence. Can be repeated."`
@@ -171,8 +173,8 @@ func run(ctx context.Context, env *cli.Env) error {
 		case <-ctx.Done():
 		}
 	}()
-	m := &session.Migration{Source: pgdial.Source(f.Source, "pgcutover"),
-		Target: pgdial.Target(f.Target, "pgcutover"), Slot: f.Slot, Out: env.Stdout, Log: env.Log,
+	m := &session.Migration{Source: pgdial.Source(f.Source, f.SourcePasswordCommand, "pgcutover"),
+		Target: pgdial.Target(f.Target, f.TargetPasswordCommand, "pgcutover"), Slot: f.Slot, Out: env.Stdout, Log: env.Log,
 		Under: os.Getenv("PGSLUICE_LOCK")}
 	m.Waits = make(map[string]*waiting.Watch)
 	for _, s := range []pgdial.Server{m.Source, m.Target} {

@@ -29,7 +29,8 @@ import (
 func main() { os.Exit(cli.Main("pgdecode", run)) }
 
 type flags struct {
-	Source string `group:"connection" placeholder:"URI" help:"The source database: a URI or keywords. Default: PGSLUICE_SOURCE, else libpq's variables."`
+	Source                string `group:"connection" placeholder:"URI" help:"The source database: a URI or keywords. Default: PGSLUICE_SOURCE, else libpq's variables."`
+	SourcePasswordCommand string `group:"connection" placeholder:"COMMAND" help:"Run this shell command for each connection to the source. It prints the password. Default: PGSLUICE_SOURCE_PASSWORD_COMMAND."`
 
 	Slot        string   `group:"what" required:"" placeholder:"NAME" help:"Read this replication slot."`
 	Publication []string `group:"what" placeholder:"NAME" help:"Decode this publication. May be repeated. Default: the slot's name."`
@@ -70,7 +71,7 @@ func run(ctx context.Context, env *cli.Env) error {
 	if err := slot.CheckName(f.Slot); err != nil {
 		return err
 	}
-	r := &receive.Receiver{Server: pgdial.Source(f.Source, "pgdecode"), Slot: f.Slot,
+	r := &receive.Receiver{Server: pgdial.Source(f.Source, f.SourcePasswordCommand, "pgdecode"), Slot: f.Slot,
 		Publications: f.Publication, Stop: env.Stop, Log: env.Log}
 	if len(r.Publications) == 0 {
 		r.Publications = []string{f.Slot}

@@ -20,8 +20,10 @@ import (
 func main() { os.Exit(cli.Main("pgextract", run)) }
 
 type flags struct {
-	Source string `group:"connection" placeholder:"URI" help:"The source database: a URI or keywords. Default: PGSLUICE_SOURCE, else libpq's variables."`
-	Target string `group:"connection" placeholder:"URI" help:"The target database, which only --resume asks. Default: PGSLUICE_TARGET."`
+	Source                string `group:"connection" placeholder:"URI" help:"The source database: a URI or keywords. Default: PGSLUICE_SOURCE, else libpq's variables."`
+	Target                string `group:"connection" placeholder:"URI" help:"The target database, which only --resume asks. Default: PGSLUICE_TARGET."`
+	SourcePasswordCommand string `group:"connection" placeholder:"COMMAND" help:"Run this shell command for each connection to the source. It prints the password. Default: PGSLUICE_SOURCE_PASSWORD_COMMAND."`
+	TargetPasswordCommand string `group:"connection" placeholder:"COMMAND" help:"The same for the target. Default: PGSLUICE_TARGET_PASSWORD_COMMAND."`
 
 	Slot             string   `group:"what" placeholder:"NAME" help:"Create this replication slot, or adopt it, for continuous sync. Without a slot, no changes can follow the load."`
 	Publication      string   `group:"what" placeholder:"NAME" help:"Create or adopt this publication. Default: the slot's name."`
@@ -111,7 +113,7 @@ func (f *flags) load(env *cli.Env) (*extract.Load, error) {
 	if err := f.check(); err != nil {
 		return nil, err
 	}
-	l := &extract.Load{Server: pgdial.Source(f.Source, "pgextract"), Slot: f.Slot, Publication: f.Publication,
+	l := &extract.Load{Server: pgdial.Source(f.Source, f.SourcePasswordCommand, "pgextract"), Slot: f.Slot, Publication: f.Publication,
 		Failover: f.Failover, Jobs: max(f.Jobs, 1),
 		DataOnly: f.DataOnly, NoOwner: f.NoOwner, NoACL: f.NoACL, Log: env.Log}
 	if f.Format != "auto" {
@@ -119,7 +121,7 @@ func (f *flags) load(env *cli.Env) (*extract.Load, error) {
 	}
 	l.Select = extract.Selection{Schemas: f.Schema, Tables: f.Table, ExcludeTables: f.ExcludeTable, ExcludeData: f.ExcludeTableData}
 	l.Reload, l.Resume, l.Snapshot = f.Reload, f.Resume, f.Snapshot
-	l.Target = pgdial.Target(f.Target, "pgextract")
+	l.Target = pgdial.Target(f.Target, f.TargetPasswordCommand, "pgextract")
 	if f.Part != "" {
 		var err error
 		if l.Part, l.Parts, err = extract.ParsePart(f.Part); err != nil {

@@ -11,6 +11,8 @@ import (
 var environment = []struct{ flag, name, means string }{
 	{"source", "PGSLUICE_SOURCE", "The source database, if there is no --source."},
 	{"target", "PGSLUICE_TARGET", "The target database, if there is no --target."},
+	{"source-password-command", "PGSLUICE_SOURCE_PASSWORD_COMMAND", "The command, if there is no --source-password-command."},
+	{"target-password-command", "PGSLUICE_TARGET_PASSWORD_COMMAND", "The command, if there is no --target-password-command."},
 	{"", "PGHOST, PGPORT, PGDATABASE, PGUSER, PGPASSFILE, PGSERVICE, PGSSLMODE, …",
 		"What a connection string leaves open, as for psql. See the documentation of libpq."},
 }

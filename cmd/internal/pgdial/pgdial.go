@@ -4,6 +4,7 @@
 package pgdial
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -28,6 +29,9 @@ type Server struct {
 	Side string // "source" or "target"
 	DSN  string // URI or keywords; empty: libpq's environment
 	App  string // application_name
+	// PasswordCommand prints the password for a connection. A shell runs it for each one. If it is
+	// empty, the connection string or libpq's environment has the password.
+	PasswordCommand string
 	// Encoding is the client encoding of the connection; empty: see ClientEncoding.
 	Encoding string
 	// Standby allows a source that is a standby.
@@ -41,17 +45,17 @@ type Server struct {
 	LockTimeout string
 }
 
-// Source returns the server named by --source or PGSLUICE_SOURCE.
-func Source(flag, app string) Server { return server("source", flag, "PGSLUICE_SOURCE", app) }
+// Source returns the server named by --source or PGSLUICE_SOURCE, with the password command of
+// --source-password-command or PGSLUICE_SOURCE_PASSWORD_COMMAND.
+func Source(dsn, command, app string) Server { return server("source", dsn, command, app) }
 
-// Target returns the server named by --target or PGSLUICE_TARGET.
-func Target(flag, app string) Server { return server("target", flag, "PGSLUICE_TARGET", app) }
+// Target is Source for the other side.
+func Target(dsn, command, app string) Server { return server("target", dsn, command, app) }
 
-func server(side, flag, env, app string) Server {
-	if flag == "" {
-		flag = os.Getenv(env)
-	}
-	return Server{Side: side, DSN: flag, App: app, Sessions: new(Sessions)}
+func server(side, dsn, command, app string) Server {
+	env := "PGSLUICE_" + strings.ToUpper(side)
+	return Server{Side: side, DSN: cmp.Or(dsn, os.Getenv(env)), App: app, Sessions: new(Sessions),
+		PasswordCommand: cmp.Or(command, os.Getenv(env+"_PASSWORD_COMMAND"))}
 }
 
 // connectTimeout bounds one attempt to connect, so that a firewall that drops packets causes an
@@ -124,9 +128,9 @@ func (s Server) ConnectNoticing(ctx context.Context, notice func(*pgconn.Notice)
 		c.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { notice(n) }
 	}
 	s.follow(&c.Config)
-	conn, err := pgx.ConnectConfig(ctx, c)
-	if err != nil {
-		return nil, s.Explain(err)
+	var conn *pgx.Conn
+	if err := s.login(ctx, &c.Config, func() (err error) { conn, err = pgx.ConnectConfig(ctx, c); return err }); err != nil {
+		return nil, err
 	}
 	pid, err := s.prepare(ctx, conn.PgConn(), &c.Config)
 	if err != nil {
@@ -160,9 +164,9 @@ func (s Server) ConnectRaw(ctx context.Context, replication bool) (*pgconn.PgCon
 		return gulp, err
 	}
 	s.follow(&c.Config)
-	conn, err := pgconn.ConnectConfig(ctx, &c.Config)
-	if err != nil {
-		return nil, nil, mayReplicate(replication, s.Explain(err))
+	var conn *pgconn.PgConn
+	if err := s.login(ctx, &c.Config, func() (err error) { conn, err = pgconn.ConnectConfig(ctx, &c.Config); return err }); err != nil {
+		return nil, nil, mayReplicate(replication, err)
 	}
 	pid, err := s.prepare(ctx, conn, &c.Config)
 	if err != nil {
@@ -294,7 +298,7 @@ func noTLS(err error) bool {
 // where names the user, the host and the database of a connection attempt. A connection string may
 // name several hosts.
 func where(c *pgconn.Config) string {
-	place := net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))
+	place := net.JoinHostPort(c.Host, port(c))
 	for _, f := range c.Fallbacks {
 		if f.Host != c.Host || f.Port != c.Port {
 			place = "one of several hosts"
@@ -302,6 +306,8 @@ func where(c *pgconn.Config) string {
 	}
 	return fmt.Sprintf("The connection was as role %q to %s, database %q.", c.User, place, c.Database)
 }
+
+func port(c *pgconn.Config) string { return strconv.Itoa(int(c.Port)) }
 
 // hideUser reduces pgx's message, which repeats user and database, to the cause. If attempts with
 // and without TLS fail alike, it keeps one cause.

@@ -224,10 +224,10 @@ func TestWhere(t *testing.T) {
 	d := pgtest.Source(t).Database(t, "")
 	t.Setenv("PGSLUICE_SOURCE", "")
 	t.Setenv("PGSLUICE_TARGET", "of the environment")
-	if s := pgdial.Source("of the flag", "a"); s.DSN != "of the flag" || s.Side != "source" || s.App != "a" {
+	if s := pgdial.Source("of the flag", "", "a"); s.DSN != "of the flag" || s.Side != "source" || s.App != "a" {
 		t.Errorf("%+v", s)
 	}
-	if s := pgdial.Target("", "a"); s.DSN != "of the environment" || s.Side != "target" {
+	if s := pgdial.Target("", "", "a"); s.DSN != "of the environment" || s.Side != "target" {
 		t.Errorf("%+v", s)
 	}
 	for k, v := range map[string]string{"PGHOST": "127.0.0.1", "PGPORT": fmt.Sprint(d.Port),

@@ -42,15 +42,23 @@ func (l *Load) schema(ctx context.Context, c *pgx.Conn, snapshot string, version
 	if err != nil {
 		return nil, err
 	}
+	login := c.Config().Config
+	if err := l.Server.AskPassword(ctx, &login); err != nil {
+		return nil, err
+	}
 	app, done := l.Server.Sessions.Program("pg_dump")
 	defer done()
-	o := dump.Options{DSN: l.Server.DSN, Password: c.Config().Password, Settings: settings, App: app, Version: version, Snapshot: snapshot,
+	o := dump.Options{DSN: l.Server.DSN, Password: login.Password, Settings: settings, App: app, Version: version, Snapshot: snapshot,
 		Args: []string{"--exclude-schema=pgsluice", "--no-subscriptions", "--encoding=" + pgdial.ClientEncoding(c.PgConn())}}
 	if l.NoACL {
 		o.Args = append(o.Args, "--no-privileges")
 	}
 	o.Args = append(o.Args, l.chosen.args()...)
 	entries, warnings, err := dump.Schema(ctx, o)
+	if err != nil && l.Server.RenewPassword(ctx, &login) {
+		o.Password = login.Password
+		entries, warnings, err = dump.Schema(ctx, o)
+	}
 	if err != nil {
 		return nil, err
 	}
