@@ -104,7 +104,7 @@ func TestActingWaits_C8_C25(t *testing.T) {
 			if c.end == "cutover" {
 				// The owner's code is not the role's to call, and need not be.
 				e.Bash(fenced+`; pgdecode --slot "$1" | pgapply >/dev/null & sync=$!
-					pgcutover drain --slot "$1"; pgcutover open --slot "$1"; wait $sync || true; pgcutover unfence --slot "$1"`, slot)
+					pgcutover drain --slot "$1"; pgcutover open --slot "$1"; wait $sync || true; pgcutover unfence --force --slot "$1"`, slot)
 			} else {
 				e.Bash("pgcutover cleanup --force --slot " + slot)
 			}
@@ -173,7 +173,7 @@ func TestForcedSecurity_C8(t *testing.T) {
 	if status, out, errs := e.Run(nil, "pgcutover", "verify", "--slot", slot); status != 0 {
 		t.Errorf("verify: status %d\n%s\n%s", status, out, errs)
 	}
-	e.Bash(`pgcutover unfence --slot "$1"`, slot)
+	e.Bash(`pgcutover unfence --force --slot "$1"`, slot)
 	pgtest.Equal(t, source, target)
 	if got := target.Query("SELECT relrowsecurity AND relforcerowsecurity FROM pg_class WHERE relname = 'secret'"); got != "t" {
 		t.Error("row level security is not what it was")
@@ -208,7 +208,7 @@ func TestActingRecorded_C25(t *testing.T) {
 		"INSERT INTO a VALUES (2, 'x')", "INSERT INTO b VALUES (2, 'x')")
 	sync()
 	e.Bash(fenced+`; pgdecode --slot "$1" | pgapply >/dev/null & sync=$!
-		pgcutover drain --slot "$1"; pgcutover open --slot "$1"; wait $sync || true; pgcutover unfence --slot "$1"`, slot)
+		pgcutover drain --slot "$1"; pgcutover open --slot "$1"; wait $sync || true; pgcutover unfence --force --slot "$1"`, slot)
 	pgtest.Equal(t, source, target)
 	const states = `SELECT string_agg(x, ' ' ORDER BY x) FROM (SELECT tgname || '=' || tgenabled::text FROM pg_trigger WHERE tgrelid IN ('a'::regclass, 'b'::regclass) AND NOT tgisinternal
 		UNION ALL SELECT rulename || '=' || ev_enabled::text FROM pg_rewrite WHERE ev_class = 'b'::regclass) s(x)`

@@ -101,7 +101,7 @@ func TestAnalyzeFails(t *testing.T) {
 	}
 	target.Exec("DROP MATERIALIZED VIEW inverted")
 	e.Must(nil, "pgcutover", "finish", "--slot", source.Name)
-	e.Must(nil, "pgcutover", "unfence", "--slot", source.Name)
+	e.Must(nil, "pgcutover", "unfence", "--force", "--slot", source.Name)
 	if n := target.Query("SELECT reltuples FROM pg_class WHERE relname = 'p1'"); n != "1" {
 		t.Errorf("p1 was not analyzed: reltuples is %s", n)
 	}

@@ -146,7 +146,7 @@ func cutover(t *testing.T, e *pgtest.Env, slot string) {
 		pgcutover verify --slot "$1" >&2
 		pgcutover finish --slot "$1"
 		wait $sync || true
-		pgcutover unfence --slot "$1"`, "cutover", slot)
+		pgcutover unfence --force --slot "$1"`, "cutover", slot)
 }
 
 // unpublish drops the migration's own publications, which stay on the source.

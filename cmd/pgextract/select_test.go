@@ -117,7 +117,7 @@ func TestRename(t *testing.T) {
 		pgcutover verify --slot "$1" >&2
 		pgcutover finish --slot "$1"
 		wait $sync || true
-		pgcutover unfence --slot "$1"`
+		pgcutover unfence --force --slot "$1"`
 	e.Must(nil, "bash", append([]string{"-c", script, "cutover", source.Name}, rename...)...)
 	unpublish(source, source.Name)
 	source.Exec(`ALTER SCHEMA app RENAME TO "Shop 2"`, "ALTER TABLE log.entries RENAME TO lines")

@@ -74,6 +74,8 @@ var pageTests = map[string]string{
 	"docs/sync.md":            "TestDocsNight",
 	"docs/monitoring.md":      "TestDocsNight",
 	"docs/cutover.md":         "TestDocsNight",
+	"docs/cutover-steps.md":   "TestDocsNight",
+	"docs/watch.md":           "TestDocsNight",
 	"docs/verification.md":    "TestDocsNight",
 	"docs/large.md":           "TestDocsParts",
 	"docs/pipes.md":           "TestDocsPipes",
@@ -168,6 +170,7 @@ func TestDocsNight(t *testing.T) {
 	load, conflicts, schema := readPage(t, "docs/full-load.md"), readPage(t, "docs/conflicts.md"), readPage(t, "docs/schema-changes.md")
 	sync, monitoring := readPage(t, "docs/sync.md"), readPage(t, "docs/monitoring.md")
 	cutover, verification := readPage(t, "docs/cutover.md"), readPage(t, "docs/verification.md")
+	steps, watch := readPage(t, "docs/cutover-steps.md"), readPage(t, "docs/watch.md")
 	w := newWorkplace(t)
 	w.source.Exec(varied(w.source.Major))
 
@@ -188,15 +191,16 @@ func TestDocsNight(t *testing.T) {
 	w.run(`(` + following + `) & until pgcutover wait caught-up --slot mig --timeout 1s; do sleep 0.2; done
 		` + conflicts.take("sh", "pgsluice.conflicts") + monitoring.take("sh", "status") + monitoring.take("sh", "--get missing.count") + `
 		psql -XAt -v ON_ERROR_STOP=1 -d "$PGSLUICE_TARGET" -c "` + statements + `"
-		` + cutover.take("sh", "pgcutover fence") + verification.take("sh", "verify") + verification.take("sh", "missing") + `wait $!`)
+		` + steps.take("sh", "pgcutover fence") + verification.take("sh", "verify") + verification.take("sh", "missing") + `wait $!`)
 	pgtest.Equal(t, w.source, w.target)
 	w.target.Exec("INSERT INTO lines VALUES ('in time')")
 	if _, err := w.source.Try("INSERT INTO lines VALUES ('too late')"); err == nil {
 		t.Error("the source can be written to after the cutover")
 	}
+	w.run(replace(t, watch.take("sh", "pgcutover watch"), "pgcutover watch --slot mig --follow", "timeout 1 pgcutover watch --slot mig --follow || test $? = 124"))
 	w.run(cutover.take("sh", "cleanup"))
 	nothingLeft(t, w.source, w.target)
-	for _, p := range []*page{load, conflicts, schema, sync, monitoring, cutover, verification} {
+	for _, p := range []*page{load, conflicts, schema, sync, monitoring, cutover, steps, watch, verification} {
 		p.done()
 	}
 }

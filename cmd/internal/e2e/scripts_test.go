@@ -341,7 +341,7 @@ func TestCutoverVerifyStatuses_F13(t *testing.T) {
 		{"first", "exit 1", 1, "THE TARGET DIFFERS", "wait prepare missing fence reverse reverse fence drain verify unfence"},
 		{"first", "exit 78", 78, "could not be verified", "wait prepare missing fence reverse reverse fence drain verify unfence"},
 		{"first", "kill -KILL $$", 137, "could not be verified", "wait prepare missing fence reverse reverse fence drain verify unfence"},
-		{"behind", "exit 0", 0, "all tables are equal", "wait prepare missing fence reverse reverse fence drain verify open finish"},
+		{"behind", "exit 0", 0, "all tables are equal", "wait prepare missing fence reverse reverse fence drain verify open watch finish"},
 		{"behind", "exit 1", 1, "THE TARGET DIFFERS", "wait prepare missing fence reverse reverse fence drain verify open finish"},
 		{"behind", "exit 75", 75, "could not be verified", "wait prepare missing fence reverse reverse fence drain verify open finish"},
 		{"no", "exit 1", 0, "the target is open", "wait prepare missing fence reverse reverse fence drain open finish"},

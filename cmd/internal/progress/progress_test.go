@@ -69,7 +69,7 @@ func TestEnsure(t *testing.T) {
 		})
 	}
 	g.Wait()
-	if got := d.Query("SELECT count(*) FROM pg_class WHERE relnamespace = 'pgsluice'::regnamespace AND relkind = 'r'"); got != "11" {
+	if got := d.Query("SELECT count(*) FROM pg_class WHERE relnamespace = 'pgsluice'::regnamespace AND relkind = 'r'"); got != "12" {
 		t.Errorf("%s tables", got)
 	}
 	// A role that may not create it is told so.

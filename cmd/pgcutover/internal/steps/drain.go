@@ -61,6 +61,6 @@ func Drain(ctx context.Context, m *session.Migration, timeout time.Duration) err
 		if err := progress.SetDrain(ctx, s.OnTarget, s.Stream.ID, id, mark, lobs); err != nil {
 			return "", m.Target.Explain(err)
 		}
-		return fmt.Sprintf("the target has everything up to the mark at LSN %v, 0 changes are pending", mark), nil
+		return fmt.Sprintf("the target has everything up to LSN %v, 0 changes are pending", mark), nil
 	})
 }

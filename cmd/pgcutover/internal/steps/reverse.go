@@ -51,7 +51,7 @@ func Reverse(ctx context.Context, m *session.Migration, check bool) error {
 	if err := b.make(ctx); err != nil {
 		return err
 	}
-	m.Log.Info(fmt.Sprintf("reverse: slot %q exists on the target; the way back begins when the target is opened", b.name))
+	m.Log.Info(fmt.Sprintf("reverse: the target has slot %q for the way back", b.name))
 	return nil
 }
 
@@ -107,7 +107,7 @@ func beginBack(ctx context.Context, s *session.Session) error {
 	if err := progress.StartBack(ctx, s.OnSource, b.stream.ID, lsn); err != nil {
 		return s.Source.Explain(err)
 	}
-	s.Log.Info(fmt.Sprintf("reverse: the way back begins at LSN %v of the target, with slot %q (%v)", lsn, b.name, time.Since(began).Round(time.Millisecond)))
+	s.Log.Info(fmt.Sprintf("reverse: the way back begins at LSN %v of the target (%v)", lsn, time.Since(began).Round(time.Millisecond)))
 	return nil
 }
 
