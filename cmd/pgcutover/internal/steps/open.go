@@ -121,7 +121,7 @@ func openTarget(ctx context.Context, s *session.Session, done []progress.Step, t
 	for _, o := range failed {
 		s.Log.Warn(fmt.Sprintf("could not create %v: %s", &o, o.Error))
 	}
-	text := fmt.Sprintf("%s set, %d foreign keys and triggers created; the target takes writes", count.Of(n, "sequence"), created)
+	text := fmt.Sprintf("%s set, %d foreign keys and triggers created; the target is open", count.Of(n, "sequence"), created)
 	if len(failed) > 0 {
 		text += fmt.Sprintf("; %d could not be created", len(failed))
 	}
