@@ -19,6 +19,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/check"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/ddl"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/missing"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/roles"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/status"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/steps"
@@ -38,6 +39,12 @@ type flags struct {
 	LogFormat             string           `group:"output" enum:"text,json" default:"text" placeholder:"FORMAT" help:"Messages on standard error: text or json. Default: text."`
 	Version               kong.VersionFlag `group:"other" help:"Print version, commit and date."`
 
+	Roles struct {
+		Side     string `group:"what" required:"" enum:"source,target" placeholder:"SIDE" help:"The role for which side: source or target. For the target, the source is asked for its owners."`
+		Provider string `group:"what" default:"auto" enum:"auto,plain,rds,aurora,azure,cloudsql,alloydb,neon,supabase,heroku" placeholder:"NAME" help:"The service: plain, rds, aurora, azure, cloudsql, alloydb, neon, supabase or heroku. Default: auto, which recognizes it by its settings."`
+		Role     string `group:"what" default:"mover" placeholder:"NAME" help:"The role's name. Default: mover."`
+		Drop     bool   `group:"what" help:"Print what takes all rights back and drops the role."`
+	} `cmd:"" group:"before" help:"Print the SQL that makes a role with the rights that a migration needs, and no others. Executes nothing."`
 	Check struct {
 		Trust []string `group:"what" placeholder:"ROLE" help:"Accept idle sessions of this superuser, as for fence. Can be repeated."`
 	} `cmd:"" group:"before" help:"Examine source and target. Each finding has its remedy. Changes nothing."`
@@ -116,6 +123,7 @@ var about = manual.Manual{
 	Does: "The steps of a cutover. Each step can be repeated. scripts/cutover runs them in order.",
 	Examples: []manual.Example{
 		{Does: "See what prevents a migration, and what to do about it:", Command: "pgcutover check"},
+		{Does: "Get the SQL for the role on the source:", Command: "pgcutover roles --side source > source-role.sql"},
 		{Does: "Watch load and sync:", Command: "pgcutover status --slot mig --watch"},
 		{Does: "Read one field in a script:", Command: "pgcutover status --slot mig --get state"},
 		{Does: "Carry changes of the schema from now on:", Command: "pgcutover ddl install --slot mig"},
@@ -201,6 +209,8 @@ func (f *flags) do(ctx context.Context, m *session.Migration, command string, st
 	switch command {
 	case "check":
 		return check.Run(ctx, m, f.Check.Trust)
+	case "roles":
+		return roles.Print(ctx, m, roles.Options{Provider: f.Roles.Provider, Side: f.Roles.Side, Role: f.Roles.Role, Drop: f.Roles.Drop})
 	case "status":
 		return f.status(ctx, m)
 	case "missing":

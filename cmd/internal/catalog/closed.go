@@ -50,17 +50,7 @@ func LookClosed(ctx context.Context, c *pgx.Conn, wanted func(oid uint32, schema
 		if !wanted(oid, name.Schema) {
 			return nil
 		}
-		if n := len(x.Schemas); !usage && (n == 0 || x.Schemas[n-1] != name.Schema) {
-			x.Schemas = append(x.Schemas, name.Schema)
-		}
-		if !may && sequence {
-			x.Sequences = append(x.Sequences, name)
-		} else if !may {
-			x.Tables = append(x.Tables, name)
-		}
-		if policy {
-			x.Policies = append(x.Policies, name)
-		}
+		x.add(name, sequence, usage, may, policy)
 		return nil
 	})
 	if err != nil || !objects {
@@ -77,6 +67,57 @@ func LookClosed(ctx context.Context, c *pgx.Conn, wanted func(oid uint32, schema
 	}
 	x.Objects, err = pgx.CollectRows(rows, pgx.RowTo[uint32])
 	return x, err
+}
+
+// ClosedFor finds what a role may not read that is a member of these owners and has no other
+// rights. The role need not exist.
+func ClosedFor(ctx context.Context, c *pgx.Conn, role string, owners []string) (*Closed, error) {
+	x := &Closed{Role: role}
+	everybody := append([]string{"public"}, owners...)
+	may := func(privilege, function, object string) string {
+		return "EXISTS (SELECT FROM pg_catalog.unnest($1::pg_catalog.text[]) o(name) WHERE pg_catalog." + function + "(o.name::pg_catalog.name, " + object + ", '" + privilege + "'))"
+	}
+	const member = "EXISTS (SELECT FROM pg_catalog.unnest($2::pg_catalog.text[]) o(name) WHERE pg_catalog.pg_has_role(o.name::pg_catalog.name, "
+	rows, err := c.Query(ctx, `SELECT n.nspname, c.relname, c.relkind = 'S', `+may("USAGE", "has_schema_privilege", "n.oid")+`,
+		CASE c.relkind WHEN 'S' THEN `+may("SELECT", "has_sequence_privilege", "c.oid")+` ELSE `+may("SELECT", "has_table_privilege", "c.oid")+` END,
+		c.relkind = 'r' AND c.relrowsecurity AND (c.relforcerowsecurity OR NOT `+member+`c.relowner, 'USAGE')))
+		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'S') AND `+Migrated+`
+		AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid AND d.deptype = 'e') ORDER BY 1, 2`, everybody, owners)
+	if err != nil {
+		return nil, err
+	}
+	var name Name
+	var sequence, usage, readable, policy bool
+	if _, err := pgx.ForEachRow(rows, []any{&name.Schema, &name.Name, &sequence, &usage, &readable, &policy}, func() error {
+		x.add(name, sequence, usage, readable, policy)
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	rows, err = c.Query(ctx, `SELECT m.oid FROM pg_catalog.pg_largeobject_metadata m WHERE pg_catalog.current_setting('lo_compat_privileges') = 'off'
+		AND NOT EXISTS (SELECT FROM pg_catalog.unnest($1::pg_catalog.text[]) o(name) WHERE pg_catalog.pg_has_role(o.name::pg_catalog.name, m.lomowner, 'USAGE'))
+		AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(m.lomacl) a WHERE a.privilege_type = 'SELECT' AND (a.grantee = 0
+			OR EXISTS (SELECT FROM pg_catalog.unnest($1::pg_catalog.text[]) o(name) WHERE pg_catalog.pg_has_role(o.name::pg_catalog.name, a.grantee, 'USAGE')))) ORDER BY 1`, owners)
+	if err != nil {
+		return nil, err
+	}
+	x.Objects, err = pgx.CollectRows(rows, pgx.RowTo[uint32])
+	return x, err
+}
+
+// add adds a table or sequence, with what the role may do with it and its schema.
+func (x *Closed) add(name Name, sequence, usage, readable, policy bool) {
+	if n := len(x.Schemas); !usage && (n == 0 || x.Schemas[n-1] != name.Schema) {
+		x.Schemas = append(x.Schemas, name.Schema)
+	}
+	if !readable && sequence {
+		x.Sequences = append(x.Sequences, name)
+	} else if !readable {
+		x.Tables = append(x.Tables, name)
+	}
+	if policy {
+		x.Policies = append(x.Policies, name)
+	}
 }
 
 // Any reports whether the role may not read something.

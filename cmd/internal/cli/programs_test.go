@@ -81,7 +81,7 @@ func fits(t *testing.T, name, text string) {
 
 // The commands of pgcutover are listed in the order of the night, and each has an example.
 func TestCommands(t *testing.T) {
-	want := "check, ddl install, ddl check, status, missing, wait, lock, prepare, rehearse, fence, drain, verify, reverse, open, finish, unfence, ddl uninstall, watch, cleanup"
+	want := "roles, check, ddl install, ddl check, status, missing, wait, lock, prepare, rehearse, fence, drain, verify, reverse, open, finish, unfence, ddl uninstall, watch, cleanup"
 	commands, _, _ := strings.Cut(help(t, "pgcutover"), "\nConnection:")
 	var list []string
 	for _, m := range regexp.MustCompile(`(?m)^  ([a-z]+(?: [a-z]+)?)  `).FindAllStringSubmatch(commands, -1) {

@@ -110,8 +110,9 @@ func TestRotatedPasswords(t *testing.T) {
 			t.Errorf("these show a password: %v", list)
 		}
 	})
+	ending, calm := context.WithCancel(ctx)
 	if pgtest.Full() {
-		every(ctx, &wg, 7*time.Second, r.end)
+		every(ending, &wg, 7*time.Second, r.end)
 	}
 	var said []string
 	for options, tries := "", 0; ; tries++ {
@@ -152,6 +153,7 @@ func TestRotatedPasswords(t *testing.T) {
 		moves()
 	}
 	stop()
+	calm()
 	e.Must(nil, "pgcutover", "wait", "caught-up", "--slot", "mig", "--lag", "0", "--timeout", "2m")
 	pgtest.Equal(t, source, target)
 	r.mu.Lock()

@@ -5,6 +5,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
@@ -15,21 +16,6 @@ type sourceRole struct {
 	Name         string
 	Login, Owner bool
 }
-
-// named selects the roles that own objects of the database, or that have privileges, policies or
-// default privileges there. It skips an extension's objects, because the extension creates them
-// anew. The server does not record dependencies on the superuser that initdb created.
-const named = `SELECT r.rolname, r.rolcanlogin, pg_catalog.bool_or(d.deptype = 'o') FROM pg_catalog.pg_shdepend d JOIN pg_catalog.pg_roles r ON r.oid = d.refobjid
-	WHERE d.dbid = (SELECT b.oid FROM pg_catalog.pg_database b WHERE b.datname = pg_catalog.current_database()) AND d.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass
-	AND d.deptype IN ('o', 'a', 'r') AND r.rolname !~ '^pg_'
-	AND d.classid NOT IN ('pg_catalog.pg_publication'::pg_catalog.regclass, 'pg_catalog.pg_subscription'::pg_catalog.regclass, 'pg_catalog.pg_event_trigger'::pg_catalog.regclass)
-	AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e WHERE e.classid = d.classid AND e.objid = d.objid AND e.deptype = 'e')
-	AND NOT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND c.oid = d.objid
-		AND (n.nspname = 'pgsluice' OR n.nspname ~ '^pg_'))
-	AND NOT EXISTS (SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE d.classid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND p.oid = d.objid
-		AND (n.nspname = 'pgsluice' OR n.nspname ~ '^pg_'))
-	AND NOT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE d.classid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND n.oid = d.objid AND (n.nspname = 'pgsluice' OR n.nspname ~ '^pg_'))
-	GROUP BY 1, 2 ORDER BY 1`
 
 // withoutRoles is the alternative for users who do not want the source's roles.
 const withoutRoles = "Or leave owners and privileges out: pgextract --no-owner --no-acl."
@@ -44,7 +30,7 @@ type roleOnTarget struct {
 // owners checks that the target has the roles that the schema names, and that the target's role may
 // transfer ownership to the owners among them.
 func (c *checker) owners() error {
-	rows, err := c.s.Query(c.ctx, named)
+	rows, err := c.s.Query(c.ctx, catalog.NamedRoles)
 	if err != nil {
 		return c.m.Source.Explain(err)
 	}
@@ -162,35 +148,11 @@ func (c *checker) creators(owners []string, super bool) error {
 	if super {
 		return nil
 	}
-	rows, err := c.s.Query(c.ctx, `SELECT DISTINCT pg_catalog.pg_get_userbyid(o.owner), n.nspname, pg_catalog.has_schema_privilege(o.owner, n.oid, 'CREATE') FROM (
-			SELECT c.relowner, c.relnamespace, c.oid, 'pg_catalog.pg_class'::pg_catalog.regclass FROM pg_catalog.pg_class c WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
-			UNION ALL SELECT p.proowner, p.pronamespace, p.oid, 'pg_catalog.pg_proc'::pg_catalog.regclass FROM pg_catalog.pg_proc p
-			UNION ALL SELECT y.typowner, y.typnamespace, y.oid, 'pg_catalog.pg_type'::pg_catalog.regclass FROM pg_catalog.pg_type y WHERE y.typtype IN ('d', 'e', 'r')) o(owner, namespace, oid, class)
-		JOIN pg_catalog.pg_namespace n ON n.oid = o.namespace WHERE n.nspname NOT IN ('information_schema', 'pgsluice') AND n.nspname !~ '^pg_'
-		AND pg_catalog.pg_get_userbyid(o.owner) = ANY ($1) AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend e WHERE e.classid = o.class AND e.objid = o.oid AND e.deptype = 'e') ORDER BY 2, 1`, owners)
+	pairs, err := catalog.OwnersInSchemas(c.ctx, c.s, owners)
 	if err != nil {
 		return c.m.Source.Explain(err)
 	}
-	type pair struct {
-		Owner, Schema string
-		May           bool
-	}
-	pairs, err := pgx.CollectRows(rows, pgx.RowToStructByPos[pair])
-	if err != nil {
-		return c.m.Source.Explain(err)
-	}
-	var o, s []string
-	for _, p := range pairs {
-		o, s = append(o, p.Owner), append(s, p.Schema)
-	}
-	// A schema that does not exist yet comes with the privileges that it has on the source.
-	rows, err = c.t.Query(c.ctx, `SELECT CASE WHEN n.oid IS NULL THEN NULL WHEN r.oid IS NULL THEN pg_catalog.has_schema_privilege('public', n.oid, 'CREATE') ELSE pg_catalog.has_schema_privilege(r.oid, n.oid, 'CREATE') END
-		FROM unnest($1::pg_catalog.text[], $2::pg_catalog.text[]) WITH ORDINALITY v(o, s, i)
-		LEFT JOIN pg_catalog.pg_roles r ON r.rolname = v.o LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = v.s ORDER BY v.i`, o, s)
-	if err != nil {
-		return err
-	}
-	may, err := pgx.CollectRows(rows, pgx.RowTo[*bool])
+	may, err := catalog.MayCreate(c.ctx, c.t, pairs)
 	if err != nil {
 		return err
 	}

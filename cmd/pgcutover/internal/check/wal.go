@@ -41,8 +41,9 @@ func (c *checker) wal() error {
 	var pg *pgconn.PgError
 	switch {
 	case errors.As(err, &pg) && pg.Code == "42501":
-		c.warn("GRANT pg_read_all_settings TO …, or have a superuser look: SHOW output_plugin_libraries",
-			"the source's role may not see which output plugins are allowed; pgoutput is needed")
+		c.warn("Or have a superuser look: SHOW output_plugin_libraries",
+			"the source's role may not see which output plugins are allowed; pgoutput is needed").
+			do("source", superuser, "GRANT pg_read_all_settings TO "+c.sourceUser+";")
 	case err != nil:
 		return err
 	}
