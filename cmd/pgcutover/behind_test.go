@@ -89,8 +89,19 @@ func (m *migration) escape(sql string) {
 // or refused and named, or found and named. It is never lost with status 0.
 func TestWritesBehindMark_F2_F7(t *testing.T) {
 	pgtest.Raced(t)
+	behindMark(t, "pgoutput")
+}
+
+// The watch reads the lines of test_decoding as well.
+func TestPluginWritesBehindMark(t *testing.T) {
+	pgtest.Long(t)
+	behindMark(t, "test_decoding")
+}
+
+func behindMark(t *testing.T, plugin string) {
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
+	m.options = "--plugin " + plugin
 	m.load()
 	m.cut(0, "wait", "caught-up", "--timeout", "30s", "--lag", "0")
 	_, errs := m.cut(78, "watch")

@@ -19,6 +19,7 @@ type migration struct {
 	*pgtest.Env
 	source, target *pgtest.DB
 	slot           string
+	options        string // of pgextract
 	sync           *pgtest.Process
 }
 
@@ -58,7 +59,7 @@ func begin(t *testing.T, source, target *pgtest.DB) *migration {
 // load does the full load and starts continuous sync.
 func (m *migration) load() {
 	m.T.Helper()
-	m.Bash("pgextract --slot " + m.slot + " | pgapply")
+	m.Bash("pgextract --slot " + m.slot + " " + m.options + " | pgapply")
 	m.startSync()
 }
 
@@ -142,7 +143,7 @@ func TestSteps_F9(t *testing.T) {
 	m.cut(78, "wait", "loaded")
 	out, _ := m.cut(0, "check")
 	says(t, out, "ok\t", "does not exist yet")
-	m.Bash("pgextract --slot " + m.slot + " | pgapply")
+	m.Bash("pgextract --slot " + m.slot + " " + m.options + " | pgapply")
 	if s := m.status(); s.State != "stopped" || s.Load != "loaded" || s.LagBytes == nil ||
 		s.SourceSlot == nil || s.SourceSlot.Active || s.steps() != "" || s.Failed != 0 {
 		t.Errorf("%+v", s)

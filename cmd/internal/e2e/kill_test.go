@@ -13,20 +13,30 @@ import (
 )
 
 // loaded makes the business's database and loads the target.
-func loaded(t *testing.T) (source, target *pgtest.DB, env *pgtest.Env) {
+func loaded(t *testing.T, plugin string) (source, target *pgtest.DB, env *pgtest.Env) {
 	t.Helper()
 	source, target = pgtest.Pair(t)
 	env = pgtest.NewEnv(t, source, target)
 	source.Exec(businessOf(source.Major))
-	env.Bash(`pgextract --slot "$1" | pgapply`, source.Name)
+	env.Bash(`pgextract --slot "$1" --plugin "$2" | pgapply`, source.Name, plugin)
 	return source, target, env
 }
 
 // Sync is killed at random times, and started again with the same command each time.
 func TestKill(t *testing.T) {
 	t.Parallel()
+	killed(t, "pgoutput")
+}
+
+func TestPluginKill(t *testing.T) {
+	pgtest.Long(t)
+	t.Parallel()
+	killed(t, "test_decoding")
+}
+
+func killed(t *testing.T, plugin string) {
 	rnd := random(t)
-	source, target, env := loaded(t)
+	source, target, env := loaded(t, plugin)
 	if source.Major >= 14 { // what is large is sent while it is in progress
 		env.Source += "&logical_decoding_work_mem=64kB"
 	}
@@ -106,7 +116,7 @@ func pipeline(t *testing.T, env *pgtest.Env, applied *os.File, args ...string) (
 func TestSync(t *testing.T) {
 	t.Parallel()
 	rnd := random(t)
-	source, target, env := loaded(t)
+	source, target, env := loaded(t, "pgoutput")
 	business := startBusiness(t, rnd, source, target, 2)
 	applied := func() string { return target.Query("SELECT applied_lsn FROM pgsluice.streams") }
 	moves := func(p *pgtest.Process) {

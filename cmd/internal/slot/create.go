@@ -35,7 +35,7 @@ func Create(ctx context.Context, server pgdial.Server, name string, exists bool,
 	if err := record(id); err != nil || exists {
 		return err
 	}
-	_, err = pglogrepl.CreateReplicationSlot(ctx, repl, quoteName(name), "pgoutput",
+	_, err = pglogrepl.CreateReplicationSlot(ctx, repl, quoteName(name), PGOutput,
 		pglogrepl.CreateReplicationSlotOptions{SnapshotAction: "NOEXPORT_SNAPSHOT", Mode: pglogrepl.LogicalReplication})
 	if err != nil {
 		return explainCreate(server, name, err)

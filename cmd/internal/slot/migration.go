@@ -11,7 +11,7 @@ import (
 // Migrations returns the slots of the connected database that have a publication of the same name,
 // sorted: the slots of migrations from it.
 func Migrations(ctx context.Context, c *pgx.Conn) ([]string, error) {
-	rows, err := c.Query(ctx, `SELECT slot_name::pg_catalog.text FROM pg_catalog.pg_replication_slots WHERE plugin = 'pgoutput' AND database = pg_catalog.current_database()
+	rows, err := c.Query(ctx, `SELECT slot_name::pg_catalog.text FROM pg_catalog.pg_replication_slots WHERE plugin IN ('pgoutput', 'test_decoding') AND database = pg_catalog.current_database()
 		AND slot_name IN (SELECT pubname FROM pg_catalog.pg_publication)`)
 	if err != nil {
 		return nil, err

@@ -17,6 +17,12 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
+// Output plugins that can be decoded.
+const (
+	PGOutput     = "pgoutput"
+	TestDecoding = "test_decoding"
+)
+
 var validName = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
 
 // CheckName checks a slot's name by PostgreSQL's rule.
@@ -92,8 +98,8 @@ func (i *Info) Usable(name, database string) error {
 	case i.Plugin == "":
 		return fault.New(fault.Config, "slot %q is a physical slot, not a logical one", name).
 			WithHint("Choose another slot name, since a standby or a backup may need this slot. pgextract creates the new one.")
-	case i.Plugin != "pgoutput":
-		return fault.New(fault.Config, "slot %q uses the output plugin %q, not pgoutput", name, i.Plugin).
+	case i.Plugin != PGOutput && i.Plugin != TestDecoding:
+		return fault.New(fault.Config, "slot %q uses the output plugin %q, not pgoutput or test_decoding", name, i.Plugin).
 			WithHint("Choose another slot name. pgextract creates the slot with the right plugin.")
 	case i.Database != database:
 		return fault.New(fault.Unavailable, "slot %q belongs to database %q, but the connection is to %q", name, i.Database, database).
@@ -150,6 +156,12 @@ func StartCommand(version int, name string, lsn format.LSN, publications []strin
 	}
 	return fmt.Sprintf("START_REPLICATION SLOT %s LOGICAL %v (proto_version '%d', publication_names %s%s)",
 		quoteName(name), lsn, proto, QuoteLiteral(strings.Join(quoted, ",")), more)
+}
+
+// StartLines is StartCommand for the plugin test_decoding. It must tell of each transaction, also
+// of those that change no table: they may have altered one.
+func StartLines(name string, lsn format.LSN) string {
+	return fmt.Sprintf(`START_REPLICATION SLOT %s LOGICAL %v ("include-xids" 'on', "include-timestamp" 'on', "skip-empty-xacts" 'off')`, quoteName(name), lsn)
 }
 
 // EnableFailover has the slot copied to standbys that synchronize slots, so that the slot survives

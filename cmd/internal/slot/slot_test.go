@@ -163,7 +163,7 @@ func TestExport(t *testing.T) {
 	name := "exp_" + d.Name
 	for _, temporary := range []bool{false, true} {
 		before := d.Query("SELECT count(*) FROM t")
-		s, _, err := slot.Export(ctx, server(d), name, temporary)
+		s, _, err := slot.Export(ctx, server(d), name, slot.PGOutput, temporary)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -234,7 +234,7 @@ func TestExportWhileSchemaChanges(t *testing.T) {
 	done := make(chan error, 1)
 	var altered []string
 	go func() {
-		s, a, err := slot.Export(ctx, server(d), "s", false)
+		s, a, err := slot.Export(ctx, server(d), "s", slot.PGOutput, false)
 		if err == nil {
 			s.Release(ctx)
 		}
@@ -273,7 +273,7 @@ func TestExportErrors(t *testing.T) {
 	try := func(user string) error {
 		srv := server(d)
 		srv.DSN = d.As(user, "")
-		snap, _, err := slot.Export(ctx, srv, "s", false)
+		snap, _, err := slot.Export(ctx, srv, "s", slot.PGOutput, false)
 		if err == nil {
 			snap.Release(ctx)
 		}
@@ -295,7 +295,7 @@ func TestExportErrors(t *testing.T) {
 		t.Errorf("a slot that exists: %v", err)
 	}
 	srv := server(d)
-	if _, _, err := slot.Export(ctx, srv, "other", false); fault.StatusOf(err) != fault.Config {
+	if _, _, err := slot.Export(ctx, srv, "other", slot.PGOutput, false); fault.StatusOf(err) != fault.Config {
 		t.Errorf("no slot is free: status %d, %v", fault.StatusOf(err), err)
 	}
 	d.Exec("SELECT pg_drop_replication_slot('s')")

@@ -42,7 +42,7 @@ func (s *Snapshot) Release(ctx context.Context) {
 // definition, so that columns are missing, or not at all ("could not map filenode", or filenumber).
 // Export drops a slot that met such changes and creates it again, up to attempts times. altered has
 // the tables of the last attempt, whose changes cannot be trusted.
-func Export(ctx context.Context, server pgdial.Server, name string, temporary bool) (s *Snapshot, altered []string, err error) {
+func Export(ctx context.Context, server pgdial.Server, name, plugin string, temporary bool) (s *Snapshot, altered []string, err error) {
 	repl, _, err := server.ConnectRaw(ctx, true)
 	if err != nil {
 		return nil, nil, err
@@ -57,7 +57,7 @@ func Export(ctx context.Context, server pgdial.Server, name string, temporary bo
 		if err != nil {
 			return nil, nil, server.Explain(err)
 		}
-		s, err := export(ctx, server, repl, name, temporary)
+		s, err := export(ctx, server, repl, name, plugin, temporary)
 		if err != nil || temporary {
 			return s, nil, err
 		}
@@ -78,8 +78,8 @@ func Export(ctx context.Context, server pgdial.Server, name string, temporary bo
 // attempts bounds how often Export creates a slot while the schema changes.
 const attempts = 5
 
-func export(ctx context.Context, server pgdial.Server, repl *pgconn.PgConn, name string, temporary bool) (*Snapshot, error) {
-	r, err := pglogrepl.CreateReplicationSlot(ctx, repl, quoteName(name), "pgoutput",
+func export(ctx context.Context, server pgdial.Server, repl *pgconn.PgConn, name, plugin string, temporary bool) (*Snapshot, error) {
+	r, err := pglogrepl.CreateReplicationSlot(ctx, repl, quoteName(name), plugin,
 		pglogrepl.CreateReplicationSlotOptions{Temporary: temporary,
 			SnapshotAction: "EXPORT_SNAPSHOT", Mode: pglogrepl.LogicalReplication})
 	if err != nil {

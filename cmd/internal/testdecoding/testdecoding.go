@@ -105,6 +105,21 @@ func (p *Parser) Parse(line []byte) (*Line, error) {
 	return &p.line, nil
 }
 
+// Head parses the beginning of a line about a row, and returns the row's table. It returns 0 for
+// other lines.
+func (p *Parser) Head(begin []byte) (Kind, Name) {
+	p.rest, p.tables, p.scratch = begin, p.tables[:0], make([]byte, 0, len(begin))
+	if !p.skip("table ") || p.table() != nil {
+		return 0, Name{}
+	}
+	for kind, s := range map[Kind]string{Insert: ": INSERT:", Update: ": UPDATE:", Delete: ": DELETE:"} {
+		if p.skip(s) {
+			return kind, p.tables[0]
+		}
+	}
+	return 0, Name{}
+}
+
 // skip removes a text from the front of the rest, and reports whether it was there.
 func (p *Parser) skip(s string) bool {
 	if len(p.rest) < len(s) || string(p.rest[:len(s)]) != s {

@@ -128,6 +128,19 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
+// The beginning of a row's line is enough to know its table.
+func TestHead(t *testing.T) {
+	var p testdecoding.Parser
+	for line, want := range map[string]string{
+		`table public."T""": UPDATE: old-key: a[text]:'x`: `4 public.T"`, "table s.t: INSERT: a[text]:'x": "3 s.t",
+		"table s.t: DELETE: a": "5 s.t", "table s.t: TRUNCATE: ": "0 .", "table s.t": "0 .", "BEGIN 1": "0 .",
+	} {
+		if k, n := p.Head([]byte(line)); fmt.Sprintf("%d %s.%s", k, n.Schema, n.Table) != want {
+			t.Errorf("%q: %d %s.%s", line, k, n.Schema, n.Table)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	for _, s := range samples {
 		f.Add([]byte(s.line))

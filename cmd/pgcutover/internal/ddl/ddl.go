@@ -80,7 +80,7 @@ func warnUncarried(ctx context.Context, s *session.Session) error {
 	if err != nil {
 		return s.Source.Explain(err)
 	}
-	rows, err := s.OnSource.Query(ctx, `SELECT slot_name FROM pg_catalog.pg_replication_slots WHERE database = pg_catalog.current_database() AND plugin = 'pgoutput'
+	rows, err := s.OnSource.Query(ctx, `SELECT slot_name FROM pg_catalog.pg_replication_slots WHERE database = pg_catalog.current_database() AND plugin IN ('pgoutput', 'test_decoding')
 		AND NOT temporary AND NOT slot_name = ANY ($1) ORDER BY 1`, r.Carried)
 	if err != nil {
 		return s.Source.Explain(err)
@@ -211,7 +211,7 @@ func recorded(ctx context.Context, c *pgx.Conn) (last int64, end format.LSN, err
 // behind returns a slot of this database that has not confirmed everything up to an LSN, and
 // whether the slot is active.
 func behind(ctx context.Context, c *pgx.Conn, end format.LSN) (name string, active bool, err error) {
-	err = c.QueryRow(ctx, `SELECT slot_name, active FROM pg_catalog.pg_replication_slots WHERE database = pg_catalog.current_database() AND plugin = 'pgoutput'
+	err = c.QueryRow(ctx, `SELECT slot_name, active FROM pg_catalog.pg_replication_slots WHERE database = pg_catalog.current_database() AND plugin IN ('pgoutput', 'test_decoding')
 		AND NOT temporary AND confirmed_flush_lsn < $1::pg_catalog.text::pg_catalog.pg_lsn AND slot_name IN (SELECT p.pubname FROM pg_catalog.pg_publication p
 		WHERE p.puballtables OR EXISTS (SELECT FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = pg_catalog.to_regclass('pgsluice.ddl')))
 		ORDER BY active LIMIT 1`, end.String()).Scan(&name, &active)

@@ -229,8 +229,15 @@ func ours(ctx context.Context, s *session.Session, info *slot.Info) error {
 		what = "is a physical one, which a standby or a backup may need"
 	case info.Database != database:
 		what = fmt.Sprintf("belongs to database %q, and the connection is to %q", info.Database, database)
-	case info.Plugin != "pgoutput":
-		what = fmt.Sprintf("uses the output plugin %q, and those of migrations use pgoutput", info.Plugin)
+	case info.Plugin != slot.PGOutput && info.Plugin != slot.TestDecoding:
+		what = fmt.Sprintf("uses the output plugin %q, and those of migrations use pgoutput or test_decoding", info.Plugin)
+	case info.Plugin == slot.TestDecoding:
+		// Others read such slots as well, but have no publications.
+		names, err := slot.PublicationsOf(ctx, s.OnSource, s.Slot)
+		if err != nil || len(names) > 0 {
+			return s.Source.Explain(err)
+		}
+		what = "uses test_decoding and has no publication, unlike those of migrations"
 	default:
 		return nil
 	}

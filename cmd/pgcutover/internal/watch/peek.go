@@ -88,7 +88,11 @@ func Look(ctx context.Context, c *pgx.Conn, name, database string, from format.L
 			WithDetail("It has gone back in time, so positions in its WAL do not compare.").
 			WithHint("Compare the rows of both sides by hand.")
 	}
-	if err := p.read(ctx, c, name, publications, to); err != nil {
+	read := p.read
+	if info.Plugin == slot.TestDecoding {
+		read = p.readLines
+	}
+	if err := read(ctx, c, name, publications, to); err != nil {
 		return nil, err
 	}
 	return p.writes(to), nil
@@ -241,8 +245,14 @@ func (p *peek) row(kind byte, id uint32, data []byte, cut bool) {
 	case *format.Delete:
 		tuple = r.Old
 	}
-	if k := p.relations[id].key(tuple); k != "" && !slices.Contains(t.Keys, k) {
-		t.Keys = append(t.Keys, k)
+	if k := p.relations[id].key(tuple); k != "" {
+		t.add(k)
+	}
+}
+
+func (t *Table) add(key string) {
+	if !slices.Contains(t.Keys, key) {
+		t.Keys = append(t.Keys, key)
 	}
 }
 

@@ -66,7 +66,11 @@ func (s *session) rotate() error {
 	if err := s.begin(s.w, s.position); err != nil {
 		return err
 	}
-	for _, rel := range s.decoder.Relations() {
+	relations := s.decoder.Relations
+	if s.lines != nil {
+		relations = s.lines.Relations
+	}
+	for _, rel := range relations() {
 		if err := write(s.w, rel); err != nil {
 			return err
 		}

@@ -16,7 +16,7 @@ import (
 // memory once, and written from there. A logical message is passed on in pieces. Messages that are
 // left out are skipped by the connection.
 func (s *session) large(ctx context.Context, begin []byte) (done bool, err error) {
-	if len(begin) > 25 && begin[0] == 'w' {
+	if s.lines == nil && len(begin) > 25 && begin[0] == 'w' {
 		s.blocks.sent(begin[25])
 		if s.decoder.Unwanted(begin[25:], s.without == theTransaction) {
 			return false, nil

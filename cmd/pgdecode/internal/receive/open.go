@@ -36,6 +36,11 @@ func (r *Receiver) session(ctx context.Context, w *format.Writer, connected func
 		return err
 	}
 	defer conn.Close()
+	lines, closeLines, err := r.openLines(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeLines()
 	from, must := r.resume()
 	if err := r.startReplication(ctx, conn, from); err != nil {
 		return err
@@ -45,7 +50,7 @@ func (r *Receiver) session(ctx context.Context, w *format.Writer, connected func
 		return err
 	}
 
-	s := &session{Receiver: r, conn: conn, gulp: gulp, w: w, types: types, must: must}
+	s := &session{Receiver: r, conn: conn, gulp: gulp, w: w, types: types, must: must, lines: lines}
 	s.decoder.CheckText = r.identity.Encoding == "SQL_ASCII"
 	s.decoder.Skip = func(schema string) bool { return schema == "pgsluice" }
 	s.decoder.Recorded = func(oid uint32) (bool, error) { return r.recorded(ctx, oid) }
@@ -124,7 +129,7 @@ func (r *Receiver) inspect(ctx context.Context) (map[uint32]string, error) {
 			WithDetail("Another session used the slot. The changes in between are lost to this stream.").
 			WithHint("The target needs a new full load. %s", slot.Anew(r.Slot))
 	}
-	r.start = info.Confirmed
+	r.start, r.plugin = info.Confirmed, info.Plugin
 	publications, err := slot.RequirePublications(ctx, c, r.Publications)
 	if err != nil {
 		return nil, r.Server.Explain(err)
@@ -132,6 +137,9 @@ func (r *Receiver) inspect(ctx context.Context) (map[uint32]string, error) {
 	// Set only now: if the session breaks before this point, the next one checks them again.
 	r.Publications = publications
 	if err := slot.RequireRecorded(ctx, c, publications); err != nil {
+		return nil, r.Server.Explain(err)
+	}
+	if err := slot.RequireCarries(ctx, c, info.Plugin, publications); err != nil {
 		return nil, r.Server.Explain(err)
 	}
 	binding, err := slot.GetBinding(ctx, c, r.Slot, publications)
@@ -181,6 +189,9 @@ func (r *Receiver) recorded(ctx context.Context, oid uint32) (bool, error) {
 // a moment ago.
 func (r *Receiver) startReplication(ctx context.Context, conn *pgwire.Conn, from format.LSN) error {
 	sql := slot.StartCommand(r.identity.Version, r.Slot, from, r.Publications)
+	if r.plugin == slot.TestDecoding {
+		sql = slot.StartLines(r.Slot, from)
+	}
 	began := time.Now()
 	var reader *slot.Reader
 	for {

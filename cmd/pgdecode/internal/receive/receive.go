@@ -51,6 +51,7 @@ type Receiver struct {
 type source struct {
 	identity slot.Identity
 	clock    time.Time  // the server's, taken before its WAL position; zero once a header has it
+	plugin   string     // of the slot
 	token    string     // of the migration; made together with the slot
 	start    format.LSN // of the slot
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgoutput"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
+	"github.com/pgsluice/pgsluice/cmd/pgdecode/internal/lines"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -38,6 +39,7 @@ type session struct {
 	w       *format.Writer
 	types   map[uint32]string
 	decoder pgoutput.Decoder
+	lines   *lines.Decoder // instead of decoder, for test_decoding
 
 	answers answers
 	ending  ending
@@ -146,6 +148,8 @@ func (s *session) handle(msg []byte) (done bool, err error) {
 			}
 		}
 		return s.boundary()
+	case len(msg) > 25 && msg[0] == 'w' && s.lines != nil:
+		return s.line(msg)
 	case len(msg) > 25 && msg[0] == 'w':
 		s.blocks.sent(msg[25])
 		rec, err := s.decoder.Decode(msg[25:])
@@ -207,7 +211,9 @@ func (s *session) record(rec format.Record, msg []byte) (done bool, err error) {
 		}
 	case *format.Relation:
 		for i := range r.Columns {
-			r.Columns[i].Type = s.types[r.Columns[i].OID]
+			if name, ok := s.types[r.Columns[i].OID]; ok {
+				r.Columns[i].Type = name
+			}
 		}
 		return false, write(s.w, rec)
 	}

@@ -27,6 +27,7 @@ type Load struct {
 	Server      pgdial.Server
 	Slot        string // empty: a full load only, which nothing can follow
 	Publication string // empty: the slot's name
+	Plugin      string // the output plugin of a slot that is created
 	Failover    bool   // the slot is to survive a failover of the source
 	Jobs        int
 	DataOnly    bool

@@ -58,10 +58,10 @@ func (l *Load) slot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*slot.
 	if err != nil {
 		return nil, l.Server.Explain(err)
 	}
-	if info != nil {
-		err = info.Usable(l.Slot, id.Database)
+	if info == nil {
+		return nil, slot.RequireCarries(ctx, c, l.Plugin, []string{l.Publication})
 	}
-	return info, err
+	return info, info.Usable(l.Slot, id.Database)
 }
 
 // bind gives the slot a token before it is created. The token replaces that of an earlier slot of
@@ -104,7 +104,7 @@ func (l *Load) adopt(ctx context.Context) (*slot.Snapshot, error) {
 }
 
 func (l *Load) export(ctx context.Context, name string, temporary bool) (*slot.Snapshot, error) {
-	snapshot, altered, err := slot.Export(ctx, l.Server, name, temporary)
+	snapshot, altered, err := slot.Export(ctx, l.Server, name, l.Plugin, temporary)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,40 @@
+package slot
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+)
+
+// RequireCarries returns an error if a slot of this plugin cannot carry what the publications say:
+// test_decoding knows neither encodings nor publications.
+func RequireCarries(ctx context.Context, c *pgx.Conn, plugin string, publications []string) error {
+	if plugin != TestDecoding {
+		return nil
+	}
+	if e := c.PgConn().ParameterStatus("server_encoding"); e != "UTF8" && e != "SQL_ASCII" {
+		return fault.New(fault.Config, "the source database has the encoding %s, in which test_decoding sends its text", e).
+			WithDetail("The plugin does not convert text to UTF-8.").WithHint("Create the slot with pgoutput.")
+	}
+	v := pgdial.Version(c.PgConn())
+	narrow := "false"
+	if v >= 130000 {
+		narrow = "p.pubviaroot"
+	}
+	if v >= 150000 {
+		narrow += " OR EXISTS (SELECT FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL))"
+	}
+	rows, err := c.Query(ctx, "SELECT p.pubname::pg_catalog.text FROM pg_catalog.pg_publication p WHERE p.pubname = ANY ($1::pg_catalog.text[]) AND ("+narrow+") ORDER BY 1", publications)
+	if err != nil {
+		return err
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err == nil && len(names) > 0 {
+		return fault.New(fault.Config, "publication %q has row filters, column lists or publish_via_partition_root, which test_decoding does not know", names[0]).
+			WithHint("Choose another publication, or create the slot with pgoutput.")
+	}
+	return err
+}

@@ -1,0 +1,171 @@
+package lines
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/format"
+)
+
+// A Source looks tables up in a session of its own, because the replication session is busy.
+type Source struct {
+	Server       pgdial.Server
+	Slot         string
+	Publications []string
+
+	ctx    context.Context
+	conn   *pgx.Conn // nil between two looks
+	before string // all transactions before this one had ended before everything in the slot
+}
+
+// Open notes how old the slot is, before any change is read.
+func (s *Source) Open(ctx context.Context) (err error) {
+	s.ctx, s.Server.Sessions = ctx, nil
+	if err := s.connect(); err != nil {
+		return err
+	}
+	defer s.rest()
+	err = s.conn.QueryRow(ctx, "SELECT catalog_xmin::pg_catalog.text FROM pg_catalog.pg_replication_slots WHERE slot_name = $1", s.Slot).Scan(&s.before)
+	return s.Server.Explain(err)
+}
+
+func (s *Source) connect() (err error) {
+	if s.conn == nil {
+		s.conn, err = s.Server.Connect(s.ctx)
+	}
+	return err
+}
+
+// rest ends the session of a superuser: a cutover with less rights could neither end it nor know
+// that it is ours.
+func (s *Source) rest() {
+	if s.conn.IsClosed() || s.conn.PgConn().ParameterStatus("is_superuser") == "on" {
+		s.Close()
+	}
+}
+
+// Close ends the session.
+func (s *Source) Close() {
+	if s.conn != nil {
+		_ = s.conn.Close(context.WithoutCancel(s.ctx))
+		s.conn = nil
+	}
+}
+
+// members is a query for what the publications carry of each table.
+func members(version int) string {
+	truncate := "false"
+	if version >= 110000 {
+		truncate = "p.pubtruncate"
+	}
+	return `SELECT g.relid, pg_catalog.bool_or(p.pubinsert) AS i, pg_catalog.bool_or(p.pubupdate) AS u, pg_catalog.bool_or(p.pubdelete) AS d, pg_catalog.bool_or(` + truncate + `) AS t
+		FROM pg_catalog.pg_publication p, LATERAL pg_catalog.pg_get_publication_tables(p.pubname::pg_catalog.text) g WHERE p.pubname = ANY ($1::pg_catalog.text[]) GROUP BY g.relid`
+}
+
+// young is an expression for a list without the transactions that are older than the slot. One that
+// is so old that its ID is used anew seems to be in the future.
+func young(xids string) string {
+	return `ARRAY(SELECT x::pg_catalog.text FROM (VALUES ` + xids + `) v(x) WHERE pg_catalog.age(x) BETWEEN 0 AND pg_catalog.age($2::pg_catalog.text::pg_catalog.xid))`
+}
+
+func statement(version int) string {
+	generated, key := "false", "indnatts"
+	if version >= 110000 {
+		key = "indnkeyatts"
+	}
+	if version >= 120000 {
+		generated = "a.attgenerated <> ''"
+	}
+	// As the server's function RelationGetReplicaIndex finds the index.
+	return `WITH member AS (` + members(version) + `)
+	SELECT pg_catalog.json_build_object('ID', c.oid::bigint, 'Schema', n.nspname, 'Name', c.relname, 'ReplicaIdentity', c.relreplident::pg_catalog.text,
+		'Insert', coalesce(m.i, false), 'Update', coalesce(m.u, false), 'Delete', coalesce(m.d, false), 'Truncate', coalesce(m.t, false),
+		'Sign', pg_catalog.concat_ws('/', c.oid, c.relreplident, y.xmin, k.indexrelid, k.xmin),
+		'Young', ` + young("(y.xmin), (k.xmin)") + `,
+		'Columns', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('Name', a.attname, 'OID', a.atttypid::bigint, 'TypeMod', a.atttypmod, 'Type', pg_catalog.format_type(a.atttypid, -1),
+			'Printed', pg_catalog.format_type(a.atttypid, NULL), 'Generated', ` + generated + `,
+			'Key', c.relreplident = 'f' OR k.indexrelid IS NOT NULL AND a.attnum = ANY ((k.indkey::pg_catalog.int2[])[0:k.` + key + ` - 1])) ORDER BY a.attnum)
+			FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped))::pg_catalog.text
+	FROM ROWS FROM (pg_catalog.unnest($3::pg_catalog.text[]), pg_catalog.unnest($4::pg_catalog.text[])) v(s, t) JOIN pg_catalog.pg_namespace n ON n.nspname = v.s JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = v.t
+	JOIN pg_catalog.pg_type y ON y.oid = c.reltype
+	LEFT JOIN LATERAL (SELECT i.xmin, i.* FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND i.indisvalid AND i.indisunique AND i.indimmediate AND i.indpred IS NULL
+		AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END LIMIT 1) k ON true
+	LEFT JOIN member m ON m.relid = c.oid WHERE c.relkind IN ('r', 'p')`
+}
+
+// Tables implements Catalog.
+func (s *Source) Tables(names [][2]string) (map[[2]string]*Table, format.LSN, error) {
+	schemas, tables := make([]string, len(names)), make([]string, len(names))
+	for i, n := range names {
+		schemas[i], tables[i] = n[0], n[1]
+	}
+	if err := s.connect(); err != nil {
+		return nil, 0, err
+	}
+	defer s.rest()
+	found := make(map[[2]string]*Table)
+	until, err := slot.FlushLSN(s.ctx, s.conn)
+	if err != nil {
+		return nil, 0, s.Server.Explain(err)
+	}
+	rows, err := s.conn.Query(s.ctx, statement(pgdial.Version(s.conn.PgConn())), s.Publications, s.before, schemas, tables)
+	if err != nil {
+		return nil, 0, s.Server.Explain(err)
+	}
+	var text string
+	_, err = pgx.ForEachRow(rows, []any{&text}, func() error {
+		var x struct {
+			Table
+			Young []string
+		}
+		if err := json.Unmarshal([]byte(text), &x); err != nil {
+			return err
+		}
+		t := x.Table
+		t.Young, err = xids(x.Young)
+		found[[2]string{t.Schema, t.Name}] = &t
+		return err
+	})
+	return found, until, s.Server.Explain(err)
+}
+
+func xids(list []string) (out []uint32, err error) {
+	err = json.Unmarshal([]byte("["+strings.Join(list, ",")+"]"), &out)
+	return out, err
+}
+
+// Renamed implements Catalog.
+func (s *Source) Renamed() ([]uint32, error) {
+	if err := s.connect(); err != nil {
+		return nil, err
+	}
+	defer s.rest()
+	rows, err := s.conn.Query(s.ctx, `WITH member AS (`+members(pgdial.Version(s.conn.PgConn()))+`)
+		SELECT pg_catalog.unnest(`+young("(y.xmin)")+`) FROM member m JOIN pg_catalog.pg_class c ON c.oid = m.relid JOIN pg_catalog.pg_type y ON y.oid = c.reltype`, s.Publications, s.before)
+	if err != nil {
+		return nil, s.Server.Explain(err)
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, s.Server.Explain(err)
+	}
+	return xids(list)
+}
+
+// Recorder implements Catalog.
+func (s *Source) Recorder(oid uint32) (bool, error) {
+	if err := s.connect(); err != nil {
+		return false, err
+	}
+	defer s.rest()
+	r, err := slot.GetRecorder(s.ctx, s.conn)
+	if err != nil {
+		return false, s.Server.Explain(err)
+	}
+	return r.Trusted() && r.OID == oid, r.Err()
+}
