@@ -101,7 +101,7 @@ func TestGetAndUsable(t *testing.T) {
 	if err := info.Usable(name("good"), d.Name); err != nil {
 		t.Error(err)
 	}
-	for s, want := range map[string]fault.Status{"test": fault.Config, "phys": fault.Config, "other": fault.Unavailable} {
+	for s, want := range map[string]fault.Status{"test": fault.OK, "phys": fault.Config, "other": fault.Unavailable} {
 		info, err := slot.Get(ctx, c, name(s))
 		if err != nil {
 			t.Fatal(err)
@@ -109,6 +109,9 @@ func TestGetAndUsable(t *testing.T) {
 		if err := info.Usable(name(s), d.Name); fault.StatusOf(err) != want {
 			t.Errorf("%s: %v", s, err)
 		}
+	}
+	if err := (&slot.Info{Plugin: "wal2json", Database: "d"}).Usable("s", "d"); fault.StatusOf(err) != fault.Config {
+		t.Errorf("a slot of another plugin: %v", err)
 	}
 	if err := (&slot.Info{Plugin: "pgoutput", Database: "d", WALStatus: "lost"}).
 		Usable("s", "d"); fault.StatusOf(err) != fault.Unavailable {

@@ -20,7 +20,7 @@ type Source struct {
 
 	ctx    context.Context
 	conn   *pgx.Conn // nil between two looks
-	before string // all transactions before this one had ended before everything in the slot
+	before string    // all transactions before this one had ended before everything in the slot
 }
 
 // Open notes how old the slot is, before any change is read.
