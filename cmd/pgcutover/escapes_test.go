@@ -149,7 +149,7 @@ func (s *sea) obstacles(t *testing.T, m *migration) (list []obstacle) {
 	if s.a.Major >= 16 {
 		with = " WITH INHERIT TRUE, SET TRUE"
 	}
-	return append(list, obstacle{"owner", "GRANT app TO mover", admin("REVOKE app FROM mover"), admin("GRANT app TO mover" + with)},
+	return append(list, obstacle{"owner", `GRANT "app" TO "mover"`, admin("REVOKE app FROM mover"), admin("GRANT app TO mover" + with)},
 		obstacle{"replication", "REPLICATION", admin("ALTER ROLE mover NOREPLICATION"), admin("ALTER ROLE mover REPLICATION")},
 		obstacle{"connect", "CONNECT", func() {
 			s.asPublisher.Exec("REVOKE CONNECT ON DATABASE " + m.source.Name + " FROM PUBLIC, app")

@@ -59,8 +59,14 @@ func (s *sea) migrate(t *testing.T) *migration {
 	}
 	source.Exec(`SET ROLE app; CREATE TABLE log (line text PRIMARY KEY); GRANT SELECT, INSERT ON log TO PUBLIC;
 		CREATE FUNCTION free(text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN PERFORM pg_catalog.set_config(''default_transaction_read_only'', ''off'', false); INSERT INTO public.log VALUES ($1); END'`)
+	return follow(t, source, target, s.mover)
+}
+
+// follow loads a database as a role, starts sync, and waits until the target has caught up.
+func follow(t *testing.T, source, target *pgtest.DB, mover string) *migration {
+	t.Helper()
 	m := &migration{source: source, target: target, slot: "esc_" + source.Name, Env: pgtest.NewEnv(t, source, target)}
-	m.Source, m.Target = source.As(s.mover, ""), target.As(s.mover, "")
+	m.Source, m.Target = source.As(mover, ""), target.As(mover, "")
 	m.load()
 	m.Must(nil, "pgcutover", "wait", "caught-up", "--slot", m.slot, "--timeout", "60s", "--lag", "0")
 	return m

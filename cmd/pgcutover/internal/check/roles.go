@@ -3,28 +3,23 @@ package check
 import "github.com/pgsluice/pgsluice/cmd/pgcutover/internal/fencing"
 
 func (c *checker) sourceRole() error {
-	can, err := c.ask(c.s, `SELECT rolsuper OR rolreplication OR EXISTS (SELECT FROM pg_catalog.pg_roles g WHERE g.rolname = 'rds_replication' AND pg_catalog.pg_has_role(current_user, g.oid, 'USAGE'))
-		FROM pg_catalog.pg_roles WHERE rolname = current_user`)
+	f, err := fencing.GetRights(c.ctx, c.s)
 	if err != nil {
 		return err
 	}
-	if can == "true" {
+	if f.Slots {
 		c.ok("the source's role may use replication slots")
 	} else {
 		c.fail("On RDS and Aurora: GRANT rds_replication TO "+c.sourceUser+";", "the source's role has no REPLICATION attribute").
 			do("source", superuser, "ALTER ROLE "+c.sourceUser+" REPLICATION;")
 	}
-	can, err = c.ask(c.s, "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')")
+	can, err := c.ask(c.s, "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')")
 	if err != nil {
 		return err
 	}
 	if can != "true" {
 		c.fail("", "the source's role may not create a publication in the database").
 			do("source", superuser, "GRANT CREATE ON DATABASE "+c.sourceDatabase+" TO "+c.sourceUser+";")
-	}
-	f, err := fencing.GetRights(c.ctx, c.s)
-	if err != nil {
-		return err
 	}
 	if f.Owner != "" {
 		c.fail("Or use the owner for pgcutover.", "the source's role does not own the database, and cannot fence it at cutover").

@@ -33,6 +33,13 @@ func (c *checker) writers() error {
 		c.warn("The fence then makes the database read-only, which BEGIN READ WRITE passes. To have connections refused, let the owner of the database grant CONNECT instead.",
 			"the fence will not refuse connections to the source, because other roles than its owner have granted CONNECT: %s", count.Some(grantors))
 	}
+	returning, err := fencing.Returning(c.ctx, c.s)
+	if err != nil {
+		return err
+	}
+	if len(returning) > 0 {
+		c.warn(fencing.ReturningHint, "%s: %s", fencing.ReturningText, fencing.Describe(returning))
+	}
 	lasting, err := fencing.Lasting(c.ctx, c.s, c.trust)
 	if err != nil {
 		return err

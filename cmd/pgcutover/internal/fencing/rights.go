@@ -18,6 +18,7 @@ type Rights struct {
 	Role   string   // quoted
 	Owner  string   // of the database, if the role is no member of it
 	Grants []string // the predefined roles that it lacks
+	Slots  bool     // it may use slots; without that right, nobody can watch who passes the fence
 }
 
 // GetRights asks for the rights in the way the server itself does: most are inherited ones.
@@ -28,8 +29,10 @@ func GetRights(ctx context.Context, c *pgx.Conn) (f Rights, err error) {
 	}
 	var stats, signal bool
 	err = c.QueryRow(ctx, `SELECT current_user, CASE WHEN pg_catalog.pg_has_role(d.datdba, 'USAGE') THEN '' ELSE pg_catalog.pg_get_userbyid(d.datdba) END,
-		pg_catalog.pg_has_role('pg_read_all_stats', $1), pg_catalog.pg_has_role('pg_signal_backend', 'USAGE')
-		FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()`, how).Scan(&f.Role, &f.Owner, &stats, &signal)
+		pg_catalog.pg_has_role('pg_read_all_stats', $1), pg_catalog.pg_has_role('pg_signal_backend', 'USAGE'),
+		(SELECT r.rolsuper OR r.rolreplication OR EXISTS (SELECT FROM pg_catalog.pg_roles g WHERE g.rolname = 'rds_replication' AND pg_catalog.pg_has_role(current_user, g.oid, 'USAGE'))
+			FROM pg_catalog.pg_roles r WHERE r.rolname = current_user)
+		FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()`, how).Scan(&f.Role, &f.Owner, &stats, &signal, &f.Slots)
 	f.Role = text.Ident(f.Role)
 	if !stats {
 		f.Grants = append(f.Grants, "pg_read_all_stats")
@@ -65,6 +68,9 @@ func RequireRights(ctx context.Context, s *session.Session) error {
 	case len(f.Grants) > 0:
 		return fault.New(fault.Permission, "the source's role %s may not see or end the sessions of other roles, so the fence would not hold", f.Role).
 			WithHint("On the source, as superuser: %s", f.Grant())
+	case !f.Slots && s.Slot != "":
+		return fault.New(fault.Permission, "the source's role %s may not read the slot, so nobody could tell who writes behind the fence", f.Role).
+			WithHint("On the source, as superuser: ALTER ROLE %[1]s REPLICATION; On RDS and Aurora: GRANT rds_replication TO %[1]s;", f.Role)
 	}
 	return nil
 }

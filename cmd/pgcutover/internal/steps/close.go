@@ -63,6 +63,9 @@ func newFence(ctx context.Context, s *session.Session) (*slot.Fence, error) {
 		}
 	}
 	f.ID, f.Slot = rand.Text(), s.Slot
+	if !s.Stream.Ended {
+		f.Opened = nil // an open that failed at its last step has set it
+	}
 	return f, nil
 }
 

@@ -20,12 +20,14 @@ import (
 const connectGrants = `FROM pg_catalog.pg_database d, pg_catalog.aclexplode(coalesce(d.datacl, pg_catalog.acldefault('d', d.datdba))) a
 	WHERE d.datname = pg_catalog.current_database() AND a.privilege_type = 'CONNECT'`
 
-// migrating selects the roles r that the migration connects with: ours, and those of the sessions
-// that decode. If nobody decodes right now, any role that may could be the one.
-const migrating = `FROM pg_catalog.pg_roles r WHERE NOT r.rolsuper AND (r.rolname = SESSION_USER
-	OR r.oid IN (SELECT a.usesysid FROM pg_catalog.pg_stat_activity a WHERE a.datname = pg_catalog.current_database() AND a.backend_type = 'walsender')
-	OR r.rolreplication AND r.rolcanlogin AND pg_catalog.has_database_privilege(r.oid, pg_catalog.current_database(), 'CONNECT')
-		AND NOT EXISTS (SELECT FROM pg_catalog.pg_replication_slots l WHERE l.slot_name = $1 AND l.active))`
+// migrating selects the roles r that the migration connects with: ours, and that of the session
+// that reads the slot. A role of another walsender is none of them: such a session can write, too.
+// If nobody reads the slot right now, any role that may could be the one.
+const migrating = `FROM pg_catalog.pg_roles r WHERE NOT r.rolsuper AND (r.rolname = SESSION_USER OR r.oid IN (SELECT x.usesysid FROM (` + slotReader + `) x)
+	OR r.rolcanlogin AND (r.rolreplication OR EXISTS (SELECT FROM pg_catalog.pg_roles g WHERE g.rolname = 'rds_replication' AND pg_catalog.pg_has_role(r.oid, g.oid, 'USAGE')))
+		AND pg_catalog.has_database_privilege(r.oid, pg_catalog.current_database(), 'CONNECT') AND NOT EXISTS (` + slotReader + `))`
+
+const slotReader = `SELECT a.usesysid FROM pg_catalog.pg_stat_activity a JOIN pg_catalog.pg_replication_slots l ON l.active_pid = a.pid WHERE l.slot_name = $1 AND a.usesysid IS NOT NULL`
 
 // asOwner returns the owner of the database, and whether our role can act as the owner. Otherwise
 // the server may choose a grantor of its own: a role whose grant option we happen to have.

@@ -53,7 +53,10 @@ func Fence(ctx context.Context, m *session.Migration, o FenceOptions) error {
 		}
 	}
 	counted, err := requireAll(ctx, s, o)
-	if err != nil || o.Check {
+	if err == nil && o.Check {
+		return fencing.WarnReturning(ctx, s)
+	}
+	if err != nil {
 		return err
 	}
 	if err := s.Step(ctx, "fence", func() (string, error) { return fence(ctx, s, o.Trust) }); err != nil {
