@@ -49,22 +49,9 @@ func TestNoIdentityUpdated_C1(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	f := &following{pgtest.NewEnv(t, source, target), source, target, source.Name}
 	owner := role(t, source, "owner", "")
-	for _, d := range []*pgtest.DB{source, target} {
-		mover := "mover_" + source.Name
-		d.Exec("CREATE ROLE "+mover+" LOGIN REPLICATION", "GRANT CREATE ON DATABASE "+d.Name+" TO "+mover)
-		t.Cleanup(func() {
-			_, _ = d.Try("BEGIN READ WRITE; ALTER DATABASE " + d.Name + " OWNER TO postgres; DROP OWNED BY " + mover + "; COMMIT")
-			d.Exec("BEGIN READ WRITE; DROP ROLE " + mover + "; COMMIT")
-		})
-		if d == source {
-			d.Exec("GRANT pg_read_all_stats, pg_read_all_settings, pg_signal_backend, "+owner+" TO "+mover,
-				"ALTER DATABASE "+d.Name+" OWNER TO "+owner, "GRANT ALL ON SCHEMA public TO "+owner)
-		} else {
-			d.Exec("CREATE ROLE "+owner+" LOGIN", "GRANT "+owner+" TO "+mover, "GRANT ALL ON SCHEMA public TO "+owner)
-			t.Cleanup(func() { d.Exec("BEGIN READ WRITE; DROP OWNED BY " + owner + "; DROP ROLE " + owner + "; COMMIT") })
-		}
-	}
-	f.Source, f.Target = source.As("mover_"+source.Name, ""), target.As("mover_"+source.Name, "")
+	source.Exec("ALTER DATABASE "+source.Name+" OWNER TO "+owner, "GRANT ALL ON SCHEMA public TO "+owner)
+	target.Exec("CREATE ROLE "+owner+" LOGIN", "GRANT ALL ON SCHEMA public TO "+owner)
+	t.Cleanup(func() { target.Exec("BEGIN READ WRITE; DROP OWNED BY " + owner + "; DROP ROLE " + owner + "; COMMIT") })
 	run := func(sql string) {
 		t.Helper()
 		if _, err := as(source, owner, sql); err != nil {
@@ -78,6 +65,14 @@ func TestNoIdentityUpdated_C1(t *testing.T) {
 	run(schema)
 	if _, err := as(target, owner, schema); err != nil {
 		t.Fatal(err)
+	}
+	mover := "mover_" + source.Name
+	f.LeastPrivilege(source, target, mover)
+	for _, d := range []*pgtest.DB{source, target} {
+		t.Cleanup(func() {
+			_, _ = d.Try("BEGIN READ WRITE; ALTER DATABASE " + d.Name + " OWNER TO postgres; DROP OWNED BY " + mover + "; COMMIT")
+			d.Exec("BEGIN READ WRITE; DROP ROLE " + mover + "; COMMIT")
+		})
 	}
 	for i, x := range tables {
 		if x == "left" {

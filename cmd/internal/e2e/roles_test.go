@@ -36,11 +36,22 @@ func recipe(t *testing.T, heading string) string {
 	return sql
 }
 
-// The roles that docs/roles.md describes, and no others, do a whole migration.
+// The roles that pgcutover roles prints, or docs/roles.md for a schema created by hand, and no
+// others, do a whole migration. After that, they can be dropped.
 func TestLeastPrivilegeRoles_P10(t *testing.T) {
 	t.Parallel()
-	for _, major := range []int{15, 18} {
-		t.Run(fmt.Sprint(major), func(t *testing.T) {
+	type variant struct {
+		major  int
+		byHand bool // there is no pg_dump of each version everywhere
+		recipe bool // of docs/roles.md
+	}
+	variants := []variant{{15, false, false}, {18, true, true}}
+	if pgtest.Full() {
+		variants = append(variants, variant{10, false, false}, variant{13, false, false}, variant{16, true, false}, variant{18, true, false})
+	}
+	for _, v := range variants {
+		major := v.major
+		t.Run(fmt.Sprint(v), func(t *testing.T) {
 			t.Parallel()
 			a, b := pgtest.Start(t, major), pgtest.Start(t, major)
 			source, target := a.Database(t, ""), b.Database(t, "")
@@ -56,29 +67,26 @@ func TestLeastPrivilegeRoles_P10(t *testing.T) {
 				CREATE FUNCTION app.stamp() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.v := NEW.v || ''!''; RETURN NEW; END'; CREATE VIEW app.w AS SELECT * FROM app.t;
 				CREATE MATERIALIZED VIEW app.m AS SELECT count(*) FROM app.t; GRANT SELECT ON app.t TO reader; CREATE TABLE public.log (line text);`
 			source.Exec(schema + "INSERT INTO app.t SELECT g, 'v' FROM generate_series(1, 500) g; INSERT INTO app.child SELECT g FROM generate_series(1, 100) g; REFRESH MATERIALIZED VIEW app.m; SELECT lo_from_bytea(0, 'abc')")
-			run(source, "On the source, as superuser")
-			load, way := "pgextract", []string(nil)
-			if major == 15 {
-				run(target, "On the target, as superuser")
-				source.Exec("CREATE TRIGGER stamp BEFORE INSERT ON app.t FOR EACH ROW EXECUTE PROCEDURE app.stamp()")
-			} else {
-				// there is no pg_dump of that version everywhere; so this is also the way with a
-				// schema made by hand
-				target.Exec("CREATE ROLE mover LOGIN", schema)
-				run(target, "A schema that you create by hand")
-				load += " --data-only"
-				way = []string{"--no-reverse"} // this role may not create a publication
-			}
-			for _, d := range []*pgtest.DB{source, target} {
-				if major < 16 {
-					run(d, "On both sides, version 15 and older")
-				} else {
-					run(d, "On both sides, version 16")
-				}
-			}
-			run(target, "On the target, version 15")
 			e := pgtest.NewEnv(t, source, target)
-			e.Source, e.Target = source.As("mover", ""), target.As("mover", "")
+			load, way := "pgextract", []string(nil)
+			if v.byHand {
+				target.Exec(schema)
+				load += " --data-only"
+			} else {
+				source.Exec("CREATE TRIGGER stamp BEFORE INSERT ON app.t FOR EACH ROW EXECUTE PROCEDURE app.stamp()")
+			}
+			if v.recipe {
+				run(source, "On the source, as superuser")
+				target.Exec("CREATE ROLE mover LOGIN")
+				run(target, "A schema that you create by hand")
+				way = []string{"--no-reverse"} // this role may not create a publication
+				run(source, "On both sides, version 16")
+				run(target, "On both sides, version 16")
+				run(target, "On the target, version 15")
+				e.Source, e.Target = source.As("mover", ""), target.As("mover", "")
+			} else {
+				e.LeastPrivilege(source, target, "mover")
+			}
 			slot := "mig"
 			if status, out, errs := e.Run(nil, "pgcutover", "check", "--slot", slot); status != 0 {
 				t.Errorf("check: status %d\n%s\n%s", status, out, errs)
@@ -116,7 +124,7 @@ func TestLeastPrivilegeRoles_P10(t *testing.T) {
 			if a, b := source.Query(owners), target.Query(owners); a != b {
 				t.Errorf("owners differ:\n%s\n%s", a, b)
 			}
-			if major == 15 && target.Query("SELECT count(*) FROM pg_trigger WHERE tgname = 'stamp'") != "1" {
+			if !v.byHand && target.Query("SELECT count(*) FROM pg_trigger WHERE tgname = 'stamp'") != "1" {
 				t.Error("the trigger is missing on the target")
 			}
 			if major == 15 {
@@ -133,6 +141,9 @@ func TestLeastPrivilegeRoles_P10(t *testing.T) {
 			}
 			if n := source.Query("SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_publication) + (SELECT count(*) FROM pg_event_trigger)"); n != "0" {
 				t.Error("something is left on the source")
+			}
+			if !v.recipe {
+				e.DropLeastPrivilege(source, target, "mover")
 			}
 		})
 	}
