@@ -165,6 +165,68 @@ func TestRolesEachGrant(t *testing.T) {
 	}
 }
 
+// Each service has its own way to allow replication. Nothing is executed, whatever is printed.
+func TestRolesProviders(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t)
+	m := toMove(t, source, target)
+	before := rights(source)
+	const attribute, member = "REPLICATION;", `GRANT "rds_replication" TO`
+	for _, c := range []struct{ provider, want, not string }{
+		{"plain", attribute, member}, {"rds", member, attribute}, {"aurora", member, attribute}, {"azure", attribute, member},
+		{"cloudsql", attribute, member}, {"alloydb", attribute, member}, {"neon", attribute, member}, {"supabase", attribute, member},
+		{"heroku", "GRANT pg_signal_backend TO", attribute}, {"heroku", "GRANT pg_signal_backend TO", "CREATE ROLE"},
+	} {
+		out := strings.Join(m.print("source", "--provider", c.provider), "\n")
+		if !strings.Contains(out, c.want) || strings.Contains(out, c.not) || strings.Contains(strings.ToLower(out), "password") {
+			t.Errorf("%s:\n%s", c.provider, out)
+		}
+	}
+	if now := rights(source); now != before || source.Query("SELECT count(*) FROM pg_roles WHERE rolname = '"+m.role+"'") != "0" {
+		t.Errorf("something was executed:\n%s\n%s", before, now)
+	}
+	source.Exec("CREATE SCHEMA heroku_ext")
+	if out := m.print("source"); slices.ContainsFunc(out, func(s string) bool { return strings.HasPrefix(s, "CREATE ROLE") }) {
+		t.Errorf("Heroku was not recognized:\n%v", out)
+	}
+	status, _, errs := m.Run(nil, "pgcutover", "roles", "--side", "source", "--source", source.URI, "--role", "nobody here", "--drop")
+	if status != 69 || !strings.Contains(errs, "nobody here") {
+		t.Errorf("status %d\n%s", status, errs)
+	}
+}
+
+// No name of a role or an owner becomes a statement, in a comment or elsewhere.
+func TestRolesHostileNames_P11(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t)
+	m := &moved{Env: pgtest.NewEnv(t, source, target), t: t, source: source, target: target}
+	m.role = "a\"b'\n; CREATE ROLE stolen_" + source.Name + "; --\\"
+	boss := "boss\n; CREATE ROLE stolen_" + source.Name + "; --"
+	quoted := func(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
+	owner := m.role + "2"
+	source.Exec("CREATE ROLE "+quoted(owner), "CREATE ROLE "+quoted(boss)+" SUPERUSER", "ALTER DATABASE "+source.Name+" OWNER TO "+quoted(owner),
+		"CREATE TABLE t (id int PRIMARY KEY)", "ALTER TABLE t OWNER TO "+quoted(boss))
+	t.Cleanup(func() {
+		source.Exec("ALTER DATABASE "+source.Name+" OWNER TO postgres", "DROP TABLE t",
+			"DROP OWNED BY "+quoted(owner), "DROP ROLE "+quoted(owner), "DROP ROLE "+quoted(boss))
+	})
+	print := func(args ...string) string {
+		return string(m.Must(nil, "pgcutover", append([]string{"roles", "--side", "source", "--role", m.role}, args...)...))
+	}
+	source.Exec(print())
+	if n := source.Query("SELECT count(*) FROM pg_auth_members WHERE pg_get_userbyid(member) = " + literal(m.role) + " AND pg_get_userbyid(roleid) = " + literal(owner)); n != "1" {
+		t.Errorf("%s memberships\n%s", n, print())
+	}
+	source.Exec(print("--drop"))
+	if n := source.Query("SELECT count(*) FROM pg_roles WHERE rolname LIKE 'stolen%' OR rolname = " + literal(m.role)); n != "0" {
+		t.Errorf("%s roles too many\n%s", n, print())
+	}
+}
+
+func literal(s string) string {
+	return "E'" + strings.NewReplacer(`\`, `\\`, "'", `\'`).Replace(s) + "'"
+}
+
 func versionsOfRoles() []int {
 	if pgtest.Full() && os.Getenv("PGSLUICE_TEST_SOURCE") == "" {
 		return []int{10, 13, 15, 16, 18}

@@ -92,7 +92,7 @@ func TestRotatedPasswords(t *testing.T) {
 	for _, d := range []*pgtest.DB{source, target} {
 		d.Exec("GRANT CREATE ON DATABASE " + d.Name + " TO mover")
 	}
-	rows := often(5_000, 1_000_000)
+	rows := often(5_000, 200_000)
 	source.Exec("CREATE TABLE t (a int PRIMARY KEY, b text)", "ALTER TABLE t OWNER TO mover",
 		fmt.Sprintf("INSERT INTO t SELECT g, 'x' FROM generate_series(1, %d) g", rows))
 	target.Exec("GRANT CREATE ON SCHEMA public TO mover")
@@ -121,7 +121,7 @@ func TestRotatedPasswords(t *testing.T) {
 		if status == 0 {
 			break
 		}
-		if status != 75 && status != 65 || tries == 20 {
+		if status != 75 && status != 65 || tries == 40 {
 			t.Fatalf("load: status %d\n%s", status, errs)
 		}
 		options = " --resume"

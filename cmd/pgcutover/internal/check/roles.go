@@ -22,8 +22,18 @@ func (c *checker) sourceRole() error {
 			do("source", superuser, "GRANT CREATE ON DATABASE "+c.sourceDatabase+" TO "+c.sourceUser+";")
 	}
 	if f.Owner != "" {
-		c.fail("Or use the owner for pgcutover.", "the source's role does not own the database, and cannot fence it at cutover").
-			do("source", superuser, grantRole(c.sv, f.Owner, c.sourceUser))
+		super, err := c.ask(c.s, "SELECT r.rolsuper FROM pg_catalog.pg_database d JOIN pg_catalog.pg_roles r ON r.oid = d.datdba WHERE d.datname = pg_catalog.current_database()")
+		if err != nil {
+			return err
+		}
+		remedy := "Or use the owner for pgcutover."
+		if super == "true" { // our role must not become one
+			remedy = "It belongs to a superuser. Give it another owner, and make the role a member of that: ALTER DATABASE " + c.sourceDatabase + " OWNER TO …"
+		}
+		w := c.fail(remedy, "the source's role does not own the database, and cannot fence it at cutover")
+		if super != "true" {
+			w.do("source", superuser, grantRole(c.sv, f.Owner, c.sourceUser))
+		}
 	}
 	if len(f.Grants) > 0 {
 		c.fail("", "the source's role may not see or end the sessions of other roles, and cannot fence the database at cutover").
