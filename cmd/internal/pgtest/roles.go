@@ -2,8 +2,8 @@ package pgtest
 
 import "strings"
 
-// LeastPrivilege makes a role on both sides by the SQL that pgcutover roles prints for the databases
-// as they are now, and has the programs connect as that role.
+// LeastPrivilege makes a role on both sides by the SQL that pgcutover roles prints for databases
+// as they are now. It has the programs connect as that role.
 func (e *Env) LeastPrivilege(source, target *DB, role string) {
 	e.T.Helper()
 	for side, d := range map[string]*DB{"source": source, "target": target} {
