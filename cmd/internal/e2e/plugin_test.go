@@ -79,3 +79,46 @@ func TestPluginKeyChanged(t *testing.T) {
 	env.Bash(`pgdecode --slot "$SLOT" --until now | pgapply`)
 	pgtest.Equal(t, source, target)
 }
+
+// test_decoding sends text in the encoding of the database, names of tables, columns and types
+// included. pgdecode converts it.
+func TestPluginEncodings(t *testing.T) {
+	t.Parallel()
+	for _, encoding := range []string{"LATIN1", "WIN1252", "KOI8R", "SQL_ASCII", "EUC_JP"} {
+		options := "TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C' ENCODING '" + encoding + "'"
+		source := pgtest.Source(t).Database(t, options)
+		target := pgtest.Target(t).Database(t, strings.Replace(options, encoding, map[bool]string{true: "SQL_ASCII", false: "UTF8"}[encoding == "SQL_ASCII"], 1))
+		source.Exec("CREATE TABLE t (id int PRIMARY KEY, b text)")
+		env := pgtest.NewEnv(t, source, target)
+		env.Vars = []string{"SLOT=" + source.Name}
+		if encoding == "EUC_JP" {
+			status, _, errs := env.Run(nil, "pgextract", "--slot", source.Name, "--plugin", "test_decoding")
+			if status != 78 || !strings.Contains(errs, "has the encoding EUC_JP") {
+				t.Errorf("status %d: %s", status, errs)
+			}
+			continue
+		}
+		name := `"'` + " || chr(233) || " + `'x"`
+		source.Exec(`DO $$ BEGIN EXECUTE 'CREATE TABLE ` + name + ` (` + name + ` int PRIMARY KEY, "b" text)'; END $$`)
+		env.Bash(`pgextract --slot "$SLOT" --plugin test_decoding | pgapply`)
+		// Every character that the encoding has.
+		source.Exec(`DO $$ BEGIN FOR i IN 128..255 LOOP BEGIN
+			PERFORM convert(decode(to_hex(i), 'hex'), '`+encoding+`', '`+map[bool]string{true: encoding, false: "UTF8"}[encoding == "SQL_ASCII"]+`');
+			INSERT INTO t VALUES (i, convert_from(decode('41' || to_hex(i) || '42', 'hex'), '`+encoding+`')); EXCEPTION WHEN data_exception THEN NULL; END; END LOOP; END $$`,
+			`DO $$ BEGIN EXECUTE 'INSERT INTO `+name+` VALUES (1, chr(233))'; EXECUTE 'UPDATE `+name+` SET `+name+` = 2'; END $$`,
+			"SELECT pg_logical_emit_message(true, chr(233), 'x' || chr(233))")
+		if encoding == "SQL_ASCII" {
+			// Such a name is refused, not overlooked.
+			status, _, errs := env.Run(nil, "pgdecode", "--slot", source.Name, "--until", "now")
+			if status != 78 || !strings.Contains(errs, "has a name that is not UTF-8") {
+				t.Errorf("status %d: %s", status, errs)
+			}
+			continue
+		}
+		env.Bash(`pgdecode --slot "$SLOT" --until now --confirm-from "$1" | pgapply > "$1"`, t.TempDir()+"/applied")
+		const rows = "SET client_encoding = UTF8; SELECT string_agg(id || ':' || b, ' ' ORDER BY id) FROM t"
+		if a, b := source.Query(rows), target.Query(rows); a != b || len(a) < 500 {
+			t.Errorf("%s: the source has\n%s\nand the target\n%s", encoding, a, b)
+		}
+	}
+}

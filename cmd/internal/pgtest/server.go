@@ -76,6 +76,22 @@ func Start(t testing.TB, major int, settings ...string) *Server {
 	return s
 }
 
+// Old returns a server of 9.6, which no package archive has. PGSLUICE_96_BIN names the directory of
+// its programs. Without it, the test is skipped, and says so.
+func Old(t testing.TB) *Server {
+	t.Helper()
+	bin := os.Getenv("PGSLUICE_96_BIN")
+	if bin == "" {
+		t.Skip("not run: set PGSLUICE_96_BIN to the directory of postgres and initdb of version 9.6")
+	}
+	s, err := startFrom(bin, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.remove)
+	return s
+}
+
 var shared struct {
 	sync.Mutex
 	servers map[string]*Server
@@ -128,7 +144,11 @@ func start(major int, settings []string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{bin: bin}
+	return startFrom(bin, settings)
+}
+
+func startFrom(bin string, settings []string) (s *Server, err error) {
+	s = &Server{bin: bin}
 	if s.Major, err = majorOf(bin); err != nil {
 		return nil, err
 	}

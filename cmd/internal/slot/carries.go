@@ -15,9 +15,14 @@ func RequireCarries(ctx context.Context, c *pgx.Conn, plugin string, publication
 	if plugin != TestDecoding {
 		return nil
 	}
-	if e := c.PgConn().ParameterStatus("server_encoding"); e != "UTF8" && e != "SQL_ASCII" {
+	e := c.PgConn().ParameterStatus("server_encoding")
+	var bytes int // of its longest character
+	if err := c.QueryRow(ctx, "SELECT pg_catalog.pg_encoding_max_length(pg_catalog.pg_char_to_encoding($1::pg_catalog.text::pg_catalog.name))", e).Scan(&bytes); err != nil {
+		return err
+	}
+	if e != "UTF8" && bytes > 1 {
 		return fault.New(fault.Config, "the source database has the encoding %s, in which test_decoding sends its text", e).
-			WithDetail("The plugin does not convert text to UTF-8.").WithHint("Create the slot with pgoutput.")
+			WithDetail("The plugin does not convert text to UTF-8. pgdecode can convert only encodings with one byte for each character.").WithHint("Create the slot with pgoutput.")
 	}
 	v := pgdial.Version(c.PgConn())
 	narrow := "false"

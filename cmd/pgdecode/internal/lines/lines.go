@@ -23,6 +23,9 @@ type Decoder struct {
 	CheckText bool
 	// Version is the server's.
 	Version int
+	// High has the UTF-8 text of the bytes from 128 on, for a source with an encoding of single
+	// bytes. nil: lines are not converted.
+	High *[128]string
 
 	parser testdecoding.Parser
 	known  known
@@ -48,6 +51,10 @@ const most = 1 << 20
 // Decode decodes a line that came with an LSN, and has the records written that result from it.
 // With skipping, the changes of transactions are dropped.
 func (d *Decoder) Decode(line []byte, lsn format.LSN, skipping bool, write func(format.Record) error) error {
+	line, err := d.convert(line)
+	if err != nil {
+		return err
+	}
 	l, err := d.parser.Parse(line)
 	if err != nil {
 		return err
@@ -67,7 +74,7 @@ func (d *Decoder) Decode(line []byte, lsn format.LSN, skipping bool, write func(
 		d.xid = 0
 		return d.commit(l.XID, lsn, l.Time, write)
 	case l.Kind == testdecoding.Message && !l.Transactional:
-		return write(&format.Message{LSN: lsn, Prefix: l.Prefix, Content: l.Content})
+		return d.message(l, lsn, 0, write)
 	case d.xid == 0:
 		return errOrder
 	case skipping:
@@ -140,7 +147,7 @@ func (d *Decoder) release(xid uint32, write func(format.Record) error) error {
 func (d *Decoder) change(l *testdecoding.Line, lsn format.LSN, xid uint32, write func(format.Record) error) error {
 	switch l.Kind {
 	case testdecoding.Message:
-		return write(&format.Message{Transactional: true, LSN: lsn, Prefix: l.Prefix, Content: l.Content, XID: xid})
+		return d.message(l, lsn, xid, write)
 	case testdecoding.Truncate:
 		return d.truncated(l, xid, write)
 	}

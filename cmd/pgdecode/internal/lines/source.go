@@ -3,10 +3,14 @@ package lines
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/format"
@@ -98,6 +102,32 @@ func statement(version int) string {
 	LEFT JOIN member m ON m.relid = c.oid WHERE c.relkind IN ('r', 'p')`
 }
 
+// High returns the UTF-8 text of the bytes from 128 on in the database's encoding, as the server
+// converts them. It returns nil if text needs no conversion.
+func (s *Source) High() (*[128]string, error) {
+	if err := s.connect(); err != nil {
+		return nil, err
+	}
+	defer s.rest()
+	encoding := s.conn.PgConn().ParameterStatus("server_encoding")
+	if encoding == "UTF8" || encoding == "SQL_ASCII" {
+		return nil, nil
+	}
+	var high [128]string
+	for i := range high {
+		// Not every encoding has a character for every byte.
+		err := s.conn.QueryRow(s.ctx, "SELECT pg_catalog.convert_from($1, $2::pg_catalog.text::pg_catalog.name)", []byte{byte(0x80 + i)}, encoding).Scan(&high[i])
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) && pg.Code[:2] == "22" {
+			continue
+		}
+		if err != nil {
+			return nil, s.Server.Explain(err)
+		}
+	}
+	return &high, nil
+}
+
 // Tables implements Catalog.
 func (s *Source) Tables(names [][2]string) (map[[2]string]*Table, format.LSN, error) {
 	schemas, tables := make([]string, len(names)), make([]string, len(names))
@@ -127,6 +157,14 @@ func (s *Source) Tables(names [][2]string) (map[[2]string]*Table, format.LSN, er
 			return err
 		}
 		t := x.Table
+		if !utf8.ValidString(text) { // JSON cannot have it: the names here are not those asked for
+			if t.Insert || t.Update || t.Delete || t.Truncate {
+				return fault.New(fault.Config, "table %s.%s, or a column or type of it, has a name that is not UTF-8", t.Schema, t.Name).
+					WithDetail("The source's database has the encoding SQL_ASCII, and its slot the plugin test_decoding.").
+					WithHint("Rename it, or create the slot with pgoutput.")
+			}
+			return nil
+		}
 		t.Young, err = xids(x.Young)
 		found[[2]string{t.Schema, t.Name}] = &t
 		return err
