@@ -151,7 +151,7 @@ func TestRolesEachGrant(t *testing.T) {
 			}
 			m.drop()
 			// the owners keep what their application may need
-			kept := regexp.MustCompile("\nschema\tpublic\tCREATE\t(other_|\"owner )[^\n]*")
+			kept := regexp.MustCompile("\nschema\tpublic\t(CREATE|USAGE)\t(other_|\"owner )[^\n]*")
 			for side, was := range before {
 				is := rights(m.on(side))
 				if side == "target" {

@@ -154,7 +154,11 @@ func TestRotatedPasswords(t *testing.T) {
 	}
 	stop()
 	calm()
-	e.Must(nil, "pgcutover", "wait", "caught-up", "--slot", "mig", "--lag", "0", "--timeout", "2m")
+	// scripts/sync may be waiting before it starts its programs again.
+	pgtest.Wait(t, 2*time.Minute, "the target has caught up", func() bool {
+		status, _, _ := e.Run(nil, "pgcutover", "wait", "caught-up", "--slot", "mig", "--lag", "0", "--timeout", "30s")
+		return status == 0
+	})
 	pgtest.Equal(t, source, target)
 	r.mu.Lock()
 	t.Logf("%d passwords; %d runs of the load", len(r.all), len(said)/2)

@@ -152,18 +152,18 @@ func (c *checker) creators(owners []string, super bool) error {
 	if err != nil {
 		return c.m.Source.Explain(err)
 	}
-	may, err := catalog.MayCreate(c.ctx, c.t, pairs)
+	lack, err := catalog.LackInSchemas(c.ctx, c.t, pairs)
 	if err != nil {
 		return err
 	}
 	var names, source, target []string
 	for i, p := range pairs {
-		sql := fmt.Sprintf("GRANT CREATE ON SCHEMA %s TO %s;", text.Ident(p.Schema), text.Ident(p.Owner))
+		to := fmt.Sprintf(" ON SCHEMA %s TO %s;", text.Ident(p.Schema), text.Ident(p.Owner))
 		switch {
-		case may[i] != nil && !*may[i]:
-			target = append(target, sql)
-		case may[i] == nil && !p.May:
-			source = append(source, sql)
+		case lack[i] != nil && *lack[i] != "":
+			target = append(target, "GRANT "+*lack[i]+to)
+		case lack[i] == nil && !p.May:
+			source = append(source, "GRANT CREATE"+to)
 		default:
 			continue
 		}

@@ -73,15 +73,15 @@ func (r *recipe) rights() string {
 // others prints the privileges of owners that the role needed, as comments: the owners may have had
 // them before, and may need them.
 func (r *recipe) others() error {
-	rows, err := r.c.Query(r.ctx, `SELECT DISTINCT n.nspname::pg_catalog.text, o.rolname::pg_catalog.text FROM pg_catalog.pg_namespace n CROSS JOIN pg_catalog.aclexplode(n.nspacl) a
+	rows, err := r.c.Query(r.ctx, `SELECT a.privilege_type, n.nspname::pg_catalog.text, o.rolname::pg_catalog.text FROM pg_catalog.pg_namespace n CROSS JOIN pg_catalog.aclexplode(n.nspacl) a
 		JOIN pg_catalog.pg_roles o ON o.oid = a.grantee JOIN pg_catalog.pg_auth_members m ON m.roleid = o.oid JOIN pg_catalog.pg_roles r ON r.oid = m.member
-		WHERE r.rolname = $1 AND a.privilege_type = 'CREATE' AND a.grantee <> n.nspowner AND n.nspname !~ '^pg_' ORDER BY 1, 2`, r.o.Role)
+		WHERE r.rolname = $1 AND a.privilege_type IN ('CREATE', 'USAGE') AND a.grantee <> n.nspowner AND n.nspname !~ '^pg_' GROUP BY 1, 2, 3 ORDER BY 2, 3, 1`, r.o.Role)
 	if err != nil {
 		return err
 	}
-	var schema, owner string
-	_, err = pgx.ForEachRow(rows, []any{&schema, &owner}, func() error {
-		r.says("Only if the application does not create objects there: REVOKE CREATE ON SCHEMA %s FROM %s;", text.Ident(schema), text.Ident(owner))
+	var privilege, schema, owner string
+	_, err = pgx.ForEachRow(rows, []any{&privilege, &schema, &owner}, func() error {
+		r.says("Only if the application does not need it: REVOKE %s ON SCHEMA %s FROM %s;", privilege, text.Ident(schema), text.Ident(owner))
 		return nil
 	})
 	return err

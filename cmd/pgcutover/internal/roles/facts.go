@@ -156,13 +156,13 @@ func (r *recipe) reading(owners []string) error {
 // writing prints what the load needs on the target: owners that may create in the schemas of their
 // objects, and the setting that keeps triggers and foreign keys from acting on what sync writes.
 func (r *recipe) writing() error {
-	may, err := catalog.MayCreate(r.ctx, r.c, r.pairs)
+	lack, err := catalog.LackInSchemas(r.ctx, r.c, r.pairs)
 	if err != nil {
 		return err
 	}
 	for i, p := range r.pairs {
-		if may[i] != nil && !*may[i] {
-			r.does("GRANT CREATE ON SCHEMA " + text.Ident(p.Schema) + " TO " + text.Ident(p.Owner))
+		if lack[i] != nil && *lack[i] != "" {
+			r.does("GRANT " + *lack[i] + " ON SCHEMA " + text.Ident(p.Schema) + " TO " + text.Ident(p.Owner))
 		}
 	}
 	if r.v >= 150000 {
