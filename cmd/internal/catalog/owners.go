@@ -43,8 +43,8 @@ func OwnersInSchemas(ctx context.Context, c *pgx.Conn, owners []string) ([]Owner
 }
 
 // LackInSchemas returns which of the privileges CREATE and USAGE the same roles lack in the same
-// schemas on another server: "" for neither, nil if it does not have the schema. A role that it does
-// not have has the privileges that everybody has.
+// schemas on another server: "" for neither, nil if it does not have the schema. A role that the
+// server lacks has the privileges that everybody has.
 func LackInSchemas(ctx context.Context, c *pgx.Conn, pairs []OwnerInSchema) ([]*string, error) {
 	var o, s []string
 	for _, p := range pairs {
@@ -52,7 +52,7 @@ func LackInSchemas(ctx context.Context, c *pgx.Conn, pairs []OwnerInSchema) ([]*
 	}
 	rows, err := c.Query(ctx, `SELECT CASE WHEN n.oid IS NOT NULL THEN (SELECT coalesce(pg_catalog.string_agg(p.name, ', ' ORDER BY p.name), '') FROM (VALUES ('CREATE'), ('USAGE')) p(name)
 			WHERE NOT CASE WHEN r.oid IS NULL THEN pg_catalog.has_schema_privilege('public', n.oid, p.name) ELSE pg_catalog.has_schema_privilege(r.oid, n.oid, p.name) END) END
-		FROM pg_catalog.unnest($1::pg_catalog.text[], $2::pg_catalog.text[]) WITH ORDINALITY v(o, s, i)
+		FROM unnest($1::pg_catalog.text[], $2::pg_catalog.text[]) WITH ORDINALITY v(o, s, i)
 		LEFT JOIN pg_catalog.pg_roles r ON r.rolname = v.o LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = v.s ORDER BY v.i`, o, s)
 	if err != nil {
 		return nil, err
