@@ -176,6 +176,8 @@ func behindMark(t *testing.T, plugin string) {
 	pgtest.Wait(t, 20*time.Second, "the watch has begun", printed(`"result":"clean"`))
 	m.escape("CREATE TABLE made (id int)")
 	pgtest.Wait(t, 20*time.Second, "the watch sees it", printed(`"created":["public.made"]`))
+	m.escape("DROP TABLE none; CREATE TABLE none (); INSERT INTO none DEFAULT VALUES")
+	pgtest.Wait(t, 20*time.Second, "the watch sees what takes a known table's place", printed(`"created":["public.made","public.none"]`))
 	_ = follow.Process.Signal(os.Interrupt)
 	follow.Wait(20 * time.Second)
 	_, errs = m.cut(64, "watch", "--accept", "7FFFFFFF/0")

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -152,22 +153,29 @@ func facts(before progress.Watch, done []progress.Step) string {
 	return before.LargeObjects
 }
 
-// lookForTables finds tables that were created or altered, and are not among those that the target
-// knows. The slot does not carry their rows.
+// lookForTables finds tables that were created or altered, and of which the slot does not carry the
+// rows: those that the target does not know, and those that were made anew under a known name.
 func (r *Report) lookForTables(ctx context.Context, s *session.Session, before progress.Watch, done []progress.Step) error {
 	var n, sum, next int64
 	if _, err := fmt.Sscan(facts(before, done), &n, &sum, &next); err != nil {
 		return nil // nothing is known from before
 	}
-	rows, err := s.OnSource.Query(ctx, `SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-		WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice') AND n.nspname !~ '^pg_'
-		AND pg_catalog.age(c.xmin) <= pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot()) - $1 ORDER BY 1, 2`, next)
+	publications, err := slot.PublicationsOf(ctx, s.OnSource, s.Slot)
 	if err != nil {
 		return err
 	}
-	var new [2]string
-	var list [][2]string
-	if _, err := pgx.ForEachRow(rows, []any{&new[0], &new[1]}, func() error { list = append(list, new); return nil }); err != nil || len(list) == 0 {
+	rows, err := s.OnSource.Query(ctx, `SELECT n.nspname::pg_catalog.text, c.relname::pg_catalog.text,
+			coalesce(pg_catalog.cardinality($2::pg_catalog.text[]), 0) = 0 OR c.relkind = 'p' OR EXISTS (SELECT FROM pg_catalog.pg_publication_tables p WHERE p.pubname = ANY ($2) AND p.schemaname = n.nspname AND p.tablename = c.relname)
+		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgsluice') AND n.nspname !~ '^pg_'
+		AND pg_catalog.age(c.xmin) <= pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot()) - $1 ORDER BY 1, 2`, next, publications)
+	if err != nil {
+		return err
+	}
+	var table [2]string
+	var carries bool
+	list := make(map[[2]string]bool)
+	if _, err := pgx.ForEachRow(rows, []any{&table[0], &table[1], &carries}, func() error { list[table] = carries; return nil }); err != nil || len(list) == 0 {
 		return err
 	}
 	tables, err := progress.Tables(ctx, s.OnTarget, s.Stream.ID)
@@ -178,11 +186,12 @@ func (r *Report) lookForTables(ctx context.Context, s *session.Session, before p
 	for i := range tables {
 		known[[2]string{tables[i].SourceSchema, tables[i].SourceTable}] = true
 	}
-	for _, t := range list {
-		if !known[t] {
+	for t, carries := range list {
+		if !known[t] || !carries {
 			r.Created = append(r.Created, t[0]+"."+t[1])
 		}
 	}
+	slices.Sort(r.Created)
 	return nil
 }
 
