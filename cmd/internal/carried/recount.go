@@ -39,7 +39,8 @@ func Recount(ctx context.Context, c *pgx.Conn, unchanged string) (bool, error) {
 }
 
 // RecountTables returns the OIDs of the tables of an earlier Unchanged that have changed, or of
-// which nobody can tell any more, and the text with the counters of now.
+// which nobody can tell any more, and the text with the counters of now. That leaves out tables that
+// are gone: they can be accepted. It is never empty.
 func RecountTables(ctx context.Context, c *pgx.Conn, unchanged string) (changed []uint32, again string, err error) {
 	type line struct {
 		oid    uint32
@@ -49,6 +50,9 @@ func RecountTables(ctx context.Context, c *pgx.Conn, unchanged string) (changed 
 	var lines []line
 	var oids, files []uint32
 	for text := range strings.Lines(unchanged) {
+		if strings.TrimSpace(text) == "" {
+			continue
+		}
 		id, counters, _ := strings.Cut(strings.TrimSpace(text), " ")
 		number := strings.TrimRight(id, "uf")
 		oid, err := strconv.ParseUint(number, 10, 32)
@@ -75,18 +79,23 @@ func RecountTables(ctx context.Context, c *pgx.Conn, unchanged string) (changed 
 	version := pgdial.Version(c.PgConn())
 	var b strings.Builder
 	for _, l := range lines {
-		after := now[l.oid]
+		after, exists := now[l.oid]
 		differs, told := false, true
 		if l.mark == "f" {
-			after = current[l.oid]
+			after, exists = current[l.oid]
 			differs = after.File != l.before.File
 		} else {
 			differs, told = (&Table{Unlogged: l.mark == "u"}).differ(l.before, after, version)
 		}
-		if differs || !told {
+		if differs || !told || !exists {
 			changed = append(changed, l.oid)
 		}
-		fmt.Fprintf(&b, "%d%s %s\n", l.oid, l.mark, after)
+		if exists {
+			fmt.Fprintf(&b, "%d%s %s\n", l.oid, l.mark, after)
+		}
+	}
+	if b.Len() == 0 {
+		b.WriteString("\n")
 	}
 	return changed, b.String(), nil
 }
