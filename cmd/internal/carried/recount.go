@@ -39,8 +39,8 @@ func Recount(ctx context.Context, c *pgx.Conn, unchanged string) (bool, error) {
 }
 
 // RecountTables returns the OIDs of the tables of an earlier Unchanged that have changed, or of
-// which nobody can tell any more, and the text with the counters of now. That leaves out tables that
-// are gone: they can be accepted. It is never empty.
+// which nobody can tell any more, and the text with the counters of now. That leaves out tables
+// that are gone: they can be accepted. It is never empty.
 func RecountTables(ctx context.Context, c *pgx.Conn, unchanged string) (changed []uint32, again string, err error) {
 	type line struct {
 		oid    uint32
