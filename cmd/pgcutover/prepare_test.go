@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -58,7 +59,11 @@ func (p *proxy) serve(client net.Conn, addr string) {
 		for {
 			n, err := client.Read(b)
 			if n > 0 {
-				asked.Store(true)
+				// How often a step asks whether the target has caught up depends on how busy the
+				// machine is.
+				if !bytes.Contains(b[:n], []byte("SELECT applied_lsn::")) {
+					asked.Store(true)
+				}
 				_, err = server.Write(b[:n])
 			}
 			if err != nil {
@@ -100,7 +105,11 @@ func (m *migration) counted(what string, verbs ...string) {
 	a, b := through(m.T, m.source, m.source.URI), through(m.T, m.target, m.target.URI)
 	m.Env = &pgtest.Env{T: m.T, Dir: direct.Dir, Source: a.uri, Target: b.uri, Vars: direct.Vars}
 	for _, verb := range verbs {
-		const most = 300 // one more for each of 200 tables is above it; large results count twice
+		// As counted, and a few more. Large results count twice.
+		most := map[string]int64{"fence": 140, "drain": 45, "open": 70}[verb]
+		if pgtest.Full() {
+			most = 300
+		}
 		a.trips.Store(0)
 		b.trips.Store(0)
 		began := time.Now()

@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -216,13 +217,17 @@ func StepEnds(ctx context.Context, c *pgx.Conn, stream int32, step, detail strin
 
 // StepEndsWith is like StepEnds for a step that has a result.
 func StepEndsWith(ctx context.Context, c *pgx.Conn, stream int32, step, detail, result string) error {
-	if _, err := c.Exec(ctx,
-		"SELECT pg_catalog.set_config('synchronous_commit', 'local', false) WHERE pg_catalog.current_setting('synchronous_commit') = 'off'"); err != nil {
-		return err
-	}
-	_, err := c.Exec(ctx, "UPDATE pgsluice.cutover SET finished_at = pg_catalog.clock_timestamp(), detail = $3, result = nullif($4, '') WHERE stream_id = $1 AND step = $2",
+	var b pgx.Batch
+	QueueStepEnds(&b, stream, step, detail, result)
+	return c.SendBatch(ctx, &b).Close()
+}
+
+// QueueStepEnds is StepEndsWith for a batch, which becomes one transaction. What is queued before
+// it is recorded with the end of the step, or not at all.
+func QueueStepEnds(b *pgx.Batch, stream int32, step, detail, result string) {
+	b.Queue("SELECT pg_catalog.set_config('synchronous_commit', 'local', false) WHERE pg_catalog.current_setting('synchronous_commit') = 'off'")
+	b.Queue("UPDATE pgsluice.cutover SET finished_at = pg_catalog.clock_timestamp(), detail = $3, result = nullif($4, '') WHERE stream_id = $1 AND step = $2",
 		stream, step, detail, result)
-	return err
 }
 
 // SetStamp records the state of the source's catalogs at the time a step compared the schemas, and
@@ -234,24 +239,20 @@ func SetStamp(ctx context.Context, c *pgx.Conn, stream int32, step, stamp, count
 	return err
 }
 
-// SetFence records the fence that a step belongs to, and the statements that undo the step.
-func SetFence(ctx context.Context, c *pgx.Conn, stream int32, step, id, undo string) error {
-	_, err := c.Exec(ctx, "UPDATE pgsluice.cutover SET fence_id = nullif($3, ''), undo = nullif($4, '') WHERE stream_id = $1 AND step = $2", stream, step, id, undo)
-	return err
+// SetFence records the fence that is being put up, and the statements that undo it. What was
+// drained under an earlier fence says nothing under this one, and is forgotten.
+func SetFence(ctx context.Context, c *pgx.Conn, stream int32, id, undo string) error {
+	var b pgx.Batch
+	b.Queue("UPDATE pgsluice.cutover SET fence_id = $2, undo = $3 WHERE stream_id = $1 AND step = 'fence'", stream, id, undo)
+	b.Queue("DELETE FROM pgsluice.cutover WHERE stream_id = $1 AND step = 'drain'", stream)
+	return c.SendBatch(ctx, &b).Close()
 }
 
-// SetDrain records what a drain has found: the fence that it belongs to, its mark, what the target
-// has applied by now, and what the source's large objects are.
-func SetDrain(ctx context.Context, c *pgx.Conn, stream int32, fenceID string, mark format.LSN, largeObjects string) error {
-	_, err := c.Exec(ctx, `UPDATE pgsluice.cutover c SET fence_id = $2, lsn = $3::pg_catalog.text::pg_catalog.pg_lsn, applied_lsn = s.applied_lsn, changes = s.changes, large_objects = nullif($4, '')
+// QueueDrain records what a drain has found: the fence that it belongs to, its mark, what the
+// target has applied by now, and what the source's large objects are.
+func QueueDrain(b *pgx.Batch, stream int32, fenceID string, mark format.LSN, largeObjects string) {
+	b.Queue(`UPDATE pgsluice.cutover c SET fence_id = $2, lsn = $3::pg_catalog.text::pg_catalog.pg_lsn, applied_lsn = s.applied_lsn, changes = s.changes, large_objects = nullif($4, '')
 		FROM pgsluice.streams s WHERE s.stream_id = c.stream_id AND c.stream_id = $1 AND c.step = 'drain'`, stream, fenceID, mark.String(), largeObjects)
-	return err
-}
-
-// SetLSN records the position that a step stands for.
-func SetLSN(ctx context.Context, c *pgx.Conn, stream int32, step string, lsn format.LSN) error {
-	_, err := c.Exec(ctx, "UPDATE pgsluice.cutover SET lsn = $3::pg_catalog.text::pg_catalog.pg_lsn WHERE stream_id = $1 AND step = $2", stream, step, lsn.String())
-	return err
 }
 
 // ForgetSteps removes the records of steps.
@@ -357,17 +358,16 @@ func RenamedSchemas(ctx context.Context, c *pgx.Conn, stream int32) (map[string]
 }
 
 // EndStream stops further changes from being applied, because a cutover has made the target the
-// primary. It does so only if the number of applied changes is still the one given, and returns the
-// position up to which the target then has everything. It returns 0 if more was applied.
-func EndStream(ctx context.Context, c *pgx.Conn, stream int32, changes int64) (final format.LSN, err error) {
-	var s string
-	err = c.QueryRow(ctx, "UPDATE pgsluice.streams SET ended_at = coalesce(ended_at, pg_catalog.clock_timestamp()) WHERE stream_id = $1 AND changes = $2 RETURNING applied_lsn::pg_catalog.text",
-		stream, changes).Scan(&s)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	return format.ParseLSN(s)
+// primary. It does so only if the number of applied changes is still the one given; else it returns
+// false. With the step "open" it records the position up to which the target has everything. From
+// here on the application relies on the target's data, and on the durability that the server's
+// settings promise: the commit waits for it.
+func EndStream(ctx context.Context, c *pgx.Conn, stream int32, changes int64) (ended bool, err error) {
+	var b pgx.Batch
+	b.Queue(waiting.Durable)
+	b.Queue(`WITH s AS (UPDATE pgsluice.streams SET ended_at = coalesce(ended_at, pg_catalog.clock_timestamp()) WHERE stream_id = $1 AND changes = $2 RETURNING stream_id, applied_lsn),
+			c AS (UPDATE pgsluice.cutover c SET lsn = s.applied_lsn FROM s WHERE c.stream_id = s.stream_id AND c.step = 'open')
+		SELECT EXISTS (SELECT FROM s)`, stream, changes).QueryRow(func(row pgx.Row) error { return row.Scan(&ended) })
+	err = c.SendBatch(ctx, &b).Close()
+	return ended && err == nil, err
 }

@@ -77,57 +77,71 @@ func withFence(comment string, f *Fence) (string, error) {
 	return text + fenceMark + string(data), err
 }
 
-// GetFence returns the record of the connection's database, or nil. isClosed reports whether the
-// database is read-only for new sessions.
-func GetFence(ctx context.Context, c *pgx.Conn) (f *Fence, isClosed bool, err error) {
-	var comment string
-	err = c.QueryRow(ctx, "SELECT coalesce(pg_catalog.shobj_description(d.oid, 'pg_database'), ''), "+identity.Closed+
-		" FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()").Scan(&comment, &isClosed)
-	_, f = fenceIn(comment)
-	return f, isClosed, err
+// A Database is the connection's database, with the record of its fence.
+type Database struct {
+	Name    string
+	Fence   *Fence // nil: none is recorded
+	Closed  bool   // it is read-only for new sessions
+	comment string
+	now     time.Time // by the server's clock
 }
 
-// FenceID returns the id of the fence that is in force on a source, or "".
-func FenceID(ctx context.Context, source *pgx.Conn) (string, error) {
-	f, isClosed, err := GetFence(ctx, source)
-	if err != nil || f == nil || !isClosed {
-		return "", err
-	}
-	return f.ID, nil
+// GetDatabase returns the connection's database.
+func GetDatabase(ctx context.Context, c *pgx.Conn) (*Database, error) {
+	d := new(Database)
+	err := c.QueryRow(ctx, "SELECT d.datname::pg_catalog.text, coalesce(pg_catalog.shobj_description(d.oid, 'pg_database'), ''), "+identity.Closed+
+		", pg_catalog.clock_timestamp() FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()").Scan(&d.Name, &d.comment, &d.Closed, &d.now)
+	_, d.Fence = fenceIn(d.comment)
+	return d, err
 }
 
-// SetFence records a fence of the connection's database, or removes the record if f is nil. The
-// caller's transaction must be read-write.
-func SetFence(ctx context.Context, tx pgx.Tx, f *Fence) error {
-	var name, comment string
-	if err := tx.QueryRow(ctx, "SELECT d.datname::pg_catalog.text, coalesce(pg_catalog.shobj_description(d.oid, 'pg_database'), '') FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()").
-		Scan(&name, &comment); err != nil {
-		return err
-	}
-	text, err := withFence(comment, f)
-	if err != nil || text == comment {
-		return err
-	}
+// Record returns the statement that records a fence of the database, or that removes the record if
+// f is nil.
+func (d *Database) Record(f *Fence) (string, error) {
+	text, err := withFence(d.comment, f)
 	literal := "NULL"
 	if text != "" {
 		literal = escapeLiteral(text)
 	}
-	_, err = tx.Exec(ctx, "COMMENT ON DATABASE "+pgx.Identifier{name}.Sanitize()+" IS "+literal)
-	return err
+	return "COMMENT ON DATABASE " + pgx.Identifier{d.Name}.Sanitize() + " IS " + literal, err
 }
 
-// SetOpened records in the fence's record that the target is open. It does nothing if there is no
-// record.
+// InForce returns the id of the fence that is in force, or "".
+func (d *Database) InForce() string {
+	if d.Fence == nil || !d.Closed {
+		return ""
+	}
+	return d.Fence.ID
+}
+
+// GetFence returns the record of the connection's database, or nil. isClosed reports whether the
+// database is read-only for new sessions.
+func GetFence(ctx context.Context, c *pgx.Conn) (f *Fence, isClosed bool, err error) {
+	d, err := GetDatabase(ctx, c)
+	return d.Fence, d.Closed, err
+}
+
+// SetOpened records in the fence's record that the target is open, by the clock of the source. It
+// does nothing if there is no record.
 func SetOpened(ctx context.Context, c *pgx.Conn) error {
-	return pgx.BeginTxFunc(ctx, c, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
-		f, _, err := GetFence(ctx, c)
-		if err != nil || f == nil || f.Opened != nil {
-			return err
-		}
-		f.Opened = new(time.Time)
-		if err := tx.QueryRow(ctx, "SELECT pg_catalog.clock_timestamp()").Scan(f.Opened); err != nil {
-			return err
-		}
-		return SetFence(ctx, tx, f)
-	})
+	d, err := GetDatabase(ctx, c)
+	if err != nil || d.Fence == nil || d.Fence.Opened != nil {
+		return err
+	}
+	f := *d.Fence
+	f.Opened = &d.now
+	sql, err := d.Record(&f)
+	if err != nil {
+		return err
+	}
+	return ReadWrite(ctx, c, sql)
+}
+
+// ReadWrite executes statements in one transaction, in one round trip, also in a fenced database.
+func ReadWrite(ctx context.Context, c *pgx.Conn, statements ...string) error {
+	_, err := c.PgConn().Exec(ctx, "BEGIN READ WRITE; "+strings.Join(statements, "; ")+"; COMMIT").ReadAll()
+	if err != nil && c.PgConn().TxStatus() != 'I' && !c.IsClosed() {
+		_, _ = c.Exec(ctx, "ROLLBACK")
+	}
+	return err
 }

@@ -4,8 +4,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
@@ -14,9 +12,17 @@ func TestFenceRecord_F6(t *testing.T) {
 	ctx := pgtest.Context(t)
 	d := pgtest.Source(t).Database(t, "")
 	c := d.Connect()
-	in := func(do func(tx pgx.Tx) error) {
+	record := func(f *Fence) {
 		t.Helper()
-		if err := pgx.BeginFunc(ctx, c, do); err != nil {
+		x, err := GetDatabase(ctx, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sql, err := x.Record(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ReadWrite(ctx, c, sql); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -30,19 +36,19 @@ func TestFenceRecord_F6(t *testing.T) {
 		was := d.Query(comment)
 		setting := "off"
 		want := &Fence{ID: "A", Slot: "mig", Began: time.Now().UTC(), Setting: &setting}
-		in(func(tx pgx.Tx) error { return SetFence(ctx, tx, want) })
+		record(want)
 		got, isClosed, err := GetFence(ctx, c)
 		if err != nil || got == nil || isClosed || got.ID != "A" || *got.Setting != "off" || !got.Began.Equal(want.Began) {
 			t.Errorf("%+v, %v, %v", got, isClosed, err)
 		}
-		if id, err := FenceID(ctx, c); id != "" || err != nil {
-			t.Errorf("a database that is not closed has fence %q in force, %v", id, err)
+		if x, err := GetDatabase(ctx, c); x.InForce() != "" || err != nil {
+			t.Errorf("a database that is not closed has fence %q in force, %v", x.InForce(), err)
 		}
 		d.Exec("ALTER DATABASE " + d.Name + " SET default_transaction_read_only = 'T'")
-		if id, err := FenceID(ctx, c); id != "A" || err != nil {
-			t.Errorf("fence %q, %v", id, err)
+		if x, err := GetDatabase(ctx, c); x.InForce() != "A" || err != nil {
+			t.Errorf("fence %q, %v", x.InForce(), err)
 		}
-		in(func(tx pgx.Tx) error { return SetFence(ctx, tx, nil) })
+		record(nil)
 		if now := d.Query("BEGIN READ WRITE; " + comment); now != was {
 			t.Errorf("the comment was %q and is %q", was, now)
 		}

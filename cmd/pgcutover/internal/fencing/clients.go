@@ -18,38 +18,43 @@ import (
 // A Client is a session that might write to the source.
 type Client struct {
 	waiting.Holder
-	Idle   bool // it is in no transaction
-	Writes bool // its transaction has written
-	Super  bool // only a superuser may end it
+	Idle   bool      // it is in no transaction
+	Writes bool      // its transaction has written
+	Super  bool      // only a superuser may end it
+	Began  time.Time // by the server's clock; zero: hidden
 }
 
-// Clients returns the sessions that might write: all that are connected to this database, except
-// our own, those that send the WAL to somebody, and autovacuum. Sessions are told apart by process
-// number, since a client may give itself any name. What is hidden from us may write. The sessions
-// are those that began within a span; a zero time does not bound it.
-func Clients(ctx context.Context, c *pgx.Conn, after, before time.Time) ([]Client, error) {
-	rows, err := c.Query(ctx, `SELECT a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''),
+// selectClients selects the sessions that might write: all that are connected to this database,
+// except our own, those that send the WAL to somebody, and autovacuum. Sessions are told apart by
+// process number, since a client may give itself any name. What is hidden from us may write.
+const selectClients = `SELECT a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''),
 			pg_catalog.concat_ws(', ', nullif(a.backend_type, 'client backend'), a.state || coalesce(' for ' || pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - a.state_change), '')), a.backend_type IS NULL,
-			a.backend_type IS NOT NULL AND a.backend_type NOT LIKE 'logical replication%' AND coalesce(a.state, 'idle') = 'idle' AND a.xact_start IS NULL AND a.backend_xid IS NULL, a.backend_xid IS NOT NULL, coalesce(r.rolsuper, true)
+			a.backend_type IS NOT NULL AND a.backend_type NOT LIKE 'logical replication%' AND coalesce(a.state, 'idle') = 'idle' AND a.xact_start IS NULL AND a.backend_xid IS NULL, a.backend_xid IS NOT NULL, coalesce(r.rolsuper, true), coalesce(a.backend_start, 'epoch')
 		FROM pg_catalog.pg_stat_activity a LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid
 		WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid() AND a.backend_type IS DISTINCT FROM 'autovacuum worker'
 			AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_replication s WHERE s.pid = a.pid AND s.state <> 'startup')
-			AND (a.backend_start IS NULL OR ($1::pg_catalog.timestamptz IS NULL OR a.backend_start >= $1) AND ($2::pg_catalog.timestamptz IS NULL OR a.backend_start < $2))
-		ORDER BY a.pid`, bound(after), bound(before))
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (x Client, err error) {
-		err = row.Scan(&x.PID, &x.Role, &x.Application, &x.State, &x.Hidden, &x.Idle, &x.Writes, &x.Super)
-		return x, err
-	})
+		ORDER BY a.pid`
+
+// Clients returns the sessions that might write.
+func Clients(ctx context.Context, c *pgx.Conn) (list []Client, err error) {
+	var b pgx.Batch
+	QueueClients(&b, &list)
+	err = c.SendBatch(ctx, &b).Close()
+	return list, err
 }
 
-func bound(t time.Time) *time.Time {
-	if t.IsZero() {
-		return nil
-	}
-	return &t
+// QueueClients is Clients for a batch.
+func QueueClients(b *pgx.Batch, list *[]Client) {
+	b.Queue(selectClients).Query(func(rows pgx.Rows) (err error) {
+		*list, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (x Client, err error) {
+			err = row.Scan(&x.PID, &x.Role, &x.Application, &x.State, &x.Hidden, &x.Idle, &x.Writes, &x.Super, &x.Began)
+			if x.Began.Unix() == 0 {
+				x.Began = time.Time{}
+			}
+			return x, err
+		})
+		return err
+	})
 }
 
 // Describe describes the first few sessions and counts the rest.
@@ -77,7 +82,7 @@ func Lasting(ctx context.Context, c *pgx.Conn, trust []string) (list []Client, e
 		return nil, nil
 	}
 	for began := time.Now(); ; {
-		now, err := Clients(ctx, c, time.Time{}, time.Time{})
+		now, err := Clients(ctx, c)
 		if err != nil {
 			return nil, err
 		}

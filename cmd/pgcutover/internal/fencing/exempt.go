@@ -2,59 +2,34 @@ package fencing
 
 import (
 	"context"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/pgsluice/pgsluice/cmd/internal/count"
-	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
-	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
 // Who is exempt from the database's default: a role with a setting of its own, and a subscription,
 // whose worker writes rows without asking whether its transaction is read-only.
 
-// RequireNoneExempt refuses while somebody is exempt.
-func RequireNoneExempt(ctx context.Context, s *session.Session) error {
-	roles, err := Exempt(ctx, s.OnSource)
-	if err != nil {
-		return s.Source.Explain(err)
-	}
-	if len(roles) > 0 {
-		return fault.New(fault.Config, "the fence would not hold: these roles have default_transaction_read_only = off: %s", count.Some(roles)).
-			WithHint("On the source: ALTER ROLE … RESET default_transaction_read_only (or … IN DATABASE … RESET …)")
-	}
-	return nil
-}
-
 // Exempt returns the roles whose own setting overrides the database's. The server takes any
 // spelling of a boolean. A role's setting for this database overrides its setting for all.
 func Exempt(ctx context.Context, c *pgx.Conn) ([]string, error) {
-	return names(ctx, c, `SELECT r.rolname FROM (SELECT DISTINCT ON (s.setrole) s.setrole, (pg_catalog.substr(x, pg_catalog.strpos(x, '=') + 1))::pg_catalog.bool AS closed
+	return names(ctx, c, selectExempt)
+}
+
+const selectExempt = `SELECT r.rolname FROM (SELECT DISTINCT ON (s.setrole) s.setrole, (pg_catalog.substr(x, pg_catalog.strpos(x, '=') + 1))::pg_catalog.bool AS closed
 		FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) x
 		WHERE s.setrole <> 0 AND s.setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))
 		AND pg_catalog.split_part(x, '=', 1) = 'default_transaction_read_only' ORDER BY s.setrole, s.setdatabase = 0) v
-		JOIN pg_catalog.pg_roles r ON r.oid = v.setrole WHERE NOT v.closed ORDER BY 1`)
-}
+		JOIN pg_catalog.pg_roles r ON r.oid = v.setrole WHERE NOT v.closed ORDER BY 1`
 
 // Subscriptions returns the subscriptions of the database that are enabled.
 func Subscriptions(ctx context.Context, c *pgx.Conn) ([]string, error) {
-	return names(ctx, c, `SELECT s.subname FROM pg_catalog.pg_subscription s
-		WHERE s.subenabled AND s.subdbid = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) ORDER BY 1`)
+	return names(ctx, c, selectSubscriptions)
 }
 
-// RequireNoSubscription refuses while the source takes changes from elsewhere.
-func RequireNoSubscription(ctx context.Context, s *session.Session) error {
-	list, err := Subscriptions(ctx, s.OnSource)
-	if err != nil || len(list) == 0 {
-		return s.Source.Explain(err)
-	}
-	return fault.New(fault.Config, "the fence would not hold: the source takes changes from %s: %s",
-		count.Word(len(list), "a subscription", "subscriptions"), count.Some(list)).
-		WithHint("On the source, as the owner of the subscription: %s The changes wait at the publisher. After the cutover, create the subscription on the target.",
-			strings.Join(Disable(list), " "))
-}
+const selectSubscriptions = `SELECT s.subname FROM pg_catalog.pg_subscription s
+		WHERE s.subenabled AND s.subdbid = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()) ORDER BY 1`
 
 // Disable returns the statements that disable subscriptions.
 func Disable(list []string) []string {

@@ -3,7 +3,6 @@ package fencing
 import (
 	"context"
 	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -15,7 +14,7 @@ import (
 // READ WRITE passes. Our own programs are told by their names: who takes one of these on purpose is
 // not warned about, but still ended and watched.
 func Returning(ctx context.Context, c *pgx.Conn) ([]Client, error) {
-	list, err := Clients(ctx, c, time.Time{}, time.Time{})
+	list, err := Clients(ctx, c)
 	if err != nil {
 		return nil, err
 	}

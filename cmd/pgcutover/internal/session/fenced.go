@@ -10,13 +10,14 @@ import (
 // FenceInForce returns the id of the fence that this migration has put up and proved, if it is
 // still in force on the source. The id is empty if there is no such fence.
 func (s *Session) FenceInForce(ctx context.Context, done []progress.Step) (id string, err error) {
-	if id, err = slot.FenceID(ctx, s.OnSource); err != nil {
+	d, err := slot.GetDatabase(ctx, s.OnSource)
+	if err != nil {
 		return "", s.Source.Explain(err)
 	}
-	if f := Done(done, "fence"); f == nil || f.FenceID != id {
+	if f := Done(done, "fence"); f == nil || f.FenceID != d.InForce() {
 		return "", nil
 	}
-	return id, nil
+	return d.InForce(), nil
 }
 
 // Drained reports whether the target has every change from before the fence that is in force. What

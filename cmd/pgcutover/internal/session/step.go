@@ -6,21 +6,26 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 )
 
-// Step runs one step of the cutover and records its times on the target.
-func (s *Session) Step(ctx context.Context, name string, do func() (detail string, err error)) error {
+// Step runs one step of the cutover and records its times on the target. What do queues is executed
+// in the transaction that records the end.
+func (s *Session) Step(ctx context.Context, name string, do func(end *pgx.Batch) (detail string, err error)) error {
 	if err := progress.StepBegins(ctx, s.OnTarget, s.Stream.ID, name); err != nil {
 		return s.Target.Explain(err)
 	}
 	began := time.Now()
-	detail, err := do()
+	var end pgx.Batch
+	detail, err := do(&end)
 	if err != nil {
 		return err
 	}
-	if err := progress.StepEnds(ctx, s.OnTarget, s.Stream.ID, name, detail); err != nil {
+	progress.QueueStepEnds(&end, s.Stream.ID, name, detail, "")
+	if err := s.OnTarget.SendBatch(ctx, &end).Close(); err != nil {
 		return s.Target.Explain(err)
 	}
 	s.Log.Info(fmt.Sprintf("%s: %s (%v)", name, detail, time.Since(began).Round(time.Millisecond)))

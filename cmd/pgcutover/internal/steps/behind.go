@@ -20,43 +20,52 @@ import (
 // passes it. Until the stream is ended, sync carries what such a session writes, or would carry it
 // if it were running. So open looks behind the drain's mark.
 
-// atRest checks that no row of the source was written since the drain. It writes a second mark and
-// waits until the target has it. If nobody reads the slot, it looks into the slot instead.
-func atRest(ctx context.Context, s *session.Session, drain *progress.Step, timeout time.Duration) error {
-	mark, err := slot.Mark(ctx, s.OnSource, "open "+s.Slot)
-	if err != nil {
-		return s.Source.Explain(err)
-	}
-	if err := sameLargeObjects(ctx, s, drain); err != nil {
-		return err
-	}
-	r := reader{Session: s, looked: time.Now(), seen: time.Now(), patience: idleAfter, later: idleAfter}
+// A rest is the check that no row of the source was written since the drain.
+type rest struct {
+	*session.Session
+	drain *progress.Step
+	mark  format.LSN
+	free  chan struct{} // closed when nobody else uses the session on the source
+}
+
+// begin writes a second mark.
+func (r *rest) begin(ctx context.Context) (err error) {
+	r.mark, err = slot.Mark(ctx, r.OnSource, "open "+r.Slot)
+	return r.Source.Explain(err)
+}
+
+// wait waits until the target has the mark. If nobody reads the slot, it looks into the slot
+// instead.
+func (r *rest) wait(ctx context.Context, timeout time.Duration) error {
+	reads := reader{Session: r.Session, looked: time.Now(), seen: time.Now(), patience: idleAfter, later: idleAfter}
 	asked := time.Now()
 	done, err := pollAt(ctx, pollSoon, timeout, func() (bool, error) {
-		at, changes, err := appliedChanges(ctx, s)
+		at, changes, err := appliedChanges(ctx, r.Session)
 		switch {
 		case err != nil:
 			return false, err
-		case changes != drain.Changes:
-			return false, writtenBehind(ctx, s, "")
-		case at >= mark:
+		case changes == r.drain.Changes && at >= r.mark:
 			return true, nil
-		case time.Since(asked) < 200*time.Millisecond:
+		case changes == r.drain.Changes && time.Since(asked) < 200*time.Millisecond:
 			return false, nil
 		}
+		<-r.free
+		if changes != r.drain.Changes {
+			return false, writtenBehind(ctx, r.Session, "")
+		}
 		asked = time.Now()
-		info, err := slot.Get(ctx, s.OnSource, s.Slot)
+		info, err := slot.Get(ctx, r.OnSource, r.Slot)
 		if err != nil {
-			return false, s.Source.Explain(err)
+			return false, r.Source.Explain(err)
 		}
-		if info.Usable(s.Slot, s.Stream.Key.Database) == nil && !info.Active {
-			return atRestUnread(ctx, s, at)
+		if info.Usable(r.Slot, r.Stream.Key.Database) == nil && !info.Active {
+			return atRestUnread(ctx, r.Session, at)
 		}
-		return false, r.look(ctx)
+		return false, reads.look(ctx)
 	})
 	if err == nil && !done {
-		err = fault.New(fault.TryAgain, "the target did not reach LSN %v within %v", mark, timeout).
-			WithHint("See the messages of pgdecode and pgapply, and: pgcutover status --slot %s", s.Slot)
+		err = fault.New(fault.TryAgain, "the target did not reach LSN %v within %v", r.mark, timeout).
+			WithHint("See the messages of pgdecode and pgapply, and: pgcutover status --slot %s", r.Slot)
 	}
 	return err
 }
@@ -117,14 +126,14 @@ func appliedChanges(ctx context.Context, s *session.Session) (at format.LSN, cha
 // endStream ends the stream for good, if nothing was applied to the target since the drain, and
 // records the position up to which the target has everything.
 func endStream(ctx context.Context, s *session.Session, drain *progress.Step) error {
-	final, err := progress.EndStream(ctx, s.OnTarget, s.Stream.ID, drain.Changes)
+	ended, err := progress.EndStream(ctx, s.OnTarget, s.Stream.ID, drain.Changes)
 	if err != nil {
 		return s.Target.Explain(err)
 	}
-	if final == 0 {
+	if !ended {
 		return writtenBehind(ctx, s, "")
 	}
-	return s.Target.Explain(progress.SetLSN(ctx, s.OnTarget, s.Stream.ID, "open", final))
+	return nil
 }
 
 // writtenBehind refuses to open, because somebody writes to the source. If it is not known what was

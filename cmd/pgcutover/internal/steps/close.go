@@ -16,11 +16,7 @@ import (
 // closeSource closes the source's database for new sessions, and returns what it has done. Its undo
 // is recorded on the target before, and on the source in the same transaction.
 func closeSource(ctx context.Context, s *session.Session) (*slot.Fence, error) {
-	f, err := newFence(ctx, s)
-	if err != nil {
-		return nil, s.Source.Explain(err)
-	}
-	sql, err := narrow(ctx, s, f)
+	f, sql, err := closing(ctx, s)
 	if err != nil {
 		return nil, s.Source.Explain(err)
 	}
@@ -28,33 +24,36 @@ func closeSource(ctx context.Context, s *session.Session) (*slot.Fence, error) {
 	if err != nil {
 		return nil, s.Source.Explain(err)
 	}
-	if err := progress.SetFence(ctx, s.OnTarget, s.Stream.ID, "fence", f.ID, "BEGIN READ WRITE; "+back+"; COMMIT;"); err != nil {
+	if err := progress.SetFence(ctx, s.OnTarget, s.Stream.ID, f.ID, "BEGIN READ WRITE; "+back+"; COMMIT;"); err != nil {
 		return nil, s.Target.Explain(err)
 	}
-	// What was drained under an earlier fence says nothing under this one.
-	if _, err := progress.ForgetSteps(ctx, s.OnTarget, s.Stream.ID, "drain"); err != nil {
-		return nil, s.Target.Explain(err)
-	}
-	db := pgx.Identifier{s.Stream.Key.Database}.Sanitize()
-	sql = append(sql, "ALTER DATABASE "+db+" SET default_transaction_read_only = on")
-	err = pgx.BeginTxFunc(ctx, s.OnSource, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
-		if err := slot.SetFence(ctx, tx, f); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, strings.Join(sql, "; "))
-		return err
-	})
+	err = slot.ReadWrite(ctx, s.OnSource, sql...)
 	return f, session.Denied(s.Source.Explain(err), "The role must own the source's database.")
+}
+
+// closing returns a fence, and the statements that put it up and record it.
+func closing(ctx context.Context, s *session.Session) (*slot.Fence, []string, error) {
+	d, err := slot.GetDatabase(ctx, s.OnSource)
+	if err != nil {
+		return nil, nil, err
+	}
+	f, err := newFence(ctx, s, d)
+	if err != nil {
+		return nil, nil, err
+	}
+	sql, err := narrow(ctx, s, f)
+	if err != nil {
+		return nil, nil, err
+	}
+	record, err := d.Record(f)
+	return f, append(append([]string{record}, sql...), "ALTER DATABASE "+pgx.Identifier{d.Name}.Sanitize()+" SET default_transaction_read_only = on"), err
 }
 
 // newFence returns a fence with a new id, and with what was there before the first of the fences
 // that are in force.
-func newFence(ctx context.Context, s *session.Session) (*slot.Fence, error) {
-	f, isClosed, err := slot.GetFence(ctx, s.OnSource)
-	if err != nil {
-		return nil, err
-	}
-	if f == nil || !isClosed {
+func newFence(ctx context.Context, s *session.Session, d *slot.Database) (*slot.Fence, error) {
+	f := d.Fence
+	if f == nil || !d.Closed {
 		f = new(slot.Fence)
 		if err := s.OnSource.QueryRow(ctx, `SELECT pg_catalog.clock_timestamp(), (SELECT pg_catalog.substr(x, pg_catalog.strpos(x, '=') + 1)
 			FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) x WHERE s.setrole = 0 AND s.setdatabase = d.oid AND pg_catalog.split_part(x, '=', 1) = 'default_transaction_read_only')
@@ -84,22 +83,23 @@ func restoring(ctx context.Context, s *session.Session, f *slot.Fence, database 
 // reopen undoes a fence, from its record on the source. What also does happens in the same
 // transaction.
 func reopen(ctx context.Context, s *session.Session, f *slot.Fence, also ...func() error) error {
-	var db string
 	err := pgx.BeginTxFunc(ctx, s.OnSource, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
 		for _, do := range also {
 			if err := do(); err != nil {
 				return err
 			}
 		}
-		if err := tx.QueryRow(ctx, "SELECT pg_catalog.current_database()").Scan(&db); err != nil {
+		d, err := slot.GetDatabase(ctx, s.OnSource)
+		if err != nil {
 			return err
 		}
-		if err := slot.SetFence(ctx, tx, nil); err != nil {
+		record, err := d.Record(nil)
+		if err != nil {
 			return err
 		}
-		back, err := restoring(ctx, s, f, db)
+		back, err := restoring(ctx, s, f, d.Name)
 		if err == nil {
-			_, err = tx.Exec(ctx, back)
+			_, err = tx.Exec(ctx, record+"; "+back)
 		}
 		return err
 	})

@@ -18,12 +18,16 @@ import (
 // requireAll checks every condition for closing the source, and returns the tables to count again.
 // It reports all conditions that are not met at once, each with its remedy.
 func requireAll(ctx context.Context, s *session.Session, o FenceOptions) (counted string, err error) {
+	look, err := fencing.LookAt(ctx, s.OnSource, nil)
+	if err != nil {
+		return "", s.Source.Explain(err)
+	}
 	conditions := []func() error{
 		func() error { return fencing.RequireRights(ctx, s) },
-		func() error { return fencing.RequireNoneExempt(ctx, s) },
-		func() error { return fencing.RequireNoSubscription(ctx, s) },
+		look.NoneExempt,
+		look.NoSubscription,
 		func() error { return fencing.RequireEndable(ctx, s, o.Trust) },
-		func() error { return checkPrepared(ctx, s) },
+		look.NonePrepared,
 		func() error { return usable(ctx, s) },
 		func() error { return answers(ctx, s) },
 	}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
@@ -15,14 +17,11 @@ import (
 // before it. Then no change is pending. It needs a proved fence: without it, new changes would
 // arrive at once. What it records counts for that fence only.
 func Drain(ctx context.Context, m *session.Migration, timeout time.Duration) error {
-	s, err := m.BeginTarget(ctx)
+	s, err := m.Begin(ctx)
 	if err != nil {
 		return err
 	}
 	defer s.Close(ctx)
-	if s.OnSource, err = m.Connect(ctx, m.Source); err != nil {
-		return err
-	}
 	if err := s.Exclusive(ctx); err != nil {
 		return err
 	}
@@ -30,25 +29,22 @@ func Drain(ctx context.Context, m *session.Migration, timeout time.Duration) err
 		m.Log.Info("drain: the target is open; it has every change")
 		return nil
 	}
-	if err := s.CheckSource(ctx); err != nil {
-		return err
-	}
-	done, err := progress.Steps(ctx, s.OnTarget, s.Stream.ID)
-	if err != nil {
-		return m.Target.Explain(err)
-	}
-	id, err := s.FenceInForce(ctx, done)
+	return drain(ctx, s, timeout)
+}
+
+func drain(ctx context.Context, s *session.Session, timeout time.Duration) error {
+	done, id, err := fenced(ctx, s)
 	if err != nil {
 		return err
 	}
 	if id == "" {
 		return fault.New(fault.Config, "the source is not fenced, so draining it would not be complete").
-			WithHint("First: pgcutover fence --slot %s", m.Slot)
+			WithHint("First: pgcutover fence --slot %s", s.Slot)
 	}
-	return s.Step(ctx, "drain", func() (string, error) {
-		mark, err := slot.Mark(ctx, s.OnSource, "drain "+m.Slot)
+	return s.Step(ctx, "drain", func(end *pgx.Batch) (string, error) {
+		mark, err := slot.Mark(ctx, s.OnSource, "drain "+s.Slot)
 		if err != nil {
-			return "", m.Source.Explain(err)
+			return "", s.Source.Explain(err)
 		}
 		// While the target catches up.
 		lobs := largeObjects(ctx, s)
@@ -58,9 +54,24 @@ func Drain(ctx context.Context, m *session.Migration, timeout time.Duration) err
 		if err := await(ctx, s, mark, timeout); err != nil {
 			return "", err
 		}
-		if err := progress.SetDrain(ctx, s.OnTarget, s.Stream.ID, id, mark, lobs); err != nil {
-			return "", m.Target.Explain(err)
-		}
+		progress.QueueDrain(end, s.Stream.ID, id, mark, lobs)
 		return fmt.Sprintf("the target has everything up to LSN %v, 0 changes are pending", mark), nil
 	})
+}
+
+// fenced returns the recorded steps, and the id of the fence that this migration has put up and
+// proved, if it is in force.
+func fenced(ctx context.Context, s *session.Session) (done []progress.Step, id string, err error) {
+	var d *slot.Database
+	err = beside(func() (err error) {
+		d, err = slot.GetDatabase(ctx, s.OnSource)
+		return s.Source.Explain(err)
+	}, func() (err error) {
+		done, err = progress.Steps(ctx, s.OnTarget, s.Stream.ID)
+		return s.Target.Explain(err)
+	})
+	if f := session.Done(done, "fence"); err != nil || f == nil || f.FenceID != d.InForce() {
+		return done, "", err
+	}
+	return done, d.InForce(), nil
 }

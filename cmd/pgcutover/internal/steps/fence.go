@@ -45,25 +45,45 @@ func Fence(ctx context.Context, m *session.Migration, o FenceOptions) error {
 			return err
 		}
 	}
-	stamp := ""
-	if !o.Check && !s.Stream.Ended {
-		// Before the comparison: what is changed after it is not in the stamp.
-		if stamp, err = inventory.Stamp(ctx, s.OnSource); err != nil {
-			return m.Source.Explain(err)
-		}
-	}
-	counted, err := requireAll(ctx, s, o)
+	f, err := judge(ctx, s, o)
 	if err == nil && o.Check {
 		return fencing.WarnReturning(ctx, s)
 	}
 	if err != nil {
 		return err
 	}
-	if err := s.Step(ctx, "fence", func() (string, error) { return fence(ctx, s, o.Trust) }); err != nil {
-		return errors.Join(err, neverClosed(ctx, s))
+	return f.close(ctx)
+}
+
+// A fence is one that can be put up: its conditions are met.
+type fence struct {
+	*session.Session
+	trust   []string
+	stamp   string // of the source's catalogs when they were compared
+	counted string // the tables to count again
+}
+
+// judge checks the conditions for closing the source, before anything is closed.
+func judge(ctx context.Context, s *session.Session, o FenceOptions) (*fence, error) {
+	f := &fence{Session: s, trust: o.Trust}
+	var err error
+	if !o.Check && !s.Stream.Ended {
+		// Before the comparison: what is changed after it is not in the stamp.
+		if f.stamp, err = inventory.Stamp(ctx, s.OnSource); err != nil {
+			return nil, s.Source.Explain(err)
+		}
 	}
-	// If the source's catalogs have not changed since the fence, open need not compare them again.
-	return m.Target.Explain(progress.SetStamp(ctx, s.OnTarget, s.Stream.ID, "fence", stamp, counted, largeObjects(ctx, s)))
+	f.counted, err = requireAll(ctx, s, o)
+	return f, err
+}
+
+// close closes the source, and proves it.
+func (f *fence) close(ctx context.Context) error {
+	err := f.Step(ctx, "fence", func(*pgx.Batch) (string, error) { return f.put(ctx) })
+	if err != nil {
+		return errors.Join(err, neverClosed(ctx, f.Session))
+	}
+	return nil
 }
 
 // neverClosed removes the record of a fence that has failed before it closed anything.
@@ -78,34 +98,39 @@ func neverClosed(ctx context.Context, s *session.Session) error {
 	return s.Target.Explain(err)
 }
 
-// fence closes the source for all sessions, and proves it.
-func fence(ctx context.Context, s *session.Session, trust []string) (string, error) {
-	f, err := closeSource(ctx, s)
+// put closes the source for all sessions, and proves it.
+func (f *fence) put(ctx context.Context) (string, error) {
+	record, err := closeSource(ctx, f.Session)
 	if err != nil {
 		return "", err
 	}
-	n, left, err := endSessions(ctx, s, trust)
+	// A new session takes several round trips. Meanwhile the others are ended.
+	proved := make(chan error, 1)
+	go func() { proved <- proveReadOnly(ctx, f.Session) }()
+	n, left, err := endSessions(ctx, f.Session, f.trust)
+	is := ""
+	if err == nil {
+		is, err = connecting(ctx, f.Session, record)
+		err = f.Source.Explain(err)
+	}
+	if err == nil {
+		// If the source's catalogs have not changed since, open need not compare them again.
+		err = f.Target.Explain(progress.SetStamp(ctx, f.OnTarget, f.Stream.ID, "fence", f.stamp, f.counted, largeObjects(ctx, f.Session)))
+	}
+	if e := <-proved; err == nil {
+		err = e
+	}
 	if err != nil {
 		return "", err
 	}
-	if err := proveReadOnly(ctx, s); err != nil {
+	// A session may have prepared a transaction before it was ended.
+	if err := requireNone(ctx, f.Session); err != nil {
 		return "", err
-	}
-	if err := requireNoWriters(ctx, s); err != nil {
-		return "", err
-	}
-	// Check again: a session may have prepared a transaction before it was ended.
-	if err := checkPrepared(ctx, s); err != nil {
-		return "", err
-	}
-	is, err := connecting(ctx, s, f)
-	if err != nil {
-		return "", s.Source.Explain(err)
 	}
 	if len(left) > 0 {
-		s.Log.Warn("these sessions are trusted not to write, and were not ended: " + fencing.Describe(left))
+		f.Log.Warn("these sessions are trusted not to write, and were not ended: " + fencing.Describe(left))
 	}
-	return fmt.Sprintf("database %q %s, %s ended", s.Stream.Key.Database, is, count.Of(n, "session")), nil
+	return fmt.Sprintf("database %q %s, %s ended", f.Stream.Key.Database, is, count.Of(n, "session")), nil
 }
 
 // requireLoaded refuses to continue while a load is running or unfinished: the ledger does not list
@@ -131,25 +156,6 @@ func usable(ctx context.Context, s *session.Session) error {
 	return info.Usable(s.Stream.Key.Slot, s.Stream.Key.Database)
 }
 
-// checkPrepared refuses to continue if prepared transactions exist: they can be committed even in a
-// read-only database.
-func checkPrepared(ctx context.Context, s *session.Session) error {
-	rows, err := s.OnSource.Query(ctx,
-		"SELECT gid FROM pg_catalog.pg_prepared_xacts WHERE database = pg_catalog.current_database() ORDER BY prepared")
-	if err != nil {
-		return s.Source.Explain(err)
-	}
-	gids, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return s.Source.Explain(err)
-	}
-	if len(gids) > 0 {
-		return fault.New(fault.Config, "the fence would not hold: there are prepared transactions on the source: %s", count.Some(gids)).
-			WithHint("End each of them on the source with COMMIT PREPARED or ROLLBACK PREPARED.")
-	}
-	return nil
-}
-
 // proveReadOnly opens a session like any client and tries to write.
 func proveReadOnly(ctx context.Context, s *session.Session) error {
 	c, err := s.Connect(ctx, s.Source)
@@ -157,12 +163,7 @@ func proveReadOnly(ctx context.Context, s *session.Session) error {
 		return err
 	}
 	defer c.Close(ctx)
-	tx, err := c.Begin(ctx)
-	if err != nil {
-		return s.Source.Explain(err)
-	}
-	_, err = tx.Exec(ctx, "CREATE SCHEMA pgsluice_fence_test")
-	_ = tx.Rollback(ctx)
+	_, err = c.Exec(ctx, "BEGIN; CREATE SCHEMA pgsluice_fence_test") // closing the session undoes it
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == "25006" {
 		return nil

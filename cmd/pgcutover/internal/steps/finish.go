@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/objects"
@@ -34,7 +36,7 @@ func Finish(ctx context.Context, m *session.Migration, timeout time.Duration) er
 	if err := s.Exclusive(ctx); err != nil {
 		return err
 	}
-	err = s.Step(ctx, "finish", func() (string, error) { return finish(ctx, s, timeout) })
+	err = s.Step(ctx, "finish", func(*pgx.Batch) (string, error) { return finish(ctx, s, timeout) })
 	return watched(ctx, s, err)
 }
 

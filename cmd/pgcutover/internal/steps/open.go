@@ -5,12 +5,13 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
-	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/missing"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
@@ -35,24 +36,34 @@ func Open(ctx context.Context, m *session.Migration, allow []string, timeout tim
 	if err := s.OpenSource(ctx); err != nil {
 		return err
 	}
+	return open(ctx, s, allow, timeout)
+}
+
+func open(ctx context.Context, s *session.Session, allow []string, timeout time.Duration) error {
 	done, err := drained(ctx, s)
 	if err != nil {
 		return err
 	}
-	if err := answers(ctx, s); err != nil {
+	r := &rest{Session: s, drain: session.Done(done, "drain"), free: make(chan struct{})}
+	if err := beside(func() error { return r.begin(ctx) }, func() error { return answers(ctx, s) }); err != nil {
 		return err
 	}
-	drain := session.Done(done, "drain")
-	if err := atRest(ctx, s, drain, timeout); err != nil {
+	// Fence has compared the schemas. Skip the slow comparison: nobody can write at this point.
+	var same bool
+	if err := beside(func() (err error) {
+		defer close(r.free)
+		if err := sameLargeObjects(ctx, s, r.drain); err != nil {
+			return err
+		}
+		same, err = asFenced(ctx, s, done)
+		return err
+	}, func() error { return r.wait(ctx, timeout) }); err != nil {
 		return err
 	}
 	if err := counted(ctx, s, done); err != nil {
 		return err
 	}
-	// Fence has compared the schemas. Skip the slow comparison: nobody can write at this point.
-	if same, err := asFenced(ctx, s, done); err != nil {
-		return err
-	} else if !same {
+	if !same {
 		if _, err := missing.RequireNothing(ctx, s, allow, timeout); err != nil {
 			return err
 		}
@@ -62,18 +73,14 @@ func Open(ctx context.Context, m *session.Migration, allow []string, timeout tim
 	if err := beginBack(ctx, s); err != nil {
 		return err
 	}
-	return s.Step(ctx, "open", func() (string, error) { return openTarget(ctx, s, done, timeout) })
+	return s.Step(ctx, "open", func(*pgx.Batch) (string, error) { return openTarget(ctx, s, done, timeout) })
 }
 
 // drained checks that the target has every change from before the fence, and returns the recorded
 // steps.
 func drained(ctx context.Context, s *session.Session) ([]progress.Step, error) {
-	done, err := progress.Steps(ctx, s.OnTarget, s.Stream.ID)
-	if err != nil {
-		return nil, s.Target.Explain(err)
-	}
-	is, err := s.Drained(ctx, done)
-	if err == nil && !is {
+	done, id, err := fenced(ctx, s)
+	if d := session.Done(done, "drain"); err == nil && (id == "" || d == nil || d.FenceID != id) {
 		err = fault.New(fault.Config, "the source is not fenced and drained, so the target may lack changes").
 			WithHint("First: pgcutover fence --slot %s, and pgcutover drain --slot %s", s.Slot, s.Slot)
 	}
@@ -105,11 +112,6 @@ func openTarget(ctx context.Context, s *session.Session, done []progress.Step, t
 	}
 	if _, err := missing.Retry(ctx, s, true, timeout); err != nil {
 		return "", err
-	}
-	// From here on the application relies on the target's data and on the durability that the
-	// server's settings promise.
-	if _, err := s.OnTarget.Exec(ctx, waiting.Durable); err != nil {
-		return "", s.Target.Explain(err)
 	}
 	// Best effort: if the target is lost later, unfence still knows that it was opened.
 	if err := slot.SetOpened(ctx, s.OnSource); err != nil {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
@@ -38,7 +40,7 @@ func Prepare(ctx context.Context, m *session.Migration, timeout time.Duration) e
 		return err
 	}
 	stamp := ""
-	if err := s.Step(ctx, "prepare", func() (says string, err error) {
+	if err := s.Step(ctx, "prepare", func(*pgx.Batch) (says string, err error) {
 		says, stamp, err = prepare(ctx, s, timeout)
 		return says, err
 	}); err != nil {

@@ -19,7 +19,6 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
 	"github.com/pgsluice/pgsluice/cmd/internal/objects"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
-	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/fencing"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/missing"
@@ -169,11 +168,7 @@ func (r *Rehearsal) fence(ctx context.Context, s *session.Session) error {
 
 // tryClose closes the source in a transaction that it rolls back.
 func tryClose(ctx context.Context, s *session.Session) error {
-	f, err := newFence(ctx, s)
-	if err != nil {
-		return s.Source.Explain(err)
-	}
-	sql, err := narrow(ctx, s, f)
+	_, sql, err := closing(ctx, s)
 	if err != nil {
 		return s.Source.Explain(err)
 	}
@@ -182,16 +177,13 @@ func tryClose(ctx context.Context, s *session.Session) error {
 		return s.Source.Explain(err)
 	}
 	defer func() { _ = tx.Rollback(ctx) }()
-	if err = slot.SetFence(ctx, tx, f); err == nil {
-		db := pgx.Identifier{s.Stream.Key.Database}.Sanitize()
-		_, err = tx.Exec(ctx, strings.Join(append(sql, "ALTER DATABASE "+db+" SET default_transaction_read_only = on"), "; "))
-	}
+	_, err = tx.Exec(ctx, strings.Join(sql, "; "))
 	return session.Denied(s.Source.Explain(err), "The role must own the source's database.")
 }
 
 // sessions counts the sessions that the fence would end.
 func (r *Rehearsal) sessions(ctx context.Context, s *session.Session) error {
-	list, err := fencing.Clients(ctx, s.OnSource, time.Time{}, time.Time{})
+	list, err := fencing.Clients(ctx, s.OnSource)
 	if err != nil {
 		return s.Source.Explain(err)
 	}

@@ -208,11 +208,12 @@ func (b *back) tables(ctx context.Context) ([]progress.BackTable, error) {
 // sameTables reports whether the way back has the tables of the migration, no more and no fewer.
 func (b *back) sameTables(ctx context.Context) (bool, error) {
 	var has, wants string
-	if err := b.OnTarget.QueryRow(ctx, "SELECT pg_catalog.format('%s %s', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hashint8(c.oid::pg_catalog.int8)))"+migrated, b.Stream.ID).Scan(&wants); err != nil {
-		return false, b.Target.Explain(err)
-	}
-	err := b.OnSource.QueryRow(ctx, "SELECT pg_catalog.format('%s %s', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hashint8(t.source_oid))) FROM pgsluice.tables t WHERE t.stream_id = $1", b.stream.ID).Scan(&has)
-	return has == wants, b.Source.Explain(err)
+	err := beside(func() error {
+		return b.Target.Explain(b.OnTarget.QueryRow(ctx, "SELECT pg_catalog.format('%s %s', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hashint8(c.oid::pg_catalog.int8)))"+migrated, b.Stream.ID).Scan(&wants))
+	}, func() error {
+		return b.Source.Explain(b.OnSource.QueryRow(ctx, "SELECT pg_catalog.format('%s %s', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hashint8(t.source_oid))) FROM pgsluice.tables t WHERE t.stream_id = $1", b.stream.ID).Scan(&has))
+	})
+	return has == wants, err
 }
 
 // publish publishes the migration's tables on the target. It adds what the target's statistics have

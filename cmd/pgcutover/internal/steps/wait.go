@@ -126,13 +126,16 @@ func applied(ctx context.Context, s *session.Session) (format.LSN, error) {
 func await(ctx context.Context, s *session.Session, lsn format.LSN, timeout time.Duration) error {
 	var at format.LSN
 	said := time.Now()
-	r := reader{Session: s, seen: said, patience: idleAfter, later: idleAfter}
-	if err := r.remember(ctx); err != nil {
-		return err
-	}
+	r, asked := reader{Session: s, seen: said, patience: idleAfter, later: idleAfter}, false
 	done, err := pollAt(ctx, pollSoon, timeout, func() (done bool, err error) {
 		if at, err = applied(ctx, s); err != nil || at >= lsn {
 			return err == nil, err
+		}
+		if !asked {
+			asked = true
+			if err := r.remember(ctx); err != nil {
+				return false, err
+			}
 		}
 		if err := r.look(ctx); err != nil {
 			return false, err
