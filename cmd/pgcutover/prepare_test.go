@@ -106,7 +106,7 @@ func (m *migration) counted(what string, verbs ...string) {
 	m.Env = &pgtest.Env{T: m.T, Dir: direct.Dir, Source: a.uri, Target: b.uri, Vars: direct.Vars}
 	for _, verb := range verbs {
 		// As counted, and a few more. Large results count twice.
-		most := map[string]int64{"fence": 140, "drain": 45, "open": 70}[verb]
+		most := map[string]int64{"fence": 110, "drain": 45, "open": 60}[verb]
 		if pgtest.Full() {
 			most = 300
 		}

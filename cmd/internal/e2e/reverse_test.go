@@ -117,6 +117,16 @@ func (w *wayBack) impossible() {
 func (w *wayBack) back(sync *pgtest.Process) {
 	w.t.Helper()
 	app := func(d *pgtest.DB) *pgtest.DB { return &pgtest.DB{URI: d.As("app", "")} }
+	// A cutover back that is given up leaves the new primary the only one.
+	if status, _, errs := w.Run(nil, "bash", script("cutover"), w.slot, "--yes", "--back", "--pause", "false", "--resume", "true"); status == 0 {
+		w.t.Errorf("a cutover back whose --pause fails: %s", errs)
+	}
+	if status, _, errs := w.Run(nil, "pgcutover", "unfence", "--slot", w.slot); status != int(fault.Config) {
+		w.t.Errorf("unfence of the old primary: status %d\n%s", status, errs)
+	}
+	if _, err := app(w.source).Try("INSERT INTO app.line VALUES ('no')"); err == nil {
+		w.t.Error("the application can write on both sides")
+	}
 	w.cutover("--back", "--switch", "psql '"+w.source.As("app", "")+`' -qc "INSERT INTO app.t (v) VALUES ('back')"`)
 	if status := sync.Wait(soon); status != 0 {
 		w.t.Errorf("sync --reverse after the cutover back: status %d\n%s", status, sync.Errors())

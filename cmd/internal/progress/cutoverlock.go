@@ -16,6 +16,9 @@ var (
 	StepLock    = What{{name: "cutover step", exclusive: true}}
 )
 
+// WatchLock is the lock of the session that looks for writes to the source of an open target.
+var WatchLock = What{{name: "watch", exclusive: true}}
+
 // CutoverHolder returns the server process of the session of ours that holds CutoverLock, and a
 // description of the session. Both are empty if nobody holds the lock.
 func CutoverHolder(ctx context.Context, ask Ask, stream int32) (pid, holder string, err error) {

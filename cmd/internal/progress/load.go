@@ -225,10 +225,13 @@ func StepEndsWith(ctx context.Context, c *pgx.Conn, stream int32, step, detail, 
 // QueueStepEnds is StepEndsWith for a batch, which becomes one transaction. What is queued before
 // it is recorded with the end of the step, or not at all.
 func QueueStepEnds(b *pgx.Batch, stream int32, step, detail, result string) {
-	b.Queue("SELECT pg_catalog.set_config('synchronous_commit', 'local', false) WHERE pg_catalog.current_setting('synchronous_commit') = 'off'")
+	b.Queue(durable)
 	b.Queue("UPDATE pgsluice.cutover SET finished_at = pg_catalog.clock_timestamp(), detail = $3, result = nullif($4, '') WHERE stream_id = $1 AND step = $2",
 		stream, step, detail, result)
 }
+
+// durable has the session's commits wait for the disk.
+const durable = "SELECT pg_catalog.set_config('synchronous_commit', 'local', false) WHERE pg_catalog.current_setting('synchronous_commit') = 'off'"
 
 // SetStamp records the state of the source's catalogs at the time a step compared the schemas, and
 // the counters of the tables that are not carried completely, and what the source's large objects

@@ -165,7 +165,7 @@ COMMENT ON COLUMN pgsluice.cutover.undo IS 'the statements that undo the step fe
 COMMENT ON COLUMN pgsluice.cutover.applied_lsn IS 'of the step drain: what the target had then, at least up to the mark';
 COMMENT ON COLUMN pgsluice.cutover.changes IS 'of the step drain: what streams.changes was then; the target is not opened once it is another';
 COMMENT ON COLUMN pgsluice.cutover.large_objects IS 'of the steps fence, drain and watch: what the source''s large objects were';
-COMMENT ON COLUMN pgsluice.cutover.accepted_lsn IS 'of the step watch: what was written to the source up to here was accepted';
+COMMENT ON COLUMN pgsluice.cutover.accepted_lsn IS 'of the step watch: up to here, nobody has written to the source, or it was accepted';
 COMMENT ON COLUMN pgsluice.cutover.written IS 'of the step watch: what was written to the source after the last change that the target has, and was not accepted, as JSON';
 COMMENT ON COLUMN pgsluice.cutover.lsn IS 'of the step drain: its mark; of the step open: the target has everything up to here; of the step watch: it has looked up to here';
 

@@ -17,7 +17,7 @@ type Watch struct {
 	Result       string     // clean, written, unknown; empty: nobody has looked
 	Detail       string     // for people
 	LSN          format.LSN // it has looked up to here
-	Accepted     format.LSN // what was written before was accepted
+	Accepted     format.LSN // before it, nobody has written, or it was accepted
 	Written      string     // JSON, in ASCII
 	LargeObjects string     // when writes were accepted
 	Counted      string     // when writes were accepted
@@ -42,8 +42,11 @@ func GetWatch(ctx context.Context, c *pgx.Conn, stream int32) (w Watch, err erro
 	return w, err
 }
 
-// SetWatch records what a look has found.
+// SetWatch records what a look has found. It is durable: the slot moves on the strength of it.
 func SetWatch(ctx context.Context, c *pgx.Conn, stream int32, w Watch) error {
+	if _, err := c.Exec(ctx, durable); err != nil {
+		return err
+	}
 	_, err := c.Exec(ctx, `INSERT INTO pgsluice.cutover AS x (stream_id, step, finished_at, result, detail, lsn, accepted_lsn, written, large_objects, counted)
 		VALUES ($1, 'watch', pg_catalog.clock_timestamp(), nullif($2, ''), $3, $4::pg_catalog.text::pg_catalog.pg_lsn, $5::pg_catalog.text::pg_catalog.pg_lsn, nullif($6, ''), nullif($7, ''), nullif($8, ''))
 		ON CONFLICT (stream_id, step) DO UPDATE SET finished_at = excluded.finished_at, result = excluded.result, detail = excluded.detail, lsn = excluded.lsn,

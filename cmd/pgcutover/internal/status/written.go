@@ -16,7 +16,7 @@ type WatchStatus struct {
 	Result   string     `json:"result"` // none (nobody has looked), clean, written, unknown
 	At       *time.Time `json:"at"`
 	LSN      format.LSN `json:"lsn"`          // it has looked up to here
-	Accepted format.LSN `json:"accepted_lsn"` // what was written before was accepted
+	Accepted format.LSN `json:"accepted_lsn"` // before it, nobody has written, or it was accepted
 	Detail   string     `json:"detail"`       // in words
 	// as pgcutover watch --json prints it; null unless the result is written
 	Report json.RawMessage `json:"report"`

@@ -62,7 +62,7 @@ func Look(ctx context.Context, c *pgx.Conn, name, database string, from format.L
 			WithHint("Stop the pgdecode that reads it, then run: pgcutover watch --slot %s", name)
 	}
 	if info.Confirmed > from {
-		return nil, fault.New(fault.Config, "slot %q begins at LSN %v, behind LSN %v, up to which the target has everything", name, info.Confirmed, from).
+		return nil, fault.New(fault.Config, "slot %q begins at LSN %v, behind LSN %v, up to which it was looked at", name, info.Confirmed, from).
 			WithDetail("Somebody has moved the slot, or made it anew. What was committed in between cannot be seen any more.").
 			WithHint("Compare the rows of both sides. To accept it: pgcutover watch --slot %s --accept %v", name, info.Confirmed)
 	}

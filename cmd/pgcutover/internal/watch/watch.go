@@ -52,8 +52,12 @@ type Report struct {
 }
 
 // Once looks at the source of an open target and records what it finds. It waits up to patience for
-// a program that still reads the slot. What it has found before stays, until it is accepted.
+// a program that still reads the slot. What it has found before stays, until it is accepted. If it
+// has found nothing, it lets go of the WAL that it has looked at.
 func Once(ctx context.Context, s *session.Session, patience time.Duration) (*Report, error) {
+	if err := alone(ctx, s, patience); err != nil {
+		return nil, err
+	}
 	before, err := progress.GetWatch(ctx, s.OnTarget, s.Stream.ID)
 	if err != nil {
 		return nil, s.Target.Explain(err)
@@ -83,7 +87,45 @@ func Once(ctx context.Context, s *session.Session, patience time.Duration) (*Rep
 	if err := r.record(ctx, s, before); err != nil {
 		return nil, s.Target.Explain(err)
 	}
+	if r.Result == Clean && s.Slot != "" {
+		letGo(ctx, s, r.To)
+	}
 	return r, nil
+}
+
+// alone waits until no other look is at work: two would see each other move the slot.
+func alone(ctx context.Context, s *session.Session, patience time.Duration) error {
+	for deadline := time.Now().Add(patience); ; {
+		_, holder, err := progress.Try(ctx, progress.AskOf(s.OnTarget), s.Stream.ID, progress.WatchLock, func(text string) { s.Log.Warn(text) })
+		if err != nil || holder == "" {
+			return s.Target.Explain(err)
+		}
+		if time.Now().After(deadline) {
+			return fault.New(fault.TryAgain, "another pgcutover is looking at what was written to the source").WithDetail("It is %s.", holder).
+				WithHint("Wait until it has ended, or stop it. Then: pgcutover watch --slot %s", s.Slot)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// letGo moves the slot past what was looked at, so that the source can remove its WAL. It is
+// recorded by then that nobody has written up to there. Best effort: the next look tries again.
+func letGo(ctx context.Context, s *session.Session, upTo format.LSN) {
+	publications, err := slot.PublicationsOf(ctx, s.OnSource, s.Slot)
+	var info *slot.Info
+	if err == nil {
+		info, err = slot.Get(ctx, s.OnSource, s.Slot)
+	}
+	if err == nil && info != nil {
+		err = slot.Release(ctx, s.Source, info, publications, upTo)
+	}
+	if err != nil && ctx.Err() == nil {
+		s.Log.Warn(fmt.Sprintf("slot %q still keeps the WAL that was looked at: %v", s.Slot, s.Source.Explain(err)))
+	}
 }
 
 // look asks the source. An error means that it cannot be told.
@@ -221,6 +263,9 @@ func (r *Report) record(ctx context.Context, s *session.Session, before progress
 	w := before
 	w.Result, w.LSN, w.Detail = r.Result, r.To, r.Text()
 	w.Written = ""
+	if r.Result == Clean {
+		w.Accepted = max(w.Accepted, r.To)
+	}
 	if r.Result == Written {
 		data, err := json.Marshal(r)
 		if err != nil {
