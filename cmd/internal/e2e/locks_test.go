@@ -12,6 +12,7 @@ import (
 // A target that has room for few locks takes a schema of many tables all the same: load, open,
 // finish and verify lock some of them at a time.
 func TestFewLocks_C29(t *testing.T) {
+	pgtest.Long(t)
 	t.Parallel()
 	source := pgtest.Source(t).Database(t, "")
 	target := pgtest.Start(t, 0, "max_locks_per_transaction=10", "max_connections=15",
