@@ -90,8 +90,8 @@ func notOpened(ctx context.Context, s *session.Session, record *slot.Fence) erro
 }
 
 // isOpen reports whether the target was opened since the fence. The target knows, except after a
-// cutover back was prepared and given up: then its stream is that of a return which never began, and
-// knows nothing of the fence.
+// cutover back was prepared and given up: then its stream is that of a return which never began,
+// and knows nothing of the fence.
 func isOpen(ctx context.Context, s *session.Session, record *slot.Fence) (bool, error) {
 	recorded := record != nil && record.Opened != nil
 	if s.Stream == nil {
