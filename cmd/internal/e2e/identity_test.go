@@ -72,8 +72,12 @@ func TestSameDatabaseWithoutControlSystem_I2(t *testing.T) {
 	owned.Exec("CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t VALUES (1)")
 	t.Cleanup(func() {
 		admin := pgtest.Source(t).Database(t, "")
-		source.Exec("ALTER DATABASE "+source.Name+" OWNER TO postgres", "REASSIGN OWNED BY "+role+" TO postgres", "DROP OWNED BY "+role)
-		admin.Exec("DROP ROLE " + role)
+		source.Exec("ALTER DATABASE " + source.Name + " OWNER TO postgres")
+		pgtest.Wait(t, soon, "no session of the role makes anything any more", func() bool {
+			source.Exec("REASSIGN OWNED BY "+role+" TO postgres", "DROP OWNED BY "+role)
+			_, err := admin.Try("DROP ROLE " + role)
+			return err == nil
+		})
 	})
 	e := pgtest.NewEnv(t, source, source)
 	e.Source, e.Target = owned.URI, owned.URI+"&application_name=other"
