@@ -646,7 +646,7 @@ func TestCheck(t *testing.T) {
 	out = check(0)
 	find(out, "ok", "slot mig exists", "")
 	find(out, "warning", "max_replication_slots", "")
-	source.Exec("SELECT pg_drop_replication_slot('mig')", "SELECT pg_create_logical_replication_slot('mig', 'test_decoding')")
+	source.Exec("SELECT pg_drop_replication_slot('mig')", "SELECT pg_create_physical_replication_slot('mig')")
 	// it is somebody else's, and not to be dropped
-	find(check(78), "error", "test_decoding", "another slot name")
+	find(check(78), "error", "physical", "another slot name")
 }
