@@ -191,9 +191,7 @@ func behindMark(t *testing.T, plugin string) {
 // A large transaction, and a large value, are found without being held in memory.
 func TestWatchMemory_F2(t *testing.T) {
 	pgtest.Raced(t)
-	if !pgtest.Full() {
-		t.Skip("with --full")
-	}
+	pgtest.Long(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
 	m.load()

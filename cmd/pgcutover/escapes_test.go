@@ -18,9 +18,7 @@ import (
 // versions: it is held, or refused before anything is closed, or found and named. A cutover never
 // ends with 0 if a row that the source has acknowledged is lost.
 func TestEscapes_F1_F2_F3_F4_F5_F7(t *testing.T) {
-	if !pgtest.Full() {
-		t.Skip("with --full")
-	}
+	pgtest.Long(t)
 	for _, versions := range [][2]int{{10, 15}, {15, 15}, {15, 18}, {18, 18}} {
 		for _, super := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%d-%d/super=%v", versions[0], versions[1], super), func(t *testing.T) {

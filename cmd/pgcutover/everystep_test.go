@@ -10,9 +10,7 @@ import (
 // Somebody passes the fence and writes one row at exactly one step of the cutover, while an
 // application writes whenever it can. The row is carried, or refused, or found: the rows judge.
 func TestWriterAtEveryStep_F2(t *testing.T) {
-	if !pgtest.Full() {
-		t.Skip("with --full")
-	}
+	pgtest.Long(t)
 	for _, d := range []*pgtest.DB{pgtest.Source(t).Database(t, ""), pgtest.Target(t).Database(t, "")} {
 		d.Exec("CREATE ROLE app LOGIN")
 		t.Cleanup(func() { d.Exec("DROP ROLE app") })

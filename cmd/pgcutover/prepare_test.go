@@ -298,7 +298,7 @@ func TestManySequences_F14(t *testing.T) {
 // A role that may no longer set session_replication_role when sync starts again drops the keys
 // that prepare has created: they would refuse, or act on, what is applied. They wait for open.
 func TestReplicaRevoked_F14(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	source, target := pgtest.Pair(t)
 	if target.Major < 15 {
 		t.Skip("no role but a superuser may set it")

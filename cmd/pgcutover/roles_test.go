@@ -115,7 +115,7 @@ func rights(d *pgtest.DB) string {
 // names it, and prints the very statement that gives it back. What is printed with --drop leaves
 // nothing.
 func TestRolesEachGrant(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	for _, version := range versionsOfRoles() {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			t.Parallel()

@@ -10,7 +10,7 @@ import (
 
 // The watch lets go of the WAL that it has found nothing in, and of no other.
 func TestWatchLetsGo_F2(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
 	m.load()

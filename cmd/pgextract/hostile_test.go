@@ -12,7 +12,7 @@ import (
 // Indexes of one table are built side by side. Statements that follow some of them lock the table
 // against all of that: in the transactions that build the indexes, each would wait for the other.
 func TestIndexesThatChangeTheirTable(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	for _, byHand := range []bool{false, true} {
 		source, target := pgtest.Pair(t)
 		source.Exec(`CREATE TABLE t (a int NOT NULL, b int NOT NULL, c text)`,
@@ -64,7 +64,7 @@ func TestUnloggedTableAfterCrash(t *testing.T) {
 // Statistics that cannot be gathered, on the source neither, are no reason to give up a load or a
 // cutover; a view that cannot be refreshed is one, when all else is done.
 func TestAnalyzeFails(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE t (a int PRIMARY KEY, b int)", "INSERT INTO t VALUES (0, 0)",
 		"CREATE EXTENSION postgres_fdw", "CREATE SERVER away FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host 'nowhere.invalid')",
@@ -129,7 +129,7 @@ func TestSequencesOfTheSnapshot(t *testing.T) {
 // The source's schema changes while a load is interrupted. What the target has is kept; where that
 // does not fit, the hint is what helps.
 func TestSchemaChangesBetweenRuns(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE changed (id int PRIMARY KEY)",
 		"INSERT INTO changed SELECT generate_series(1, 100000)", "CREATE TABLE dropped (id int PRIMARY KEY)",

@@ -143,7 +143,7 @@ func TestLoadedTwice(t *testing.T) {
 }
 
 func TestLoadParallel(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	pgtest.Raced(t)
 	source, target := pgtest.Pair(t)
 	manyTables(source, 10)

@@ -12,7 +12,7 @@ import (
 
 // A load that takes a while says how far it is: in lines, and for programs.
 func TestProgressLines(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	source, target := pgtest.Pair(t)
 	splitTable(source, "big")
 	for _, log := range []string{"text", "json"} {

@@ -23,7 +23,7 @@ func inFull(d *pgtest.DB, slot string) string {
 // all operations before the application's next statement, so that none of those is refused, and
 // comes back when it has one again. The other partitions of a partitioned table go on as before.
 func TestIdentityLost_C1(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	t.Parallel()
 	source := pgtest.Source(t).Database(t, "")
 	if source.Major < 14 {

@@ -119,7 +119,7 @@ func TestSourceGoesBack_I4(t *testing.T) {
 
 // A pgdecode that runs while its source goes back does not continue.
 func TestSourceGoesBackMeanwhile_I4(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	t.Parallel()
 	for _, newTimeline := range []bool{false, true} {
 		t.Run(fmt.Sprintf("new timeline %v", newTimeline), func(t *testing.T) {

@@ -103,7 +103,7 @@ func TestSameDatabaseWithoutControlSystem_I2(t *testing.T) {
 
 // Source and target change places by mistake: no row of the production is touched.
 func TestSwappedReload_I1(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t SELECT generate_series(1, 100)")

@@ -51,7 +51,7 @@ func state(source, target *pgtest.DB) string {
 
 // Each error names its cause and its remedy. Nothing is lost, and nothing is left behind.
 func TestRefused(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	env := pgtest.NewEnv(t, source, target)

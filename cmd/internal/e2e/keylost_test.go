@@ -16,7 +16,7 @@ import (
 // identity, or got one, between the slot's two publications: the source refuses nothing that it
 // would not refuse without us, and what was not carried is named until the table is loaded again.
 func TestKeyLostWithoutTriggers_C1(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	owner, mover := role(t, source, "owner", ""), role(t, source, "mover", "REPLICATION")

@@ -12,7 +12,7 @@ import (
 // A target that has room for few locks takes a schema of many tables all the same: load, open,
 // finish and verify lock some of them at a time.
 func TestFewLocks_C29(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	t.Parallel()
 	source := pgtest.Source(t).Database(t, "")
 	target := pgtest.Start(t, 0, "max_locks_per_transaction=10", "max_connections=15",
@@ -64,7 +64,7 @@ func TestFewLocks_C29(t *testing.T) {
 
 // One partitioned table alone has more partitions than the target has room for locks.
 func TestManyPartitions_C29(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	t.Parallel()
 	source := pgtest.Source(t).Database(t, "")
 	if source.Major < 13 {
@@ -115,7 +115,7 @@ func TestManyPartitions_C29(t *testing.T) {
 // Foreign keys that are not enforced, or not valid, on the source stay so, and stand in the way of
 // nothing; others of the same name are validated.
 func TestNotEnforced_C7(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	t.Parallel()
 	major := 18
 	a, b := pgtest.Start(t, major), pgtest.Start(t, major)

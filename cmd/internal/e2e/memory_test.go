@@ -20,7 +20,7 @@ const most = 64 << 10
 // A transaction of a million rows, or ten, passes without being held in memory, however the server
 // sends it.
 func TestHugeTransaction(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	t.Parallel()
 	rows := often(280_000, 4_000_000)
 	source, target := pgtest.Pair(t)

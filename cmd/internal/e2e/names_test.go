@@ -8,7 +8,7 @@ import (
 
 // The name of a slot may begin with a digit, and be a word of the replication protocol.
 func TestSlotNames_H7(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	t.Parallel()
 	// where the names are ours alone
 	source := pgtest.Start(t, pgtest.Source(t).Major).Database(t, "")

@@ -45,7 +45,7 @@ var (
 // deleted after the load, that is named before the source is closed, with what mends it; so is that
 // nobody can tell. Where nothing was changed, nothing is said.
 func TestNoIdentityUpdated_C1(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	f := &following{pgtest.NewEnv(t, source, target), source, target, source.Name}

@@ -83,7 +83,7 @@ func leaked() (list []string) {
 // A migration with passwords that live for seconds, on servers that end all sessions while it
 // runs, loses nothing; no password is seen anywhere but in the environment of pg_dump.
 func TestRotatedPasswords(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	t.Parallel()
 	server := pgtest.Start(t, 0)
 	server.AskPasswords(t)

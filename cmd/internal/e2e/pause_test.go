@@ -89,7 +89,7 @@ func (h *held) goOn(t *testing.T, after string) {
 // when the script is killed and run again, and not when it succeeds. No row that was acknowledged
 // is lost. A client beside PgBouncer cannot write any more.
 func TestClientsAreHeld(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE w (a int PRIMARY KEY)")

@@ -48,7 +48,7 @@ func TestPluginTestDecoding(t *testing.T) {
 // A key that changes while changes are on their way could make them hit other rows: test_decoding
 // does not say which key a row was changed under. That is noticed, and nothing is applied.
 func TestPluginKeyChanged(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	t.Parallel()
 	for _, alter := range []string{
 		"ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (b)",
@@ -84,7 +84,7 @@ func TestPluginKeyChanged(t *testing.T) {
 // test_decoding sends text in the encoding of the database, names of tables, columns and types
 // included. pgdecode converts it.
 func TestPluginEncodings(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	t.Parallel()
 	for _, encoding := range []string{"LATIN1", "WIN1252", "KOI8R", "SQL_ASCII", "EUC_JP"} {
 		options := "TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C' ENCODING '" + encoding + "'"

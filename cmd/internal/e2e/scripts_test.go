@@ -302,7 +302,7 @@ func TestCutoverScript(t *testing.T) {
 
 // A difference that was found behind the opening of the target is not forgotten.
 func TestCutoverRemembersDifferences(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Start(t, pgtest.Source(t).Major).Database(t, ""), pgtest.Target(t).Database(t, "")
 	e, slot := scriptPair(t, source, target)
@@ -417,7 +417,7 @@ func TestMigrateScript(t *testing.T) {
 
 // cluster starts servers, keeps them, starts them again, and leaves nothing behind.
 func TestClusterScript(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	t.Parallel()
 	dir, err := os.MkdirTemp("", "pgsluice-cluster-") // where the servers' own user may go
 	if err != nil {

@@ -52,7 +52,7 @@ END $do$`
 // Whoever may create objects in a database, and presets the search path of those who connect to it,
 // has nothing of his called by any program, on either side.
 func TestSearchPath_P5(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	t.Parallel()
 	server := pgtest.Start(t, pgtest.Source(t).Major, "track_functions=all")
 	source, target := server.Database(t, ""), server.Database(t, "")

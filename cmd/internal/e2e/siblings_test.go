@@ -11,9 +11,7 @@ import (
 // of theirs, when the triggers of ddl install move it between the publications.
 func TestSiblings_C2(t *testing.T) {
 	t.Parallel()
-	if !pgtest.Full() {
-		t.Skip("many steps; carried's test of this name has those of sync")
-	}
+	pgtest.Slow(t) // carried's test of this name has the steps of sync
 	source, target := pgtest.Pair(t)
 	if source.Major < 14 {
 		t.Skip("statements are recorded from 14 on")

@@ -13,7 +13,7 @@ import (
 // The owner of a table puts a view in its place while another one is being compared: the view's
 // function must not run with the rights of who compares, on neither side.
 func TestSwappedForView_P5(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	t.Parallel()
 	for _, side := range []string{"source", "target"} {
 		t.Run(side, func(t *testing.T) {

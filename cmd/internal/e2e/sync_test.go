@@ -32,7 +32,7 @@ func stopSync(t *testing.T, p *pgtest.Process) {
 // The slot of an idle database must not hold back the WAL that other databases of its server write:
 // a day and night of segments and checkpoints.
 func TestIdleSlotAdvances(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	t.Parallel()
 	server := pgtest.Start(t, 0)
 	source, busy, target := server.Database(t, ""), server.Database(t, ""), pgtest.Target(t).Database(t, "")

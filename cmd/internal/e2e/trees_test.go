@@ -67,7 +67,7 @@ func scatteredPair(t *testing.T) (source, target *pgtest.DB) {
 // Trees whose rows are in other partitions on the target are loaded, resumed, loaded again, synced
 // and verified through their roots.
 func TestTreesThroughRoot_C16(t *testing.T) {
-	pgtest.Long(t)
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := scatteredPair(t)
 	e := pgtest.NewEnv(t, source, target)

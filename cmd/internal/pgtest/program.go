@@ -267,7 +267,16 @@ func Context(t testing.TB) context.Context {
 // Full reports whether scripts/test --full runs the test.
 func Full() bool { return os.Getenv("PGSLUICE_TEST_FULL") != "" }
 
-// Long skips a test that only scripts/test --full runs.
+// Slow skips a test that scripts/test --full runs, with each pair of versions, and that takes too
+// long for every run of scripts/test.
+func Slow(t testing.TB) {
+	t.Helper()
+	if !Full() && os.Getenv("PGSLUICE_TEST_SOURCE") == "" {
+		t.Skip("scripts/test --full runs it")
+	}
+}
+
+// Long skips a test that only scripts/test --full runs, with one pair of versions.
 func Long(t testing.TB) {
 	t.Helper()
 	if !Full() {

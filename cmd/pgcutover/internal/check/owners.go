@@ -9,6 +9,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/roles"
 )
 
 // A sourceRole is a role that the source's schema names.
@@ -205,13 +206,6 @@ func (c *checker) ownersOf(f *finding) error {
 	return nil
 }
 
-// grantRole returns the statement that makes role to a member of another role. to is quoted
-// already. The membership allows SET ROLE and inherits the privileges: version 16 and newer tell
-// the two apart.
-func grantRole(version int, role, to string) string {
-	with := ""
-	if version >= 160000 {
-		with = " WITH INHERIT TRUE, SET TRUE"
-	}
-	return "GRANT " + text.Ident(role) + " TO " + to + with + ";"
-}
+// grantRole returns the statement that makes role to, which is quoted already, a member of another
+// role.
+func grantRole(version int, role, to string) string { return roles.Member(version, role, to) + ";" }

@@ -13,6 +13,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/roles"
 )
 
 // An Obstacle is something that prevents the way back, and its remedy.
@@ -135,20 +136,12 @@ func tables(ctx context.Context, c *pgx.Conn, role, condition string) (names, gr
 	_, err = pgx.ForEachRow(rows, []any{&name, &owner}, func() error {
 		names = append(names, name)
 		if !seen[owner] {
-			grants = append(grants, grant(owner, role, pgdial.Version(c.PgConn())))
+			grants = append(grants, roles.Member(pgdial.Version(c.PgConn()), owner, role)+";")
 		}
 		seen[owner] = true
 		return nil
 	})
 	return names, grants, err
-}
-
-func grant(owner, to string, version int) string {
-	sql := "GRANT " + text.Ident(owner) + " TO " + to
-	if version >= 160000 {
-		sql += " WITH INHERIT TRUE, SET TRUE"
-	}
-	return sql + ";"
 }
 
 // Refusal returns the error that names all obstacles, or nil if there are none.
