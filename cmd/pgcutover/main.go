@@ -94,7 +94,7 @@ type flags struct {
 	} `cmd:"" group:"night" help:"Wait until the target has every change of the fenced source."`
 	Verify struct {
 		Jobs          int    `group:"parallel" default:"2" placeholder:"N" help:"Compare this many tables at the same time. Default: 2."`
-		Ready         string `group:"output" placeholder:"FILE" help:"Create this file when the snapshots exist. The target may be written to from then on."`
+		Ready         string `group:"output" placeholder:"FILE" help:"Create this file when the snapshots exist, and compare once the target is open, or 3 seconds later."`
 		OnlyDifferent bool   `group:"output" help:"Do not print equal tables."`
 	} `cmd:"" group:"night" help:"Compare every row of every table, as of the drained source. Exits with 0 if all are equal, with 1 if rows differ, and with another status if the comparison failed."`
 	Reverse struct {

@@ -74,7 +74,7 @@ func run(ctx context.Context, m *session.Migration, o Options) (equal bool, err 
 	defer v.target.Release(context.WithoutCancel(ctx))
 	s.OnSource = v.source.Keep
 	for _, step := range []func(*verification, context.Context) error{
-		(*verification).drained, (*verification).findPairs, (*verification).chooseHash, (*verification).compare,
+		(*verification).drained, (*verification).ready, (*verification).findPairs, (*verification).chooseHash, (*verification).compare,
 	} {
 		if err := step(v, ctx); err != nil {
 			return true, err
@@ -100,11 +100,32 @@ func (v *verification) drained(ctx context.Context) error {
 	return nil
 }
 
+// openSoon is how long ready waits for the target to be opened.
+const openSoon = 3 * time.Second
+
+// ready reports that the snapshots exist. The application waits for that in a cutover, so nothing
+// that takes longer with more tables comes before it. Nor does the comparison compete with open for
+// the servers: it begins when the target is open.
+func (v *verification) ready(ctx context.Context) error {
+	if v.Ready == nil {
+		return nil
+	}
+	v.Ready()
+	for open, deadline := v.Stream.Ended, time.Now().Add(openSoon); !open && time.Now().Before(deadline); {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(20 * time.Millisecond):
+		}
+		if err := v.OnTarget.QueryRow(ctx, "SELECT ended_at IS NOT NULL FROM pgsluice.streams WHERE stream_id = $1", v.Stream.ID).Scan(&open); err != nil {
+			return v.Target.Explain(err)
+		}
+	}
+	return nil
+}
+
 // compare sums all tables. Tables that the common query cannot read are summed in other ways.
 func (v *verification) compare(ctx context.Context) error {
-	if v.Ready != nil {
-		v.Ready()
-	}
 	if err := v.sumAll(ctx, v.pairs); err != nil {
 		return err
 	}
