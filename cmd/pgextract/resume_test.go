@@ -71,6 +71,9 @@ func TestKilledLoad(t *testing.T) {
 			sourceServer.Kill()
 		}
 		xs, as := x.Wait(timeout), a.Wait(timeout)
+		if as == 0 && kill == 9 {
+			break // the machine is so slow that the load has come to its end; what follows tells whether it has
+		}
 		if as == 0 {
 			t.Fatalf("kill %d: pgapply says that all is well\n%s", kill, a.Errors())
 		}
