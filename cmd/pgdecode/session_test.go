@@ -436,8 +436,10 @@ func TestReaderGone(t *testing.T) {
 // What cannot work is said at once, with the status that keeps a supervisor from trying again.
 func TestRefused(t *testing.T) {
 	source := database(t, pgtest.Source(t))
-	source.Exec("SELECT pg_create_logical_replication_slot('"+source.Name+"_other', 'test_decoding')", "CREATE ROLE "+source.Name+" LOGIN")
-	t.Cleanup(func() { source.Exec("DROP ROLE " + source.Name) })
+	source.Exec("SELECT pg_create_physical_replication_slot('"+source.Name+"_other')", "CREATE ROLE "+source.Name+" LOGIN")
+	t.Cleanup(func() {
+		source.Exec("DROP ROLE "+source.Name, "SELECT pg_drop_replication_slot('"+source.Name+"_other')")
+	})
 	elsewhere := pgtest.Source(t).Database(t, "")
 	for _, c := range []struct {
 		uri    string
@@ -447,7 +449,7 @@ func TestRefused(t *testing.T) {
 	}{
 		{source.URI, []string{"--slot", "Invalid"}, 64, "invalid slot name"},
 		{source.URI, []string{"--slot", "missing"}, 69, "does not exist"},
-		{source.URI, []string{"--slot", source.Name + "_other"}, 78, "output plugin"},
+		{source.URI, []string{"--slot", source.Name + "_other"}, 78, "physical slot"},
 		{source.URI, []string{"--slot", source.Name, "--publication", "missing"}, 69, `publication "missing"`},
 		{elsewhere.URI, []string{"--slot", source.Name}, 69, "belongs to database"},
 		{source.As(source.Name, ""), []string{"--slot", source.Name}, 77, "replication"},

@@ -142,6 +142,7 @@ func whole(t *testing.T, source, target *pgtest.DB) {
 // A file that holds a load can be applied in part and then again: what is there is skipped, part by
 // part, also without a slot.
 func TestReplayedLoad(t *testing.T) {
+	pgtest.Slow(t)
 	source := pgtest.Source(t).Database(t, "")
 	manyTables(source, 8)
 	for _, slot := range []string{"", "replayed"} {

@@ -107,6 +107,7 @@ func part(t *testing.T, text, pattern string) string {
 // migration, nothing of it reaches a terminal raw, no line is made by it, and the commands in hints
 // can be pasted.
 func TestControlCharactersInNames_P11(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	// for roles of our own
 	server, other := pgtest.Start(t, pgtest.Source(t).Major), pgtest.Start(t, pgtest.Target(t).Major)

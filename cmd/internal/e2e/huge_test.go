@@ -111,6 +111,7 @@ func hugeShapes() []hugeShape {
 // A value of 200 MB is not copied on its way: it takes each program at most 1.3 times its size,
 // however it comes; and what nobody wants takes nothing.
 func TestHugeValue_H11(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	for _, s := range hugeShapes() {
 		t.Run(s.name, func(t *testing.T) {
