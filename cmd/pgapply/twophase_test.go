@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -42,6 +43,7 @@ func many(prefix string, n int) (list []format.Record) {
 // Prepared transactions are applied when they are committed, however they were sent, wherever the
 // stream is cut and however often it is applied.
 func TestTwoPhase_H10(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	b := newBench(t)
 	b.target.Exec("CREATE TABLE t (a text PRIMARY KEY, b text)")

@@ -10,6 +10,7 @@ import (
 // Foreign keys, triggers and rules wait for the cutover. What the source makes of them meanwhile is
 // named, and the statements that are printed make the target get them as they are by then.
 func TestAwaitedDrift_C5(t *testing.T) {
+	pgtest.Slow(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
 	const stamps = "FOR EACH ROW EXECUTE PROCEDURE stamps()"
@@ -65,6 +66,7 @@ func TestAwaitedDrift_C5(t *testing.T) {
 
 // With ddl install, a recorded statement about what waits for the cutover is executed all the same.
 func TestAwaitedRecorded_C5(t *testing.T) {
+	pgtest.Slow(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
 	const stamps = "FOR EACH ROW EXECUTE PROCEDURE stamps()"

@@ -11,6 +11,7 @@ import (
 // transaction, or its table is moved or dropped: the target has it in the end as the source does,
 // and until then it does not act, although the target's role may not set session_replication_role.
 func TestAwaitedMoved_C5(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)

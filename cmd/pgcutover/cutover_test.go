@@ -384,6 +384,7 @@ func TestVerify(t *testing.T) {
 // Large objects are compared, too: in no other way would anybody find out about changes, which are
 // not decoded.
 func TestVerifyLargeObjects(t *testing.T) {
+	pgtest.Slow(t)
 	pgtest.Raced(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)

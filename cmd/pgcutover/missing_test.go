@@ -180,6 +180,7 @@ func TestDefinitionDrift_C5(t *testing.T) {
 
 // What the load was told to leave out is no difference, nor is how a schema was made by hand.
 func TestSelectionIsNoDrift_C5(t *testing.T) {
+	pgtest.Slow(t)
 	t.Run("selection", func(t *testing.T) {
 		source, target := pgtest.Pair(t)
 		m := begin(t, source, target)

@@ -35,6 +35,7 @@ func splitTable(d *pgtest.DB, name string) {
 // A load that is killed again and again, at whatever it is, ends complete when it is resumed, and
 // reads no table twice that was finished.
 func TestKilledLoad(t *testing.T) {
+	pgtest.Slow(t)
 	pgtest.Raced(t)
 	sourceServer, targetServer := pgtest.Start(t, 0), pgtest.Start(t, 0)
 	source, target := sourceServer.Database(t, ""), targetServer.Database(t, "")

@@ -51,7 +51,7 @@ func TestChangedMeanwhile(t *testing.T) {
 			"INSERT INTO "+name+" SELECT i, '"+name+"' FROM generate_series(1, 100) i")
 	}
 	source.Exec("CREATE TABLE big (id int PRIMARY KEY, v text)",
-		"INSERT INTO big SELECT i, repeat('x', 1000) FROM generate_series(1, 10000) i", "CREATE SEQUENCE s")
+		"INSERT INTO big SELECT i, repeat('x', 1000) FROM generate_series(1, 40000) i", "CREATE SEQUENCE s")
 	e := pgtest.NewEnv(t, source, target)
 	r, w, err := os.Pipe()
 	if err != nil {

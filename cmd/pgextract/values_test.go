@@ -158,6 +158,7 @@ func TestEveryType(t *testing.T) {
 
 // Shapes of tables at the limits.
 func TestLimits(t *testing.T) {
+	pgtest.Slow(t)
 	source, target := pgtest.Pair(t)
 	var columns, row []string
 	for i := range 1600 {

@@ -95,6 +95,7 @@ func TestPublish(t *testing.T) {
 // A publication that somebody else has made is used if it carries all, and left as it is; else it
 // is refused with what is missing.
 func TestForeignPublication_C3(t *testing.T) {
+	pgtest.Slow(t)
 	d := pgtest.Source(t).Database(t, "")
 	ctx, c := pgtest.Context(t), connect(t, d, d.URI)
 	d.Exec("CREATE TABLE a (id int PRIMARY KEY, v int)", "CREATE TABLE b (id int)")

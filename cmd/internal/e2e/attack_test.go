@@ -224,6 +224,7 @@ const rightsOf = `SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', rolname
 // A role that may only connect, and the owner of the database on either side, try for a whole
 // migration by superusers to gain a right, to read what they may not, or to stop it.
 func TestAttack_P1_P2_P3_P4_P5_P6_P7_P8(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	major := func(shared *pgtest.Server) int { return shared.Major }
 	servers := [2]*pgtest.Server{pgtest.Start(t, major(pgtest.Source(t))), pgtest.Start(t, major(pgtest.Target(t)))}

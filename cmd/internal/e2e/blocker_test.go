@@ -17,6 +17,7 @@ import (
 // A step of the cutover that waits for another session's lock names that session within 3 seconds.
 // It gives up after --timeout, and the source is given back. The same command again ends complete.
 func TestOpenNamesBlocker_F12(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE w (a int PRIMARY KEY)", "CREATE TABLE fired (a int)", "CREATE SEQUENCE s",

@@ -128,6 +128,7 @@ func (f *following) refused(names ...string) {
 // What leaves a publication, or is published less than it was loaded, in whichever way, and for
 // however short a time, is named by status, and stands in the way of the fence.
 func TestPublicationNarrowed_C3(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	f := &following{pgtest.NewEnv(t, source, target), source, target, source.Name}
@@ -192,6 +193,7 @@ func TestPublicationNarrowed_C3(t *testing.T) {
 // A load that was made and has not arrived, as a whole or for one table, stands in the way of the
 // fence: also where the target has the table, or changes have been applied.
 func TestLoadThatNeverArrived_C20(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	f := &following{pgtest.NewEnv(t, source, target), source, target, source.Name}
@@ -239,6 +241,7 @@ func TestLoadThatNeverArrived_C20(t *testing.T) {
 // A publication that a DBA has made FOR ALL TABLES serves a role that owns none of them, and is
 // still there when the migration is over.
 func TestForeignPublication_C3(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	mover := role(t, source, "mover", "REPLICATION")

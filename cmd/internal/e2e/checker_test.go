@@ -24,6 +24,7 @@ import (
 // after the other meanwhile, and looks at the target all the time: it must never be in a state that
 // the source was not in, and be equal in the end.
 func TestChecker(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	for _, jobs := range []int{1, 4} {
 		t.Run(fmt.Sprintf("jobs %d", jobs), func(t *testing.T) { check(t, jobs) })

@@ -134,6 +134,7 @@ func TestTwoCutovers_F15(t *testing.T) {
 // A cutover whose lock is lost, or that is killed, keeps nobody out, and no step of another cutover
 // runs beside its own.
 func TestCutoverLockLost_F15(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Start(t, pgtest.Source(t).Major).Database(t, ""), pgtest.Target(t).Database(t, "")
 	e, slot := scriptPair(t, source, target)

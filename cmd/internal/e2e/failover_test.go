@@ -12,6 +12,7 @@ import (
 // A slot is made to survive a failover when it is created, and when it is adopted; where the server
 // cannot, nothing is created.
 func TestFailoverSlot(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	server := pgtest.Start(t, 17)
 	source := server.Database(t, "")

@@ -59,6 +59,7 @@ func mustPart(t *testing.T, source, target *pgtest.DB, what string, status int, 
 // A source that goes back in time, on a new timeline or on the same, is noticed before a row of its
 // new history is skipped.
 func TestSourceGoesBack_I4(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	for i, newTimeline := range []bool{false, true} {
 		for j, how := range []string{"pipe", "sync", "longer", "idle", "output"} {
@@ -140,6 +141,7 @@ func TestSourceGoesBackMeanwhile_I4(t *testing.T) {
 // What is no new history passes: restarts and crashes of the source, a recovery that lost nothing,
 // and files that were applied before.
 func TestSameHistory_I4(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target, e := past(t)
 	once := `pgdecode --slot "$1" --until now | pgapply`

@@ -14,6 +14,7 @@ import (
 // The status has the last error of each filter with its time, also of one that knows nothing of the
 // target; in UTC for programs, wherever they run.
 func TestLastErrors_H9(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	e, slot := scriptPair(t, source, target)

@@ -139,6 +139,7 @@ next:
 
 // The values of a column that no newer server can have are named, on both ends, and remembered.
 func TestWithOIDs_C23(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Start(t, 10).Database(t, ""), pgtest.Target(t).Database(t, "")
 	source.Exec(`CREATE TABLE "old ones" (id int PRIMARY KEY) WITH OIDS`, `INSERT INTO "old ones" VALUES (1)`,

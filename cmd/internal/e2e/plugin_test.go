@@ -10,6 +10,7 @@ import (
 // A slot of test_decoding brings the same rows as one of pgoutput: changes of every kind, large
 // transactions, columns that come and go, and tables that are not selected.
 func TestPluginTestDecoding(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	source.Exec(varied(source.Major), "CREATE TABLE apart (id int PRIMARY KEY)", "CREATE TABLE logged (a int)")

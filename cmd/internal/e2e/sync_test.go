@@ -10,7 +10,7 @@ import (
 )
 
 // soon bounds every wait for something that should come at once.
-const soon = 30 * time.Second
+const soon = time.Minute
 
 // startSync starts scripts/sync for the slot that has the source's name.
 func startSync(env *pgtest.Env, source *pgtest.DB, args ...string) *pgtest.Process {

@@ -76,6 +76,7 @@ func TestSlotCreationWaits_H1(t *testing.T) {
 // source's database, holds up open and fence for as long as they are told to wait, and they name
 // who holds it.
 func TestLocks_H3(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	slot, role := source.Name, "locker_"+source.Name
@@ -139,6 +140,7 @@ func TestLocks_H3(t *testing.T) {
 // itself has what it reports. It is not opened: check and fence say what the application would wait
 // for.
 func TestSyncStandby_H2(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source := pgtest.Source(t).Database(t, "")
 	target := pgtest.Start(t, pgtest.Target(t).Major).Database(t, "")

@@ -75,21 +75,16 @@ func waitCaughtUp(ctx context.Context, s *session.Session, lag int64, timeout ti
 	behind, said := int64(-1), time.Now()
 	r.seen = said
 	done, err := poll(ctx, timeout, func() (bool, error) {
-		at, err := applied(ctx, s)
+		// The end of a load moves the position as well, to the start of sync.
+		at, start, err := position(ctx, s)
 		if err != nil {
 			return false, err
-		}
-		if s.Stream.LoadStatus == "loading" { // the load also moves the position
-			if err := s.Find(ctx); err != nil {
-				return false, err
-			}
-			first = at
 		}
 		now, err := slot.FlushLSN(ctx, s.OnSource)
 		if err != nil {
 			return false, s.Source.Explain(err)
 		}
-		if behind = int64(now) - int64(at); behind <= lag && at > first {
+		if behind = int64(now) - int64(at); behind <= lag && at > max(first, start) {
 			return true, nil
 		}
 		if err := r.look(ctx); err != nil {
@@ -113,13 +108,23 @@ func waitCaughtUp(ctx context.Context, s *session.Session, lag int64, timeout ti
 
 // applied returns the target's applied LSN.
 func applied(ctx context.Context, s *session.Session) (format.LSN, error) {
-	var at string
+	at, _, err := position(ctx, s)
+	return at, err
+}
+
+// position returns the target's applied LSN, and the LSN at which sync starts after the load. That
+// is 0 while no load has begun.
+func position(ctx context.Context, s *session.Session) (at, start format.LSN, err error) {
+	var a, b string
 	if err := s.OnTarget.QueryRow(ctx,
-		"SELECT applied_lsn::pg_catalog.text FROM pgsluice.streams WHERE stream_id = $1", s.Stream.ID).
-		Scan(&at); err != nil {
-		return 0, s.Target.Explain(err)
+		"SELECT applied_lsn::pg_catalog.text, coalesce(start_lsn, '0/0')::pg_catalog.text FROM pgsluice.streams WHERE stream_id = $1", s.Stream.ID).
+		Scan(&a, &b); err != nil {
+		return 0, 0, s.Target.Explain(err)
 	}
-	return format.ParseLSN(at)
+	if at, err = format.ParseLSN(a); err == nil {
+		start, err = format.ParseLSN(b)
+	}
+	return at, start, err
 }
 
 // await waits until the target has applied everything up to an LSN of the source.
