@@ -46,8 +46,10 @@ type flags struct {
 		Drop     bool   `group:"what" help:"Print what takes all rights back and drops the role."`
 	} `cmd:"" group:"before" help:"Print the SQL that makes a role with the rights that a migration needs, and no others. Executes nothing."`
 	Check struct {
+		JSON  bool     `group:"output" name:"json" help:"Print each finding as a line of JSON: id, severity, side, text, remedy, statements and doc."`
+		SQL   bool     `group:"output" name:"sql" help:"Print only the statements that remedy the findings, each under the side and the role to execute it."`
 		Trust []string `group:"what" placeholder:"ROLE" help:"Accept idle sessions of this superuser, as for fence. Can be repeated."`
-	} `cmd:"" group:"before" help:"Examine source and target. Each finding has its remedy. Changes nothing."`
+	} `cmd:"" group:"before" help:"Examine source and target. Each finding has its remedy. Changes nothing. Exits with 0 if there are only notes, with 1 if there is a warning, and with 78 if there is an error."`
 	DDL struct {
 		Install   struct{} `cmd:"" group:"before" help:"Write each change of the source's schema into the stream, for the target to execute. Needs a superuser."`
 		Check     struct{} `cmd:"" group:"before" help:"Report whether ddl install is in force."`
@@ -123,6 +125,7 @@ var about = manual.Manual{
 	Does: "The steps of a cutover. Each step can be repeated. scripts/cutover runs them in order.",
 	Examples: []manual.Example{
 		{Does: "See what prevents a migration, and what to do about it:", Command: "pgcutover check"},
+		{Does: "Get the statements that remedy what check has found:", Command: "pgcutover check --sql > remedies.sql"},
 		{Does: "Get the SQL for the role on the source:", Command: "pgcutover roles --side source > source-role.sql"},
 		{Does: "Watch load and sync:", Command: "pgcutover status --slot mig --watch"},
 		{Does: "Read one field in a script:", Command: "pgcutover status --slot mig --get state"},
@@ -150,9 +153,22 @@ var about = manual.Manual{
 	},
 	Exits: map[fault.Status]string{
 		fault.OK:     "Success. The step is done.",
-		fault.Failed: "Failure. verify: rows differ. missing: the list is not empty. watch, finish: the source was written to.",
+		fault.Failed: "Failure. check: a warning, but no error. verify: rows differ. missing: the list is not empty. watch, finish: the source was written to.",
 		fault.Data:   "",
 	},
+}
+
+// format returns the format of the flags --json and --sql: "json", "sql", or "" for people.
+func format(json, sql bool) (string, error) {
+	switch {
+	case json && sql:
+		return "", fault.New(fault.Usage, "--json and --sql exclude each other")
+	case json:
+		return "json", nil
+	case sql:
+		return "sql", nil
+	}
+	return "", nil
 }
 
 func run(ctx context.Context, env *cli.Env) error {
@@ -191,7 +207,7 @@ func run(ctx context.Context, env *cli.Env) error {
 		w.Eager()
 		m.Waits[s.Side] = w
 	}
-	m.Reports = command == "check" || command == "status"
+	m.Reports = command == "check" && !f.Check.JSON && !f.Check.SQL || command == "status"
 	if err = m.Locked(f.do(ctx, m, command, env.Stdin)); err == nil {
 		err = m.Unwritten()
 	}
@@ -208,20 +224,19 @@ func run(ctx context.Context, env *cli.Env) error {
 func (f *flags) do(ctx context.Context, m *session.Migration, command string, stdin io.Reader) error {
 	switch command {
 	case "check":
-		return check.Run(ctx, m, f.Check.Trust)
+		as, err := format(f.Check.JSON, f.Check.SQL)
+		if err != nil {
+			return err
+		}
+		return check.Run(ctx, m, check.Options{As: as, Trust: f.Check.Trust})
 	case "roles":
 		return roles.Print(ctx, m, roles.Options{Provider: f.Roles.Provider, Side: f.Roles.Side, Role: f.Roles.Role, Drop: f.Roles.Drop})
 	case "status":
 		return f.status(ctx, m)
 	case "missing":
-		as := ""
-		switch {
-		case f.Missing.JSON && f.Missing.SQL:
-			return fault.New(fault.Usage, "--json and --sql exclude each other")
-		case f.Missing.JSON:
-			as = "json"
-		case f.Missing.SQL:
-			as = "sql"
+		as, err := format(f.Missing.JSON, f.Missing.SQL)
+		if err != nil {
+			return err
 		}
 		return missing.Print(ctx, m, missing.Options{As: as, Retry: f.Missing.Retry,
 			AllowOrphans: f.Missing.AllowOrphans, Allow: f.Missing.AllowMissing})

@@ -288,7 +288,7 @@ func TestAttack_P1_P2_P3_P4_P5_P6_P7_P8(t *testing.T) {
 
 	// The databases have owners and settings of their own, which do not travel; check may warn of
 	// that.
-	if status, out, errs := env.Run(nil, "pgcutover", "check"); status != 0 {
+	if status, out, errs := env.Run(nil, "pgcutover", "check"); status > 1 {
 		t.Errorf("check: status %d\n%s%s", status, out, errs)
 	}
 	env.Must(nil, "pgcutover", "ddl", "install")

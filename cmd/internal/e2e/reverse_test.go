@@ -93,7 +93,7 @@ func (w *wayBack) equal(mark string) {
 func (w *wayBack) impossible() {
 	w.t.Helper()
 	w.target.Exec("ALTER ROLE mover NOREPLICATION")
-	if status, out, errs := w.Run(nil, "pgcutover", "check", "--slot", w.slot); status != 0 || !strings.Contains(string(out), ` REPLICATION;`) {
+	if status, out, errs := w.Run(nil, "pgcutover", "check", "--slot", w.slot); status != 1 || !strings.Contains(string(out), ` REPLICATION;`) {
 		w.t.Errorf("check: status %d\n%s\n%s", status, out, errs)
 	}
 	status, _, errs := w.Run(nil, "bash", script("cutover"), w.slot, "--yes")

@@ -244,7 +244,7 @@ func TestCutoverScript(t *testing.T) {
 		strings.Contains(errs, "reopening the source") {
 		t.Errorf("a table is missing: status %d: %s", status, errs)
 	}
-	if out := e.Must(nil, "pgcutover", "check"); !strings.Contains(string(out), "2 tables of the source") ||
+	if status, out, _ := e.Run(nil, "pgcutover", "check"); status != 1 || !strings.Contains(string(out), "2 tables of the source") ||
 		!strings.Contains(string(out), reload) {
 		t.Errorf("check: %s", out)
 	}

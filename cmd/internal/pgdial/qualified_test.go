@@ -43,7 +43,7 @@ func unqualified(sql string) (at []int) {
 }
 
 // forPeople are the functions whose text is not executed.
-var forPeople = []string{"WithHint", "WithDetail", "New", "fail", "warn", "need", "ok", "Warn", "Info",
+var forPeople = []string{"WithHint", "WithDetail", "New", "fail", "warn", "need", "note", "ok", "Warn", "Info",
 	"Errorf", "Fprintf", "Fprintln", "MustCompile"}
 
 // literals calls f with each string literal of a file that is SQL.

@@ -4,12 +4,9 @@ package check
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/pgsluice/pgsluice/cmd/internal/count"
-	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
@@ -50,21 +47,6 @@ var (
 	}
 )
 
-// A finding is the result of looking at one thing.
-type finding struct {
-	level  string // ok, warning, error
-	text   string
-	remedy string
-	paste  []paste
-}
-
-// A paste is a set of statements for somebody to execute on one side.
-type paste struct {
-	side string // source or target
-	as   string // a role, quoted, or a description of one
-	sql  []string
-}
-
 // superuser stands for a role in statements that only a superuser may execute.
 const superuser = "superuser"
 
@@ -73,6 +55,7 @@ type checker struct {
 	ctx    context.Context
 	m      *session.Migration
 	trust  []string // superusers whose idle sessions do not write
+	side   string   // the side that is being examined
 	list   []finding
 	s, t   *pgx.Conn
 	sv, tv int
@@ -83,40 +66,17 @@ type checker struct {
 	begun bool
 }
 
-func (c *checker) ok(format string, args ...any) {
-	c.add("ok", "", format, args...)
-}
-
-func (c *checker) warn(remedy, format string, args ...any) *finding {
-	return c.add("warning", remedy, format, args...)
-}
-
-// need is fail, or warn if the migration has begun.
-func (c *checker) need(remedy, format string, args ...any) *finding {
-	if c.begun {
-		return c.warn(remedy, format, args...)
-	}
-	return c.fail(remedy, format, args...)
-}
-
-func (c *checker) fail(remedy, format string, args ...any) *finding {
-	return c.add("error", remedy, format, args...)
-}
-
-func (c *checker) add(level, remedy, format string, args ...any) *finding {
-	c.list = append(c.list, finding{level: level, text: fmt.Sprintf(format, args...), remedy: remedy})
-	return &c.list[len(c.list)-1]
-}
-
-// do adds statements for somebody to execute. They are printed one per line, ready to be pasted.
-func (f *finding) do(side, as string, sql ...string) {
-	f.paste = append(f.paste, paste{side, as, sql})
+// Options choose the output format, and which sessions are accepted.
+type Options struct {
+	As    string   // "json", "sql", or empty for people
+	Trust []string // superusers whose idle sessions do not write
 }
 
 // Run examines the source, the target, and the pair before a migration begins. It changes nothing.
-// It writes a line for each finding, and fails if one of them is an error.
-func Run(ctx context.Context, m *session.Migration, trust []string) error {
-	c := &checker{ctx: ctx, m: m, trust: trust}
+// It prints the findings. It fails with status Config if one of them is an error, and with status
+// Failed if one is a warning.
+func Run(ctx context.Context, m *session.Migration, o Options) error {
+	c := &checker{ctx: ctx, m: m, trust: o.Trust}
 	var err error
 	if c.s, err = m.Connect(ctx, m.Source); err != nil {
 		return err
@@ -133,13 +93,15 @@ func Run(ctx context.Context, m *session.Migration, trust []string) error {
 		server pgdial.Server
 		looks  []look
 	}{{m.Source, onSource}, {m.Target, onTarget}} {
+		c.side = side.server.Side
 		for _, l := range side.looks {
 			if err := c.examined(side.server, l.what, l.find(c)); err != nil {
 				return err
 			}
 		}
 	}
-	return c.report()
+	c.print(o.As)
+	return c.verdict()
 }
 
 // introduce asks both servers for their versions, and for our roles and databases there.
@@ -155,39 +117,6 @@ func (c *checker) introduce() error {
 		*x.user, *x.database = text.Ident(*x.user), text.Ident(*x.database)
 	}
 	return nil
-}
-
-// report prints the findings, and fails if there is an error among them.
-func (c *checker) report() error {
-	for _, s := range []pgdial.Server{c.m.Source, c.m.Target} {
-		c.m.Printf("%s\n", c.m.Line(s))
-	}
-	bad := 0
-	for _, f := range c.list {
-		f.print(c.m)
-		if f.level == "error" {
-			bad++
-		}
-	}
-	if bad > 0 {
-		return fault.New(fault.Config, "%s not met", count.Of(bad, "condition")).
-			WithHint("Each line that begins with \"error\" is followed by its remedy.")
-	}
-	return nil
-}
-
-// print prints a finding: the fact, its remedy, and the remedy's statements.
-func (f *finding) print(m *session.Migration) {
-	m.Printf("%s\t%s\n", f.level, f.text)
-	if f.remedy != "" {
-		m.Printf("\t%s\n", f.remedy)
-	}
-	for _, p := range f.paste {
-		m.Printf("\tOn the %s, as %s:\n", p.side, p.as)
-		for _, sql := range p.sql {
-			m.Printf("\t\t%s\n", sql)
-		}
-	}
 }
 
 // ask returns a query's single value as text, "" for NULL.

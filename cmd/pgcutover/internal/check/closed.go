@@ -10,9 +10,21 @@ func (c *checker) closed() error {
 		return err
 	}
 	if !x.Any() {
-		c.ok("the source's role may read all tables, sequences and large objects")
+		c.ok("unreadable", "the source's role may read all tables, sequences and large objects")
 		return nil
 	}
-	c.fail("Or leave them out of the load.", "the source's role may not read %s", x.Text(false)).do("source", superuser, x.Statements()...)
+	for _, part := range []struct {
+		id string
+		x  catalog.Closed
+	}{
+		{"unreadable", catalog.Closed{Role: x.Role, Schemas: x.Schemas, Tables: x.Tables, Sequences: x.Sequences}},
+		{"row-security", catalog.Closed{Role: x.Role, Policies: x.Policies}},
+		{"unreadable-large-objects", catalog.Closed{Role: x.Role, Objects: x.Objects}},
+	} {
+		if part.x.Any() {
+			c.fail(part.id, "Or leave them out of the load.", "the source's role may not read %s", part.x.Text(false)).
+				do("source", superuser, part.x.Statements()...)
+		}
+	}
 	return nil
 }

@@ -128,15 +128,15 @@ func (c *checker) collation() error {
 	}
 	switch {
 	case !s.same(t):
-		c.warn("Create the target with the source's LOCALE_PROVIDER, locale, LC_COLLATE and LC_CTYPE, and TEMPLATE template0, if the order matters.",
+		c.warn("database-collation", "Create the target with the source's LOCALE_PROVIDER, locale, LC_COLLATE and LC_CTYPE, and TEMPLATE template0, if the order matters.",
 			"text is sorted and compared by other rules: collation and character type are %s on the source, %s on the target",
 			rules(s), rules(t))
 	case s.otherVersion(t):
-		c.warn("Indexes are built by the target's version and need nothing. Check what depends on the source's order: ranges of text in partitions, and reports.",
+		c.warn("collation-version", "Indexes are built by the target's version and need nothing. Check what depends on the source's order: ranges of text in partitions, and reports.",
 			"both databases have the collation and character type %s, of version %s on the source and %s on the target: some text may be sorted otherwise",
 			rules(s), s.Version, t.Version)
 	default:
-		c.ok("both databases have the collation and character type %s", rules(s))
+		c.ok("database-collation", "both databases have the collation and character type %s", rules(s))
 	}
 	return c.collations()
 }
@@ -193,17 +193,17 @@ func (c *checker) collations() error {
 		}
 	}
 	if len(missing) > 0 {
-		c.need("Install the locales on the target's host, then import them; or give the columns another collation on the source.",
+		c.need("collations-missing", "Install the locales on the target's host, then import them; or give the columns another collation on the source.",
 			"columns have collations that the target does not have: %s", strings.Join(missing, "; ")).
 			do("target", superuser, "SELECT pg_catalog.pg_import_system_collations('pg_catalog');")
 	}
 	if len(other) > 0 {
-		c.warn("Check whether the order of these columns matters: range partitions, unique indexes, reports.",
+		c.warn("column-collations", "Check whether the order of these columns matters: range partitions, unique indexes, reports.",
 			"%s of columns follow other rules on the target: %s", count.Of(len(other), "collation"),
 			strings.Join(other, "; "))
 	}
 	if len(versions) > 0 {
-		c.warn("Indexes are built by the target's version and need nothing. Check what depends on the source's order: ranges of text in partitions, and reports.",
+		c.warn("column-collation-versions", "Indexes are built by the target's version and need nothing. Check what depends on the source's order: ranges of text in partitions, and reports.",
 			"%s of columns are of another version on the target: %s", count.Of(len(versions), "collation"), strings.Join(versions, "; "))
 	}
 	return nil

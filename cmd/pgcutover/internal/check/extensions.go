@@ -26,17 +26,17 @@ func (c *checker) extensions() error {
 	missing, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) { // one broken file of any extension is enough
-		c.warn("Check that the target has the extensions "+count.Some(names)+".", "the target cannot list its extensions: %s", pg.Message)
+		c.warn("extensions-unlisted", "Check that the target has the extensions "+count.Some(names)+".", "the target cannot list its extensions: %s", pg.Message)
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	if len(missing) > 0 {
-		c.fail("Install them on the target (Azure: server parameter azure.extensions), or drop them on the source.",
+		c.fail("extensions-missing", "Install them on the target (Azure: server parameter azure.extensions), or drop them on the source.",
 			"extensions that the target does not have: %s", count.Some(missing))
 	} else {
-		c.ok("the target has all extensions: %d", len(names))
+		c.ok("extensions-missing", "the target has all extensions: %d", len(names))
 	}
 	return nil
 }

@@ -26,7 +26,7 @@ func (c *checker) examined(server pgdial.Server, what string, err error) error {
 		if errors.As(err, &f) {
 			hint = f.Hint
 		}
-		c.fail(hint+" Then run check again.", "%s: %s could not be examined for a lock: %v", server.Side, what, err)
+		c.fail("not-examined", hint+" Then run check again.", "%s: %s could not be examined for a lock: %v", server.Side, what, err)
 		return nil
 	}
 	if isDenied(err) {
@@ -34,19 +34,19 @@ func (c *checker) examined(server pgdial.Server, what string, err error) error {
 		if server.Side == c.m.Target.Side {
 			conn, role = c.t, c.targetUser
 		}
-		f := c.warn("", "%s: %s could not be examined: %s", server.Side, what, pg.Message)
+		f := c.warn("not-examined", "", "%s: %s could not be examined: %s", server.Side, what, pg.Message)
 		grants, err := grantsFor(c.ctx, conn, role, pg)
 		if err != nil {
 			return server.Explain(err)
 		}
 		if len(grants) == 0 {
-			f.remedy = "Have a superuser look: the same command with a superuser in --" + server.Side
+			f.Remedy = "Have a superuser look: the same command with a superuser in --" + server.Side
 		} else {
 			f.do(server.Side, superuser, grants...)
 		}
 		return nil
 	}
-	c.fail("Correct it, then run check again.", "%s: %s could not be examined: %s", server.Side, what, pg.Message)
+	c.fail("not-examined", "Correct it, then run check again.", "%s: %s could not be examined: %s", server.Side, what, pg.Message)
 	return nil
 }
 

@@ -9,7 +9,7 @@ func (c *checker) largeObjects() error {
 		return err
 	}
 	if lobs > 0 {
-		c.warn("Do not change them during the migration, or load them again at cutover.",
+		c.warn("large-objects", "Do not change them during the migration, or load them again at cutover.",
 			"the source has %s; changes of them are not decoded by any PostgreSQL",
 			count.Of(lobs, "large object"))
 	}

@@ -18,14 +18,14 @@ func (c *checker) orphans() error {
 		if !o.Valid {
 			remedy = "It is NOT VALID, and will be so on the target. To see the rows:"
 		}
-		c.warn(remedy, "%s of %s on the source violate foreign key %s", count.Of(o.Rows, "row"), o.Of(),
+		c.warn("foreign-key-orphans", remedy, "%s of %s on the source violate foreign key %s", count.Of(o.Rows, "row"), o.Of(),
 			o.Name).do("source", c.sourceUser, o.Select)
 	}
 	if len(found) == 0 && examined > 0 {
-		c.ok("no row violates any of %s", count.Of(examined, "foreign key"))
+		c.ok("foreign-key-orphans", "no row violates any of %s", count.Of(examined, "foreign key"))
 	}
 	if len(left) > 0 {
-		c.ok("%s not examined within %v, or with the role's rights: %s", count.Of(len(left), "foreign key"),
+		c.note("foreign-keys-unexamined", "%s not examined within %v, or with the role's rights: %s", count.Of(len(left), "foreign key"),
 			missing.OrphansBudget, count.Some(left))
 	}
 	return nil

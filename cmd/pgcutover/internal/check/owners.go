@@ -99,10 +99,10 @@ func (c *checker) missingRoles(roles []sourceRole, have []roleOnTarget, super, c
 		}
 	}
 	if len(missing) == 0 {
-		c.ok("the target has all roles that own objects or have privileges: %d", len(roles))
+		c.ok("roles-missing", "the target has all roles that own objects or have privileges: %d", len(roles))
 		return
 	}
-	c.need("Passwords and other attributes, and all of them: pg_dumpall --roles-only | psql. "+withoutRoles,
+	c.need("roles-missing", "Passwords and other attributes, and all of them: pg_dumpall --roles-only | psql. "+withoutRoles,
 		"roles that own objects or have privileges, and that the target does not have: %s",
 		count.Some(missing)).
 		do("target", maker, creates...)
@@ -128,7 +128,7 @@ func (c *checker) closedRoles(roles []sourceRole, have []roleOnTarget, super, cr
 		}
 	}
 	if len(closed) > 0 {
-		f := c.need(withoutRoles,
+		f := c.need("role-membership", withoutRoles,
 			"the target's role cannot make %s the owner of what belongs to %s on the source: it may not become that role, or does not have its rights",
 			count.Some(closed), count.Word(len(closed), "it", "them"))
 		for _, who := range []string{c.targetUser, superuser} {
@@ -138,7 +138,7 @@ func (c *checker) closedRoles(roles []sourceRole, have []roleOnTarget, super, cr
 		}
 	}
 	if len(supers) > 0 {
-		c.warn("Load as a superuser, or give those objects to another role on the source. "+withoutRoles,
+		c.warn("superuser-owners", "Load as a superuser, or give those objects to another role on the source. "+withoutRoles,
 			"what belongs to superusers of the target cannot be made theirs: %s", count.Some(supers))
 	}
 }
@@ -173,7 +173,7 @@ func (c *checker) creators(owners []string, super bool) error {
 	if len(names) == 0 {
 		return nil
 	}
-	f := c.need("After the load it can be taken back. "+withoutRoles,
+	f := c.need("schema-create-right", "After the load it can be taken back. "+withoutRoles,
 		"owners that may not create in the schema of their objects, and so cannot be made their owners: %s",
 		count.Some(names))
 	if len(target) > 0 {

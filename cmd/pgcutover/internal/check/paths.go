@@ -23,9 +23,9 @@ func (c *checker) paths() error {
 		remedy := "It goes by the function's text. Name its schemas in it, or give it a path of its own:"
 		f := func() *finding {
 			if p.Needed {
-				return c.need(remedy, "%s", says)
+				return c.need("function-path", remedy, "%s", says)
 			}
-			return c.warn(remedy, "%s", says)
+			return c.warn("function-path", remedy, "%s", says)
 		}()
 		if text.Escape(p.Signature) != p.Signature {
 			continue // it cannot be printed as it is

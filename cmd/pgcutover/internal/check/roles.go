@@ -8,9 +8,9 @@ func (c *checker) sourceRole() error {
 		return err
 	}
 	if f.Slots {
-		c.ok("the source's role may use replication slots")
+		c.ok("replication-right", "the source's role may use replication slots")
 	} else {
-		c.fail("On RDS and Aurora: GRANT rds_replication TO "+c.sourceUser+";", "the source's role has no REPLICATION attribute").
+		c.fail("replication-right", "On RDS and Aurora: GRANT rds_replication TO "+c.sourceUser+";", "the source's role has no REPLICATION attribute").
 			do("source", superuser, "ALTER ROLE "+c.sourceUser+" REPLICATION;")
 	}
 	can, err := c.ask(c.s, "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')")
@@ -18,7 +18,7 @@ func (c *checker) sourceRole() error {
 		return err
 	}
 	if can != "true" {
-		c.fail("", "the source's role may not create a publication in the database").
+		c.fail("publication-right", "", "the source's role may not create a publication in the database").
 			do("source", superuser, "GRANT CREATE ON DATABASE "+c.sourceDatabase+" TO "+c.sourceUser+";")
 	}
 	if f.Owner != "" {
@@ -30,13 +30,13 @@ func (c *checker) sourceRole() error {
 		if super == "true" { // our role must not become one
 			remedy = "It belongs to a superuser. Give it another owner, and make the role a member of that: ALTER DATABASE " + c.sourceDatabase + " OWNER TO …"
 		}
-		w := c.fail(remedy, "the source's role does not own the database, and cannot fence it at cutover")
+		w := c.fail("database-owner", remedy, "the source's role does not own the database, and cannot fence it at cutover")
 		if super != "true" {
 			w.do("source", superuser, grantRole(c.sv, f.Owner, c.sourceUser))
 		}
 	}
 	if len(f.Grants) > 0 {
-		c.fail("", "the source's role may not see or end the sessions of other roles, and cannot fence the database at cutover").
+		c.fail("session-rights", "", "the source's role may not see or end the sessions of other roles, and cannot fence the database at cutover").
 			do("source", superuser, f.Grant())
 	}
 	return nil
@@ -54,18 +54,18 @@ func (c *checker) targetRole() error {
 	switch {
 	case can == "true":
 	case made == "true":
-		c.warn("If the load creates schemas, allow that:", "the target's role may not create schemas; schema pgsluice exists for it").
+		c.warn("target-create-right", "If the load creates schemas, allow that:", "the target's role may not create schemas; schema pgsluice exists for it").
 			do("target", superuser, "GRANT CREATE ON DATABASE "+c.targetDatabase+" TO "+c.targetUser+";")
 	default:
-		c.fail("If you create the schema yourself, a schema for pgsluice is enough: CREATE SCHEMA pgsluice AUTHORIZATION "+
+		c.fail("target-create-right", "If you create the schema yourself, a schema for pgsluice is enough: CREATE SCHEMA pgsluice AUTHORIZATION "+
 			c.targetUser+";", "the target's role may not create schemas").
 			do("target", superuser, "GRANT CREATE ON DATABASE "+c.targetDatabase+" TO "+c.targetUser+";")
 	}
 	if _, err := c.t.Exec(c.ctx, "SET session_replication_role = replica"); err == nil {
-		c.ok("the target's role may switch off triggers and foreign keys (session_replication_role)")
+		c.ok("replica-role", "the target's role may switch off triggers and foreign keys (session_replication_role)")
 		_, _ = c.t.Exec(c.ctx, "RESET session_replication_role")
 	} else {
-		f := c.warn("Existing triggers, rules and foreign keys are removed until the cutover.",
+		f := c.warn("replica-role", "Existing triggers, rules and foreign keys are removed until the cutover.",
 			"the target's role may not set session_replication_role")
 		if c.tv >= 150000 {
 			f.do("target", superuser, "GRANT SET ON PARAMETER session_replication_role TO "+c.targetUser+";")

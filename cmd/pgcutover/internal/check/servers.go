@@ -17,7 +17,7 @@ func (c *checker) apart() error {
 		return err
 	}
 	if same {
-		c.fail("Check --source and --target, or PGSLUICE_SOURCE and PGSLUICE_TARGET.", "source and target are the same database")
+		c.fail("same-database", "Check --source and --target, or PGSLUICE_SOURCE and PGSLUICE_TARGET.", "source and target are the same database")
 		return nil
 	}
 	streams, err := progress.Streams(c.ctx, c.s, "")
@@ -26,7 +26,7 @@ func (c *checker) apart() error {
 	}
 	for _, s := range streams {
 		if !s.Ended && s.Key.Slot != "" && (c.m.Slot == "" || s.Key.Slot == c.m.Slot) {
-			c.fail("Check whether source and target are swapped. If they are not, use another slot name.",
+			c.fail("source-is-target", "Check whether source and target are swapped. If they are not, use another slot name.",
 				"the source is the target of a migration: %v", s.Key)
 		}
 	}
@@ -37,17 +37,17 @@ func (c *checker) versions() error {
 	s, t := pgdial.VersionText(c.sv), pgdial.VersionText(c.tv)
 	switch {
 	case c.sv < 100000:
-		c.fail("Upgrade the source to version 10 or newer.", "the source is PostgreSQL %s; changes can be decoded from version 10 on", s)
+		c.fail("source-version", "Upgrade the source to version 10 or newer.", "the source is PostgreSQL %s; changes can be decoded from version 10 on", s)
 	case c.tv < 100000:
-		c.fail("Use a target of version 10 or newer.", "the target is PostgreSQL %s", t)
+		c.fail("target-version", "Use a target of version 10 or newer.", "the target is PostgreSQL %s", t)
 	case c.tv/10000 < c.sv/10000:
-		c.warn("Use a target of the source's version or newer: an older version may lack features that the schema uses.",
+		c.warn("version-order", "Use a target of the source's version or newer: an older version may lack features that the schema uses.",
 			"the target (%s) is older than the source (%s)", t, s)
 	default:
-		c.ok("source is PostgreSQL %s, target is PostgreSQL %s", s, t)
+		c.ok("version-order", "source is PostgreSQL %s, target is PostgreSQL %s", s, t)
 	}
 	if c.sv < 110000 {
-		c.warn("Do not truncate tables while the migration runs. The cutover refuses if one may have been truncated.",
+		c.warn("truncate-not-decoded", "Do not truncate tables while the migration runs. The cutover refuses if one may have been truncated.",
 			"the source does not decode TRUNCATE before version 11")
 	}
 	return nil
@@ -62,7 +62,7 @@ func (c *checker) slotState() error {
 		return err
 	}
 	if info == nil {
-		c.ok("slot %s does not exist yet", c.m.Slot)
+		c.ok("slot", "slot %s does not exist yet", c.m.Slot)
 		return nil
 	}
 	c.begun = true
@@ -77,9 +77,9 @@ func (c *checker) slotState() error {
 		if errors.As(err, &f) && f.Hint != "" {
 			remedy = f.Hint
 		}
-		c.fail(remedy, "%v", err)
+		c.fail("slot", remedy, "%v", err)
 		return nil
 	}
-	c.ok("slot %s exists, confirmed up to %v", c.m.Slot, info.Confirmed)
+	c.ok("slot", "slot %s exists, confirmed up to %v", c.m.Slot, info.Confirmed)
 	return nil
 }

@@ -23,18 +23,18 @@ func (c *checker) tables() error {
 			noKey = append(noKey, t.String()+" ("+why+")")
 		}
 	}
-	c.ok("%s to be migrated", count.Of(len(tables), "table"))
+	c.ok("tables", "%s to be migrated", count.Of(len(tables), "table"))
 	for _, t := range state.Detaching(func(*carried.Table) bool { return true }) {
-		c.fail(state.Finalize(t)+
+		c.fail("detach-pending", state.Finalize(t)+
 			";", "the DETACH CONCURRENTLY of %v is not finished: it is a partition for pg_dump, and none for the source's queries", t)
 	}
 	if len(noKey) > 0 {
-		c.warn("If their rows are updated or deleted during the migration, add a primary key, or ALTER TABLE … REPLICA IDENTITY FULL.",
+		c.warn("replica-identity", "If their rows are updated or deleted during the migration, add a primary key, or ALTER TABLE … REPLICA IDENTITY FULL.",
 			"%s without usable replica identity, of which only inserts and truncates are carried: %s",
 			count.Of(len(noKey), "table"), count.Some(noKey))
 	}
 	if len(unlogged) > 0 {
-		c.warn("ALTER TABLE … SET LOGGED, or leave them alone during the migration.",
+		c.warn("unlogged-tables", "ALTER TABLE … SET LOGGED, or leave them alone during the migration.",
 			"unlogged tables are loaded, but changes of them are not in the WAL: %s", count.Some(unlogged))
 	}
 	notOurs, err := c.s.Query(c.ctx, `SELECT n.nspname || '.' || c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -47,7 +47,7 @@ func (c *checker) tables() error {
 		return err
 	}
 	if len(foreign) > 0 {
-		f := c.fail("Only a table's owner may publish it: GRANT the owners' roles to the source's role, or give it what superusers own.",
+		f := c.fail("table-owners", "Only a table's owner may publish it: GRANT the owners' roles to the source's role, or give it what superusers own.",
 			"the source's role does not own %s: %s", count.Of(len(foreign), "table"), count.Some(foreign))
 		return c.ownersOf(f)
 	}

@@ -13,7 +13,7 @@ import (
 func (c *checker) empty() error {
 	var f *fault.Error
 	if err := progress.Trust(c.ctx, c.t); errors.As(err, &f) {
-		c.fail(f.Hint, "%v", f)
+		c.fail("target-state", f.Hint, "%v", f)
 		return nil
 	} else if err != nil {
 		return err
@@ -23,7 +23,7 @@ func (c *checker) empty() error {
 		return err
 	}
 	if len(streams) > 0 {
-		c.ok("the target has been loaded in part or as a whole: %s", streams[0].LoadStatus)
+		c.ok("target-not-empty", "the target has been loaded in part or as a whole: %s", streams[0].LoadStatus)
 		if len(streams) == 1 {
 			return c.missing(streams[0])
 		}
@@ -37,10 +37,10 @@ func (c *checker) empty() error {
 		return err
 	}
 	if n > 0 {
-		c.warn("Use an empty database, or load with pgextract --data-only into empty tables.",
+		c.warn("target-not-empty", "Use an empty database, or load with pgextract --data-only into empty tables.",
 			"the target has %s already", count.Of(n, "table"))
 	} else {
-		c.ok("the target is empty")
+		c.ok("target-not-empty", "the target is empty")
 	}
 	return nil
 }
@@ -66,11 +66,11 @@ func (c *checker) missing(stream *progress.Stream) error {
 	missing, uncarried, _ := coverage.Sort(list)
 	if len(missing) > 0 {
 		says, remedy := coverage.MissingText(of.Slot, missing)
-		c.warn(remedy, "%s", says)
+		c.warn("tables-missing", remedy, "%s", says)
 	}
 	if len(uncarried) > 0 {
 		says, remedy := coverage.UncarriedText(of.Slot, uncarried)
-		c.fail(remedy, "changes do not reach the target, or did not: %s", says)
+		c.fail("changes-lost", remedy, "changes do not reach the target, or did not: %s", says)
 	}
 	return nil
 }

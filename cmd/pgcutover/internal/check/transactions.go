@@ -26,11 +26,11 @@ func (c *checker) transactions() error {
 		}
 	}
 	if len(open) > 0 {
-		c.warn("End them, or wait: creating the slot waits for all transactions that have written.",
+		c.warn("long-transactions", "End them, or wait: creating the slot waits for all transactions that have written.",
 			"long transactions on the source: %s", waiting.Some(open))
 	}
 	if len(hidden) > 0 {
-		c.warn("Creating the slot waits for them if they do not end.",
+		c.warn("hidden-transactions", "Creating the slot waits for them if they do not end.",
 			"the source's role may not see how long these transactions have been open: %s",
 			waiting.Some(hidden)).
 			do(c.m.Source.Side, superuser, "GRANT pg_read_all_stats TO "+c.sourceUser+";")
@@ -40,7 +40,7 @@ func (c *checker) transactions() error {
 		for i := range prepared {
 			remedy += " " + prepared[i].Remedy()
 		}
-		c.need(remedy, "prepared transactions on the source: %s", waiting.Some(prepared))
+		c.need("prepared-transactions", remedy, "prepared transactions on the source: %s", waiting.Some(prepared))
 	}
 	return nil
 }
@@ -52,7 +52,7 @@ func (c *checker) standbys() error {
 		return err
 	}
 	if stuck {
-		c.fail(waiting.StandbyHint(c.m.Target.Side)+" Load and sync do not wait for it, but the cutover does, and the application would.",
+		c.fail("standby-missing", waiting.StandbyHint(c.m.Target.Side)+" Load and sync do not wait for it, but the cutover does, and the application would.",
 			"commits on the target wait for a standby, but no standby answers (synchronous_standby_names is %q)", names)
 	}
 	return nil

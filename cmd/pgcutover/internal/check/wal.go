@@ -15,40 +15,40 @@ func (c *checker) wal() error {
 	case err != nil:
 		return err
 	case !logical:
-		c.fail("ALTER SYSTEM SET wal_level = logical, then restart the source. RDS and Aurora: rds.logical_replication = 1 and reboot. Cloud SQL: cloudsql.logical_decoding = on. Azure: server parameter wal_level.",
+		c.fail("wal-level", "ALTER SYSTEM SET wal_level = logical, then restart the source. RDS and Aurora: rds.logical_replication = 1 and reboot. Cloud SQL: cloudsql.logical_decoding = on. Azure: server parameter wal_level.",
 			"wal_level is %s on the source", level)
 	case level != "logical":
-		c.ok("wal_level is %s, which the server raises by itself while there are logical slots", level)
+		c.ok("wal-level", "wal_level is %s, which the server raises by itself while there are logical slots", level)
 	default:
-		c.ok("wal_level is logical")
+		c.ok("wal-level", "wal_level is logical")
 	}
-	for _, x := range []struct{ setting, used string }{
-		{"max_replication_slots", "SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots"},
-		{"max_wal_senders", "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication"},
+	for _, x := range []struct{ id, setting, used string }{
+		{"replication-slots", "max_replication_slots", "SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots"},
+		{"wal-senders", "max_wal_senders", "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication"},
 	} {
 		free, err := c.ask(c.s, "SELECT pg_catalog.current_setting('"+x.setting+"')::int - ("+x.used+")")
 		if err != nil {
 			return err
 		}
 		if free == "0" || strings.HasPrefix(free, "-") {
-			c.need("Raise "+x.setting+" and restart the source, or drop what is no longer used.",
+			c.need(x.id, "Raise "+x.setting+" and restart the source, or drop what is no longer used.",
 				"all of the source's %s are taken", x.setting)
 		} else {
-			c.ok("%s: %s free", x.setting, free)
+			c.ok(x.id, "%s: %s free", x.setting, free)
 		}
 	}
 	plugins, err := c.ask(c.s, "SELECT pg_catalog.current_setting('output_plugin_libraries', true)")
 	var pg *pgconn.PgError
 	switch {
 	case errors.As(err, &pg) && pg.Code == "42501":
-		c.warn("Or have a superuser look: SHOW output_plugin_libraries",
+		c.warn("output-plugin", "Or have a superuser look: SHOW output_plugin_libraries",
 			"the source's role may not see which output plugins are allowed; pgoutput is needed").
 			do("source", superuser, "GRANT pg_read_all_settings TO "+c.sourceUser+";")
 	case err != nil:
 		return err
 	}
 	if plugins != "" && !strings.Contains(plugins, "pgoutput") {
-		c.fail("ALTER SYSTEM SET output_plugin_libraries = 'pgoutput, …'",
+		c.fail("output-plugin", "ALTER SYSTEM SET output_plugin_libraries = 'pgoutput, …'",
 			"the source's output_plugin_libraries does not allow pgoutput: %s", plugins)
 	}
 	if c.sv >= 130000 {
@@ -57,7 +57,7 @@ func (c *checker) wal() error {
 			return err
 		}
 		if keep != "-1" {
-			c.warn("Raise it, or make sure that sync is never interrupted for long.",
+			c.warn("slot-wal-limit", "Raise it, or make sure that sync is never interrupted for long.",
 				"the source drops a slot that holds back more than %s of WAL (max_slot_wal_keep_size)", keep)
 		}
 	}
@@ -67,7 +67,7 @@ func (c *checker) wal() error {
 			return err
 		}
 		if idle != "0" {
-			c.warn("Set it to 0, or make sure that sync is never interrupted for that long.",
+			c.warn("slot-idle-timeout", "Set it to 0, or make sure that sync is never interrupted for that long.",
 				"the source drops a slot that nobody has read for %s (idle_replication_slot_timeout)", idle)
 		}
 	}

@@ -17,7 +17,7 @@ func (c *checker) wayBack() error {
 		if remedy == "" {
 			remedy = "To cut over without a way back: scripts/cutover --no-reverse"
 		}
-		f := c.warn(remedy, "there can be no way back to the old primary: %s", o.Says)
+		f := c.warn("way-back", remedy, "there can be no way back to the old primary: %s", o.Says)
 		if len(o.SQL) > 0 {
 			f.do(o.Side, superuser, o.SQL...)
 		}
@@ -32,16 +32,16 @@ func (c *checker) wayBack() error {
 		if err != nil {
 			return err
 		}
-		w := c.warn("Give the database the owner that it has on the source, and make the role a member of it.", closing+"its role does not own the database")
+		w := c.warn("target-owner", "Give the database the owner that it has on the source, and make the role a member of it.", closing+"its role does not own the database")
 		if super != "true" {
 			w.do("target", superuser, grantRole(c.tv, f.Owner, c.targetUser))
 		}
 	}
 	if len(f.Grants) > 0 {
-		c.warn("", closing+"its role may not see or end the sessions of other roles").do("target", superuser, f.Grant())
+		c.warn("target-session-rights", "", closing+"its role may not see or end the sessions of other roles").do("target", superuser, f.Grant())
 	}
 	if len(list) == 0 && f.Owner == "" && len(f.Grants) == 0 {
-		c.ok("there can be a way back from the target")
+		c.ok("way-back", "there can be a way back from the target")
 	}
 	return nil
 }

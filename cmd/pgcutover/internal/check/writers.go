@@ -14,7 +14,7 @@ func (c *checker) writers() error {
 		return err
 	}
 	if len(roles) > 0 {
-		c.warn("Before the cutover, on the source: ALTER ROLE … RESET default_transaction_read_only (or … IN DATABASE … RESET …)",
+		c.warn("write-exempt-roles", "Before the cutover, on the source: ALTER ROLE … RESET default_transaction_read_only (or … IN DATABASE … RESET …)",
 			"roles of the source would write in spite of the fence, because they have default_transaction_read_only = off: %s", count.Some(roles))
 	}
 	subscriptions, err := fencing.Subscriptions(c.ctx, c.s)
@@ -22,7 +22,7 @@ func (c *checker) writers() error {
 		return err
 	}
 	if len(subscriptions) > 0 {
-		c.fail("Before the cutover, on the source, as the owner of the subscription: "+strings.Join(fencing.Disable(subscriptions), " "),
+		c.fail("source-subscriptions", "Before the cutover, on the source, as the owner of the subscription: "+strings.Join(fencing.Disable(subscriptions), " "),
 			"the source takes changes from %s, which no fence stops: %s", count.Word(len(subscriptions), "a subscription", "subscriptions"), count.Some(subscriptions))
 	}
 	grantors, err := fencing.Grantors(c.ctx, c.s)
@@ -30,7 +30,7 @@ func (c *checker) writers() error {
 		return err
 	}
 	if len(grantors) > 0 {
-		c.warn("The fence then makes the database read-only, which BEGIN READ WRITE passes. To have connections refused, let the owner of the database grant CONNECT instead.",
+		c.warn("connect-grants", "The fence then makes the database read-only, which BEGIN READ WRITE passes. To have connections refused, let the owner of the database grant CONNECT instead.",
 			"the fence will not refuse connections to the source, because other roles than its owner have granted CONNECT: %s", count.Some(grantors))
 	}
 	returning, err := fencing.Returning(c.ctx, c.s)
@@ -38,14 +38,14 @@ func (c *checker) writers() error {
 		return err
 	}
 	if len(returning) > 0 {
-		c.warn(fencing.ReturningHint, "%s: %s", fencing.ReturningText, fencing.Describe(returning))
+		c.warn("returning-sessions", fencing.ReturningHint, "%s: %s", fencing.ReturningText, fencing.Describe(returning))
 	}
 	lasting, err := fencing.Lasting(c.ctx, c.s, c.trust)
 	if err != nil {
 		return err
 	}
 	if len(lasting) > 0 {
-		c.fail(fencing.End(lasting), "only a superuser may end these sessions on the source, so that the fence would not hold: %s", fencing.Describe(lasting))
+		c.fail("lasting-sessions", fencing.End(lasting), "only a superuser may end these sessions on the source, so that the fence would not hold: %s", fencing.Describe(lasting))
 	}
 	return nil
 }
