@@ -119,3 +119,149 @@ find_programs() {
 		PATH=$bin:$PATH
 	done
 }
+
+# The functions below run two programs as a pipe, for a script that starts them again and again. The
+# script sets the trap 'stopped=yes' on TERM, INT and HUP before it runs any command, and calls
+# prepare_pipe. It has functions first and second, which run one program each by run, and look,
+# which sets away to the side that does not answer. Its variables: slot; again, the command that
+# continues; kept, what is not lost when the script stops.
+dir='' away='' answer='' again='' kept='' statuses=()
+
+# prepare_pipe makes the directory for the files of the pipe. It is removed when the script exits.
+prepare_pipe() {
+	dir=$(mktemp -d)
+	# Signals must not interrupt the cleanup.
+	trap 'trap "" TERM INT HUP; rm -rf "$dir"' EXIT
+	mkfifo "$dir/stream"
+}
+
+# run NAME PROGRAM ... leaves the program's process ID in NAME.pid while it runs, and then its status
+# in NAME.status. A signal to the whole group, from a terminal or a supervisor, reaches the program
+# directly; run waits for it.
+run() {
+	local pid status=0
+	trap '' INT
+	trap : TERM HUP
+	"${@:2}" <&0 &
+	pid=$!
+	# Before exec, the process is a copy of this shell, and would lose a signal.
+	while ps -o comm= -p "$pid" | grep -qxE "(.*/)?(bash|${0##*/})"; do :; done
+	# tell may have run before the ID was written. If the ID cannot be written, nothing could stop the
+	# program later.
+	if ! echo "$pid" >"$dir/$1.pid" || [[ -e $dir/stopped ]]; then kill "$pid" 2>/dev/null || true; fi
+	wait_for "$pid" || status=$?
+	: >"$dir/$1.pid"
+	echo "$status" >"$dir/$1.status"
+}
+
+# wait_for waits for a child, even if signals interrupt the wait, and returns its status.
+wait_for() {
+	local status
+	while :; do
+		status=0
+		wait "$1" || status=$?
+		kill -0 "$1" 2>/dev/null || break
+	done
+	if ((status > 128)); then # a signal to this shell may have interrupted the wait
+		status=0
+		wait "$1" || status=$?
+	fi
+	return "$status"
+}
+
+# run_pipe runs both programs until they have exited, and sets statuses. There is a FIFO between
+# them. It is not a pipeline: if the trap ran while bash 5.2 starts one, bash would wait for the
+# first program before it started the second, and hang.
+# shellcheck disable=SC2034 # the scripts read statuses
+run_pipe() {
+	local both from to name i=0
+	rm -f "$dir"/{first,second}.{pid,status}
+	# shellcheck disable=SC2094 # a FIFO
+	exec {both}<>"$dir/stream" {from}<"$dir/stream" {to}>"$dir/stream" {both}>&-
+	first >&"$to" {to}>&- {from}<&- &
+	second <&"$from" {from}<&- {to}>&- &
+	exec {from}<&- {to}>&-
+	wait_all
+	for name in first second; do
+		# If the file is missing, run was killed or could not write it.
+		{ read -r "statuses[i]" <"$dir/$name.status"; } 2>/dev/null || statuses[i]=137
+		i=$((i + 1))
+	done
+	end_if_told
+}
+
+# doze SECONDS waits for that time. bash runs a trap after the wait. It is not read -t: if its time
+# ends while bash 5.2 runs a trap, bash gives up the trap, and runs no other one from then on.
+# bash reports a sleep that a signal to the group has ended.
+doze() { { sleep "$1"; } 2>/dev/null || true; }
+
+# wait_all waits until both programs have exited. It passes a request to stop on to them.
+wait_all() {
+	local told=''
+	while jobs -r >"$dir/jobs" && [[ -s $dir/jobs ]]; do
+		if [[ $stopped && ! $told ]]; then told=yes && tell; fi
+		doze 0.2
+	done
+	until wait; do :; done # in case the list of jobs could not be written
+}
+
+# tell sends SIGTERM to the programs: they end in order.
+tell() {
+	local name pid
+	: >"$dir/stopped" || true
+	for name in first second; do
+		{ read -r pid <"$dir/$name.pid"; } 2>/dev/null || continue
+		kill "$pid" 2>/dev/null || true
+	done
+}
+
+# end_if_told exits if a signal has arrived.
+end_if_told() {
+	[[ $stopped ]] || return 0
+	message "stopped; $kept. To continue: $again"
+	exit 143
+}
+
+# pause SECONDS sleeps, and exits if a signal arrives in that time.
+pause() {
+	local until=$((SECONDS + $1))
+	while ((SECONDS < until)) && [[ ! $stopped ]]; do doze 1; done
+	end_if_told
+}
+
+# ask FIELD sets answer to a field of the migration's status, and away to yes if a server that knows
+# the field cannot be reached.
+# shellcheck disable=SC2034 # the scripts read answer
+ask() {
+	local status=0 asking
+	timeout 20 pgcutover status --slot "$slot" --get "$1" >"$dir/answer" 2>/dev/null &
+	asking=$!
+	# In the background: a signal must stop the script even if the server does not answer.
+	while kill -0 "$asking" 2>/dev/null; do
+		if [[ $stopped ]]; then kill "$asking" 2>/dev/null || true; fi
+		doze 0.1
+	done
+	end_if_told
+	wait "$asking" || status=$?
+	read -r answer <"$dir/answer" || answer=''
+	away=''
+	if ((status == 75 || status == 124)); then away=yes; fi
+}
+
+# wait_for_servers waits until look finds that both servers answer. It prints one message for the
+# whole wait, not one for each attempt.
+wait_for_servers() {
+	local began=$SECONDS named=''
+	look
+	while [[ $away ]]; do
+		if [[ $away != "$named" ]]; then
+			message "the $away does not answer; waiting for it"
+			named=$away
+		fi
+		pause 2
+		look
+	done
+	if [[ $named ]]; then message "the $named is back after $((SECONDS - began)) s"; fi
+}
+
+try_again() { (($1 == 75 || $1 > 128)); }

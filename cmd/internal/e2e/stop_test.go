@@ -22,6 +22,8 @@ type relay struct {
 	silent  atomic.Bool  // nothing passes any more, while all connections stay
 	budget  atomic.Int64 // after so many bytes of the server's it falls silent; 0: never
 	refuses atomic.Bool  // new connections
+	rate    atomic.Int64 // bytes of the server's in a second, over all connections; 0: no limit
+	paced   sync.Mutex   // held while a connection waits because of the rate
 	mu      sync.Mutex   // guards conns
 	conns   []net.Conn
 }
@@ -77,6 +79,11 @@ func (r *relay) pass(to, from net.Conn, counts bool) {
 		}
 		if r.silent.Load() {
 			return
+		}
+		if rate := r.rate.Load(); counts && rate > 0 {
+			r.paced.Lock()
+			time.Sleep(time.Duration(n) * time.Second / time.Duration(rate))
+			r.paced.Unlock()
 		}
 		if err == nil {
 			_, err = to.Write(buf[:n])

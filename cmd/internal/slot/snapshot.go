@@ -91,9 +91,25 @@ func export(ctx context.Context, server pgdial.Server, repl *pgconn.PgConn, name
 	}
 	s.Name, s.At = r.SnapshotName, s.LSN
 	if err := s.keep(ctx, server, s.Name); err != nil {
-		return nil, err
+		return nil, Ended(err)
 	}
 	return s, nil
+}
+
+// Gone reports whether err, of a session that was to import a snapshot, means that no session holds
+// the snapshot any more.
+func Gone(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (pg.Code == "22023" || pg.Code == "42704")
+}
+
+// Ended is the error of a session that was to import a snapshot of this process. If the session
+// that held the snapshot was lost, the load can be tried again with another snapshot.
+func Ended(err error) error {
+	if !Gone(err) {
+		return err
+	}
+	return fault.New(fault.TryAgain, "the session that held the snapshot is lost: %w", err)
 }
 
 // altered returns the tables whose definition or file was changed, as the snapshot sees it, by a
@@ -131,8 +147,7 @@ func Import(ctx context.Context, server pgdial.Server, name string, lsn format.L
 		s.LSN = lsn
 	}
 	err := s.keep(ctx, server, name)
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) && (pg.Code == "22023" || pg.Code == "42704") {
+	if Gone(err) {
 		return nil, fault.New(fault.Unavailable, "snapshot %s does not exist on the source: %w", name, err).
 			WithHint("The process that held the snapshot has exited. Hold a new snapshot, and load the missing tables with --resume.")
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -135,7 +136,7 @@ func (r *Reader) connect(ctx context.Context) (*pgwire.Conn, *pgdial.Gulp, error
 	}
 	if err := conn.Exec(ctx, r.begin()); err != nil {
 		_ = conn.Close()
-		return nil, nil, r.Server.Explain(err)
+		return nil, nil, slot.Ended(r.Server.Explain(err))
 	}
 	return conn, gulp, nil
 }
@@ -261,7 +262,7 @@ func (c *copier) lock(ctx context.Context, t *catalog.Table) (there bool, err er
 // again starts a new transaction on the same snapshot, after an error.
 func (c *copier) again(ctx context.Context) error {
 	c.byKey = false
-	return c.Server.Explain(c.conn.Exec(ctx, "ROLLBACK; "+c.begin()))
+	return slot.Ended(c.Server.Explain(c.conn.Exec(ctx, "ROLLBACK; "+c.begin())))
 }
 
 // isBinaryRow reports whether a message of binary COPY data has a row. The first message begins

@@ -62,12 +62,21 @@ func Schema(ctx context.Context, o Options) (entries []Entry, warnings []string,
 			return nil, nil, fault.New(fault.Permission, "pg_dump failed: %s", reason).
 				WithHint("The source's role must be able to read all tables (PostgreSQL 14 and newer: GRANT pg_read_all_data TO …), or own them.")
 		}
+		if lost.MatchString(stderr.String()) {
+			return nil, nil, fault.New(fault.TryAgain, "pg_dump failed: %s", reason)
+		}
 		return nil, nil, fault.New(fault.Failed, "pg_dump failed: %s", reason).
 			WithHint("Run it by hand to see its full output: %s --schema-only. Or create the schema by hand and use --data-only.",
 				text.Shell(program))
 	}
 	return entries, warningsIn(stderr.String()), tocErr
 }
+
+// lost matches what pg_dump says if it cannot reach the server, or loses its session, or if the
+// session that holds the snapshot is lost.
+var lost = regexp.MustCompile(`server closed the connection|terminating connection|could not (?:receive|send) data|SSL SYSCALL|` +
+	`no connection to the server|Connection (?:refused|reset|timed out)|timeout expired|the database system is |` +
+	`invalid snapshot identifier|snapshot "[^"]*" does not exist`)
 
 // warningsIn returns the messages of a pg_dump that has succeeded. It joins a detail or hint to the
 // warning before it.

@@ -6,6 +6,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -40,7 +41,9 @@ func (l *Load) inventory(ctx context.Context, snapshot string) ([]inventory.Obje
 			return nil, err
 		}
 		var list []inventory.Object
-		if _, err = c.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"+at); err == nil {
+		if _, err = c.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"+at); err != nil {
+			err = slot.Ended(err)
+		} else {
 			list, err = inventory.Read(ctx, c)
 		}
 		_ = c.Close(context.WithoutCancel(ctx))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgextract/internal/copyout"
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -106,7 +107,7 @@ func (l *Load) largeObjects(ctx context.Context, snapshot string, out *copyout.O
 	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
 	if _, err := c.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+
 		progress.Literal(snapshot)); err != nil {
-		return 0, 0, l.Server.Explain(err)
+		return 0, 0, slot.Ended(l.Server.Explain(err))
 	}
 	var long []uint32
 	rows, err := c.Query(ctx, "SELECT oid, pg_catalog.lo_get(oid, 0, $1) FROM pg_catalog.pg_largeobject_metadata ORDER BY oid", lobChunk)

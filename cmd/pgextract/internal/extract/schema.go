@@ -60,11 +60,20 @@ func (l *Load) schema(ctx context.Context, c *pgx.Conn, snapshot string, version
 		entries, warnings, err = dump.Schema(ctx, o)
 	}
 	if err != nil {
-		return nil, err
+		return nil, l.lost(ctx, c, err)
 	}
 	list := dump.DDL(entries, x)
 	for _, w := range warnings {
 		list = append(list, l.warn("", "", "pg_dump: "+w))
 	}
 	return list, nil
+}
+
+// lost returns the error of pg_dump, or that our own session is lost: then pg_dump has lost its
+// session, or the snapshot, too.
+func (l *Load) lost(ctx context.Context, c *pgx.Conn, err error) error {
+	if e := c.Ping(ctx); e != nil && pgdial.Lost(e) {
+		return l.Server.Explain(e)
+	}
+	return err
 }
