@@ -2,8 +2,11 @@ package e2e
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -98,5 +101,81 @@ func badNight(t *testing.T, tables int, every time.Duration, cuts int) {
 	pgtest.Equal(t, source, target)
 	if got := target.Query("SELECT load_status FROM pgsluice.streams"); got != "loaded" {
 		t.Errorf("the load is %s", got)
+	}
+}
+
+// What load does follows from the exit statuses of its programs, which are replaced here: each
+// attempt takes the next pair of statuses.
+func TestLoadScript(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, extract, apply string // exit statuses, in order
+		want                 int
+		attempts, says       string
+	}{
+		{"at once", "0", "0", 0, "1", ""},
+		{"lost, then complete", "75 0", "65 0", 0, "2", "starting again in 1 s"},
+		{"killed, then complete", "75 0", "137 0", 0, "2", "starting again in 1 s"},
+		{"another stream was to follow", "75 0", "0 0", 0, "2", "starting again in 1 s"},
+		{"a right is missing", "77", "65", 77, "1", "ended with status 77"},
+		{"a table is refused", "0", "1", 1, "1", "ended with status 1"},
+		{"refused by the target", "75", "78", 78, "1", "ended with status 78"},
+		{"a damaged stream", "0", "65", 65, "1", "ended with status 65"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			for name, statuses := range map[string]string{"pgextract": c.extract, "pgapply": c.apply, "pgcutover": "78 78 78 78"} {
+				text := "#!/bin/bash\necho \"$*\" >>" + dir + "/" + name + ".args\nset -- " + statuses +
+					"\nn=$(wc -l <" + dir + "/" + name + ".args)\nexit ${!n}\n"
+				if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			e := &pgtest.Env{T: t, Dir: dir}
+			status, _, errs := e.Run(nil, "bash", script("load"), "mig", "--jobs", "3", "--", "--jobs", "2")
+			if n := strings.TrimSpace(e.Bash("wc -l <" + dir + "/pgapply.args")); status != c.want || n != c.attempts || !strings.Contains(errs, c.says) {
+				t.Errorf("status %d, %s attempts: %s", status, n, errs)
+			}
+			if args := e.Bash("head -qn 1 " + dir + "/pgextract.args " + dir + "/pgapply.args"); args != "--slot mig --resume --jobs 3\n--jobs 2\n" {
+				t.Errorf("arguments: %s", args)
+			}
+		})
+	}
+	e := &pgtest.Env{T: t, Dir: t.TempDir()}
+	if status, _, errs := e.Run(nil, "bash", script("load")); status != 64 || !strings.Contains(errs, "usage:") {
+		t.Errorf("no slot: status %d: %s", status, errs)
+	}
+}
+
+// Told to stop while it runs, or while it waits for a server, load stops and leaves nothing running.
+func TestLoadStops(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t)
+	source.Exec("CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t SELECT generate_series(1, 200000)")
+	e := pgtest.NewEnv(t, source, target)
+	from := newRelay(t, source)
+	from.rate.Store(200 << 10)
+	e.Source = from.URI
+	for _, waits := range []bool{false, true} {
+		load := e.Start(nil, nil, "bash", script("load"), source.Name)
+		pgtest.Wait(t, soon, "the load has begun", func() bool {
+			n, err := target.Try("SELECT count(*) FROM pgsluice.tables WHERE status = 'loading'")
+			return err == nil && n == "1"
+		})
+		if waits {
+			from.refuses.Store(true)
+			from.cut()
+			pgtest.Wait(t, soon, "it waits", func() bool { return strings.Contains(load.Errors(), "the source does not answer; waiting for it") })
+		}
+		if err := syscall.Kill(load.Process.Pid, syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if status := load.Wait(soon); status != 143 || !strings.Contains(load.Errors(), "To continue: "+script("load")+" "+source.Name) {
+			t.Errorf("status %d: %s", status, load.Errors())
+		}
+		if left := running("PGSLUICE_SOURCE=" + e.Source); left != "" {
+			t.Errorf("left running:\n%s", left)
+		}
 	}
 }

@@ -63,7 +63,8 @@ func Schema(ctx context.Context, o Options) (entries []Entry, warnings []string,
 				WithHint("The source's role must be able to read all tables (PostgreSQL 14 and newer: GRANT pg_read_all_data TO …), or own them.")
 		}
 		if lost.MatchString(stderr.String()) {
-			return nil, nil, fault.New(fault.TryAgain, "pg_dump failed: %s", reason)
+			return nil, nil, fault.New(fault.TryAgain, "pg_dump failed: %s", reason).
+				WithHint("It has lost its session or the snapshot. Start again with --resume.")
 		}
 		return nil, nil, fault.New(fault.Failed, "pg_dump failed: %s", reason).
 			WithHint("Run it by hand to see its full output: %s --schema-only. Or create the schema by hand and use --data-only.",

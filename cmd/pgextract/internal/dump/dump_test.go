@@ -73,13 +73,18 @@ func TestSchema(t *testing.T) {
 	for name, o := range map[string]Options{
 		"no such database": {DSN: s.URI("nothing")},
 		"no such snapshot": {DSN: d.URI, Snapshot: "00000003-0000001B-1"},
+		"nobody listens":   {DSN: "postgres://postgres@127.0.0.1:1/postgres"},
 		"wrong password":   {DSN: d.As("locked", "wrong"), Password: "wrong"},
 	} {
 		o.Version = s.Major * 10000
 		_, _, err := Schema(ctx, o)
+		want, hint := fault.Failed, "--data-only"
+		if name == "no such snapshot" || name == "nobody listens" {
+			want, hint = fault.TryAgain, "--resume"
+		}
 		var f *fault.Error
-		if !errors.As(err, &f) || f.Status != fault.Failed ||
-			!strings.Contains(err.Error(), "pg_dump failed: ") || !strings.Contains(f.Hint, "--data-only") {
+		if !errors.As(err, &f) || f.Status != want ||
+			!strings.Contains(err.Error(), "pg_dump failed: ") || !strings.Contains(f.Hint, hint) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
