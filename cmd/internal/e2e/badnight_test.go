@@ -148,7 +148,8 @@ func TestLoadScript(t *testing.T) {
 	}
 }
 
-// Told to stop while it runs, or while it waits for a server, load stops and leaves nothing running.
+// Told to stop while it runs, or while it waits for a server, load stops, and leaves nothing
+// running.
 func TestLoadStops(t *testing.T) {
 	t.Parallel()
 	source, target := pgtest.Pair(t)
