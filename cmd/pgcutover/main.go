@@ -101,7 +101,8 @@ type flags struct {
 	} `cmd:"" group:"night" help:"Compare every row of every table, as of the drained source. Exits with 0 if all are equal, with 1 if rows differ, and with another status if the comparison failed."`
 	Reverse struct {
 		Check bool `group:"what" help:"Only report what prevents the way back. Changes nothing."`
-	} `cmd:"" group:"night" help:"Make the way back: a slot on the target that carries the application's writes to the old primary. Before the fence, create it; after drain, set where it begins."`
+		Drop  bool `group:"what" help:"Drop what an earlier reverse has made, before the target is open."`
+	} `cmd:"" group:"night" help:"Make the way back: a slot on the target that carries the application's writes to the old primary. Before the fence; open sets where it begins."`
 	Open struct {
 		AllowMissing []string      `group:"what" placeholder:"ID" help:"Accept this line of pgcutover missing. Can be repeated."`
 		Timeout      time.Duration `group:"other" default:"1m" placeholder:"TIME" help:"Give up when another session's lock blocks this step for so long. Default: 1m."`
@@ -261,7 +262,8 @@ func (f *flags) do(ctx context.Context, m *session.Migration, command string, st
 	case "drain":
 		return steps.Drain(ctx, m, f.Drain.Timeout)
 	case "reverse":
-		return m.Retry(ctx, lockPatience, func() error { return steps.Reverse(ctx, m, f.Reverse.Check) })
+		o := steps.ReverseOptions{Check: f.Reverse.Check, Drop: f.Reverse.Drop}
+		return m.Retry(ctx, lockPatience, func() error { return steps.Reverse(ctx, m, o) })
 	case "open":
 		return steps.Open(ctx, m, f.Open.AllowMissing, f.Open.Timeout)
 	case "finish":

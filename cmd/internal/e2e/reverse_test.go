@@ -121,6 +121,7 @@ func (w *wayBack) back(sync *pgtest.Process) {
 	if status, _, errs := w.Run(nil, "bash", script("cutover"), w.slot, "--yes", "--back", "--pause", "false", "--resume", "true"); status == 0 {
 		w.t.Errorf("a cutover back whose --pause fails: %s", errs)
 	}
+	w.Must(nil, "pgcutover", "watch", "--slot", w.slot)
 	if status, _, errs := w.Run(nil, "pgcutover", "unfence", "--slot", w.slot); status != int(fault.Config) {
 		w.t.Errorf("unfence of the old primary: status %d\n%s", status, errs)
 	}

@@ -32,7 +32,7 @@ func (st *Status) askBack(ctx context.Context, s *session.Session) error {
 		return nil
 	}
 	stream, err := progress.BackOf(ctx, s.OnSource, st.Slot)
-	if err != nil || stream == nil || stream.Ended || stream.Start == 0 {
+	if err != nil || stream == nil || !stream.LeadsBack() || stream.Start == 0 {
 		return err
 	}
 	info, err := slot.Get(ctx, s.OnTarget, slot.Back(st.Slot))

@@ -22,10 +22,30 @@ func handOver(ctx context.Context, s *session.Session, drain *progress.Step) err
 	if err != nil {
 		return s.Target.Explain(err)
 	}
-	if err := reopen(ctx, turned(s, nil), record, func() error { return endStream(ctx, s, drain) }); err != nil {
+	return reopen(ctx, turned(s, nil), record, func() error { return endStream(ctx, s, drain) })
+}
+
+// openBefore does what an open that was killed has left to do.
+func openBefore(ctx context.Context, s *session.Session) error {
+	s.Log.Info("open: the target is already open")
+	if s.Stream.BackOf == "" {
+		return nil
+	}
+	if err := handedOver(ctx, s); err != nil {
 		return err
 	}
-	return handedOver(ctx, s)
+	err := s.OpenSource(ctx)
+	var b *back
+	if err == nil {
+		b, err = lookBack(ctx, s)
+	}
+	if err == nil && b.stream != nil {
+		err = s.Source.Explain(progress.ResumeBack(ctx, s.OnSource, b.stream.ID))
+	}
+	if err != nil {
+		s.Log.Warn(fmt.Sprintf("could not see to it that the primary that was left can follow: %v", err))
+	}
+	return nil
 }
 
 // handedOver does what is left to do once an old primary is the primary again. It may be repeated.

@@ -35,7 +35,7 @@ func requireAll(ctx context.Context, s *session.Session, o FenceOptions) (counte
 		if o.Check || !o.AllowOrphans {
 			conditions = append(conditions, func() error { return missing.RequireParents(ctx, s, o.AllowOrphans, o.Allow) })
 		}
-		conditions = append(conditions, func() error { return requireLoaded(s) }, func() error {
+		conditions = append(conditions, func() error { return requireLoaded(s) }, func() error { return nobodyWrote(ctx, s, o) }, func() error {
 			switch {
 			case o.Rehearse:
 				return missing.RequireNow(ctx, s, o.Allow)

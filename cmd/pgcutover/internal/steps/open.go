@@ -30,8 +30,7 @@ func Open(ctx context.Context, m *session.Migration, allow []string, timeout tim
 		return err
 	}
 	if s.Stream.Ended {
-		m.Log.Info("open: the target is already open")
-		return handedOver(ctx, s)
+		return openBefore(ctx, s)
 	}
 	if err := s.OpenSource(ctx); err != nil {
 		return err
@@ -70,10 +69,17 @@ func open(ctx context.Context, s *session.Session, allow []string, timeout time.
 	} else if err := asCounted(ctx, s, done, allow); err != nil {
 		return err
 	}
-	if err := beginBack(ctx, s); err != nil {
+	back, err := beginBack(ctx, s)
+	if err != nil {
 		return err
 	}
-	return s.Step(ctx, "open", func(*pgx.Batch) (string, error) { return openTarget(ctx, s, done, timeout) })
+	if err := s.Step(ctx, "open", func(*pgx.Batch) (string, error) { return openTarget(ctx, s, done, timeout) }); err != nil {
+		return err
+	}
+	if err := handedOver(ctx, s); err != nil || back == nil {
+		return err
+	}
+	return s.Source.Explain(progress.ResumeBack(ctx, s.OnSource, back.ID))
 }
 
 // drained checks that the target has every change from before the fence, and returns the recorded

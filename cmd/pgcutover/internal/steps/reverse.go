@@ -22,9 +22,15 @@ import (
 // exist on the target before the target is opened, so that no write of the application is missed.
 // It begins at the target's position after the drain, when both sides have the same rows.
 
+// ReverseOptions choose what Reverse does instead of making the way back.
+type ReverseOptions struct {
+	Check bool // only report what prevents it
+	Drop  bool // drop what an earlier Reverse has made
+}
+
 // Reverse makes the way back: slot, publications and state. That takes some time, so it is done
-// before the fence. Open sets the position. With check, Reverse only reports what prevents it.
-func Reverse(ctx context.Context, m *session.Migration, check bool) error {
+// before the fence. Open sets the position.
+func Reverse(ctx context.Context, m *session.Migration, o ReverseOptions) error {
 	s, err := m.Begin(ctx)
 	if err != nil {
 		return err
@@ -33,19 +39,22 @@ func Reverse(ctx context.Context, m *session.Migration, check bool) error {
 	if s.Stream.Key.Slot == "" {
 		return fault.New(fault.Config, "a load without a slot has no cutover, and no way back")
 	}
-	if !check {
+	if !o.Check {
 		if err := s.Exclusive(ctx); err != nil {
 			return err
 		}
+	}
+	if o.Drop && !s.Stream.Ended {
+		return dropUnused(ctx, s)
 	}
 	b, err := findBack(ctx, s)
 	if err != nil {
 		return err
 	}
 	if s.Stream.Ended {
-		return b.late()
+		return b.late(o.Drop)
 	}
-	if check {
+	if o.Check {
 		return b.possible(ctx)
 	}
 	if err := b.make(ctx); err != nil {
@@ -74,41 +83,45 @@ func lookBack(ctx context.Context, s *session.Session) (*back, error) {
 }
 
 // beginBack sets where the way back begins, if there is one: at the target's position, now that
-// both sides have the same rows. The application waits for it, so it takes few round trips.
-func beginBack(ctx context.Context, s *session.Session) error {
+// both sides have the same rows. The application waits for it, so it takes few round trips. It
+// returns the stream if that waits until the source is not the primary any more.
+func beginBack(ctx context.Context, s *session.Session) (waits *progress.Stream, err error) {
 	began := time.Now()
 	b, err := lookBack(ctx, s)
 	if fault.StatusOf(err) == fault.Permission {
-		return nil // the state is that of another role's migration
+		return nil, nil // the state is that of another role's migration
 	}
-	if err != nil || b.stream == nil || b.stream.Ended {
-		return err
+	if err != nil || b.stream == nil || !b.stream.LeadsBack() {
+		return nil, err
 	}
 	info, err := slot.Get(ctx, b.OnTarget, b.name)
 	if err != nil {
-		return b.Target.Explain(err)
+		return nil, b.Target.Explain(err)
 	}
 	same, err := b.sameTables(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if !same || !b.current(info) { // a table was created since, or the slot is gone
 		if b, err = findBack(ctx, s); err != nil {
-			return err
+			return nil, err
 		}
 		if err := b.make(ctx); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	lsn, err := slot.Mark(ctx, s.OnTarget, "reverse "+b.name)
 	if err != nil {
-		return s.Target.Explain(err)
+		return nil, s.Target.Explain(err)
 	}
 	if err := progress.StartBack(ctx, s.OnSource, b.stream.ID, lsn); err != nil {
-		return s.Source.Explain(err)
+		return nil, s.Source.Explain(err)
 	}
 	s.Log.Info(fmt.Sprintf("reverse: the way back begins at LSN %v of the target (%v)", lsn, time.Since(began).Round(time.Millisecond)))
-	return nil
+	if b.stream.Ended {
+		waits = b.stream
+	}
+	return waits, nil
 }
 
 // A back is the way back from a migration.
@@ -118,9 +131,17 @@ type back struct {
 	stream *progress.Stream // on the source; nil: none yet
 }
 
-// late reports on the way back of an open target.
-func (b *back) late() error {
-	if b.stream != nil && b.stream.Start != 0 {
+// late reports on the way back of an open target. drop is set if it was to be dropped.
+func (b *back) late(drop bool) error {
+	leads := b.stream != nil && b.stream.LeadsBack() && b.stream.Start != 0
+	switch {
+	case drop && leads:
+		return fault.New(fault.Config, "the target is open, and the way back is in use").
+			WithHint("To end the migration and its way back: pgcutover cleanup --slot %s", b.Slot)
+	case drop:
+		b.Log.Info("reverse: there is no way back")
+		return nil
+	case leads:
 		b.Log.Info(fmt.Sprintf("reverse: the way back exists, with slot %q", b.name))
 		return nil
 	}
@@ -247,18 +268,21 @@ func (b *back) publish(ctx context.Context, tables []progress.BackTable) error {
 // slotPatience is how long to wait for the transactions on the target that a new slot waits for.
 const slotPatience = 20 * time.Second
 
-// current reports whether the slot is that of this way back, and can be used. After the target was
-// a source itself, the slot is that of the finished migration.
+// current reports whether the way back is prepared, and its slot can be used.
 func (b *back) current(info *slot.Info) bool {
-	return info != nil && info.WALStatus != "lost" && b.stream != nil && !b.stream.Ended
+	return info != nil && info.Lost() == nil && b.stream != nil && b.stream.LeadsBack()
 }
 
 // createSlot creates the slot on the target, and the stream's row on the source. It records the row
-// first: that tells our slot from others.
+// first: that tells our slot from others. After the target was a source itself, its slot exists. It
+// stays: the watch reads from it what was written to the target since.
 func (b *back) createSlot(ctx context.Context, info *slot.Info) error {
-	token, exists := slot.NewToken(), b.current(info)
+	token, exists := slot.NewToken(), info != nil && info.Lost() == nil
 	if exists {
-		token = b.stream.Source.Token
+		var err error
+		if token, err = slot.Token(ctx, b.OnTarget, b.name, []string{b.name}); err != nil {
+			return b.Target.Explain(err)
+		}
 	} else if info != nil {
 		if err := dropSlot(ctx, turned(b.Session, nil)); err != nil {
 			return err

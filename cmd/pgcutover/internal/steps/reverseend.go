@@ -29,31 +29,40 @@ func haltBack(ctx context.Context, s *session.Session) error {
 	return s.Source.Explain(progress.HaltBack(ctx, s.OnSource, b.stream.ID))
 }
 
-// dropUnused drops the slot of the way back if the target is not open: it has nothing to carry,
-// and would only retain WAL there.
+// dropUnused drops what Reverse has made, if the target is not open: it has nothing to carry, and
+// would only retain WAL on the target.
 func dropUnused(ctx context.Context, s *session.Session) error {
 	_, err := unused(ctx, s)
 	return err
 }
 
 // unused finds the way back, if there is one that has not ended. If the target is not open, it
-// drops the slot.
+// drops the way back, and returns nil. A slot from an earlier cutover stays: the watch needs it.
 func unused(ctx context.Context, s *session.Session) (*back, error) {
 	b, err := findBack(ctx, s)
 	if fault.StatusOf(err) == fault.Permission {
 		return nil, nil // the state is that of another role's migration
 	}
-	if err != nil || b.stream == nil || b.stream.Ended {
+	if err != nil || b.stream == nil || !b.stream.LeadsBack() {
 		return nil, err
 	}
 	if s.Stream == nil || s.Stream.Ended {
 		return b, nil
 	}
-	info, err := slot.Get(ctx, s.OnTarget, b.name)
-	if err != nil || info == nil {
-		return b, s.Target.Explain(err)
+	if b.stream.Ended {
+		return nil, s.Source.Explain(progress.HaltBack(ctx, s.OnSource, b.stream.ID))
 	}
-	return b, dropSlot(ctx, turned(s, nil))
+	info, err := slot.Get(ctx, s.OnTarget, b.name)
+	if err != nil {
+		return nil, s.Target.Explain(err)
+	}
+	if info != nil {
+		if err := dropSlot(ctx, turned(s, nil)); err != nil {
+			return nil, err
+		}
+		s.Log.Info(fmt.Sprintf("dropped slot %q of the target, which was made for the way back", b.name))
+	}
+	return nil, s.Source.Explain(progress.ForgetBack(ctx, s.OnSource, b.stream.ID))
 }
 
 // turned returns the session of the way back: source and target have changed places.

@@ -37,7 +37,7 @@ func Unfence(ctx context.Context, m *session.Migration, force bool) error {
 		m.Log.Info(fmt.Sprintf("unfence: database %q of the source is not fenced", db))
 		return dropUnused(ctx, s)
 	}
-	if err := notOpened(ctx, s, record); err != nil && !force {
+	if err := notOpened(s, record); err != nil && !force {
 		return err
 	} else if err != nil {
 		m.Log.Warn(err.Error() + "; it is opened nevertheless: source and target now diverge")
@@ -72,37 +72,17 @@ func Unfence(ctx context.Context, m *session.Migration, force bool) error {
 
 // notOpened refuses to undo the fence of another cutover, or if the target is open: what it has
 // taken since is not on the source. If the target cannot be asked, the source's record has to tell.
-func notOpened(ctx context.Context, s *session.Session, record *slot.Fence) error {
+func notOpened(s *session.Session, record *slot.Fence) error {
 	if record != nil && s.Slot != "" && record.Slot != s.Slot {
 		return fault.New(fault.Config, "the source was fenced by the cutover of slot %q, not of slot %q", record.Slot, s.Slot).
 			WithHint("Check --slot. The way back has a slot that ends in _back; its source is the new primary: exchange PGSLUICE_SOURCE and PGSLUICE_TARGET.")
 	}
-	opened, err := isOpen(ctx, s, record)
-	if err != nil {
-		return err
-	}
-	if !opened {
+	if s.Stream == nil && (record == nil || record.Opened == nil) || s.Stream != nil && !s.Stream.Ended {
 		return nil
 	}
 	return fault.New(fault.Config, "the target is open, so the source stays closed").
 		WithDetail("The rows that were written to the target since are not on the source, and what is written to the source now never reaches the target.").
 		WithHint("To give the source back nevertheless, and lose these rows for its application: pgcutover unfence --slot %s --force", s.Slot)
-}
-
-// isOpen reports whether the target was opened since the fence. The target knows, except after a
-// cutover back was prepared and given up: then its stream is that of a return which never began,
-// and knows nothing of the fence.
-func isOpen(ctx context.Context, s *session.Session, record *slot.Fence) (bool, error) {
-	recorded := record != nil && record.Opened != nil
-	if s.Stream == nil {
-		return recorded, nil
-	}
-	if s.Stream.Ended || s.Stream.BackOf == "" || !recorded {
-		return s.Stream.Ended, nil
-	}
-	list, err := progress.Steps(ctx, s.OnTarget, s.Stream.ID)
-	own := slices.ContainsFunc(list, func(x progress.Step) bool { return x.Name == "fence" && x.FenceID == record.ID })
-	return !own, s.Target.Explain(err)
 }
 
 // known adds the target and the migration's state there, if they can be reached.

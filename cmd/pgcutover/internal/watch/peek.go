@@ -110,6 +110,23 @@ func position(ctx context.Context, c *pgx.Conn) (oid uint32, err error) {
 	return oid, err
 }
 
+// KnowsPosition reports whether the stream that leads back can be told from others in a slot of an
+// old primary.
+func KnowsPosition(ctx context.Context, c *pgx.Conn, name string, info *slot.Info) (bool, error) {
+	oid, err := position(ctx, c)
+	if err != nil || oid == 0 || info.Plugin == slot.TestDecoding {
+		return oid != 0, err
+	}
+	publications, err := slot.PublicationsOf(ctx, c, name)
+	if err != nil {
+		return false, err
+	}
+	var carries bool
+	err = c.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_catalog.pg_publication_tables WHERE pubname = ANY ($1::pg_catalog.text[]) AND schemaname = 'pgsluice' AND tablename = 'streams')", publications).
+		Scan(&carries)
+	return carries, err
+}
+
 // A peek reads the messages of a slot. Its memory depends on the number of tables, and not on the
 // number or size of their rows.
 type peek struct {

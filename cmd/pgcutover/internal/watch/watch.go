@@ -58,13 +58,34 @@ func Once(ctx context.Context, s *session.Session, patience time.Duration) (*Rep
 	if err := alone(ctx, s, patience); err != nil {
 		return nil, err
 	}
+	r, before, err := see(ctx, s, patience)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.record(ctx, s, before); err != nil {
+		return nil, s.Target.Explain(err)
+	}
+	if r.Result == Clean && s.Slot != "" {
+		letGo(ctx, s, r.To)
+	}
+	return r, nil
+}
+
+// See is Once without recording anything.
+func See(ctx context.Context, s *session.Session) (*Report, error) {
+	r, _, err := see(ctx, s, 0)
+	return r, err
+}
+
+// see looks, and returns what was recorded before.
+func see(ctx context.Context, s *session.Session, patience time.Duration) (*Report, progress.Watch, error) {
 	before, err := progress.GetWatch(ctx, s.OnTarget, s.Stream.ID)
 	if err != nil {
-		return nil, s.Target.Explain(err)
+		return nil, before, s.Target.Explain(err)
 	}
 	done, err := progress.Steps(ctx, s.OnTarget, s.Stream.ID)
 	if err != nil {
-		return nil, s.Target.Explain(err)
+		return nil, before, s.Target.Explain(err)
 	}
 	r := &Report{Result: Clean, Writes: new(Writes)}
 	if d := session.Done(done, "drain"); d != nil {
@@ -84,13 +105,7 @@ func Once(ctx context.Context, s *session.Session, patience time.Duration) (*Rep
 		}
 		r.Result = Written
 	}
-	if err := r.record(ctx, s, before); err != nil {
-		return nil, s.Target.Explain(err)
-	}
-	if r.Result == Clean && s.Slot != "" {
-		letGo(ctx, s, r.To)
-	}
-	return r, nil
+	return r, before, nil
 }
 
 // alone waits until no other look is at work: two would see each other move the slot.
@@ -390,7 +405,27 @@ func (r *Report) Err(name string) error {
 			count.Of(r.Transactions, "transaction"), r.LastTime.UTC().Format("2006-01-02 15:04:05 MST"), r.Last, r.sessions()), " "))
 	}
 	return e.WithHint("The target does not have this. End what writes to the source, and carry it over by hand. To accept it then: pgcutover watch --slot %s --accept %v",
-		name, max(r.Last, r.To))
+		name, r.accepts())
+}
+
+// accepts returns the LSN up to which it would have to be accepted.
+func (r *Report) accepts() format.LSN { return max(r.Last, r.To) }
+
+// Returning returns the error of a cutover that returns to the source, which is its target: what it
+// lacks would come to light only after that. ends says which servers the hint's command needs.
+func (r *Report) Returning(name, ends string) error {
+	switch r.Result {
+	case Clean:
+		return nil
+	case Unknown:
+		e := fault.New(fault.StatusOf(r.unknown), "it cannot be told whether somebody has written to the old primary while it was left: %w", r.unknown)
+		if f, ok := r.unknown.(*fault.Error); ok {
+			e.Detail, e.Hint = f.Detail, f.Hint
+		}
+		return e
+	}
+	return fault.New(fault.Config, "the old primary was written to while it was left, and the new primary does not have this: %s", r.what()).
+		WithHint("Carry it over to the new primary by hand. To accept it then, %s: pgcutover watch --slot %s --accept %v", ends, name, r.accepts())
 }
 
 func (r *Report) sessions() string {
