@@ -38,6 +38,7 @@ type flags struct {
 	NoACL            bool     `group:"what" name:"no-acl" help:"Do not set privileges."`
 
 	Jobs     int    `group:"parallel" placeholder:"N" default:"4" help:"Read tables over this many connections. Default: 4."`
+	Rate     string `group:"parallel" placeholder:"RATE" help:"Read rows at this rate over all connections together: 50MB/s. @FILE reads the rate from a file, and again after each SIGHUP. Default: unlimited."`
 	Hold     bool   `group:"parallel" help:"Create slot and snapshot, print them, and hold the snapshot until interrupted. Each line is a key, a tab and a value."`
 	Snapshot string `group:"parallel" placeholder:"ID" help:"Read the snapshot that another pgextract holds."`
 	Part     string `group:"parallel" placeholder:"I/N" help:"Read only part I of N of the snapshot. N processes together read all of it."`
@@ -57,6 +58,7 @@ var about = manual.Manual{
 	Examples: []manual.Example{
 		{Does: "Load a database, and keep a slot for continuous sync:", Command: "pgextract --slot mig | pgapply"},
 		{Does: "Continue a load that was interrupted:", Command: "pgextract --slot mig --resume | pgapply"},
+		{Does: "Read at most 50 MB in a second, to protect the source:", Command: "pgextract --slot mig --rate 50MB/s | pgapply"},
 		{Does: "Load one table again, while sync is stopped:", Command: "pgextract --slot mig --table public.orders --reload | pgapply"},
 	},
 	Exits: map[fault.Status]string{fault.OK: "Success: the stream is complete.", fault.Data: ""},
@@ -70,6 +72,9 @@ func run(ctx context.Context, env *cli.Env) error {
 	env.SetLogFormat(f.LogFormat)
 	l, err := f.load(env)
 	if err != nil {
+		return err
+	}
+	if l.Rate, err = f.limiter(ctx, env); err != nil {
 		return err
 	}
 	l.Waits = waiting.Start(ctx, l.Server, env.Log)

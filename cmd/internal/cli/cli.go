@@ -100,6 +100,14 @@ func Main(name string, run func(context.Context, *Env) error) int {
 	return env.Run(ctx, run)
 }
 
+// Hangups returns the SIGHUPs that arrive from now on. They no longer ask for an orderly end.
+func Hangups() <-chan os.Signal {
+	c := make(chan os.Signal, 1)
+	signal.Reset(syscall.SIGHUP)
+	signal.Notify(c, syscall.SIGHUP)
+	return c
+}
+
 // exit ends the process at once because of a signal.
 func exit(s os.Signal) {
 	screen.Leave()

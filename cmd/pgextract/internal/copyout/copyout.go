@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
@@ -66,12 +67,30 @@ func (o *Output) WriteFrom(rec format.Record, size int, r io.Reader) error {
 	return o.torn
 }
 
+// step is how many bytes a connection waits for at once under a rate, and the burst of a limiter.
+const step = 16 << 10
+
+// NewLimiter returns a limiter for bytes in a second.
+func NewLimiter(limit rate.Limit) *rate.Limiter { return rate.NewLimiter(limit, step) }
+
+// Wait waits until n more bytes may have been read. It takes small steps, so that a new limit has
+// an effect at once.
+func Wait(ctx context.Context, limiter *rate.Limiter, n int) error {
+	for ; n > 0; n -= step {
+		if err := limiter.WaitN(ctx, min(n, step)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // A Reader reads parts over several connections that see one snapshot.
 type Reader struct {
 	Server   pgdial.Server
 	Snapshot string // to import
 	LSN      format.LSN
 	Jobs     int
+	Rate     *rate.Limiter // of all connections together
 	Out      *Output
 	Meter    *meter.Meter
 	Log      *slog.Logger
@@ -203,9 +222,9 @@ func (c *copier) part(ctx context.Context, number uint32, p *Part) (there bool, 
 		first = false
 		switch {
 		case c.conn.Rest() > 0:
-			return c.passOn(&end, &failed)
+			return c.passOn(ctx, &end, &failed)
 		case len(c.chunk) >= chunkSize:
-			failed = c.flush(&end)
+			failed = c.flush(ctx, &end)
 		}
 		return failed
 	})
@@ -222,7 +241,7 @@ func (c *copier) part(ctx context.Context, number uint32, p *Part) (there bool, 
 	if err := begin(); err != nil {
 		return false, err
 	}
-	if err := c.flush(&end); err != nil {
+	if err := c.flush(ctx, &end); err != nil {
 		return false, err
 	}
 	if end.Rows != counted {
@@ -277,12 +296,12 @@ func isBinaryRow(msg []byte, first bool) bool {
 
 // passOn writes a row whose beginning is in the chunk, and whose rest it reads from the connection.
 // If the stream cannot be written, passOn sets failed to the reason.
-func (c *copier) passOn(end *format.CopyEnd, failed *error) error {
+func (c *copier) passOn(ctx context.Context, end *format.CopyEnd, failed *error) error {
 	begin := c.chunk
 	size := len(begin) + c.conn.Rest()
 	c.data.Rows, c.data.Data = c.rows, nil
 	c.chunk, c.rows = c.chunk[:0], 0
-	rest := &rest{copier: c}
+	rest := &rest{copier: c, ctx: ctx}
 	err := c.Out.WriteFrom(&c.data, size, io.MultiReader(bytes.NewReader(begin), rest))
 	if err != nil {
 		if rest.err == nil {
@@ -299,20 +318,28 @@ func (c *copier) passOn(end *format.CopyEnd, failed *error) error {
 // A rest reads the rest of a row. It keeps the connection's errors apart from the stream's.
 type rest struct {
 	*copier
+	ctx context.Context
 	err error
 }
 
 func (r *rest) Read(p []byte) (n int, err error) {
-	if n, err = r.conn.Read(p); err != nil && err != io.EOF {
+	n, err = r.conn.Read(p)
+	if err == nil {
+		err = Wait(r.ctx, r.Rate, n)
+	}
+	if err != nil && err != io.EOF {
 		err = r.Server.Explain(err)
 		r.err = err
 	}
 	return n, err
 }
 
-func (c *copier) flush(end *format.CopyEnd) error {
+func (c *copier) flush(ctx context.Context, end *format.CopyEnd) error {
 	if len(c.chunk) == 0 {
 		return nil
+	}
+	if err := Wait(ctx, c.Rate, len(c.chunk)); err != nil {
+		return err
 	}
 	c.data.Rows, c.data.Data = c.rows, c.chunk
 	err := c.Out.Write(&c.data)

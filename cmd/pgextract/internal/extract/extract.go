@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/time/rate"
+
 	"github.com/pgsluice/pgsluice/cmd/internal/carried"
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/cli"
@@ -30,6 +32,7 @@ type Load struct {
 	Plugin      string // the output plugin of a slot that is created
 	Failover    bool   // the slot is to survive a failover of the source
 	Jobs        int
+	Rate        *rate.Limiter // of all connections that read rows and large objects, in bytes
 	DataOnly    bool
 	NoOwner     bool
 	NoACL       bool

@@ -121,6 +121,9 @@ func (l *Load) largeObjects(ctx context.Context, snapshot string, out *copyout.O
 		}
 		count++
 		bytes += uint64(len(o.Data))
+		if err := copyout.Wait(ctx, l.Rate, len(o.Data)); err != nil {
+			return err
+		}
 		return out.Write(&o)
 	})
 	if err != nil {
@@ -134,6 +137,9 @@ func (l *Load) largeObjects(ctx context.Context, snapshot string, out *copyout.O
 			}
 			if len(data) == 0 {
 				break
+			}
+			if err := copyout.Wait(ctx, l.Rate, len(data)); err != nil {
+				return 0, 0, err
 			}
 			if err := out.Write(&format.LargeObject{OID: oid, Offset: uint64(offset), Data: data}); err != nil {
 				return 0, 0, err

@@ -179,7 +179,7 @@ func (s *stream) writeRows(ctx context.Context) error {
 	s.Meter.Start(s.header.Load.Tables, s.header.Load.Bytes)
 	defer s.Meter.Stop()
 	r := &copyout.Reader{Server: s.Server, Snapshot: s.snapshot.Name, LSN: s.snapshot.LSN, Jobs: s.Jobs,
-		Out: copyout.NewOutput(s.w), Meter: s.Meter, Log: s.Log}
+		Rate: s.Rate, Out: copyout.NewOutput(s.w), Meter: s.Meter, Log: s.Log}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
 		s.read.rows, s.read.bytes, err = r.Read(gctx, s.parts)
