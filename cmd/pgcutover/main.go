@@ -73,7 +73,10 @@ type flags struct {
 		Lag     string        `group:"what" default:"64kB" placeholder:"SIZE" help:"How much WAL the target may be behind. Default: 64kB."`
 		Timeout time.Duration `group:"other" default:"0s" placeholder:"TIME" help:"Give up after this time. Default: never."`
 	} `cmd:"" group:"night" help:"Wait until the full load is complete, or the target has caught up."`
-	Lock    struct{} `cmd:"" group:"night" help:"Keep other cutovers of the migration away until standard input ends. Prints the server process that holds the lock. The steps of this cutover need it as PGSLUICE_LOCK."`
+	Lock struct {
+		Trust   []string      `group:"what" placeholder:"ROLE" help:"As for fence. Can be repeated."`
+		Timeout time.Duration `group:"other" default:"1m" placeholder:"TIME" help:"As for fence, drain and open. Default: 1m."`
+	} `cmd:"" group:"night" help:"Keep other cutovers of the migration away until standard input ends. Prints the server process that holds the lock; the steps of this cutover need it as PGSLUICE_LOCK. Does the steps that it reads, a line each (ready, fence, drain, open), and prints the exit status of each: ready connects and checks, so that fence closes the source at once."`
 	Prepare struct {
 		Timeout time.Duration `group:"other" default:"1m" placeholder:"TIME" help:"Leave for open what another session's lock blocks for so long. Default: 1m."`
 	} `cmd:"" group:"night" help:"Do what can be done before the fence, while the source is in use: analyze tables, set sequences, create foreign keys and triggers where they do not act on what sync writes."`
@@ -96,7 +99,7 @@ type flags struct {
 	} `cmd:"" group:"night" help:"Wait until the target has every change of the fenced source."`
 	Verify struct {
 		Jobs          int    `group:"parallel" default:"2" placeholder:"N" help:"Compare this many tables at the same time. Default: 2."`
-		Ready         string `group:"output" placeholder:"FILE" help:"Create this file when the snapshots exist, and compare once the target is open, or 3 seconds later."`
+		Ready         string `group:"output" placeholder:"FILE" help:"Wait up to a minute for the drain, create this file when the snapshots exist, and compare once the target is open, or 3 seconds later."`
 		OnlyDifferent bool   `group:"output" help:"Do not print equal tables."`
 	} `cmd:"" group:"night" help:"Compare every row of every table, as of the drained source. Exits with 0 if all are equal, with 1 if rows differ, and with another status if the comparison failed."`
 	Reverse struct {
@@ -209,7 +212,7 @@ func run(ctx context.Context, env *cli.Env) error {
 		m.Waits[s.Side] = w
 	}
 	m.Reports = command == "check" && !f.Check.JSON && !f.Check.SQL || command == "status"
-	if err = m.Locked(f.do(ctx, m, command, env.Stdin)); err == nil {
+	if err = m.Locked(f.do(ctx, m, command, env.Stdin, env.Report)); err == nil {
 		err = m.Unwritten()
 	}
 	if err != nil {
@@ -222,7 +225,7 @@ func run(ctx context.Context, env *cli.Env) error {
 	return err
 }
 
-func (f *flags) do(ctx context.Context, m *session.Migration, command string, stdin io.Reader) error {
+func (f *flags) do(ctx context.Context, m *session.Migration, command string, stdin io.Reader, report func(error)) error {
 	switch command {
 	case "check":
 		as, err := format(f.Check.JSON, f.Check.SQL)
@@ -248,7 +251,7 @@ func (f *flags) do(ctx context.Context, m *session.Migration, command string, st
 		}
 		return steps.Wait(ctx, m, f.Wait.For, int64(lag), f.Wait.Timeout)
 	case "lock":
-		return steps.Lock(ctx, m, stdin)
+		return steps.Lock(ctx, m, stdin, steps.LockOptions{Trust: f.Lock.Trust, Patience: f.Lock.Timeout, Report: report})
 	case "prepare":
 		return steps.Prepare(ctx, m, f.Prepare.Timeout)
 	case "rehearse":
@@ -271,7 +274,11 @@ func (f *flags) do(ctx context.Context, m *session.Migration, command string, st
 	case "watch":
 		return watch.Run(ctx, m, watch.Options{Follow: f.Watch.Follow, Every: f.Watch.Every, JSON: f.Watch.JSON, Accept: f.Watch.Accept})
 	case "verify":
-		return verify.Run(ctx, m, verify.Options{Jobs: max(f.Verify.Jobs, 1), OnlyDifferent: f.Verify.OnlyDifferent, Ready: f.ready})
+		o := verify.Options{Jobs: max(f.Verify.Jobs, 1), OnlyDifferent: f.Verify.OnlyDifferent}
+		if f.Verify.Ready != "" {
+			o.Ready = f.ready
+		}
+		return verify.Run(ctx, m, o)
 	case "ddl install":
 		return m.Retry(ctx, lockPatience, func() error { return ddl.Install(ctx, m) })
 	case "ddl uninstall":
@@ -300,9 +307,6 @@ func (f *flags) status(ctx context.Context, m *session.Migration) error {
 
 // ready tells the calling script that the snapshots exist.
 func (f *flags) ready() {
-	if f.Verify.Ready == "" {
-		return
-	}
 	if file, err := os.Create(f.Verify.Ready); err == nil {
 		_ = file.Close()
 	}

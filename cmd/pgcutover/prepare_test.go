@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -97,29 +99,53 @@ func many(d *pgtest.DB, n int) {
 	}
 }
 
-// counted runs verbs, and fails the test if one takes more than a fixed number of round trips.
-func (m *migration) counted(what string, verbs ...string) {
+// counted does the steps of a cutover in the sessions of its lock, as scripts/cutover does, and
+// fails the test if one takes more than a fixed number of round trips.
+func (m *migration) counted(what string) {
 	m.T.Helper()
-	direct := m.Env
-	defer func() { m.Env = direct }()
 	a, b := through(m.T, m.source, m.source.URI), through(m.T, m.target, m.target.URI)
-	m.Env = &pgtest.Env{T: m.T, Dir: direct.Dir, Source: a.uri, Target: b.uri, Vars: direct.Vars}
-	for _, verb := range verbs {
-		// As counted, and a few more. Large results count twice.
-		most := map[string]int64{"fence": 110, "drain": 45, "open": 60}[verb]
+	e := &pgtest.Env{T: m.T, Dir: m.Dir, Source: a.uri, Target: b.uri, Vars: m.Vars}
+	stdin, orders, err := os.Pipe()
+	if err != nil {
+		m.T.Fatal(err)
+	}
+	answers, stdout, err := os.Pipe()
+	if err != nil {
+		m.T.Fatal(err)
+	}
+	p := e.Start(stdin, stdout, "pgcutover", "lock", "--slot", m.slot)
+	_, _ = stdin.Close(), stdout.Close()
+	lines := bufio.NewScanner(answers)
+	if !lines.Scan() {
+		m.T.Fatalf("no lock: %s", p.Errors())
+	}
+	for _, step := range []string{"ready", "fence", "drain", "open"} {
+		// As counted, and a few more. Large results count twice. The application does not wait for
+		// the first one.
+		most := map[string]int64{"ready": 75, "fence": 36, "drain": 18, "open": 34}[step]
 		if pgtest.Full() {
 			most = 300
 		}
 		a.trips.Store(0)
 		b.trips.Store(0)
 		began := time.Now()
-		_, errs := m.cut(0, verb)
+		if _, err := fmt.Fprintln(orders, step); err != nil {
+			m.T.Fatal(err)
+		}
+		if !lines.Scan() || lines.Text() != "0" {
+			m.T.Fatalf("%s: status %q: %s", step, lines.Text(), p.Errors())
+		}
 		trips := a.trips.Load() + b.trips.Load()
-		m.T.Logf("%s, %s: %v, %d round trips: %s", what, verb, time.Since(began), trips, errs)
+		m.T.Logf("%s, %s: %v, %d round trips", what, step, time.Since(began), trips)
 		if trips > most {
-			m.T.Errorf("%s, %s: %d round trips: %s", what, verb, trips, errs)
+			m.T.Errorf("%s, %s: %d round trips: %s", what, step, trips, p.Errors())
 		}
 	}
+	_ = orders.Close()
+	if status := p.Wait(time.Minute); status != 0 {
+		m.T.Errorf("lock: status %d: %s", status, p.Errors())
+	}
+	_ = answers.Close()
 }
 
 // How long the source is closed does not depend on the number of tables: what is left to do then
@@ -175,7 +201,7 @@ func TestDowntimeManyTables_F14(t *testing.T) {
 		t.Errorf("triggers have fired for %d applied rows", got)
 	}
 
-	m.counted(fmt.Sprint(n, " tables"), "fence", "drain", "open")
+	m.counted(fmt.Sprint(n, " tables"))
 	if got := target.Query("SELECT nextval('t7_id_seq'), nextval('t8_id_seq') > (SELECT max(id) FROM t8), nextval('t9_id_seq')"); got != "4712\tt\t3" {
 		t.Errorf("sequences: %s", got)
 	}
@@ -288,7 +314,7 @@ func TestManySequences_F14(t *testing.T) {
 	m.cut(0, "prepare")
 	source.Exec("SELECT nextval(('s' || g)::regclass) FROM generate_series(1, 10000, 10) g")
 	m.cut(0, "wait", "caught-up", "--timeout", "60s", "--lag", "0")
-	m.counted("10,000 sequences", "fence", "drain", "open")
+	m.counted("10,000 sequences")
 	const values = "SELECT string_agg(nextval(('s' || g)::regclass)::text, ' ' ORDER BY g) FROM generate_series(1, 10000) g"
 	if a, b := source.Query("BEGIN READ WRITE; "+values), target.Query(values); a != b {
 		t.Error("the sequences go on with other values")

@@ -219,12 +219,10 @@ type gate struct {
 func gates(t *testing.T, m *migration) *gate {
 	t.Helper()
 	g := &gate{t: t, dir: t.TempDir()}
-	text := fmt.Sprintf("#!/bin/bash\nat='%s'/$1\n[[ \" $* \" != *' --check '* ]] || at+=-check\nif [[ -e $at ]]; then mv \"$at\" \"$at.here\"; until [[ ! -e $at.here ]]; do read -rt 0.02 <> <(:) || true; done; fi\nexec '%s' \"$@\"\n",
-		g.dir, filepath.Join(m.Dir, "pgcutover"))
-	if err := os.WriteFile(filepath.Join(g.dir, "pgcutover"), []byte(text), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	m.Vars = append(m.Vars, "PATH="+g.dir+":"+m.Dir+":"+os.Getenv("PATH"))
+	w := pgtest.Wrapped(t, m.Env, fmt.Sprintf(`at='%s'/$1
+	[[ " $* " != *' --check '* ]] || at+=-check
+	if [[ -e $at ]]; then mv "$at" "$at.here"; until [[ ! -e $at.here ]]; do sleep 0.02; done; fi`, g.dir))
+	m.Env = w
 	return g
 }
 

@@ -29,8 +29,9 @@ func TestOpenNamesBlocker_F12(t *testing.T) {
 	e, slot := scriptPair(t, source, target)
 	// The lock is taken when the step is about to begin, and it waits for that.
 	gate := filepath.Join(t.TempDir(), "begun")
-	e = wrapped(t, e, `if [[ -n ${STEP:-} && $1 == "$STEP" && " $* " != *" --check "* ]]; then
+	e = pgtest.Wrapped(t, e, `if [[ -n ${STEP:-} && $1 == lock ]]; then
 	set -- "$@" --timeout 2s
+elif [[ -n ${STEP:-} && $1 == "$STEP" && " $* " != *" --check "* ]]; then
 	: >'`+gate+`'
 	while [[ -e '`+gate+`' ]]; do sleep 0.02; done
 fi`)

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -75,20 +74,6 @@ func (c *clients) stop(primary *pgtest.DB) (acked, missing int) {
 	return len(c.acked), missing
 }
 
-// wrapped returns an environment in which bash runs a line before each run of pgcutover, with
-// pgcutover's arguments.
-func wrapped(t *testing.T, e *pgtest.Env, line string) *pgtest.Env {
-	t.Helper()
-	dir := t.TempDir()
-	text := "#!/bin/bash\n" + line + "\nexec '" + filepath.Join(e.Dir, "pgcutover") + "' \"$@\"\n"
-	if err := os.WriteFile(filepath.Join(dir, "pgcutover"), []byte(text), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	w := *e
-	w.Vars = append(slices.Clone(e.Vars), "PATH="+dir+":"+e.Dir+":"+os.Getenv("PATH"))
-	return &w
-}
-
 // Two cutovers at once: one does everything, and the other changes nothing. No acknowledged row is
 // lost.
 func TestTwoCutovers_F15(t *testing.T) {
@@ -148,7 +133,7 @@ func TestCutoverLockLost_F15(t *testing.T) {
 	held := func() (p *pgtest.Process, release func()) {
 		t.Helper()
 		file := filepath.Join(t.TempDir(), "go")
-		h := wrapped(t, e, `[[ $1 != drain ]] || until [[ -e `+file+` ]]; do sleep 0.05; done`)
+		h := pgtest.Wrapped(t, e, `[[ $1 != drain ]] || until [[ -e `+file+` ]]; do sleep 0.05; done`)
 		p = h.Start(nil, nil, "bash", script("cutover"), slot, "--yes")
 		pgtest.Wait(t, soon, "the source is fenced", func() bool { return !writable(source) })
 		return p, func() {

@@ -19,7 +19,7 @@ func TestInterruptedSnapshot(t *testing.T) {
 case "$*" in
 *'--get target_open') echo false ;;
 *'--get state') echo syncing ;;
-lock*) echo 1 && cat ;;
+lock*) echo 1; while read -r step; do echo 0; done ;;
 verify*) echo verify >>` + dir + `/verbs; exec sleep 60 ;;
 *) echo "$1" >>` + dir + `/verbs ;;
 esac

@@ -3,7 +3,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -105,13 +104,13 @@ func TestClientsAreHeld(t *testing.T) {
 	hook := script("hooks/pgbouncer")
 	cutover := func(line string) (int, string) {
 		t.Helper()
-		status, _, errs := wrapped(t, e, line).Run(nil, "bash", script("cutover"), slot, "--yes", "--pause", hook+" pause",
+		status, _, errs := pgtest.Wrapped(t, e, line).Run(nil, "bash", script("cutover"), slot, "--yes", "--pause", hook+" pause",
 			"--switch", fmt.Sprintf("%s switch 127.0.0.1 %d %s", hook, target.Port, target.Name), "--resume", hook+" resume")
 		return status, errs
 	}
 	steps := []string{"drain"}
 	if pgtest.Full() {
-		steps = []string{"wait", "missing", "fence", "drain", "open"}
+		steps = []string{"wait", "missing", "ready", "fence", "drain", "open"}
 	}
 	for _, step := range steps {
 		for _, how := range []string{"exit 75", "kill -9 $PPID; exit"} {
@@ -145,8 +144,7 @@ func TestClientsAreHeld(t *testing.T) {
 	_ = long.Close(pgtest.Context(t))
 	app.goOn(t, "a long transaction")
 	// Killed when the target is open, and run again.
-	pgcutover := "'" + filepath.Join(e.Dir, "pgcutover") + "'"
-	if status, errs := cutover("[[ $1 != open ]] || { " + pgcutover + ` "$@" && kill -9 $PPID; exit; }`); status == 0 {
+	if status, errs := cutover(`[[ $1 != open ]] || { run "$@" && kill -9 $PPID; exit; }`); status == 0 {
 		t.Fatalf("killed behind open: status 0\n%s", errs)
 	}
 	if status, errs := cutover(""); status != 0 {

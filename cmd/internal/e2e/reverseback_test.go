@@ -106,7 +106,7 @@ func TestNoReverseAfterKill_F(t *testing.T) {
 	source, target := pgtest.Start(t, pgtest.Source(t).Major).Database(t, ""), pgtest.Start(t, pgtest.Target(t).Major).Database(t, "")
 	e, slot := scriptPair(t, source, target)
 	sync := e.Start(nil, nil, "bash", script("sync"), slot)
-	killed := wrapped(t, e, `if [[ $1 == reverse && " $* " != *" --check "* ]]; then '`+e.Dir+`/pgcutover' "$@"; kill -9 $PPID; exit 1; fi`)
+	killed := pgtest.Wrapped(t, e, `if [[ $1 == reverse && " $* " != *" --check "* ]]; then run "$@"; kill -9 $PPID; exit 1; fi`)
 	if status, _, errs := killed.Run(nil, "bash", script("cutover"), slot, "--yes"); status == 0 {
 		t.Fatalf("the cutover was not killed: %s", errs)
 	}

@@ -127,7 +127,16 @@ func (s *Snapshot) altered(ctx context.Context, xid string) ([]string, error) {
 
 // Hold takes a snapshot without a slot. Its LSN is not known.
 func Hold(ctx context.Context, server pgdial.Server) (*Snapshot, error) {
-	s := new(Snapshot)
+	c, err := server.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return HoldIn(ctx, server, c)
+}
+
+// HoldIn is Hold in a session that the snapshot owns from then on.
+func HoldIn(ctx context.Context, server pgdial.Server, c *pgx.Conn) (*Snapshot, error) {
+	s := &Snapshot{Keep: c}
 	if err := s.keep(ctx, server, ""); err != nil {
 		return nil, err
 	}
@@ -160,8 +169,10 @@ func Import(ctx context.Context, server pgdial.Server, name string, lsn format.L
 // keep opens the session that holds the snapshot, imports the snapshot if it has a name, and
 // exports it again.
 func (s *Snapshot) keep(ctx context.Context, server pgdial.Server, name string) (err error) {
-	if s.Keep, err = server.Connect(ctx); err != nil {
-		return err
+	if s.Keep == nil {
+		if s.Keep, err = server.Connect(ctx); err != nil {
+			return err
+		}
 	}
 	sql := "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 	if name != "" {

@@ -34,7 +34,10 @@ func openBefore(ctx context.Context, s *session.Session) error {
 	if err := handedOver(ctx, s); err != nil {
 		return err
 	}
-	err := s.OpenSource(ctx)
+	var err error
+	if s.OnSource == nil {
+		err = s.OpenSource(ctx)
+	}
 	var b *back
 	if err == nil {
 		b, err = lookBack(ctx, s)

@@ -25,14 +25,14 @@ func Drain(ctx context.Context, m *session.Migration, timeout time.Duration) err
 	if err := s.Exclusive(ctx); err != nil {
 		return err
 	}
-	if s.Stream.Ended {
-		m.Log.Info("drain: the target is open; it has every change")
-		return nil
-	}
 	return drain(ctx, s, timeout)
 }
 
 func drain(ctx context.Context, s *session.Session, timeout time.Duration) error {
+	if s.Stream.Ended {
+		s.Log.Info("drain: the target is open; it has every change")
+		return nil
+	}
 	done, id, err := fenced(ctx, s)
 	if err != nil {
 		return err

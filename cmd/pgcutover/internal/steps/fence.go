@@ -106,14 +106,14 @@ func (f *fence) put(ctx context.Context) (string, error) {
 	}
 	// A new session takes several round trips. Meanwhile the others are ended.
 	proved := make(chan error, 1)
-	go func() { proved <- proveReadOnly(ctx, f.Session) }()
-	n, left, err := endSessions(ctx, f.Session, f.trust)
-	is := ""
-	if err == nil {
-		is, err = connecting(ctx, f.Session, record)
-		err = f.Source.Explain(err)
+	n, left, err := endSessions(ctx, f.Session, f.trust, func() {
+		go func() { proved <- proveReadOnly(ctx, f.Session) }()
+	})
+	if err != nil {
+		return "", err
 	}
-	if err == nil {
+	is, err := connecting(ctx, f.Session, record)
+	if err = f.Source.Explain(err); err == nil {
 		// If the source's catalogs have not changed since, open need not compare them again.
 		err = f.Target.Explain(progress.SetStamp(ctx, f.OnTarget, f.Stream.ID, "fence", f.stamp, f.counted, largeObjects(ctx, f.Session)))
 	}

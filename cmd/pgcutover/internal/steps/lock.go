@@ -1,9 +1,13 @@
 package steps
 
 import (
+	"bufio"
 	"context"
 	"io"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
@@ -16,40 +20,70 @@ const (
 	answer = 30 * time.Second
 )
 
+// LockOptions are for the steps that the holder of the lock does.
+type LockOptions struct {
+	Trust    []string      // superusers whose idle sessions do not write
+	Patience time.Duration // how long a step waits: for locks of other sessions, and drain for the target
+	Report   func(error)   // called with the error of a step
+}
+
 // Lock holds the lock of a whole cutover until stdin ends, the context is canceled, or its session
 // is lost. A calling script keeps the other end of stdin open, so the lock never outlives the
-// script. Lock prints the server process that holds the lock; the steps of the cutover check it.
-func Lock(ctx context.Context, m *session.Migration, stdin io.Reader) error {
+// script. Lock prints the server process that holds the lock; the steps of the cutover check it. It
+// does the steps that are written to stdin, a line each, and prints the exit status of each.
+func Lock(ctx context.Context, m *session.Migration, stdin io.Reader, o LockOptions) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	steps := make(chan string, 1)
 	go func() {
-		_, _ = io.Copy(io.Discard, stdin)
+		for lines := bufio.NewScanner(stdin); lines.Scan(); {
+			select {
+			case steps <- lines.Text():
+			case <-ctx.Done():
+				return
+			}
+		}
 		cancel(io.EOF)
 	}()
-	err := keepLock(ctx, m)
+	w := &window{Migration: m, LockOptions: o}
+	err := keepLock(ctx, m, func(ctx context.Context) error { return w.serve(ctx, steps) })
 	if context.Cause(ctx) == io.EOF {
 		return nil
 	}
 	return err
 }
 
-// keepLock takes the lock and keeps it until the context is canceled.
-func keepLock(ctx context.Context, m *session.Migration) error {
+// keepLock takes the lock and keeps it until the context is canceled. Meanwhile it runs do.
+func keepLock(ctx context.Context, m *session.Migration, do func(context.Context) error) error {
 	s, err := m.BeginTarget(ctx)
 	if err != nil {
 		return err
 	}
 	defer s.Close(context.WithoutCancel(ctx))
-	if pgdial.Version(s.OnTarget.PgConn()) >= 140000 {
-		if _, err := s.OnTarget.Exec(ctx, "SET idle_session_timeout = 0"); err != nil {
-			return m.Target.Explain(err)
-		}
-	}
-	pid, err := s.Lock(ctx)
-	if err != nil {
+	if err := mayIdle(ctx, m.Target, s.OnTarget); err != nil {
 		return err
 	}
-	m.Printf("%s\n", pid)
+	if m.Under, err = s.Lock(ctx); err != nil {
+		return err
+	}
+	m.Printf("%s\n", m.Under)
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return do(gctx) })
+	g.Go(func() error { return watchLock(gctx, s) })
+	return g.Wait()
+}
+
+// mayIdle keeps the server from ending a session that is idle.
+func mayIdle(ctx context.Context, side pgdial.Server, c *pgx.Conn) error {
+	if pgdial.Version(c.PgConn()) < 140000 {
+		return nil
+	}
+	_, err := c.Exec(ctx, "SET idle_session_timeout = 0")
+	return side.Explain(err)
+}
+
+// watchLock returns when the context is canceled, or the session that holds the lock is lost.
+func watchLock(ctx context.Context, s *session.Session) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -60,7 +94,7 @@ func keepLock(ctx context.Context, m *session.Migration) error {
 		err := s.OnTarget.Ping(asked)
 		cancel()
 		if err != nil && ctx.Err() == nil {
-			return fault.New(fault.TryAgain, "the lock of the cutover is lost: %w", m.Target.Explain(err)).
+			return fault.New(fault.TryAgain, "the lock of the cutover is lost: %w", s.Target.Explain(err)).
 				WithHint("Start the cutover again.")
 		}
 	}

@@ -29,16 +29,18 @@ func Open(ctx context.Context, m *session.Migration, allow []string, timeout tim
 	if err := s.Exclusive(ctx); err != nil {
 		return err
 	}
-	if s.Stream.Ended {
-		return openBefore(ctx, s)
-	}
-	if err := s.OpenSource(ctx); err != nil {
-		return err
+	if !s.Stream.Ended { // else the source is not needed
+		if err := s.OpenSource(ctx); err != nil {
+			return err
+		}
 	}
 	return open(ctx, s, allow, timeout)
 }
 
 func open(ctx context.Context, s *session.Session, allow []string, timeout time.Duration) error {
+	if s.Stream.Ended {
+		return openBefore(ctx, s)
+	}
 	done, err := drained(ctx, s)
 	if err != nil {
 		return err

@@ -42,6 +42,7 @@ type Rehearsal struct {
 	Downtime  int64          `json:"downtime_ms"`
 
 	allow, trust []string
+	snapshots    time.Duration // to take them, in sessions that exist
 }
 
 // A SessionGroup is sessions of one application and role.
@@ -70,28 +71,36 @@ func Rehearse(ctx context.Context, m *session.Migration, o RehearseOptions) erro
 	if err := orphanless(ctx, m, o); err != nil {
 		return err
 	}
-	steps := []struct {
+	s, err := m.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.Close(ctx)
+	if err := readOnly(ctx, s); err != nil {
+		return err
+	}
+	if err := r.judge(ctx, s); err != nil {
+		return err
+	}
+	var total, drain time.Duration
+	for _, x := range []struct {
 		name string
 		do   func(context.Context, *session.Session) error
-	}{{"fence", r.fence}, {"drain", r.drain}, {"verify", r.verify}, {"open", r.open}}
-	var total time.Duration
-	for _, x := range steps {
+	}{{"fence", r.fence}, {"drain", r.drain}, {"verify", r.verify}, {"open", r.open}} {
 		if x.name == "verify" && o.NoVerify {
 			continue
 		}
 		began := time.Now()
-		s, err := m.Begin(ctx)
-		if err != nil {
+		if err := x.do(ctx, s); err != nil {
 			return err
 		}
-		if err = readOnly(ctx, s); err == nil {
-			err = x.do(ctx, s)
+		took := time.Since(began)
+		switch x.name {
+		case "drain":
+			drain = took
+		case "verify": // a program of its own, which starts and connects while the source is drained
+			took = max(r.snapshots, begins+took-drain)
 		}
-		s.Close(ctx)
-		if err != nil {
-			return err
-		}
-		took := begins + time.Since(began)
 		total += took
 		r.Steps = append(r.Steps, StepTime{x.name, took.Milliseconds()})
 	}
@@ -144,15 +153,15 @@ func programTime(ctx context.Context) (time.Duration, error) {
 	return times[1], nil
 }
 
+// judge checks what Fence checks, before the application waits. Rehearse has looked for orphans
+// already, as scripts/cutover does.
+func (r *Rehearsal) judge(ctx context.Context, s *session.Session) error {
+	_, err := requireAll(ctx, s, FenceOptions{Rehearse: true, AllowOrphans: true, Allow: r.allow, Trust: r.trust})
+	return err
+}
+
 // fence does what Fence does, without closing the source.
 func (r *Rehearsal) fence(ctx context.Context, s *session.Session) error {
-	if _, err := inventory.Stamp(ctx, s.OnSource); err != nil {
-		return s.Source.Explain(err)
-	}
-	// Rehearse has looked for orphans already, as scripts/cutover does before it closes the source.
-	if _, err := requireAll(ctx, s, FenceOptions{Rehearse: true, AllowOrphans: true, Allow: r.allow, Trust: r.trust}); err != nil {
-		return err
-	}
 	if err := tryClose(ctx, s); err != nil {
 		return err
 	}
@@ -216,8 +225,15 @@ func (r *Rehearsal) drain(ctx context.Context, s *session.Session) error {
 	return err
 }
 
+// verify connects and takes snapshots, as a verification does.
 func (r *Rehearsal) verify(ctx context.Context, s *session.Session) error {
-	for _, c := range []*pgx.Conn{s.OnSource, s.OnTarget} {
+	v, err := s.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer v.Close(ctx)
+	began := time.Now()
+	for _, c := range []*pgx.Conn{v.OnSource, v.OnTarget} {
 		tx, err := c.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 		if err == nil {
 			_, err = tx.Exec(ctx, "SELECT pg_catalog.pg_export_snapshot()")
@@ -227,6 +243,7 @@ func (r *Rehearsal) verify(ctx context.Context, s *session.Session) error {
 			return err
 		}
 	}
+	r.snapshots = time.Since(began)
 	return nil
 }
 

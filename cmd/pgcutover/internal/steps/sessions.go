@@ -13,8 +13,9 @@ import (
 
 // endSessions ends the sessions that began before the database was closed, and waits until they are
 // gone. A session that was just being authenticated is seen, and ended, later. Idle sessions of
-// trusted roles that it may not end are left alone.
-func endSessions(ctx context.Context, s *session.Session, trust []string) (ended int, left []fencing.Client, err error) {
+// trusted roles that it may not end are left alone. It calls seen when a session that begins from
+// then on is none of these.
+func endSessions(ctx context.Context, s *session.Session, trust []string, seen func()) (ended int, left []fencing.Client, err error) {
 	// Sessions that begin now find the database closed. The setting applies once its transaction is
 	// visible, and we already see it.
 	var since time.Time
@@ -28,6 +29,7 @@ func endSessions(ctx context.Context, s *session.Session, trust []string) (ended
 		}
 		if since.IsZero() {
 			since, starting = l.Now, l.Starting
+			seen()
 		}
 		starting = slices.DeleteFunc(starting, func(pid int32) bool { return !slices.Contains(l.Starting, pid) })
 		open, left = e.plan(l.Before(since))

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
@@ -60,18 +62,10 @@ func run(ctx context.Context, m *session.Migration, o Options) (equal bool, err 
 	}
 	defer s.Close(context.WithoutCancel(ctx))
 	v := &verification{Session: s, Options: o, began: began}
-	// A drain that is recorded now is in the snapshots.
-	if v.steps, err = progress.Steps(ctx, s.OnTarget, s.Stream.ID); err != nil {
-		return true, m.Target.Explain(err)
-	}
-	if v.source, err = slot.Hold(ctx, m.Source); err != nil {
+	defer v.release(context.WithoutCancel(ctx))
+	if err := v.hold(ctx); err != nil {
 		return true, err
 	}
-	defer v.source.Release(context.WithoutCancel(ctx))
-	if v.target, err = slot.Hold(ctx, m.Target); err != nil {
-		return true, err
-	}
-	defer v.target.Release(context.WithoutCancel(ctx))
 	s.OnSource = v.source.Keep
 	for _, step := range []func(*verification, context.Context) error{
 		(*verification).drained, (*verification).ready, (*verification).findPairs, (*verification).chooseHash, (*verification).compare,
@@ -81,6 +75,82 @@ func run(ctx context.Context, m *session.Migration, o Options) (equal bool, err 
 		}
 	}
 	return v.report(ctx)
+}
+
+// hold takes a snapshot of each side. It connects before it waits for the drain, because the
+// application waits for the snapshots.
+func (v *verification) hold(ctx context.Context) error {
+	var source, target *pgx.Conn
+	err := bothSides(func() (err error) {
+		source, err = v.Source.Connect(ctx)
+		return err
+	}, func() (err error) {
+		target, err = v.Target.Connect(ctx)
+		return err
+	})
+	// From here on, release closes the sessions.
+	v.source, v.target = &slot.Snapshot{Keep: source}, &slot.Snapshot{Keep: target}
+	if err != nil {
+		return err
+	}
+	if err := v.waitDrained(ctx); err != nil {
+		return err
+	}
+	return bothSides(func() error {
+		s, err := slot.HoldIn(ctx, v.Source, source)
+		if err == nil {
+			v.source = s
+		}
+		return err
+	}, func() error {
+		s, err := slot.HoldIn(ctx, v.Target, target)
+		if err == nil {
+			v.target = s
+		}
+		return err
+	})
+}
+
+// bothSides does something on each side at once, and returns the source's error first.
+func bothSides(source, target func() error) error {
+	failed := make(chan error, 1)
+	go func() { failed <- target() }()
+	err := source()
+	if e := <-failed; err == nil {
+		err = e
+	}
+	return err
+}
+
+func (v *verification) release(ctx context.Context) {
+	for _, s := range []*slot.Snapshot{v.source, v.target} {
+		if s != nil {
+			s.Release(ctx)
+		}
+	}
+}
+
+// drainSoon is how long a verification that a cutover has started waits for its drain, which has
+// the same limit.
+const drainSoon = time.Minute
+
+// waitDrained reads the recorded steps. What is drained then is in snapshots that are taken later.
+// With Ready, the drain may still be at work.
+func (v *verification) waitDrained(ctx context.Context) (err error) {
+	for deadline := time.Now().Add(drainSoon); ; {
+		if v.steps, err = progress.Steps(ctx, v.OnTarget, v.Stream.ID); err != nil {
+			return v.Target.Explain(err)
+		}
+		f, d := session.Done(v.steps, "fence"), session.Done(v.steps, "drain")
+		if v.Ready == nil || f == nil || d != nil && d.FenceID == f.FenceID || time.Now().After(deadline) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 // drained checks that the snapshots are of the same state.

@@ -1,0 +1,105 @@
+package steps
+
+import (
+	"context"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
+)
+
+// Between fence and open the application waits. A program that does one step needs longer to start
+// and to connect than the step takes. So scripts/cutover has the holder of its lock do these steps,
+// in two sessions that are ready before.
+
+// A window does the steps from fence to open in the same sessions.
+type window struct {
+	*session.Migration
+	LockOptions
+
+	s *session.Session // nil: not connected
+	f *fence           // whose conditions are met; nil: not judged
+}
+
+// serve does steps until the context is canceled, and prints the exit status of each. After a step
+// that fails, and after open, it closes the sessions: other programs' steps go on.
+func (w *window) serve(ctx context.Context, steps <-chan string) error {
+	defer w.close(context.WithoutCancel(ctx))
+	for {
+		var step string
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case step = <-steps:
+		}
+		err := w.Locked(w.do(ctx, step))
+		if err != nil && ctx.Err() != nil {
+			return err
+		}
+		if err != nil {
+			w.Report(err)
+		}
+		if err != nil || step == "open" {
+			w.close(ctx)
+		}
+		w.Printf("%d\n", fault.StatusOf(err))
+	}
+}
+
+// do does a step. ready connects, and checks the conditions for closing the source, as the fence
+// does; then fence closes it at once.
+func (w *window) do(ctx context.Context, step string) error {
+	if err := w.begin(ctx); err != nil {
+		return err
+	}
+	switch step {
+	case "ready":
+		return w.Retry(ctx, w.Patience, func() error { return w.judge(ctx) })
+	case "fence":
+		return w.Retry(ctx, w.Patience, func() error { return w.fence(ctx) })
+	case "drain":
+		return drain(ctx, w.s, w.Patience)
+	case "open":
+		return open(ctx, w.s, nil, w.Patience)
+	}
+	return fault.New(fault.Usage, "%q is not a step: ready, fence, drain or open", step)
+}
+
+// begin connects if there are no sessions yet, and checks before each step that the lock is held
+// and the migration is what it was.
+func (w *window) begin(ctx context.Context) (err error) {
+	if w.s == nil {
+		if w.s, err = w.Begin(ctx); err != nil {
+			return err
+		}
+		// The application may be paused for long.
+		if err := mayIdle(ctx, w.Source, w.s.OnSource); err != nil {
+			return err
+		}
+		if err := mayIdle(ctx, w.Target, w.s.OnTarget); err != nil {
+			return err
+		}
+	}
+	return w.s.Exclusive(ctx)
+}
+
+func (w *window) close(ctx context.Context) {
+	if w.s != nil {
+		w.s.Close(ctx)
+	}
+	w.s, w.f = nil, nil
+}
+
+func (w *window) judge(ctx context.Context) (err error) {
+	// fence --check has looked for orphans.
+	w.f, err = judge(ctx, w.s, FenceOptions{AllowOrphans: true, Trust: w.Trust})
+	return err
+}
+
+func (w *window) fence(ctx context.Context) error {
+	if w.f == nil {
+		if err := w.judge(ctx); err != nil {
+			return err
+		}
+	}
+	return w.f.close(ctx)
+}
