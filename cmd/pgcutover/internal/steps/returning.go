@@ -35,8 +35,12 @@ func nobodyWrote(ctx context.Context, s *session.Session, o FenceOptions) error 
 		s.Log.Warn("it cannot be told whether anybody has written to the target since it was left: the publication does not carry pgsluice.streams. Compare the rows: pgcutover verify")
 		return nil
 	}
+	_, isClosed, err := slot.GetFence(ctx, s.OnSource)
+	if err != nil {
+		return s.Source.Explain(err)
+	}
 	var r *watch.Report
-	if o.Check && !o.Rehearse {
+	if o.Check && !o.Rehearse && !isClosed { // else nothing can be recorded there
 		r, err = watch.Once(ctx, w, watch.Patience)
 	} else {
 		r, err = watch.See(ctx, w)
