@@ -45,6 +45,9 @@ func Unfence(ctx context.Context, m *session.Migration, force bool) error {
 	if err := haltBack(ctx, s); err != nil {
 		return err
 	}
+	if wasOpened(s, record) {
+		moveAhead(ctx, s)
+	}
 	if err := reopen(ctx, s, record); err != nil {
 		return err
 	}
@@ -77,12 +80,20 @@ func notOpened(s *session.Session, record *slot.Fence) error {
 		return fault.New(fault.Config, "the source was fenced by the cutover of slot %q, not of slot %q", record.Slot, s.Slot).
 			WithHint("Check --slot. The way back has a slot that ends in _back; its source is the new primary: exchange PGSLUICE_SOURCE and PGSLUICE_TARGET.")
 	}
-	if s.Stream == nil && (record == nil || record.Opened == nil) || s.Stream != nil && !s.Stream.Ended {
+	if !wasOpened(s, record) {
 		return nil
 	}
 	return fault.New(fault.Config, "the target is open, so the source stays closed").
 		WithDetail("The rows that were written to the target since are not on the source, and what is written to the source now never reaches the target.").
 		WithHint("To give the source back nevertheless, and lose these rows for its application: pgcutover unfence --slot %s --force", s.Slot)
+}
+
+// wasOpened reports whether the target was opened since the fence.
+func wasOpened(s *session.Session, record *slot.Fence) bool {
+	if s.Stream == nil {
+		return record != nil && record.Opened != nil
+	}
+	return s.Stream.Ended
 }
 
 // known adds the target and the migration's state there, if they can be reached.
