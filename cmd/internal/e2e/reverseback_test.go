@@ -87,7 +87,7 @@ func TestBackGivenUp_F(t *testing.T) {
 	w.Must(nil, "pgcutover", "watch", "--slot", w.slot, "--accept", strings.Fields(lsn)[0])
 
 	// Killed with the new primary closed, and run again.
-	killed := wrapped(t, w.Env, `if [[ $1 == fence && " $* " != *" --check "* ]]; then '`+w.Dir+`/pgcutover' "$@"; kill -9 $PPID; exit 1; fi`)
+	killed := pgtest.Wrapped(t, w.Env, `if [[ $1 == fence && " $* " != *" --check "* ]]; then run "$@"; kill -9 $PPID; exit 1; fi`)
 	killed.Run(nil, "bash", script("cutover"), w.slot, "--yes", "--back")
 	w.cutover("--back")
 	if status := sync.Wait(soon); status != 0 {
