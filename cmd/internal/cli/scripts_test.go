@@ -13,7 +13,7 @@ import (
 
 var (
 	// What runs one of our programs, or another script that does.
-	ours = `(?:pgextract|pgdecode|pgapply|pgcutover|"?\$here/(?:load|sync|cutover)"?|scripts/(?:load|sync|cutover|migrate|load-parallel|demo))`
+	ours = `(?:pgextract|pgdecode|pgapply|pgcutover|"?\$here/(?:load|sync|cutover)"?|scripts/(?:load|sync|cutover|migrate|load-parallel|fleet|demo))`
 	// What they print for programs: fields, JSON, the lines of --hold.
 	forPrograms = regexp.MustCompile(`--(get|json|hold)\b`)
 	// What may follow in a pipe: what passes a stream on, or keeps it.

@@ -21,7 +21,7 @@ func TestInstall(t *testing.T) {
 		want = append(want, "bin/"+p, "share/man/man1/"+p+".1", "share/bash-completion/completions/"+p,
 			"share/zsh/site-functions/_"+p, "share/fish/vendor_completions.d/"+p+".fish")
 	}
-	for _, s := range []string{"load", "sync", "cutover", "migrate", "load-parallel"} {
+	for _, s := range []string{"load", "sync", "cutover", "migrate", "load-parallel", "fleet"} {
 		want = append(want, "bin/pgsluice-"+s, "libexec/pgsluice/"+s)
 	}
 	want = append(want, "libexec/pgsluice/lib.bash", "libexec/pgsluice/hooks/pgbouncer", "lib/systemd/system/pgsluice-sync@.service", "share/doc/pgsluice/LICENSE")

@@ -190,7 +190,7 @@ var (
 // scriptMessages collects what the scripts that users run end with.
 func scriptMessages(t *testing.T) (list []message) {
 	t.Helper()
-	for _, name := range []string{"load", "sync", "cutover", "migrate", "load-parallel", "lib.bash", "hooks/pgbouncer"} {
+	for _, name := range []string{"load", "sync", "cutover", "migrate", "load-parallel", "fleet", "lib.bash", "hooks/pgbouncer"} {
 		b, err := os.ReadFile(filepath.Join(pgtest.Root(), "scripts", name))
 		if err != nil {
 			t.Fatal(err)

@@ -78,6 +78,7 @@ var pageTests = map[string]string{
 	"docs/watch.md":           "TestDocsNight",
 	"docs/verification.md":    "TestDocsNight",
 	"docs/large.md":           "TestDocsParts",
+	"docs/fleet.md":           "TestFleet",
 	"docs/pipes.md":           "TestDocsPipes",
 	"docs/roles.md":           "TestLeastPrivilegeRoles_P10",
 	"docs/troubleshooting.md": "",
@@ -116,6 +117,11 @@ type workplace struct {
 
 func newWorkplace(t *testing.T) *workplace {
 	source, target := pgtest.Pair(t)
+	return newWorkplaceOf(t, source, target)
+}
+
+func newWorkplaceOf(t *testing.T, source, target *pgtest.DB) *workplace {
+	t.Helper()
 	w := &workplace{Env: pgtest.NewEnv(t, source, target), t: t, dir: t.TempDir(), source: source, target: target}
 	if err := os.CopyFS(filepath.Join(w.dir, "scripts"), os.DirFS(filepath.Join(pgtest.Root(), "scripts"))); err != nil {
 		t.Fatal(err)

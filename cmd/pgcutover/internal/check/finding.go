@@ -30,6 +30,15 @@ type finding struct {
 	Remedy     string      `json:"remedy"`
 	Statements []statement `json:"statements"`
 	Doc        string      `json:"doc"`
+	Shared     *share      `json:"shared,omitempty"`
+}
+
+// A share is of what all migrations from a server compete for: whoever begins several has to add up
+// what they need.
+type share struct {
+	Server string      `json:"server"` // the same for all databases of the server
+	Free   json.Number `json:"free"`   // how many nobody uses
+	Needs  int         `json:"needs"`  // how many this migration has yet to take
 }
 
 // A statement is SQL for somebody to execute on one side.

@@ -1,11 +1,13 @@
 package check
 
 import (
+	"encoding/json"
 	"errors"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/identity"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 )
 
@@ -22,20 +24,8 @@ func (c *checker) wal() error {
 	default:
 		c.ok("wal-level", "wal_level is logical")
 	}
-	for _, x := range []struct{ id, setting, used string }{
-		{"replication-slots", "max_replication_slots", "SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots"},
-		{"wal-senders", "max_wal_senders", "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication"},
-	} {
-		free, err := c.ask(c.s, "SELECT pg_catalog.current_setting('"+x.setting+"')::int - ("+x.used+")")
-		if err != nil {
-			return err
-		}
-		if free == "0" || strings.HasPrefix(free, "-") {
-			c.need(x.id, "Raise "+x.setting+" and restart the source, or drop what is no longer used.",
-				"all of the source's %s are taken", x.setting)
-		} else {
-			c.ok(x.id, "%s: %s free", x.setting, free)
-		}
+	if err := c.shares(); err != nil {
+		return err
 	}
 	plugins, err := c.ask(c.s, "SELECT pg_catalog.current_setting('output_plugin_libraries', true)")
 	var pg *pgconn.PgError
@@ -72,4 +62,44 @@ func (c *checker) wal() error {
 		}
 	}
 	return nil
+}
+
+// shares looks for what all migrations from the server compete for.
+func (c *checker) shares() error {
+	server, err := c.server()
+	if err != nil {
+		return err
+	}
+	for _, x := range []struct{ id, setting, used string }{
+		{"replication-slots", "max_replication_slots", "SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots"},
+		{"wal-senders", "max_wal_senders", "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication"},
+	} {
+		free, err := c.ask(c.s, "SELECT pg_catalog.current_setting('"+x.setting+"')::int - ("+x.used+")")
+		if err != nil {
+			return err
+		}
+		shared := &share{Server: server, Free: json.Number(free)}
+		if !c.begun {
+			shared.Needs = 1
+		}
+		if free == "0" || strings.HasPrefix(free, "-") {
+			c.need(x.id, "Raise "+x.setting+" and restart the source, or drop what is no longer used.",
+				"all of the source's %s are taken", x.setting).Shared = shared
+		} else {
+			c.add(x.id, fine, "", "%s: %s free", x.setting, free).Shared = shared
+		}
+	}
+	return nil
+}
+
+// server returns what is the same for two databases only if they are on one server, by whatever
+// address. Copies of a server share its system identifier, but were not started in the same
+// microsecond.
+func (c *checker) server() (string, error) {
+	id, err := identity.System(c.ctx, c.s)
+	if err != nil {
+		return "", err
+	}
+	started, err := c.ask(c.s, "SELECT extract(epoch FROM pg_catalog.pg_postmaster_start_time())")
+	return id + "/" + started, err
 }
