@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"fmt"
+	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -15,6 +17,7 @@ type wayBack struct {
 	t              *testing.T
 	source, target *pgtest.DB
 	slot           string
+	before         [2]string // what everything has returned of both sides before the migration
 }
 
 // newWayBack loads a database from one version into another, with roles of least right, and starts
@@ -51,6 +54,7 @@ func newWayBack(t *testing.T, from, to int) *wayBack {
 	w.source.Exec("INSERT INTO app.t (v) SELECT 'v' FROM generate_series(1, 500) g", "INSERT INTO app.child SELECT g, g FROM generate_series(1, 100) g", "INSERT INTO app.line VALUES ('x')")
 	w.Env = pgtest.NewEnv(t, w.source, w.target)
 	w.Source, w.Target = w.source.As("mover", ""), w.target.As("mover", "")
+	w.before = [2]string{everything(t, w.source), everything(t, w.target)}
 	w.Bash("pgextract --data-only --slot " + w.slot + " | pgapply")
 	w.sync()
 	w.Bash("pgcutover wait caught-up --timeout 60s --slot " + w.slot)
@@ -226,10 +230,42 @@ func (w *wayBack) traces() {
 	if schemas[0] != schemas[1] {
 		w.t.Errorf("the old primary has\n%s\nand the new one\n%s", schemas[0], schemas[1])
 	}
+	w.unchanged("the new primary", w.target, w.before[1])
 	if comment := w.source.Query("SELECT coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database WHERE datname = current_database()"); !strings.HasPrefix(comment, "pgsluice fence ") {
 		w.t.Errorf("the old primary's comment: %q", comment)
 	}
 	if comment := w.target.Query("SELECT coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database WHERE datname = current_database()"); comment != "" {
 		w.t.Errorf("the new primary's comment: %q", comment)
 	}
+	w.Must(nil, "pgcutover", "unfence", "--slot", w.slot, "--force")
+	w.unchanged("the old primary, without its fence,", w.source, w.before[0])
+}
+
+// unchanged expects that everything of a database is as it was before.
+func (w *wayBack) unchanged(what string, d *pgtest.DB, before string) {
+	w.t.Helper()
+	after := everything(w.t, d)
+	for _, x := range [][2]string{{before, after}, {after, before}} {
+		for line := range strings.Lines(x[0]) {
+			if !strings.Contains(x[1], line) {
+				w.t.Errorf("only before or after the migration, %s has: %s", what, line)
+			}
+		}
+	}
+}
+
+// everything returns a database's schema and settings, and what else its server may keep of a
+// migration.
+func everything(t *testing.T, d *pgtest.DB) string {
+	t.Helper()
+	out, err := exec.Command("pg_dump", "--create", "--schema-only", "-d", d.URI).CombinedOutput()
+	if err != nil && strings.Contains(string(out), "server version") {
+		out = nil // there is no pg_dump of that version
+	} else if err != nil {
+		t.Fatalf("pg_dump: %v\n%s", err, out)
+	}
+	kept := slices.DeleteFunc(strings.Split(string(out), "\n"), func(line string) bool { return strings.Contains(line, "restrict ") })
+	return strings.Join(kept, "\n") + d.Query(`SELECT coalesce(string_agg(x, E'\n' ORDER BY x), '') FROM (SELECT 'slot ' || slot_name AS x FROM pg_replication_slots
+		UNION ALL SELECT format('setting %s %s', setdatabase, s) FROM pg_db_role_setting s UNION ALL SELECT r::text FROM pg_roles r
+		UNION ALL SELECT format('member %s %s', roleid, member) FROM pg_auth_members ) x`)
 }

@@ -70,17 +70,23 @@ type Status struct {
 	Problems []string `json:"problems"`
 	// the stream from the open target back to the old primary
 	Back *BackStatus `json:"way_back" ask:"source"`
+	// the slot on a target that was left as primary, in which the watch sees what is written there
+	Left *SlotStatus `json:"left_slot"`
 
 	stream *progress.Stream
 	asked  error // the error of asking the source, if there was one
 }
 
-// SlotStatus is the state of the slot on the source.
+// SlotStatus is the state of a slot.
 type SlotStatus struct {
 	Active    bool       `json:"active"`
 	Confirmed format.LSN `json:"confirmed_flush_lsn"`
 	Retained  int64      `json:"retained_wal_bytes"`
 	WALStatus string     `json:"wal_status"`
+}
+
+func slotStatus(info *slot.Info) *SlotStatus {
+	return &SlotStatus{Active: info.Active, Confirmed: info.Confirmed, Retained: info.Retained, WALStatus: info.WALStatus}
 }
 
 // find determines the state of a migration. It reports an unreachable source as a problem and still
@@ -142,9 +148,11 @@ func askTarget(ctx context.Context, s *session.Session) (st *Status, err error) 
 		st.is("complete")
 	}
 	if stream.Ended {
-		return st, st.askLeft(ctx, s)
+		if err := st.askLeft(ctx, s); err != nil {
+			return nil, err
+		}
 	}
-	return st, nil
+	return st, st.askLeftSlot(ctx, s)
 }
 
 // askLeft finds whether a cutover back has left the target: then its fence is in force there.
@@ -262,7 +270,7 @@ func (st *Status) position(ctx context.Context, s *session.Session) (fenced bool
 		}
 		return fenced, nil
 	}
-	st.Slots = &SlotStatus{Active: info.Active, Confirmed: info.Confirmed, Retained: info.Retained, WALStatus: info.WALStatus}
+	st.Slots = slotStatus(info)
 	if lost := info.Lost(); lost != nil && following {
 		st.problem(lost)
 	} else if info.WALStatus == "unreserved" {

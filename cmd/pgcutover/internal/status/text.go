@@ -30,7 +30,7 @@ func (st *Status) head() *head {
 	h := new(head)
 	for _, part := range []func(*head, *Status){
 		(*head).standing, (*head).written, (*head).ends, (*head).progress, (*head).slot, (*head).missing, (*head).coverage,
-		(*head).cutover, (*head).back, (*head).failures,
+		(*head).cutover, (*head).back, (*head).left, (*head).failures,
 	} {
 		part(h, st)
 	}

@@ -60,6 +60,28 @@ func (st *Status) askBack(ctx context.Context, s *session.Session) error {
 	return nil
 }
 
+// askLeftSlot adds the slot that the way back has left on the target, if the target was a primary
+// and another cutover has left it.
+func (st *Status) askLeftSlot(ctx context.Context, s *session.Session) error {
+	if st.Open || st.Slot == "" || s.Stream.BackOf == "" && !s.Stream.Ended {
+		return nil
+	}
+	info, err := slot.Get(ctx, s.OnTarget, slot.Back(st.Slot))
+	if err == nil && info != nil {
+		st.Left = slotStatus(info)
+	}
+	return s.Target.Explain(err)
+}
+
+// left adds that slot.
+func (h *head) left(st *Status) {
+	if st.Left == nil {
+		return
+	}
+	h.line("left slot\t%s holds %s of WAL on the target, which was left, until it is looked at", slot.Back(st.Slot), humanize.Bytes(uint64(max(st.Left.Retained, 0))))
+	h.line("\tTo look, with source and target exchanged: pgcutover watch --slot %s", text.Shell(slot.Back(st.Slot)))
+}
+
 // back adds the stream to the old primary, and who follows it.
 func (h *head) back(st *Status) {
 	b := st.Back

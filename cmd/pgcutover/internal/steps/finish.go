@@ -37,7 +37,10 @@ func Finish(ctx context.Context, m *session.Migration, timeout time.Duration) er
 		return err
 	}
 	err = s.Step(ctx, "finish", func(*pgx.Batch) (string, error) { return finish(ctx, s, timeout) })
-	return watched(ctx, s, err)
+	if err = watched(ctx, s, err); err == nil {
+		err = dropUnread(ctx, s)
+	}
+	return err
 }
 
 // watched looks whether anybody has written to the source since. It does so also if finish has

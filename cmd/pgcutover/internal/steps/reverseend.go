@@ -65,6 +65,33 @@ func unused(ctx context.Context, s *session.Session) (*back, error) {
 	return nil, s.Source.Explain(progress.ForgetBack(ctx, s.OnSource, b.stream.ID))
 }
 
+// dropUnread drops the slot of an open target from which nobody will read: the target was left
+// before, and has become the primary again without a way back.
+func dropUnread(ctx context.Context, s *session.Session) error {
+	if s.Stream.BackOf == "" || s.OnSource == nil {
+		return nil
+	}
+	b, err := lookBack(ctx, s)
+	if fault.StatusOf(err) == fault.Permission {
+		return nil // the state is that of another role's migration
+	}
+	if err != nil || b.stream != nil && b.stream.LeadsBack() {
+		return err
+	}
+	info, err := slot.Get(ctx, s.OnTarget, b.name)
+	if err != nil || info == nil {
+		return s.Target.Explain(err)
+	}
+	if b.own(ctx, info) != nil {
+		return nil
+	}
+	if err := dropSlot(ctx, turned(s, nil)); err != nil {
+		return err
+	}
+	s.Log.Info(fmt.Sprintf("finish: dropped slot %q of the target: there is no way back", b.name))
+	return nil
+}
+
 // turned returns the session of the way back: source and target have changed places.
 func turned(s *session.Session, stream *progress.Stream) *session.Session {
 	m := *s.Migration
