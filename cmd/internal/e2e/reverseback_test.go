@@ -99,7 +99,24 @@ func TestBackGivenUp_F(t *testing.T) {
 	watch(w.exchanged(), w.slot+"_back", "")
 	w.escape(w.target, "lost?")
 	watch(w.exchanged(), w.slot+"_back", "written\tapp.line: 1 inserted\n")
-	stopSync(t, sync)
+	get := func(e *pgtest.Env, slot, field string) string {
+		return strings.TrimSpace(string(e.Must(nil, "pgcutover", "status", "--slot", slot, "--get", field)))
+	}
+	if n := get(w.Env, w.slot, "left_slot.retained_wal_bytes"); n == "0" {
+		t.Error("status does not tell how much WAL the primary that was left keeps")
+	}
+	// The same in the other direction. Nobody reads the slot without a way back.
+	if status, _, errs := w.Run(nil, "bash", script("cutover"), w.slot, "--yes", "--verify", "no", "--no-reverse"); status != int(fault.Config) || !strings.Contains(errs, "watch --slot mig_back --accept") {
+		t.Errorf("cutover to a primary that was written to: status %d\n%s", status, errs)
+	}
+	w.exchanged().Must(nil, "pgcutover", "watch", "--slot", w.slot+"_back", "--accept", get(w.exchanged(), w.slot+"_back", "written.lsn"))
+	w.cutover("--verify", "no", "--no-reverse")
+	if status := sync.Wait(soon); status != 0 {
+		t.Errorf("sync: status %d\n%s", status, sync.Errors())
+	}
+	if n := w.target.Query("SELECT count(*) FROM pg_replication_slots"); n != "0" {
+		t.Errorf("%s slots are left on the target", n)
+	}
 }
 
 // What a cutover that was killed has made for the way back does not stay if the next one is to make
@@ -126,5 +143,11 @@ func TestNoReverseAfterKill_F(t *testing.T) {
 	}
 	if status, _, errs := e.Run(nil, "bash", script("sync"), slot, "--reverse"); status == 0 || !strings.Contains(errs, slot+"_back") {
 		t.Errorf("sync --reverse: status %d\n%s", status, errs)
+	}
+	e.Must(nil, "pgcutover", "cleanup", "--slot", slot)
+	for _, d := range []*pgtest.DB{source, target} {
+		if left := d.Query("SELECT (SELECT count(*) FROM pg_namespace WHERE nspname = 'pgsluice') + (SELECT count(*) FROM pg_publication)"); left != "0" {
+			t.Errorf("after cleanup, %s has %s schemas and publications of ours", d.Name, left)
+		}
 	}
 }

@@ -123,7 +123,7 @@ func removeBack(ctx context.Context, s *session.Session) error {
 		return b.Source.Explain(err)
 	}
 	if stream == nil && (token == "" || len(publications) != 2) {
-		return nil // whatever has these names, reverse has not created it
+		return removeEmpty(ctx, b) // whatever has these names, reverse has not created it
 	}
 	if info != nil {
 		if err := ours(ctx, b, info); err != nil {
@@ -138,10 +138,8 @@ func removeBack(ctx context.Context, s *session.Session) error {
 			return b.Source.Explain(err)
 		}
 	}
-	if stream != nil {
-		if err := removeBackState(ctx, b); err != nil {
-			return err
-		}
+	if err := removeBackState(ctx, b); err != nil {
+		return err
 	}
 	s.Log.Info(fmt.Sprintf("cleanup: removed the way back: slot and publications %q from the target, and its state from the source", b.Slot))
 	return nil
@@ -149,10 +147,23 @@ func removeBack(ctx context.Context, s *session.Session) error {
 
 // removeBackState removes the state of the way back from the old primary.
 func removeBackState(ctx context.Context, b *session.Session) error {
-	if err := release(ctx, b); err != nil {
-		return err
+	if b.Stream != nil {
+		if err := release(ctx, b); err != nil {
+			return err
+		}
+		if _, err := b.OnTarget.Exec(ctx, "DELETE FROM pgsluice.streams WHERE stream_id = $1", b.Stream.ID); err != nil {
+			return b.Target.Explain(err)
+		}
 	}
-	if _, err := b.OnTarget.Exec(ctx, "DELETE FROM pgsluice.streams WHERE stream_id = $1", b.Stream.ID); err != nil {
+	return removeEmpty(ctx, b)
+}
+
+// removeEmpty removes the tables of schema pgsluice from the old primary if they are ours and hold
+// no migration. A way back that was made and given up leaves them.
+func removeEmpty(ctx context.Context, b *session.Session) error {
+	var ours bool
+	if err := b.OnTarget.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'pgsluice' AND c.relname = 'streams' AND pg_catalog.pg_has_role(c.relowner, 'USAGE'))").
+		Scan(&ours); err != nil || !ours {
 		return b.Target.Explain(err)
 	}
 	left, err := progress.Streams(ctx, b.OnTarget, "")
