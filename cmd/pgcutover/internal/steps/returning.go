@@ -43,7 +43,7 @@ func nobodyWrote(ctx context.Context, s *session.Session, o FenceOptions) error 
 	if o.Check && !o.Rehearse && !isClosed { // else nothing can be recorded there
 		r, err = watch.Once(ctx, w, watch.Patience)
 	} else {
-		r, err = watch.See(ctx, w)
+		r, err = watch.See(ctx, w, watch.Patience)
 	}
 	if err != nil {
 		return err

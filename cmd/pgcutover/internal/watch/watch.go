@@ -71,9 +71,9 @@ func Once(ctx context.Context, s *session.Session, patience time.Duration) (*Rep
 	return r, nil
 }
 
-// See is Once without recording anything.
-func See(ctx context.Context, s *session.Session) (*Report, error) {
-	r, _, err := see(ctx, s, 0)
+// See is Once without recording anything. Another look may be at work.
+func See(ctx context.Context, s *session.Session, patience time.Duration) (*Report, error) {
+	r, _, err := see(ctx, s, patience)
 	return r, err
 }
 
