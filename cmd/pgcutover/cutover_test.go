@@ -579,7 +579,10 @@ func TestCheck(t *testing.T) {
 		}
 	}
 	out := check(78)
-	find(out, "error", "wal_level is replica", "rds.logical_replication")
+	find(out, "error", "wal_level is replica", "ALTER SYSTEM SET wal_level")
+	source.Exec("CREATE FUNCTION pg_catalog.aurora_version() RETURNS text LANGUAGE sql AS 'SELECT NULL::text'")
+	find(check(78), "error", "wal_level is replica", "rds.logical_replication = 1 in the DB cluster parameter group")
+	source.Exec("DROP FUNCTION pg_catalog.aurora_version()")
 	find(out, "error", "max_replication_slots", "Raise max_replication_slots")
 	find(out, "ok", "max_wal_senders", "")
 	find(out, "error", "prepared transactions on the source: prepared transaction 'forgotten'", "COMMIT PREPARED")

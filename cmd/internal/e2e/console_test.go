@@ -103,7 +103,9 @@ func abridge(output string, servers bool) (lines []string) {
 		}
 		is := "\x00" + strconv.Itoa(len(lines)+len(run)) // like no other
 		switch word, _, _ := strings.Cut(line, "\t"); {
-		case word == "ok" || word == "equal":
+		case word == "ok" || word == "note": // of check, which prints them in the order of its looks
+			is = "ok"
+		case word == "equal":
 			is = word
 		case tableRow.MatchString(line):
 			is = "row"

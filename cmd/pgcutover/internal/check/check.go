@@ -13,39 +13,16 @@ import (
 )
 
 // A look is one examination. It reports findings. An examination that fails is a finding as well
-// and does not stop the others.
+// and does not stop the others. It asks by itself, or its queries are asked together with those of
+// the other looks.
 type look struct {
 	what string // completes: … could not be examined
 	find func(*checker) error
-}
 
-// The examinations, in the order in which their findings are printed.
-var (
-	onSource = []look{
-		{"whether source and target are two databases", (*checker).apart},
-		{"the versions", (*checker).versions},
-		{"the slot", (*checker).slotState},
-		{"the settings for decoding", (*checker).wal},
-		{"the rights of the role", (*checker).sourceRole},
-		{"the tables", (*checker).tables},
-		{"what the role may read", (*checker).closed},
-		{"the large objects", (*checker).largeObjects},
-		{"the foreign keys", (*checker).orphans},
-		{"the functions", (*checker).paths},
-		{"the open transactions", (*checker).transactions},
-		{"who could write in spite of a fence", (*checker).writers},
-	}
-	onTarget = []look{
-		{"the rights of the role", (*checker).targetRole},
-		{"the encodings", (*checker).encoding},
-		{"the collations", (*checker).collation},
-		{"the extensions", (*checker).extensions},
-		{"the roles", (*checker).owners},
-		{"whether commits wait for a standby", (*checker).standbys},
-		{"the way back", (*checker).wayBack},
-		{"what is there already", (*checker).empty},
-	}
-)
+	source, target query
+	judge          func(c *checker, source, target [][]string)
+	failed         func(*checker, error) bool // judges an error of a query; false: it is not expected
+}
 
 // superuser stands for a role in statements that only a superuser may execute.
 const superuser = "superuser"
@@ -59,9 +36,15 @@ type checker struct {
 	list   []finding
 	s, t   *pgx.Conn
 	sv, tv int
+	// of the source and the target, by what a look looks at
+	answers [2]map[string]answer
+	setting [2]map[string]string // without those that the role may not see
+	service [2]string            // as roles.Service has it
+	super   [2]bool              // our role is a superuser
 	// The roles and databases of the two sessions, quoted for statements to paste.
 	sourceUser, targetUser         string
 	sourceDatabase, targetDatabase string
+	named                          []string // the roles that the source's schema names
 	// the slot exists, so a condition for creating it is only a warning
 	begun bool
 }
@@ -89,19 +72,44 @@ func Run(ctx context.Context, m *session.Migration, o Options) error {
 	if err := c.introduce(); err != nil {
 		return err
 	}
-	for _, side := range []struct {
-		server pgdial.Server
-		looks  []look
-	}{{m.Source, onSource}, {m.Target, onTarget}} {
-		c.side = side.server.Side
-		for _, l := range side.looks {
-			if err := c.examined(side.server, l.what, l.find(c)); err != nil {
-				return err
-			}
-		}
+	if err := c.look(); err != nil {
+		return err
 	}
 	c.print(o.As)
 	return c.verdict()
+}
+
+// look makes all examinations.
+func (c *checker) look() error {
+	all := append(append([]look{facts}, onSource...), onTarget...)
+	if err := c.askAll(all); err != nil {
+		return err
+	}
+	for i, l := range all {
+		server := c.m.Source
+		if i > len(onSource) {
+			server = c.m.Target
+		}
+		c.side = server.Side
+		var err error
+		switch s, t := c.answers[source][l.what], c.answers[target][l.what]; {
+		case l.find != nil:
+			err = l.find(c)
+		case s.err != nil:
+			server, err = c.m.Source, s.err
+		case t.err != nil:
+			server, err = c.m.Target, t.err
+		default:
+			l.judge(c, s.rows, t.rows)
+		}
+		if err != nil && l.failed != nil && l.failed(c, err) {
+			continue
+		}
+		if err := c.examined(server, l.what, err); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // introduce asks both servers for their versions, and for our roles and databases there.
@@ -119,8 +127,8 @@ func (c *checker) introduce() error {
 	return nil
 }
 
-// ask returns a query's single value as text, "" for NULL.
-func (c *checker) ask(conn *pgx.Conn, sql string) (string, error) {
+// value returns a query's single value as text, "" for NULL.
+func (c *checker) value(conn *pgx.Conn, sql string) (string, error) {
 	var s *string
 	err := conn.QueryRow(c.ctx, "SELECT ("+sql+")::pg_catalog.text").Scan(&s)
 	if err != nil || s == nil {

@@ -47,6 +47,7 @@ func (c *checker) owners() error {
 	if streams, err := progress.Streams(c.ctx, c.t, c.m.Slot); err == nil && len(streams) > 0 {
 		c.begun = true
 	}
+	c.named = names
 	have, err := c.rolesOnTarget(names)
 	if err != nil {
 		return err

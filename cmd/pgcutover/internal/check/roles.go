@@ -13,7 +13,7 @@ func (c *checker) sourceRole() error {
 		c.fail("replication-right", "On RDS and Aurora: GRANT rds_replication TO "+c.sourceUser+";", "the source's role has no REPLICATION attribute").
 			do("source", superuser, "ALTER ROLE "+c.sourceUser+" REPLICATION;")
 	}
-	can, err := c.ask(c.s, "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')")
+	can, err := c.value(c.s, "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')")
 	if err != nil {
 		return err
 	}
@@ -22,7 +22,7 @@ func (c *checker) sourceRole() error {
 			do("source", superuser, "GRANT CREATE ON DATABASE "+c.sourceDatabase+" TO "+c.sourceUser+";")
 	}
 	if f.Owner != "" {
-		super, err := c.ask(c.s, "SELECT r.rolsuper FROM pg_catalog.pg_database d JOIN pg_catalog.pg_roles r ON r.oid = d.datdba WHERE d.datname = pg_catalog.current_database()")
+		super, err := c.value(c.s, "SELECT r.rolsuper FROM pg_catalog.pg_database d JOIN pg_catalog.pg_roles r ON r.oid = d.datdba WHERE d.datname = pg_catalog.current_database()")
 		if err != nil {
 			return err
 		}
@@ -43,11 +43,11 @@ func (c *checker) sourceRole() error {
 }
 
 func (c *checker) targetRole() error {
-	can, err := c.ask(c.t, "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')")
+	can, err := c.value(c.t, "SELECT pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')")
 	if err != nil {
 		return err
 	}
-	made, err := c.ask(c.t, "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = 'pgsluice' AND pg_catalog.has_schema_privilege(n.oid, 'CREATE'))")
+	made, err := c.value(c.t, "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = 'pgsluice' AND pg_catalog.has_schema_privilege(n.oid, 'CREATE'))")
 	if err != nil {
 		return err
 	}

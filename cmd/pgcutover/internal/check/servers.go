@@ -66,7 +66,7 @@ func (c *checker) slotState() error {
 		return nil
 	}
 	c.begun = true
-	database, err := c.ask(c.s, "SELECT pg_catalog.current_database()")
+	database, err := c.value(c.s, "SELECT pg_catalog.current_database()")
 	if err != nil {
 		return err
 	}

@@ -17,8 +17,10 @@ func (c *checker) wal() error {
 	case err != nil:
 		return err
 	case !logical:
-		c.fail("wal-level", "ALTER SYSTEM SET wal_level = logical, then restart the source. RDS and Aurora: rds.logical_replication = 1 and reboot. Cloud SQL: cloudsql.logical_decoding = on. Azure: server parameter wal_level.",
-			"wal_level is %s on the source", level)
+		f := c.fail("wal-level", decoding[c.service[source]], "wal_level is %s on the source", level)
+		if c.service[source] == "plain" {
+			f.do("source", superuser, "ALTER SYSTEM SET wal_level = logical;")
+		}
 	case level != "logical":
 		c.ok("wal-level", "wal_level is %s, which the server raises by itself while there are logical slots", level)
 	default:
@@ -27,7 +29,8 @@ func (c *checker) wal() error {
 	if err := c.shares(); err != nil {
 		return err
 	}
-	plugins, err := c.ask(c.s, "SELECT pg_catalog.current_setting('output_plugin_libraries', true)")
+	c.timeout()
+	plugins, err := c.value(c.s, "SELECT pg_catalog.current_setting('output_plugin_libraries', true)")
 	var pg *pgconn.PgError
 	switch {
 	case errors.As(err, &pg) && pg.Code == "42501":
@@ -42,7 +45,7 @@ func (c *checker) wal() error {
 			"the source's output_plugin_libraries does not allow pgoutput: %s", plugins)
 	}
 	if c.sv >= 130000 {
-		keep, err := c.ask(c.s, "SELECT pg_catalog.current_setting('max_slot_wal_keep_size')")
+		keep, err := c.value(c.s, "SELECT pg_catalog.current_setting('max_slot_wal_keep_size')")
 		if err != nil {
 			return err
 		}
@@ -52,7 +55,7 @@ func (c *checker) wal() error {
 		}
 	}
 	if c.sv >= 180000 {
-		idle, err := c.ask(c.s, "SELECT pg_catalog.current_setting('idle_replication_slot_timeout')")
+		idle, err := c.value(c.s, "SELECT pg_catalog.current_setting('idle_replication_slot_timeout')")
 		if err != nil {
 			return err
 		}
@@ -74,7 +77,7 @@ func (c *checker) shares() error {
 		{"replication-slots", "max_replication_slots", "SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots"},
 		{"wal-senders", "max_wal_senders", "SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication"},
 	} {
-		free, err := c.ask(c.s, "SELECT pg_catalog.current_setting('"+x.setting+"')::int - ("+x.used+")")
+		free, err := c.value(c.s, "SELECT pg_catalog.current_setting('"+x.setting+"')::int - ("+x.used+")")
 		if err != nil {
 			return err
 		}
@@ -83,10 +86,14 @@ func (c *checker) shares() error {
 			shared.Needs = 1
 		}
 		if free == "0" || strings.HasPrefix(free, "-") {
-			c.need(x.id, "Raise "+x.setting+" and restart the source, or drop what is no longer used.",
+			c.need(x.id, "Raise "+x.setting+" and restart the source, or drop what is no longer used."+c.where(source),
 				"all of the source's %s are taken", x.setting).Shared = shared
 		} else {
 			c.add(x.id, fine, "", "%s: %s free", x.setting, free).Shared = shared
+		}
+		if free == "1" && !c.begun {
+			c.warn("slot-to-resume", "Raise "+x.setting+" and restart the source."+c.where(source),
+				"only one of the source's %s is free: to resume an interrupted load takes one more", x.setting)
 		}
 	}
 	return nil
@@ -100,6 +107,6 @@ func (c *checker) server() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	started, err := c.ask(c.s, "SELECT extract(epoch FROM pg_catalog.pg_postmaster_start_time())")
+	started, err := c.value(c.s, "SELECT extract(epoch FROM pg_catalog.pg_postmaster_start_time())")
 	return id + "/" + started, err
 }

@@ -28,7 +28,7 @@ func (c *checker) wayBack() error {
 	}
 	const closing = "the cutover back would have to close the target: "
 	if f.Owner != "" {
-		super, err := c.ask(c.t, "SELECT r.rolsuper FROM pg_catalog.pg_database d JOIN pg_catalog.pg_roles r ON r.oid = d.datdba WHERE d.datname = pg_catalog.current_database()")
+		super, err := c.value(c.t, "SELECT r.rolsuper FROM pg_catalog.pg_database d JOIN pg_catalog.pg_roles r ON r.oid = d.datdba WHERE d.datname = pg_catalog.current_database()")
 		if err != nil {
 			return err
 		}

@@ -44,16 +44,17 @@ func named(pattern string) string {
 	return "EXISTS (SELECT FROM pg_catalog.pg_settings WHERE name LIKE '" + pattern + "')"
 }
 
-// recognize returns the provider of the connection's server.
-func recognize(ctx context.Context, c *pgx.Conn) (string, error) {
+// Service is an expression: the provider of the session's server, plain if it is none of services.
+var Service = func() string {
+	sql := "CASE"
 	for _, name := range services {
-		var is bool
-		if err := c.QueryRow(ctx, "SELECT "+providers[name].settings).Scan(&is); err != nil {
-			return "", err
-		}
-		if is {
-			return name, nil
-		}
+		sql += " WHEN " + providers[name].settings + " THEN '" + name + "'"
 	}
-	return "plain", nil
+	return sql + " ELSE 'plain' END"
+}()
+
+// recognize returns the provider of the connection's server.
+func recognize(ctx context.Context, c *pgx.Conn) (name string, err error) {
+	err = c.QueryRow(ctx, "SELECT "+Service).Scan(&name)
+	return name, err
 }
