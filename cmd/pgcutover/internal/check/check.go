@@ -41,6 +41,7 @@ type checker struct {
 	setting [2]map[string]string // without those that the role may not see
 	service [2]string            // as roles.Service has it
 	super   [2]bool              // our role is a superuser
+	pid     [2]string            // of the server processes that serve our sessions
 	// The roles and databases of the two sessions, quoted for statements to paste.
 	sourceUser, targetUser         string
 	sourceDatabase, targetDatabase string

@@ -25,6 +25,8 @@ var facts = look{what: "the server", source: always(factsQuery), target: always(
 			switch r[0] {
 			case "service":
 				c.service[side] = r[1]
+			case "pid":
+				c.pid[side] = r[1]
 			case "super":
 				c.super[side] = r[1] == "true"
 			default:
@@ -35,7 +37,7 @@ var facts = look{what: "the server", source: always(factsQuery), target: always(
 }}
 
 var factsQuery = "SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN ('" + strings.Join(known, "', '") + "') UNION ALL SELECT 'service', " + roles.Service +
-	" UNION ALL SELECT 'super', rolsuper::pg_catalog.text FROM pg_catalog.pg_roles WHERE rolname = current_user"
+	" UNION ALL SELECT 'pid', pg_catalog.pg_backend_pid()::pg_catalog.text UNION ALL SELECT 'super', rolsuper::pg_catalog.text FROM pg_catalog.pg_roles WHERE rolname = current_user"
 
 // number returns a setting in its own unit, or −1 if the role may not see it.
 func (c *checker) number(side int, name string) int64 {

@@ -3,11 +3,13 @@ package check
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/fencing"
 )
 
@@ -34,14 +36,18 @@ func (c *checker) presets() error {
 			return nil
 		}
 	}
-	var differ []string
+	var differ, sql []string
 	for _, name := range seen {
 		if s, t := values[source][name], values[target][name]; s != t && !sameZone(name, s, t) {
 			differ = append(differ, fmt.Sprintf("%s is %q on the source and %q on the target", name, s, t))
+			if name != "search_path" { // a list, which a literal cannot hold
+				sql = append(sql, "ALTER DATABASE "+c.targetDatabase+" SET "+name+" = "+text.Literal(s)+";")
+			}
 		}
 	}
 	if len(differ) > 0 {
-		c.warn("settings-differ", "For what the application relies on, on the target: ALTER DATABASE "+c.targetDatabase+" SET … = …", "new sessions have other settings: %s", strings.Join(differ, "; "))
+		c.warn("settings-differ", "Set what the application relies on; a path with ALTER DATABASE … SET search_path = …", "new sessions have other settings: %s", strings.Join(differ, "; ")).
+			do("target", superuser, sql...)
 	}
 	if values[target]["default_transaction_read_only"] == "on" {
 		c.warn("target-read-only", "At the cutover, on the target: ALTER DATABASE "+c.targetDatabase+" RESET default_transaction_read_only, or the same for the role.",
@@ -105,11 +111,7 @@ func (c *checker) subscribed() error {
 // cancelling is not the one that serves us.
 func (c *checker) poolers() error {
 	for side, conn := range []*pgx.Conn{c.s, c.t} {
-		var pid uint32
-		if err := conn.QueryRow(c.ctx, "SELECT pg_catalog.pg_backend_pid()").Scan(&pid); err != nil {
-			return err
-		}
-		if pid != conn.PgConn().PID() {
+		if pid := strconv.FormatUint(uint64(conn.PgConn().PID()), 10); c.pid[side] != pid {
 			c.warn("pooler", "Connect to the server itself: a replication session, a snapshot and a lock need a session of their own.",
 				"the connection to the %s passes a pooler or a proxy", []string{"source", "target"}[side])
 		}
