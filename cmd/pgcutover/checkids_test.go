@@ -99,7 +99,7 @@ func TestCheckOdd(t *testing.T) {
 	severities(t, found, map[string]string{
 		"slot-to-resume": "warning max_replication_slots", "wal-sender-timeout": "warning 1000 ms", "slot-wal-limit": "warning 64MB", "slot-wal-time": "warning ",
 		"connections": "warning the source has", "lock-room": "warning 120 locks", "xid-age": "warning " + source.Name, "multixact-age": "warning " + source.Name,
-		"other-slots": "warning forgotten", "source-standbys": standbys + " 1 standby", "other-publications": "note theirs", "settings-differ": "warning America/New_York",
+		"other-slots": "note forgotten", "source-standbys": standbys + " 1 standby", "other-publications": "note theirs", "settings-differ": "warning America/New_York",
 		"libraries-missing": "warning auto_explain", "invalid-indexes": "warning public.broken", "not-valid-constraints": "warning public.odd.positive",
 		"deferrable-constraints": "note public.odd.odd_u_key", "generated-keys": "note public.generated", "identity-full": "warning public.full_of",
 		"always-triggers": "note public.odd.g", "rules": "note public.odd.r", "sequence-end": "warning public.near (at 32000 of 32767), public.wide (at 2000000000 of 2147483647)",

@@ -236,6 +236,9 @@ func TestDocsQuickstart(t *testing.T) {
 	readme.done()
 
 	w := newWorkplace(t)
+	// As those of scripts/cluster: no other test's slots are there, and a crash loses nothing.
+	w.source = pgtest.Start(t, pgtest.Source(t).Major, "fsync=on").Database(t, "")
+	w.target = pgtest.Start(t, pgtest.Target(t).Major, "fsync=on").Database(t, "")
 	w.Source, w.Target = "", ""
 	plain := func(uri string) string { uri, _, _ = strings.Cut(uri, "?"); return uri }
 	// Servers are there already, and cannot be stopped; the slot has a name that no other test has.

@@ -11,21 +11,27 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 )
 
-// otherSlots selects the slots that nobody reads.
-const otherSlots = `SELECT slot_name, coalesce(pg_catalog.pg_size_pretty(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn)), 'nothing')
+// otherSlots selects the slots that nobody reads, with the bytes of WAL that they keep.
+const otherSlots = `SELECT slot_name, coalesce(pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), restart_lsn), 0)::pg_catalog.int8
 	FROM pg_catalog.pg_replication_slots WHERE NOT active AND NOT temporary ORDER BY 1`
 
 // otherSlots looks for forgotten slots: they keep WAL as ours does, on the same disk.
 func (c *checker) otherSlots(s, _ [][]string) {
+	const much = 1 << 30
 	var list []string
+	most := int64(0)
 	for _, r := range s {
 		if r[0] != c.m.Slot && r[0] != c.m.Slot+"_back" {
-			list = append(list, r[0]+" (keeps "+r[1]+" of WAL)")
+			kept, _ := strconv.ParseInt(r[1], 10, 64)
+			list, most = append(list, r[0]+" (keeps "+humanize.IBytes(uint64(max(kept, 0)))+" of WAL)"), max(most, kept)
 		}
 	}
-	if len(list) > 0 {
-		c.warn("other-slots", "Ask their owners. What nobody needs: SELECT pg_catalog.pg_drop_replication_slot(…)",
-			"nobody reads %s of the source: %s", count.Of(len(list), "slot"), count.Some(list))
+	says := "nobody reads " + count.Of(len(list), "slot") + " of the source: " + count.Some(list)
+	switch {
+	case most >= much:
+		c.warn("other-slots", "Ask their owners. What nobody needs: SELECT pg_catalog.pg_drop_replication_slot(…)", "%s", says)
+	case len(list) > 0:
+		c.note("other-slots", "%s", says)
 	}
 }
 
