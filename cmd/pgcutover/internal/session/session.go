@@ -46,6 +46,7 @@ type Session struct {
 	*Migration
 	OnSource, OnTarget *pgx.Conn
 	Stream             *progress.Stream // the target's record of the migration
+	Warm               bool             // both connections have read all sequences
 }
 
 // Begin connects to both sides, at once, and finds the migration.
@@ -125,7 +126,7 @@ func (s *Session) Close(ctx context.Context) {
 func (s *Session) Of(stream *progress.Stream) *Session {
 	m := &Migration{Source: s.Source, Target: s.Target, Slot: stream.Key.Slot, Waits: s.Waits,
 		Reports: s.Reports, Out: s.Out, Log: s.Log, ends: s.ends}
-	return &Session{Migration: m, OnSource: s.OnSource, OnTarget: s.OnTarget, Stream: stream}
+	return &Session{Migration: m, OnSource: s.OnSource, OnTarget: s.OnTarget, Stream: stream, Warm: s.Warm}
 }
 
 // ConnectTarget opens a session on the target and checks that only our role can write the state of

@@ -21,7 +21,8 @@ import (
 )
 
 // A server that has not used a sequence in a session takes much longer to read it than to set it.
-// So many sequences are read in two sessions of each side at once.
+// So many sequences are read in two sessions of each side at once, unless the session has read them
+// before.
 const (
 	readers   = 2
 	readerFew = 500 // sequences for which one session is enough
@@ -82,11 +83,26 @@ func different(ctx context.Context, s *session.Session, pairs []progress.Sequenc
 	return list, nil
 }
 
+// warm reads the sequences that open will read, so that it reads them faster in the same sessions.
+func warm(ctx context.Context, s *session.Session) error {
+	done, err := progress.Steps(ctx, s.OnTarget, s.Stream.ID)
+	if err != nil {
+		return s.Target.Explain(err)
+	}
+	pairs, err := recordedPairs(ctx, s, done)
+	if err != nil || len(pairs) <= readerFew {
+		return err
+	}
+	s.Warm = true
+	_, err = different(ctx, s, pairs)
+	return err
+}
+
 // each divides n items among sessions of a side, of which conn is one.
 func each(ctx context.Context, s *session.Session, g *errgroup.Group, side pgdial.Server, conn *pgx.Conn, n int,
 	do func(c *pgx.Conn, i, from, to int) error) {
 	parts := 1
-	if n > readerFew {
+	if n > readerFew && !s.Warm {
 		parts = readers
 	}
 	for i := range parts {

@@ -45,15 +45,20 @@ func (w *window) serve(ctx context.Context, steps <-chan string) error {
 	}
 }
 
-// do does a step. ready connects, and checks the conditions for closing the source, as the fence
-// does; then fence closes it at once.
+// do does a step. ready connects, checks the conditions for closing the source, as the fence does,
+// and reads what open will read faster the second time; then fence closes the source at once.
 func (w *window) do(ctx context.Context, step string) error {
 	if err := w.begin(ctx); err != nil {
 		return err
 	}
 	switch step {
 	case "ready":
-		return w.Retry(ctx, w.Patience, func() error { return w.judge(ctx) })
+		return w.Retry(ctx, w.Patience, func() error {
+			if err := w.judge(ctx); err != nil {
+				return err
+			}
+			return warm(ctx, w.s)
+		})
 	case "fence":
 		return w.Retry(ctx, w.Patience, func() error { return w.fence(ctx) })
 	case "drain":
