@@ -46,6 +46,8 @@ type Info struct {
 	Reason     string // why the slot is lost; 17 and newer
 	Synced     bool   // a standby copied it from its primary; 17 and newer
 	Retained   int64  // bytes of WAL that the slot holds back
+	Safe       *int64 // bytes of WAL until the slot may be lost; nil: no limit, or not known; 13 and newer
+	XIDAge     *int64 // how many transactions back vacuum keeps rows of the catalogs for the slot
 	Temporary  bool
 	CurrentLSN format.LSN // of the server
 }
@@ -53,9 +55,9 @@ type Info struct {
 // Get reads a slot. It returns nil if there is no slot of that name.
 func Get(ctx context.Context, c *pgx.Conn, name string) (*Info, error) {
 	v := pgdial.Version(c.PgConn())
-	wal, current := "''", "CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END"
+	wal, safe, current := "''", "NULL::bigint", "CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_lsn() END"
 	if v >= 130000 {
-		wal = "coalesce(wal_status, '')"
+		wal, safe = "coalesce(wal_status, '')", "safe_wal_size"
 	}
 	more := "'', false"
 	if v >= 170000 {
@@ -65,10 +67,10 @@ func Get(ctx context.Context, c *pgx.Conn, name string) (*Info, error) {
 	var confirmed, restart, now *string
 	err := c.QueryRow(ctx, `SELECT slot_name, coalesce(plugin, ''), coalesce(database, ''), active, coalesce(active_pid, 0),
 		confirmed_flush_lsn::pg_catalog.text, restart_lsn::pg_catalog.text, `+wal+`, temporary, `+current+`::pg_catalog.text,
-		coalesce(pg_catalog.pg_wal_lsn_diff(`+current+`, restart_lsn), 0)::bigint, `+more+`
+		coalesce(pg_catalog.pg_wal_lsn_diff(`+current+`, restart_lsn), 0)::bigint, `+more+`, `+safe+`, pg_catalog.age(catalog_xmin)::bigint
 		FROM pg_catalog.pg_replication_slots WHERE slot_name = $1`, name).
 		Scan(&i.Name, &i.Plugin, &i.Database, &i.Active, &i.ActivePID, &confirmed, &restart, &i.WALStatus,
-			&i.Temporary, &now, &i.Retained, &i.Reason, &i.Synced)
+			&i.Temporary, &now, &i.Retained, &i.Reason, &i.Synced, &i.Safe, &i.XIDAge)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}

@@ -83,10 +83,25 @@ type SlotStatus struct {
 	Confirmed format.LSN `json:"confirmed_flush_lsn"`
 	Retained  int64      `json:"retained_wal_bytes"`
 	WALStatus string     `json:"wal_status"`
+	// how fast the retained WAL grows, and the seconds over which that was measured
+	Growth        *int64   `json:"growth_bytes_per_second"`
+	GrowthSeconds *float64 `json:"growth_seconds"`
+	// how much more WAL max_slot_wal_keep_size allows; null: there is no limit but the disk, of
+	// which the server tells nothing
+	Safe *int64 `json:"safe_wal_bytes"`
+	// until the limit is reached at this growth
+	HoursLeft *float64 `json:"hours_left"`
+	// how many transactions back vacuum keeps rows: of the catalogs for the slot, and of all tables
+	// for the oldest snapshot of pgextract
+	CatalogAge  *int64 `json:"catalog_xid_age"`
+	SnapshotAge *int64 `json:"snapshot_xid_age"`
+
+	samples
 }
 
 func slotStatus(info *slot.Info) *SlotStatus {
-	return &SlotStatus{Active: info.Active, Confirmed: info.Confirmed, Retained: info.Retained, WALStatus: info.WALStatus}
+	return &SlotStatus{Active: info.Active, Confirmed: info.Confirmed, Retained: info.Retained, WALStatus: info.WALStatus,
+		Safe: info.Safe, CatalogAge: info.XIDAge}
 }
 
 // find determines the state of a migration. It reports an unreachable source as a problem and still
@@ -101,11 +116,7 @@ func find(ctx context.Context, m *session.Migration, last *Status) (*Status, err
 	if err != nil {
 		return nil, err
 	}
-	var before *MissingStatus
-	if last != nil {
-		before = last.NotThere
-	}
-	st.askSource(ctx, s, "", before)
+	st.askSource(ctx, s, "", last)
 	return st, nil
 }
 
@@ -170,8 +181,12 @@ func (st *Status) is(state string) { st.State = &state }
 // askSource adds the values that the source knows. It takes long to compare all tables, or all
 // objects, of a large schema. askSource skips these comparisons if the caller wants only a field
 // that does not need them.
-func (st *Status) askSource(ctx context.Context, s *session.Session, field string, last *MissingStatus) {
+func (st *Status) askSource(ctx context.Context, s *session.Session, field string, last *Status) {
 	var err error
+	var before *MissingStatus
+	if last != nil {
+		before = last.NotThere
+	}
 	if s.OnSource, err = s.Connect(ctx, s.Source); err == nil {
 		end := s.End(s.Source)
 		st.Source = &end
@@ -182,6 +197,9 @@ func (st *Status) askSource(ctx context.Context, s *session.Session, field strin
 		}
 		st.judge(s.Stream, fenced, drained, err)
 	}
+	if err == nil && measures(field) {
+		err = st.measure(ctx, s, last)
+	}
 	field, _, _ = strings.Cut(field, ".")
 	if err == nil && (field == "" || field == "way_back") {
 		err = st.askBack(ctx, s)
@@ -191,7 +209,7 @@ func (st *Status) askSource(ctx context.Context, s *session.Session, field strin
 		known.Carried, err = st.findTables(ctx, s)
 	}
 	if err == nil && (field == "" || field == "missing") {
-		st.NotThere, err = findMissing(ctx, s, known, last)
+		st.NotThere, err = findMissing(ctx, s, known, before)
 	}
 	if st.asked = s.Locked(s.Source.Explain(err)); err != nil {
 		st.problem(st.asked)
@@ -270,7 +288,9 @@ func (st *Status) position(ctx context.Context, s *session.Session) (fenced bool
 		}
 		return fenced, nil
 	}
-	st.Slots = slotStatus(info)
+	if st.Slots, err = held(ctx, s, info); err != nil {
+		return fenced, err
+	}
 	if lost := info.Lost(); lost != nil && following {
 		st.problem(lost)
 	} else if info.WALStatus == "unreserved" {

@@ -82,8 +82,14 @@ func (h *head) slot(st *Status) {
 	if st.Slots.WALStatus == "lost" {
 		active = "LOST, nothing can be read from it any more"
 	}
-	h.line("source slot\t%s; confirmed %v; it holds %s of WAL", active, st.Slots.Confirmed,
-		humanize.Bytes(uint64(max(st.Slots.Retained, 0))))
+	h.line("source slot\t%s; confirmed %v; it holds %s", active, st.Slots.Confirmed, st.Slots.holds())
+	if left := st.Slots.left(); left != "" {
+		h.line("slot limit\t%s", left)
+	}
+	if x := st.Slots.SnapshotAge; x != nil {
+		h.line("snapshot\tthe load's is %s old: until the load ends, vacuum keeps what was deleted since",
+			count.Of(*x, "transaction"))
+	}
 }
 
 // missing adds the objects that the target lacks, and the skipped changes.
