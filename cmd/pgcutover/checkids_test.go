@@ -105,7 +105,7 @@ func TestCheckOdd(t *testing.T) {
 		"always-triggers": "note public.odd.g", "rules": "note public.odd.r", "sequence-end": "warning public.near (at 32000 of 32767), public.wide (at 2000000000 of 2147483647)",
 		"foreign-tables": "note public.away", "user-mappings": "warning postgres on s", "types-missing": "error gone (public.typed.g)", "security-labels": "warning selinux",
 		"tablespaces": "warning space", "extension-versions": "note plpgsql is 0.9", "role-attributes": "warning app (CREATEDB)", "role-members": "warning team to app",
-		"target-max-wal-size": "warning 64 MiB", "target-autovacuum": "warning ", "target-durability": "warning ", "target-sync-standby": "note nobody",
+		"target-max-wal-size": "warning 64 MiB", "target-autovacuum": "warning ", "target-durability": "note ", "target-sync-standby": "note nobody",
 		"target-read-only": "warning ", "target-subscriptions": "warning from_elsewhere", "target-event-triggers": "warning watching"})
 	oddRoles(t, e, source, target)
 }

@@ -88,7 +88,8 @@ func (c *checker) loading() error {
 			do(c.m.Target.Side, superuser, append(c.reload(target, "track_counts", "on"), c.reload(target, "autovacuum", "on")...)...)
 	}
 	if c.setting[target]["fsync"] == "off" || c.setting[target]["full_page_writes"] == "off" {
-		c.warn("target-durability", "Switch both on before sync begins."+c.where(target),
+		// Only a test server is like that.
+		c.add("target-durability", note, "Switch both on before sync begins."+c.where(target),
 			"fsync or full_page_writes is off on the target: a crash of its machine loses data that the source has already been told is safe")
 	}
 	if names := c.setting[target]["synchronous_standby_names"]; names != "" {
