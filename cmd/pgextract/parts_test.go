@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"bufio"
+	"encoding/base64"
 	"fmt"
 	"os"
 	"strings"
@@ -153,6 +154,31 @@ func TestLoadParallel(t *testing.T) {
 	// Again, there is nothing to do.
 	e.Bash(`scripts/load-parallel "$1" 2`, source.Name)
 	whole(t, source, target)
+}
+
+// A password of a URI is in no process's arguments on the way to another host.
+func TestLoadParallelKeepsPasswords(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	source.Exec("CREATE TABLE t AS SELECT g FROM generate_series(1, 100) g")
+	e := pgtest.NewEnv(t, source, target)
+	const secret = "s3cretS3cret"
+	e.Source, e.Target = source.As("postgres", secret), target.As("postgres", secret)
+	dir := t.TempDir()
+	ssh := "#!/bin/bash\ntr '\\0' '\\n' </proc/$$/cmdline >>'" + dir + "/argv'\nwhile [[ $1 == -* ]]; do shift; done; shift\n[[ $1 != -- ]] || shift\nexec bash -c \"$*\"\n"
+	if err := os.WriteFile(dir+"/ssh", []byte(ssh), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	e.Bash(`PATH=$2:$PATH; scripts/load-parallel "$1" 2 --sshlogin other`, source.Name, dir)
+	argv, err := os.ReadFile(dir + "/argv")
+	if err != nil || len(argv) == 0 {
+		t.Fatalf("ssh was not run: %v", err)
+	}
+	for _, form := range []string{secret, fmt.Sprintf("%x", secret), base64.StdEncoding.EncodeToString([]byte(secret))} {
+		if strings.Contains(strings.ToLower(string(argv)), strings.ToLower(form)) {
+			t.Errorf("the arguments of ssh have the password, as %s", form)
+		}
+	}
+	pgtest.Equal(t, source, target)
 }
 
 // What the target refuses for good is said, and not tried again.
