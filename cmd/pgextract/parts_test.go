@@ -158,6 +158,7 @@ func TestLoadParallel(t *testing.T) {
 
 // A password of a URI is in no process's arguments on the way to another host.
 func TestLoadParallelKeepsPasswords(t *testing.T) {
+	pgtest.Slow(t)
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE t AS SELECT g FROM generate_series(1, 100) g")
 	e := pgtest.NewEnv(t, source, target)
