@@ -35,6 +35,7 @@ func hold(t *testing.T, e *pgtest.Env, args ...string) (p *pgtest.Process, snaps
 // Several processes load disjoint parts of one snapshot, while the source goes on and one of them
 // is killed.
 func TestParts(t *testing.T) {
+	pgtest.Slow(t)
 	pgtest.Raced(t)
 	source, target := pgtest.Pair(t)
 	manyTables(source, 10)

@@ -16,6 +16,7 @@ import (
 // A load comes to its end unattended although all connections are cut again and again, and both
 // servers are restarted. It reads little more than once, and leaves no dead rows behind.
 func TestBadNight(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	badNight(t, 32, 2*time.Second, 3)
 }

@@ -79,7 +79,7 @@ func (c *clients) stop(primary *pgtest.DB) (acked, missing int) {
 func TestTwoCutovers_F15(t *testing.T) {
 	t.Parallel()
 	a, b := pgtest.Start(t, pgtest.Source(t).Major), pgtest.Target(t)
-	for round := range often(2, 8) {
+	for round := range often(1, 8) {
 		source, target := a.Database(t, ""), b.Database(t, "")
 		source.Exec("CREATE TABLE w (a int PRIMARY KEY)")
 		e, slot := scriptPair(t, source, target)

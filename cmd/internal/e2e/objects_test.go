@@ -157,6 +157,7 @@ func TestWithOIDs_C23(t *testing.T) {
 // What fails because of something else says so, is told with that as one cause, and is made when
 // the first cause is gone, in the order of its needs.
 func TestFirstCause_C21(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE FUNCTION f(i int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN i; END'",

@@ -9,6 +9,7 @@ import (
 // A full load and the changes after it are two files; together they make an equal target, and
 // applied once more they change nothing.
 func TestReplay(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	env := pgtest.NewEnv(t, source, target)

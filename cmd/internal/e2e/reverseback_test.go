@@ -122,6 +122,7 @@ func TestBackGivenUp_F(t *testing.T) {
 // What a cutover that was killed has made for the way back does not stay if the next one is to make
 // none: its slot would retain WAL for good.
 func TestNoReverseAfterKill_F(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Start(t, pgtest.Source(t).Major).Database(t, ""), pgtest.Start(t, pgtest.Target(t).Major).Database(t, "")
 	e, slot := scriptPair(t, source, target)
