@@ -165,6 +165,7 @@ func TestSchemaChangesBetweenRuns(t *testing.T) {
 // Limits that are set for the role or the database are no limits of a load; a read-only target is
 // so for others.
 func TestSettingsOfTheDatabase(t *testing.T) {
+	pgtest.Slow(t)
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE t (id int PRIMARY KEY, v text)",
 		"INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 50000) i",

@@ -207,6 +207,7 @@ func TestLoadParallelRefused(t *testing.T) {
 // Servers before 14 have no scans of ranges of pages; their tables are cut by ranges of the primary
 // key.
 func TestKeyRanges(t *testing.T) {
+	pgtest.Slow(t)
 	old := pgtest.Start(t, 13)
 	source, target := old.Database(t, ""), pgtest.Target(t).Database(t, "")
 	splitTable(source, "big")

@@ -52,6 +52,7 @@ func TestProgressBars(t *testing.T) { progressBars(t, "big") }
 
 // The terminal obeys nothing of a table's name.
 func TestProgressBars_P11(t *testing.T) {
+	pgtest.Slow(t)
 	written := progressBars(t, "big\x1b[31m\u009b\u202e\npgapply: forged")
 	if !strings.Contains(written, `public.big\x1b[31m\u009b\u202e\npgapply: forged`) ||
 		strings.ContainsAny(written, "\u009b\u202e") || strings.Contains(written, "\x1b[31m") {

@@ -175,6 +175,7 @@ func TestReplayedLoad(t *testing.T) {
 // Parts of one table that were read with different snapshots do not fit together, also where the
 // snapshots have no LSN.
 func TestOtherSnapshot(t *testing.T) {
+	pgtest.Slow(t)
 	source, target := pgtest.Pair(t)
 	splitTable(source, "big")
 	e := pgtest.NewEnv(t, source, target)
@@ -290,6 +291,7 @@ func TestStaleSnapshot(t *testing.T) {
 
 // A load and sync of one slot exclude each other; several loads of one snapshot do not.
 func TestExclusion(t *testing.T) {
+	pgtest.Slow(t)
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE a (id int PRIMARY KEY)", "INSERT INTO a SELECT generate_series(1, 1000)")
 	e := pgtest.NewEnv(t, source, target)

@@ -24,6 +24,7 @@ const shop = `CREATE SCHEMA app; CREATE SCHEMA log;
 	INSERT INTO log.entries VALUES (1, 'x')`
 
 func TestSelection(t *testing.T) {
+	pgtest.Slow(t)
 	source := pgtest.Source(t).Database(t, "")
 	source.Exec(shop)
 	for _, test := range []struct {
@@ -99,6 +100,7 @@ func TestTables(t *testing.T) {
 // Schemas and tables arrive under other names, with all that belongs to them, through load, sync
 // and cutover.
 func TestRename(t *testing.T) {
+	pgtest.Slow(t)
 	source, target := pgtest.Pair(t)
 	source.Exec(shop)
 	e := pgtest.NewEnv(t, source, target)

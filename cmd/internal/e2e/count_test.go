@@ -30,6 +30,7 @@ func nodePath(t *testing.T) string {
 // A program that is not ours reads both kinds of stream, and counts what PostgreSQL has counted
 // itself.
 func TestCount(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	env := pgtest.NewEnv(t, source, target)

@@ -10,6 +10,7 @@ import (
 
 // status counts every change that was applied, also in the last moments before a cutover.
 func TestCountsAfterCutover_C12(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	slot := "c_" + source.Name

@@ -77,6 +77,7 @@ func (c *clients) stop(primary *pgtest.DB) (acked, missing int) {
 // Two cutovers at once: one does everything, and the other changes nothing. No acknowledged row is
 // lost.
 func TestTwoCutovers_F15(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	a, b := pgtest.Start(t, pgtest.Source(t).Major), pgtest.Target(t)
 	for round := range often(1, 8) {

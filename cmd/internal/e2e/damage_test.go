@@ -139,6 +139,7 @@ func positions(rnd *rand.Rand, at []int, borders, others int) []int {
 // Whatever is cut off or damaged: what was whole before it is applied, nothing after it, and
 // pgapply says so with status 65.
 func TestDamage(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	rnd := random(t)
 	source, _ := pgtest.Pair(t)

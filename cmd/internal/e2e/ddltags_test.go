@@ -11,6 +11,7 @@ import (
 // For which statements the server's event triggers fire, and with which tag: what counts them here
 // must know as much. A statement that a version does not have is passed over.
 func TestEventTriggersFire_P4(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	server := pgtest.Source(t)
 	if server.Major < 14 {

@@ -53,6 +53,7 @@ func TestFailoverSlot(t *testing.T) {
 
 // After a failover to a standby that has the synchronized slot, sync continues on the new timeline.
 func TestFailover_I4(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	major := pgtest.Source(t).Major
 	if major < 17 {

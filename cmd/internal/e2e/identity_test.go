@@ -20,6 +20,7 @@ func untouched(t *testing.T, d *pgtest.DB) {
 
 // A pipe whose ends are one database ends within seconds, whoever asks, and nothing happens there.
 func TestSameDatabase_I2(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, _ := pgtest.Pair(t)
 	source.Exec("CREATE TABLE big AS SELECT g AS id, repeat('x', 100) AS v FROM generate_series(1, 100000) g",
@@ -234,6 +235,7 @@ func TestReplayAfterCleanup_I3(t *testing.T) {
 // A stream of another server, another database, or another migration of the same slot name does not
 // get into a target.
 func TestForeignStream_I3(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	slot := "s_" + source.Name

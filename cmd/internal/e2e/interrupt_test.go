@@ -49,6 +49,7 @@ func TestInterruptedBehindItsStream_H9(t *testing.T) {
 // If sync has exited with a permanent error, neither pgcutover nor scripts/cutover waits for it.
 // They print that error.
 func TestWaitsForNoFailedSync(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	e, slot := scriptPair(t, source, target)

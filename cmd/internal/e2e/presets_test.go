@@ -66,6 +66,7 @@ ORDER BY 1, 2, 3`
 // Whatever both databases preset, statements and values are on the target what they are on the
 // source.
 func TestPresets_C10_C19(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	if source.Major < 11 {

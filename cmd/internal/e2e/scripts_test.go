@@ -91,6 +91,7 @@ func follow(t *testing.T, source, target *pgtest.DB) {
 // sync goes on after either server was away, stops in order when it is told to, and goes on from
 // there when it is started again.
 func TestSyncRestarts(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Start(t, pgtest.Source(t).Major).Database(t, ""), pgtest.Start(t, pgtest.Target(t).Major).Database(t, "")
 	e, slot := scriptPair(t, source, target)
@@ -338,14 +339,14 @@ func TestCutoverVerifyStatuses_F13(t *testing.T) {
 		want         int
 		says, verbs  string
 	}{
-		{"first", "exit 0", 0, "all tables are equal", "wait prepare missing fence reverse reverse fence drain verify open finish"},
-		{"first", "exit 1", 1, "THE TARGET DIFFERS", "wait prepare missing fence reverse reverse fence drain verify unfence"},
-		{"first", "exit 78", 78, "could not be verified", "wait prepare missing fence reverse reverse fence drain verify unfence"},
-		{"first", "kill -KILL $$", 137, "could not be verified", "wait prepare missing fence reverse reverse fence drain verify unfence"},
-		{"behind", "exit 0", 0, "all tables are equal", "wait prepare missing fence reverse reverse fence drain verify open watch finish"},
-		{"behind", "exit 1", 1, "THE TARGET DIFFERS", "wait prepare missing fence reverse reverse fence drain verify open finish"},
-		{"behind", "exit 75", 75, "could not be verified", "wait prepare missing fence reverse reverse fence drain verify open finish"},
-		{"no", "exit 1", 0, "the target is open", "wait prepare missing fence reverse reverse fence drain open finish"},
+		{"first", "exit 0", 0, "all tables are equal", "wait prepare missing fence reverse reverse ready fence drain verify open finish"},
+		{"first", "exit 1", 1, "THE TARGET DIFFERS", "wait prepare missing fence reverse reverse ready fence drain verify unfence"},
+		{"first", "exit 78", 78, "could not be verified", "wait prepare missing fence reverse reverse ready fence drain verify unfence"},
+		{"first", "kill -KILL $$", 137, "could not be verified", "wait prepare missing fence reverse reverse ready fence drain verify unfence"},
+		{"behind", "exit 0", 0, "all tables are equal", "wait prepare missing fence reverse reverse ready fence drain verify open watch finish"},
+		{"behind", "exit 1", 1, "THE TARGET DIFFERS", "wait prepare missing fence reverse reverse ready fence drain verify open finish"},
+		{"behind", "exit 75", 75, "could not be verified", "wait prepare missing fence reverse reverse ready fence drain verify open finish"},
+		{"no", "exit 1", 0, "the target is open", "wait prepare missing fence reverse reverse ready fence drain open finish"},
 	} {
 		t.Run(fmt.Sprintf("%s,%d", c.verify, c.want), func(t *testing.T) {
 			t.Parallel()
@@ -354,8 +355,8 @@ func TestCutoverVerifyStatuses_F13(t *testing.T) {
 case "$*" in
 *'--get target_open') echo false ;;
 *'--get state') echo syncing ;;
-lock*) echo 1 && cat ;;
-verify*) echo verify >>` + dir + `/verbs; echo "different	equal: THE TARGET DIFFERS	5"; [[ $* != *--ready* ]] || : >"${@: -1}"; sleep 0.2; ` + c.ends + ` ;;
+lock*) echo 1; while read -r step; do echo "$step" >>` + dir + `/verbs; echo 0; done ;;
+verify*) until grep -q drain ` + dir + `/verbs; do sleep 0.01; done; echo verify >>` + dir + `/verbs; echo "different	equal: THE TARGET DIFFERS	5"; [[ $* != *--ready* ]] || : >"${@: -1}"; sleep 0.2; ` + c.ends + ` ;;
 *) echo "$1" >>` + dir + `/verbs ;;
 esac
 `

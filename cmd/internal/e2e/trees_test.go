@@ -128,6 +128,7 @@ func TestTreesThroughRoot_C16(t *testing.T) {
 
 // A recorded statement that takes a partition away takes none whose rows are others on the target.
 func TestPartitionTakenAway_C16(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := scatteredPair(t)
 	e := pgtest.NewEnv(t, source, target)

@@ -273,6 +273,7 @@ func TestRefusedServers_H6(t *testing.T) {
 // What is tried again before the fence, and in the downtime, does not queue for a lock for ever: it
 // is said who holds it, and the step is given up in time.
 func TestRetryBehindLock_F12(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	reader := "reader_" + source.Name
