@@ -133,6 +133,7 @@ func (s statusJSON) steps() string {
 
 // All steps of a cutover, each of them twice, and each refused where it does not belong.
 func TestSteps_F9(t *testing.T) {
+	pgtest.Slow(t)
 	pgtest.Raced(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
