@@ -213,6 +213,7 @@ func upToFirstPart(t *testing.T, stream []byte) []byte {
 
 // A table can be loaded again, and one that was made later be added, while sync is stopped.
 func TestReload(t *testing.T) {
+	pgtest.Slow(t)
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE a (id int PRIMARY KEY, v text)", "INSERT INTO a VALUES (1, 'x'), (2, 'y')",
 		"CREATE TABLE b (id int PRIMARY KEY REFERENCES a)", "INSERT INTO b VALUES (1)",
@@ -269,6 +270,7 @@ func TestReload(t *testing.T) {
 
 // A load whose snapshot is older than what sync has applied would lose changes.
 func TestStaleSnapshot(t *testing.T) {
+	pgtest.Slow(t)
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE a (id int PRIMARY KEY)", "INSERT INTO a VALUES (1)")
 	e := pgtest.NewEnv(t, source, target)

@@ -94,6 +94,7 @@ func TestChangedMeanwhile(t *testing.T) {
 
 // A table that is truncated all the time is loaded nonetheless.
 func TestTruncatedAllTheTime(t *testing.T) {
+	pgtest.Slow(t)
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE t (id int PRIMARY KEY)", "CREATE TABLE big (id int PRIMARY KEY, v text)",
 		"INSERT INTO big SELECT i, repeat('x', 1000) FROM generate_series(1, 10000) i")
@@ -103,7 +104,7 @@ func TestTruncatedAllTheTime(t *testing.T) {
 	go func() {
 		defer close(ended)
 		for i := 0; ctx.Err() == nil; i++ {
-			if _, err := source.Try(fmt.Sprintf("BEGIN; TRUNCATE t; INSERT INTO t VALUES (%d); COMMIT; SELECT pg_sleep(0.2)",
+			if _, err := source.Try(fmt.Sprintf("BEGIN; TRUNCATE t; INSERT INTO t VALUES (%d); COMMIT; SELECT pg_sleep(1)",
 				i)); err != nil {
 				t.Error(err)
 				return

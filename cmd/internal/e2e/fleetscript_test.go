@@ -116,6 +116,7 @@ func TestFleetHostile(t *testing.T) {
 // Slots are counted before anything begins. What fails does not stop the others, and is named with
 // its log and what to do next. The same command leaves alone what is done.
 func TestFleetStatuses(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	m := newMockFleet(t, "a\tsource a\ttarget a\nb\tsource breaks\ttarget b\n")
 	status, _, errs := m.run("fleet map")

@@ -10,6 +10,7 @@ import (
 // Managed services take connections over TLS only. Everything works there as it does without,
 // pg_dump included.
 func TestTLS(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	settings, certificate := pgtest.TLS(t)
 	start := func(major int) *pgtest.DB {
