@@ -29,6 +29,7 @@ func (m *migration) get(status int, field string) string {
 // Scripts ask for one field, and get it exactly or not at all. What the target knows needs no
 // source.
 func TestStatusGet_P11(t *testing.T) {
+	pgtest.Slow(t)
 	source, target := pgtest.Start(t, pgtest.Source(t).Major).Database(t, ""), pgtest.Target(t).Database(t, "")
 	m := begin(t, source, target)
 	away := *m

@@ -66,6 +66,7 @@ func named(lines []line, name string) *line {
 // What the source's schema becomes after the load, without ddl install, is named before the source
 // is closed, and the statements that are printed make the target the same.
 func TestSchemaDrift_C5(t *testing.T) {
+	pgtest.Slow(t)
 	pgtest.Raced(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
@@ -146,6 +147,7 @@ func TestSchemaDrift_C5(t *testing.T) {
 // What only its own server can compare is compared with what it was at the load; what the source
 // has dropped is named; what both sides have changed alike is no difference.
 func TestDefinitionDrift_C5(t *testing.T) {
+	pgtest.Slow(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
 	source.Exec("CREATE VIEW shown AS SELECT id, name FROM customer", "CREATE VIEW gone AS SELECT 1 AS x",
@@ -219,6 +221,7 @@ func TestSelectionIsNoDrift_C5(t *testing.T) {
 
 // A line that is named lets the cutover pass; the others hold it up.
 func TestAllowMissing_C5(t *testing.T) {
+	pgtest.Slow(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
 	m.load()
@@ -283,6 +286,7 @@ func TestSequencesByColumn_C4(t *testing.T) {
 
 // What the target's default privileges open is closed again before the cutover.
 func TestRightsWider_C26(t *testing.T) {
+	pgtest.Slow(t)
 	source, target := pgtest.Pair(t)
 	role := "wide_" + target.Name
 	target.Exec("CREATE ROLE "+role, "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC",
@@ -342,6 +346,7 @@ func TestDatabaseSettings_C28(t *testing.T) {
 // What the load could not create is named with the reason, holds up the cutover, and is in the way
 // of cleanup: it has the only list.
 func TestFailedObjects_C6(t *testing.T) {
+	pgtest.Slow(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
 	role := "absent_" + source.Name
