@@ -89,8 +89,8 @@ func (c *checker) loading() error {
 	}
 	if c.setting[target]["fsync"] == "off" || c.setting[target]["full_page_writes"] == "off" {
 		// Only a test server is like that.
-		c.add("target-durability", note, "Switch both on before sync begins."+c.where(target),
-			"fsync or full_page_writes is off on the target: a crash of its machine loses data that the source has already been told is safe")
+		c.note("target-durability", "fsync or full_page_writes is off on the target: a crash of its machine loses data that the source has already been told is safe").
+			Remedy = "Switch both on before sync begins." + c.where(target)
 	}
 	if names := c.setting[target]["synchronous_standby_names"]; names != "" {
 		c.note("target-sync-standby", "commits on the target wait for standbys (synchronous_standby_names is %q): load and sync do not wait, the cutover does", names)
