@@ -12,13 +12,13 @@ import (
 
 // A scribe writes change streams by hand.
 type scribe struct {
-	t   *testing.T
+	t   testing.TB
 	buf bytes.Buffer
 	w   *format.Writer
 	lsn format.LSN
 }
 
-func newScribe(t *testing.T) *scribe {
+func newScribe(t testing.TB) *scribe {
 	s := &scribe{t: t, lsn: 0x1000}
 	s.w = format.NewWriter(&s.buf)
 	s.write(&format.Header{StreamKind: format.Changes, Producer: "test", SystemID: "1", Timeline: 1,

@@ -18,11 +18,11 @@ import (
 // bench is an empty target that streams are applied to.
 type bench struct {
 	*pgtest.Env
-	t      *testing.T
+	t      testing.TB
 	target *pgtest.DB
 }
 
-func newBench(t *testing.T) *bench {
+func newBench(t testing.TB) *bench {
 	t.Helper()
 	target := pgtest.Target(t).Database(t, "")
 	return &bench{Env: &pgtest.Env{T: t, Dir: pgtest.Programs(t, false), Target: target.URI}, t: t, target: target}

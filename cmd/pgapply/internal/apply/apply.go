@@ -165,7 +165,7 @@ func (r *Run) changes(ctx context.Context, h *format.Header) (rec format.Record,
 	if err != nil {
 		return nil, err
 	}
-	r.in.next = f.next
+	r.in.next = func() ([]byte, bool, error) { return f.next(ctx) }
 	defer func() {
 		r.in.next = r.in.plain
 		f.close()
@@ -179,10 +179,16 @@ func (r *Run) changes(ctx context.Context, h *format.Header) (rec format.Record,
 		if err == nil {
 			switch x := rec.(type) {
 			case *format.End:
-				if err = f.meetPosition(x.LSN); err == nil {
+				if err = f.progress.sweep(ctx); err == nil {
+					err = f.meetPosition(x.LSN)
+				}
+				if err == nil {
 					err = f.drain()
 				}
 			case *format.Header:
+				if err = f.progress.sweep(ctx); err != nil {
+					break
+				}
 				if progress.KeyOf(x) != f.stream.Key || x.StreamKind != h.StreamKind {
 					return rec, f.drain()
 				}
@@ -204,6 +210,9 @@ func (r *Run) changes(ctx context.Context, h *format.Header) (rec format.Record,
 		}
 		// Complete transactions before the end, or before the damage, are valid.
 		if errors.Is(err, io.EOF) || errors.Is(err, format.ErrTruncated) || errors.Is(err, format.ErrCorrupt) || errors.Is(err, errGiveUp) {
+			if e := f.progress.catchUp(ctx); e != nil && !errors.Is(e, errGiveUp) {
+				return nil, e
+			}
 			if e := f.drop(ctx); e != nil {
 				return nil, e
 			}

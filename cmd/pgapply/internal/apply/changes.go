@@ -17,6 +17,12 @@ func (f *follower) record(ctx context.Context, rec format.Record) error {
 	if f.progress.block != nil {
 		return f.progress.record(ctx, rec)
 	}
+	switch rec.(type) {
+	case *format.Begin, *format.Relation, *format.Progress:
+		if err := f.progress.catchUp(ctx); err != nil {
+			return err
+		}
+	}
 	switch r := rec.(type) {
 	case *format.Insert:
 		return f.insert(ctx, r)

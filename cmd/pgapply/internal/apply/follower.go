@@ -165,6 +165,9 @@ func (f *follower) admissible(h *format.Header) error {
 
 // begin takes the header of the first or of a later stream of the slot.
 func (f *follower) begin(ctx context.Context, h *format.Header) error {
+	if err := f.progress.catchUp(ctx); err != nil {
+		return err
+	}
 	if err := f.drop(ctx); err != nil {
 		return err
 	}
@@ -211,12 +214,15 @@ func (f *follower) drop(ctx context.Context) error {
 
 // next waits for input. Meanwhile it gives complete transactions to the writer as soon as the
 // writer can take them.
-func (f *follower) next() ([]byte, bool, error) {
+func (f *follower) next(ctx context.Context) ([]byte, bool, error) {
 	for {
 		select {
 		case b, ok := <-f.in.blocks:
 			return b, ok, nil
 		default:
+		}
+		if err := f.progress.pause(ctx); err != nil {
+			return nil, false, err
 		}
 		if err := f.offer(); err != nil {
 			return nil, false, err
@@ -301,6 +307,9 @@ func (f *follower) stuck(ctx context.Context, t *plan.Table) error {
 
 // refuse applies everything before the open transaction, and then returns err.
 func (f *follower) refuse(ctx context.Context, err error) error {
+	if err := f.progress.catchUp(ctx); err != nil {
+		return err
+	}
 	if err := f.drop(ctx); err != nil {
 		return err
 	}

@@ -52,7 +52,10 @@ func (f *follower) writePart() error {
 }
 
 // alone writes a change of the open block by itself, ahead of the commit, or spills it.
-func (p *inProgress) alone(rec format.Record) error {
+func (p *inProgress) alone(ctx context.Context, rec format.Record) error {
+	if err := p.catchUp(ctx); err != nil {
+		return err
+	}
 	if err := p.settle(); err != nil { // the writer is idle from here on
 		return err
 	}
@@ -71,6 +74,7 @@ func (p *inProgress) alone(rec format.Record) error {
 			return err
 		}
 	}
+	t.bytes += hugeRecord
 	log := plan.Log{Lend: true}
 	sub, tab := logChange(&log, rec, p.tables)
 	putAway := func(ctx context.Context, _ *plan.Group) error {
@@ -110,11 +114,15 @@ func (p *inProgress) alone(rec format.Record) error {
 
 // spill stores a transaction's log in a table on the target.
 func (p *inProgress) spill(t *transaction) error {
-	piece := p.unlog(t)
-	t.spilled = true
-	return p.do(func(ctx context.Context, _ *plan.Group) error {
-		return p.applier.Spill(ctx, write.Piece{XID: t.xid, Data: piece})
-	})
+	piece := p.putAway(t)
+	return p.do(func(ctx context.Context, _ *plan.Group) error { return p.applier.Spill(ctx, piece) })
+}
+
+// putAway empties a transaction's log into a piece to spill.
+func (p *inProgress) putAway(t *transaction) write.Piece {
+	t.spilled, p.spilling = true, true
+	t.bytes += t.log.Len()
+	return write.Piece{XID: t.xid, Data: p.unlog(t)}
 }
 
 // logChange logs a change of a row. It returns its subtransaction and its table.

@@ -6,9 +6,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
-
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
+	"time"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
@@ -32,6 +30,13 @@ type inProgress struct {
 	// again has the tables that were looked up again because the open transaction changed the
 	// schema.
 	again map[*plan.Table]*plan.Table
+	due   due
+	// spilling is set while the writer may be spilling a piece of a transaction that is not ahead.
+	spilling bool
+	// gone has the transactions whose spilled pieces are of no use any more.
+	gone      map[uint32]bool
+	goneBytes int
+	swept     time.Time // when such pieces were last removed
 	// early has the relations that were looked up within a block, before its schema changes.
 	early map[uint32]bool
 
@@ -50,6 +55,9 @@ type transaction struct {
 	ahead   bool // a part of it is written
 	held    bool // no more of it is written ahead; the writer sets this
 	spilled bool // pieces of it are spilled
+	bytes   int  // size of the pieces that may be spilled
+	read    bool // pieces has all that was spilled
+	pieces  [][]byte
 }
 
 // A preparation is what is known about a prepared transaction.
@@ -73,7 +81,7 @@ const (
 
 func (p *inProgress) start(ctx context.Context, f *follower, snapshots map[[2]string]format.LSN) error {
 	*p = inProgress{follower: f, live: make(map[uint32]*transaction),
-		again: make(map[*plan.Table]*plan.Table), early: make(map[uint32]bool)}
+		again: make(map[*plan.Table]*plan.Table), early: make(map[uint32]bool), gone: make(map[uint32]bool)}
 	for _, lsn := range snapshots {
 		p.snapshot = max(p.snapshot, lsn)
 	}
@@ -85,11 +93,11 @@ func (p *inProgress) record(ctx context.Context, rec format.Record) error {
 	switch r := rec.(type) {
 	case *format.Insert, *format.Update, *format.Delete:
 		if p.huge {
-			return p.alone(rec)
+			return p.alone(ctx, rec)
 		}
 		before := p.block.log.Size()
 		logChange(&p.block.log, rec, p.tables)
-		return p.logged(before)
+		return p.logged(ctx, before)
 	case *format.Truncate:
 		op := &plan.TruncateOp{RestartIdentity: r.RestartIdentity}
 		for _, id := range r.Relations {
@@ -97,8 +105,11 @@ func (p *inProgress) record(ctx context.Context, rec format.Record) error {
 		}
 		before := p.block.log.Size()
 		p.block.log.Truncate(r.XID, op)
-		return p.logged(before)
+		return p.logged(ctx, before)
 	case *format.Relation:
+		if err := p.catchUp(ctx); err != nil {
+			return err
+		}
 		p.early[r.ID] = true
 		return p.relation(ctx, r)
 	case *format.StreamStart:
@@ -106,13 +117,15 @@ func (p *inProgress) record(ctx context.Context, rec format.Record) error {
 			return p.refuse(ctx, fault.New(fault.Data, "transaction %d has a block after it was prepared", r.XID))
 		}
 		if p.live[r.XID] == nil {
-			p.live[r.XID] = &transaction{xid: r.XID}
+			if err := p.add(ctx, &transaction{xid: r.XID}); err != nil {
+				return err
+			}
 		}
 		p.block = p.live[r.XID]
 	case *format.StreamStop:
 		p.block = nil
 	case *format.StreamCommit:
-		return p.commit(ctx, r)
+		return p.takeStreamCommit(ctx, r)
 	case *format.StreamAbort:
 		return p.abort(ctx, r)
 	case *format.DDL:
@@ -121,7 +134,7 @@ func (p *inProgress) record(ctx context.Context, rec format.Record) error {
 		}
 		before := p.block.log.Size()
 		p.block.log.DDL(r.XID, r)
-		return p.logged(before)
+		return p.logged(ctx, before)
 	case *format.Prepare:
 		return p.prepare(ctx, r)
 	case *format.CommitPrepared:
@@ -138,13 +151,21 @@ func (p *inProgress) record(ctx context.Context, rec format.Record) error {
 }
 
 // logged writes or spills logs that have become too large.
-func (p *inProgress) logged(before int) error {
+func (p *inProgress) logged(ctx context.Context, before int) error {
 	p.size += p.block.log.Size() - before
-	if p.block.log.Size() >= pieceSize && (p.block.ahead || p.mayAhead()) {
-		return p.write(p.block)
+	if p.block.log.Size() >= pieceSize {
+		if err := p.catchUp(ctx); err != nil {
+			return err
+		}
+		if p.block.ahead || p.mayAhead() {
+			return p.write(p.block)
+		}
 	}
 	if p.size < maxLogs {
 		return nil
+	}
+	if err := p.catchUp(ctx); err != nil {
+		return err
 	}
 	var pieces []write.Piece
 	for _, t := range slices.SortedFunc(maps.Values(p.live),
@@ -156,8 +177,7 @@ func (p *inProgress) logged(before int) error {
 				return err
 			}
 		case t.log.Size() > 0:
-			pieces = append(pieces, write.Piece{XID: t.xid, Data: p.unlog(t)})
-			t.spilled = true
+			pieces = append(pieces, p.putAway(t))
 		}
 	}
 	if len(pieces) == 0 {
@@ -188,6 +208,7 @@ func (p *inProgress) write(t *transaction) error {
 		return err
 	}
 	piece := p.unlog(t)
+	t.bytes += len(piece)
 	g := p.take()
 	err := error(nil)
 	if !t.held {
@@ -196,7 +217,7 @@ func (p *inProgress) write(t *transaction) error {
 	if t.held || err != nil {
 		g.Reset()
 		p.idle = append(p.idle, g)
-		t.held, t.spilled = true, true
+		t.held, t.spilled, p.spilling = true, true, true
 		return p.do(func(ctx context.Context, _ *plan.Group) error {
 			return p.applier.Spill(ctx, write.Piece{XID: t.xid, Data: piece})
 		})
@@ -238,8 +259,8 @@ func (p *inProgress) savepoints(t *transaction, g *plan.Group) *plan.Replay {
 	return &p.replay
 }
 
-func (p *inProgress) commit(ctx context.Context, r *format.StreamCommit) error {
-	t := p.live[r.XID]
+// commit commits a transaction. Everything that committed before has been committed.
+func (p *inProgress) commit(ctx context.Context, t *transaction, r *format.StreamCommit) error {
 	if err := p.meet(progress.Transaction{XID: r.XID, CommitLSN: r.CommitLSN, EndLSN: r.EndLSN, Time: r.Time}); err != nil {
 		return err
 	}
@@ -402,32 +423,6 @@ func (p *inProgress) pieces(ctx context.Context, t *transaction, do func(piece [
 	return do(p.unlog(t), false)
 }
 
-func (p *inProgress) readBack(ctx context.Context, t *transaction, do func(piece []byte, lent bool) error) error {
-	if !t.ahead && !t.spilled { // the writer does not use the transaction
-		return nil
-	}
-	if err := p.await(); err != nil || !t.spilled { // the writer may be spilling a piece
-		return err
-	}
-	rows, err := p.control.Query(ctx,
-		"SELECT data FROM pgsluice.spill WHERE stream_id = $1 AND xid = $2 ORDER BY piece", p.stream.ID,
-		int64(t.xid))
-	if err != nil {
-		return p.Server.Explain(err)
-	}
-	var piece pgtype.DriverBytes
-	var failed error
-	j := &joiner{do: do}
-	_, err = pgx.ForEachRow(rows, []any{&piece}, func() error {
-		failed = j.add(piece)
-		return failed
-	})
-	if failed != nil {
-		return failed
-	}
-	return p.Server.Explain(err)
-}
-
 func (p *inProgress) abort(ctx context.Context, r *format.StreamAbort) error {
 	t := p.live[r.XID]
 	if r.SubXID == r.XID {
@@ -445,21 +440,28 @@ func (p *inProgress) abort(ctx context.Context, r *format.StreamAbort) error {
 
 // forget removes what is left of a transaction.
 func (p *inProgress) forget(ctx context.Context, t *transaction) error {
-	delete(p.live, t.xid)
+	if p.live[t.xid] == t {
+		delete(p.live, t.xid)
+	}
 	p.unlog(t)
+	t.pieces = nil
 	if t.ahead {
 		p.ahead--
 		if err := p.do(func(ctx context.Context, _ *plan.Group) error { return p.applier.AbortAhead(ctx, t.xid, t.xid) }); err != nil {
 			return err
 		}
-	} else if !t.spilled {
+		if err := p.await(); err != nil { // the writer may be spilling a piece
+			return err
+		}
+	}
+	if !t.spilled {
 		return nil
 	}
-	if err := p.await(); err != nil || !t.spilled {
-		return err
+	p.gone[t.xid] = true
+	if p.goneBytes += t.bytes; len(p.gone) < mostGone && p.goneBytes < mostGoneBytes {
+		return nil
 	}
-	_, err := p.control.Exec(ctx, "DELETE FROM pgsluice.spill WHERE stream_id = $1 AND xid = $2", p.stream.ID, int64(t.xid))
-	return p.Server.Explain(err)
+	return p.sweep(ctx)
 }
 
 // drop forgets all transactions in progress, and reports whether any of them was written ahead.
@@ -467,12 +469,14 @@ func (p *inProgress) drop(ctx context.Context) (written bool, err error) {
 	if err := p.await(); err != nil { // the writer may be spilling a piece
 		return false, err
 	}
-	spilled := false
+	spilled := len(p.gone) > 0
 	for _, t := range p.live {
 		spilled = spilled || t.spilled
 	}
 	written = p.ahead > 0
 	p.live, p.block, p.size, p.ahead = make(map[uint32]*transaction), nil, 0, 0
+	p.due = due{}
+	clear(p.gone)
 	clear(p.gids)
 	p.twoPhase.clear()
 	if spilled {

@@ -71,8 +71,10 @@ func (p *inProgress) prepare(ctx context.Context, r *format.Prepare) error {
 			return p.refuse(ctx, fault.New(fault.Data, "transaction %d is both prepared and in progress", r.XID))
 		}
 		t = &transaction{xid: r.XID}
-		p.live[r.XID] = t
-		if err := p.setAside(t); err != nil {
+		if err := p.add(ctx, t); err != nil {
+			return err
+		}
+		if err := p.setAside(ctx, t); err != nil {
 			return err
 		}
 	}
@@ -82,7 +84,7 @@ func (p *inProgress) prepare(ctx context.Context, r *format.Prepare) error {
 }
 
 // setAside turns the open transaction into one in progress.
-func (p *inProgress) setAside(t *transaction) error {
+func (p *inProgress) setAside(ctx context.Context, t *transaction) error {
 	f := p.follower
 	t.prepared.lost = p.lost
 	if !p.lost {
@@ -117,7 +119,7 @@ func (p *inProgress) setAside(t *transaction) error {
 	p.size += t.log.Size()
 	p.block = t
 	defer func() { p.block = nil }()
-	return p.logged(t.log.Size())
+	return p.logged(ctx, t.log.Size())
 }
 
 // commitPrepared commits a prepared transaction.
@@ -139,7 +141,7 @@ func (p *inProgress) commitPrepared(ctx context.Context, r *format.CommitPrepare
 	case t.prepared.skip:
 		p.SkipLSN = append(p.SkipLSN, r.CommitLSN)
 	}
-	return p.commit(ctx, &format.StreamCommit{XID: t.xid, CommitLSN: r.CommitLSN, EndLSN: r.EndLSN, Time: r.Time})
+	return p.takeStreamCommit(ctx, &format.StreamCommit{XID: t.xid, CommitLSN: r.CommitLSN, EndLSN: r.EndLSN, Time: r.Time})
 }
 
 func (p *inProgress) rollbackPrepared(ctx context.Context, r *format.RollbackPrepared) error {

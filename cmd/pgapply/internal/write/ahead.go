@@ -2,13 +2,14 @@ package write
 
 import (
 	"context"
-	"encoding/hex"
+	"encoding/binary"
 	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
 )
@@ -196,19 +197,11 @@ func isLockTimeout(err error) bool {
 
 // Spill stores pieces of transactions in progress on the target.
 func (a *Applier) Spill(ctx context.Context, pieces ...Piece) error {
-	b := a.s.conn.Batch(ctx)
-	b.Do("COPY pgsluice.spill (stream_id, xid, data) FROM STDIN")
-	for _, p := range pieces {
-		buf := b.OpenCopyData()
-		buf = fmt.Appendf(buf, "%d\t%d\t\\\\x%x\n", a.stream.ID, p.XID, p.Data)
-		b.CloseCopyData(buf)
-	}
-	b.CopyDone()
-	r, err := a.run(b)
-	if err == nil {
-		err = a.s.server.Explain(r.Err)
-	}
-	return err
+	return a.spill(ctx, func(b *pgwire.Batch) {
+		for _, p := range pieces {
+			a.spillRow(b, p.XID, p.Data)
+		}
+	})
 }
 
 // spilledAtOnce is how many bytes of a change go into one row.
@@ -217,22 +210,39 @@ const spilledAtOnce = 256 << 10
 // SpillLent stores one change of a transaction in progress. The change comes in slices, and each
 // slice takes as many rows as it needs.
 func (a *Applier) SpillLent(ctx context.Context, xid uint32, slices [][]byte) error {
-	b := a.s.conn.Batch(ctx)
-	b.Do("COPY pgsluice.spill (stream_id, xid, data) FROM STDIN")
-	for _, s := range slices {
-		for len(s) > 0 {
-			n := min(len(s), spilledAtOnce)
-			buf := fmt.Appendf(b.OpenCopyData(), "%d\t%d\t\\\\x", a.stream.ID, xid)
-			b.CloseCopyData(append(hex.AppendEncode(buf, s[:n]), '\n'))
-			s = s[n:]
+	return a.spill(ctx, func(b *pgwire.Batch) {
+		for _, s := range slices {
+			for len(s) > 0 {
+				n := min(len(s), spilledAtOnce)
+				a.spillRow(b, xid, s[:n])
+				s = s[n:]
+			}
 		}
-	}
+	})
+}
+
+// spill copies rows in the binary format.
+func (a *Applier) spill(ctx context.Context, rows func(*pgwire.Batch)) error {
+	b := a.s.conn.Batch(ctx)
+	b.Do("COPY pgsluice.spill (stream_id, xid, data) FROM STDIN (FORMAT binary)")
+	b.CloseCopyData(append(b.OpenCopyData(), "PGCOPY\n\xff\r\n\x00\x00\x00\x00\x00\x00\x00\x00\x00"...))
+	rows(b)
+	b.CloseCopyData(append(b.OpenCopyData(), 0xff, 0xff))
 	b.CopyDone()
 	r, err := a.run(b)
 	if err == nil {
 		err = a.s.server.Explain(r.Err)
 	}
 	return err
+}
+
+func (a *Applier) spillRow(b *pgwire.Batch, xid uint32, data []byte) {
+	buf := append(b.OpenCopyData(), 0, 3, 0, 0, 0, 4) // three values; the length of the first
+	buf = binary.BigEndian.AppendUint32(buf, uint32(a.stream.ID))
+	buf = binary.BigEndian.AppendUint32(buf, 8)
+	buf = binary.BigEndian.AppendUint64(buf, uint64(xid))
+	buf = binary.BigEndian.AppendUint32(buf, uint32(len(data)))
+	b.CloseCopyData(append(buf, data...))
 }
 
 // A Piece is a part of a transaction in progress, in the form that package plan logs.
