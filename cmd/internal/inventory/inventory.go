@@ -226,8 +226,11 @@ func names(array, rel string) string {
 
 func yes(condition string) string { return `CASE WHEN ` + condition + ` THEN 'yes' ELSE '' END` }
 
+// joined leaves out pg_attver, which servers since the minor releases of November 2026 keep among a
+// column's options for their own use. It differs from server to server.
 func joined(array string) string {
-	return `CASE WHEN ` + array + ` IS NULL THEN '' ELSE coalesce((SELECT pg_catalog.string_agg(o.o, ', ' ORDER BY o.o COLLATE "C") FROM pg_catalog.unnest(` + array + `) o(o)), '') END`
+	return `CASE WHEN ` + array + ` IS NULL THEN '' ELSE coalesce((SELECT pg_catalog.string_agg(o.o, ', ' ORDER BY o.o COLLATE "C")
+		FROM pg_catalog.unnest(` + array + `) o(o) WHERE pg_catalog.left(o.o, 10) <> 'pg_attver='), '') END`
 }
 
 // printed joins the server's output for an expression as p.definition, so that the server produces
