@@ -101,6 +101,7 @@ type flags struct {
 		Jobs          int    `group:"parallel" default:"2" placeholder:"N" help:"Compare this many tables at the same time. Default: 2."`
 		Ready         string `group:"output" placeholder:"FILE" help:"Wait up to a minute for the drain, create this file when the snapshots exist, and compare once the target is open, or 3 seconds later."`
 		OnlyDifferent bool   `group:"output" help:"Do not print equal tables."`
+		Rate          int    `group:"parallel" placeholder:"ROWS" help:"Read at most this many rows in a second on each side. Default: as many as possible."`
 	} `cmd:"" group:"night" help:"Compare every row of every table, as of the drained source. Exits with 0 if all are equal, with 1 if rows differ, and with another status if the comparison failed."`
 	Reverse struct {
 		Check bool `group:"what" help:"Only report what prevents the way back. Changes nothing."`
@@ -274,7 +275,7 @@ func (f *flags) do(ctx context.Context, m *session.Migration, command string, st
 	case "watch":
 		return watch.Run(ctx, m, watch.Options{Follow: f.Watch.Follow, Every: f.Watch.Every, JSON: f.Watch.JSON, Accept: f.Watch.Accept})
 	case "verify":
-		o := verify.Options{Jobs: max(f.Verify.Jobs, 1), OnlyDifferent: f.Verify.OnlyDifferent}
+		o := verify.Options{Jobs: max(f.Verify.Jobs, 1), Rate: max(f.Verify.Rate, 0), OnlyDifferent: f.Verify.OnlyDifferent}
 		if f.Verify.Ready != "" {
 			o.Ready = f.ready
 		}

@@ -73,7 +73,9 @@ func (v *verification) sumByCopy(ctx context.Context, pairs []*pair) error {
 			if err != nil {
 				return server.Explain(fmt.Errorf("could not compare table %s.%s: %w", p.schema, p.name, err))
 			}
-			sums[side] = sum{h.rows, fmt.Sprintf("%x/%x", h.a, h.b)}
+			sums[side].rows = h.rows
+			sums[side].a.SetUint64(h.a)
+			sums[side].b.SetUint64(h.b)
 		}
 		if readable {
 			p.source, p.target = sums[0], sums[1]

@@ -37,6 +37,7 @@ func tooLarge(pairs []*pair) (large []*pair) {
 	for _, p := range pairs {
 		if p.unverified != "" && !p.large {
 			p.unverified, p.large = "", true
+			p.source, p.target = sum{}, sum{} // some of its parts may have been summed
 			large = append(large, p)
 		}
 	}

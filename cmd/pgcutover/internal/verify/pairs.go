@@ -3,6 +3,7 @@ package verify
 import (
 	"context"
 	"fmt"
+	"math/big"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -39,15 +40,24 @@ type pair struct {
 	byCopy     bool   // the rows were hashed by rowHashes
 }
 
-// A sum is a table's content: the number of rows, and the sum of a 64-bit hash of each row, twice
-// with different seeds.
+// A sum is a table's content: the number of rows, and the sums of two 64-bit hashes of each row.
 type sum struct {
 	rows int64
-	sums string
+	a, b big.Int
+}
+
+func (s *sum) add(x *sum) {
+	s.rows += x.rows
+	s.a.Add(&s.a, &x.a)
+	s.b.Add(&s.b, &x.b)
+}
+
+func (s *sum) equal(x *sum) bool {
+	return s.rows == x.rows && s.a.Cmp(&x.a) == 0 && s.b.Cmp(&x.b) == 0
 }
 
 func (p *pair) equal() bool {
-	return p.problem == "" && p.unverified == "" && p.source.rows == p.target.rows && p.source.sums == p.target.sums
+	return p.problem == "" && p.unverified == "" && p.source.equal(&p.target)
 }
 
 // findPairs finds the tables to compare: all tables of the source, or the selected ones.

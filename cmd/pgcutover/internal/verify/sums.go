@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
@@ -19,7 +20,8 @@ import (
 // A comparison says how rows are compared.
 type comparison struct {
 	text     string // expression for the text of a row r, as bytes that are the same on both sides
-	hash     string // the aggregate that sums the hashes of a table's rows
+	digest   string // expression for what the hashes of a row are taken from
+	a, b     string // the two hashes of a digest r
 	settings string // session settings
 }
 
@@ -36,14 +38,15 @@ func (v *verification) chooseHash(ctx context.Context) error {
 	if a.PgConn().ParameterStatus("server_encoding") != b.PgConn().ParameterStatus("server_encoding") {
 		how.text = "pg_catalog.convert_to(r, 'UTF8')"
 	}
-	how.hash = `pg_catalog.sum(('x' || pg_catalog.substr(pg_catalog.md5(` + how.text + `), 1, 16))::bit(64)::bigint)::pg_catalog.text || '/' ||
-		pg_catalog.sum(('x' || pg_catalog.substr(pg_catalog.md5(` + how.text + `), 17, 16))::bit(64)::bigint)::pg_catalog.text`
+	how.digest = "pg_catalog.md5(" + how.text + ")"
+	how.a, how.b = "('x' || pg_catalog.substr(r, 1, 16))::bit(64)::bigint", "('x' || pg_catalog.substr(r, 17, 16))::bit(64)::bigint"
 	if how.text != "r" || pgdial.Version(a.PgConn()) < 110000 || pgdial.Version(b.PgConn()) < 110000 {
 		return nil
 	}
-	const fast = `pg_catalog.sum(pg_catalog.hashtextextended(r COLLATE "C", 0))::pg_catalog.text || '/' || pg_catalog.sum(pg_catalog.hashtextextended(r COLLATE "C", 1))::pg_catalog.text`
+	fast := comparison{text: how.text, digest: "r", a: `pg_catalog.hashtextextended(r COLLATE "C", 0)`,
+		b: `pg_catalog.hashtextextended(r COLLATE "C", 1)`, settings: how.settings}
 	var x, y string
-	probe := "SELECT " + fast + " FROM (VALUES ('pgsluice'), ('')) v(r)"
+	probe := "SELECT " + fast.a + " || '/' || " + fast.b + " FROM (VALUES ('pgsluice'), ('')) v(r)"
 	if err := a.QueryRow(ctx, probe).Scan(&x); err != nil {
 		return v.Source.Explain(err)
 	}
@@ -51,7 +54,7 @@ func (v *verification) chooseHash(ctx context.Context) error {
 		return v.Target.Explain(err)
 	}
 	if x == y {
-		how.hash = fast
+		*how = fast
 	}
 	return nil
 }
@@ -80,21 +83,29 @@ func (p *pair) from(target bool) string {
 	return "ONLY " + pgx.Identifier{p.targetSchema, p.targetName}.Sanitize()
 }
 
-func (p *pair) sumSQL(hash string, target bool) string {
-	return "SELECT pg_catalog.count(*), coalesce(" + hash + ", '') FROM (SELECT " + p.rowText() + " AS r FROM " + p.from(target) + ") x"
+// digests returns a query for the digests r of a part's rows. OFFSET keeps the server from merging
+// it with the query around it, where it would compute r for each use. With the number 0 instead of
+// a literal, the server would not read the table with several processes.
+func (how *comparison) digests(p part, target bool) string {
+	return "SELECT " + how.digest + " AS r FROM (SELECT " + p.rowText() + " AS r FROM " + p.from(target) + p.where + ") x OFFSET '0'"
 }
 
-// A queue hands out a side's tables to its sessions, the largest tables first.
+func (how *comparison) sumSQL(p part, target bool) string {
+	return "SELECT pg_catalog.count(*), coalesce(pg_catalog.sum(" + how.a + "), 0)::pg_catalog.text, coalesce(pg_catalog.sum(" + how.b +
+		"), 0)::pg_catalog.text FROM (" + how.digests(p, target) + ") x"
+}
+
+// A queue hands out a side's parts to its sessions, the largest tables first.
 type queue struct {
 	mu   sync.Mutex
-	list []*pair
+	list []part
 }
 
-func (q *queue) next() *pair {
+func (q *queue) next() *part {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for len(q.list) > 0 {
-		p := q.list[0]
+		p := &q.list[0]
 		q.list = q.list[1:]
 		if p.problem == "" {
 			return p
@@ -109,21 +120,33 @@ type summer struct {
 	server  pgdial.Server
 	name    string // the name of the snapshot
 	conn    *pgx.Conn
-	refused *sync.Mutex // guards the pairs' errors, which both sides record
+	results *sync.Mutex // guards the pairs' sums and errors
+	pace    *pace       // nil: without a limit
 }
 
 // sumAll sums all tables on both sides, several at a time.
 func (v *verification) sumAll(ctx context.Context, pairs []*pair) error {
 	largest := slices.Clone(pairs)
 	slices.SortStableFunc(largest, func(a, b *pair) int { return cmp.Compare(b.bytes, a.bytes) })
+	var results sync.Mutex
+	var sides [2]*queue
+	for i, server := range []pgdial.Server{v.Source, v.Target} {
+		parts, err := v.parts(ctx, server, largest)
+		if err != nil {
+			return server.Explain(err)
+		}
+		sides[i] = &queue{list: parts}
+	}
 	g, ctx := errgroup.WithContext(ctx)
-	var refused sync.Mutex
-	for _, server := range []pgdial.Server{v.Source, v.Target} {
-		q := &queue{list: largest}
+	for i, server := range []pgdial.Server{v.Source, v.Target} {
+		var limit *pace
+		if v.Rate > 0 {
+			limit = &pace{each: time.Second / time.Duration(v.Rate)}
+		}
 		for range v.Jobs {
 			g.Go(func() error {
-				s := &summer{verification: v, server: server, name: v.snapshot(server), refused: &refused}
-				return s.run(ctx, q)
+				s := &summer{verification: v, server: server, name: v.snapshot(server), results: &results, pace: limit}
+				return s.run(ctx, sides[i])
 			})
 		}
 	}
@@ -164,16 +187,20 @@ func (s *summer) run(ctx context.Context, q *queue) (err error) {
 	}
 }
 
-// sum sums a table. It records an error that concerns only this table, so that the others continue.
-func (s *summer) sum(ctx context.Context, p *pair) error {
+// sum sums a part of a table. It records an error that concerns only this table, so that the others
+// continue.
+func (s *summer) sum(ctx context.Context, p *part) error {
 	onTarget := s.server.Side == s.Target.Side
 	x := &p.source
 	if onTarget {
 		x = &p.target
 	}
-	why := s.conn.QueryRow(ctx, p.sumSQL(s.how.hash, onTarget)).Scan(&x.rows, &x.sums)
+	got, why := s.read(ctx, p, onTarget)
 	switch {
 	case why == nil:
+		s.results.Lock()
+		x.add(got)
+		s.results.Unlock()
 		return nil
 	case !isTooLarge(why) && !isOfTable(why):
 		return s.server.Explain(fmt.Errorf("could not compare table %s.%s: %w", p.schema, p.name, why))
@@ -183,14 +210,29 @@ func (s *summer) sum(ctx context.Context, p *pair) error {
 	if s.conn, err = openSnapshot(ctx, s.server, s.name, s.how.settings); err != nil {
 		return err
 	}
-	remedy, err := s.readable(ctx, s.conn, s.server.Side, p, why)
+	remedy, err := s.readable(ctx, s.conn, s.server.Side, p.pair, why)
 	if err != nil {
 		return s.server.Explain(err)
 	}
-	s.refused.Lock()
+	s.results.Lock()
 	p.unverified, p.cause, p.remedy = s.server.Side+": "+why.Error(), why, remedy
-	s.refused.Unlock()
+	s.results.Unlock()
 	return nil
+}
+
+// read computes the sum of a part.
+func (s *summer) read(ctx context.Context, p *part, onTarget bool) (got *sum, err error) {
+	if s.pace != nil {
+		return s.readSlowly(ctx, p, onTarget)
+	}
+	got = new(sum)
+	var a, b string
+	if err := s.conn.QueryRow(ctx, s.how.sumSQL(*p, onTarget), pgx.QueryExecModeExec).Scan(&got.rows, &a, &b); err != nil {
+		return got, err
+	}
+	got.a.SetString(a, 10)
+	got.b.SetString(b, 10)
+	return got, nil
 }
 
 // inSnapshot returns the statements that begin a transaction which reads from a snapshot.

@@ -19,6 +19,7 @@ import (
 // Options choose what is compared and how it is reported.
 type Options struct {
 	Jobs          int    // number of tables compared at a time
+	Rate          int    // rows that are read in a second on each side; 0: as many as possible
 	OnlyDifferent bool   // do not print equal tables
 	Ready         func() // called when the snapshots exist
 }
