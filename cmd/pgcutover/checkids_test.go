@@ -177,6 +177,49 @@ func relay(client net.Conn, server string) {
 	_, _ = io.Copy(client, s)
 }
 
+// Versions that are too old, and the oldest one, are findings like others.
+func TestCheckVersions(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t)
+	e := pgtest.NewEnv(t, source, target)
+	e.Source, e.Target = pgtest.Stub{Version: "9.4.26"}.Start(t), pgtest.Stub{Version: "9.6.24"}.Start(t)
+	status, found := checkJSON(t, e, "--slot", "mig")
+	if status != 78 || len(found) != 2 {
+		t.Errorf("status %d, %+v", status, found)
+	}
+	severities(t, found, map[string]string{"source-version": "error 9.4.26", "target-version": "error 9.6.24"})
+	if r := found["source-version"].Remedy; !strings.Contains(r, "9.6 or newer") {
+		t.Errorf("remedy %q", r)
+	}
+}
+
+// With test_decoding, check examines what that plugin needs.
+func TestCheckPlugin(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Source(t).Database(t, "ENCODING 'EUC_JP' TEMPLATE template0"), pgtest.Target(t).Database(t, "")
+	e := pgtest.NewEnv(t, source, target)
+	_, found := checkJSON(t, e, "--slot", "mig", "--plugin", "test_decoding")
+	severities(t, found, map[string]string{"output-plugin": "error EUC_JP"})
+	if _, found = checkJSON(t, e, "--slot", "mig"); found["output-plugin"].ID != "" {
+		t.Errorf("%+v", found["output-plugin"])
+	}
+}
+
+// From a source of version 9.6, the way back and the schema's changes are missing.
+func TestCheck96(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Old(t).Database(t, ""), pgtest.Target(t).Database(t, "")
+	source.Exec("CREATE TABLE t (id int PRIMARY KEY); CREATE SEQUENCE s MAXVALUE 100; SELECT setval('s', 99)")
+	_, found := checkJSON(t, pgtest.NewEnv(t, source, target), "--slot", "mig")
+	if x := found["not-examined"]; x.ID != "" {
+		t.Errorf("%+v", x)
+	}
+	severities(t, found, map[string]string{"source-version": "note 9.6", "way-back": "warning 9.6", "output-plugin": "note test_decoding",
+		"truncate-not-decoded": "warning ", "sequence-end": "warning public.s"})
+	_, found = checkJSON(t, pgtest.NewEnv(t, source, target), "--slot", "mig", "--plugin", "pgoutput")
+	severities(t, found, map[string]string{"output-plugin": "error no output plugin"})
+}
+
 // What version 10 has and later ones have not.
 func TestCheckOld(t *testing.T) {
 	t.Parallel()

@@ -46,9 +46,10 @@ type flags struct {
 		Drop     bool   `group:"what" help:"Print what takes all rights back and drops the role."`
 	} `cmd:"" group:"before" help:"Print the SQL that makes a role with the rights that a migration needs, and no others. Executes nothing."`
 	Check struct {
-		JSON  bool     `group:"output" name:"json" help:"Print each finding as a line of JSON: id, severity, side, text, remedy, statements and doc."`
-		SQL   bool     `group:"output" name:"sql" help:"Print only the statements that remedy the findings, each under the side and the role to execute it."`
-		Trust []string `group:"what" placeholder:"ROLE" help:"Accept idle sessions of this superuser, as for fence. Can be repeated."`
+		JSON   bool     `group:"output" name:"json" help:"Print each finding as a line of JSON: id, severity, side, text, remedy, statements and doc."`
+		SQL    bool     `group:"output" name:"sql" help:"Print only the statements that remedy the findings, each under the side and the role to execute it."`
+		Trust  []string `group:"what" placeholder:"ROLE" help:"Accept idle sessions of this superuser, as for fence. Can be repeated."`
+		Plugin string   `group:"what" enum:"auto,pgoutput,test_decoding" default:"auto" placeholder:"NAME" help:"The output plugin of a slot that does not exist yet, as for pgextract. Default: auto."`
 	} `cmd:"" group:"before" help:"Examine source and target. Each finding has its remedy. Changes nothing. Exits with 0 if there are only notes, with 1 if there is a warning, and with 78 if there is an error."`
 	DDL struct {
 		Install   struct{} `cmd:"" group:"before" help:"Write each change of the source's schema into the stream, for the target to execute. Needs a superuser."`
@@ -233,7 +234,7 @@ func (f *flags) do(ctx context.Context, m *session.Migration, command string, st
 		if err != nil {
 			return err
 		}
-		return check.Run(ctx, m, check.Options{As: as, Trust: f.Check.Trust})
+		return check.Run(ctx, m, check.Options{As: as, Trust: f.Check.Trust, Plugin: f.Check.Plugin})
 	case "roles":
 		return roles.Print(ctx, m, roles.Options{Provider: f.Roles.Provider, Side: f.Roles.Side, Role: f.Roles.Role, Drop: f.Roles.Drop})
 	case "status":

@@ -27,7 +27,7 @@ type flags struct {
 
 	Slot             string   `group:"what" placeholder:"NAME" help:"Create this replication slot, or adopt it, for continuous sync. Without a slot, no changes can follow the load."`
 	Publication      string   `group:"what" placeholder:"NAME" help:"Create or adopt this publication. Default: the slot's name."`
-	Plugin           string   `group:"what" enum:"pgoutput,test_decoding" default:"pgoutput" placeholder:"NAME" help:"Create the slot with this output plugin: pgoutput, or test_decoding where pgoutput is not to be had. Default: pgoutput."`
+	Plugin           string   `group:"what" enum:"auto,pgoutput,test_decoding" default:"auto" placeholder:"NAME" help:"Create the slot with this output plugin: pgoutput, or test_decoding where pgoutput is not to be had. Default: auto, which is pgoutput, and test_decoding for a source of version 9.6."`
 	Failover         bool     `group:"what" help:"Let standbys synchronize the slot, so that it survives a failover. Needs 17 or newer, and sync_replication_slots = on on the standby."`
 	Schema           []string `group:"what" sep:"none" placeholder:"PATTERN" help:"Read only matching schemas. Patterns are those of pg_dump. May be repeated."`
 	Table            []string `group:"what" sep:"none" placeholder:"PATTERN" help:"Read only matching tables, views and sequences, with their partitions. Their schemas and types must exist on the target. May be repeated."`

@@ -230,13 +230,13 @@ func TestRefusedServers_H6(t *testing.T) {
 	e := pgtest.NewEnv(t, source, target)
 	stream := e.Must(nil, "pgextract", "--data-only")
 	standby := primary.Standby(t).URI(source.Name)
-	old := pgtest.Stub{Version: "9.6.24"}.Start(t)
+	old := pgtest.Stub{Version: "9.4.26"}.Start(t)
 	for _, x := range []struct {
 		name, source, target string
 		says                 string
 	}{
-		{"old source", old, target.URI, "9.6.24"},
-		{"old target", source.URI, old, "9.6.24"},
+		{"old source", old, target.URI, "9.4.26"},
+		{"old target", source.URI, old, "9.4.26"},
 		{"standby as source", standby, target.URI, "standby"},
 		{"standby as target", source.URI, standby, "standby"},
 	} {
@@ -259,7 +259,8 @@ func TestRefusedServers_H6(t *testing.T) {
 			if args[0] == "pgapply" {
 				stdin = stream
 			}
-			status, _, errs := e.Run(stdin, args[0], args[1:]...)
+			status, out, errs := e.Run(stdin, args[0], args[1:]...)
+			errs += string(out) // the findings of check
 			if status != want || want != 0 && !strings.Contains(errs, x.says) {
 				t.Errorf("%s, %s: status %d\n%s", x.name, args, status, errs)
 			}

@@ -22,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/old"
 )
 
 // A Server is one side of a migration: its address, and its name in messages.
@@ -129,7 +130,13 @@ func (s Server) ConnectNoticing(ctx context.Context, notice func(*pgconn.Notice)
 	}
 	s.follow(&c.Config)
 	var conn *pgx.Conn
-	if err := s.login(ctx, &c.Config, func() (err error) { conn, err = pgx.ConnectConfig(ctx, c); return err }); err != nil {
+	err = s.speak(ctx, &c.Config, func() (*pgconn.PgConn, error) {
+		if conn, err = pgx.ConnectConfig(ctx, c); err != nil {
+			return nil, err
+		}
+		return conn.PgConn(), nil
+	})
+	if err != nil {
 		return nil, err
 	}
 	pid, err := s.prepare(ctx, conn.PgConn(), &c.Config)
@@ -165,8 +172,16 @@ func (s Server) ConnectRaw(ctx context.Context, replication bool) (*pgconn.PgCon
 	}
 	s.follow(&c.Config)
 	var conn *pgconn.PgConn
-	if err := s.login(ctx, &c.Config, func() (err error) { conn, err = pgconn.ConnectConfig(ctx, &c.Config); return err }); err != nil {
+	if err := s.speak(ctx, &c.Config, func() (*pgconn.PgConn, error) {
+		conn, err = pgconn.ConnectConfig(ctx, &c.Config)
+		return conn, err
+	}); err != nil {
 		return nil, nil, mayReplicate(replication, err)
+	}
+	if replication && !old.Walsender(Version(conn)) {
+		// The startup parameters are all that it takes of our settings.
+		s.Sessions.add(conn.Conn(), conn.PID())
+		return conn, gulp, nil
 	}
 	pid, err := s.prepare(ctx, conn, &c.Config)
 	if err != nil {

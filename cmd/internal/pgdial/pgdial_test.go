@@ -205,7 +205,7 @@ func TestPooler_P5_C10(t *testing.T) {
 // A server that is too old is refused by its version, whatever is asked of it; one that is even
 // older does not know our settings.
 func TestOldServer_H6(t *testing.T) {
-	for _, version := range []string{"9.6.24", "9.5.25", "8.4.22"} {
+	for _, version := range []string{"9.5.25", "9.4.26", "8.4.22"} {
 		uri := pgtest.Stub{Version: version}.Start(t)
 		for name, connect := range ways {
 			c, err := connect(pgtest.Context(t), source(uri))

@@ -1,6 +1,7 @@
 package pgdial
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -8,26 +9,29 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/old"
 )
 
 // A connection may lead to something other than a usable server. These errors name it at the first
 // connection. They are permanent: trying again does not help.
 
-// oldest is the first supported version of PostgreSQL: it introduced pgoutput and publications.
-const oldest = 100000
+// ErrTooOld is wrapped by the error for a server of an unsupported version.
+var ErrTooOld = errors.New("which is not supported")
 
-// supported returns an error if the version is too old.
+// supported returns an error if the version is too old. A source may be older than a target: see
+// package old.
 func (s Server) supported(version int) error {
+	oldest, text := old.Newest, "10"
+	remedy := "Use a target of version 10 or newer, and not older than the source."
+	if s.Side == "source" {
+		oldest, text = old.Oldest, "9.6"
+		remedy = "Upgrade the source to version 9.6 or newer, or migrate it with pg_dump while no one writes to it."
+	}
 	if version >= oldest {
 		return nil
 	}
-	remedy := "Use a target of version 10 or newer, and not older than the source."
-	if s.Side == "source" {
-		remedy = "Upgrade the source to version 10 or newer, or migrate it with pg_dump while no one writes to it."
-	}
-	return fault.New(fault.Config, "the %s is PostgreSQL %d.%d.%d, which is not supported", s.Side,
-		version/10000, version/100%100, version%100).
-		WithDetail("PostgreSQL 10 and newer are supported.").WithHint("%s", remedy)
+	return fault.New(fault.Config, "the %s is PostgreSQL %s, %w", s.Side, VersionText(version), ErrTooOld).
+		WithDetail("A %s of PostgreSQL %s or newer is supported.", s.Side, text).WithHint("%s", remedy)
 }
 
 // lacksSetting reports whether a server rejected a session because it does not know one of our

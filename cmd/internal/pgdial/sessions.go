@@ -3,7 +3,6 @@ package pgdial
 import (
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -18,6 +17,7 @@ type Sessions struct {
 	mu       sync.Mutex
 	list     map[*line]uint32
 	programs map[string]int64 // start times, by clock, of started programs by application name
+	old      atomic.Bool      // the server was older than version 10
 }
 
 // Program returns the application name for a program to be started, which opens a session of its
@@ -86,7 +86,11 @@ func (s Server) follow(c *pgconn.Config) {
 
 // add registers a session with its server process.
 func (s *Sessions) add(c net.Conn, pid uint32) {
-	if t, ok := c.(*tls.Conn); ok {
+	for {
+		t, ok := c.(interface{ NetConn() net.Conn }) // TLS, or a translation
+		if !ok {
+			break
+		}
 		c = t.NetConn()
 	}
 	l, ok := c.(*line)

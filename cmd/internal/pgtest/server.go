@@ -170,6 +170,11 @@ func startFrom(bin string, settings []string) (s *Server, err error) {
 	if s.Port, err = freePort(); err != nil {
 		return nil, err
 	}
+	if s.Major < 10 {
+		if err := s.hba("host all all 127.0.0.1/32 trust\n"); err != nil {
+			return nil, err
+		}
+	}
 	conf := strings.Builder{}
 	for _, set := range append(append([]string{"port=" + strconv.Itoa(s.Port)}, s.base()...), settings...) {
 		name, value, _ := strings.Cut(set, "=")
@@ -235,8 +240,7 @@ func (s *Server) launch() error {
 // AskPasswords makes the server ask every role but the superuser for a password.
 func (s *Server) AskPasswords(t testing.TB) {
 	t.Helper()
-	const hba = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 md5\n"
-	if err := os.WriteFile(filepath.Join(s.data, "pg_hba.conf"), []byte(hba), 0o600); err != nil {
+	if err := s.hba("host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 md5\n"); err != nil {
 		t.Fatal(err)
 	}
 	_ = s.cmd.Process.Signal(syscall.SIGHUP)
@@ -244,6 +248,15 @@ func (s *Server) AskPasswords(t testing.TB) {
 	Wait(t, startTimeout, "pg_hba.conf has been read", func() bool {
 		return d.Query("SELECT pg_conf_load_time() > pg_postmaster_start_time()") == "t"
 	})
+}
+
+// hba writes pg_hba.conf. Before version 10, all does not include replication sessions.
+func (s *Server) hba(lines string) error {
+	if s.Major < 10 {
+		lines += strings.ReplaceAll(lines, "host all", "host replication")
+	}
+	file := filepath.Join(s.data, "pg_hba.conf")
+	return errors.Join(os.WriteFile(file, []byte(lines), 0o600), chown(file))
 }
 
 // URI returns the connection URI of a database, for the superuser, who has no password.

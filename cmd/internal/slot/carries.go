@@ -6,8 +6,22 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/old"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 )
+
+// Plugin returns the output plugin for a new slot on a server of a version. wanted is the name of a
+// plugin, or auto.
+func Plugin(wanted string, version int) (string, error) {
+	switch {
+	case wanted == TestDecoding || wanted == "auto" && version < old.Newest:
+		return TestDecoding, nil
+	case version < old.Newest:
+		return "", fault.New(fault.Config, "PostgreSQL %s has no output plugin pgoutput", pgdial.VersionText(version)).
+			WithHint("Leave out --plugin: the slot then has test_decoding.")
+	}
+	return PGOutput, nil
+}
 
 // RequireCarries returns an error if a slot of this plugin cannot carry what the publications say:
 // test_decoding knows neither encodings nor publications.

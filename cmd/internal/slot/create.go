@@ -4,8 +4,6 @@ import (
 	"context"
 	"strings"
 
-	"github.com/jackc/pglogrepl"
-
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 )
 
@@ -35,9 +33,7 @@ func Create(ctx context.Context, server pgdial.Server, name string, exists bool,
 	if err := record(id); err != nil || exists {
 		return err
 	}
-	_, err = pglogrepl.CreateReplicationSlot(ctx, repl, quoteName(name), PGOutput,
-		pglogrepl.CreateReplicationSlotOptions{SnapshotAction: "NOEXPORT_SNAPSHOT", Mode: pglogrepl.LogicalReplication})
-	if err != nil {
+	if _, err = create(ctx, repl, name, PGOutput, "NOEXPORT_SNAPSHOT", false); err != nil {
 		return explainCreate(server, name, err)
 	}
 	return nil

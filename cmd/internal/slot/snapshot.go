@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/old"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/format"
 )
@@ -50,8 +51,17 @@ func Export(ctx context.Context, server pgdial.Server, name, plugin string, temp
 	// The snapshot ends with this session, and with the session's next command. So another session
 	// imports it.
 	defer repl.Close(context.WithoutCancel(ctx))
+	asks := repl
+	if !old.Walsender(pgdial.Version(repl)) {
+		c, err := server.Connect(ctx)
+		if err != nil {
+			return nil, nil, err
+		}
+		defer c.Close(context.WithoutCancel(ctx))
+		asks = c.PgConn()
+	}
 	for attempt := 1; ; attempt++ {
-		next, err := repl.Exec(ctx,
+		next, err := asks.Exec(ctx,
 			"SELECT pg_catalog.txid_snapshot_xmax(pg_catalog.txid_current_snapshot()) % (1::bigint << 32)").
 			ReadAll()
 		if err != nil {
@@ -79,9 +89,7 @@ func Export(ctx context.Context, server pgdial.Server, name, plugin string, temp
 const attempts = 5
 
 func export(ctx context.Context, server pgdial.Server, repl *pgconn.PgConn, name, plugin string, temporary bool) (*Snapshot, error) {
-	r, err := pglogrepl.CreateReplicationSlot(ctx, repl, quoteName(name), plugin,
-		pglogrepl.CreateReplicationSlotOptions{Temporary: temporary,
-			SnapshotAction: "EXPORT_SNAPSHOT", Mode: pglogrepl.LogicalReplication})
+	r, err := create(ctx, repl, name, plugin, "EXPORT_SNAPSHOT", temporary)
 	if err != nil {
 		return nil, explainCreate(server, name, err)
 	}
@@ -90,10 +98,27 @@ func export(ctx context.Context, server pgdial.Server, repl *pgconn.PgConn, name
 		return nil, err
 	}
 	s.Name, s.At = r.SnapshotName, s.LSN
-	if err := s.keep(ctx, server, s.Name); err != nil {
+	err = s.keep(ctx, server, s.Name)
+	if temporary && !old.Walsender(pgdial.Version(repl)) {
+		if e := pglogrepl.DropReplicationSlot(ctx, repl, quoteName(name), pglogrepl.DropReplicationSlotOptions{}); err == nil && e != nil {
+			s.Release(ctx)
+			return nil, server.Explain(e)
+		}
+	}
+	if err != nil {
 		return nil, Ended(err)
 	}
 	return s, nil
+}
+
+// create creates a slot. Before version 10, every new slot exports a snapshot, and none is
+// temporary.
+func create(ctx context.Context, repl *pgconn.PgConn, name, plugin, snapshot string, temporary bool) (pglogrepl.CreateReplicationSlotResult, error) {
+	o := pglogrepl.CreateReplicationSlotOptions{Mode: pglogrepl.LogicalReplication}
+	if old.Walsender(pgdial.Version(repl)) {
+		o.Temporary, o.SnapshotAction = temporary, snapshot
+	}
+	return pglogrepl.CreateReplicationSlot(ctx, repl, quoteName(name), plugin, o)
 }
 
 // Gone reports whether err, of a session that was to import a snapshot, means that no session holds

@@ -4,6 +4,7 @@ package check
 
 import (
 	"context"
+	"errors"
 
 	"github.com/jackc/pgx/v5"
 
@@ -32,6 +33,7 @@ type checker struct {
 	ctx    context.Context
 	m      *session.Migration
 	trust  []string // superusers whose idle sessions do not write
+	plugin string   // the output plugin of the slot, or auto
 	side   string   // the side that is being examined
 	list   []finding
 	s, t   *pgx.Conn
@@ -52,24 +54,35 @@ type checker struct {
 
 // Options choose the output format, and which sessions are accepted.
 type Options struct {
-	As    string   // "json", "sql", or empty for people
-	Trust []string // superusers whose idle sessions do not write
+	As     string   // "json", "sql", or empty for people
+	Trust  []string // superusers whose idle sessions do not write
+	Plugin string   // the output plugin of a slot that does not exist yet, or auto
 }
 
 // Run examines the source, the target, and the pair before a migration begins. It changes nothing.
 // It prints the findings. It fails with status Config if one of them is an error, and with status
 // Failed if one is a warning.
 func Run(ctx context.Context, m *session.Migration, o Options) error {
-	c := &checker{ctx: ctx, m: m, trust: o.Trust}
-	var err error
-	if c.s, err = m.Connect(ctx, m.Source); err != nil {
-		return err
+	c := &checker{ctx: ctx, m: m, trust: o.Trust, plugin: o.Plugin}
+	for _, x := range []struct {
+		server pgdial.Server
+		conn   **pgx.Conn
+	}{{m.Source, &c.s}, {m.Target, &c.t}} {
+		conn, err := m.Connect(ctx, x.server)
+		switch {
+		case errors.Is(err, pgdial.ErrTooOld):
+			c.tooOld(x.server.Side, err)
+			continue
+		case err != nil:
+			return err
+		}
+		defer conn.Close(ctx)
+		*x.conn = conn
 	}
-	defer c.s.Close(ctx)
-	if c.t, err = m.Connect(ctx, m.Target); err != nil {
-		return err
+	if c.s == nil || c.t == nil {
+		c.print(o.As)
+		return c.verdict()
 	}
-	defer c.t.Close(ctx)
 	if err := c.introduce(); err != nil {
 		return err
 	}

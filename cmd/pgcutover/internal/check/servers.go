@@ -2,9 +2,13 @@ package check
 
 import (
 	"errors"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/identity"
+	"github.com/pgsluice/pgsluice/cmd/internal/old"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
@@ -33,13 +37,24 @@ func (c *checker) apart() error {
 	return nil
 }
 
+// tooOld reports a server that cannot be examined because of its version.
+func (c *checker) tooOld(side string, err error) {
+	c.side = side
+	id := "source-version"
+	if side == "target" {
+		id = "target-version"
+	}
+	var f *fault.Error
+	_ = errors.As(err, &f)
+	c.fail(id, f.Hint, "%v. %s", err, f.Detail)
+}
+
 func (c *checker) versions() error {
 	s, t := pgdial.VersionText(c.sv), pgdial.VersionText(c.tv)
+	if c.sv < old.Newest {
+		c.note("source-version", "the source is PostgreSQL %s: changes come through test_decoding, those of the schema are not recorded, and there is no way back: docs/test-decoding.md", s)
+	}
 	switch {
-	case c.sv < 100000:
-		c.fail("source-version", "Upgrade the source to version 10 or newer.", "the source is PostgreSQL %s; changes can be decoded from version 10 on", s)
-	case c.tv < 100000:
-		c.fail("target-version", "Use a target of version 10 or newer.", "the target is PostgreSQL %s", t)
 	case c.tv/10000 < c.sv/10000:
 		c.warn("version-order", "Use a target of the source's version or newer: an older version may lack features that the schema uses.",
 			"the target (%s) is older than the source (%s)", t, s)
@@ -80,6 +95,47 @@ func (c *checker) slotState() error {
 		c.fail("slot", remedy, "%v", err)
 		return nil
 	}
+	c.plugin = info.Plugin
 	c.ok("slot", "slot %s exists, confirmed up to %v", c.m.Slot, info.Confirmed)
+	return nil
+}
+
+// outputPlugin looks whether the slot's plugin is allowed, and can carry what it has to.
+func (c *checker) outputPlugin() error {
+	plugin, err := slot.Plugin(c.plugin, c.sv)
+	if err != nil {
+		c.fail("output-plugin", "Leave out --plugin.", "%v", err)
+		return nil
+	}
+	allowed, err := c.value(c.s, "SELECT pg_catalog.current_setting('output_plugin_libraries', true)")
+	var pg *pgconn.PgError
+	switch {
+	case errors.As(err, &pg) && pg.Code == "42501":
+		c.warn("output-plugin", "Or have a superuser look: SHOW output_plugin_libraries",
+			"the source's role may not see which output plugins are allowed; %s is needed", plugin).
+			do("source", superuser, "GRANT pg_read_all_settings TO "+c.sourceUser+";")
+	case err != nil:
+		return err
+	}
+	if allowed != "" && !strings.Contains(allowed, plugin) {
+		c.fail("output-plugin", "ALTER SYSTEM SET output_plugin_libraries = '"+plugin+", …'",
+			"the source's output_plugin_libraries does not allow %s: %s", plugin, allowed)
+	}
+	publications := []string{c.m.Slot}
+	if c.begun {
+		if publications, err = slot.PublicationsOf(c.ctx, c.s, c.m.Slot); err != nil {
+			return err
+		}
+	}
+	var f *fault.Error
+	if err := slot.RequireCarries(c.ctx, c.s, plugin, publications); errors.As(err, &f) {
+		c.fail("output-plugin", f.Hint, "%v", err)
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if plugin == slot.TestDecoding {
+		c.note("output-plugin", "changes come through test_decoding: keys and names of tables must stay as they are during the migration, see docs/test-decoding.md")
+	}
 	return nil
 }

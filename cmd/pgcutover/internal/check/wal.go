@@ -2,10 +2,7 @@ package check
 
 import (
 	"encoding/json"
-	"errors"
 	"strings"
-
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/identity"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
@@ -30,19 +27,8 @@ func (c *checker) wal() error {
 		return err
 	}
 	c.timeout()
-	plugins, err := c.value(c.s, "SELECT pg_catalog.current_setting('output_plugin_libraries', true)")
-	var pg *pgconn.PgError
-	switch {
-	case errors.As(err, &pg) && pg.Code == "42501":
-		c.warn("output-plugin", "Or have a superuser look: SHOW output_plugin_libraries",
-			"the source's role may not see which output plugins are allowed; pgoutput is needed").
-			do("source", superuser, "GRANT pg_read_all_settings TO "+c.sourceUser+";")
-	case err != nil:
+	if err := c.outputPlugin(); err != nil {
 		return err
-	}
-	if plugins != "" && !strings.Contains(plugins, "pgoutput") {
-		c.fail("output-plugin", "ALTER SYSTEM SET output_plugin_libraries = 'pgoutput, …'",
-			"the source's output_plugin_libraries does not allow pgoutput: %s", plugins)
 	}
 	if c.sv >= 130000 {
 		keep, err := c.value(c.s, "SELECT pg_catalog.current_setting('max_slot_wal_keep_size')")

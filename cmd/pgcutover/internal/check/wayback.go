@@ -1,6 +1,7 @@
 package check
 
 import (
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/fencing"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/wayback"
 )
@@ -11,6 +12,10 @@ func (c *checker) wayBack() error {
 	list, err := wayback.Find(c.ctx, c.s, c.t, c.m.Slot)
 	if err != nil {
 		return err
+	}
+	if len(list) > 0 && list[0].Status == fault.Unavailable {
+		c.warn("way-back", list[0].Hint+" scripts/cutover goes on without a way back.", "there can be no way back to the old primary: %s", list[0].Says)
+		return nil
 	}
 	for _, o := range list {
 		remedy := o.Hint

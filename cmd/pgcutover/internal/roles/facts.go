@@ -9,13 +9,14 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
+	"github.com/pgsluice/pgsluice/cmd/internal/old"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
 // predefined prints the memberships in roles of the server: to see and end other sessions at the
 // fence, and to read hidden settings that decide about decoding.
 func (r *recipe) predefined() error {
-	list := []string{"pg_read_all_stats", "pg_signal_backend"}
+	list := old.Predefined(r.v)
 	if r.o.Side == "source" {
 		hidden, err := r.hidden("output_plugin_libraries")
 		if err != nil {

@@ -325,7 +325,7 @@ func (b *back) own(ctx context.Context, info *slot.Info) error {
 		return onSource(b.Session, err)
 	}
 	recorded := func(x *progress.Stream) bool { return token != "" && x.Source.Token == token }
-	if info.Database == database && info.Plugin == "pgoutput" && slices.ContainsFunc(list, recorded) {
+	if info.Database == database && (info.Plugin == slot.PGOutput || info.Plugin == slot.TestDecoding) && slices.ContainsFunc(list, recorded) {
 		return nil
 	}
 	return fault.New(fault.Config, "slot %q exists on the target, and belongs to something else", b.name).

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/old"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
@@ -34,6 +35,10 @@ func Find(ctx context.Context, source, target *pgx.Conn, name string) (list []Ob
 		list = append(list, Obstacle{Status: fault.Config, Side: "target",
 			Says: fmt.Sprintf("the slot's name is %d characters too long: the publications of the way back add to it", n),
 			Hint: fmt.Sprintf("Use a slot name of at most %d characters.", len(name)-n)})
+	}
+	if v := pgdial.Version(source.PgConn()); v < old.Newest {
+		return []Obstacle{{Status: fault.Unavailable, Side: "source", Hint: "Keep the old primary closed and as it is until the new one has proved itself.",
+			Says: "the source is PostgreSQL " + pgdial.VersionText(v) + ", and changes can be applied from version 10 on"}}, nil
 	}
 	onTarget, err := decodes(ctx, target)
 	if err != nil {

@@ -22,8 +22,7 @@ import (
 // quietServer replaces a wal_sender_timeout of 0 (never) by a very long one. A server with 0 checks
 // for a reply after every message: measured with small transactions, that is a sixth of its
 // processor time for decoding. Before version 12, a session cannot change the setting.
-const quietServer = "SELECT pg_catalog.set_config('wal_sender_timeout', '1d', false) " +
-	"WHERE pg_catalog.current_setting('wal_sender_timeout') = '0' AND pg_catalog.current_setting('server_version_num')::int >= 120000"
+const quietServer = "SELECT pg_catalog.set_config('wal_sender_timeout', '1d', false) WHERE pg_catalog.current_setting('wal_sender_timeout') = '0'"
 
 // session runs one session from start to end. It calls connected when the server has accepted it.
 func (r *Receiver) session(ctx context.Context, w *format.Writer, connected func()) error {
@@ -79,9 +78,11 @@ func (r *Receiver) connect(ctx context.Context) (*pgwire.Conn, *pgdial.Gulp, err
 		_ = pg.Close(ctx)
 		return nil, nil, err
 	}
-	if _, err := pg.Exec(ctx, quietServer).ReadAll(); err != nil {
-		_ = pg.Close(ctx)
-		return nil, nil, r.Server.Explain(err)
+	if pgdial.Version(pg) >= 120000 {
+		if _, err := pg.Exec(ctx, quietServer).ReadAll(); err != nil {
+			_ = pg.Close(ctx)
+			return nil, nil, r.Server.Explain(err)
+		}
 	}
 	conn, err := pgwire.Hijack(pg)
 	return conn, gulp, err

@@ -58,6 +58,9 @@ func (l *Load) slot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*slot.
 	if err != nil {
 		return nil, l.Server.Explain(err)
 	}
+	if l.Plugin, err = slot.Plugin(l.Plugin, id.Version); err != nil {
+		return nil, err
+	}
 	if info == nil {
 		return nil, slot.RequireCarries(ctx, c, l.Plugin, []string{l.Publication})
 	}
