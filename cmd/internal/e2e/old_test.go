@@ -28,16 +28,23 @@ const oldSchema = `SET ROLE app_owner; CREATE SCHEMA app;
 	ALTER TABLE app.t ENABLE ROW LEVEL SECURITY; CREATE POLICY mine ON app.t TO reader USING (id > 3); SELECT lo_from_bytea(0, 'abc'), nextval('app.down')`
 
 // oldPair starts a server of 9.6 and one of another version, with the roles of an application, and
-// a role of pgsluice on each side.
+// a role of pgsluice on each side. Sessions use TLS and passwords.
 func oldPair(t *testing.T, major int, schema string) (e *pgtest.Env, source, target *pgtest.DB) {
 	t.Helper()
-	source, target = pgtest.Old(t).Database(t, ""), pgtest.Start(t, major).Database(t, "")
+	settings, certificate := pgtest.TLS(t)
+	source, target = pgtest.Old(t, settings...).Database(t, ""), pgtest.Start(t, major, settings...).Database(t, "")
 	for _, d := range []*pgtest.DB{source, target} {
+		d.URI = strings.Replace(d.URI, "sslmode=disable", "sslmode=verify-full&sslrootcert="+certificate, 1)
 		d.Exec("CREATE ROLE app_owner; CREATE ROLE reader; ALTER DATABASE " + d.Name + " OWNER TO app_owner; REVOKE ALL ON SCHEMA public FROM PUBLIC; GRANT ALL ON SCHEMA public TO app_owner")
 	}
 	source.Exec(schema)
 	e = pgtest.NewEnv(t, source, target)
 	e.LeastPrivilege(source, target, "mover")
+	for _, d := range []*pgtest.DB{source, target} {
+		d.Exec("ALTER ROLE mover PASSWORD 'Secret 1'")
+		d.AskPasswords(t)
+	}
+	e.Source, e.Target = source.As("mover", "Secret%201"), target.As("mover", "Secret%201")
 	return e, source, target
 }
 
@@ -67,8 +74,8 @@ func TestOld(t *testing.T) {
 		`UPDATE app."Odd ""name" SET n = n + 1, z = z + '1 day' WHERE "a b" % 3 = 0; DELETE FROM app."Odd ""name" WHERE "a b" = 7; UPDATE app."Odd ""name" SET "a b" = 1000 WHERE "a b" = 8`,
 		"INSERT INTO app.whole VALUES (1, 'a'), (1, 'a'), (NULL, 'x'); DELETE FROM app.whole WHERE ctid = '(0,1)'; INSERT INTO app.parent VALUES (1, 'p'); INSERT INTO app.kid VALUES (2, 'k'); UPDATE app.parent SET k = k || '!'",
 		"SELECT nextval('app.down'), nextval('app.down')")
-	source.Exec("CREATE ROLE clerk LOGIN")
-	app, err := pgx.Connect(pgtest.Context(t), source.As("clerk", ""))
+	source.Exec("CREATE ROLE clerk LOGIN PASSWORD 'x'")
+	app, err := pgx.Connect(pgtest.Context(t), source.As("clerk", "x"))
 	if err != nil {
 		t.Fatal(err)
 	}

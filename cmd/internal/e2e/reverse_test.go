@@ -22,7 +22,7 @@ type wayBack struct {
 
 // newWayBack loads a database from one version into another, with roles of least right, and starts
 // sync. Both servers are its own.
-func newWayBack(t *testing.T, from, to int) *wayBack {
+func newWayBack(t *testing.T, from, to int, options ...string) *wayBack {
 	t.Helper()
 	a, b := pgtest.Start(t, from), pgtest.Start(t, to)
 	w := &wayBack{t: t, source: a.Database(t, ""), target: b.Database(t, ""), slot: "mig"}
@@ -55,7 +55,7 @@ func newWayBack(t *testing.T, from, to int) *wayBack {
 	w.Env = pgtest.NewEnv(t, w.source, w.target)
 	w.Source, w.Target = w.source.As("mover", ""), w.target.As("mover", "")
 	w.before = [2]string{everything(t, w.source), everything(t, w.target)}
-	w.Bash("pgextract --data-only --slot " + w.slot + " | pgapply")
+	w.Bash("pgextract --data-only --slot " + w.slot + " " + strings.Join(options, " ") + " | pgapply")
 	w.sync()
 	w.Bash("pgcutover wait caught-up --timeout 60s --slot " + w.slot)
 	return w
@@ -156,14 +156,18 @@ func (w *wayBack) back(sync *pgtest.Process) {
 // writes there. No role is a superuser.
 func TestReverse_F(t *testing.T) {
 	t.Parallel()
-	for _, x := range [][2]int{{15, 15}, {15, 18}, {10, 15}} {
-		t.Run(fmt.Sprintf("%d to %d", x[0], x[1]), func(t *testing.T) {
+	for _, x := range []struct {
+		from, to int
+		plugin   string
+	}{{15, 15, "pgoutput"}, {15, 18, "pgoutput"}, {10, 15, "pgoutput"}, {15, 15, "test_decoding"}} {
+		t.Run(fmt.Sprintf("%d to %d with %s", x.from, x.to, x.plugin), func(t *testing.T) {
 			t.Parallel()
-			if x[0] != x[1] && !pgtest.Full() {
-				t.Skip("other versions: with --full")
+			usual := x.from == x.to && x.plugin == "pgoutput"
+			if !usual && !pgtest.Full() {
+				t.Skip("other versions, and the other plugin: with --full")
 			}
-			w := newWayBack(t, x[0], x[1])
-			if x[0] == x[1] {
+			w := newWayBack(t, x.from, x.to, "--plugin", x.plugin)
+			if usual {
 				w.impossible()
 			}
 			w.cutover("--switch", "psql '"+w.target.As("app", "")+`' -qc "INSERT INTO app.line VALUES ('first')"`)

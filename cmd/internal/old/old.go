@@ -24,13 +24,13 @@ const (
 // and options for the snapshot of a slot.
 func Walsender(version int) bool { return version >= Newest }
 
-// Predefined returns the roles that let a role see and end other sessions. Before version 10, there
-// is none to see them: who they belong to, and nothing else, is seen by all.
-func Predefined(version int) []string {
+// SeesAll is the predefined role that sees the sessions of all roles. Before version 10, there is
+// none: all roles see whose sessions there are, and nothing else of them.
+func SeesAll(version int) string {
 	if version < Newest {
-		return []string{"pg_signal_backend"}
+		return ""
 	}
-	return []string{"pg_read_all_stats", "pg_signal_backend"}
+	return "pg_read_all_stats"
 }
 
 // SQL returns a query, of one or more statements, as a server of a version before 10 understands

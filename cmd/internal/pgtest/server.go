@@ -78,13 +78,13 @@ func Start(t testing.TB, major int, settings ...string) *Server {
 
 // Old returns a server of 9.6, which no package archive has. PGSLUICE_96_BIN names the directory of
 // its programs. Without it, the test is skipped, and says so.
-func Old(t testing.TB) *Server {
+func Old(t testing.TB, settings ...string) *Server {
 	t.Helper()
 	bin := os.Getenv("PGSLUICE_96_BIN")
 	if bin == "" {
 		t.Skip("not run: set PGSLUICE_96_BIN to the directory of postgres and initdb of version 9.6")
 	}
-	s, err := startFrom(bin, nil)
+	s, err := startFrom(bin, settings)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/old"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
@@ -85,7 +86,7 @@ func Some(list []Holder) string {
 }
 
 // hint says how to end the holders, and which privilege the role lacks to see their details.
-func hint(list []Holder, side, role string) string {
+func hint(list []Holder, side, role string, version int) string {
 	const most = 5
 	var remedies []string
 	hidden := false
@@ -96,15 +97,10 @@ func hint(list []Holder, side, role string) string {
 		}
 	}
 	s := fmt.Sprintf("Wait, or end the other transaction on the %s: %s", side, strings.Join(remedies, " "))
-	if hidden {
-		s += " " + Hidden(role)
+	if all := old.SeesAll(version); hidden && all != "" {
+		s += fmt.Sprintf(" To see the hidden details: GRANT %s TO %s;", all, text.Ident(role))
 	}
 	return s
-}
-
-// Hidden returns the hint for a role that may not see other roles' sessions.
-func Hidden(role string) string {
-	return fmt.Sprintf("To see the hidden details: GRANT pg_read_all_stats TO %s;", text.Ident(role))
 }
 
 // sessions are the columns of a Holder that is a session a of pg_stat_activity.

@@ -123,7 +123,7 @@ func lock(ctx context.Context, c *pgx.Conn, side string, b *blocked, ours []int3
 		w.what = "an advisory lock"
 	}
 	if len(w.holders) > 0 {
-		w.hint = hint(w.holders, side, c.Config().User)
+		w.hint = hint(w.holders, side, c.Config().User, pgdial.Version(c.PgConn()))
 	}
 	return w, nil
 }

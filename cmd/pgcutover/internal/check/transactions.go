@@ -3,6 +3,7 @@ package check
 import (
 	"time"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/old"
 	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 )
 
@@ -30,10 +31,11 @@ func (c *checker) transactions() error {
 			"long transactions on the source: %s", waiting.Some(open))
 	}
 	if len(hidden) > 0 {
-		c.warn("hidden-transactions", "Creating the slot waits for them if they do not end.",
-			"the source's role may not see how long these transactions have been open: %s",
-			waiting.Some(hidden)).
-			do(c.m.Source.Side, superuser, "GRANT pg_read_all_stats TO "+c.sourceUser+";")
+		f := c.warn("hidden-transactions", "Creating the slot waits for them if they do not end.",
+			"the source's role may not see how long these transactions have been open: %s", waiting.Some(hidden))
+		if all := old.SeesAll(c.sv); all != "" {
+			f.do(c.m.Source.Side, superuser, "GRANT "+all+" TO "+c.sourceUser+";")
+		}
 	}
 	if len(prepared) > 0 {
 		remedy := "The creation of the slot waits for them, whatever database they are of. End each:"

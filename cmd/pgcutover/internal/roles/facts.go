@@ -16,7 +16,10 @@ import (
 // predefined prints the memberships in roles of the server: to see and end other sessions at the
 // fence, and to read hidden settings that decide about decoding.
 func (r *recipe) predefined() error {
-	list := old.Predefined(r.v)
+	list := []string{"pg_signal_backend"}
+	if all := old.SeesAll(r.v); all != "" {
+		list = []string{all, "pg_signal_backend"}
+	}
 	if r.o.Side == "source" {
 		hidden, err := r.hidden("output_plugin_libraries")
 		if err != nil {
