@@ -11,9 +11,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/old"
 )
 
-// speak connects as login does. The sessions of a server older than version 10 have a translation in
-// between. The driver takes one only before it knows the version: the first session finds that out,
-// and connects again. A server that is too old is refused.
+// speak connects as login does. The sessions of a server older than version 10 have a translation
+// in between. The driver takes one only before it knows the version: the first session finds that
+// out, and connects again. A server that is too old is refused.
 func (s Server) speak(ctx context.Context, c *pgconn.Config, connect func() (*pgconn.PgConn, error)) error {
 	isOld := s.Sessions != nil && s.Sessions.old.Load()
 	for {
