@@ -29,27 +29,31 @@ type Source struct {
 
 // Open notes how old the slot is, before any change is read.
 func (s *Source) Open(ctx context.Context) (err error) {
-	s.ctx, s.Server.Sessions = ctx, nil
-	if err := s.connect(); err != nil {
-		return err
-	}
-	defer s.rest()
-	err = s.conn.QueryRow(ctx, "SELECT catalog_xmin::pg_catalog.text FROM pg_catalog.pg_replication_slots WHERE slot_name = $1", s.Slot).Scan(&s.before)
-	return s.Server.Explain(err)
+	s.ctx, s.Server.Sessions = ctx, new(pgdial.Sessions)
+	return s.look(func() error {
+		return s.conn.QueryRow(ctx, "SELECT catalog_xmin::pg_catalog.text FROM pg_catalog.pg_replication_slots WHERE slot_name = $1", s.Slot).Scan(&s.before)
+	})
 }
 
-func (s *Source) connect() (err error) {
-	if s.conn == nil {
-		s.conn, err = s.Server.Connect(s.ctx)
-	}
-	return err
-}
-
-// rest ends the session of a superuser: a cutover with less rights could neither end it nor know
+// look has a function ask in the session. A fence ends the session between two looks, when it ends
+// all others: then another one asks.
+//
+// The session of a superuser ends at once: a cutover with less rights could neither end it nor know
 // that it is ours.
-func (s *Source) rest() {
-	if s.conn.IsClosed() || s.conn.PgConn().ParameterStatus("is_superuser") == "on" {
-		s.Close()
+func (s *Source) look(ask func() error) (err error) {
+	for again := s.conn != nil; ; again = false {
+		if s.conn == nil {
+			if s.conn, err = s.Server.Connect(s.ctx); err != nil {
+				return err
+			}
+		}
+		err = ask()
+		if s.conn.IsClosed() || s.conn.PgConn().ParameterStatus("is_superuser") == "on" {
+			s.Close()
+		}
+		if !again || !pgdial.Lost(err) {
+			return s.Server.Explain(err)
+		}
 	}
 }
 
@@ -104,72 +108,78 @@ func statement(version int) string {
 
 // High returns the UTF-8 text of the bytes from 128 on in the database's encoding, as the server
 // converts them. It returns nil if text needs no conversion.
-func (s *Source) High() (*[128]string, error) {
-	if err := s.connect(); err != nil {
-		return nil, err
-	}
-	defer s.rest()
-	encoding := s.conn.PgConn().ParameterStatus("server_encoding")
-	if encoding == "UTF8" || encoding == "SQL_ASCII" {
-		return nil, nil
-	}
-	var high [128]string
-	for i := range high {
-		// Not every encoding has a character for every byte.
-		err := s.conn.QueryRow(s.ctx, "SELECT pg_catalog.convert_from($1, $2::pg_catalog.text::pg_catalog.name)", []byte{byte(0x80 + i)}, encoding).Scan(&high[i])
-		var pg *pgconn.PgError
-		if errors.As(err, &pg) && pg.Code[:2] == "22" {
-			continue
+func (s *Source) High() (high *[128]string, err error) {
+	err = s.look(func() error {
+		encoding := s.conn.PgConn().ParameterStatus("server_encoding")
+		if encoding == "UTF8" || encoding == "SQL_ASCII" {
+			return nil
 		}
-		if err != nil {
-			return nil, s.Server.Explain(err)
+		high = new([128]string)
+		for i := range high {
+			// Not every encoding has a character for every byte.
+			err := s.conn.QueryRow(s.ctx, "SELECT pg_catalog.convert_from($1, $2::pg_catalog.text::pg_catalog.name)", []byte{byte(0x80 + i)}, encoding).Scan(&high[i])
+			var pg *pgconn.PgError
+			if errors.As(err, &pg) && pg.Code[:2] == "22" {
+				continue
+			}
+			if err != nil {
+				return err
+			}
 		}
-	}
-	return &high, nil
+		return nil
+	})
+	return high, err
 }
 
 // Tables implements Catalog.
-func (s *Source) Tables(names [][2]string) (map[[2]string]*Table, format.LSN, error) {
+func (s *Source) Tables(names [][2]string) (found map[[2]string]*Table, until format.LSN, err error) {
 	schemas, tables := make([]string, len(names)), make([]string, len(names))
 	for i, n := range names {
 		schemas[i], tables[i] = n[0], n[1]
 	}
-	if err := s.connect(); err != nil {
-		return nil, 0, err
-	}
-	defer s.rest()
-	found := make(map[[2]string]*Table)
-	until, err := slot.FlushLSN(s.ctx, s.conn)
-	if err != nil {
-		return nil, 0, s.Server.Explain(err)
-	}
-	rows, err := s.conn.Query(s.ctx, statement(pgdial.Version(s.conn.PgConn())), s.Publications, s.before, schemas, tables)
-	if err != nil {
-		return nil, 0, s.Server.Explain(err)
-	}
-	var text string
-	_, err = pgx.ForEachRow(rows, []any{&text}, func() error {
-		var x struct {
-			Table
-			Young []string
-		}
-		if err := json.Unmarshal([]byte(text), &x); err != nil {
+	err = s.look(func() (err error) {
+		found = make(map[[2]string]*Table)
+		if until, err = slot.FlushLSN(s.ctx, s.conn); err != nil {
 			return err
 		}
-		t := x.Table
-		if !utf8.ValidString(text) { // JSON cannot have it: the names here are not those asked for
-			if t.Insert || t.Update || t.Delete || t.Truncate {
-				return fault.New(fault.Config, "table %s.%s, or a column or type of it, has a name that is not UTF-8", t.Schema, t.Name).
-					WithDetail("The source's database has the encoding SQL_ASCII, and its slot the plugin test_decoding.").
-					WithHint("Rename it, or create the slot with pgoutput.")
-			}
-			return nil
+		rows, err := s.conn.Query(s.ctx, statement(pgdial.Version(s.conn.PgConn())), s.Publications, s.before, schemas, tables)
+		if err != nil {
+			return err
 		}
-		t.Young, err = xids(x.Young)
-		found[[2]string{t.Schema, t.Name}] = &t
+		var text string
+		_, err = pgx.ForEachRow(rows, []any{&text}, func() error {
+			t, err := parse(text)
+			if t != nil {
+				found[[2]string{t.Schema, t.Name}] = t
+			}
+			return err
+		})
 		return err
 	})
-	return found, until, s.Server.Explain(err)
+	return found, until, err
+}
+
+// parse parses a row of the statement. It returns nil for a table that nobody has asked for.
+func parse(text string) (*Table, error) {
+	var x struct {
+		Table
+		Young []string
+	}
+	if err := json.Unmarshal([]byte(text), &x); err != nil {
+		return nil, err
+	}
+	t := x.Table
+	if !utf8.ValidString(text) { // JSON cannot have it: the names here are not those asked for
+		if t.Insert || t.Update || t.Delete || t.Truncate {
+			return nil, fault.New(fault.Config, "table %s.%s, or a column or type of it, has a name that is not UTF-8", t.Schema, t.Name).
+				WithDetail("The source's database has the encoding SQL_ASCII, and its slot the plugin test_decoding.").
+				WithHint("Rename it, or create the slot with pgoutput.")
+		}
+		return nil, nil
+	}
+	var err error
+	t.Young, err = xids(x.Young)
+	return &t, err
 }
 
 func xids(list []string) (out []uint32, err error) {
@@ -178,32 +188,32 @@ func xids(list []string) (out []uint32, err error) {
 }
 
 // Renamed implements Catalog.
-func (s *Source) Renamed() ([]uint32, error) {
-	if err := s.connect(); err != nil {
-		return nil, err
-	}
-	defer s.rest()
-	rows, err := s.conn.Query(s.ctx, `WITH member AS (`+members(pgdial.Version(s.conn.PgConn()))+`)
-		SELECT pg_catalog.unnest(`+young("(y.xmin)")+`) FROM member m JOIN pg_catalog.pg_class c ON c.oid = m.relid JOIN pg_catalog.pg_type y ON y.oid = c.reltype`, s.Publications, s.before)
-	if err != nil {
-		return nil, s.Server.Explain(err)
-	}
-	list, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return nil, s.Server.Explain(err)
-	}
-	return xids(list)
+func (s *Source) Renamed() (list []uint32, err error) {
+	err = s.look(func() error {
+		rows, err := s.conn.Query(s.ctx, `WITH member AS (`+members(pgdial.Version(s.conn.PgConn()))+`)
+			SELECT pg_catalog.unnest(`+young("(y.xmin)")+`) FROM member m JOIN pg_catalog.pg_class c ON c.oid = m.relid JOIN pg_catalog.pg_type y ON y.oid = c.reltype`, s.Publications, s.before)
+		if err != nil {
+			return err
+		}
+		texts, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return err
+		}
+		list, err = xids(texts)
+		return err
+	})
+	return list, err
 }
 
 // Recorder implements Catalog.
-func (s *Source) Recorder(oid uint32) (bool, error) {
-	if err := s.connect(); err != nil {
-		return false, err
-	}
-	defer s.rest()
-	r, err := slot.GetRecorder(s.ctx, s.conn)
-	if err != nil {
-		return false, s.Server.Explain(err)
-	}
-	return r.Trusted() && r.OID == oid, r.Err()
+func (s *Source) Recorder(oid uint32) (is bool, err error) {
+	err = s.look(func() error {
+		r, err := slot.GetRecorder(s.ctx, s.conn)
+		if err != nil {
+			return err
+		}
+		is = r.Trusted() && r.OID == oid
+		return r.Err()
+	})
+	return is, err
 }
