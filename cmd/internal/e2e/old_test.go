@@ -35,7 +35,7 @@ func oldPair(t *testing.T, major int, schema string) (e *pgtest.Env, source, tar
 	source, target = pgtest.Old(t, settings...).Database(t, ""), pgtest.Start(t, major, settings...).Database(t, "")
 	for _, d := range []*pgtest.DB{source, target} {
 		d.URI = strings.Replace(d.URI, "sslmode=disable", "sslmode=verify-full&sslrootcert="+certificate, 1)
-		d.Exec("CREATE ROLE app_owner; CREATE ROLE reader; ALTER DATABASE " + d.Name + " OWNER TO app_owner; REVOKE ALL ON SCHEMA public FROM PUBLIC; GRANT ALL ON SCHEMA public TO app_owner")
+		d.Exec("CREATE ROLE app_owner; CREATE ROLE app LOGIN PASSWORD 'x'; GRANT app_owner TO app; CREATE ROLE reader; ALTER DATABASE " + d.Name + " OWNER TO app_owner; REVOKE ALL ON SCHEMA public FROM PUBLIC; GRANT ALL ON SCHEMA public TO app_owner")
 	}
 	source.Exec(schema)
 	e = pgtest.NewEnv(t, source, target)
@@ -74,8 +74,7 @@ func TestOld(t *testing.T) {
 		`UPDATE app."Odd ""name" SET n = n + 1, z = z + '1 day' WHERE "a b" % 3 = 0; DELETE FROM app."Odd ""name" WHERE "a b" = 7; UPDATE app."Odd ""name" SET "a b" = 1000 WHERE "a b" = 8`,
 		"INSERT INTO app.whole VALUES (1, 'a'), (1, 'a'), (NULL, 'x'); DELETE FROM app.whole WHERE ctid = '(0,1)'; INSERT INTO app.parent VALUES (1, 'p'); INSERT INTO app.kid VALUES (2, 'k'); UPDATE app.parent SET k = k || '!'",
 		"SELECT nextval('app.down'), nextval('app.down')")
-	source.Exec("CREATE ROLE clerk LOGIN PASSWORD 'x'")
-	app, err := pgx.Connect(pgtest.Context(t), source.As("clerk", "x"))
+	app, err := pgx.Connect(pgtest.Context(t), source.As("app", "x"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +176,7 @@ func TestOldSample(t *testing.T) {
 		e.Bash("pgextract --slot mig | pgapply")
 		sync := e.Start(nil, nil, "bash", script("sync"), "mig")
 		uri := filepath.Join(t.TempDir(), "uri")
-		if err := os.WriteFile(uri, []byte(source.URI+"\n"), 0o600); err != nil {
+		if err := os.WriteFile(uri, []byte(source.As("app", "x")+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		write := e.Start(nil, nil, "bash", script("sample/write"), uri, "--rate", "60", "--clients", "3")
@@ -185,7 +184,7 @@ func TestOldSample(t *testing.T) {
 		pgtest.Wait(t, 60*time.Second, "the application writes", func() bool {
 			return target.Query("SELECT count(*) > 400 FROM log.changes WHERE at > '2026-09-01'") == "t"
 		})
-		status, _, errs := e.Run(nil, "bash", script("cutover"), "mig", "--yes", "--switch", "echo '"+target.URI+"' > '"+uri+"'")
+		status, _, errs := e.Run(nil, "bash", script("cutover"), "mig", "--yes", "--switch", "echo '"+target.As("app", "x")+"' > '"+uri+"'")
 		t.Log(errs)
 		if status != 0 || !strings.Contains(errs, "all tables are equal") {
 			t.Fatalf("cutover: status %d\nsync: %s", status, sync.Errors())
