@@ -232,7 +232,7 @@ func TestSteps_F9(t *testing.T) {
 	m.cut(0, "fence")
 	m.cut(0, "drain")
 	for range 2 {
-		out, errs = m.cut(0, "verify", "--ready", filepath.Join(t.TempDir(), "ready"))
+		out, errs = m.cut(0, "verify")
 		says(t, out, "equal\tpublic.customer\t500\n", "equal\tpublic.Order\t995\n",
 			"equal\tpublic.event_1\t1000\n", "equal\tpublic.none\t1\n")
 		says(t, errs, "all equal")

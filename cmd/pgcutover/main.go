@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/alecthomas/kong"
@@ -75,9 +76,10 @@ type flags struct {
 		Timeout time.Duration `group:"other" default:"0s" placeholder:"TIME" help:"Give up after this time. Default: never."`
 	} `cmd:"" group:"night" help:"Wait until the full load is complete, or the target has caught up."`
 	Lock struct {
-		Trust   []string      `group:"what" placeholder:"ROLE" help:"As for fence. Can be repeated."`
-		Timeout time.Duration `group:"other" default:"1m" placeholder:"TIME" help:"As for fence, drain and open. Default: 1m."`
-	} `cmd:"" group:"night" help:"Keep other cutovers of the migration away until standard input ends. Prints the server process that holds the lock; the steps of this cutover need it as PGSLUICE_LOCK. Does the steps that it reads, a line each (ready, fence, drain, open), and prints the exit status of each: ready connects and checks, so that fence closes the source at once."`
+		Trust     []string      `group:"what" placeholder:"ROLE" help:"As for fence. Can be repeated."`
+		Snapshots bool          `group:"what" help:"Take a snapshot of each side after drain, for verify --snapshots, and print their names behind the status. Keep them until the step verified, or the end."`
+		Timeout   time.Duration `group:"other" default:"1m" placeholder:"TIME" help:"As for fence, drain and open. Default: 1m."`
+	} `cmd:"" group:"night" help:"Keep other cutovers of the migration away until standard input ends. Prints the server process that holds the lock; the steps of this cutover need it as PGSLUICE_LOCK. Does the steps that it reads, a line each (ready, fence, drain, open, verified), and prints the exit status of each: ready connects and checks, so that fence closes the source at once."`
 	Prepare struct {
 		Timeout time.Duration `group:"other" default:"1m" placeholder:"TIME" help:"Leave for open what another session's lock blocks for so long. Default: 1m."`
 	} `cmd:"" group:"night" help:"Do what can be done before the fence, while the source is in use: analyze tables, set sequences, create foreign keys and triggers where they do not act on what sync writes."`
@@ -99,10 +101,10 @@ type flags struct {
 		Timeout time.Duration `group:"other" default:"1m" placeholder:"TIME" help:"Give up after this time. Default: 1m."`
 	} `cmd:"" group:"night" help:"Wait until the target has every change of the fenced source."`
 	Verify struct {
-		Jobs          int    `group:"parallel" default:"2" placeholder:"N" help:"Compare this many tables at the same time. Default: 2."`
-		Ready         string `group:"output" placeholder:"FILE" help:"Wait up to a minute for the drain, create this file when the snapshots exist, and compare once the target is open, or 3 seconds later."`
-		OnlyDifferent bool   `group:"output" help:"Do not print equal tables."`
-		Rate          int    `group:"parallel" placeholder:"ROWS" help:"Read at most this many rows in a second on each side. Default: as many as possible."`
+		Jobs          int     `group:"parallel" default:"2" placeholder:"N" help:"Compare this many tables at the same time. Default: 2."`
+		Rate          int     `group:"parallel" placeholder:"ROWS" help:"Read at most this many rows in a second on each side. Default: as many as possible."`
+		Snapshots     *string `group:"what" placeholder:"SOURCE,TARGET" help:"Compare these snapshots, which pgcutover lock --snapshots holds, instead of new ones."`
+		OnlyDifferent bool    `group:"output" help:"Do not print equal tables."`
 	} `cmd:"" group:"night" help:"Compare every row of every table, as of the drained source. Exits with 0 if all are equal, with 1 if rows differ, and with another status if the comparison failed."`
 	Reverse struct {
 		Check bool `group:"what" help:"Only report what prevents the way back. Changes nothing."`
@@ -253,7 +255,7 @@ func (f *flags) do(ctx context.Context, m *session.Migration, command string, st
 		}
 		return steps.Wait(ctx, m, f.Wait.For, int64(lag), f.Wait.Timeout)
 	case "lock":
-		return steps.Lock(ctx, m, stdin, steps.LockOptions{Trust: f.Lock.Trust, Patience: f.Lock.Timeout, Report: report})
+		return steps.Lock(ctx, m, stdin, steps.LockOptions{Trust: f.Lock.Trust, Patience: f.Lock.Timeout, Report: report, Snapshot: f.Lock.Snapshots})
 	case "prepare":
 		return steps.Prepare(ctx, m, f.Prepare.Timeout)
 	case "rehearse":
@@ -277,8 +279,12 @@ func (f *flags) do(ctx context.Context, m *session.Migration, command string, st
 		return watch.Run(ctx, m, watch.Options{Follow: f.Watch.Follow, Every: f.Watch.Every, JSON: f.Watch.JSON, Accept: f.Watch.Accept})
 	case "verify":
 		o := verify.Options{Jobs: max(f.Verify.Jobs, 1), Rate: max(f.Verify.Rate, 0), OnlyDifferent: f.Verify.OnlyDifferent}
-		if f.Verify.Ready != "" {
-			o.Ready = f.ready
+		if names := f.Verify.Snapshots; names != nil {
+			source, target, _ := strings.Cut(*names, ",")
+			if source == "" || target == "" {
+				return fault.New(fault.Usage, "--snapshots needs the names of two snapshots, of the source and of the target, separated by a comma")
+			}
+			o.Snapshots = []string{source, target}
 		}
 		return verify.Run(ctx, m, o)
 	case "ddl install":
@@ -305,11 +311,4 @@ func (f *flags) status(ctx context.Context, m *session.Migration) error {
 		return fault.New(fault.Usage, "--get prints one field, once").WithHint("Leave out --json and --watch.")
 	}
 	return status.Get(ctx, m, f.Status.Get)
-}
-
-// ready tells the calling script that the snapshots exist.
-func (f *flags) ready() {
-	if file, err := os.Create(f.Verify.Ready); err == nil {
-		_ = file.Close()
-	}
 }

@@ -26,25 +26,11 @@ type proxy struct {
 // through starts a proxy before the server of a URI.
 func through(t testing.TB, d *pgtest.DB, uri string) *proxy {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	server := fmt.Sprintf("127.0.0.1:%d", d.Port)
-	p := &proxy{uri: strings.Replace(uri, server, l.Addr().String(), 1)}
+	server, p := fmt.Sprintf("127.0.0.1:%d", d.Port), new(proxy)
+	p.uri = strings.Replace(uri, server, pgtest.Listen(t, func(c net.Conn) { p.serve(c, server) }), 1)
 	if p.uri == uri {
 		t.Fatalf("%s does not name %s", uri, server)
 	}
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go p.serve(c, server)
-		}
-	}()
 	return p
 }
 
@@ -113,7 +99,7 @@ func (m *migration) counted(what string) {
 	if err != nil {
 		m.T.Fatal(err)
 	}
-	p := e.Start(stdin, stdout, "pgcutover", "lock", "--slot", m.slot)
+	p := e.Start(stdin, stdout, "pgcutover", "lock", "--slot", m.slot, "--snapshots")
 	_, _ = stdin.Close(), stdout.Close()
 	lines := bufio.NewScanner(answers)
 	if !lines.Scan() {
@@ -132,7 +118,7 @@ func (m *migration) counted(what string) {
 		if _, err := fmt.Fprintln(orders, step); err != nil {
 			m.T.Fatal(err)
 		}
-		if !lines.Scan() || lines.Text() != "0" {
+		if !lines.Scan() || !answered(step, lines.Text()) {
 			m.T.Fatalf("%s: status %q: %s", step, lines.Text(), p.Errors())
 		}
 		trips := a.trips.Load() + b.trips.Load()
@@ -146,6 +132,12 @@ func (m *migration) counted(what string) {
 		m.T.Errorf("lock: status %d: %s", status, p.Errors())
 	}
 	_ = answers.Close()
+}
+
+// answered reports whether a step has succeeded. drain names the snapshots.
+func answered(step, line string) bool {
+	status, names, _ := strings.Cut(line, " ")
+	return status == "0" && strings.Contains(names, ",") == (step == "drain")
 }
 
 // How long the source is closed does not depend on the number of tables: what is left to do then

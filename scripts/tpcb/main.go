@@ -104,7 +104,9 @@ func (a *app) client(ctx context.Context, i int) {
 		began := time.Now()
 		for ctx.Err() == nil {
 			if conn == nil {
-				conn = a.connect(ctx)
+				if conn = a.connect(ctx); conn == nil {
+					time.Sleep(backoff())
+				}
 				continue
 			}
 			committing, err := transaction(ctx, conn, number, a.Scale)
@@ -117,9 +119,13 @@ func (a *app) client(ctx context.Context, i int) {
 			if committing {
 				break
 			}
+			time.Sleep(backoff())
 		}
 	}
 }
+
+// backoff is how long a client that was refused waits: not always as long as the others.
+func backoff() time.Duration { return 20*time.Millisecond + rand.N(60*time.Millisecond) }
 
 // connect returns nil if the primary takes no connections.
 func (a *app) connect(ctx context.Context) *pgx.Conn {
@@ -135,7 +141,6 @@ func (a *app) connect(ctx context.Context) *pgx.Conn {
 		}
 	}
 	a.note(-1, time.Now(), false, err)
-	time.Sleep(5 * time.Millisecond)
 	return nil
 }
 

@@ -196,7 +196,7 @@ func TestUsage(t *testing.T) {
 		{"pgapply --target=", "--target"},
 		{"pgcutover check --slot=", "--slot"},
 		{"pgcutover cleanup --slot=", "--slot"},
-		{"pgcutover verify --ready=", "--ready"},
+		{"pgcutover verify --snapshots=", "--snapshots"},
 	} {
 		args := strings.Fields(c.command)
 		e := &pgtest.Env{T: t, Dir: pgtest.Programs(t, true), Source: nowhere, Target: nowhere}

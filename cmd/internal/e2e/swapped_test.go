@@ -1,11 +1,8 @@
 package e2e
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
@@ -33,16 +30,26 @@ func TestSwappedForView_P5(t *testing.T) {
 			e.Must(nil, "pgcutover", "wait", "caught-up", "--slot", slot, "--timeout", "60s")
 			e.Must(nil, "pgcutover", "fence", "--slot", slot)
 			e.Must(nil, "pgcutover", "drain", "--slot", slot)
-			ready := filepath.Join(t.TempDir(), "ready")
-			p := e.Start(nil, nil, "pgcutover", "verify", "--slot", slot, "--jobs", "1", "--ready", ready)
-			pgtest.Wait(t, 30*time.Second, "snapshots", func() bool { _, err := os.Stat(ready); return err == nil })
+			var names []string
+			for _, d := range []*pgtest.DB{source, target} {
+				c := d.Connect()
+				var name string
+				if _, err := c.Exec(t.Context(), "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"); err != nil {
+					t.Fatal(err)
+				}
+				if err := c.QueryRow(t.Context(), "SELECT pg_export_snapshot()").Scan(&name); err != nil {
+					t.Fatal(err)
+				}
+				names = append(names, name)
+			}
 			db := source
 			if side == "target" {
 				db = target
 			}
 			db.Exec("BEGIN READ WRITE; ALTER TABLE last RENAME TO away; CREATE VIEW last AS SELECT evil() AS id; COMMIT")
-			if status := p.Wait(time.Minute); status != 78 || strings.Contains(p.Errors(), "evil") {
-				t.Errorf("status %d: %s", status, p.Errors())
+			status, _, errs := e.Run(nil, "pgcutover", "verify", "--slot", slot, "--jobs", "1", "--snapshots", strings.Join(names, ","))
+			if status != 78 || strings.Contains(errs, "evil") {
+				t.Errorf("status %d: %s", status, errs)
 			}
 		})
 	}

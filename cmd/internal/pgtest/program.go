@@ -267,8 +267,8 @@ func Context(t testing.TB) context.Context {
 // Full reports whether scripts/test --full runs the test.
 func Full() bool { return os.Getenv("PGSLUICE_TEST_FULL") != "" }
 
-// Slow skips a test that scripts/test --full runs, with each pair of versions, and that takes too
-// long for every run of scripts/test.
+// Slow skips a test that takes too long for every run of scripts/test. scripts/test --full runs it,
+// and scripts/test-versions with each pair of versions if it has the package.
 func Slow(t testing.TB) {
 	t.Helper()
 	if !Full() && os.Getenv("PGSLUICE_TEST_SOURCE") == "" {

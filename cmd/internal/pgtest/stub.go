@@ -20,24 +20,11 @@ type Stub struct {
 // Start returns the URI of the stub, which stops when the test ends.
 func (s Stub) Start(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				s.serve(pgproto3.NewBackend(c, c))
-			}()
-		}
-	}()
-	return fmt.Sprintf("postgres://me@%s/db?sslmode=disable", l.Addr())
+	addr := Listen(t, func(c net.Conn) {
+		defer c.Close()
+		s.serve(pgproto3.NewBackend(c, c))
+	})
+	return fmt.Sprintf("postgres://me@%s/db?sslmode=disable", addr)
 }
 
 const stubPID = 4711

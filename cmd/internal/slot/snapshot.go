@@ -3,6 +3,7 @@ package slot
 import (
 	"context"
 	"errors"
+	"strconv"
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
@@ -156,16 +157,10 @@ func Hold(ctx context.Context, server pgdial.Server) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	return HoldIn(ctx, server, c)
-}
-
-// HoldIn is Hold in a session that the snapshot owns from then on.
-func HoldIn(ctx context.Context, server pgdial.Server, c *pgx.Conn) (*Snapshot, error) {
-	s := &Snapshot{Keep: c}
-	if err := s.keep(ctx, server, ""); err != nil {
+	s, err := Take(ctx, server, c, "")
+	if err != nil {
 		return nil, err
 	}
-	var err error
 	if s.At, err = FlushLSN(ctx, s.Keep); err != nil {
 		s.Release(ctx)
 		return nil, server.Explain(err)
@@ -193,23 +188,37 @@ func Import(ctx context.Context, server pgdial.Server, name string, lsn format.L
 
 // keep opens the session that holds the snapshot, imports the snapshot if it has a name, and
 // exports it again.
-func (s *Snapshot) keep(ctx context.Context, server pgdial.Server, name string) (err error) {
-	if s.Keep == nil {
-		if s.Keep, err = server.Connect(ctx); err != nil {
-			return err
-		}
+func (s *Snapshot) keep(ctx context.Context, server pgdial.Server, name string) error {
+	c, err := server.Connect(ctx)
+	if err != nil {
+		return err
 	}
-	sql := "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+	took, err := Take(ctx, server, c, name)
+	if err == nil {
+		s.Keep, s.Name, s.XMin = c, took.Name, took.XMin
+	}
+	return err
+}
+
+// Take takes a snapshot in a session that the snapshot owns from then on: of what is there now, or,
+// by its name, one that another session holds. It waits for the server once. The snapshot's LSN is
+// not known. If it fails, it closes the session.
+func Take(ctx context.Context, server pgdial.Server, c *pgx.Conn, name string) (*Snapshot, error) {
+	s := &Snapshot{Keep: c}
+	sql := "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; "
 	if name != "" {
-		sql += "; SET TRANSACTION SNAPSHOT " + QuoteLiteral(name)
+		sql += "SET TRANSACTION SNAPSHOT " + QuoteLiteral(name) + "; "
 	}
-	if _, err = s.Keep.Exec(ctx, sql); err == nil {
-		err = s.Keep.QueryRow(ctx,
-			"SELECT pg_catalog.pg_export_snapshot(), pg_catalog.txid_snapshot_xmin(pg_catalog.txid_current_snapshot())").
-			Scan(&s.Name, &s.XMin)
+	results, err := c.PgConn().Exec(ctx, sql+
+		"SELECT pg_catalog.pg_export_snapshot(), pg_catalog.txid_snapshot_xmin(pg_catalog.txid_current_snapshot())").ReadAll()
+	if err == nil {
+		row := results[len(results)-1].Rows[0]
+		s.Name = string(row[0])
+		s.XMin, err = strconv.ParseUint(string(row[1]), 10, 64)
 	}
 	if err != nil {
-		s.Release(ctx)
+		s.Release(context.WithoutCancel(ctx))
+		return nil, server.Explain(err)
 	}
-	return server.Explain(err)
+	return s, nil
 }

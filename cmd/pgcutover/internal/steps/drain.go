@@ -63,7 +63,7 @@ func drain(ctx context.Context, s *session.Session, timeout time.Duration) error
 // proved, if it is in force.
 func fenced(ctx context.Context, s *session.Session) (done []progress.Step, id string, err error) {
 	var d *slot.Database
-	err = beside(func() (err error) {
+	err = session.Beside(func() (err error) {
 		d, err = slot.GetDatabase(ctx, s.OnSource)
 		return s.Source.Explain(err)
 	}, func() (err error) {

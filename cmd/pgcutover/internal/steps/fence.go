@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
@@ -52,6 +53,7 @@ func Fence(ctx context.Context, m *session.Migration, o FenceOptions) error {
 	if err != nil {
 		return err
 	}
+	defer f.release(ctx)
 	return f.close(ctx)
 }
 
@@ -59,8 +61,9 @@ func Fence(ctx context.Context, m *session.Migration, o FenceOptions) error {
 type fence struct {
 	*session.Session
 	trust   []string
-	stamp   string // of the source's catalogs when they were compared
-	counted string // the tables to count again
+	stamp   string    // of the source's catalogs when they were compared
+	counted string    // the tables to count again
+	proof   *pgx.Conn // the session that has proved the fence; nil: none, or handed over
 }
 
 // judge checks the conditions for closing the source, before anything is closed.
@@ -81,9 +84,17 @@ func judge(ctx context.Context, s *session.Session, o FenceOptions) (*fence, err
 func (f *fence) close(ctx context.Context) error {
 	err := f.Step(ctx, "fence", func(*pgx.Batch) (string, error) { return f.put(ctx) })
 	if err != nil {
+		f.release(ctx)
 		return errors.Join(err, neverClosed(ctx, f.Session))
 	}
 	return nil
+}
+
+func (f *fence) release(ctx context.Context) {
+	if f.proof != nil {
+		_ = f.proof.Close(ctx)
+	}
+	f.proof = nil
 }
 
 // neverClosed removes the record of a fence that has failed before it closed anything.
@@ -105,19 +116,20 @@ func (f *fence) put(ctx context.Context) (string, error) {
 		return "", err
 	}
 	// A new session takes several round trips. Meanwhile the others are ended.
-	proved := make(chan error, 1)
+	var proving errgroup.Group
 	n, left, err := endSessions(ctx, f.Session, f.trust, func() {
-		go func() { proved <- proveReadOnly(ctx, f.Session) }()
+		proving.Go(func() error { return f.prove(ctx) })
 	})
-	if err != nil {
-		return "", err
+	var is string
+	if err == nil {
+		is, err = connecting(ctx, f.Session, record)
+		err = f.Source.Explain(err)
 	}
-	is, err := connecting(ctx, f.Session, record)
-	if err = f.Source.Explain(err); err == nil {
+	if err == nil {
 		// If the source's catalogs have not changed since, open need not compare them again.
 		err = f.Target.Explain(progress.SetStamp(ctx, f.OnTarget, f.Stream.ID, "fence", f.stamp, f.counted, largeObjects(ctx, f.Session)))
 	}
-	if e := <-proved; err == nil {
+	if e := proving.Wait(); err == nil {
 		err = e
 	}
 	if err != nil {
@@ -156,18 +168,20 @@ func usable(ctx context.Context, s *session.Session) error {
 	return info.Usable(s.Stream.Key.Slot, s.Stream.Key.Database)
 }
 
-// proveReadOnly opens a session like any client and tries to write.
-func proveReadOnly(ctx context.Context, s *session.Session) error {
-	c, err := s.Connect(ctx, s.Source)
+// prove opens a session like any client and tries to write.
+func (f *fence) prove(ctx context.Context) error {
+	c, err := f.Connect(ctx, f.Source)
 	if err != nil {
 		return err
 	}
-	defer c.Close(ctx)
-	_, err = c.Exec(ctx, "BEGIN; CREATE SCHEMA pgsluice_fence_test") // closing the session undoes it
+	// One transaction, which leaves nothing behind, whatever happens.
+	_, err = c.Exec(ctx, "CREATE SCHEMA pgsluice_fence_test; ROLLBACK", pgx.QueryExecModeSimpleProtocol)
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == "25006" {
+		f.proof = c
 		return nil
 	}
+	_ = c.Close(ctx)
 	return fault.New(fault.Config, "the fence does not hold: a new session on the source can still write").
 		WithDetail("A write should have failed as in a read-only transaction. The result was: %v.", err)
 }

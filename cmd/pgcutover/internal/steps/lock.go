@@ -25,12 +25,14 @@ type LockOptions struct {
 	Trust    []string      // superusers whose idle sessions do not write
 	Patience time.Duration // how long a step waits: for locks of other sessions, and drain for the target
 	Report   func(error)   // called with the error of a step
+	Snapshot bool          // take a snapshot of each side after drain, for a verification
 }
 
 // Lock holds the lock of a whole cutover until stdin ends, the context is canceled, or its session
 // is lost. A calling script keeps the other end of stdin open, so the lock never outlives the
 // script. Lock prints the server process that holds the lock; the steps of the cutover check it. It
-// does the steps that are written to stdin, a line each, and prints the exit status of each.
+// does the steps that are written to stdin, a line each, and prints the exit status of each. Behind
+// that of drain it prints the names of the snapshots.
 func Lock(ctx context.Context, m *session.Migration, stdin io.Reader, o LockOptions) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

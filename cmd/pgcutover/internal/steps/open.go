@@ -46,12 +46,12 @@ func open(ctx context.Context, s *session.Session, allow []string, timeout time.
 		return err
 	}
 	r := &rest{Session: s, drain: session.Done(done, "drain"), free: make(chan struct{})}
-	if err := beside(func() error { return r.begin(ctx) }, func() error { return answers(ctx, s) }); err != nil {
+	if err := session.Beside(func() error { return r.begin(ctx) }, func() error { return answers(ctx, s) }); err != nil {
 		return err
 	}
 	// Fence has compared the schemas. Skip the slow comparison: nobody can write at this point.
 	var same bool
-	if err := beside(func() (err error) {
+	if err := session.Beside(func() (err error) {
 		defer close(r.free)
 		if err := sameLargeObjects(ctx, s, r.drain); err != nil {
 			return err

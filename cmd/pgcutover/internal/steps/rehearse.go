@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	osexec "os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -18,6 +16,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
 	"github.com/pgsluice/pgsluice/cmd/internal/objects"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/fencing"
@@ -42,7 +41,7 @@ type Rehearsal struct {
 	Downtime  int64          `json:"downtime_ms"`
 
 	allow, trust []string
-	snapshots    time.Duration // to take them, in sessions that exist
+	held         snapshots // the zero value: no verification
 }
 
 // A SessionGroup is sessions of one application and role.
@@ -63,10 +62,6 @@ type StepTime struct {
 // measures it. What would change something runs in a transaction that is rolled back. Sequences are
 // not set, because that cannot be rolled back. It fails if a step would refuse.
 func Rehearse(ctx context.Context, m *session.Migration, o RehearseOptions) error {
-	begins, err := programTime(ctx)
-	if err != nil {
-		return err
-	}
 	r := &Rehearsal{Sessions: []SessionGroup{}, Failing: []string{}, allow: o.Allow, trust: o.Trust}
 	if err := orphanless(ctx, m, o); err != nil {
 		return err
@@ -82,25 +77,24 @@ func Rehearse(ctx context.Context, m *session.Migration, o RehearseOptions) erro
 	if err := r.judge(ctx, s); err != nil {
 		return err
 	}
-	var total, drain time.Duration
+	if !o.NoVerify {
+		defer r.held.release(context.WithoutCancel(ctx))
+		for i, side := range []pgdial.Server{m.Source, m.Target} {
+			if r.held.sessions[i], err = m.Connect(ctx, side); err != nil {
+				return err
+			}
+		}
+	}
+	var total time.Duration
 	for _, x := range []struct {
 		name string
 		do   func(context.Context, *session.Session) error
-	}{{"fence", r.fence}, {"drain", r.drain}, {"verify", r.verify}, {"open", r.open}} {
-		if x.name == "verify" && o.NoVerify {
-			continue
-		}
+	}{{"fence", r.fence}, {"drain", r.drain}, {"open", r.open}} {
 		began := time.Now()
 		if err := x.do(ctx, s); err != nil {
 			return err
 		}
 		took := time.Since(began)
-		switch x.name {
-		case "drain":
-			drain = took
-		case "verify": // a program of its own, which starts and connects while the source is drained
-			took = max(r.snapshots, begins+took-drain)
-		}
 		total += took
 		r.Steps = append(r.Steps, StepTime{x.name, took.Milliseconds()})
 	}
@@ -133,24 +127,6 @@ func orphanless(ctx context.Context, m *session.Migration, o RehearseOptions) er
 	}
 	defer s.Close(ctx)
 	return missing.RequireParents(ctx, s, o.AllowOrphans, o.Allow)
-}
-
-// programTime returns how long one of our programs takes to start.
-func programTime(ctx context.Context) (time.Duration, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return 0, err
-	}
-	times := make([]time.Duration, 3)
-	for i := range times {
-		began := time.Now()
-		if err := osexec.CommandContext(ctx, self, "--version").Run(); err != nil {
-			return 0, fmt.Errorf("run %s: %w", self, err)
-		}
-		times[i] = time.Since(began)
-	}
-	slices.Sort(times)
-	return times[1], nil
 }
 
 // judge checks what Fence checks, before the application waits. Rehearse has looked for orphans
@@ -221,30 +197,10 @@ func (r *Rehearsal) drain(ctx context.Context, s *session.Session) error {
 	if _, err := s.FenceInForce(ctx, done); err != nil {
 		return err
 	}
-	_, err = applied(ctx, s)
-	return err
-}
-
-// verify connects and takes snapshots, as a verification does.
-func (r *Rehearsal) verify(ctx context.Context, s *session.Session) error {
-	v, err := s.Begin(ctx)
-	if err != nil {
+	if _, err = applied(ctx, s); err != nil || r.held.sessions[0] == nil {
 		return err
 	}
-	defer v.Close(ctx)
-	began := time.Now()
-	for _, c := range []*pgx.Conn{v.OnSource, v.OnTarget} {
-		tx, err := c.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
-		if err == nil {
-			_, err = tx.Exec(ctx, "SELECT pg_catalog.pg_export_snapshot()")
-			_ = tx.Rollback(ctx)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	r.snapshots = time.Since(began)
-	return nil
+	return r.held.take(ctx, s.Migration)
 }
 
 // open does what Open does, without setting sequences and without ending sync.

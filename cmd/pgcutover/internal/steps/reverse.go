@@ -229,7 +229,7 @@ func (b *back) tables(ctx context.Context) ([]progress.BackTable, error) {
 // sameTables reports whether the way back has the tables of the migration, no more and no fewer.
 func (b *back) sameTables(ctx context.Context) (bool, error) {
 	var has, wants string
-	err := beside(func() error {
+	err := session.Beside(func() error {
 		return b.Target.Explain(b.OnTarget.QueryRow(ctx, "SELECT pg_catalog.format('%s %s', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hashint8(c.oid::pg_catalog.int8)))"+migrated, b.Stream.ID).Scan(&wants))
 	}, func() error {
 		return b.Source.Explain(b.OnSource.QueryRow(ctx, "SELECT pg_catalog.format('%s %s', pg_catalog.count(*), pg_catalog.sum(pg_catalog.hashint8(t.source_oid))) FROM pgsluice.tables t WHERE t.stream_id = $1", b.stream.ID).Scan(&has))

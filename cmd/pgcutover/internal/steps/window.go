@@ -2,6 +2,7 @@ package steps
 
 import (
 	"context"
+	"strings"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
@@ -16,13 +17,16 @@ type window struct {
 	*session.Migration
 	LockOptions
 
-	s *session.Session // nil: not connected
-	f *fence           // whose conditions are met; nil: not judged
+	s    *session.Session // nil: not connected
+	f    *fence           // whose conditions are met; nil: not judged
+	held snapshots
 }
 
 // serve does steps until the context is canceled, and prints the exit status of each. After a step
-// that fails, and after open, it closes the sessions: other programs' steps go on.
+// that fails, and after open, it closes the sessions: other programs' steps go on. The snapshots
+// stay until a step fails, or until the step verified.
 func (w *window) serve(ctx context.Context, steps <-chan string) error {
+	defer w.held.release(context.WithoutCancel(ctx))
 	defer w.close(context.WithoutCancel(ctx))
 	for {
 		var step string
@@ -41,13 +45,24 @@ func (w *window) serve(ctx context.Context, steps <-chan string) error {
 		if err != nil || step == "open" {
 			w.close(ctx)
 		}
-		w.Printf("%d\n", fault.StatusOf(err))
+		if err != nil {
+			w.held.release(ctx)
+		}
+		said := ""
+		if step == "drain" {
+			said = " " + w.held.String()
+		}
+		w.Printf("%d%s\n", fault.StatusOf(err), strings.TrimRight(said, " "))
 	}
 }
 
 // do does a step. ready connects, checks the conditions for closing the source, as the fence does,
 // and reads what open will read faster the second time; then fence closes the source at once.
 func (w *window) do(ctx context.Context, step string) error {
+	if step == "verified" {
+		w.held.release(ctx)
+		return nil
+	}
 	if err := w.begin(ctx); err != nil {
 		return err
 	}
@@ -62,11 +77,17 @@ func (w *window) do(ctx context.Context, step string) error {
 	case "fence":
 		return w.Retry(ctx, w.Patience, func() error { return w.fence(ctx) })
 	case "drain":
-		return drain(ctx, w.s, w.Patience)
+		if err := drain(ctx, w.s, w.Patience); err != nil {
+			return err
+		}
+		if !w.Snapshot || w.s.Stream.Ended {
+			return nil
+		}
+		return w.held.take(ctx, w.Migration)
 	case "open":
 		return open(ctx, w.s, nil, w.Patience)
 	}
-	return fault.New(fault.Usage, "%q is not a step: ready, fence, drain or open", step)
+	return fault.New(fault.Usage, "%q is not a step: ready, fence, drain, open or verified", step)
 }
 
 // begin connects if there are no sessions yet, and checks before each step that the lock is held
@@ -82,6 +103,11 @@ func (w *window) begin(ctx context.Context) (err error) {
 		}
 		if err := mayIdle(ctx, w.Target, w.s.OnTarget); err != nil {
 			return err
+		}
+		if w.Snapshot {
+			if w.held.sessions[1], err = w.Connect(ctx, w.Target); err != nil {
+				return err
+			}
 		}
 	}
 	return w.s.Exclusive(ctx)
@@ -106,5 +132,12 @@ func (w *window) fence(ctx context.Context) error {
 			return err
 		}
 	}
-	return w.f.close(ctx)
+	if err := w.f.close(ctx); err != nil {
+		return err
+	}
+	if !w.Snapshot {
+		w.f.release(ctx)
+	}
+	w.held.sessions[0], w.f.proof = w.f.proof, nil
+	return nil
 }

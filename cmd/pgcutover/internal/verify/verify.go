@@ -8,9 +8,8 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
@@ -18,10 +17,10 @@ import (
 
 // Options choose what is compared and how it is reported.
 type Options struct {
-	Jobs          int    // number of tables compared at a time
-	Rate          int    // rows that are read in a second on each side; 0: as many as possible
-	OnlyDifferent bool   // do not print equal tables
-	Ready         func() // called when the snapshots exist
+	Jobs          int      // number of tables compared at a time
+	Rate          int      // rows that are read in a second on each side; 0: as many as possible
+	OnlyDifferent bool     // do not print equal tables
+	Snapshots     []string // of source and target, which other sessions hold; empty: Run takes its own
 }
 
 // A verification is one comparison of the two sides, each as of one snapshot.
@@ -36,11 +35,10 @@ type verification struct {
 }
 
 // Run compares every row of every table of the source, and the large objects, with those of the
-// target. It reads one snapshot on each side, takes both at its start, and calls Ready when they
-// exist. The source must be fenced and drained: otherwise the two snapshots are not of the same
-// state. Run writes a line for each table, or only for those that differ. It fails with status
-// Failed only if a table differs, so that nobody mistakes an incomplete comparison for a
-// difference.
+// target. It reads one snapshot on each side. The source must be fenced and drained when the
+// snapshots are taken: otherwise they are not of the same state. Run writes a line for each table,
+// or only for those that differ. It fails with status Failed only if a table differs, so that nobody
+// mistakes an incomplete comparison for a difference.
 func Run(ctx context.Context, m *session.Migration, o Options) error {
 	equal, err := run(ctx, m, o)
 	if err != nil && equal && fault.StatusOf(err) == fault.Failed {
@@ -69,7 +67,7 @@ func run(ctx context.Context, m *session.Migration, o Options) (equal bool, err 
 	}
 	s.OnSource = v.source.Keep
 	for _, step := range []func(*verification, context.Context) error{
-		(*verification).drained, (*verification).ready, (*verification).findPairs, (*verification).chooseHash, (*verification).compare,
+		(*verification).drained, (*verification).findPairs, (*verification).chooseHash, (*verification).compare,
 	} {
 		if err := step(v, ctx); err != nil {
 			return true, err
@@ -78,49 +76,33 @@ func run(ctx context.Context, m *session.Migration, o Options) (equal bool, err 
 	return v.report(ctx)
 }
 
-// hold takes a snapshot of each side. It connects before it waits for the drain, because the
-// application waits for the snapshots.
-func (v *verification) hold(ctx context.Context) error {
-	var source, target *pgx.Conn
-	err := bothSides(func() (err error) {
-		source, err = v.Source.Connect(ctx)
+// hold takes or imports a snapshot of each side. The recorded steps are read before: what is
+// drained then is in the snapshots.
+func (v *verification) hold(ctx context.Context) (err error) {
+	if v.steps, err = progress.Steps(ctx, v.OnTarget, v.Stream.ID); err != nil {
+		return v.Target.Explain(err)
+	}
+	names := append(v.Snapshots, "", "")
+	return session.Beside(func() (err error) {
+		v.source, err = v.take(ctx, v.Source, names[0])
 		return err
 	}, func() (err error) {
-		target, err = v.Target.Connect(ctx)
-		return err
-	})
-	// From here on, release closes the sessions.
-	v.source, v.target = &slot.Snapshot{Keep: source}, &slot.Snapshot{Keep: target}
-	if err != nil {
-		return err
-	}
-	if err := v.waitDrained(ctx); err != nil {
-		return err
-	}
-	return bothSides(func() error {
-		s, err := slot.HoldIn(ctx, v.Source, source)
-		if err == nil {
-			v.source = s
-		}
-		return err
-	}, func() error {
-		s, err := slot.HoldIn(ctx, v.Target, target)
-		if err == nil {
-			v.target = s
-		}
+		v.target, err = v.take(ctx, v.Target, names[1])
 		return err
 	})
 }
 
-// bothSides does something on each side at once, and returns the source's error first.
-func bothSides(source, target func() error) error {
-	failed := make(chan error, 1)
-	go func() { failed <- target() }()
-	err := source()
-	if e := <-failed; err == nil {
-		err = e
+func (v *verification) take(ctx context.Context, server pgdial.Server, name string) (*slot.Snapshot, error) {
+	c, err := server.Connect(ctx)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	s, err := slot.Take(ctx, server, c, name)
+	if name != "" && slot.Gone(err) {
+		return nil, fault.New(fault.TryAgain, "snapshot %s does not exist on the %s: %w", name, server.Side, err).
+			WithHint("The cutover that held it has ended. Compare the rows as they are now: pgcutover verify --slot %s", v.Slot)
+	}
+	return s, err
 }
 
 func (v *verification) release(ctx context.Context) {
@@ -131,35 +113,12 @@ func (v *verification) release(ctx context.Context) {
 	}
 }
 
-// drainSoon is how long a verification that a cutover has started waits for its drain, which has
-// the same limit.
-const drainSoon = time.Minute
-
-// waitDrained reads the recorded steps. What is drained then is in snapshots that are taken later.
-// With Ready, the drain may still be at work.
-func (v *verification) waitDrained(ctx context.Context) (err error) {
-	for deadline := time.Now().Add(drainSoon); ; {
-		if v.steps, err = progress.Steps(ctx, v.OnTarget, v.Stream.ID); err != nil {
-			return v.Target.Explain(err)
-		}
-		f, d := session.Done(v.steps, "fence"), session.Done(v.steps, "drain")
-		if v.Ready == nil || f == nil || d != nil && d.FenceID == f.FenceID || time.Now().After(deadline) {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
-}
-
 // drained checks that the snapshots are of the same state.
 func (v *verification) drained(ctx context.Context) error {
 	if err := v.CheckSource(ctx); err != nil {
 		return err
 	}
-	if v.Stream.Ended {
+	if v.Stream.Ended && len(v.Snapshots) == 0 {
 		v.Log.Warn("the target is open; rows written to it since then differ from the source")
 	}
 	if is, err := v.Session.Drained(ctx, v.steps); err != nil {
@@ -167,30 +126,6 @@ func (v *verification) drained(ctx context.Context) error {
 	} else if !is {
 		return fault.New(fault.Config, "the source is not fenced and drained, so a difference may be a change that is still on its way").
 			WithHint("First: pgcutover fence --slot %s, and pgcutover drain --slot %s", v.Slot, v.Slot)
-	}
-	return nil
-}
-
-// openSoon is how long ready waits for the target to be opened.
-const openSoon = 3 * time.Second
-
-// ready reports that the snapshots exist. The application waits for that in a cutover, so nothing
-// that takes longer with more tables comes before it. Nor does the comparison compete with open for
-// the servers: it begins when the target is open.
-func (v *verification) ready(ctx context.Context) error {
-	if v.Ready == nil {
-		return nil
-	}
-	v.Ready()
-	for open, deadline := v.Stream.Ended, time.Now().Add(openSoon); !open && time.Now().Before(deadline); {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(20 * time.Millisecond):
-		}
-		if err := v.OnTarget.QueryRow(ctx, "SELECT ended_at IS NOT NULL FROM pgsluice.streams WHERE stream_id = $1", v.Stream.ID).Scan(&open); err != nil {
-			return v.Target.Explain(err)
-		}
 	}
 	return nil
 }
