@@ -133,21 +133,7 @@ func proxied(t *testing.T, uri string) string {
 		t.Fatal(err)
 	}
 	server := u.Host
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			client, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go relay(client, server)
-		}
-	}()
-	u.Host = l.Addr().String()
+	u.Host = pgtest.Listen(t, func(client net.Conn) { relay(client, server) })
 	return u.String()
 }
 

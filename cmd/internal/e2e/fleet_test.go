@@ -142,7 +142,7 @@ func TestFleet(t *testing.T) {
 		t.Error("the source of the third is closed")
 	}
 	if s, errs := first.Wait(time.Minute), first.Errors(); s != 1 ||
-		!strings.Contains(errs, "; log: fleet.map.logs/crm.log; after you correct the cause: scripts/fleet fleet.map\nfleet: 1 of 3 databases failed") {
+		!strings.Contains(errs, "; log: fleet.map.logs/crm.log\nfleet: hint: After you correct the cause: scripts/fleet fleet.map\nfleet: 1 of 3 databases failed") {
 		t.Errorf("the first run: status %d: %s", s, errs)
 	}
 

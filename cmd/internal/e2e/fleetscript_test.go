@@ -125,7 +125,7 @@ func TestFleetStatuses(t *testing.T) {
 		t.Errorf("too few slots: status %d: %s", status, errs)
 	}
 	m.write("slots", "2")
-	const failed = "fleet: b failed with status 69; log: fleet map.logs/b.log; after you correct the cause: scripts/fleet "
+	const failed = "fleet: b failed with status 69; log: fleet map.logs/b.log\nfleet: hint: After you correct the cause: scripts/fleet "
 	status, _, errs = m.run("fleet map", "--jobs", "1")
 	if status != 1 || !strings.Contains(errs, failed+`fleet\ map`+"\nfleet: 1 of 2 databases failed, see above\n") ||
 		m.read("a.given") == "" ||

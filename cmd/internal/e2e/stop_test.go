@@ -34,40 +34,28 @@ func newRelay(t *testing.T, db *pgtest.DB) *relay {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
 	r := &relay{server: u.Host}
-	u.Host = l.Addr().String()
+	t.Cleanup(r.cut) // after it takes no more connections
+	u.Host = pgtest.Listen(t, r.take)
 	r.URI = u.String()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			if r.refuses.Load() {
-				_ = c.Close()
-				continue
-			}
-			s, err := net.Dial("tcp", r.server)
-			if err != nil {
-				_ = c.Close()
-				continue
-			}
-			r.mu.Lock()
-			r.conns = append(r.conns, c, s)
-			r.mu.Unlock()
-			go r.pass(s, c, false)
-			go r.pass(c, s, true)
-		}
-	}()
-	t.Cleanup(func() {
-		_ = l.Close()
-		r.cut()
-	})
 	return r
+}
+
+func (r *relay) take(c net.Conn) {
+	if r.refuses.Load() {
+		_ = c.Close()
+		return
+	}
+	s, err := net.Dial("tcp", r.server)
+	if err != nil {
+		_ = c.Close()
+		return
+	}
+	r.mu.Lock()
+	r.conns = append(r.conns, c, s)
+	r.mu.Unlock()
+	go r.pass(s, c, false)
+	r.pass(c, s, true)
 }
 
 func (r *relay) pass(to, from net.Conn, counts bool) {

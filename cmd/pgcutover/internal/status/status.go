@@ -197,9 +197,7 @@ func (st *Status) askSource(ctx context.Context, s *session.Session, field strin
 		}
 		st.judge(s.Stream, fenced, drained, err)
 	}
-	if err == nil && measures(field) {
-		err = st.measure(ctx, s, last)
-	}
+	grows := measures(field)
 	field, _, _ = strings.Cut(field, ".")
 	if err == nil && (field == "" || field == "way_back") {
 		err = st.askBack(ctx, s)
@@ -210,6 +208,9 @@ func (st *Status) askSource(ctx context.Context, s *session.Session, field strin
 	}
 	if err == nil && (field == "" || field == "missing") {
 		st.NotThere, err = findMissing(ctx, s, known, before)
+	}
+	if err == nil && grows { // last: what comes before takes a part of the time
+		err = st.measure(ctx, s, last)
 	}
 	if st.asked = s.Locked(s.Source.Explain(err)); err != nil {
 		st.problem(st.asked)

@@ -393,11 +393,7 @@ func (r *Report) Err(name string) error {
 	case Clean:
 		return nil
 	case Unknown:
-		e := fault.New(fault.StatusOf(r.unknown), "it cannot be told whether somebody has written to the source: %w", r.unknown)
-		if f, ok := r.unknown.(*fault.Error); ok {
-			e.Detail, e.Hint = f.Detail, f.Hint
-		}
-		return e
+		return r.because(fault.New(fault.StatusOf(r.unknown), "it cannot be told whether somebody has written to the source: %w", r.unknown))
 	}
 	e := fault.New(fault.Failed, "the source was written to after the last change that the target has: %s", r.what())
 	if r.LastTime != nil {
@@ -406,6 +402,14 @@ func (r *Report) Err(name string) error {
 	}
 	return e.WithHint("The target does not have this. End what writes to the source, and carry it over by hand. To accept it then: pgcutover watch --slot %s --accept %v",
 		name, r.accepts())
+}
+
+// because adds to an error what is known of why a look could not tell.
+func (r *Report) because(e *fault.Error) error {
+	if f, ok := r.unknown.(*fault.Error); ok {
+		e.Detail, e.Hint = f.Detail, f.Hint
+	}
+	return e
 }
 
 // accepts returns the LSN up to which it would have to be accepted.
@@ -418,11 +422,7 @@ func (r *Report) Returning(name, ends string) error {
 	case Clean:
 		return nil
 	case Unknown:
-		e := fault.New(fault.StatusOf(r.unknown), "it cannot be told whether somebody has written to the old primary while it was left: %w", r.unknown)
-		if f, ok := r.unknown.(*fault.Error); ok {
-			e.Detail, e.Hint = f.Detail, f.Hint
-		}
-		return e
+		return r.because(fault.New(fault.StatusOf(r.unknown), "it cannot be told whether somebody has written to the old primary while it was left: %w", r.unknown))
 	}
 	return fault.New(fault.Config, "the old primary was written to while it was left, and the new primary does not have this: %s", r.what()).
 		WithHint("Carry it over to the new primary by hand. To accept it then, %s: pgcutover watch --slot %s --accept %v", ends, name, r.accepts())
