@@ -28,6 +28,7 @@ type command struct {
 	Rate    int           `default:"1000" help:"Transactions a second, of all clients."`
 	Clients int           `default:"8" help:"Number of connections."`
 	Scale   int           `default:"1" help:"Scale with which pgbench -i was called."`
+	First   int           `default:"0" help:"Number of the first transaction, less than 100 million. Each client has 100 million numbers."`
 	Timeout time.Duration `default:"1s" help:"How long a connection may take."`
 }
 
@@ -98,7 +99,7 @@ func (a *app) client(ctx context.Context, i int) {
 	}()
 	every := time.Duration(a.Clients) * time.Second / time.Duration(a.Rate)
 	next := time.Now().Add(every * time.Duration(i) / time.Duration(a.Clients))
-	for number := i * 100_000_000; ctx.Err() == nil; number++ {
+	for number := i*100_000_000 + a.First; ctx.Err() == nil; number++ {
 		time.Sleep(time.Until(next)) // a late client catches up
 		next = next.Add(every)
 		began := time.Now()
