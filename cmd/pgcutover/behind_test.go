@@ -46,8 +46,18 @@ func TestStaleDrainRefused_F6(t *testing.T) {
 	m.cut(0, "wait", "caught-up", "--timeout", "30s", "--lag", "0")
 	away := strings.Replace(target.URI, target.Name, "nothing", 1)
 	free := "BEGIN READ WRITE; ALTER DATABASE " + source.Name + " RESET default_transaction_read_only; COMMIT"
+	verified := func(want string) {
+		t.Helper()
+		if got, _ := m.cut(0, "status", "--get", "verified"); got != want+"\n" {
+			t.Errorf("status says %s of the rows, not %s", got, want)
+		}
+	}
 	m.cut(0, "fence")
 	m.cut(0, "drain")
+	target.Exec("INSERT INTO log VALUES ('differs')")
+	m.cut(1, "verify")
+	verified("differs")
+	target.Exec("DELETE FROM log WHERE line = 'differs'")
 	m.stopSync()
 	for i, closed := range []func(){
 		func() { source.Exec("ALTER DATABASE " + source.Name + " SET default_transaction_read_only = on") },
@@ -73,6 +83,7 @@ func TestStaleDrainRefused_F6(t *testing.T) {
 	}
 	m.startSync()
 	m.cut(0, "drain")
+	verified("none") // what was compared was compared under an earlier fence
 	m.cut(0, "open")
 	if n := m.lost(); n != 0 {
 		t.Errorf("%d rows are lost", n)

@@ -80,7 +80,7 @@ func TestDryRun(t *testing.T) {
 	for _, g := range r.Sessions {
 		found = found || g.Application == "the app" && g.Sessions == 1 && g.Idle == 1
 	}
-	if !found || r.Sequences != 1 || len(r.Steps) != 4 || r.Downtime <= 0 {
+	if !found || r.Sequences != 1 || len(r.Steps) != 3 || len(r.Sessions) != 1 || r.Downtime <= 0 {
 		t.Errorf("%+v", r)
 	}
 	if err := app.Ping(pgtest.Context(t)); err != nil {

@@ -10,9 +10,9 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
-// Ctrl-C while verify takes its snapshots gives the source back. The programs are replaced by one
-// whose verify never comes to its snapshots.
-func TestInterruptedSnapshot(t *testing.T) {
+// Ctrl-C while verify compares before the target is opened gives the source back. The programs are
+// replaced by one whose verify never ends.
+func TestInterruptedVerify(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	text := `#!/bin/bash
@@ -32,7 +32,7 @@ esac
 		return string(b)
 	}
 	e := &pgtest.Env{T: t, Dir: dir}
-	p := e.Start(nil, nil, "bash", script("cutover"), "mig", "--yes")
+	p := e.Start(nil, nil, "bash", script("cutover"), "mig", "--yes", "--verify", "first")
 	pgtest.Wait(t, soon, "verify is at work", func() bool { return strings.Contains(verbs(), "verify") })
 	_ = p.Process.Signal(syscall.SIGINT)
 	if status := p.Wait(soon); status != 130 || !strings.HasSuffix(verbs(), "verify\nunfence\n") {

@@ -264,11 +264,18 @@ func TestCutoverScript(t *testing.T) {
 	}
 	target.Exec("UPDATE t SET b = 'x' WHERE a = 7")
 	// Interrupted when the source is closed already, and the target is held up.
-	holdUp := target.Connect()
-	if _, err := holdUp.Exec(t.Context(), "BEGIN; SELECT FROM pgsluice.cutover WHERE step = 'drain' FOR UPDATE"); err != nil {
+	holdUp, dir := target.Connect(), t.TempDir()
+	c := e.Start(nil, nil, "bash", script("cutover"), slot, "--yes", "--resume", "true",
+		"--pause", "cd "+dir+"; touch paused; until [[ -e held ]]; do sleep 0.05; done")
+	exists := func(name string) bool { _, err := os.Stat(filepath.Join(dir, name)); return err == nil }
+	pgtest.Wait(t, 60*time.Second, "the pause", func() bool { return exists("paused") })
+	if _, err := holdUp.Exec(t.Context(), "BEGIN; LOCK TABLE t"); err != nil {
 		t.Fatal(err)
 	}
-	c := e.Start(nil, nil, "bash", script("cutover"), slot, "--yes")
+	source.Exec("INSERT INTO t VALUES (-1, 'held up')")
+	if err := os.WriteFile(filepath.Join(dir, "held"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	pgtest.Wait(t, 30*time.Second, "the source is fenced", func() bool { return !writable(source) })
 	if err := syscall.Kill(-c.Process.Pid, syscall.SIGINT); err != nil { // as Ctrl-C does
 		t.Fatal(err)

@@ -243,11 +243,11 @@ func SetStamp(ctx context.Context, c *pgx.Conn, stream int32, step, stamp, count
 }
 
 // SetFence records the fence that is being put up, and the statements that undo it. What was
-// drained under an earlier fence says nothing under this one, and is forgotten.
+// drained and compared under an earlier fence says nothing under this one, and is forgotten.
 func SetFence(ctx context.Context, c *pgx.Conn, stream int32, id, undo string) error {
 	var b pgx.Batch
 	b.Queue("UPDATE pgsluice.cutover SET fence_id = $2, undo = $3 WHERE stream_id = $1 AND step = 'fence'", stream, id, undo)
-	b.Queue("DELETE FROM pgsluice.cutover WHERE stream_id = $1 AND step = 'drain'", stream)
+	b.Queue("DELETE FROM pgsluice.cutover WHERE stream_id = $1 AND step IN ('drain', 'verify')", stream)
 	return c.SendBatch(ctx, &b).Close()
 }
 

@@ -16,7 +16,6 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
 	"github.com/pgsluice/pgsluice/cmd/internal/objects"
-	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/fencing"
@@ -41,7 +40,8 @@ type Rehearsal struct {
 	Downtime  int64          `json:"downtime_ms"`
 
 	allow, trust []string
-	held         snapshots // the zero value: no verification
+	noVerify     bool
+	held         snapshots
 }
 
 // A SessionGroup is sessions of one application and role.
@@ -62,7 +62,7 @@ type StepTime struct {
 // measures it. What would change something runs in a transaction that is rolled back. Sequences are
 // not set, because that cannot be rolled back. It fails if a step would refuse.
 func Rehearse(ctx context.Context, m *session.Migration, o RehearseOptions) error {
-	r := &Rehearsal{Sessions: []SessionGroup{}, Failing: []string{}, allow: o.Allow, trust: o.Trust}
+	r := &Rehearsal{Sessions: []SessionGroup{}, Failing: []string{}, allow: o.Allow, trust: o.Trust, noVerify: o.NoVerify}
 	if err := orphanless(ctx, m, o); err != nil {
 		return err
 	}
@@ -77,13 +77,9 @@ func Rehearse(ctx context.Context, m *session.Migration, o RehearseOptions) erro
 	if err := r.judge(ctx, s); err != nil {
 		return err
 	}
-	if !o.NoVerify {
-		defer r.held.release(context.WithoutCancel(ctx))
-		for i, side := range []pgdial.Server{m.Source, m.Target} {
-			if r.held.sessions[i], err = m.Connect(ctx, side); err != nil {
-				return err
-			}
-		}
+	defer r.held.release(context.WithoutCancel(ctx))
+	if r.held.sessions[1], err = m.Connect(ctx, m.Target); err != nil {
+		return err
 	}
 	var total time.Duration
 	for _, x := range []struct {
@@ -137,18 +133,15 @@ func (r *Rehearsal) judge(ctx context.Context, s *session.Session) error {
 }
 
 // fence does what Fence does, without closing the source.
-func (r *Rehearsal) fence(ctx context.Context, s *session.Session) error {
+func (r *Rehearsal) fence(ctx context.Context, s *session.Session) (err error) {
 	if err := tryClose(ctx, s); err != nil {
 		return err
 	}
 	if err := r.sessions(ctx, s); err != nil {
 		return err
 	}
-	c, err := s.Connect(ctx, s.Source) // as the proof of the fence does
-	if err != nil {
-		return err
-	}
-	return s.Source.Explain(c.Close(ctx))
+	r.held.sessions[0], err = s.Connect(ctx, s.Source) // as the proof of the fence does
+	return err
 }
 
 // tryClose closes the source in a transaction that it rolls back.
@@ -197,7 +190,7 @@ func (r *Rehearsal) drain(ctx context.Context, s *session.Session) error {
 	if _, err := s.FenceInForce(ctx, done); err != nil {
 		return err
 	}
-	if _, err = applied(ctx, s); err != nil || r.held.sessions[0] == nil {
+	if _, err = applied(ctx, s); err != nil || r.noVerify {
 		return err
 	}
 	return r.held.take(ctx, s.Migration)
