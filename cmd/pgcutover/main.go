@@ -282,7 +282,7 @@ func (f *flags) do(ctx context.Context, m *session.Migration, command string, st
 		if names := f.Verify.Snapshots; names != nil {
 			source, target, _ := strings.Cut(*names, ",")
 			if source == "" || target == "" {
-				return fault.New(fault.Usage, "--snapshots needs the names of two snapshots, of the source and of the target, separated by a comma")
+				return fault.New(fault.Usage, "--snapshots needs two names, of the source's and the target's snapshot: SOURCE,TARGET")
 			}
 			o.Snapshots = []string{source, target}
 		}

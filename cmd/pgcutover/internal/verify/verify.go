@@ -37,8 +37,8 @@ type verification struct {
 // Run compares every row of every table of the source, and the large objects, with those of the
 // target. It reads one snapshot on each side. The source must be fenced and drained when the
 // snapshots are taken: otherwise they are not of the same state. Run writes a line for each table,
-// or only for those that differ. It fails with status Failed only if a table differs, so that nobody
-// mistakes an incomplete comparison for a difference.
+// or only for those that differ. It fails with status Failed only if a table differs, so that
+// nobody mistakes an incomplete comparison for a difference.
 func Run(ctx context.Context, m *session.Migration, o Options) error {
 	equal, err := run(ctx, m, o)
 	if err != nil && equal && fault.StatusOf(err) == fault.Failed {
