@@ -53,7 +53,7 @@ type Loader struct {
 	schemaWork
 	tableWork
 	copyWork
-	sequences    []*format.Sequence // the target does not have them yet
+	sequences    []*format.Sequence // to be set when the load ends
 	fingerprints []progress.Fingerprint
 	lobs         *largeObjects
 	builder      *builder
@@ -151,15 +151,8 @@ func (l *Loader) Finish() (complete bool, err error) {
 	if err := l.failure(); err != nil {
 		return false, err
 	}
-	for _, r := range l.sequences {
-		err := l.setSequence(r)
-		if noRelation(err) && len(l.lost) > 0 {
-			// The sequence could not be created, and its table failed with it.
-			continue
-		}
-		if err != nil {
-			return false, err
-		}
+	if err := l.setSequences(); err != nil {
+		return false, err
 	}
 	if err := l.forget(); err != nil {
 		return false, err

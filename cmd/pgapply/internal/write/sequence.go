@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -14,7 +15,11 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-// Sequence sets a sequence's state.
+// setAtOnce is how many sequences one transaction sets. Each takes a lock.
+const setAtOnce = 16
+
+// Sequence takes a sequence's state. Finish sets it, because the statement that creates the
+// sequence may come later.
 func (l *Loader) Sequence(r *format.Sequence) error {
 	if err := l.flush(); err != nil {
 		return err
@@ -22,13 +27,40 @@ func (l *Loader) Sequence(r *format.Sequence) error {
 	if err := Writable(r.Kind(), r.Schema, r.Name); err != nil {
 		return err
 	}
-	err := l.setSequence(r)
-	if noRelation(err) { // the statement that creates it may come later
-		later := *r
-		l.sequences = append(l.sequences, &later)
-		return nil
+	later := *r
+	l.sequences = append(l.sequences, &later)
+	return nil
+}
+
+// setSequences sets all sequences, a few in each transaction. If the server refuses one, it sets
+// these one by one.
+func (l *Loader) setSequences() error {
+	for some := range slices.Chunk(l.sequences, setAtOnce) {
+		var names []string
+		var last []int64
+		var called []bool
+		for _, r := range some {
+			schema, name := l.Mapper.Target(r.Schema, r.Name)
+			names = append(names, plan.QuoteIdent(schema)+"."+plan.QuoteIdent(name))
+			last, called = append(last, r.LastValue), append(called, r.IsCalled)
+		}
+		if _, err := l.Control.Exec(l.ctx, `SELECT pg_catalog.setval(x.name::pg_catalog.regclass, x.last, x.called)
+			FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::bigint[]), pg_catalog.unnest($3::bool[])) x (name, last, called)`,
+			names, last, called); err == nil {
+			continue
+		}
+		for _, r := range some {
+			err := l.setSequence(r)
+			if noRelation(err) && len(l.lost) > 0 {
+				// The sequence could not be created, and its table failed with it.
+				continue
+			}
+			if err != nil {
+				return err
+			}
+		}
 	}
-	return err
+	return nil
 }
 
 // noRelation reports whether an error says that a relation or its schema does not exist.
