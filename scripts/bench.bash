@@ -12,6 +12,31 @@ db() { printf '%s/%s\n' "${1%/*}" "$2"; }
 # share N prints $percent percent of N.
 share() { echo $(($1 * ${percent:?} / 100)); }
 
+# machine prints the date, and what the figures were measured on.
+machine() {
+	local model memory
+	model=$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | sort | uniq -c | sed 's/^ *\([0-9]*\) /\1 × /') # none on some processors
+	memory=$(awk '/^MemTotal/ { printf "%.0f GB", $2 / 1048576 }' /proc/meminfo)
+	printf '# %(%F)T, %s, %s of memory, PostgreSQL %s\n' -1 "${model:-$(nproc) processors}" "$memory" "$(q "${src:?}" 'SHOW server_version')"
+}
+
+# summary FILE prints what a contestant needed, from a file with a line for each of its runs:
+# seconds, and figures such as CPU seconds, separated by tabs. The first three fields are median,
+# least and greatest seconds, the others medians.
+summary() {
+	local column last
+	last=$(head -n 1 "$1" | wc -w)
+	printf '%s %s %s' "$(cut -f 1 "$1" | median)" "$(cut -f 1 "$1" | sort -n | head -n 1)" "$(cut -f 1 "$1" | sort -n | tail -n 1)"
+	for ((column = 2; column <= last; column++)); do printf ' %s' "$(cut -f "$column" "$1" | median)"; done
+	printf '\n'
+}
+
+# tabs FIELD ... prints fields separated by tabs, without a newline.
+tabs() {
+	local IFS=$'\t'
+	printf '%s' "$*"
+}
+
 median() { sort -n | awk '{ a[NR] = $1 } END { print a[int((NR + 1) / 2)] }'; }
 
 # ticks PID ... prints the CPU ticks that processes and their exited children have used.
@@ -34,7 +59,7 @@ server_ticks() {
 }
 
 # seconds_between TICKS TICKS prints the difference in seconds.
-seconds_between() { awk -v a="$1" -v b="$2" -v hz="$(getconf CLK_TCK)" 'BEGIN { printf "%.1f\n", (b - a) / hz }'; }
+seconds_between() { awk -v a="$1" -v b="$2" -v hz="$(getconf CLK_TCK)" 'BEGIN { printf "%.2f\n", (b - a) / hz }'; }
 
 # descendants PID ... prints the IDs of processes and all their descendants.
 descendants() {

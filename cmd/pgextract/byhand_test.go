@@ -75,6 +75,20 @@ func TestSchemaByHand(t *testing.T) {
 	}
 }
 
+// Who makes the schema by hand may choose other types.
+func TestTypesByHand(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t)
+	source.Exec("CREATE TABLE a (id int PRIMARY KEY, at timestamptz, n numeric)",
+		"INSERT INTO a SELECT i, now() + i * interval '1 s', i / 7.0 FROM generate_series(1, 1000) i")
+	target.Exec("CREATE TABLE a (id bigint PRIMARY KEY, at timestamptz, n text)")
+	load(t, pgtest.NewEnv(t, source, target), "--data-only")
+	const rows = "SELECT id, at, n::text FROM a ORDER BY id"
+	if source.Query(rows) != target.Query(rows) {
+		t.Error("the rows differ")
+	}
+}
+
 // Without a cutover to come, or when it is wanted, foreign keys and triggers are there when the
 // load is.
 func TestConstraintsNow(t *testing.T) {

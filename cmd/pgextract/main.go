@@ -46,7 +46,7 @@ type flags struct {
 	Resume bool `group:"resume" help:"Ask the target what it has, and read only the rest."`
 	Reload bool `group:"resume" help:"Empty the tables named by --table on the target, and load them again. Stop sync first."`
 
-	Format        string `group:"output" enum:"auto,text,binary" default:"auto" placeholder:"FORMAT" help:"COPY format: auto, text or binary. Default: auto, which chooses for each table."`
+	Format        string `group:"output" enum:"auto,text,binary" default:"auto" placeholder:"FORMAT" help:"COPY format: auto, text or binary. Default: auto, which is binary for tables whose types allow it, but text with --data-only."`
 	ForceTerminal bool   `group:"output" help:"Write the stream even to a terminal."`
 	LogFormat     string `group:"output" enum:"text,json" default:"text" placeholder:"FORMAT" help:"Messages on standard error: text or json. Default: text."`
 

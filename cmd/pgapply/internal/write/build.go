@@ -26,6 +26,7 @@ type builder struct {
 	mu    sync.Mutex     // guards ask and the fields below
 	ask   *pgx.Conn
 	queue []func(*session) error
+	busy  int // workers that run a task
 	wake  chan struct{}
 	done  bool
 	mine  map[progress.LoadTable]bool // tables that this process has built or is building
@@ -103,11 +104,32 @@ func (b *builder) work() {
 				return
 			}
 		}
-		if err := task(s); err != nil {
+		b.count(1)
+		err := task(s)
+		b.count(-1)
+		if err != nil {
 			b.l.fail(err)
 			return
 		}
 	}
+}
+
+func (b *builder) count(n int) {
+	b.mu.Lock()
+	b.busy += n
+	b.mu.Unlock()
+}
+
+// help lets the server use a parallel worker for each builder that has nothing to do, if that is
+// more than its setting allows for an index. It uses fewer for a small table.
+func (b *builder) help(s *session) error {
+	if s.version < 110000 {
+		return nil
+	}
+	b.mu.Lock()
+	idle := max(0, b.l.Jobs-b.busy-len(b.queue))
+	b.mu.Unlock()
+	return s.exec(b.ctx, fmt.Sprintf("SELECT pg_catalog.set_config(name, greatest(reset_val::int, %d)::pg_catalog.text, false) FROM pg_catalog.pg_settings WHERE name = 'max_parallel_maintenance_workers'", idle))
 }
 
 // session opens a session for building. Its sort memory is what the server can afford for all
@@ -259,6 +281,9 @@ func (b *builder) build(s *session, t progress.LoadTable, list []progress.Object
 			sql := o.SQL
 			if o.Index != "" {
 				sql = o.Index
+			}
+			if err := b.help(s); err != nil {
+				return err
 			}
 			if err := b.create(s, o, sql, o.Index != ""); err != nil {
 				return err

@@ -46,6 +46,9 @@ func Plan(ctx context.Context, c *pgx.Conn, tables []*catalog.Table, jobs, versi
 	var parts []*Part
 	for _, t := range tables {
 		n := max(1, (t.Bytes+size/2)/size)
+		if n > int64(jobs) {
+			n = (n + int64(jobs) - 1) / int64(jobs) * int64(jobs) // all connections end at the same time
+		}
 		where := []string{""}
 		byKey := false
 		switch {

@@ -8,6 +8,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgextract/internal/copyout"
+	"github.com/pgsluice/pgsluice/format"
 )
 
 // plan splits the tables into parts, and returns those that this process reads.
@@ -25,7 +26,12 @@ func (l *Load) plan(ctx context.Context, snapshot *slot.Snapshot, tables []*cata
 			return cmp.Or(cmp.Compare(b.Bytes, a.Bytes), cmp.Compare(a.ID, b.ID))
 		})
 	}
-	parts, err := copyout.Plan(ctx, snapshot.Keep, tables, jobs, version, l.Format)
+	copyFormat := l.Format
+	if copyFormat == "" && l.DataOnly {
+		// The schema was made by hand: a column may be a bigint there and an integer here.
+		copyFormat = format.CopyText
+	}
+	parts, err := copyout.Plan(ctx, snapshot.Keep, tables, jobs, version, copyFormat)
 	if err != nil {
 		return nil, l.Server.Explain(err)
 	}

@@ -70,6 +70,9 @@ func (l *Load) run(ctx context.Context, out io.Writer) (tables []*catalog.Table,
 
 func (s *stream) write(rec format.Record) error { return writeError(s.w.Write(rec)) }
 
+// flush lets pgapply prepare the target while the next step asks the source.
+func (s *stream) flush() error { return writeError(s.w.Flush()) }
+
 // list finds out what to read as of the snapshot, and what the target already has.
 func (s *stream) list(ctx context.Context) error {
 	tables, err := catalog.Tables(ctx, s.snapshot.Keep)
@@ -122,7 +125,10 @@ func (s *stream) writeHeader(context.Context) error {
 		h.Publications = []string{s.Publication}
 	}
 	s.header = h
-	return s.write(h)
+	if err := s.write(h); err != nil {
+		return err
+	}
+	return s.flush()
 }
 
 // writeSchema writes the schema, and what the cutover will compare it with.
@@ -137,8 +143,8 @@ func (s *stream) writeSchema(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if s.again {
-		return nil
+	if err := s.flush(); s.again || err != nil {
+		return err
 	}
 	if err := s.oids(ctx, s.snapshot.Keep, s.tables, s.writeDDL); err != nil {
 		return err
@@ -171,7 +177,7 @@ func (s *stream) writeRelations(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return s.flush()
 }
 
 // writeRows writes the rows of all tables and, at the same time, the large objects.
