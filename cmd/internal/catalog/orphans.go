@@ -78,7 +78,7 @@ func CountOrphans(ctx context.Context, c *pgx.Conn, budget time.Duration) (found
 		return nil, 0, nil, err
 	}
 	defer func() {
-		if _, e := c.Exec(ctx, "SET statement_timeout = 0; "+pgdial.TablesOrViews, pgx.QueryExecModeSimpleProtocol); err == nil {
+		if e := unlimited(ctx, c); err == nil {
 			err = e
 		}
 	}()
@@ -132,6 +132,19 @@ func CountOrphans(ctx context.Context, c *pgx.Conn, budget time.Duration) (found
 		}
 	}
 	return found, examined, left, nil
+}
+
+// unlimited takes the time limit off again. On a very busy server, the statement may exceed that
+// limit itself.
+func unlimited(ctx context.Context, c *pgx.Conn) (err error) {
+	for range 5 {
+		_, err = c.Exec(ctx, "SET statement_timeout = 0; "+pgdial.TablesOrViews, pgx.QueryExecModeSimpleProtocol)
+		var pg *pgconn.PgError
+		if !errors.As(err, &pg) || pg.Code != "57014" {
+			break
+		}
+	}
+	return err
 }
 
 // countOrphans counts the orphans of several foreign keys in one statement. −1 stands for a key
