@@ -87,7 +87,7 @@ func pagesOf(ctx context.Context, c *pgx.Conn, jobs int, names []catalog.Name) (
 		schemas, tables = append(schemas, n.Schema), append(tables, n.Name)
 	}
 	rows, err := c.Query(ctx, `SELECT n.nspname, c.relname, pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint
-		FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[])) x (schema, name) JOIN pg_catalog.pg_namespace n ON n.nspname = x.schema
+		FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.text[])) x (schema, name) JOIN pg_catalog.pg_namespace n ON n.nspname = x.schema
 		JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = x.name JOIN pg_catalog.pg_am a ON a.oid = c.relam AND a.amname = 'heap'
 		WHERE $3::int > 1 + least(pg_catalog.current_setting('max_parallel_workers_per_gather')::int, pg_catalog.current_setting('max_parallel_workers')::int)`,
 		schemas, tables, jobs)
