@@ -106,6 +106,24 @@ func TestOld(t *testing.T) {
 	e.DropLeastPrivilege(source, target, "mover")
 }
 
+// Nobody sees what a superuser's session does on 9.6: check and the fence name it, until somebody
+// vouches for the superuser.
+func TestOldSuperuser(t *testing.T) {
+	t.Parallel()
+	e, source, _ := oldPair(t, 0, "CREATE TABLE t (id int PRIMARY KEY); ALTER TABLE t OWNER TO app_owner")
+	e.Bash("pgextract --slot mig | pgapply")
+	source.Connect()
+	for _, args := range [][]string{{"check"}, {"fence", "--check"}} {
+		args = append(args, "--slot", "mig")
+		if status, out, errs := e.Run(nil, "pgcutover", args...); status != 78 || !strings.Contains(string(out)+errs, "role postgres") {
+			t.Errorf("%s: status %d\n%s%s", args, status, out, errs)
+		}
+		if status, out, errs := e.Run(nil, "pgcutover", append(args, "--trust", "postgres")...); status > 1 {
+			t.Errorf("%s --trust: status %d\n%s%s", args, status, out, errs)
+		}
+	}
+}
+
 // A cutover that fails gives a source of 9.6 back as it was.
 func TestOldUnfence(t *testing.T) {
 	t.Parallel()

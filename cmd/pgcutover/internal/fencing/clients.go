@@ -10,6 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/old"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
@@ -67,26 +69,30 @@ func Describe(list []Client) string {
 }
 
 // Trusted reports whether the operator vouches for a session: it belongs to a trusted role, and is
-// idle.
-func (x *Client) Trusted(trust []string) bool { return x.Idle && slices.Contains(trust, x.Role) }
+// idle as far as anybody may see.
+func (x *Client) Trusted(trust []string) bool {
+	return (x.Idle || x.Hidden) && slices.Contains(trust, x.Role)
+}
 
 // passing is how long a session that we may not end has to last to stand in the way. Monitoring
 // comes and goes, and so do pgdecode's own sessions if it runs as superuser.
 const passing = time.Second
 
 // Lasting returns the sessions that our role may not end, and that do not end by themselves either.
-// Those that our role may not even see are left out: RequireRights refuses such a role.
+// Those that our role may not see are left out if it could be allowed to: RequireRights refuses such
+// a role.
 func Lasting(ctx context.Context, c *pgx.Conn, trust []string) (list []Client, err error) {
 	// The server reports this with each change: it is what the server itself will ask.
 	if c.PgConn().ParameterStatus("is_superuser") == "on" {
 		return nil, nil
 	}
+	visible := old.SeesAll(pgdial.Version(c.PgConn())) != ""
 	for began := time.Now(); ; {
 		now, err := Clients(ctx, c)
 		if err != nil {
 			return nil, err
 		}
-		now = slices.DeleteFunc(now, func(x Client) bool { return !x.Super || x.Hidden || x.Trusted(trust) })
+		now = slices.DeleteFunc(now, func(x Client) bool { return !x.Super || x.Hidden && visible || x.Trusted(trust) })
 		if list != nil {
 			now = slices.DeleteFunc(now, func(x Client) bool {
 				return !slices.ContainsFunc(list, func(y Client) bool { return y.PID == x.PID })
@@ -120,7 +126,7 @@ func End(list []Client) string {
 	roles := make(map[string]bool)
 	for i := range list[:min(len(list), 5)] {
 		ways += " " + list[i].Remedy()
-		if list[i].Idle {
+		if list[i].Idle || list[i].Hidden {
 			roles[list[i].Role] = true
 		}
 	}
