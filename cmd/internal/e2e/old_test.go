@@ -181,7 +181,7 @@ func oldSample(t *testing.T) string {
 		if !o.from.MatchString(s) {
 			t.Fatalf("the sample database has nothing like %v", o.from)
 		}
-		s = o.from.ReplaceAllString(s, o.to)
+		s = o.from.ReplaceAllLiteralString(s, o.to)
 	}
 	return "BEGIN;" + s + "; REVOKE ALL ON SCHEMA shop FROM PUBLIC; COMMIT"
 }

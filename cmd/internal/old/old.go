@@ -110,8 +110,11 @@ func (t *translator) next() {
 		t.calls = append(t.calls, call{depth: tok.Depth, after: f.after})
 	case calls && renamed[name] != "":
 		t.replace(i, i+3, "pg_catalog."+renamed[name])
-	case !calls && relations[name].sql != "" && t.needs(relations[name].columns):
+	case !calls && relations[name].sql != "" && (t.needs(relations[name].columns) || relations[name].plain != ""):
 		by := "(" + relations[name].sql + ")"
+		if !t.needs(relations[name].columns) {
+			by = "(" + relations[name].plain + ")"
+		}
 		if !t.alias(i + 3) {
 			by += " " + name
 		}

@@ -24,9 +24,9 @@ const published = `pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid 
 const publications = `SELECT p.oid, p.xmin, p.ctid, p.proname AS pubname, p.proowner AS pubowner, false AS puballtables, true AS pubinsert,
 	p.prosrc ~ '^[^{]*update' AS pubupdate, p.prosrc ~ '^[^{]*delete' AS pubdelete FROM ` + published
 
-const members = `SELECT p.oid AS prpubid, p.proname AS pubname, p.xmin, p.ctid, c.oid AS prrelid
-	FROM (SELECT p.oid, p.xmin, p.ctid, p.proname, pg_catalog.unnest(pg_catalog.substring(p.prosrc, '\{.*\}')::pg_catalog.oid[]) AS member FROM ` + published + `) p
-	JOIN pg_catalog.pg_class c ON c.oid = p.member`
+// members finds the publications of one table without looking at the others.
+var members = `SELECT p.oid AS prpubid, p.proname AS pubname, p.xmin, p.ctid, c.oid AS prrelid
+	FROM ` + strings.Replace(published, "WHERE", "CROSS JOIN pg_catalog.pg_class c WHERE c.oid = ANY (pg_catalog.substring(p.prosrc, '\\{.*\\}')::pg_catalog.oid[]) AND", 1)
 
 // change is the block that makes a publication, or that adds tables to it or takes them away. It
 // takes a verb, a name, the operations and the tables.
