@@ -79,8 +79,8 @@ func (x *Client) Trusted(trust []string) bool {
 const passing = time.Second
 
 // Lasting returns the sessions that our role may not end, and that do not end by themselves either.
-// Those that our role may not see are left out if it could be allowed to: RequireRights refuses such
-// a role.
+// Those that our role may not see are left out if it could be allowed to: RequireRights refuses
+// such a role.
 func Lasting(ctx context.Context, c *pgx.Conn, trust []string) (list []Client, err error) {
 	// The server reports this with each change: it is what the server itself will ask.
 	if c.PgConn().ParameterStatus("is_superuser") == "on" {
