@@ -45,7 +45,7 @@ func (l *Loader) setSequences() error {
 			last, called = append(last, r.LastValue), append(called, r.IsCalled)
 		}
 		if _, err := l.Control.Exec(l.ctx, `SELECT pg_catalog.setval(x.name::pg_catalog.regclass, x.last, x.called)
-			FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::bigint[]), pg_catalog.unnest($3::bool[])) x (name, last, called)`,
+			FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]), pg_catalog.unnest($2::pg_catalog.int8[]), pg_catalog.unnest($3::pg_catalog.bool[])) x (name, last, called)`,
 			names, last, called); err == nil {
 			continue
 		}
