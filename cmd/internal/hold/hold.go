@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/citus"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
@@ -47,6 +48,7 @@ type Item struct {
 	Owner         string // of the table
 	Role          string // of the session
 	Mine          bool   // the role has the owner's rights
+	Citus         bool   // the server belongs to a Citus cluster
 }
 
 func (i *Item) relation() string { return pgx.Identifier{i.Schema, i.Table}.Sanitize() }
@@ -146,7 +148,7 @@ func Select(version int, replica bool, of string) string {
 			FROM rel c JOIN pg_catalog.pg_rewrite w ON w.ev_class = c.oid WHERE w.ev_type <> '1' AND w.ev_enabled <> 'D' AND c.relkind <> 'f'
 			UNION ALL SELECT '` + security + `', c.oid, '', '', '', true FROM rel c WHERE c.relkind <> 'f' AND pg_catalog.row_security_active(c.oid))
 		SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_object('Type', i.type, 'Schema', c.nspname, 'Table', c.relname, 'Name', i.name, 'State', i.state::pg_catalog.text,
-			'Definition', i.definition, 'Acts', i.acts, 'Owner', c.owner, 'Role', current_user, 'Mine', c.mine) ORDER BY c.depth, c.oid, i.type, i.name)::pg_catalog.text, '[]') FROM item i JOIN rel c ON c.oid = i.oid`
+			'Definition', i.definition, 'Acts', i.acts, 'Owner', c.owner, 'Role', current_user, 'Mine', c.mine, 'Citus', ` + citus.There + `) ORDER BY c.depth, c.oid, i.type, i.name)::pg_catalog.text, '[]') FROM item i JOIN rel c ON c.oid = i.oid`
 }
 
 // Parse reads the result of Select.
@@ -207,7 +209,11 @@ func SQL(stream int32, list []Item) string {
 			values.WriteString(", " + progress.Literal(s))
 		}
 		values.WriteString(")")
-		off.WriteString("; " + strings.TrimSuffix(i.off(), ";"))
+		sql := i.off()
+		if i.Citus {
+			sql = citus.Alone(sql)
+		}
+		off.WriteString("; " + strings.TrimSuffix(sql, ";"))
 	}
 	return "INSERT INTO pgsluice.deferred (stream_id, phase, type, schema_name, table_name, name, definition) VALUES " +
 		values.String() + off.String()

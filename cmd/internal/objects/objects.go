@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/citus"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/sqltext"
@@ -49,6 +50,9 @@ type Maker struct {
 	Stream  int32
 	NewID   func() (int64, error) // for a row of pgsluice.deferred
 
+	// Citus says that the target belongs to a Citus cluster.
+	Citus bool
+
 	exists    map[string]bool // roles
 	patiently func(do func() error) error
 }
@@ -70,6 +74,9 @@ func (m *Maker) try(ctx context.Context, sql, record string) (refused, err error
 }
 
 func (m *Maker) once(ctx context.Context, sql, record string) (refused, err error) {
+	if m.Citus {
+		sql = citus.Alone(sql)
+	}
 	refused = Execute(ctx, m.Session, sql, record)
 	if refused == nil {
 		return nil, nil

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/citus"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
@@ -74,7 +75,7 @@ func Any(*progress.Object) bool { return true }
 //
 // A lock timeout says nothing about the object. So patiently repeats such a statement for as long
 // as it chooses.
-func Retry(ctx context.Context, server pgdial.Server, stream int32,
+func Retry(ctx context.Context, server pgdial.Server, stream *progress.Stream,
 	want func(*progress.Object) bool, patiently func(do func() error) error) (created int, err error) {
 	s := &conn{}
 	s.Conn, err = server.ConnectNoticing(ctx, func(n *pgconn.Notice) {
@@ -86,11 +87,11 @@ func Retry(ctx context.Context, server pgdial.Server, stream int32,
 		return 0, err
 	}
 	defer func() { _ = s.Close(context.WithoutCancel(ctx)) }()
-	if err := s.Exec(ctx, "SET check_function_bodies = off; SET synchronous_commit = off; SET lock_timeout = '"+
+	if err := s.Exec(ctx, "SET check_function_bodies = off; SET synchronous_commit = "+citus.Commit(stream.Citus)+"; SET lock_timeout = '"+
 		waiting.LockTimeout+"'"); err != nil {
 		return 0, server.Explain(err)
 	}
-	m := &Maker{Session: s, Stream: stream, patiently: patiently, NewID: func() (int64, error) {
+	m := &Maker{Session: s, Stream: stream.ID, Citus: stream.Citus, patiently: patiently, NewID: func() (int64, error) {
 		ids, err := progress.NewIDs(ctx, s.Conn, 1)
 		if err != nil {
 			return 0, err
@@ -99,7 +100,7 @@ func Retry(ctx context.Context, server pgdial.Server, stream int32,
 	}}
 	tried := make(map[int64]int64) // object → failure that it was a consequence of
 	for {
-		list, err := progress.Failed(ctx, s.Conn, stream)
+		list, err := progress.Failed(ctx, s.Conn, stream.ID)
 		if err != nil {
 			return created, server.Explain(err)
 		}

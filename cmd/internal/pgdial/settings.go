@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/citus"
 )
 
 // A setting has the same value in every session, regardless of presets for the database, the role
@@ -170,7 +172,7 @@ func (s Server) settings(c *pgconn.PgConn) []setting {
 		// Data that is reported durable must survive a crash of the target. pgcutover open waits
 		// until the target's standbys have the data as well. Before that, a missing standby must
 		// not delay anything.
-		set = append(set, setting{"synchronous_commit", "local"})
+		set = append(set, setting{"synchronous_commit", "local"}, setting{citus.Mode, citus.ModeValue})
 		if v < 120000 {
 			set = append(set, setting{"default_with_oids", "off"})
 		} else {

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/citus"
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 )
@@ -130,6 +131,9 @@ func (p present) readable() error {
 // create creates the tables. If the schema is missing, it creates that first.
 func create(ctx context.Context, c *pgx.Conn, schema bool) error {
 	return pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
+		if err := owned(ctx, tx); err != nil {
+			return err
+		}
 		if schema {
 			if _, err := tx.Exec(ctx,
 				`CREATE SCHEMA pgsluice; COMMENT ON SCHEMA pgsluice IS 'state of migrations into this database by pgsluice. Removed by: pgcutover cleanup'`); err != nil {
@@ -149,6 +153,16 @@ func create(ctx context.Context, c *pgx.Conn, schema bool) error {
 		}
 		return withoutDefaults(ctx, tx, schema)
 	})
+}
+
+// owned keeps a cluster from distributing the schema.
+func owned(ctx context.Context, tx pgx.Tx) error {
+	var cluster bool
+	err := tx.QueryRow(ctx, "SELECT "+citus.There).Scan(&cluster)
+	if err == nil && cluster {
+		_, err = tx.Exec(ctx, citus.Own)
+	}
+	return err
 }
 
 // withoutDefaults revokes what default privileges have granted to other roles.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/citus"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -56,6 +57,7 @@ type Stream struct {
 	Active time.Time
 	// The slot of the migration that the stream leads back from; empty for a migration's own.
 	BackOf string
+	Citus  bool // the target belongs to a Citus cluster
 }
 
 // Source is what is remembered of a stream's source besides its key.
@@ -81,7 +83,7 @@ func (t Transaction) String() string {
 
 const selectStream = `SELECT stream_id, system_id, database, slot, applied_lsn::pg_catalog.text, coalesce(applied_time, 'epoch'), coalesce(start_lsn, '0/0')::pg_catalog.text,
 	transactions, changes, load_status, ended_at IS NOT NULL, ahead, whole, by_hand, without, coalesce(timeline, 0), history, token, target_id,
-	coalesce(last_xid, 0), coalesce(last_commit_lsn, '0/0')::pg_catalog.text, coalesce(last_end_lsn, '0/0')::pg_catalog.text, last_commit_time, greatest(updated_at, loading_at), back_of, replica FROM pgsluice.streams `
+	coalesce(last_xid, 0), coalesce(last_commit_lsn, '0/0')::pg_catalog.text, coalesce(last_end_lsn, '0/0')::pg_catalog.text, last_commit_time, greatest(updated_at, loading_at), back_of, replica, ` + citus.There + ` FROM pgsluice.streams `
 
 func scanStream(row pgx.CollectableRow) (*Stream, error) {
 	var s Stream
@@ -90,7 +92,7 @@ func scanStream(row pgx.CollectableRow) (*Stream, error) {
 	var at *time.Time
 	err := row.Scan(&s.ID, &s.Key.SystemID, &s.Key.Database, &s.Key.Slot, &applied, &s.AppliedTime, &start,
 		&s.Transactions, &s.Changes, &s.LoadStatus, &s.Ended, &s.Ahead, &s.Whole, &s.ByHand, &s.Without,
-		&timeline, &history, &s.Source.Token, &s.TargetID, &xid, &commit, &end, &at, &s.Active, &s.BackOf, &s.Replica)
+		&timeline, &history, &s.Source.Token, &s.TargetID, &xid, &commit, &end, &at, &s.Active, &s.BackOf, &s.Replica, &s.Citus)
 	if err != nil {
 		return nil, err
 	}

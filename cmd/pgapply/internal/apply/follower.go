@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/citus"
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/hold"
@@ -63,6 +64,9 @@ func (r *Run) follow(ctx context.Context, h *format.Header) (*follower, error) {
 	if err != nil {
 		return nil, r.Server.Explain(err)
 	}
+	if stream.Citus {
+		r.ApplyJobs = min(r.ApplyJobs, citus.Jobs)
+	}
 	f := &follower{Run: r, groups: groups{cur: new(plan.Group), most: maxGroups / (r.ApplyJobs + 1)}}
 	if f.applier, err = write.NewApplier(ctx, r.Server, r.Log, stream, r.OnConflict); err != nil {
 		return nil, err
@@ -109,6 +113,9 @@ func (f *follower) start(ctx context.Context, h *format.Header, key progress.Key
 	}
 	f.mapper = write.Mapper{Lookup: f.lookup, Rename: f.Rename,
 		Snapshot: func(schema, table string) format.LSN { return snapshots[[2]string{schema, table}] }}
+	if f.stream.Citus {
+		f.mapper.Citus, f.mapper.Log = f.control, f.Log
+	}
 	if err := f.progress.start(ctx, f, snapshots); err != nil {
 		return f.Server.Explain(err)
 	}

@@ -195,7 +195,7 @@ func (p *inProgress) unlog(t *transaction) []byte {
 // transaction's changes are not on the target yet, not in a table's snapshot, and not to be
 // skipped.
 func (p *inProgress) mayAhead() bool {
-	return p.stream.Ahead && len(p.SkipLSN) == 0 && p.ahead < write.MaxAhead && !p.block.spilled &&
+	return p.stream.Ahead && !p.stream.Citus && len(p.SkipLSN) == 0 && p.ahead < write.MaxAhead && !p.block.spilled &&
 		p.seen >= p.position && p.seen >= p.snapshot
 }
 

@@ -73,6 +73,7 @@ func (t *Table) where(b *strings.Builder, n int, isNull Mask, skipLocked bool) {
 		}
 		return
 	}
+	t.atHome(b, n, isNull)
 	if t.Spread { // rows of different partitions can have the same ctid
 		b.WriteString("(t.tableoid, t.ctid) = (SELECT o.tableoid, o.ctid FROM ")
 	} else {
@@ -86,6 +87,21 @@ func (t *Table) where(b *strings.Builder, n int, isNull Mask, skipLocked bool) {
 		b.WriteString(" FOR UPDATE SKIP LOCKED")
 	}
 	b.WriteString(")")
+}
+
+// atHome writes the condition that selects the node that has the row, if there are several. Only
+// that node knows what the row's ctid means.
+func (t *Table) atHome(b *strings.Builder, n int, isNull Mask) {
+	for _, i := range t.FindColumns() {
+		if isNull.Has(i) {
+			continue
+		}
+		n++
+		if c := &t.Columns[i]; c.Home {
+			c.Equal.write(b, "t."+QuoteIdent(c.Name), func() { b.WriteString("$" + strconv.Itoa(n) + "::" + c.Type) })
+			b.WriteString(" AND ")
+		}
+	}
 }
 
 // same writes the condition that row o has the same text as the tuple in all columns.

@@ -49,6 +49,10 @@ type Table struct {
 	// that ended by then.
 	Snapshot format.LSN
 
+	// Join is a COPY of no rows that a transaction which changes the table begins with, so that all
+	// nodes of a cluster commit it or none does. It is empty for a table of one server.
+	Join string
+
 	// Problem is set if the relation cannot be applied. The first change reports it.
 	Problem error
 
@@ -69,7 +73,8 @@ type Column struct {
 	Type   string // for casts, without modifiers
 	OID    uint32
 	Ignore bool     // generated on the target: never written
-	Always bool     // GENERATED ALWAYS AS IDENTITY on the target: can be inserted, but not updated
+	Fixed  bool     // the target can insert its values, but not update them: GENERATED ALWAYS AS IDENTITY
+	Home   bool     // its value decides which node has the row
 	Equal  Operator // the type's equality operator
 	Exact  bool     // values that Equal finds equal have the same text
 }
@@ -88,8 +93,8 @@ func (t *Table) QualifiedName() string {
 	return QuoteIdent(t.Schema) + "." + QuoteIdent(t.Name)
 }
 
-// place returns the quoted name of the table that rows are written to.
-func (t *Table) place() string {
+// Place returns the quoted name of the table that rows are written to.
+func (t *Table) Place() string {
 	if t.Root != nil {
 		return QuoteIdent(t.Root.Schema) + "." + QuoteIdent(t.Root.Name)
 	}
@@ -145,7 +150,7 @@ func (t *Table) target(b *strings.Builder) {
 	if t.Only {
 		b.WriteString("ONLY ")
 	}
-	b.WriteString(t.place())
+	b.WriteString(t.Place())
 }
 
 // A Mask says which columns of a tuple are unchanged or NULL. It has one byte per column, '1' for
@@ -191,8 +196,10 @@ func (t *Table) ElemOID(i int) (oid uint32, size int) {
 
 var elemTypes = map[uint32]string{20: "pg_catalog.int8[]", 21: "pg_catalog.int2[]", 23: "pg_catalog.int4[]", 25: "pg_catalog.text[]"}
 
-// unnest writes "(SELECT unnest($1::text[]) AS c0, …) AS v" for the columns in list. A function in
-// FROM would cost more, because the server materializes its rows first.
+// unnest writes "(SELECT unnest($1::text[])::date AS c0, …) AS v" for the columns in list. A
+// function in FROM would cost more, because the server materializes its rows first. The casts have
+// no modifiers, because a cast to a type with a length truncates silently. They are here because a
+// Citus cluster refuses a cast that depends on settings where it changes rows.
 func (t *Table) unnest(b *strings.Builder, list []int) {
 	b.WriteString("(SELECT ")
 	for n, i := range list {
@@ -200,19 +207,17 @@ func (t *Table) unnest(b *strings.Builder, list []int) {
 			b.WriteString(", ")
 		}
 		oid, _ := t.ElemOID(i)
-		b.WriteString("unnest($" + strconv.Itoa(n+1) + "::" + elemTypes[oid] + ") AS c" + strconv.Itoa(n))
+		b.WriteString("unnest($" + strconv.Itoa(n+1) + "::" + elemTypes[oid] + ")")
+		if oid == 25 && t.Columns[i].OID != 25 {
+			b.WriteString("::" + t.Columns[i].Type)
+		}
+		b.WriteString(" AS c" + strconv.Itoa(n))
 	}
 	b.WriteString(") AS v")
 }
 
-// cast writes the n-th column of v as the type of column i. The type has no modifiers, because a
-// cast to a type with a length truncates silently.
-func (t *Table) cast(b *strings.Builder, n, i int) {
-	b.WriteString("v.c" + strconv.Itoa(n))
-	if oid, _ := t.ElemOID(i); oid == 25 && t.Columns[i].OID != 25 {
-		b.WriteString("::" + t.Columns[i].Type)
-	}
-}
+// given writes the n-th column of v.
+func given(b *strings.Builder, n int) { b.WriteString("v.c" + strconv.Itoa(n)) }
 
 func (t *Table) list(keep func(int) bool) []int {
 	var l []int
@@ -240,14 +245,14 @@ func (t *Table) InsertColumns() []int { return t.list(t.Inserted) }
 func (t *Table) BulkInsert() string {
 	return t.statement(shape{verb: bulkInsert}, func(b *strings.Builder) {
 		cols := t.InsertColumns()
-		b.WriteString("INSERT INTO " + t.place() + " (")
+		b.WriteString("INSERT INTO " + t.Place() + " (")
 		t.names(b, cols)
 		b.WriteString(") OVERRIDING SYSTEM VALUE SELECT ")
-		for n, i := range cols {
+		for n := range cols {
 			if n > 0 {
 				b.WriteString(", ")
 			}
-			t.cast(b, n, i)
+			given(b, n)
 		}
 		b.WriteString(" FROM ")
 		t.unnest(b, cols)
@@ -257,7 +262,7 @@ func (t *Table) BulkInsert() string {
 // CopyIn returns the statement that takes rows of InsertColumns as COPY text.
 func (t *Table) CopyIn() string {
 	return t.statement(shape{verb: copyIn}, func(b *strings.Builder) {
-		b.WriteString("COPY " + t.place() + " (")
+		b.WriteString("COPY " + t.Place() + " (")
 		t.names(b, t.InsertColumns())
 		b.WriteString(") FROM STDIN")
 	})
@@ -291,7 +296,7 @@ func (t *Table) matchKey(b *strings.Builder) {
 		if n > 0 {
 			b.WriteString(" AND ")
 		}
-		t.Equal[n].write(b, "t."+QuoteIdent(t.Columns[i].Name), func() { t.cast(b, n, i) })
+		t.Equal[n].write(b, "t."+QuoteIdent(t.Columns[i].Name), func() { given(b, n) })
 	}
 }
 
@@ -319,7 +324,7 @@ func (t *Table) BulkUpdate(unchanged Mask) string {
 				b.WriteString(" WHERE ")
 				t.matchKey(b)
 				b.WriteString(" RETURNING v.*")
-				t.reinsert(b, cols, func(n, i int) { t.cast(b, n, i) })
+				t.reinsert(b, cols, func(n int) { given(b, n) })
 				return
 			}
 			b.WriteString("w AS (UPDATE ")
@@ -330,7 +335,7 @@ func (t *Table) BulkUpdate(unchanged Mask) string {
 					b.WriteString(", ")
 				}
 				b.WriteString(QuoteIdent(t.Columns[i].Name) + " = ")
-				t.cast(b, n+len(t.Key), i)
+				given(b, n+len(t.Key))
 			}
 			b.WriteString(" FROM ")
 			t.unnest(b, cols)
@@ -344,24 +349,24 @@ func (t *Table) BulkUpdate(unchanged Mask) string {
 // replaced reports whether an update that sets these columns becomes a delete and an insert,
 // because the server refuses to update one of them.
 func (t *Table) replaced(set []int) bool {
-	return slices.ContainsFunc(set, func(i int) bool { return t.Columns[i].Always })
+	return slices.ContainsFunc(set, func(i int) bool { return t.Columns[i].Fixed })
 }
 
 // reinsert continues after a delete in v AS (DELETE … RETURNING …). It inserts the deleted row
 // again, with the columns cols set to what value writes and the other columns kept.
-func (t *Table) reinsert(b *strings.Builder, cols []int, value func(n, i int)) {
+func (t *Table) reinsert(b *strings.Builder, cols []int, value func(n int)) {
 	kept := t.list(func(i int) bool { return t.Inserted(i) && !slices.Contains(cols, i) })
 	for n, i := range kept {
 		b.WriteString(", t." + QuoteIdent(t.Columns[i].Name) + " AS k" + strconv.Itoa(n))
 	}
-	b.WriteString("), w AS (INSERT INTO " + t.place() + " (")
+	b.WriteString("), w AS (INSERT INTO " + t.Place() + " (")
 	t.names(b, append(slices.Clone(cols), kept...))
 	b.WriteString(") OVERRIDING SYSTEM VALUE SELECT ")
-	for n, i := range cols {
+	for n := range cols {
 		if n > 0 {
 			b.WriteString(", ")
 		}
-		value(n, i)
+		value(n)
 	}
 	for n := range kept {
 		b.WriteString(", v.k" + strconv.Itoa(n))
@@ -389,7 +394,7 @@ func (t *Table) BulkDelete() string {
 // InsertColumns.
 func (t *Table) OneInsert() string {
 	return t.statement(shape{verb: oneInsert}, func(b *strings.Builder) {
-		b.WriteString("INSERT INTO " + t.place())
+		b.WriteString("INSERT INTO " + t.Place())
 		cols := t.InsertColumns()
 		if len(cols) == 0 {
 			b.WriteString(" DEFAULT VALUES")
@@ -446,7 +451,7 @@ func (t *Table) OneUpdate(unchanged Mask, keyChanges bool, isNull Mask, skipLock
 				b.WriteString(" AS t WHERE ")
 				t.where(b, len(set), isNull, skipLocked)
 				b.WriteString(" RETURNING 1")
-				t.reinsert(b, set, func(n, _ int) { b.WriteString("$" + strconv.Itoa(n+1)) })
+				t.reinsert(b, set, func(n int) { b.WriteString("$" + strconv.Itoa(n+1)) })
 				return
 			}
 			b.WriteString("w AS (UPDATE ")
@@ -508,11 +513,11 @@ func (t *Table) CheckUnique(k UniqueKey) string {
 	return t.statement(shape{verb: checkUnique, more: k.Name}, func(b *strings.Builder) {
 		cols := t.ColumnsOf(k)
 		b.WriteString("SELECT 1/(CASE WHEN EXISTS (SELECT FROM (SELECT DISTINCT ")
-		for n, i := range cols {
+		for n := range cols {
 			if n > 0 {
 				b.WriteString(", ")
 			}
-			t.cast(b, n, i)
+			given(b, n)
 			b.WriteString(" AS c" + strconv.Itoa(n))
 		}
 		b.WriteString(" FROM ")

@@ -235,7 +235,7 @@ func (b *builder) whole(s *session, t progress.LoadTable, list []progress.Object
 	var sql, ids strings.Builder
 	sql.WriteString("BEGIN;\n")
 	for i := range list {
-		sql.WriteString(list[i].Rest() + "\n;")
+		sql.WriteString(s.alone(list[i].Rest()) + "\n;")
 		fmt.Fprintf(&ids, ", %d", list[i].ID)
 	}
 	fmt.Fprintf(&sql, "UPDATE pgsluice.deferred SET %s WHERE id IN (0%s);%s;%s; COMMIT", isDone, ids.String(),
@@ -354,7 +354,7 @@ func (b *builder) create(s *session, o *progress.Object, sql string, half bool) 
 	if half {
 		state = "index_sql = NULL, state = 'running', started_at = clock_timestamp()"
 	}
-	err := objects.Execute(b.ctx, s, sql, fmt.Sprintf("UPDATE pgsluice.deferred SET %s WHERE id = %d", state, o.ID))
+	err := objects.Execute(b.ctx, s, s.alone(sql), fmt.Sprintf("UPDATE pgsluice.deferred SET %s WHERE id = %d", state, o.ID))
 	if err == nil {
 		o.Error = "" // clears the error of an earlier run
 		return nil

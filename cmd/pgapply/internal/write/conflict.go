@@ -62,7 +62,7 @@ func (l *lane) one(ctx context.Context, g *plan.Group, i int32) error {
 	if keep {
 		b.Do("SAVEPOINT pgsluice_change")
 	}
-	l.writeOp(b, g, i)
+	l.writeRange(b, g, i, i+1)
 	if op, _ := g.Op(i); keep && op.Kind != plan.OpSavepoint {
 		b.Do("RELEASE SAVEPOINT pgsluice_change")
 	}

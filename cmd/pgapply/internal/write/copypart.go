@@ -209,7 +209,7 @@ func (l *Loader) prepare(s *session, p *part) error {
 	default:
 		// Query the table only now. A process that copies the table may hold its lock, and need the
 		// row that this session has locked.
-		row, err := s.ask(l.ctx, "SELECT EXISTS (SELECT FROM ONLY "+t.qualified()+" "+t.target.Condition+")")
+		row, err := s.ask(l.ctx, "SELECT EXISTS (SELECT 1 FROM ONLY "+t.qualified()+" "+t.target.Condition+")")
 		if err != nil {
 			return err
 		}
@@ -221,7 +221,7 @@ func (l *Loader) prepare(s *session, p *part) error {
 			return e.WithHint("Empty it (TRUNCATE %s on the target), or leave it out.", text.Ident(t.schema, t.name))
 		}
 	}
-	t.freeze = t.tree == nil && p.Of == 1 && p.Bytes >= freezeMin && t.target.Kind == "r" &&
+	t.freeze = !l.Stream.Citus && t.tree == nil && p.Of == 1 && p.Bytes >= freezeMin && t.target.Kind == "r" &&
 		t.target.Condition == "" && !t.target.Referenced
 	return s.exec(l.ctx, fmt.Sprintf(`UPDATE pgsluice.tables SET status = 'loading', source_oid = %d, snapshot = %s, snapshot_lsn = '%v', counted = nullif(%s, ''), parts = %d, rows = 0, bytes = 0, copying_rows = 0, copying_bytes = 0,
 		started_at = pg_catalog.clock_timestamp(), copied_at = NULL, loaded_at = NULL, error = NULL WHERE %s;

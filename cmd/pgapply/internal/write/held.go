@@ -53,7 +53,7 @@ func (l *lane) wake(ctx context.Context, d *format.DDL) error {
 		if len(d.Objects) > 0 && !about[[2]string{x.Schema, x.Table}] {
 			continue
 		}
-		if err := l.s.exec(ctx, strings.TrimRight(x.SQL, "; \n")+"; "+progress.DoneSQL(x.ID)); err != nil {
+		if err := l.s.exec(ctx, strings.TrimRight(l.s.alone(x.SQL), "; \n")+"; "+progress.DoneSQL(x.ID)); err != nil {
 			return err
 		}
 	}

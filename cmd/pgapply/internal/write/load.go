@@ -76,6 +76,10 @@ func (l *Loader) Start(ctx context.Context) (err error) {
 			"foreign keys and triggers cannot be created before the cutover: the role may not disable them while changes are applied").
 			WithHint("Leave out --constraints now, or as superuser on the target: GRANT SET ON PARAMETER session_replication_role TO … (PostgreSQL 15 and newer).")
 	}
+	if l.RebuildIndexes && l.Stream.Citus {
+		return fault.New(fault.Config, "--rebuild-indexes cannot be used: Citus makes no constraint of an index").
+			WithHint("Load without it.")
+	}
 	// Read the stream only now. No other process moves the position while this one holds the lock.
 	stream, err := progress.Open(ctx, l.Control, l.Stream.Key)
 	if err != nil {

@@ -3,7 +3,10 @@ package write
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
@@ -23,6 +26,11 @@ type Mapper struct {
 	// Snapshot returns the LSN of the snapshot that a table of the target was loaded from, or 0 if
 	// the table was not loaded.
 	Snapshot func(schema, table string) format.LSN
+
+	// Citus is a session for looking at tables that a Citus cluster has, or nil if the target is
+	// none. Log takes what is decided about them.
+	Citus *pgx.Conn
+	Log   *slog.Logger
 
 	seen map[string]uint32 // target table → the relation that goes there
 }
@@ -85,7 +93,7 @@ func (m *Mapper) Map(ctx context.Context, rel *format.Relation) (*plan.Table, er
 		return t, nil
 	}
 	m.key(t, c)
-	return t, nil
+	return t, m.shards(ctx, t)
 }
 
 // columns matches the target's columns to the relation's.
@@ -100,7 +108,7 @@ func (m *Mapper) columns(t *plan.Table, c *catalog.Relation) error {
 		}
 		x := c.Columns[n]
 		t.Columns[i] = plan.Column{Name: x.Name, Type: x.Type, OID: x.OID, Ignore: x.Generated,
-			Always: x.Identity == "a", Equal: operator(x.Equal), Exact: x.Exact}
+			Fixed: x.Identity == "a", Equal: operator(x.Equal), Exact: x.Exact}
 		if !x.Generated {
 			inserted++
 		}

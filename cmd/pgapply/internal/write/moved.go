@@ -68,7 +68,7 @@ func (l *lane) follow(ctx context.Context, d *format.DDL, list []waiter) (refuse
 		case !there:
 			gone.WriteString("; " + progress.DoneSQL(w.ID))
 		case name != w.Name:
-			before.WriteString("; " + strings.TrimRight(w.SQL, "; \n") + "; " + progress.DoneSQL(w.ID))
+			before.WriteString("; " + strings.TrimRight(l.s.alone(w.SQL), "; \n") + "; " + progress.DoneSQL(w.ID))
 		}
 	}
 	if before.Len() == 0 {

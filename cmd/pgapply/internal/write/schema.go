@@ -269,7 +269,7 @@ func (l *Loader) retry(want func(*progress.Object) bool) error {
 	if len(failed) == 0 {
 		return nil
 	}
-	n, err := objects.Retry(l.ctx, l.Server, l.Stream.ID, want, func(do func() error) error { return l.Waits.Retry(l.ctx, 0, do) })
+	n, err := objects.Retry(l.ctx, l.Server, l.Stream, want, func(do func() error) error { return l.Waits.Retry(l.ctx, 0, do) })
 	if n > 0 {
 		l.Log.Info(count.Of(n, "object") + " that could not be created before exist on the target now")
 	}
@@ -362,7 +362,7 @@ func (l *Loader) refusedObject(o *progress.Object, refused error) error {
 
 // settle does what can be done about an object that the server has refused.
 func (l *Loader) settle(s *session, o *progress.Object, refused error) ([]error, error) {
-	m := &objects.Maker{Session: s, Stream: l.Stream.ID, NewID: l.newID}
+	m := &objects.Maker{Session: s, Stream: l.Stream.ID, Citus: l.Stream.Citus, NewID: l.newID}
 	left, err := m.Settle(l.ctx, o, refused)
 	return left, l.Server.Explain(err)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/citus"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
@@ -25,6 +26,7 @@ type session struct {
 	replica  bool              // triggers and foreign keys are off
 	set      string            // the statements that restore its settings
 	use      progress.Use
+	citus    bool // the server belongs to a Citus cluster
 }
 
 // sessionSettings make a session write what it receives, and nothing else. Commits need not wait,
@@ -44,7 +46,7 @@ func newSession(ctx context.Context, server pgdial.Server, log *slog.Logger, str
 	if err != nil {
 		return nil, err
 	}
-	s = &session{server: server, version: pgdial.Version(pg), prepared: make(map[string]string), use: use}
+	s = &session{server: server, version: pgdial.Version(pg), prepared: make(map[string]string), use: use, citus: stream.Citus}
 	common := server.Set(pg) // again, so that s.set can restore the session
 	if s.conn, err = pgwire.Hijack(pg); err != nil {
 		return nil, err
@@ -70,15 +72,20 @@ func newSession(ctx context.Context, server pgdial.Server, log *slog.Logger, str
 			set += "; SET plan_cache_mode = force_generic_plan"
 		}
 	}
+	if stream.Citus {
+		set += "; " + citus.Settings
+	}
 	s.set = set
 	if err = s.exec(ctx, set); err != nil {
 		return s, err
 	}
-	// Use SET, not a startup parameter: some services allow only SET.
-	if err = s.conn.Exec(ctx, "SET session_replication_role = replica"); err == nil {
-		s.replica = true
-	} else if !isDenied(err) {
-		return s, server.Explain(err)
+	if !stream.Citus || citus.Replica {
+		// Use SET, not a startup parameter: some services allow only SET.
+		if err = s.conn.Exec(ctx, "SET session_replication_role = replica"); err == nil {
+			s.replica = true
+		} else if !isDenied(err) {
+			return s, server.Explain(err)
+		}
 	}
 	err = s.lock(ctx, log, stream, use)
 	return s, err
@@ -91,6 +98,14 @@ func isDenied(err error) bool {
 
 func (s *session) exec(ctx context.Context, sql string) error {
 	return s.server.Explain(s.conn.Exec(ctx, sql))
+}
+
+// alone returns statements that the server can execute among others.
+func (s *session) alone(sql string) string {
+	if s.citus {
+		return citus.Alone(sql)
+	}
+	return sql
 }
 
 func (s *session) close() {

@@ -22,6 +22,7 @@ const copyMin = 200
 
 // writeFolded writes a group folded, writeSingly change by change.
 func (l *lane) writeFolded(b *pgwire.Batch, g *plan.Group) {
+	l.join(b, g)
 	for _, step := range g.Steps() {
 		if step.Fold != nil {
 			l.writeFold(b, g, step.Fold)
@@ -37,8 +38,21 @@ func (l *lane) writeSingly(b *pgwire.Batch, g *plan.Group) { l.writeRange(b, g, 
 
 // writeRange writes changes first to next-1 one by one.
 func (l *lane) writeRange(b *pgwire.Batch, g *plan.Group, first, next int32) {
+	l.join(b, g)
 	for i := first; i < next; i++ {
 		l.writeOp(b, g, i)
+	}
+}
+
+// join makes all nodes of a cluster commit the transaction, or none, if the group changes a table
+// that is on several.
+func (l *lane) join(b *pgwire.Batch, g *plan.Group) {
+	for t := range g.Counts {
+		if t.Join != "" {
+			b.Do(t.Join)
+			b.CopyDone()
+			return
+		}
 	}
 }
 

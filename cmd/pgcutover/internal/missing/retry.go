@@ -22,7 +22,7 @@ func Retry(ctx context.Context, s *session.Session, quick bool, patience time.Du
 	if quick {
 		want = objects.Quick
 	}
-	n, err := objects.Retry(ctx, s.Target, s.Stream.ID, want,
+	n, err := objects.Retry(ctx, s.Target, s.Stream, want,
 		func(do func() error) error { return s.Patiently(ctx, s.Target, patience, do) })
 	if err != nil {
 		return nil, err
