@@ -121,8 +121,8 @@ func Plans(ctx context.Context, c *pgx.Conn, sql string, params [][]byte) (refus
 func Join(table string) string { return "COPY " + table + " FROM STDIN" }
 
 // Alone returns statements that have the server execute each statement of sql as if it came by
-// itself. Citus sends the text that a statement of the schema came in to its workers, and these
-// take one statement at a time.
+// itself. Citus sends the text that a statement of the schema, or a SET, came in to its workers,
+// and these take one statement at a time.
 func Alone(sql string) string {
 	var b strings.Builder
 	for _, s := range (sqltext.Rules{}).Split(sql) {

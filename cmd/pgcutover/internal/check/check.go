@@ -42,6 +42,7 @@ type checker struct {
 	answers [2]map[string]answer
 	setting [2]map[string]string // without those that the role may not see
 	service [2]string            // as roles.Service has it
+	cluster bool                 // the target is a Citus cluster
 	super   [2]bool              // our role is a superuser
 	pid     [2]string            // of the server processes that serve our sessions
 	// The roles and databases of the two sessions, quoted for statements to paste.

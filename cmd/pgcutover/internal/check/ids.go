@@ -8,7 +8,7 @@ var catalogue = []struct {
 }{
 	{"the-pair", []string{
 		"same-database", "source-is-target", "source-version", "target-version", "version-order", "not-examined",
-		"pooler", "connections", "connection-limit", "lock-room", "xid-age", "multixact-age", "size",
+		"citus-source", "pooler", "connections", "connection-limit", "lock-room", "xid-age", "multixact-age", "size",
 	}},
 	{"wal-and-slots", []string{
 		"slot", "wal-level", "replication-slots", "wal-senders", "output-plugin", "slot-wal-limit",
@@ -43,7 +43,7 @@ var catalogue = []struct {
 	{"the-target", []string{
 		"target-state", "target-not-empty", "tables-missing", "changes-lost", "standby-missing", "way-back",
 		"target-max-wal-size", "target-autovacuum", "target-durability", "target-sync-standby", "target-read-only",
-		"target-subscriptions", "target-event-triggers",
+		"target-subscriptions", "target-event-triggers", "citus", "citus-worker", "citus-keys",
 	}},
 }
 

@@ -5,6 +5,7 @@ var (
 	onSource = []look{
 		{what: "whether source and target are two databases", find: (*checker).apart},
 		{what: "the versions", find: (*checker).versions},
+		{what: "whether it is a Citus cluster", find: (*checker).fromCitus},
 		{what: "the connection", find: (*checker).poolers},
 		{what: "the slot", find: (*checker).slotState},
 		{what: "the settings for decoding", find: (*checker).wal},
@@ -32,6 +33,7 @@ var (
 		{what: "the size", source: always(size), judge: (*checker).size},
 	}
 	onTarget = []look{
+		{what: "whether it is a Citus cluster", find: (*checker).toCitus},
 		{what: "the rights of the role", find: (*checker).targetRole},
 		{what: "the encodings", find: (*checker).encoding},
 		{what: "the collations", find: (*checker).collation},

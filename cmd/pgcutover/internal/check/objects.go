@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
+	"github.com/pgsluice/pgsluice/cmd/internal/citus"
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
@@ -238,7 +239,7 @@ func (c *checker) labels(s, _ [][]string) {
 }
 
 // eventTriggers selects those that would fire in our sessions on the target.
-const eventTriggers = `SELECT evtname FROM pg_catalog.pg_event_trigger WHERE evtenabled <> 'D' AND evtname !~ '^pgsluice_' ORDER BY 1`
+const eventTriggers = `SELECT evtname FROM pg_catalog.pg_event_trigger e WHERE evtenabled <> 'D' AND evtname !~ '^pgsluice_' AND NOT ` + citus.Event + ` ORDER BY 1`
 
 func (c *checker) eventTriggers(_, t [][]string) {
 	if len(t) == 0 {

@@ -1,6 +1,9 @@
 package check
 
-import "github.com/pgsluice/pgsluice/cmd/pgcutover/internal/fencing"
+import (
+	"github.com/pgsluice/pgsluice/cmd/internal/citus"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/fencing"
+)
 
 func (c *checker) sourceRole() error {
 	f, err := fencing.GetRights(c.ctx, c.s)
@@ -61,7 +64,9 @@ func (c *checker) targetRole() error {
 			c.targetUser+";", "the target's role may not create schemas").
 			do("target", superuser, "GRANT CREATE ON DATABASE "+c.targetDatabase+" TO "+c.targetUser+";")
 	}
-	if _, err := c.t.Exec(c.ctx, "SET session_replication_role = replica"); err == nil {
+	if c.cluster && !citus.Replica {
+		c.note("replica-role", "foreign keys of the target are removed until the cutover, because Citus does not switch them off on its workers")
+	} else if _, err := c.t.Exec(c.ctx, "SET session_replication_role = replica"); err == nil {
 		c.ok("replica-role", "the target's role may switch off triggers and foreign keys (session_replication_role)")
 		_, _ = c.t.Exec(c.ctx, "RESET session_replication_role")
 	} else {

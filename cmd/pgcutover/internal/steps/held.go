@@ -55,7 +55,7 @@ func holdAgain(ctx context.Context, s *session.Session) error {
 			return s.Target.Explain(err)
 		}
 	}
-	if !replica || !s.Stream.Replica {
+	if replica = replica && s.Stream.Replica; !replica {
 		if _, err := hold.ReleaseKeys(ctx, s.OnTarget, s.Stream.ID, ""); err != nil {
 			return s.Target.Explain(err)
 		}

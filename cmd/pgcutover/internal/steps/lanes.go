@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/citus"
 	"github.com/pgsluice/pgsluice/cmd/internal/hold"
 	"github.com/pgsluice/pgsluice/cmd/internal/objects"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
@@ -139,7 +140,12 @@ func (c *creator) inLane(ctx context.Context, conn *pgx.Conn, list []creation) e
 	if len(list) == 0 {
 		return nil
 	}
-	set := "SET check_function_bodies = off; SET synchronous_commit = off; SET lock_timeout = '" + c.lockTimeout + "'; "
+	if c.Stream.Citus {
+		for i := range list {
+			list[i].sql = citus.Alone(list[i].sql)
+		}
+	}
+	set := "SET check_function_bodies = off; SET synchronous_commit = " + citus.Commit(c.Stream.Citus) + "; SET lock_timeout = '" + c.lockTimeout + "'; "
 	for rest := transactions(list); len(rest) > 0; rest = rest[1:] {
 		n, err := query(ctx, conn, set, rest)
 		for _, some := range rest[:n] {

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/citus"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
@@ -48,20 +49,28 @@ func Lock(ctx context.Context, m *session.Migration, stdin io.Reader, o LockOpti
 		cancel(io.EOF)
 	}()
 	w := &window{Migration: m, LockOptions: o}
-	err := keepLock(ctx, m, func(ctx context.Context) error { return w.serve(ctx, steps) })
+	err := keepLock(ctx, m, o.Snapshot, func(ctx context.Context) error { return w.serve(ctx, steps) })
 	if context.Cause(ctx) == io.EOF {
 		return nil
 	}
 	return err
 }
 
-// keepLock takes the lock and keeps it until the context is canceled. Meanwhile it runs do.
-func keepLock(ctx context.Context, m *session.Migration, do func(context.Context) error) error {
+// keepLock takes the lock and keeps it until the context is canceled. Meanwhile it runs do. It
+// refuses a target of which no snapshot can be held, if one is to be.
+func keepLock(
+	ctx context.Context, m *session.Migration, snapshot bool, do func(context.Context) error,
+) error {
 	s, err := m.BeginTarget(ctx)
 	if err != nil {
 		return err
 	}
 	defer s.Close(context.WithoutCancel(ctx))
+	if snapshot && s.Stream.Citus && !citus.Snapshots {
+		return fault.New(fault.Config,
+			"rows of a Citus cluster cannot be compared behind the opening: there is no snapshot of all nodes").
+			WithHint("Compare them before: scripts/cutover %s --verify first --no-reverse", m.Slot)
+	}
 	if err := mayIdle(ctx, m.Target, s.OnTarget); err != nil {
 		return err
 	}

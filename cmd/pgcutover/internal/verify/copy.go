@@ -50,7 +50,7 @@ func (v *verification) sumByCopy(ctx context.Context, pairs []*pair) error {
 		var sums [2]sum
 		readable := true
 		for side, server := range []pgdial.Server{v.Source, v.Target} {
-			c, err := openSnapshot(ctx, server, v.snapshot(server), v.how.settings)
+			c, err := openSnapshot(ctx, server, v.snapshot(server), v.settings(server))
 			if err != nil {
 				return err
 			}

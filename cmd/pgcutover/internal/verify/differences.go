@@ -14,12 +14,12 @@ const showDifferences = 10
 // reads both sides in the same order.
 func (v *verification) differences(ctx context.Context, p *pair) error {
 	// The sessions are closed in the middle of a result, without reading the rest.
-	a, err := openSnapshot(ctx, v.Source, v.source.Name, v.how.settings)
+	a, err := openSnapshot(ctx, v.Source, v.source.Name, v.settings(v.Source))
 	if err != nil {
 		return err
 	}
 	defer a.Close(context.WithoutCancel(ctx))
-	b, err := openSnapshot(ctx, v.Target, v.target.Name, v.how.settings)
+	b, err := openSnapshot(ctx, v.Target, v.target.Name, v.settings(v.Target))
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/citus"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
@@ -22,7 +23,8 @@ type comparison struct {
 	text     string // expression for the text of a row r, as bytes that are the same on both sides
 	digest   string // expression for what the hashes of a row are taken from
 	a, b     string // the two hashes of a digest r
-	settings string // session settings
+	settings string // for a transaction
+	nodes    bool   // the target's rows are on several nodes
 }
 
 // chooseHash decides how rows are compared. It uses the server's own hash function if both sides
@@ -32,9 +34,9 @@ func (v *verification) chooseHash(ctx context.Context) error {
 	if oldFloats(a, b) {
 		// Numbers within other values, such as arrays: both versions print them alike if rounded to
 		// 15 digits.
-		how.settings = "; SET extra_float_digits = 0"
+		how.settings = "; SET LOCAL extra_float_digits = 0"
 	}
-	how.text = "r"
+	how.text, how.nodes = "r", v.Stream.Citus
 	if a.PgConn().ParameterStatus("server_encoding") != b.PgConn().ParameterStatus("server_encoding") {
 		how.text = "pg_catalog.convert_to(r, 'UTF8')"
 	}
@@ -44,7 +46,7 @@ func (v *verification) chooseHash(ctx context.Context) error {
 		return nil
 	}
 	fast := comparison{text: how.text, digest: "r", a: `pg_catalog.hashtextextended(r COLLATE "C", 0)`,
-		b: `pg_catalog.hashtextextended(r COLLATE "C", 1)`, settings: how.settings}
+		b: `pg_catalog.hashtextextended(r COLLATE "C", 1)`, settings: how.settings, nodes: how.nodes}
 	var x, y string
 	probe := "SELECT " + fast.a + " || '/' || " + fast.b + " FROM (VALUES ('pgsluice'), ('')) v(r)"
 	if err := a.QueryRow(ctx, probe).Scan(&x); err != nil {
@@ -57,6 +59,14 @@ func (v *verification) chooseHash(ctx context.Context) error {
 		*how = fast
 	}
 	return nil
+}
+
+// settings returns the settings of a transaction that reads rows of one side.
+func (v *verification) settings(server pgdial.Server) string {
+	if server.Side == v.Target.Side && v.Stream.Citus {
+		return "; " + citus.Alone(citus.Reads+v.how.settings)
+	}
+	return v.how.settings
 }
 
 func (p *pair) rowText() string {
@@ -87,7 +97,11 @@ func (p *pair) from(target bool) string {
 // it with the query around it, where it would compute r for each use. With the number 0 instead of
 // a literal, the server would not read the table with several processes.
 func (how *comparison) digests(p part, target bool) string {
-	return "SELECT " + how.digest + " AS r FROM (SELECT " + p.rowText() + " AS r FROM " + p.from(target) + p.where + ") x OFFSET '0'"
+	sql := "SELECT " + how.digest + " AS r FROM (SELECT " + p.rowText() + " AS r FROM " + p.from(target) + p.where + ") x"
+	if target && how.nodes {
+		return sql // with OFFSET, all digests would come to the coordinator
+	}
+	return sql + " OFFSET '0'"
 }
 
 func (how *comparison) sumSQL(p part, target bool) string {
@@ -162,7 +176,7 @@ func (v *verification) snapshot(server pgdial.Server) string {
 }
 
 func (s *summer) run(ctx context.Context, q *queue) (err error) {
-	if s.conn, err = openSnapshot(ctx, s.server, s.name, s.how.settings); err != nil {
+	if s.conn, err = openSnapshot(ctx, s.server, s.name, s.settings(s.server)); err != nil {
 		return err
 	}
 	defer func() {
@@ -173,7 +187,7 @@ func (s *summer) run(ctx context.Context, q *queue) (err error) {
 	for n := 1; ; n++ {
 		if n%session.LocksAtOnce == 0 {
 			// Commit to release the locks. Another session holds the snapshot.
-			if _, err := s.conn.Exec(ctx, "COMMIT; "+inSnapshot(s.name)); err != nil {
+			if _, err := s.conn.Exec(ctx, "COMMIT; "+inSnapshot(s.name)+s.settings(s.server)); err != nil {
 				return s.server.Explain(err)
 			}
 		}
@@ -207,7 +221,7 @@ func (s *summer) sum(ctx context.Context, p *part) error {
 	}
 	_ = s.conn.Close(ctx)
 	var err error
-	if s.conn, err = openSnapshot(ctx, s.server, s.name, s.how.settings); err != nil {
+	if s.conn, err = openSnapshot(ctx, s.server, s.name, s.settings(s.server)); err != nil {
 		return err
 	}
 	remedy, err := s.readable(ctx, s.conn, s.server.Side, p.pair, why)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/citus"
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/old"
@@ -52,6 +53,11 @@ func Find(ctx context.Context, source, target *pgx.Conn, name string) (list []Ob
 func decodes(ctx context.Context, c *pgx.Conn) (list []Obstacle, err error) {
 	add := func(status fault.Status, hint, says string, sql ...string) {
 		list = append(list, Obstacle{Status: status, Side: "target", Says: says, SQL: sql, Hint: hint})
+	}
+	if p, err := citus.Look(ctx, c); err != nil {
+		return nil, err
+	} else if p != nil {
+		add(fault.Config, "", "the target is a Citus cluster, whose workers have their own WAL")
 	}
 	level, logical, err := slot.WALLevel(ctx, c)
 	if err != nil {
