@@ -48,7 +48,7 @@ func columns(v int) string {
 	ARRAY['type', (pg_catalog.format_type(a.atttypid, a.atttypmod))::pg_catalog.text, 'not null', ` + yes("a.attnotnull") + `, 'identity', (a.attidentity)::pg_catalog.text, 'generated', (` + generated + `)::pg_catalog.text,
 		'collation', (CASE WHEN a.attcollation <> t.typcollation AND a.attcollation <> 0 THEN (SELECT pg_catalog.format('%I.%I', cn.nspname, co.collname) FROM pg_catalog.pg_collation co JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace WHERE co.oid = a.attcollation) ELSE '' END)::pg_catalog.text,
 		'storage', (CASE WHEN a.attstorage <> t.typstorage THEN a.attstorage::pg_catalog.text ELSE '' END)::pg_catalog.text, 'statistics', (CASE WHEN a.attstattarget >= 0 THEN a.attstattarget::pg_catalog.text ELSE '' END)::pg_catalog.text,
-		'default', ` + yes("f.oid IS NOT NULL") + `, 'options', ` + joined(ownOptions) + `, 'foreign options', ` + joined("a.attfdwoptions") + `,
+		'default', ` + yes("f.oid IS NOT NULL") + `, 'options', ` + joined("a.attoptions") + `, 'foreign options', ` + joined("a.attfdwoptions") + `,
 		'compression', (` + since(v, 140000, "CASE a.attcompression WHEN 'p' THEN 'pglz' WHEN 'l' THEN 'lz4' ELSE '' END", "''") + `)::pg_catalog.text, ` + says + `]::pg_catalog.text[],
 	CASE WHEN a.attacl IS NULL THEN NULL ELSE ` + rights("'c'", "a.attacl", "c.relowner") + ` END, pg_catalog.format('TABLE %I.%I', n.nspname, c.relname), coalesce(p.definition, ''),
 	pg_catalog.format('ALTER TABLE %I.%I ADD COLUMN %I %s%s%s%s', n.nspname, c.relname, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
@@ -128,7 +128,3 @@ var policies = `SELECT 'policy', n.nspname, t.relname, p.polname, 'policy',
 	FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_class t ON t.oid = p.polrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace` + comment("pg_policy", "p.oid", "0") + `
 	CROSS JOIN LATERAL (SELECT pg_catalog.string_agg(CASE u.u WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(u.u)) END, ', ' ORDER BY pg_catalog.pg_get_userbyid(u.u)) AS roles FROM pg_catalog.unnest(p.polroles) u(u)) r
 	WHERE ` + ours + ` AND ` + own("pg_class", "t.oid")
-
-// ownOptions leaves out an option that servers since the minor releases of November 2026 use
-// internally.
-const ownOptions = `pg_catalog.array_remove(a.attoptions, (SELECT v.v FROM pg_catalog.unnest(a.attoptions) v(v) WHERE v.v LIKE 'pg_attver=%'))`
