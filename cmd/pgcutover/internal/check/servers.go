@@ -40,13 +40,13 @@ func (c *checker) apart() error {
 // tooOld reports a server that cannot be examined because of its version.
 func (c *checker) tooOld(side string, err error) {
 	c.side = side
-	id := "source-version"
-	if side == "target" {
-		id = "target-version"
-	}
 	var f *fault.Error
 	_ = errors.As(err, &f)
-	c.fail(id, f.Hint, "%v. %s", err, f.Detail)
+	if side == "target" {
+		c.fail("target-version", f.Hint, "%v. %s", err, f.Detail)
+	} else {
+		c.fail("source-version", f.Hint, "%v. %s", err, f.Detail)
+	}
 }
 
 func (c *checker) versions() error {
