@@ -14,6 +14,7 @@ import (
 // status tells a role without rights what the slot and the load's snapshot hold back on the source,
 // how fast that grows, and how long the source lets it.
 func TestStatusHeld(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	server := pgtest.Start(t, pgtest.Source(t).Major)
 	source, target := server.Database(t, ""), pgtest.Target(t).Database(t, "")

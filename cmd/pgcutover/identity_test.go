@@ -92,6 +92,7 @@ func TestEndsAreNamed_I9(t *testing.T) {
 
 // A migration that cannot go on says how it is begun again, and to the letter that is the way.
 func TestWayBack_I8(t *testing.T) {
+	pgtest.Slow(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
 	m.Bash("pgextract --slot " + m.slot + " | pgapply")

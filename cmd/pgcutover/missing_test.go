@@ -262,6 +262,7 @@ func TestAllowMissing_C5(t *testing.T) {
 
 // A sequence is set by the column that it belongs to, or feeds, whatever it is called by then.
 func TestSequencesByColumn_C4(t *testing.T) {
+	pgtest.Slow(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
 	source.Exec("CREATE SCHEMA other", "CREATE TABLE a (id serial PRIMARY KEY, x int)",
@@ -337,6 +338,7 @@ func TestRightsWider_C26(t *testing.T) {
 
 // Settings of the database, and of roles in it, are named.
 func TestDatabaseSettings_C28(t *testing.T) {
+	pgtest.Slow(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
 	role := "settings_" + source.Name

@@ -21,6 +21,7 @@ type changed struct {
 // Every kind of object that is otherwise on the source since the load is named, and nothing else
 // is; the statements that are printed make it the same on the target.
 func TestEveryKind_C5(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	role := "kinds_" + source.Name

@@ -9,6 +9,7 @@ import (
 
 // A large table is summed in ranges of pages, which differ between the sides, and a rate is kept.
 func TestVerifyParts_P4(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)

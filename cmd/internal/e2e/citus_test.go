@@ -95,8 +95,13 @@ func TestCitus(t *testing.T) {
 	if status := sync.Wait(soon); status != 0 {
 		t.Errorf("sync ended with %d:\n%s", status, sync.Errors())
 	}
-	p.source.Exec("BEGIN READ WRITE; SELECT 1; COMMIT")
 	p.equal()
+	page := readPage(t, "docs/citus.md")
+	p.source.Exec("BEGIN READ WRITE; " + page.take("sql", "DROP CONSTRAINT item_pkey") + "; COMMIT")
+	if out := p.target.Query(page.take("sql", "citus_tables")); !strings.Contains(out, "tenant_id") {
+		t.Errorf("the tables: %s", out)
+	}
+	page.done()
 	if keys := p.target.Query("SELECT string_agg(conname, ' ' ORDER BY 1) FROM pg_constraint WHERE contype = 'f' AND convalidated AND conrelid = 'item'::regclass"); keys != "item_country item_tenant" {
 		t.Errorf("foreign keys: %s", keys)
 	}

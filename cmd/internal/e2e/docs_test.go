@@ -79,6 +79,7 @@ var pageTests = map[string]string{
 	"docs/verification.md":    "TestDocsNight",
 	"docs/large.md":           "TestDocsParts",
 	"docs/fleet.md":           "TestFleet",
+	"docs/citus.md":           "TestCitus",
 	"docs/pipes.md":           "TestDocsPipes",
 	"docs/roles.md":           "TestLeastPrivilegeRoles_P10",
 	"docs/troubleshooting.md": "",
