@@ -10,8 +10,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
-	"github.com/pgsluice/pgsluice/cmd/internal/old"
-	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
@@ -23,6 +21,7 @@ type Client struct {
 	Idle   bool      // it is in no transaction
 	Writes bool      // its transaction has written
 	Super  bool      // only a superuser may end it
+	Veiled bool      // it is hidden, and no right would show it: before version 10
 	Began  time.Time // by the server's clock; zero: hidden
 }
 
@@ -31,7 +30,8 @@ type Client struct {
 // process number, since a client may give itself any name. What is hidden from us may write.
 const selectClients = `SELECT a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''),
 			pg_catalog.concat_ws(', ', nullif(a.backend_type, 'client backend'), a.state || coalesce(' for ' || pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() - a.state_change), '')), a.backend_type IS NULL,
-			a.backend_type IS NOT NULL AND a.backend_type NOT LIKE 'logical replication%' AND coalesce(a.state, 'idle') = 'idle' AND a.xact_start IS NULL AND a.backend_xid IS NULL, a.backend_xid IS NOT NULL, coalesce(r.rolsuper, true), coalesce(a.backend_start, 'epoch')
+			a.backend_type IS NOT NULL AND a.backend_type NOT LIKE 'logical replication%' AND coalesce(a.state, 'idle') = 'idle' AND a.xact_start IS NULL AND a.backend_xid IS NULL, a.backend_xid IS NOT NULL, coalesce(r.rolsuper, true),
+			a.backend_type IS NULL AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles g WHERE g.rolname = 'pg_read_all_stats'), coalesce(a.backend_start, 'epoch')
 		FROM pg_catalog.pg_stat_activity a LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.usesysid
 		WHERE a.datname = pg_catalog.current_database() AND a.pid <> pg_catalog.pg_backend_pid() AND a.backend_type IS DISTINCT FROM 'autovacuum worker'
 			AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_replication s WHERE s.pid = a.pid AND s.state <> 'startup')
@@ -49,7 +49,7 @@ func Clients(ctx context.Context, c *pgx.Conn) (list []Client, err error) {
 func QueueClients(b *pgx.Batch, list *[]Client) {
 	b.Queue(selectClients).Query(func(rows pgx.Rows) (err error) {
 		*list, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (x Client, err error) {
-			err = row.Scan(&x.PID, &x.Role, &x.Application, &x.State, &x.Hidden, &x.Idle, &x.Writes, &x.Super, &x.Began)
+			err = row.Scan(&x.PID, &x.Role, &x.Application, &x.State, &x.Hidden, &x.Idle, &x.Writes, &x.Super, &x.Veiled, &x.Began)
 			if x.Began.Unix() == 0 {
 				x.Began = time.Time{}
 			}
@@ -69,9 +69,9 @@ func Describe(list []Client) string {
 }
 
 // Trusted reports whether the operator vouches for a session: it belongs to a trusted role, and is
-// idle as far as anybody may see.
+// idle as far as any role may see. A role that could see more is refused: RequireRights.
 func (x *Client) Trusted(trust []string) bool {
-	return (x.Idle || x.Hidden) && slices.Contains(trust, x.Role)
+	return (x.Idle || x.Veiled) && slices.Contains(trust, x.Role)
 }
 
 // passing is how long a session that we may not end has to last to stand in the way. Monitoring
@@ -86,13 +86,12 @@ func Lasting(ctx context.Context, c *pgx.Conn, trust []string) (list []Client, e
 	if c.PgConn().ParameterStatus("is_superuser") == "on" {
 		return nil, nil
 	}
-	visible := old.SeesAll(pgdial.Version(c.PgConn())) != ""
 	for began := time.Now(); ; {
 		now, err := Clients(ctx, c)
 		if err != nil {
 			return nil, err
 		}
-		now = slices.DeleteFunc(now, func(x Client) bool { return !x.Super || x.Hidden && visible || x.Trusted(trust) })
+		now = slices.DeleteFunc(now, func(x Client) bool { return !x.Super || x.Hidden && !x.Veiled || x.Trusted(trust) })
 		if list != nil {
 			now = slices.DeleteFunc(now, func(x Client) bool {
 				return !slices.ContainsFunc(list, func(y Client) bool { return y.PID == x.PID })
@@ -126,7 +125,7 @@ func End(list []Client) string {
 	roles := make(map[string]bool)
 	for i := range list[:min(len(list), 5)] {
 		ways += " " + list[i].Remedy()
-		if list[i].Idle || list[i].Hidden {
+		if list[i].Idle || list[i].Veiled {
 			roles[list[i].Role] = true
 		}
 	}
