@@ -100,9 +100,9 @@ func TablesOnly(side string) string {
 // TablesOrViews is the query that undoes TablesOnly.
 const TablesOrViews = "SELECT pg_catalog.set_config(name, reset_val, false) FROM pg_catalog.pg_settings WHERE name = 'restrict_nonsystem_relation_kind'"
 
-// prepare makes the settings that depend on the version and the
-// encoding, and verifies in the same round trip that all settings are in force: a pooler may have
-// dropped them. It returns the PID of the session's server process.
+// prepare makes the settings that depend on the version and the encoding, and verifies in the same
+// round trip that all settings are in force: a pooler may have dropped them. It returns the PID of
+// the session's server process.
 func (s Server) prepare(ctx context.Context, c *pgconn.PgConn, asked *pgconn.Config) (pid uint32, err error) {
 	set := s.settings(c)
 	var b strings.Builder
