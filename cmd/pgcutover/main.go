@@ -85,7 +85,7 @@ type flags struct {
 	} `cmd:"" group:"night" help:"Do what can be done before the fence, while the source is in use: analyze tables, set sequences, create foreign keys and triggers where they do not act on what sync writes."`
 	Rehearse struct {
 		JSON         bool     `group:"output" name:"json" help:"Print the report as JSON, for programs."`
-		NoVerify     bool     `group:"what" help:"Predict a cutover without verification."`
+		Snapshots    bool     `group:"what" help:"Predict a cutover that takes snapshots, as lock --snapshots does."`
 		AllowOrphans bool     `group:"what" help:"As for fence."`
 		AllowMissing []string `group:"what" placeholder:"ID" help:"Accept this line of pgcutover missing for the rehearsal. Can be repeated."`
 		Trust        []string `group:"what" placeholder:"ROLE" help:"As for fence. Can be repeated."`
@@ -107,7 +107,7 @@ type flags struct {
 		OnlyDifferent bool    `group:"output" help:"Do not print equal tables."`
 	} `cmd:"" group:"night" help:"Compare every row of every table, as of the drained source. Exits with 0 if all are equal, with 1 if rows differ, and with another status if the comparison failed."`
 	Reverse struct {
-		Check bool `group:"what" help:"Only report what prevents the way back. Changes nothing."`
+		Check bool `group:"what" help:"Only report what prevents the way back. Changes nothing. Prints the word never if nothing can correct it."`
 		Drop  bool `group:"what" help:"Drop what an earlier reverse has made, before the target is open."`
 	} `cmd:"" group:"night" help:"Make the way back: a slot on the target that carries the application's writes to the old primary. Before the fence; open sets where it begins."`
 	Open struct {
@@ -259,7 +259,7 @@ func (f *flags) do(ctx context.Context, m *session.Migration, command string, st
 	case "prepare":
 		return steps.Prepare(ctx, m, f.Prepare.Timeout)
 	case "rehearse":
-		return steps.Rehearse(ctx, m, steps.RehearseOptions{JSON: f.Rehearse.JSON, NoVerify: f.Rehearse.NoVerify,
+		return steps.Rehearse(ctx, m, steps.RehearseOptions{JSON: f.Rehearse.JSON, Snapshot: f.Rehearse.Snapshots,
 			AllowOrphans: f.Rehearse.AllowOrphans, Allow: f.Rehearse.AllowMissing, Trust: f.Rehearse.Trust})
 	case "fence":
 		o := steps.FenceOptions{Check: f.Fence.Check, AllowOrphans: f.Fence.AllowOrphans, Allow: f.Fence.AllowMissing, Trust: f.Fence.Trust}

@@ -1,7 +1,6 @@
 package check
 
 import (
-	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/fencing"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/wayback"
 )
@@ -13,7 +12,7 @@ func (c *checker) wayBack() error {
 	if err != nil {
 		return err
 	}
-	if len(list) > 0 && list[0].Status == fault.Unavailable {
+	if len(list) > 0 && list[0].Never {
 		c.warn("way-back", list[0].Hint+" scripts/cutover goes on without a way back.", "there can be no way back to the old primary: %s", list[0].Says)
 		return nil
 	}

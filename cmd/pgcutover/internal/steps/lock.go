@@ -6,12 +6,9 @@ import (
 	"io"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/pgsluice/pgsluice/cmd/internal/citus"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
-	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
@@ -56,22 +53,14 @@ func Lock(ctx context.Context, m *session.Migration, stdin io.Reader, o LockOpti
 	return err
 }
 
-// keepLock takes the lock and keeps it until the context is canceled. Meanwhile it runs do. It
-// refuses a target of which no snapshot can be held, if one is to be.
-func keepLock(
-	ctx context.Context, m *session.Migration, snapshot bool, do func(context.Context) error,
-) error {
+// keepLock takes the lock and keeps it until the context is canceled. Meanwhile it runs do.
+func keepLock(ctx context.Context, m *session.Migration, snapshot bool, do func(context.Context) error) error {
 	s, err := m.BeginTarget(ctx)
 	if err != nil {
 		return err
 	}
 	defer s.Close(context.WithoutCancel(ctx))
-	if snapshot && s.Stream.Citus && !citus.Snapshots {
-		return fault.New(fault.Config,
-			"rows of a Citus cluster cannot be compared behind the opening: there is no snapshot of all nodes").
-			WithHint("Compare them before: scripts/cutover %s --verify first --no-reverse", m.Slot)
-	}
-	if err := mayIdle(ctx, m.Target, s.OnTarget); err != nil {
+	if err := holdable(s, snapshot); err != nil {
 		return err
 	}
 	if m.Under, err = s.Lock(ctx); err != nil {
@@ -82,15 +71,6 @@ func keepLock(
 	g.Go(func() error { return do(gctx) })
 	g.Go(func() error { return watchLock(gctx, s) })
 	return g.Wait()
-}
-
-// mayIdle keeps the server from ending a session that is idle.
-func mayIdle(ctx context.Context, side pgdial.Server, c *pgx.Conn) error {
-	if pgdial.Version(c.PgConn()) < 140000 {
-		return nil
-	}
-	_, err := c.Exec(ctx, "SET idle_session_timeout = 0")
-	return side.Explain(err)
 }
 
 // watchLock returns when the context is canceled, or the session that holds the lock is lost.

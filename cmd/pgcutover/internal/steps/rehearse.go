@@ -25,9 +25,10 @@ import (
 
 // RehearseOptions choose the steps of the cutover that is rehearsed, and the form of the report.
 type RehearseOptions struct {
-	JSON, NoVerify, AllowOrphans bool
-	Allow                        []string // ids of ledger lines to accept
-	Trust                        []string // superusers whose idle sessions do not write
+	JSON, AllowOrphans bool
+	Snapshot           bool     // the cutover takes snapshots, for a verification
+	Allow              []string // ids of ledger lines to accept
+	Trust              []string // superusers whose idle sessions do not write
 }
 
 // A Rehearsal is what a cutover would do now.
@@ -40,7 +41,7 @@ type Rehearsal struct {
 	Downtime  int64          `json:"downtime_ms"`
 
 	allow, trust []string
-	noVerify     bool
+	snapshot     bool
 	held         snapshots
 }
 
@@ -62,7 +63,7 @@ type StepTime struct {
 // measures it. What would change something runs in a transaction that is rolled back. Sequences are
 // not set, because that cannot be rolled back. It fails if a step would refuse.
 func Rehearse(ctx context.Context, m *session.Migration, o RehearseOptions) error {
-	r := &Rehearsal{Sessions: []SessionGroup{}, Failing: []string{}, allow: o.Allow, trust: o.Trust, noVerify: o.NoVerify}
+	r := &Rehearsal{Sessions: []SessionGroup{}, Failing: []string{}, allow: o.Allow, trust: o.Trust, snapshot: o.Snapshot}
 	if err := orphanless(ctx, m, o); err != nil {
 		return err
 	}
@@ -71,6 +72,9 @@ func Rehearse(ctx context.Context, m *session.Migration, o RehearseOptions) erro
 		return err
 	}
 	defer s.Close(ctx)
+	if err := holdable(s, o.Snapshot); err != nil {
+		return err
+	}
 	if err := readOnly(ctx, s); err != nil {
 		return err
 	}
@@ -190,7 +194,7 @@ func (r *Rehearsal) drain(ctx context.Context, s *session.Session) error {
 	if _, err := s.FenceInForce(ctx, done); err != nil {
 		return err
 	}
-	if _, err = applied(ctx, s); err != nil || r.noVerify {
+	if _, err = applied(ctx, s); err != nil || !r.snapshot {
 		return err
 	}
 	return r.held.take(ctx, s.Migration)

@@ -5,6 +5,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/citus"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
@@ -15,6 +17,15 @@ import (
 type snapshots struct {
 	sessions [2]*pgx.Conn // that exist already; take connects the others
 	of       [2]*slot.Snapshot
+}
+
+// holdable refuses a target of which no snapshot can be held, if one is to be.
+func holdable(s *session.Session, snapshot bool) error {
+	if !snapshot || !s.Stream.Citus || citus.Snapshots {
+		return nil
+	}
+	return fault.New(fault.Config, "rows of a Citus cluster cannot be compared behind the opening: there is no snapshot of all nodes").
+		WithHint("Compare them before: scripts/cutover %s --verify first --no-reverse", s.Slot)
 }
 
 // take takes both snapshots.

@@ -2,7 +2,7 @@ package steps
 
 import (
 	"context"
-	"strings"
+	"strconv"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
@@ -48,11 +48,11 @@ func (w *window) serve(ctx context.Context, steps <-chan string) error {
 		if err != nil {
 			w.held.release(ctx)
 		}
-		said := ""
-		if step == "drain" {
-			said = " " + w.held.String()
+		answer := strconv.Itoa(int(fault.StatusOf(err)))
+		if names := w.held.String(); step == "drain" && names != "" {
+			answer += " " + names
 		}
-		w.Printf("%d%s\n", fault.StatusOf(err), strings.TrimRight(said, " "))
+		w.Printf("%s\n", answer)
 	}
 }
 
@@ -95,13 +95,6 @@ func (w *window) do(ctx context.Context, step string) error {
 func (w *window) begin(ctx context.Context) (err error) {
 	if w.s == nil {
 		if w.s, err = w.Begin(ctx); err != nil {
-			return err
-		}
-		// The application may be paused for long.
-		if err := mayIdle(ctx, w.Source, w.s.OnSource); err != nil {
-			return err
-		}
-		if err := mayIdle(ctx, w.Target, w.s.OnTarget); err != nil {
 			return err
 		}
 		if w.Snapshot {

@@ -26,6 +26,7 @@ type Obstacle struct {
 	SQL    []string // statements that correct it, for a superuser of that side
 	Hint   string   // what else corrects it
 	Slots  bool     // it matters only until the slot exists
+	Never  bool     // nothing corrects it
 }
 
 // Find finds what prevents the way back from a migration. It changes nothing. name is the
@@ -38,7 +39,7 @@ func Find(ctx context.Context, source, target *pgx.Conn, name string) (list []Ob
 			Hint: fmt.Sprintf("Use a slot name of at most %d characters.", len(name)-n)})
 	}
 	if v := pgdial.Version(source.PgConn()); v < old.Newest {
-		return []Obstacle{{Status: fault.Unavailable, Side: "source", Hint: "Keep the old primary closed and as it is until the new one has proved itself.",
+		return []Obstacle{{Status: fault.Unavailable, Side: "source", Never: true, Hint: "Keep the old primary closed and as it is until the new one has proved itself.",
 			Says: "the source is PostgreSQL " + pgdial.VersionText(v) + ", and changes can be applied from version 10 on"}}, nil
 	}
 	onTarget, err := decodes(ctx, target)

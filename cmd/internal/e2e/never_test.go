@@ -1,0 +1,49 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
+)
+
+// A cutover goes on without a way back only if there never can be one. A host that is not found
+// ends pgcutover reverse --check with the same status. The programs are replaced by one that ends
+// as it is told.
+func TestWayBackIsNotLostByChance(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		check, verbs string
+		want         int
+	}{
+		{"echo never; exit 69", "wait prepare missing fence --check reverse --check reverse --drop", 0},
+		{"exit 69", "wait prepare missing fence --check reverse --check", 69},
+		{"exit 0", "wait prepare missing fence --check reverse --check reverse", 0},
+	} {
+		t.Run(c.check, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			text := `#!/bin/bash
+case "$*" in
+*'--get target_open') echo false ;;
+*'--get state') echo syncing ;;
+lock*) echo 1; while read -r step; do echo 0; done ;;
+*) verb=$1; for flag; do [[ $flag != --check && $flag != --drop ]] || verb+=" $flag"; done; echo "$verb" >>` + dir + `/verbs ;;
+esac
+[[ $* != 'reverse --check'* ]] || { ` + c.check + `; }
+`
+			if err := os.WriteFile(filepath.Join(dir, "pgcutover"), []byte(text), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			e := &pgtest.Env{T: t, Dir: dir}
+			status, _, errs := e.Run(nil, "bash", script("cutover"), "mig", "--yes", "--verify", "no")
+			b, _ := os.ReadFile(filepath.Join(dir, "verbs"))
+			verbs, _ := strings.CutSuffix(strings.Join(strings.Fields(string(b)), " "), " finish")
+			if status != c.want || verbs != c.verbs {
+				t.Errorf("status %d, verbs %q, %s", status, verbs, errs)
+			}
+		})
+	}
+}
