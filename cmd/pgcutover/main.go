@@ -107,7 +107,7 @@ type flags struct {
 		OnlyDifferent bool    `group:"output" help:"Do not print equal tables."`
 	} `cmd:"" group:"night" help:"Compare every row of every table, as of the drained source. Exits with 0 if all are equal, with 1 if rows differ, and with another status if the comparison failed."`
 	Reverse struct {
-		Check bool `group:"what" help:"Only report what prevents the way back. Changes nothing. Prints the word never if nothing can correct it."`
+		Check bool `group:"what" help:"Only report what prevents the way back. Changes nothing."`
 		Drop  bool `group:"what" help:"Drop what an earlier reverse has made, before the target is open."`
 	} `cmd:"" group:"night" help:"Make the way back: a slot on the target that carries the application's writes to the old primary. Before the fence; open sets where it begins."`
 	Open struct {

@@ -136,7 +136,7 @@ func TestCitusLimits(t *testing.T) {
 	p.env.Bash(`pgextract --slot "$1" --data-only | head -c 700000 | pgapply && exit 1; pgextract --slot "$1" --data-only --resume | pgapply`, p.source.Name)
 	p.equal()
 	for _, command := range []string{`pgextract --slot "$1" --data-only --table item --reload | pgapply --rebuild-indexes`, `pgcutover reverse --slot "$1"`,
-		`pgcutover lock --snapshots --slot "$1" </dev/null`, `pgcutover rehearse --snapshots --slot "$1"`} {
+		"bash " + script("cutover") + ` "$1" --yes --no-reverse`, `pgcutover rehearse --snapshots --slot "$1"`} {
 		status, _, errs := p.env.Run(nil, "bash", "-c", "set -o pipefail; "+command, "bash", p.source.Name)
 		if status == 0 || !strings.Contains(errs, "Citus") {
 			t.Errorf("%s: exit status %d\n%s", command, status, errs)

@@ -15,20 +15,23 @@ import (
 func TestWayBackIsNotLostByChance(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		check, verbs string
-		want         int
+		check, follow, verbs string
+		want                 int
 	}{
-		{"echo never; exit 69", "wait prepare missing fence --check reverse --check reverse --drop", 0},
-		{"exit 69", "wait prepare missing fence --check reverse --check", 69},
-		{"exit 0", "wait prepare missing fence --check reverse --check reverse", 0},
+		{"exit 69", "echo false", "wait prepare missing fence --check reverse --check reverse --drop", 0},
+		{"exit 69", "echo true", "wait prepare missing fence --check reverse --check", 69},
+		{"exit 69", "exit 75", "wait prepare missing fence --check reverse --check", 69},
+		{"exit 78", "echo false", "wait prepare missing fence --check reverse --check", 78},
+		{"exit 0", "exit 75", "wait prepare missing fence --check reverse --check reverse", 0},
 	} {
-		t.Run(c.check, func(t *testing.T) {
+		t.Run(c.check+","+c.follow, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			text := `#!/bin/bash
 case "$*" in
 *'--get target_open') echo false ;;
 *'--get state') echo syncing ;;
+*'--get source_can_follow') ` + c.follow + ` ;;
 lock*) echo 1; while read -r step; do echo 0; done ;;
 *) verb=$1; for flag; do [[ $flag != --check && $flag != --drop ]] || verb+=" $flag"; done; echo "$verb" >>` + dir + `/verbs ;;
 esac

@@ -11,11 +11,13 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/identity"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/coverage"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/missing"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/wayback"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -39,6 +41,8 @@ type Status struct {
 	LagBytes    *int64      `json:"lag_bytes" ask:"source"`
 	LagSeconds  *float64    `json:"lag_seconds" ask:"source"`
 	Slots       *SlotStatus `json:"source_slot" ask:"source"`
+	// false if changes can never be applied to the source, so that there is no way back
+	CanFollow *bool `json:"source_can_follow" ask:"source"`
 	// a session on the target applies changes
 	Applying bool `json:"applying"`
 	// when somebody last loaded or applied changes
@@ -189,7 +193,8 @@ func (st *Status) askSource(ctx context.Context, s *session.Session, field strin
 	}
 	if s.OnSource, err = s.Connect(ctx, s.Source); err == nil {
 		end := s.End(s.Source)
-		st.Source = &end
+		can := wayback.Possible(pgdial.Version(s.OnSource.PgConn()))
+		st.Source, st.CanFollow = &end, &can
 		var fenced, drained bool
 		fenced, err = st.position(ctx, s)
 		if err == nil && fenced {

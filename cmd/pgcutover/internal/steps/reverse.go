@@ -183,31 +183,22 @@ func (b *back) possible(ctx context.Context) error {
 	if err != nil {
 		return b.Target.Explain(err)
 	}
-	list, err := b.obstacles(ctx, info)
-	if err != nil {
-		return err
-	}
-	if slices.ContainsFunc(list, func(o wayback.Obstacle) bool { return o.Never }) {
-		b.Printf("never\n") // for programs: the exit status may have other causes
-	}
-	return wayback.Refusal(list)
+	return b.allowed(ctx, info)
 }
 
 // allowed refuses if something prevents the way back. info is its slot, or nil.
 func (b *back) allowed(ctx context.Context, info *slot.Info) error {
-	list, err := b.obstacles(ctx, info)
+	list, err := wayback.Find(ctx, b.OnSource, b.OnTarget, b.Slot)
 	if err != nil {
 		return err
 	}
-	return wayback.Refusal(list)
-}
-
-func (b *back) obstacles(ctx context.Context, info *slot.Info) ([]wayback.Obstacle, error) {
-	list, err := wayback.Find(ctx, b.OnSource, b.OnTarget, b.Slot)
-	if err != nil || info == nil {
-		return list, err
+	if info == nil {
+		return wayback.Refusal(list)
 	}
-	return withoutSlots(list), b.own(ctx, info)
+	if err := b.own(ctx, info); err != nil {
+		return err
+	}
+	return wayback.Refusal(withoutSlots(list))
 }
 
 func withoutSlots(list []wayback.Obstacle) (left []wayback.Obstacle) {

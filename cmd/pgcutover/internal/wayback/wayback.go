@@ -29,6 +29,9 @@ type Obstacle struct {
 	Never  bool     // nothing corrects it
 }
 
+// Possible reports whether changes can be applied to a source of a version at all.
+func Possible(version int) bool { return version >= old.Newest }
+
 // Find finds what prevents the way back from a migration. It changes nothing. name is the
 // migration's slot; if it is empty, its length is not checked.
 func Find(ctx context.Context, source, target *pgx.Conn, name string) (list []Obstacle, err error) {
@@ -38,7 +41,7 @@ func Find(ctx context.Context, source, target *pgx.Conn, name string) (list []Ob
 			Says: fmt.Sprintf("the slot's name is %d characters too long: the publications of the way back add to it", n),
 			Hint: fmt.Sprintf("Use a slot name of at most %d characters.", len(name)-n)})
 	}
-	if v := pgdial.Version(source.PgConn()); v < old.Newest {
+	if v := pgdial.Version(source.PgConn()); !Possible(v) {
 		return []Obstacle{{Status: fault.Unavailable, Side: "source", Never: true, Hint: "Keep the old primary closed and as it is until the new one has proved itself.",
 			Says: "the source is PostgreSQL " + pgdial.VersionText(v) + ", and changes can be applied from version 10 on"}}, nil
 	}
