@@ -329,7 +329,7 @@ func TestAttack_P1_P2_P3_P4_P5_P6_P7_P8(t *testing.T) {
 		t.Fatalf("sync has ended: %s", sync.Errors())
 	}
 	env.Bash("scripts/cutover mig --yes >&2")
-	if status := sync.Wait(time.Minute); status != 0 {
+	if status := sync.Wait(soon); status != 0 {
 		t.Errorf("sync: status %d: %s", status, sync.Errors())
 	}
 	pgtest.EqualTable(t, source, target, "app.t")

@@ -51,7 +51,7 @@ fi`)
 		held := *e
 		held.Vars = append(slices.Clone(e.Vars), "STEP="+x.step)
 		p := held.Start(nil, nil, "bash", script("cutover"), slot, "--yes", "--no-reverse")
-		pgtest.Wait(t, 60*time.Second, "the step begins: "+x.step, func() bool { _, err := os.Stat(gate); return err == nil })
+		pgtest.Wait(t, soon, "the step begins: "+x.step, func() bool { _, err := os.Stat(gate); return err == nil })
 		c, err := pgx.Connect(pgtest.Context(t), x.on.URI+"&application_name=nightly")
 		if err != nil {
 			t.Fatal(err)
@@ -64,7 +64,7 @@ fi`)
 		if err := os.Remove(gate); err != nil {
 			t.Fatal(err)
 		}
-		pgtest.Wait(t, 60*time.Second, "the step waits", func() bool {
+		pgtest.Wait(t, soon, "the step waits", func() bool {
 			return x.on.Query(fmt.Sprintf("SELECT count(*) FROM pg_stat_activity WHERE %d = ANY (pg_blocking_pids(pid))", pid)) != "0"
 		})
 		began := time.Now()
@@ -72,7 +72,7 @@ fi`)
 		if took := time.Since(began); took > 3*time.Second {
 			t.Errorf("%s: named after %v: %s", x.step, took, p.Errors())
 		}
-		if status := p.Wait(60 * time.Second); status != 75 || !strings.Contains(p.Errors(), "pg_terminate_backend") {
+		if status := p.Wait(soon); status != 75 || !strings.Contains(p.Errors(), "pg_terminate_backend") {
 			t.Errorf("%s: status %d: %s", x.step, status, p.Errors())
 		}
 		_ = c.Close(pgtest.Context(t))
@@ -82,7 +82,7 @@ fi`)
 	if status, _, errs := e.Run(nil, "bash", script("cutover"), slot, "--yes", "--no-reverse"); status != 0 {
 		t.Fatalf("the same again: status %d: %s", status, errs)
 	}
-	sync.Wait(60 * time.Second)
+	sync.Wait(soon)
 	if got := target.Query("SELECT count(*) FROM fired"); got != want {
 		t.Errorf("%s rows in fired, not %s: the trigger has fired for applied rows", got, want)
 	}

@@ -341,7 +341,7 @@ func (s *supervised) run(t *testing.T, env *pgtest.Env, fifo string, slot string
 		s.mu.Unlock()
 		r.Close()
 		w.Close()
-		a, d := s.apply.Wait(time.Hour), s.decode.Wait(time.Minute)
+		a, d := s.apply.Wait(time.Hour), s.decode.Wait(soon)
 		select {
 		case <-stop:
 			return

@@ -224,7 +224,7 @@ func TestControlCharactersInNames_P11(t *testing.T) {
 	s.run(0, "pgcutover", "status")
 	target.Exec("UPDATE " + table + " SET v = 3")
 	s.bash(0, "scripts/cutover mig --yes --switch true"+allow)
-	if status := sync.Wait(30 * time.Second); status != 0 {
+	if status := sync.Wait(soon); status != 0 {
 		t.Errorf("sync: status %d", status)
 	}
 	s.scan("sync", sync.Errors())

@@ -33,7 +33,7 @@ func TestCountsAfterCutover_C12(t *testing.T) {
 		e.Must(nil, "pgcutover", step, "--slot", slot)
 	}
 	<-done
-	if status := sync.Wait(time.Minute); status != 0 {
+	if status := sync.Wait(soon); status != 0 {
 		t.Errorf("sync: status %d", status)
 	}
 	if inserts, rows := target.Query("SELECT sum(inserts) FROM pgsluice.tables"),

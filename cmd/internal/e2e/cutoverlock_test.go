@@ -93,7 +93,7 @@ func TestTwoCutovers_F15(t *testing.T) {
 		}
 		won := 0
 		for _, p := range both {
-			switch status := p.Wait(60 * time.Second); {
+			switch status := p.Wait(soon); {
 			case status == 0:
 				won++
 			case status != 75 || !strings.Contains(p.Errors(), "another cutover"):
@@ -111,7 +111,7 @@ func TestTwoCutovers_F15(t *testing.T) {
 		if writable(source) || !writable(target) {
 			t.Error("the source can be written to, or the target cannot")
 		}
-		if status := sync.Wait(30 * time.Second); status != 0 {
+		if status := sync.Wait(soon); status != 0 {
 			t.Errorf("sync: status %d: %s", status, sync.Errors())
 		}
 	}

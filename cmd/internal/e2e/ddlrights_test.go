@@ -238,7 +238,7 @@ func TestDDLInstalledMeanwhile_P1(t *testing.T) {
 	if err := p.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
-	p.Wait(30 * time.Second)
+	p.Wait(soon)
 	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)

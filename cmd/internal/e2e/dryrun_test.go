@@ -94,5 +94,5 @@ func TestDryRun(t *testing.T) {
 	}
 	source.Exec("DROP VIEW new")
 	_ = sync.Process.Signal(syscall.SIGTERM)
-	sync.Wait(30 * time.Second)
+	sync.Wait(soon)
 }

@@ -141,7 +141,7 @@ func TestFleet(t *testing.T) {
 	if !writable(f.sources[2]) {
 		t.Error("the source of the third is closed")
 	}
-	if s, errs := first.Wait(time.Minute), first.Errors(); s != 1 ||
+	if s, errs := first.Wait(soon), first.Errors(); s != 1 ||
 		!strings.Contains(errs, "; log: fleet.map.logs/crm.log\nfleet: hint: After you correct the cause: scripts/fleet fleet.map\nfleet: 1 of 3 databases failed") {
 		t.Errorf("the first run: status %d: %s", s, errs)
 	}
@@ -157,7 +157,7 @@ func TestFleet(t *testing.T) {
 		return err == nil && n != "0"
 	})
 	f.run("scripts/fleet cutover fleet.map crm --yes")
-	if s, errs := second.Wait(time.Minute), second.Errors(); s != 0 || strings.Count(errs, "nothing is left to do") != 2 {
+	if s, errs := second.Wait(soon), second.Errors(); s != 0 || strings.Count(errs, "nothing is left to do") != 2 {
 		t.Errorf("the same command: status %d: %s", s, errs)
 	}
 	stop()

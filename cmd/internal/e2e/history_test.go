@@ -202,7 +202,7 @@ func TestEmptyBlocks_I4(t *testing.T) {
 	rows(source, "x", 4, 6)
 	arrived()
 	_ = p.Process.Signal(os.Interrupt)
-	p.Wait(time.Minute)
+	p.Wait(soon)
 	if got := target.Query("SELECT count(*) FROM t"); got != "6" {
 		t.Errorf("the target has %s rows: %s", got, p.Errors())
 	}

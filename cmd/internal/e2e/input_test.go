@@ -146,10 +146,10 @@ func TestTerminal(t *testing.T) {
 	tty := terminal(t)
 	for _, args := range [][]string{{"pgextract", "--slot", "new"}, {"pgdecode", "--slot", source.Name}} {
 		p := env.Start(nil, tty, args[0], args[1:]...)
-		refused(t, p.Wait(time.Minute), 64, p.Errors(), "standard output is a terminal", "Pipe it into pgapply", "--force-terminal")
+		refused(t, p.Wait(soon), 64, p.Errors(), "standard output is a terminal", "Pipe it into pgapply", "--force-terminal")
 	}
 	p := env.Start(tty, nil, "pgapply")
-	refused(t, p.Wait(time.Minute), 64, p.Errors(), "standard input is a terminal", "Pipe the output of pgextract or pgdecode into pgapply")
+	refused(t, p.Wait(soon), 64, p.Errors(), "standard input is a terminal", "Pipe the output of pgextract or pgdecode into pgapply")
 	if after := state(source, target); after != before {
 		t.Errorf("something has changed: now\n%s\nand before\n%s", after, before)
 	}
@@ -274,7 +274,7 @@ func TestStopped(t *testing.T) {
 		if err := p.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
-		if s := p.Wait(time.Minute); s != 143 {
+		if s := p.Wait(soon); s != 143 {
 			t.Errorf("after %d bytes: exit status %d\n%s", n, s, p.Errors())
 		}
 		_ = w.Close()
@@ -293,5 +293,5 @@ func TestUnreadableInput(t *testing.T) {
 	}
 	defer dir.Close()
 	p := env.Start(dir, nil, "pgapply")
-	refused(t, p.Wait(time.Minute), 1, p.Errors(), "could not read the input", "directory")
+	refused(t, p.Wait(soon), 1, p.Errors(), "could not read the input", "directory")
 }

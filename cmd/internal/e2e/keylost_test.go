@@ -82,7 +82,7 @@ func TestKeyLostWithoutTriggers_C1(t *testing.T) {
 		if err := sync.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatalf("%v: %s", err, sync.Errors())
 		}
-		sync.Wait(30 * time.Second)
+		sync.Wait(soon)
 	}
 	refusals := func() (list []string) {
 		for _, x := range all {
@@ -149,7 +149,7 @@ func TestKeyLostWithoutTriggers_C1(t *testing.T) {
 	// Loaded again, they are whole. What is changed before that may meet rows that were not changed
 	// meanwhile. Sync stops there, and prints the command.
 	run("UPDATE nothing SET v = 9 WHERE id = 5")
-	if status := sync.Wait(30 * time.Second); status == 0 || !strings.Contains(sync.Errors(),
+	if status := sync.Wait(soon); status == 0 || !strings.Contains(sync.Errors(),
 		fmt.Sprintf(`pgextract --slot %s --table '"public"."nothing"' --reload | pgapply`, f.slot)) {
 		t.Errorf("status %d: %s", status, sync.Errors())
 	}

@@ -66,19 +66,19 @@ func killed(t *testing.T, plugin string) {
 			}
 		}
 		if ended() {
-			t.Fatalf("ended by itself: pgdecode %d, pgapply %d\n%s%s", decode.Wait(time.Minute),
-				apply.Wait(time.Minute), decode.Errors(), apply.Errors())
+			t.Fatalf("ended by itself: pgdecode %d, pgapply %d\n%s%s", decode.Wait(soon),
+				apply.Wait(soon), decode.Errors(), apply.Errors())
 		}
 		switch victim := []string{"pgdecode", "pgapply", "both"}[rnd.IntN(3)]; victim {
 		case "pgdecode":
 			decode.Kill()
-			if status := apply.Wait(time.Minute); status != 65 {
+			if status := apply.Wait(soon); status != 65 {
 				t.Errorf("pgdecode was killed, and pgapply exits with %d, not 65 (the stream is cut)\n%s", status, apply.Errors())
 			}
 			kills[victim]++
 		case "pgapply":
 			apply.Kill()
-			if status := decode.Wait(time.Minute); status != 75 {
+			if status := decode.Wait(soon); status != 75 {
 				t.Errorf("pgapply was killed, and pgdecode exits with %d, not 75 (try again)\n%s", status, decode.Errors())
 			}
 			kills[victim]++
@@ -91,7 +91,7 @@ func killed(t *testing.T, plugin string) {
 	t.Logf("killed: %v", kills)
 	business.close()
 	decode, apply := pipeline(t, env, applied, "--slot", source.Name, "--confirm-from", fifo, "--until", "now")
-	if d, a := decode.Wait(time.Minute), apply.Wait(time.Minute); d != 0 || a != 0 {
+	if d, a := decode.Wait(soon), apply.Wait(time.Minute); d != 0 || a != 0 {
 		t.Errorf("in the end pgdecode exits with %d, pgapply with %d\n%s%s", d, a, decode.Errors(), apply.Errors())
 	}
 	pgtest.Equal(t, source, target)
@@ -124,7 +124,7 @@ func TestSync(t *testing.T) {
 		from := applied()
 		pgtest.Wait(t, 30*time.Second, "changes are applied", func() bool {
 			if !p.Running() {
-				t.Fatalf("sync has ended with %d\n%s", p.Wait(time.Minute), p.Errors())
+				t.Fatalf("sync has ended with %d\n%s", p.Wait(soon), p.Errors())
 			}
 			return applied() != from
 		})

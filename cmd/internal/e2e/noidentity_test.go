@@ -86,7 +86,7 @@ func TestNoIdentityUpdated_C1(t *testing.T) {
 	stop := func() {
 		t.Helper()
 		_ = sync.Process.Signal(syscall.SIGTERM)
-		sync.Wait(30 * time.Second)
+		sync.Wait(soon)
 	}
 	reasons := func() string {
 		var list []string
@@ -186,6 +186,6 @@ func TestNoIdentityUpdated_C1(t *testing.T) {
 	f.Bash("pgextract --slot " + f.slot + " --data-only --table public.untouched --reload | pgapply")
 	sync = f.Start(nil, nil, "bash", script("sync"), f.slot)
 	cutover(0, "--verify", "first")
-	sync.Wait(30 * time.Second)
+	sync.Wait(soon)
 	pgtest.Equal(t, source, target)
 }

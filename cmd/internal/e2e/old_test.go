@@ -6,7 +6,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -84,7 +83,7 @@ func TestOld(t *testing.T) {
 	if status != 0 || !strings.Contains(errs, "as with --no-reverse") || !strings.Contains(errs, "all tables are equal") {
 		t.Fatalf("cutover: status %d\n%s\nsync: %s", status, errs, sync.Errors())
 	}
-	if status := sync.Wait(60 * time.Second); status != 0 {
+	if status := sync.Wait(soon); status != 0 {
 		t.Errorf("sync: status %d, %s", status, sync.Errors())
 	}
 	source.Exec("BEGIN READ WRITE; REFRESH MATERIALIZED VIEW app.m; COMMIT")
@@ -142,7 +141,7 @@ func TestOldUnfence(t *testing.T) {
 		t.Errorf("the database was %s and is %s", was, now)
 	}
 	_ = sync.Process.Signal(os.Interrupt)
-	sync.Wait(60 * time.Second)
+	sync.Wait(soon)
 	e.Bash("pgcutover cleanup --force --slot mig")
 	if s := source.Query("SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_namespace WHERE nspname = 'pgsluice')"); s != "0" {
 		t.Error("something is left on the source")
@@ -199,7 +198,7 @@ func TestOldSample(t *testing.T) {
 		}
 		write := e.Start(nil, nil, "bash", script("sample/write"), uri, "--rate", "60", "--clients", "3")
 		e.Bash("pgcutover wait caught-up --timeout 120s --slot mig")
-		pgtest.Wait(t, 60*time.Second, "the application writes", func() bool {
+		pgtest.Wait(t, soon, "the application writes", func() bool {
 			return target.Query("SELECT count(*) > 400 FROM log.changes WHERE at > '2026-09-01'") == "t"
 		})
 		status, _, errs := e.Run(nil, "bash", script("cutover"), "mig", "--yes", "--switch", "echo '"+target.As("app", "x")+"' > '"+uri+"'")
@@ -208,8 +207,8 @@ func TestOldSample(t *testing.T) {
 			t.Fatalf("cutover: status %d\nsync: %s", status, sync.Errors())
 		}
 		_ = write.Process.Signal(os.Interrupt)
-		write.Wait(60 * time.Second)
-		if status := sync.Wait(60 * time.Second); status != 0 {
+		write.Wait(soon)
+		if status := sync.Wait(soon); status != 0 {
 			t.Errorf("sync: status %d, %s", status, sync.Errors())
 		}
 		e.Bash("pgcutover cleanup --slot mig")

@@ -141,7 +141,7 @@ func TestRotatedPasswords(t *testing.T) {
 		from := target.Query("SELECT applied_lsn FROM pgsluice.streams")
 		pgtest.Wait(t, time.Minute, "changes are applied", func() bool {
 			if !sync.Running() {
-				t.Fatalf("sync has ended with %d\n%s", sync.Wait(time.Minute), sync.Errors())
+				t.Fatalf("sync has ended with %d\n%s", sync.Wait(soon), sync.Errors())
 			}
 			return target.Query("SELECT applied_lsn FROM pgsluice.streams") != from
 		})

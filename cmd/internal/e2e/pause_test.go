@@ -152,7 +152,7 @@ func TestClientsAreHeld(t *testing.T) {
 	}
 	app.goOn(t, "the cutover")
 	app.stop()
-	follower.Wait(30 * time.Second)
+	follower.Wait(soon)
 	if n := target.Query("SELECT count(*) FROM w"); n != fmt.Sprint(app.acked.Load()) {
 		t.Errorf("the target has %s rows, and %d were acknowledged", n, app.acked.Load())
 	}

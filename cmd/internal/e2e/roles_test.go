@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -115,7 +114,7 @@ func TestLeastPrivilegeRoles_P10(t *testing.T) {
 			if status != 0 {
 				t.Fatalf("cutover: status %d\n%s\n%s\nsync: %s", status, out, errs, sync.Errors())
 			}
-			sync.Wait(60 * time.Second)
+			sync.Wait(soon)
 			if err := app.Ping(pgtest.Context(t)); err == nil {
 				t.Error("the application's session has outlived the fence")
 			}

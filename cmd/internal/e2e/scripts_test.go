@@ -82,7 +82,7 @@ func scriptPair(t *testing.T, source, target *pgtest.DB) (e *pgtest.Env, slot st
 func follow(t *testing.T, source, target *pgtest.DB) {
 	t.Helper()
 	want := source.Query("SELECT count(*), sum(a) FROM t")
-	pgtest.Wait(t, 60*time.Second, "the target has everything", func() bool {
+	pgtest.Wait(t, soon, "the target has everything", func() bool {
 		got, err := target.Try("SELECT count(*), sum(a) FROM t")
 		return err == nil && got == want
 	})
@@ -127,13 +127,13 @@ func TestSyncRestarts(t *testing.T) {
 	for range 2 {
 		second := e.Start(nil, nil, "bash", script("sync"), slot)
 		if source.Major >= 12 { // before, nothing tells whether a reader is at work
-			if status := second.Wait(30 * time.Second); status != 78 ||
+			if status := second.Wait(soon); status != 78 ||
 				!strings.Contains(second.Errors(), "is being read by another running process") ||
 				strings.Contains(second.Errors(), "starting again") {
 				t.Errorf("a second sync: status %d: %s", status, second.Errors())
 			}
 		} else {
-			pgtest.Wait(t, 60*time.Second, "the second one tries again",
+			pgtest.Wait(t, soon, "the second one tries again",
 				func() bool { return strings.Contains(second.Errors(), "starting again") })
 			second.Kill()
 		}
@@ -154,7 +154,7 @@ func TestSyncRestarts(t *testing.T) {
 	if err := p.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	if status := p.Wait(30 * time.Second); status != 143 {
+	if status := p.Wait(soon); status != 143 {
 		t.Errorf("status %d: %s", status, p.Errors())
 	}
 	for i := range 5 {
@@ -163,7 +163,7 @@ func TestSyncRestarts(t *testing.T) {
 		if err := p.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
-		if status := p.Wait(30 * time.Second); status != 143 {
+		if status := p.Wait(soon); status != 143 {
 			t.Errorf("status %d: %s", status, p.Errors())
 		}
 	}
@@ -178,7 +178,7 @@ func TestSyncRestarts(t *testing.T) {
 			if err := syscall.Kill(-p.Process.Pid, signal); err != nil {
 				t.Fatal(err)
 			}
-			if status := p.Wait(30 * time.Second); status != 143 && (i > 0 || status != 128+int(signal)) ||
+			if status := p.Wait(soon); status != 143 && (i > 0 || status != 128+int(signal)) ||
 				i > 0 && unasked(p.Errors()) != "" {
 				t.Errorf("%v to all: status %d: %s", signal, status, p.Errors())
 			}
@@ -268,7 +268,7 @@ func TestCutoverScript(t *testing.T) {
 	c := e.Start(nil, nil, "bash", script("cutover"), slot, "--yes", "--resume", "true",
 		"--pause", "cd "+dir+"; touch paused; until [[ -e held ]]; do sleep 0.05; done")
 	exists := func(name string) bool { _, err := os.Stat(filepath.Join(dir, name)); return err == nil }
-	pgtest.Wait(t, 60*time.Second, "the pause", func() bool { return exists("paused") })
+	pgtest.Wait(t, soon, "the pause", func() bool { return exists("paused") })
 	if _, err := holdUp.Exec(t.Context(), "BEGIN; LOCK TABLE t"); err != nil {
 		t.Fatal(err)
 	}
@@ -280,7 +280,7 @@ func TestCutoverScript(t *testing.T) {
 	if err := syscall.Kill(-c.Process.Pid, syscall.SIGINT); err != nil { // as Ctrl-C does
 		t.Fatal(err)
 	}
-	if status := c.Wait(60 * time.Second); status != 130 || !strings.Contains(c.Errors(), "reopening the source") || !writable(source) {
+	if status := c.Wait(soon); status != 130 || !strings.Contains(c.Errors(), "reopening the source") || !writable(source) {
 		t.Errorf("interrupted: status %d, the source can be written to: %v: %s", status, writable(source), c.Errors())
 	}
 	if _, err := holdUp.Exec(t.Context(), "ROLLBACK"); err != nil {
@@ -289,7 +289,7 @@ func TestCutoverScript(t *testing.T) {
 	// The command that directs the application to the target fails: the target is open all the
 	// same, and everything else is done.
 	cutover(1, "direct the application to the target yourself", "--switch", "exit 9")
-	if status := p.Wait(30 * time.Second); status != 0 {
+	if status := p.Wait(soon); status != 0 {
 		t.Errorf("sync: status %d: %s", status, p.Errors())
 	}
 	if writable(source) || !writable(target) {
@@ -331,7 +331,7 @@ func TestCutoverRemembersDifferences(t *testing.T) {
 	if out := string(e.Must(nil, "pgcutover", "status", "--slot", slot)); !strings.Contains(out, "1 of 1 table differs: public.t") {
 		t.Errorf("status:\n%s", out)
 	}
-	if status := p.Wait(30 * time.Second); status != 0 {
+	if status := p.Wait(soon); status != 0 {
 		t.Errorf("sync: status %d: %s", status, p.Errors())
 	}
 }
@@ -404,7 +404,7 @@ func TestMigrateScript(t *testing.T) {
 	source.Exec("COMMIT PREPARED '" + slot + "'")
 	// Killed in the middle of it, with all that it has started.
 	p := e.Start(nil, nil, "bash", script("migrate"), slot, "--jobs", "2", "--yes")
-	pgtest.Wait(t, 60*time.Second, "the load has begun", func() bool {
+	pgtest.Wait(t, soon, "the load has begun", func() bool {
 		n, err := target.Try("SELECT count(*) FROM pgsluice.streams")
 		return err == nil && n == "1"
 	})

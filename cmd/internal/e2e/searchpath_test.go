@@ -140,7 +140,7 @@ func TestSearchPath_P5(t *testing.T) {
 	run("pgcutover verify --slot " + slot)
 	run("pgcutover open --slot " + slot)
 	run("pgcutover finish --slot " + slot)
-	sync.Wait(60 * time.Second)
+	sync.Wait(soon)
 	after("scripts/sync")
 	pgtest.EqualTable(t, source, target, "app.t")
 	pgtest.EqualTable(t, source, target, "app.log")

@@ -10,7 +10,7 @@ import (
 )
 
 // soon bounds every wait for something that should come at once.
-const soon = time.Minute
+const soon = 2 * time.Minute
 
 // startSync starts scripts/sync for the slot that has the source's name.
 func startSync(env *pgtest.Env, source *pgtest.DB, args ...string) *pgtest.Process {

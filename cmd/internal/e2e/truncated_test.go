@@ -4,7 +4,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
@@ -39,7 +38,7 @@ func TestTruncatedOn10_C1(t *testing.T) {
 		t.Errorf("%v", lines)
 	}
 	_ = sync.Process.Signal(syscall.SIGTERM)
-	sync.Wait(30 * time.Second)
+	sync.Wait(soon)
 	for _, name := range want {
 		if f.uncarried()[strings.TrimPrefix(name, "public.")] == nil {
 			t.Errorf("%s is not named", name)
@@ -59,7 +58,7 @@ func TestTruncatedOn10_C1(t *testing.T) {
 		t.Fatalf("open: status %d\n%s", status, errs)
 	}
 	f.Bash("pgcutover open --slot " + f.slot + " --allow-missing " + f.ledger()["public.kept"].ID)
-	sync.Wait(30 * time.Second)
+	sync.Wait(soon)
 	target.Exec("TRUNCATE kept")
 	pgtest.Equal(t, source, target)
 }

@@ -66,7 +66,7 @@ func TestSlotCreationWaits_H1(t *testing.T) {
 	if _, err := writer.Exec(pgtest.Context(t), "ROLLBACK"); err != nil {
 		t.Fatal(err)
 	}
-	if status := p.Wait(60 * time.Second); status != 0 {
+	if status := p.Wait(soon); status != 0 {
 		t.Errorf("status %d: %s", status, p.Errors())
 	}
 	source.Exec("SELECT pg_drop_replication_slot('mig')")
@@ -95,7 +95,7 @@ func TestLocks_H3(t *testing.T) {
 	for _, args := range [][]string{{"status"}, {"status", "--get", "missing_tables.count"}, {"check"},
 		{"wait", "caught-up", "--timeout", "60s"}} {
 		p := e.Start(nil, io.Discard, "pgcutover", append(args, "--slot", slot)...)
-		if status := p.Wait(40 * time.Second); status != 0 && !(args[0] == "check" && status == 1) {
+		if status := p.Wait(soon); status != 0 && !(args[0] == "check" && status == 1) {
 			t.Errorf("%s: status %d\n%s", args, status, p.Errors())
 		}
 	}
@@ -125,13 +125,13 @@ func TestLocks_H3(t *testing.T) {
 	p := e.Start(nil, nil, "pgcutover", "open", "--slot", slot)
 	named(t, p, "process "+pid)
 	_ = holder.Close(context.Background())
-	if status := p.Wait(30 * time.Second); status != 0 {
+	if status := p.Wait(soon); status != 0 {
 		t.Errorf("open: status %d\n%s", status, p.Errors())
 	}
 	if n := target.Query("SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND conrelid = 'child'::regclass"); n != "1" {
 		t.Errorf("%s foreign keys", n)
 	}
-	sync.Wait(60 * time.Second)
+	sync.Wait(soon)
 	e.Bash(`pgcutover finish --slot "$1"`, slot)
 	pgtest.Equal(t, source, target)
 }
@@ -159,7 +159,7 @@ func TestSyncStandby_H2(t *testing.T) {
 	run := func(script string) {
 		t.Helper()
 		p := e.Start(nil, nil, "bash", "-c", "set -euo pipefail; "+script, "bash", slot)
-		if status := p.Wait(40 * time.Second); status != 0 {
+		if status := p.Wait(soon); status != 0 {
 			t.Fatalf("%s: status %d\n%s", script, status, p.Errors())
 		}
 	}
@@ -182,7 +182,7 @@ func TestSyncStandby_H2(t *testing.T) {
 	}
 	standbys("ALTER SYSTEM RESET synchronous_standby_names", "")
 	run(`pgcutover open --slot "$1"`)
-	sync.Wait(60 * time.Second)
+	sync.Wait(soon)
 	pgtest.Equal(t, source, target)
 }
 
