@@ -3,6 +3,7 @@ package progress
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -16,14 +17,24 @@ func RecordStamp(ctx context.Context, c *pgx.Conn, stream int32) (stamp string, 
 	return stamp, err
 }
 
-// Comparison returns the kept result of a comparison. It returns nil if the last one was made from
-// something else.
-func Comparison(ctx context.Context, c *pgx.Conn, stream int32, inputs string) (result []byte, err error) {
-	err = c.QueryRow(ctx, "SELECT result FROM pgsluice.comparisons WHERE stream_id = $1 AND inputs = $2", stream, inputs).Scan(&result)
+// A Comparison is the kept result of a comparison.
+type Comparison struct {
+	Inputs string // hash of what it was made from
+	Result []byte
+	Age    time.Duration
+}
+
+// LastComparison returns the kept result of the last comparison, or nil if none was kept.
+func LastComparison(ctx context.Context, c *pgx.Conn, stream int32) (*Comparison, error) {
+	var k Comparison
+	var seconds float64
+	err := c.QueryRow(ctx, "SELECT inputs, result, pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - compared_at) FROM pgsluice.comparisons WHERE stream_id = $1", stream).
+		Scan(&k.Inputs, &k.Result, &seconds)
 	if errors.Is(err, pgx.ErrNoRows) {
-		err = nil
+		return nil, nil
 	}
-	return result, err
+	k.Age = time.Duration(seconds * float64(time.Second))
+	return &k, err
 }
 
 // KeepComparison keeps the result of a comparison, in place of the last one.

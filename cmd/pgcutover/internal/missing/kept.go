@@ -8,18 +8,22 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// last returns the kept result of the last comparison. It returns nil if that was made from other
-// inputs, or if it cannot be read.
-func last(ctx context.Context, s *session.Session, inputs string) ([]ledger.Line, error) {
-	result, err := progress.Comparison(ctx, s.OnTarget, s.Stream.ID, inputs)
-	if err != nil || result == nil {
-		return nil, s.Target.Explain(err)
+// last reads the kept result of the last comparison. It sets Current if that was made from the same
+// inputs. It sets Compared if there is a result that can be read.
+func (r *Result) last(ctx context.Context, s *session.Session, inputs string) error {
+	k, err := progress.LastComparison(ctx, s.OnTarget, s.Stream.ID)
+	if err != nil || k == nil {
+		return s.Target.Explain(err)
 	}
-	lines, err := ledger.Unpack(result)
+	lines, err := ledger.Unpack(k.Result)
 	if err != nil {
-		return nil, nil
+		return nil
 	}
-	return lines, nil
+	r.Lines, r.Compared, r.Current = lines, true, k.Inputs == inputs
+	if !r.Current {
+		r.Age = max(k.Age, 0)
+	}
+	return nil
 }
 
 // keepLines keeps the result of a comparison. If it cannot be kept, the next comparison takes

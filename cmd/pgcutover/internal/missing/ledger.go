@@ -25,6 +25,9 @@ import (
 type Result struct {
 	Lines    []ledger.Line
 	Compared bool // false before the load is complete: until then nothing can be said
+	// Neither schema, nor the record of the migration, has changed since the comparison.
+	Current bool
+	Age     time.Duration // of a comparison that is not current
 
 	lacking []coverage.TableName // the missing tables
 	settled []int64              // failed objects that were created by hand
@@ -35,7 +38,7 @@ type Result struct {
 // Compare compares the objects of the source with those of the target. It returns the objects that
 // are missing or different.
 func Compare(ctx context.Context, s *session.Session) (*Result, error) {
-	return compare(ctx, s, new(Known), false)
+	return compare(ctx, s, new(Known), anew)
 }
 
 // Known is what a caller has read already. What is nil is read again.
@@ -56,10 +59,23 @@ func (k *Known) readTables(ctx context.Context, s *session.Session) (err error) 
 // tables, that takes much less time. A step that changes anything compares again: it trusts nothing
 // that is kept.
 func Kept(ctx context.Context, s *session.Session, known *Known) (*Result, error) {
-	return compare(ctx, s, known, true)
+	return compare(ctx, s, known, kept)
 }
 
-func compare(ctx context.Context, s *session.Session, known *Known, keep bool) (*Result, error) {
+// Last is Kept for a caller that must not take long. It compares nothing: if the last comparison is
+// not current, or if there was none, the result says so.
+func Last(ctx context.Context, s *session.Session, known *Known) (*Result, error) {
+	return compare(ctx, s, known, past)
+}
+
+// What compare may return instead of comparing.
+const (
+	anew = iota // nothing
+	kept        // what is kept, if it is current
+	past        // what is kept
+)
+
+func compare(ctx context.Context, s *session.Session, known *Known, instead int) (*Result, error) {
 	r := new(Result)
 	if s.Stream.LoadStatus == "loading" {
 		return r, nil
@@ -71,18 +87,21 @@ func compare(ctx context.Context, s *session.Session, known *Known, keep bool) (
 	if err != nil {
 		return nil, err
 	}
-	r.Compared = true
-	if keep {
-		if r.Lines, err = last(ctx, s, inputs); err != nil {
+	if instead != anew {
+		if err := r.last(ctx, s, inputs); err != nil {
 			return nil, err
 		}
 	}
-	if r.Lines == nil {
+	if !r.Current && instead != past {
 		if err := read(ctx, s, in); err != nil {
 			return nil, err
 		}
 		r.Lines, r.settled = ledger.Compare(*in)
+		r.Compared, r.Current, r.Age = true, true, 0
 		keepLines(ctx, s, inputs, r.Lines)
+	}
+	if !r.Compared {
+		return r, nil
 	}
 	if err := r.notCarried(ctx, s, known); err != nil {
 		return nil, err

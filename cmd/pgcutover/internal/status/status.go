@@ -78,6 +78,7 @@ type Status struct {
 	Left *SlotStatus `json:"left_slot"`
 
 	stream *progress.Stream
+	look   look
 	asked  error // the error of asking the source, if there was one
 }
 
@@ -187,10 +188,6 @@ func (st *Status) is(state string) { st.State = &state }
 // that does not need them.
 func (st *Status) askSource(ctx context.Context, s *session.Session, field string, last *Status) {
 	var err error
-	var before *MissingStatus
-	if last != nil {
-		before = last.NotThere
-	}
 	if s.OnSource, err = s.Connect(ctx, s.Source); err == nil {
 		end := s.End(s.Source)
 		can := wayback.Possible(pgdial.Version(s.OnSource.PgConn()))
@@ -202,7 +199,7 @@ func (st *Status) askSource(ctx context.Context, s *session.Session, field strin
 		}
 		st.judge(s.Stream, fenced, drained, err)
 	}
-	grows := measures(field)
+	grows, path := measures(field), field
 	field, _, _ = strings.Cut(field, ".")
 	if err == nil && (field == "" || field == "way_back") {
 		err = st.askBack(ctx, s)
@@ -212,7 +209,7 @@ func (st *Status) askSource(ctx context.Context, s *session.Session, field strin
 		known.Carried, err = st.findTables(ctx, s)
 	}
 	if err == nil && (field == "" || field == "missing") {
-		st.NotThere, err = findMissing(ctx, s, known, before)
+		err = st.findMissing(ctx, s, path, known, last)
 	}
 	if err == nil && grows { // last: what comes before takes a part of the time
 		err = st.measure(ctx, s, last)

@@ -94,14 +94,22 @@ func (h *head) slot(st *Status) {
 
 // missing adds the objects that the target lacks, and the skipped changes.
 func (h *head) missing(st *Status) {
-	if x := st.NotThere; x != nil && x.Count > 0 {
-		age := ""
+	switch x := st.NotThere; {
+	case x != nil && (x.Count > 0 || !x.Current):
+		what, age := "nothing", ""
+		if x.Count > 0 {
+			what = count.Of(x.Count, "object") + " of the source that the target lacks, or has otherwise"
+		}
 		if d := st.At.Sub(x.At); d > 5*time.Second {
 			age = fmt.Sprintf(", as of %v ago", d.Round(time.Second))
 		}
-		h.line("missing\t%s of the source that the target lacks, or has otherwise%s: pgcutover missing --slot %s",
-			count.Of(x.Count, "object"), age, st.Slot)
-	} else if st.Failed > 0 && x == nil {
+		if !x.Current {
+			age += "; something has changed since. To compare again"
+		}
+		h.line("missing\t%s%s: pgcutover missing --slot %s", what, age, st.Slot)
+	case x == nil && st.look.stale:
+		h.line("missing\tnot compared yet, as that takes long with so many tables. To compare: pgcutover missing --slot %s", st.Slot)
+	case st.Failed > 0 && x == nil:
 		h.line("schema\t%s could not be created: SELECT type, name, error FROM pgsluice.deferred WHERE state = 'failed'",
 			count.Of(st.Failed, "object"))
 	}

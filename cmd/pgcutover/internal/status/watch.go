@@ -23,6 +23,7 @@ func Print(ctx context.Context, m *session.Migration, o Options) error {
 		terminal = screen.Of(m.Out)
 	}
 	var last *Status
+	var beside comparer
 	stay := func() { // keep the last status on the screen
 		if terminal != nil && last != nil {
 			terminal.Erase()
@@ -36,6 +37,9 @@ func Print(ctx context.Context, m *session.Migration, o Options) error {
 			return err
 		}
 		last = st
+		if o.Watch && st.look.stale {
+			beside.compare(ctx, m)
+		}
 		switch {
 		case terminal != nil:
 			st.show(terminal)
