@@ -126,7 +126,7 @@ func (a *app) client(ctx context.Context, i int) {
 }
 
 // backoff is how long a client that was refused waits: not always as long as the others.
-func backoff() time.Duration { return 20*time.Millisecond + rand.N(60*time.Millisecond) }
+func backoff() time.Duration { return 50*time.Millisecond + rand.N(100*time.Millisecond) }
 
 // connect returns nil if the primary takes no connections.
 func (a *app) connect(ctx context.Context) *pgx.Conn {
