@@ -182,10 +182,10 @@ func TestCheckVersions(t *testing.T) {
 // With test_decoding, check examines what that plugin needs.
 func TestCheckPlugin(t *testing.T) {
 	t.Parallel()
-	source, target := pgtest.Source(t).Database(t, "ENCODING 'EUC_JP' TEMPLATE template0"), pgtest.Target(t).Database(t, "")
+	source, target := pgtest.Source(t).Database(t, "ENCODING 'MULE_INTERNAL' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"), pgtest.Target(t).Database(t, "")
 	e := pgtest.NewEnv(t, source, target)
 	_, found := checkJSON(t, e, "--slot", "mig", "--plugin", "test_decoding")
-	severities(t, found, map[string]string{"output-plugin": "error EUC_JP"})
+	severities(t, found, map[string]string{"output-plugin": "error MULE_INTERNAL"})
 	if _, found = checkJSON(t, e, "--slot", "mig"); found["output-plugin"].ID != "" {
 		t.Errorf("%+v", found["output-plugin"])
 	}

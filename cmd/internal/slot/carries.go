@@ -29,14 +29,9 @@ func RequireCarries(ctx context.Context, c *pgx.Conn, plugin string, publication
 	if plugin != TestDecoding {
 		return nil
 	}
-	e := c.PgConn().ParameterStatus("server_encoding")
-	var bytes int // of its longest character
-	if err := c.QueryRow(ctx, "SELECT pg_catalog.pg_encoding_max_length(pg_catalog.pg_char_to_encoding($1::pg_catalog.text::pg_catalog.name))", e).Scan(&bytes); err != nil {
-		return err
-	}
-	if e != "UTF8" && bytes > 1 {
+	if e := c.PgConn().ParameterStatus("server_encoding"); e == "MULE_INTERNAL" {
 		return fault.New(fault.Config, "the source database has the encoding %s, in which test_decoding sends its text", e).
-			WithDetail("The plugin does not convert text to UTF-8. pgdecode can convert only encodings with one byte for each character.").WithHint("Create the slot with pgoutput.")
+			WithDetail("PostgreSQL cannot convert this encoding to UTF-8.").WithHint("Create the slot with pgoutput.")
 	}
 	v := pgdial.Version(c.PgConn())
 	narrow := "false"

@@ -23,9 +23,8 @@ type Decoder struct {
 	CheckText bool
 	// Version is the server's.
 	Version int
-	// High has the UTF-8 text of the bytes from 128 on, for a source with an encoding of single
-	// bytes. nil: lines are not converted.
-	High *[128]string
+	// Charset converts the lines. nil: they are UTF-8, or of no encoding.
+	Charset *Charset
 
 	parser testdecoding.Parser
 	known  known

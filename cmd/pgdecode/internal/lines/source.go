@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"unicode/utf8"
 
@@ -106,29 +107,38 @@ func statement(version int) string {
 	LEFT JOIN member m ON m.relid = c.oid WHERE c.relkind IN ('r', 'p')`
 }
 
-// High returns the UTF-8 text of the bytes from 128 on in the database's encoding, as the server
-// converts them. It returns nil if text needs no conversion.
-func (s *Source) High() (high *[128]string, err error) {
+// Charset returns what converts the text of the database's encoding, or nil if it needs no
+// conversion.
+func (s *Source) Charset() (c *Charset, err error) {
 	err = s.look(func() error {
 		encoding := s.conn.PgConn().ParameterStatus("server_encoding")
 		if encoding == "UTF8" || encoding == "SQL_ASCII" {
 			return nil
 		}
-		high = new([128]string)
-		for i := range high {
-			// Not every encoding has a character for every byte.
-			err := s.conn.QueryRow(s.ctx, "SELECT pg_catalog.convert_from($1, $2::pg_catalog.text::pg_catalog.name)", []byte{byte(0x80 + i)}, encoding).Scan(&high[i])
-			var pg *pgconn.PgError
-			if errors.As(err, &pg) && pg.Code[:2] == "22" {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-		}
-		return nil
+		c = &Charset{encoding: encoding, ask: func(list [][]byte) ([]string, error) { return s.convert(encoding, list) }, known: make(map[string]string)}
+		var bytes int
+		err := s.conn.QueryRow(s.ctx, "SELECT pg_catalog.pg_encoding_max_length(pg_catalog.pg_char_to_encoding($1::pg_catalog.text::pg_catalog.name))", encoding).Scan(&bytes)
+		c.wide = bytes > 1
+		return err
 	})
-	return high, err
+	return c, err
+}
+
+// convert returns characters of an encoding in UTF-8.
+func (s *Source) convert(encoding string, characters [][]byte) (texts []string, err error) {
+	err = s.look(func() error {
+		rows, err := s.conn.Query(s.ctx, "SELECT pg_catalog.convert_from(x, $2::pg_catalog.text::pg_catalog.name) FROM pg_catalog.unnest($1::pg_catalog.bytea[]) WITH ORDINALITY AS c (x, n) ORDER BY n", characters, encoding)
+		if err != nil {
+			return err
+		}
+		texts, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		var pg *pgconn.PgError
+		if errors.As(err, &pg) && pg.Code[:2] == "22" {
+			return fmt.Errorf("%w: %s", errByte, pg.Message)
+		}
+		return err
+	})
+	return texts, err
 }
 
 // Tables implements Catalog.

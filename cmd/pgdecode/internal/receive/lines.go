@@ -20,11 +20,11 @@ func (r *Receiver) openLines(ctx context.Context) (d *lines.Decoder, closes func
 	if err := catalog.Open(ctx); err != nil {
 		return nil, nil, err
 	}
-	high, err := catalog.High()
+	charset, err := catalog.Charset()
 	if err != nil {
 		return nil, nil, err
 	}
-	return &lines.Decoder{Catalog: catalog, CheckText: r.identity.Encoding == "SQL_ASCII", Version: r.identity.Version, High: high}, catalog.Close, nil
+	return &lines.Decoder{Catalog: catalog, CheckText: r.identity.Encoding == "SQL_ASCII", Version: r.identity.Version, Charset: charset}, catalog.Close, nil
 }
 
 // line takes one line of test_decoding. While a transaction must arrive again, those before it were
