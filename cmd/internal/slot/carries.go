@@ -24,14 +24,10 @@ func Plugin(wanted string, version int) (string, error) {
 }
 
 // RequireCarries returns an error if a slot of this plugin cannot carry what the publications say:
-// test_decoding knows neither encodings nor publications.
+// test_decoding knows no publications.
 func RequireCarries(ctx context.Context, c *pgx.Conn, plugin string, publications []string) error {
 	if plugin != TestDecoding {
 		return nil
-	}
-	if e := c.PgConn().ParameterStatus("server_encoding"); e == "MULE_INTERNAL" {
-		return fault.New(fault.Config, "the source database has the encoding %s, in which test_decoding sends its text", e).
-			WithDetail("PostgreSQL cannot convert this encoding to UTF-8.").WithHint("Create the slot with pgoutput.")
 	}
 	v := pgdial.Version(c.PgConn())
 	narrow := "false"
