@@ -42,10 +42,11 @@ func TestSQL(t *testing.T) {
 		{`ALTER PUBLICATION "mig" ADD TABLE ONLY a.b`, "'mig'", "'ADD'", "", "ARRAY['a.b']"},
 		{`ALTER PUBLICATION "mig" DROP TABLE a.b, a.c; SELECT 1`, "'mig'", "'DROP'", "", "ARRAY['a.b', 'a.c']"},
 		{`DROP PUBLICATION IF EXISTS "mig"`, "'mig'", "", "", ""},
+		{`CREATE PUBLICATION mig FOR TABLE a."$pgsluice$@name"`, "'mig'", "'CREATE'", "$_pgsluice$", `ARRAY['a."$pgsluice$@name"']`},
 	} {
 		got := old.SQL(c.sql)
 		for _, want := range []string{c.name, c.verb, c.does, c.tables} {
-			if !strings.Contains(got, want) || !strings.HasPrefix(got, "DO ") || strings.Contains(got, "@") || strings.HasSuffix(c.sql, "SELECT 1") != strings.HasSuffix(got, "; SELECT 1") {
+			if !strings.Contains(got, want) || !strings.HasPrefix(got, "DO ") || strings.Contains(strings.ReplaceAll(got, "$@name", ""), "@") || strings.HasSuffix(c.sql, "SELECT 1") != strings.HasSuffix(got, "; SELECT 1") {
 				t.Errorf("%s: no %s in %s", c.sql, want, got)
 			}
 		}
@@ -124,7 +125,9 @@ func TestStandIns(t *testing.T) {
 	c := d.Connect()
 	ctx := context.Background()
 	for _, sql := range []string{"SET search_path = ''", `CREATE PUBLICATION "p q" FOR TABLE ONLY public.t WITH (publish = 'insert')`,
-		`CREATE PUBLICATION all_`, `ALTER PUBLICATION all_ ADD TABLE public.t`, `COMMENT ON PUBLICATION "p q" IS 'x'`} {
+		`CREATE PUBLICATION all_`, `ALTER PUBLICATION all_ ADD TABLE public.t`, `COMMENT ON PUBLICATION "p q" IS 'x'`,
+		`CREATE TABLE public."$pgsluice$, @name's" ()`, `ALTER PUBLICATION all_ ADD TABLE public."$pgsluice$, @name's"`,
+		`ALTER PUBLICATION all_ DROP TABLE public."$pgsluice$, @name's"`} {
 		if _, err := c.Exec(ctx, old.SQL(sql)); err != nil {
 			t.Fatalf("%s: %v", sql, err)
 		}
@@ -156,6 +159,17 @@ func TestStandIns(t *testing.T) {
 	}
 	if _, err := c.Exec(ctx, "RESET SESSION AUTHORIZATION"); err != nil {
 		t.Fatal(err)
+	}
+	// No client is taken for autovacuum, whatever its query is, not even a superuser's.
+	client := d.Connect()
+	if _, err := client.Exec(ctx, "SET application_name = ''; RESET search_path"); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = client.Exec(ctx, "autovacuum: VACUUM public.t")
+	var kind string
+	if err := c.QueryRow(ctx, old.SQL("SELECT a.query || '/' || a.backend_type FROM pg_catalog.pg_stat_activity a WHERE a.pid = $1"), client.PgConn().PID()).
+		Scan(&kind); err != nil || kind != "autovacuum: VACUUM public.t/client backend" {
+		t.Errorf("%s, %v", kind, err)
 	}
 	for _, sql := range []string{`ALTER PUBLICATION "p q" DROP TABLE ONLY public.t`, "DROP PUBLICATION IF EXISTS all_", `DROP PUBLICATION IF EXISTS "p q"`, "DROP PUBLICATION IF EXISTS none"} {
 		if _, err := c.Exec(ctx, old.SQL(sql)); err != nil {

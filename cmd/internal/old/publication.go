@@ -30,8 +30,7 @@ var members = `SELECT p.oid AS prpubid, p.proname AS pubname, p.xmin, p.ctid, c.
 
 // change is the block that makes a publication, or that adds tables to it or takes them away. It
 // takes a verb, a name, the operations and the tables.
-const change = `DO $pgsluice$
-DECLARE
+const change = `DECLARE
 	verb CONSTANT pg_catalog.text := @verb;
 	id CONSTANT pg_catalog.text := @name;
 	does pg_catalog.text := @does;
@@ -60,11 +59,10 @@ BEGIN
 		list := ARRAY(SELECT x FROM pg_catalog.unnest(list || given) x GROUP BY x ORDER BY x);
 	END IF;
 	EXECUTE pg_catalog.format('CREATE OR REPLACE FUNCTION pgsluice.%I() ` + returns + ` AS %L', id, pg_catalog.format('SELECT %L::pg_catalog.text, %L::pg_catalog.oid[]', does, list));
-END $pgsluice$`
+END `
 
 // drop is the block that drops a publication, and the schema with its last object.
-const drop = `DO $pgsluice$
-BEGIN
+const drop = `BEGIN
 	IF EXISTS (SELECT FROM ` + published + ` AND p.proname = @name) THEN
 		EXECUTE pg_catalog.format('DROP FUNCTION pgsluice.%I()', @name::pg_catalog.text);
 	END IF;
@@ -72,7 +70,7 @@ BEGIN
 		AND EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = 'pgsluice' AND pg_catalog.pg_has_role(n.nspowner, 'USAGE')) THEN
 		DROP SCHEMA pgsluice;
 	END IF;
-END $pgsluice$`
+END `
 
 // publication translates a statement about a publication, if one begins at the next token.
 func (t *translator) publication() bool {
@@ -93,10 +91,9 @@ func (t *translator) publication() bool {
 	if t.word(at) == "IF" {
 		at += 2
 	}
-	name := literal(sqltext.Unquoted(t.tokens[at].Text))
+	in := []string{"@name", literal(sqltext.Unquoted(t.tokens[at].Text))}
 	sql := drop
 	if verb != "DROP" {
-		sql = change
 		does := "insert,update,delete"
 		for j := at; j < end; j++ {
 			if t.word(j) == "PUBLISH" {
@@ -106,10 +103,20 @@ func (t *translator) publication() bool {
 		if verb == "ALTER" {
 			verb = t.word(at + 1) // ADD or DROP
 		}
-		sql = strings.NewReplacer("@verb", literal(verb), "@does", literal(does), "@tables", strings.Join(t.list(at, end), ", ")).Replace(sql)
+		sql, in = change, append(in, "@verb", literal(verb), "@does", literal(does), "@tables", strings.Join(t.list(at, end), ", "))
 	}
-	t.replace(i, end, strings.ReplaceAll(sql, "@name", name))
+	// At once: the name of a table may have one of these words.
+	t.replace(i, end, "DO "+dollarQuoted(strings.NewReplacer(in...).Replace(sql)))
 	return true
+}
+
+// dollarQuoted quotes a block. A name in it may look like the end of a quote.
+func dollarQuoted(block string) string {
+	tag := "$pgsluice$"
+	for strings.Contains(block, tag) {
+		tag = "$_" + tag[1:]
+	}
+	return tag + "\n" + block + tag
 }
 
 // list returns the names of the tables after the word TABLE, as literals.
