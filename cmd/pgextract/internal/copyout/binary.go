@@ -26,15 +26,23 @@ func set(names ...string) map[string]bool {
 	return m
 }
 
+// ofTime reports whether values of a type are times. Before version 10, a server may have been built
+// to store and send them as floating-point numbers.
+func ofTime(typ string) bool {
+	return typ == "interval" || strings.HasPrefix(typ, "time") || strings.HasPrefix(typ, "ts")
+}
+
 // Format returns the COPY format for a table: binary if all its types are safe. Text is not faster
-// for any type; scripts/bench formats compares them.
-func Format(t *catalog.Table) string {
+// for any type; scripts/bench formats compares them. floats says that the server sends times as
+// floating-point numbers.
+func Format(t *catalog.Table, floats bool) string {
 	for _, c := range t.Columns {
 		if c.Generated {
 			continue
 		}
+		typ := strings.TrimSuffix(c.Type, "[]")
 		// A user's type may have the name of a built-in one, but has a higher OID.
-		if c.OID >= 16384 || !binarySafe[strings.TrimSuffix(c.Type, "[]")] {
+		if c.OID >= 16384 || !binarySafe[typ] || floats && ofTime(typ) {
 			return format.CopyText
 		}
 	}

@@ -22,8 +22,15 @@ func TestFormat(t *testing.T) {
 		{[]format.Column{{Type: "app.mood", OID: 16400}}, format.CopyText},
 		{[]format.Column{{Type: "integer", OID: 23}, {Type: "app.mood", OID: 16400, Generated: true}}, format.CopyBinary},
 	} {
-		if got := Format(&catalog.Table{Relation: format.Relation{Columns: test.columns}}); got != test.want {
+		if got := Format(&catalog.Table{Relation: format.Relation{Columns: test.columns}}, false); got != test.want {
 			t.Errorf("%+v: %s", test.columns, got)
+		}
+	}
+	// Where times are floating-point numbers, they are sent as text.
+	for typ, want := range map[string]string{"interval": format.CopyText, "timestamp with time zone[]": format.CopyText, "time without time zone": format.CopyText,
+		"tsrange": format.CopyText, "date": format.CopyBinary, "text": format.CopyBinary} {
+		if got := Format(&catalog.Table{Relation: format.Relation{Columns: []format.Column{{Type: typ, OID: 1}}}}, true); got != want {
+			t.Errorf("%s: %s", typ, got)
 		}
 	}
 }

@@ -70,7 +70,7 @@ func Plan(ctx context.Context, c *pgx.Conn, tables []*catalog.Table, jobs, versi
 			p := &Part{Table: t, Index: i + 1, Of: len(where), Where: w, ByKey: byKey, Bytes: t.Bytes / k,
 				Rows: max(t.Rows, 0) / k, Format: copyFormat}
 			if p.Format == "" {
-				p.Format = Format(t)
+				p.Format = Format(t, c.PgConn().ParameterStatus("integer_datetimes") == "off")
 			}
 			for _, col := range t.Columns {
 				if !col.Generated {
