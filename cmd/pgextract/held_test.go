@@ -169,6 +169,9 @@ func TestForcedSecurity_C8(t *testing.T) {
 		!strings.Contains(errs, "ALTER ROLE \""+role+"\" BYPASSRLS;") {
 		t.Errorf("verify under a policy: status %d\n%s\n%s", status, out, errs)
 	}
+	if out := e.Must(nil, "pgcutover", "status", "--slot", slot, "--get", "verified"); string(out) != "none\n" {
+		t.Errorf("verified: %q", out)
+	}
 	target.Exec(`ALTER ROLE "` + role + `" BYPASSRLS`)
 	if status, out, errs := e.Run(nil, "pgcutover", "verify", "--slot", slot); status != 0 {
 		t.Errorf("verify: status %d\n%s\n%s", status, out, errs)

@@ -64,7 +64,8 @@ type Status struct {
 	// changes that pgapply has skipped or forced
 	Conflicts int64           `json:"conflicts"`
 	Cutover   []progress.Step `json:"cutover"`
-	// the result of the last verification: equal, differs; none without a verification
+	// the result of the last verification: equal, differs; none without one, or if tables could not
+	// be compared
 	Verified string `json:"verified"`
 	// what the last look has found of writes to the source since the target is open, without what
 	// was accepted
@@ -150,7 +151,7 @@ func askTarget(ctx context.Context, s *session.Session) (st *Status, err error) 
 		return nil, s.Target.Explain(err)
 	}
 	for _, step := range st.Cutover {
-		if step.Name == "verify" && step.Finished != nil {
+		if step.Name == "verify" && step.Finished != nil && step.Result != "" {
 			st.Verified = step.Result
 		}
 	}
