@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/pgsluice/pgsluice/format"
@@ -61,4 +62,18 @@ func TestRepair_H10(t *testing.T) {
 	b.want("SELECT applied_lsn FROM pgsluice.streams WHERE slot = 's'", (s.lsn + 8).String())
 	b.target.Exec("UPDATE pgsluice.streams SET ended_at = now()")
 	b.apply(good, 78)
+}
+
+// A stream that names a slot which no server can have is refused before any message has the name in
+// a command to be pasted.
+func TestSlotInHeader(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for _, kind := range []string{format.Load, format.Changes} {
+		errs := b.apply(stream(t, &format.Header{StreamKind: kind, SystemID: "1", Database: "d", Slot: "x; rm -rf ~ #", StartLSN: 1}), 65)
+		if strings.Contains(errs, "--slot") || !strings.Contains(errs, `"x; rm -rf ~ #"`) {
+			t.Error(errs)
+		}
+	}
+	b.want("SELECT count(*) FROM pg_namespace WHERE nspname = 'pgsluice'", "0")
 }

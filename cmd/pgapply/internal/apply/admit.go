@@ -11,12 +11,17 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/identity"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
 	"github.com/pgsluice/pgsluice/format"
 )
 
 // admit refuses a stream that does not belong to this target, before anything changes there. If the
 // stream belongs here, admit makes sure that schema pgsluice exists.
 func (r *Run) admit(ctx context.Context, h *format.Header) error {
+	if h.Slot != "" && slot.CheckName(h.Slot) != nil { // it becomes a part of commands in hints
+		return fault.New(fault.Data, "the stream is of slot %q, and no slot can have that name", h.Slot).
+			WithHint("Whoever writes the stream must name a slot in its header as PostgreSQL does: at most 63 lower-case letters, digits and underscores.")
+	}
 	if err := r.seesProbe(ctx, h); err != nil {
 		return err
 	}
@@ -117,7 +122,7 @@ func (r *Run) notTheSource(ctx context.Context, h *format.Header) error {
 	}
 	if token != "" && token == h.Token {
 		return fault.New(fault.Config, "the target has the stream's publication: source and target seem to be the same database").
-			WithHint("%s"+copied, look, "DROP PUBLICATION "+h.Publications[0])
+			WithHint("%s"+copied, look, "DROP PUBLICATION "+text.Ident(h.Publications[0]))
 	}
 	return nil
 }
