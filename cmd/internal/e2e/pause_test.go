@@ -3,6 +3,8 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -158,5 +160,33 @@ func TestClientsAreHeld(t *testing.T) {
 	}
 	if _, err := direct.Exec(pgtest.Context(t), "INSERT INTO w VALUES (-1)"); err == nil {
 		t.Error("a client beside PgBouncer writes to the old primary")
+	}
+}
+
+// Where PgBouncer has a line for all names of databases, a client chooses what SHOW DATABASES
+// prints, without a password. The hook takes no line of such a name for another one, and runs
+// nothing that is in it.
+func TestNamesInPgBouncer(t *testing.T) {
+	t.Parallel()
+	b := pgtest.StartPgBouncer(t, "shop = host=127.0.0.1 port=1\n* = host=127.0.0.1 port=1", "auth_type=any", "admin_users=postgres")
+	ran := filepath.Join(t.TempDir(), "ran")
+	config, err := pgx.ParseConfig("postgres://postgres@127.0.0.1:" + b.Port + "/x?sslmode=disable")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.ConnectTimeout = time.Second
+	for _, paused := range []string{"1", "a[$(:>" + ran + ")]"} {
+		config.Database = "a\nname=shop\npaused=" + paused
+		if c, err := pgx.ConnectConfig(pgtest.Context(t), config); err == nil {
+			_ = c.Close(pgtest.Context(t))
+		}
+	}
+	e := &pgtest.Env{T: t, Dir: t.TempDir(), Vars: []string{"PGBOUNCER_ADMIN=host=127.0.0.1 port=" + b.Port + " user=postgres dbname=pgbouncer",
+		"PGBOUNCER_DATABASE=shop", "PGBOUNCER_INI=" + b.INI}}
+	if status, _, errs := e.Run(nil, "bash", script("hooks/pgbouncer"), "resume"); status != 0 || errs != "" {
+		t.Errorf("resume where nothing is paused: status %d: %s", status, errs)
+	}
+	if _, err := os.Stat(ran); err == nil {
+		t.Error("the hook has run a command from the name of a database")
 	}
 }

@@ -351,6 +351,8 @@ func TestCutoverVerifyStatuses_F13(t *testing.T) {
 		{"first", "exit 78", 78, "could not be verified", "wait prepare missing fence reverse reverse ready fence drain verify unfence"},
 		{"first", "kill -KILL $$", 137, "could not be verified", "wait prepare missing fence reverse reverse ready fence drain verify unfence"},
 		{"behind", "exit 0", 0, "all tables are equal", "wait prepare missing fence reverse reverse ready fence drain open verify verified watch finish"},
+		{"behind", "echo 'exit 1' >$0.watch; exit 0", 0, "but not what was written", "wait prepare missing fence reverse reverse ready fence drain open verify verified watch finish"},
+		{"behind", "echo 'exit 75' >$0.watch; exit 0", 0, "cannot be told", "wait prepare missing fence reverse reverse ready fence drain open verify verified watch finish"},
 		{"behind", "exit 1", 1, "THE TARGET DIFFERS", "wait prepare missing fence reverse reverse ready fence drain open verify verified finish"},
 		{"behind", "exit 75", 75, "could not be verified", "wait prepare missing fence reverse reverse ready fence drain open verify verified finish"},
 		{"no", "exit 1", 0, "the target is open", "wait prepare missing fence reverse reverse ready fence drain open finish"},
@@ -366,6 +368,7 @@ lock*) echo 1; while read -r step; do echo "$step" >>` + dir + `/verbs; echo 0; 
 verify*) echo verify >>` + dir + `/verbs; echo "different	equal: THE TARGET DIFFERS	5"; ` + c.ends + ` ;;
 *) echo "$1" >>` + dir + `/verbs ;;
 esac
+if [[ $1 == watch && -e $0.watch ]]; then . "$0.watch"; fi
 `
 			if err := os.WriteFile(filepath.Join(dir, "pgcutover"), []byte(text), 0o755); err != nil {
 				t.Fatal(err)
@@ -382,6 +385,64 @@ esac
 				t.Errorf("it takes that for a difference: %s", errs)
 			}
 		})
+	}
+}
+
+// The answer of open is lost, and the target is open only a moment after the script has asked. Then
+// the source is not given back, and the application goes to the target.
+func TestCutoverOpensLate(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	text := `#!/bin/bash
+case "$*" in
+*'--get target_open') if [[ -e $0.open ]]; then echo true; else echo false; fi ;;
+*'--get state') echo syncing ;;
+lock*) echo 1; while read -r step && [[ $step != open ]]; do echo 0; done ;;
+unfence*) : >"$0.open"; exit 78 ;;
+esac
+`
+	if err := os.WriteFile(filepath.Join(dir, "pgcutover"), []byte(text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	e := &pgtest.Env{T: t, Dir: dir}
+	status, out, errs := e.Run(nil, "bash", script("cutover"), "mig", "--yes", "--switch", "echo switched", "--pause", "true", "--resume", "echo resumed")
+	if status != 75 || !strings.Contains(errs, "switched\nresumed\n") || !strings.Contains(errs, "the target is open. To do the remaining steps") ||
+		strings.Contains(errs, "could not reopen") || strings.Contains(errs, "nothing was switched") {
+		t.Errorf("status %d: %s%s", status, out, errs)
+	}
+}
+
+// A second Ctrl-C does not reach what gives the source back, although our programs take the signal
+// even where it is ignored, as perl does here.
+func TestCutoverUndoesOnce(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	text := `#!/bin/bash
+case "$*" in
+*'--get target_open') echo false ;;
+*'--get state') echo syncing ;;
+lock*) echo 1; while read -r step && [[ $step != drain ]]; do echo 0; done ;;
+unfence*) exec perl -e '$SIG{INT} = sub { exit 130 }; open(F, ">>", $ARGV[0]); syswrite(F, "begun "); select(undef, undef, undef, 0.05) until -e $ARGV[1]' "$0.unfence" "$0.end" ;;
+esac
+`
+	if err := os.WriteFile(filepath.Join(dir, "pgcutover"), []byte(text), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	e := &pgtest.Env{T: t, Dir: dir}
+	p := e.Start(nil, nil, "bash", script("cutover"), "mig", "--yes")
+	begun := func() string {
+		b, _ := os.ReadFile(filepath.Join(dir, "pgcutover.unfence"))
+		return string(b)
+	}
+	pgtest.Wait(t, 20*time.Second, "the undo has begun", func() bool { return begun() != "" })
+	if err := syscall.Kill(-p.Process.Pid, syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "pgcutover.end"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if status := p.Wait(20 * time.Second); status != 75 || begun() != "begun " || !strings.Contains(p.Errors(), "the source is still the primary") {
+		t.Errorf("status %d, undone %q: %s", status, begun(), p.Errors())
 	}
 }
 
