@@ -81,6 +81,26 @@ func Get(ctx context.Context, c *pgx.Conn, oid uint32) (*Table, error) {
 	return &t, err
 }
 
+// A Sharded is a table whose rows Citus keeps in shards.
+type Sharded struct {
+	OID          uint32
+	Schema, Name string
+}
+
+// InShards returns the tables whose changes no slot finds under their names: they are in the WAL
+// under those of the shards.
+func InShards(ctx context.Context, c *pgx.Conn) ([]Sharded, error) {
+	if p, err := Look(ctx, c); err != nil || p == nil {
+		return nil, err
+	}
+	rows, err := c.Query(ctx, `SELECT r.oid, n.nspname, r.relname FROM pg_catalog.pg_dist_partition p
+		JOIN pg_catalog.pg_class r ON r.oid = p.logicalrelid JOIN pg_catalog.pg_namespace n ON n.oid = r.relnamespace ORDER BY 2, 3`)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[Sharded])
+}
+
 // Distributed returns the distribution columns, by schema and table.
 func Distributed(ctx context.Context, c *pgx.Conn) (map[string]string, error) {
 	rows, err := c.Query(ctx, `SELECT n.nspname || '.' || r.relname, pg_catalog.column_to_column_name(p.logicalrelid, p.partkey) FROM pg_catalog.pg_dist_partition p

@@ -132,6 +132,9 @@ func TestCitusLimits(t *testing.T) {
 	worker.Target, swapped.Source, swapped.Target = p.target.Worker.URI, p.env.Target, p.env.Source
 	finds(&worker, map[string]string{"citus-worker": "worker"})
 	finds(&swapped, map[string]string{"citus-source": "WAL of its workers"})
+	if status, _, errs := swapped.Run(nil, "pgextract", "--slot", "from_citus"); status != 78 || !strings.Contains(errs, "distributed tables: public.country, public.event") {
+		t.Errorf("a load of a cluster: status %d: %s", status, errs)
+	}
 
 	p.env.Bash(`pgextract --slot "$1" --data-only | head -c 700000 | pgapply && exit 1; pgextract --slot "$1" --data-only --resume | pgapply`, p.source.Name)
 	p.equal()

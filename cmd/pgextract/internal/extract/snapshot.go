@@ -7,6 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/citus"
+	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 )
@@ -51,6 +53,9 @@ func (l *Load) slot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*slot.
 		return nil, fault.New(fault.Config, "--failover needs PostgreSQL 17 or newer, but the source is PostgreSQL %d", id.Version/10000).
 			WithHint("Leave out --failover. If the source fails over before the cutover, start again with a new slot.")
 	}
+	if err := l.findable(ctx, c); err != nil {
+		return nil, err
+	}
 	if err := slot.RequireLogical(ctx, c); err != nil {
 		return nil, l.Server.Explain(err)
 	}
@@ -65,6 +70,25 @@ func (l *Load) slot(ctx context.Context, c *pgx.Conn, id *slot.Identity) (*slot.
 		return nil, slot.RequireCarries(ctx, c, l.Plugin, []string{l.Publication})
 	}
 	return info, info.Usable(l.Slot, id.Database)
+}
+
+// findable refuses tables whose changes the slot would not find.
+func (l *Load) findable(ctx context.Context, c *pgx.Conn) error {
+	list, err := citus.InShards(ctx, c)
+	if err != nil {
+		return l.Server.Explain(err)
+	}
+	var names []string
+	for _, t := range list {
+		if l.chosen.has(t.OID, t.Schema) {
+			names = append(names, t.Schema+"."+t.Name)
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return fault.New(fault.Config, "the source is a Citus cluster, and no slot finds changes of its distributed tables: %s", count.Some(names)).
+		WithHint("Leave these tables out with --exclude-table, or load without --slot, which carries no changes.")
 }
 
 // bind gives the slot a token before it is created. The token replaces that of an earlier slot of
