@@ -59,8 +59,8 @@ var relations = map[string]relation{
 	"pg_stat_replication": {sql: `SELECT r.pid, r.usesysid, r.usename, r.application_name, r.client_addr, r.client_hostname, r.client_port, r.backend_start, r.backend_xmin,
 		coalesce(r.state, 'streaming') AS state, r.sent_location AS sent_lsn, r.write_location AS write_lsn, r.flush_location AS flush_lsn, r.replay_location AS replay_lsn,
 		r.sync_priority, r.sync_state FROM pg_catalog.pg_stat_replication r`},
-	// Whom autovacuum belongs to is seen by all, and what it vacuums. Who sees the query as well can
-	// tell it from a superuser's VACUUM. A client may send any text as its query, but has a port.
+	// Whom autovacuum belongs to is seen by all, and what it vacuums. Who sees the query as well
+	// can tell it from a superuser's VACUUM. A client may send any text, but has a port.
 	"pg_stat_activity": {columns: []string{"backend_type"}, sql: `SELECT a.*, CASE WHEN a.pid IN (SELECT r.pid FROM pg_catalog.pg_stat_replication r) THEN 'walsender'
 		WHEN a.usesysid = 10 AND a.application_name = '' AND a.client_port IS NULL AND (a.query LIKE 'autovacuum: %' OR a.query = '<insufficient privilege>' AND a.pid IN (SELECT v.pid FROM pg_catalog.pg_stat_progress_vacuum v)) THEN 'autovacuum worker'
 		WHEN a.query = '<insufficient privilege>' THEN NULL ELSE 'client backend' END AS backend_type FROM pg_catalog.pg_stat_activity a`},

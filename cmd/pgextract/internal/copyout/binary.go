@@ -26,8 +26,8 @@ func set(names ...string) map[string]bool {
 	return m
 }
 
-// ofTime reports whether values of a type are times. Before version 10, a server may have been built
-// to store and send them as floating-point numbers.
+// ofTime reports whether values of a type are times. Before version 10, a server may have been
+// built to store and send them as floating-point numbers.
 func ofTime(typ string) bool {
 	return typ == "interval" || strings.HasPrefix(typ, "time") || strings.HasPrefix(typ, "ts")
 }
