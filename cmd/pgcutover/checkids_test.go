@@ -222,3 +222,52 @@ func TestCheckOld(t *testing.T) {
 	}
 	severities(t, found, map[string]string{"truncate-not-decoded": "warning ", "oid-columns": "warning public.old", "types-missing": "error abstime (public.old.a)"})
 }
+
+// Two libraries order text by the same rules of different versions, as after an upgrade of the
+// operating system. Debian's server has another ICU than the servers that scripts/need fetches.
+func TestCheckLibraries(t *testing.T) {
+	t.Parallel()
+	const options = "TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'de'"
+	source, target := pgtest.Start(t, 15).Database(t, options), pgtest.Start(t, 0).Database(t, options)
+	source.Exec(`CREATE TABLE t (id int PRIMARY KEY, v text COLLATE "fr-x-icu")`)
+	const version = "SELECT pg_database_collation_actual_version(oid) FROM pg_database WHERE datname = current_database()"
+	from, to := source.Query(version), target.Query(version)
+	if from == to {
+		t.Skip("both servers have the same version of ICU")
+	}
+	status, found := checkJSON(t, pgtest.NewEnv(t, source, target), "--slot", "mig")
+	if status != 1 {
+		t.Errorf("status %d", status)
+	}
+	severities(t, found, map[string]string{
+		"collation-version":         "warning both databases have the collation and character type icu de (C, C), of version " + from + " on the source and " + to + " on the target",
+		"column-collation-versions": "warning the target has another version of 1 collation of columns: pg_catalog.fr-x-icu: " + from + " on the source, " + to + " on the target"})
+}
+
+// A state that others can write, and foreign keys that the role cannot examine. What takes the
+// reasons away takes the findings away.
+func TestCheckOthersState(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t)
+	source.Exec("CREATE TABLE parents (id int PRIMARY KEY); CREATE TABLE children (id int PRIMARY KEY, parent int REFERENCES parents)")
+	target.Exec("CREATE SCHEMA pgsluice; GRANT ALL ON SCHEMA pgsluice TO PUBLIC")
+	super := pgtest.NewEnv(t, source, target)
+	_, found := checkJSON(t, super, "--slot", "mig")
+	severities(t, found, map[string]string{"target-state": "error schema pgsluice on the target is not ours alone"})
+	target.Exec("REVOKE ALL ON SCHEMA pgsluice FROM PUBLIC")
+	mover := "mover_" + source.Name
+	super.LeastPrivilege(source, target, mover)
+	// It may do everything but read one of the tables.
+	source.Exec("CREATE ROLE other_"+source.Name, "ALTER TABLE parents OWNER TO other_"+source.Name, "REVOKE ALL ON parents FROM "+mover)
+	_, found = checkJSON(t, super, "--slot", "mig")
+	severities(t, found, map[string]string{"foreign-keys-unexamined": "note 1 foreign key not examined within 10s, or with the role's rights: children_parent_fkey of public.children"})
+	source.Exec("GRANT SELECT ON parents, children TO " + mover)
+	_, found = checkJSON(t, super, "--slot", "mig")
+	for _, id := range []string{"target-state", "foreign-keys-unexamined"} {
+		if f := found[id]; f.ID != "" {
+			t.Errorf("%s is still found: %s", id, f.Text)
+		}
+	}
+	source.Exec("DROP OWNED BY " + mover + ", other_" + source.Name + " CASCADE; DROP ROLE " + mover + ", other_" + source.Name)
+	target.Exec("DROP OWNED BY " + mover + "; DROP ROLE " + mover)
+}

@@ -199,12 +199,12 @@ func (c *checker) collations() error {
 	}
 	if len(other) > 0 {
 		c.warn("column-collations", "Check whether the order of these columns matters: range partitions, unique indexes, reports.",
-			"%s of columns follow other rules on the target: %s", count.Of(len(other), "collation"),
+			"the target has other rules for %s of columns: %s", count.Of(len(other), "collation"),
 			strings.Join(other, "; "))
 	}
 	if len(versions) > 0 {
 		c.warn("column-collation-versions", "Indexes are built by the target's version and need nothing. Check what depends on the source's order: ranges of text in partitions, and reports.",
-			"%s of columns are of another version on the target: %s", count.Of(len(versions), "collation"), strings.Join(versions, "; "))
+			"the target has another version of %s of columns: %s", count.Of(len(versions), "collation"), strings.Join(versions, "; "))
 	}
 	return nil
 }
