@@ -18,7 +18,7 @@ const oldSchema = `SET ROLE app_owner; CREATE SCHEMA app;
 	CREATE TABLE app."Odd ""name" ("a b" int PRIMARY KEY, n numeric, b bytea, z timestamptz DEFAULT now(), list text[], big text);
 	CREATE TABLE app.whole (a int, b text); ALTER TABLE app.whole REPLICA IDENTITY FULL;
 	CREATE TABLE app.parent (id int PRIMARY KEY, k text); CREATE TABLE app.kid (PRIMARY KEY (id)) INHERITS (app.parent);
-	CREATE TABLE public.log (line text); CREATE SEQUENCE app.down INCREMENT -3 START -3 MINVALUE -900 CACHE 1 CYCLE;
+	CREATE TABLE public.log (line text); CREATE TABLE app.bare (); INSERT INTO app.bare DEFAULT VALUES; CREATE SEQUENCE app.down INCREMENT -3 START -3 MINVALUE -900 CACHE 1 CYCLE;
 	CREATE FUNCTION app.stamp() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.v := NEW.v || ''!''; RETURN NEW; END';
 	CREATE VIEW app.w AS SELECT * FROM app.t; CREATE MATERIALIZED VIEW app.m AS SELECT count(*) FROM app.t; GRANT SELECT ON app.t TO reader;
 	INSERT INTO app.t (v) SELECT 'v' FROM generate_series(1, 500) g; INSERT INTO app.child SELECT g FROM generate_series(1, 100) g; REFRESH MATERIALIZED VIEW app.m;

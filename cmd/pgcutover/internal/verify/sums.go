@@ -71,7 +71,7 @@ func (v *verification) settings(server pgdial.Server) string {
 
 func (p *pair) rowText() string {
 	if len(p.columns) == 0 {
-		return "''"
+		return "''::pg_catalog.text" // 9.6 does not take the literal of a subquery for text
 	}
 	if p.large {
 		return p.hashes()
