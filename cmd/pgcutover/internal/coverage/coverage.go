@@ -55,6 +55,8 @@ func Compare(ctx context.Context, s *session.Session, tables []progress.TableInf
 
 // absent returns the tables that the target does not have.
 func absent(ctx context.Context, s *session.Session, list []*carried.Table) (map[*carried.Table]bool, error) {
+	s.Asking.Lock()
+	defer s.Asking.Unlock()
 	schemas, err := progress.RenamedSchemas(ctx, s.OnTarget, s.Stream.ID)
 	if err != nil {
 		return nil, s.Target.Explain(err)

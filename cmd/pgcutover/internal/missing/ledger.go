@@ -45,6 +45,8 @@ func Compare(ctx context.Context, s *session.Session) (*Result, error) {
 type Known struct {
 	Tables  []progress.TableInfo
 	Carried []*carried.Table // as coverage.Compare returns them
+
+	target *targetSide // set by Begin
 }
 
 func (k *Known) readTables(ctx context.Context, s *session.Session) (err error) {
@@ -83,7 +85,7 @@ func compare(ctx context.Context, s *session.Session, known *Known, instead int)
 	if err := known.readTables(ctx, s); err != nil {
 		return nil, err
 	}
-	in, inputs, err := inputsOf(ctx, s, known.Tables)
+	in, inputs, err := inputsOf(ctx, s, known)
 	if err != nil {
 		return nil, err
 	}

@@ -47,6 +47,8 @@ type Session struct {
 	OnSource, OnTarget *pgx.Conn
 	Stream             *progress.Stream // the target's record of the migration
 	Warm               bool             // both connections have read all sequences
+	// Asking is held by whoever uses OnTarget while another goroutine may.
+	Asking sync.Mutex
 }
 
 // Begin connects to both sides, at once, and finds the migration.

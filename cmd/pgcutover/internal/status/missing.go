@@ -75,11 +75,14 @@ type look struct {
 	stale bool // the last comparison is not current, or there was none
 }
 
+// holds reports whether it is too early to look again for the differences of a status.
+func (st *Status) holds() bool { return st != nil && time.Since(st.look.began) < share*st.look.took }
+
 // findMissing adds the differences between both sides. With many tables, it adds those of the last
 // comparison, unless the field that is asked for needs an exact answer. A repeated status looks
 // only from time to time.
 func (st *Status) findMissing(ctx context.Context, s *session.Session, field string, known *missing.Known, last *Status) error {
-	if last != nil && time.Since(last.look.began) < share*last.look.took {
+	if last.holds() {
 		st.NotThere, st.look = last.NotThere, last.look
 		return nil
 	}

@@ -206,6 +206,10 @@ func (st *Status) askSource(ctx context.Context, s *session.Session, field strin
 		err = st.askBack(ctx, s)
 	}
 	known := &missing.Known{Tables: st.Tables}
+	if err == nil && field == "" && s.Stream.LoadStatus != "loading" && !last.holds() {
+		known.Begin(ctx, s)
+		defer known.End()
+	}
 	if err == nil && (field == "" || strings.HasSuffix(field, "_tables")) {
 		known.Carried, err = st.findTables(ctx, s)
 	}
