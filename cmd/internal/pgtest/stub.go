@@ -11,7 +11,7 @@ import (
 
 // A Stub answers like a server that tests cannot start. Sessions get the settings that they ask
 // for. Answer returns the row of any other query: a string or bool for each column, or nil for no
-// row.
+// row. To a simple query, it may return an ErrorResponse instead.
 type Stub struct {
 	Version string // as server_version has it: 9.6.24
 	Answer  func(sql string) []any
@@ -58,6 +58,10 @@ func (s Stub) serve(b *pgproto3.Backend) {
 			for sql := range strings.SplitSeq(m.String, ";") {
 				if sql = strings.TrimSpace(sql); sql != "" {
 					row := s.row(settings, sql)
+					if failed, ok := refusal(row); ok {
+						b.Send(failed)
+						break
+					}
 					if row != nil {
 						b.Send(describe(row))
 					}
@@ -98,6 +102,13 @@ func (s Stub) row(settings map[string]string, sql string) []any {
 		return nil
 	}
 	return s.Answer(sql)
+}
+
+func refusal(row []any) (e *pgproto3.ErrorResponse, ok bool) {
+	if len(row) == 1 {
+		e, ok = row[0].(*pgproto3.ErrorResponse)
+	}
+	return e, ok
 }
 
 const boolOID, textOID = 16, 25
