@@ -69,6 +69,16 @@ func (s *Sessions) Waiting(patience time.Duration) (pids []int32, apps []string,
 	return pids, apps, since
 }
 
+// PIDs returns the PIDs of all sessions.
+func (s *Sessions) PIDs() (pids []int32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, pid := range s.list {
+		pids = append(pids, int32(pid))
+	}
+	return pids
+}
+
 // follow wraps the connections of a config in lines.
 func (s Server) follow(c *pgconn.Config) {
 	if s.Sessions == nil {

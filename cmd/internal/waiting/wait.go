@@ -66,8 +66,9 @@ func blockedSessions(ctx context.Context, c *pgx.Conn, pids []int32, apps []stri
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[blocked])
 }
 
-// look returns what our processes and the sessions with these application names wait for.
-func look(ctx context.Context, c *pgx.Conn, side string, pids []int32, apps []string) ([]wait, error) {
+// look returns what our processes and the sessions with these application names wait for. It does
+// not name ours as what others wait for: nobody may end them.
+func look(ctx context.Context, c *pgx.Conn, side string, pids []int32, apps []string, ours []int32) ([]wait, error) {
 	list, err := blockedSessions(ctx, c, pids, apps)
 	if err != nil {
 		return nil, err
@@ -78,7 +79,7 @@ func look(ctx context.Context, c *pgx.Conn, side string, pids []int32, apps []st
 		if list[i].Event == "SyncRep" {
 			w, err = standby(ctx, c, side)
 		} else {
-			w, err = lock(ctx, c, side, &list[i], pids)
+			w, err = lock(ctx, c, side, &list[i], ours)
 		}
 		if err != nil {
 			return nil, err
@@ -108,6 +109,7 @@ func lock(ctx context.Context, c *pgx.Conn, side string, b *blocked, ours []int3
 	if err != nil {
 		return w, err
 	}
+	others = slices.DeleteFunc(others, func(h Holder) bool { return h.PID != 0 && slices.Contains(ours, h.PID) })
 	w = wait{what: "a lock", holders: append(who, others...)}
 	switch {
 	case b.Snapshot != nil && *b.Snapshot:

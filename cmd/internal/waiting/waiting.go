@@ -163,7 +163,7 @@ func (w *Watch) ask(ctx context.Context, pids []int32, apps []string) ([]wait, e
 		}
 	}
 	w.used = time.Now()
-	return look(ctx, w.conn, w.server.Side, pids, apps)
+	return look(ctx, w.conn, w.server.Side, pids, apps, w.sessions.PIDs())
 }
 
 func (w *Watch) hangUp(ctx context.Context) {

@@ -110,6 +110,33 @@ func TestWatch_H3(t *testing.T) {
 	}
 }
 
+// Sessions of one program that wait for each other do so for a moment only. It is not said that one
+// of them should be ended.
+func TestOwnSessions(t *testing.T) {
+	t.Parallel()
+	d := pgtest.Source(t).Database(t, "")
+	d.Exec("CREATE TABLE ours (x int)", "CREATE TABLE theirs (x int)")
+	var book logBook
+	s := pgdial.Server{Side: "target", DSN: d.URI, App: "test", Sessions: new(pgdial.Sessions)}
+	other := d.Connect()
+	exec(t, other, "BEGIN; LOCK TABLE theirs IN ACCESS EXCLUSIVE MODE")
+	own := connect(t, s)
+	exec(t, own, "BEGIN; LOCK TABLE public.ours IN ACCESS EXCLUSIVE MODE")
+	w := waiting.Start(pgtest.Context(t), s, book.log())
+	defer w.Stop()
+	ctx, cancel := context.WithCancel(pgtest.Context(t))
+	var wait sync.WaitGroup
+	defer func() { cancel(); wait.Wait() }()
+	for _, table := range []string{"ours", "theirs"} {
+		c := connect(t, s)
+		wait.Go(func() { _, _ = c.Exec(ctx, "TABLE public."+table) })
+	}
+	pgtest.Wait(t, within, "it is said who is waited for", func() bool { return strings.Contains(book.String(), "public.theirs") })
+	if strings.Contains(book.String(), "public.ours") {
+		t.Error(book.String())
+	}
+}
+
 // A statement that is given up for a lock is tried again; when there has been enough of that, the
 // error says who stood in the way.
 func TestRetry_H3(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -26,10 +27,11 @@ import (
 // number of objects. A refusal ends the query. Then the objects of the refused transaction are
 // created one by one, and the rest as one query again.
 //
-// The sessions cannot block each other in a circle. A transaction holds the lock of a table while
-// it waits for another one only if it creates a foreign key: it then holds that of the table that
-// has the key, and waits for that of the table that the key references. Two tables that reference
-// each other belong to one session.
+// A transaction holds the lock of a table while it waits for another one only if it creates a
+// foreign key: it then holds that of the table that has the key, and waits for that of the table
+// that the key references. The keys that reference a table belong to one session: otherwise the
+// sessions would wait for each other, as thousands of keys may reference one table. Two tables that
+// reference each other belong to one session, too, so that the sessions do not wait in a circle.
 
 const (
 	// lanesMost is how many sessions create objects.
@@ -43,7 +45,8 @@ type creation struct {
 	progress.Object
 	sql   string
 	done  string // the statement that records it; empty if another creation of the object does
-	lane  string // creations with the same value belong to one session
+	own   string // its table
+	lane  string // its table, or the one that it references; those of one table belong to one session
 	alone bool   // it may wait for a lock while it holds another one
 }
 
@@ -106,20 +109,8 @@ func independent(kind string) bool {
 
 // inLanes creates objects in several sessions.
 func (c *creator) inLanes(ctx context.Context, list []creation) error {
-	n := min(lanesMost, 1+len(list)/laneFew)
-	lanes := make([][]creation, n)
-	of := make(map[string]int)
-	for _, x := range list {
-		i, ok := of[x.lane]
-		if !ok {
-			i = len(of) % n
-			of[x.lane] = i
-		}
-		lanes[i] = append(lanes[i], x)
-	}
 	g, gctx := errgroup.WithContext(ctx)
-	for i, lane := range lanes {
-		slices.SortStableFunc(lane, func(a, b creation) int { return cmp.Compare(a.lane, b.lane) })
+	for i, lane := range divide(list, min(lanesMost, 1+len(list)/laneFew)) {
 		g.Go(func() error {
 			conn := c.OnTarget
 			if i > 0 {
@@ -133,6 +124,41 @@ func (c *creator) inLanes(ctx context.Context, list []creation) error {
 		})
 	}
 	return g.Wait()
+}
+
+// divide divides creations among n sessions.
+func divide(list []creation, n int) [][]creation {
+	references := make(map[[2]string]bool)
+	for _, x := range list {
+		references[[2]string{x.own, x.lane}] = true
+	}
+	first := make(map[string]string) // of tables that reference each other, in one direction or more
+	of := func(lane string) string {
+		for first[lane] != "" {
+			lane = first[lane]
+		}
+		return lane
+	}
+	for r := range references {
+		if a, b := of(r[0]), of(r[1]); references[[2]string{r[1], r[0]}] && a != b {
+			first[max(a, b)] = min(a, b)
+		}
+	}
+	lanes := make(map[string][]creation)
+	for _, x := range list {
+		x.lane = of(x.lane)
+		lanes[x.lane] = append(lanes[x.lane], x)
+	}
+	names := slices.SortedFunc(maps.Keys(lanes), func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(lanes[b]), len(lanes[a])), cmp.Compare(a, b))
+	})
+	sessions := make([][]creation, n)
+	for _, name := range names {
+		least := slices.MinFunc(sessions, func(a, b []creation) int { return cmp.Compare(len(a), len(b)) })
+		i := slices.IndexFunc(sessions, func(x []creation) bool { return len(x) == len(least) })
+		sessions[i] = append(sessions[i], lanes[name]...)
+	}
+	return sessions
 }
 
 // inLane creates objects in one session.
@@ -273,17 +299,15 @@ func isGone(pg *pgconn.PgError) bool {
 
 // creations returns the pieces of work that an object takes.
 func creations(o *progress.Object, parts map[int64][]string) []creation {
-	x := creation{Object: *o, sql: o.SQL, done: progress.DoneSQL(o.ID), lane: o.Schema + "\x00" + o.Table}
+	table := o.Schema + "\x00" + o.Table
+	x := creation{Object: *o, sql: o.SQL, done: progress.DoneSQL(o.ID), own: table, lane: table}
 	head, constraint, ok := strings.Cut(o.SQL, addConstraint)
 	if o.Type != "FK CONSTRAINT" || !ok {
 		return []creation{x}
 	}
 	x.alone = true
-	if schema, table := objects.References(constraint); schema+"\x00"+table < x.lane {
-		x.lane = schema + "\x00" + table + "\x01" + x.lane
-	} else {
-		x.lane += "\x01" + schema + "\x00" + table
-	}
+	schema, referenced := objects.References(constraint)
+	x.lane = schema + "\x00" + referenced
 	if !objects.Unchecked(o.SQL) {
 		constraint = strings.TrimRight(constraint, "; \n") + " NOT VALID;"
 	}
@@ -297,7 +321,7 @@ func creations(o *progress.Object, parts map[int64][]string) []creation {
 	x.sql, x.done = "", progress.RunningSQL(o.ID)
 	list := make([]creation, len(leaves), len(leaves)+1)
 	for i, leaf := range leaves {
-		list[i] = creation{Object: *o, sql: "ALTER TABLE ONLY " + leaf + constraint, lane: x.lane, alone: true}
+		list[i] = creation{Object: *o, sql: "ALTER TABLE ONLY " + leaf + constraint, own: x.own, lane: x.lane, alone: true}
 	}
 	return append(list, x)
 }
