@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -168,14 +169,19 @@ func TestClientsAreHeld(t *testing.T) {
 // nothing that is in it.
 func TestNamesInPgBouncer(t *testing.T) {
 	t.Parallel()
-	b := pgtest.StartPgBouncer(t, "shop = host=127.0.0.1 port=1\n* = host=127.0.0.1 port=1", "auth_type=any", "admin_users=postgres")
-	ran := filepath.Join(t.TempDir(), "ran")
+	b := pgtest.StartPgBouncer(t, "shop = host=127.0.0.1 port=1 user=postgres\n* = host=127.0.0.1 port=1 user=postgres", "auth_type=any", "admin_users=postgres")
+	dir, err := os.MkdirTemp("", "p") // the name of a database must be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	ran := filepath.Join(dir, "ran")
 	config, err := pgx.ParseConfig("postgres://postgres@127.0.0.1:" + b.Port + "/x?sslmode=disable")
 	if err != nil {
 		t.Fatal(err)
 	}
 	config.ConnectTimeout = time.Second
-	for _, paused := range []string{"1", "a[$(:>" + ran + ")]"} {
+	for _, paused := range []string{"1", "rows[$(:>" + ran + ")]"} {
 		config.Database = "a\nname=shop\npaused=" + paused
 		if c, err := pgx.ConnectConfig(pgtest.Context(t), config); err == nil {
 			_ = c.Close(pgtest.Context(t))
@@ -183,6 +189,9 @@ func TestNamesInPgBouncer(t *testing.T) {
 	}
 	e := &pgtest.Env{T: t, Dir: t.TempDir(), Vars: []string{"PGBOUNCER_ADMIN=host=127.0.0.1 port=" + b.Port + " user=postgres dbname=pgbouncer",
 		"PGBOUNCER_DATABASE=shop", "PGBOUNCER_INI=" + b.INI}}
+	if out := e.Bash(`psql -XAt -d "$PGBOUNCER_ADMIN" -c "SHOW DATABASES"`); !strings.Contains(out, "paused=rows[") {
+		t.Fatalf("PgBouncer has no such databases: %q", out)
+	}
 	if status, _, errs := e.Run(nil, "bash", script("hooks/pgbouncer"), "resume"); status != 0 || errs != "" {
 		t.Errorf("resume where nothing is paused: status %d: %s", status, errs)
 	}
