@@ -93,6 +93,7 @@ var values = map[string][]string{
 	"pg_mcv_list":                  nil,
 	"pg_node_tree":                 nil,
 	"gtsvector":                    nil,
+	"unknown":                      nil, // a base type before version 10
 	"smgr":                         nil,
 	"abstime":                      nil, // version 12 has no longer these
 	"reltime":                      nil,
