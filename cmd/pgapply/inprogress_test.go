@@ -43,7 +43,7 @@ func TestInProgress(t *testing.T) {
 	pgtest.Raced(t)
 	source, target, env := streaming(t, accounts)
 	const writers, rows = 7, 1000
-	for round := range 3 {
+	for round := range pgtest.Often(1, 3) {
 		var open []*pgx.Conn
 		for w := range writers {
 			c := source.Connect()
@@ -99,7 +99,7 @@ func TestInProgress(t *testing.T) {
 	again := pgtest.Target(t).Database(t, "")
 	again.Exec(accounts)
 	env.Target = again.URI
-	for i := 1; i < 8; i++ {
+	for i := 1; i < 8; i += pgtest.Often(3, 1) {
 		if status, _, errs := env.Run(changes[:len(changes)*i/8], "pgapply", "--adopt"); status != 65 {
 			t.Fatalf("status %d for a stream that was cut: %s", status, errs)
 		}

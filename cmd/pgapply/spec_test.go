@@ -320,6 +320,9 @@ func TestReservedSchemas_P12(t *testing.T) {
 			if name == "statement" && schema == "pg_temp_3" {
 				continue // a session's own
 			}
+			if schema != "pgsluice" && name != "relation" && !pgtest.Full() {
+				continue // one list has all of these schemas
+			}
 			if errs := b.apply(s, 65); !strings.Contains(errs, schema) {
 				t.Errorf("%s of %s: %s", name, schema, errs)
 			}

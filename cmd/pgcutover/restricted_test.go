@@ -66,6 +66,9 @@ func levels(out string) (errs, warnings []string) {
 func TestCheckRestricted_H5_C6_C9(t *testing.T) {
 	for _, versions := range [][2]int{{10, 10}, {15, 15}, {18, 18}, {15, 18}} {
 		t.Run(fmt.Sprint(versions), func(t *testing.T) {
+			if versions[0] == versions[1] && versions[0] > 10 {
+				pgtest.Long(t) // 15 to 18 has the rules of both
+			}
 			t.Parallel()
 			source, target := pgtest.Start(t, versions[0]).Database(t, ""), pgtest.Start(t, versions[1]).Database(t, "")
 			source.Exec("CREATE ROLE mover LOGIN", "CREATE ROLE \"The app\" LOGIN", "CREATE ROLE other",

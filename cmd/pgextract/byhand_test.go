@@ -44,7 +44,10 @@ const byHandRows = `ALTER TABLE kids DISABLE TRIGGER always;
 	ALTER TABLE kids ENABLE ALWAYS TRIGGER always`
 
 func TestSchemaByHand(t *testing.T) {
-	for _, apply := range [][]string{nil, {"--rebuild-indexes"}} {
+	for _, apply := range [][]string{{"--rebuild-indexes"}, nil} {
+		if apply == nil && !pgtest.Full() {
+			break // the other one takes off more
+		}
 		source, target := pgtest.Pair(t)
 		source.Exec(byHand, strings.Replace(byHandRows, "ALTER TABLE kids DISABLE", "BEGIN; ALTER TABLE kids DISABLE", 1)+"; COMMIT")
 		e := pgtest.NewEnv(t, source, target)

@@ -267,6 +267,14 @@ func Context(t testing.TB) context.Context {
 // Full reports whether scripts/test --full runs the test.
 func Full() bool { return os.Getenv("PGSLUICE_TEST_FULL") != "" }
 
+// Often returns how often a test tries something, and long if scripts/test --full runs it.
+func Often(short, long int) int {
+	if Full() {
+		return long
+	}
+	return short
+}
+
 // Slow skips a test that takes too long for every run of scripts/test. scripts/test --full runs it,
 // and scripts/test-versions with each pair of versions if it has the package.
 func Slow(t testing.TB) {
