@@ -11,6 +11,7 @@ import (
 // With many tables, a status does not compare the schemas. It says when they were compared, and
 // whether that still holds.
 func TestStatusOfManyTables(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	m := &migration{source: source, target: target, slot: "mig_" + source.Name, Env: pgtest.NewEnv(t, source, target)}

@@ -9,6 +9,7 @@ import (
 
 // A report that could not be printed was read by nobody, whatever it found.
 func TestReportOnFullDisk(t *testing.T) {
+	pgtest.Slow(t)
 	if _, err := os.Stat("/dev/full"); err != nil {
 		t.Skip("there is no /dev/full")
 	}

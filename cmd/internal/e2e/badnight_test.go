@@ -152,6 +152,7 @@ func TestLoadScript(t *testing.T) {
 // Told to stop while it runs, or while it waits for a server, load stops, and leaves nothing
 // running.
 func TestLoadStops(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE t (id int PRIMARY KEY)", "INSERT INTO t SELECT generate_series(1, 200000)")

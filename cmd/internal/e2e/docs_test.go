@@ -253,6 +253,7 @@ func TestDocsParts(t *testing.T) {
 
 // The pipes, one block after the other, while the source changes.
 func TestDocsPipes(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	w := newWorkplace(t)
 	w.source.Exec(varied(w.source.Major))

@@ -13,6 +13,7 @@ import (
 
 // A dry run finds what the cutover would refuse and whom it would end, and changes nothing.
 func TestDryRun(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE parent (id serial PRIMARY KEY)", "CREATE TABLE child (id int PRIMARY KEY REFERENCES parent)",

@@ -72,6 +72,7 @@ func (m *mockFleet) run(args ...string) (status int, out, errs string) {
 // A field of the map is data: a program gets it as it is, and no process has it among its
 // arguments, also on other hosts.
 func TestFleetHostile(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source := `--help "'; touch pwned; $(touch pwned) {} {#} \n %s ` + "`touch pwned`" + ` s3cr3t-1`
 	target := `-x postgres://u:s3cr3t-2@h/d?a=b&c=*` + " \u2028"

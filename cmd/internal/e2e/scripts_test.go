@@ -448,6 +448,7 @@ esac
 
 // migrate does everything in order, and what is left when it is started again.
 func TestMigrateScript(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	e, slot := pgtest.NewEnv(t, source, target), "mgr_"+source.Name

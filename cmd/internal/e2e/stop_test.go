@@ -135,6 +135,7 @@ func TestSyncStops(t *testing.T) {
 // A sync that is told to stop while a cutover ends it does the one or the other, and leaves nothing
 // running or said.
 func TestSyncStopsAtItsEnd(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	env, slot := scriptPair(t, source, target)
