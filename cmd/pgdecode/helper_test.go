@@ -14,10 +14,7 @@ import (
 	"github.com/pgsluice/pgsluice/format"
 )
 
-func TestMain(m *testing.M) {
-	pgtest.Race = true
-	pgtest.Main(m)
-}
+func TestMain(m *testing.M) { pgtest.Main(m) }
 
 // patience bounds every wait for something that should come soon.
 const patience = 20 * time.Second

@@ -18,6 +18,7 @@ import (
 // A source that goes away in the middle of a transaction, in good order or not, is waited for; the
 // transaction comes again, whole, after a new header.
 func TestReconnect(t *testing.T) {
+	pgtest.Raced(t)
 	for _, how := range []string{"stopped", "killed"} {
 		t.Run(how, func(t *testing.T) {
 			server := pgtest.Start(t, 0, "logical_decoding_work_mem=64MB")
@@ -122,6 +123,7 @@ func TestTerminatedWalsender(t *testing.T) {
 
 // A session may break again while the next one is being prepared.
 func TestTerminatedWhileReconnecting(t *testing.T) {
+	pgtest.Raced(t)
 	source := database(t, pgtest.Start(t, 0))
 	d := decode(t, source)
 	insert(source, 1, 10)
@@ -267,6 +269,7 @@ func TestTargetAhead(t *testing.T) {
 
 // A signal ends the stream at a boundary of transactions, also if one is being read.
 func TestStop(t *testing.T) {
+	pgtest.Raced(t)
 	server := pgtest.Start(t, 0, "logical_decoding_work_mem=64MB")
 	source := database(t, server)
 	d := decode(t, source)
@@ -316,6 +319,7 @@ func TestUntil(t *testing.T) {
 // What pgapply prints reaches the slot, through a file and through a FIFO; what is not a whole line
 // of its is left alone.
 func TestConfirmFrom(t *testing.T) {
+	pgtest.Raced(t)
 	for _, kind := range []string{"file", "fifo"} {
 		t.Run(kind, func(t *testing.T) {
 			source := database(t, pgtest.Source(t))
@@ -391,6 +395,7 @@ func TestNothingAcknowledged(t *testing.T) {
 
 // Whoever reads the stream may take his time: the server must not lose patience meanwhile.
 func TestBlockedPipe(t *testing.T) {
+	pgtest.Raced(t)
 	server := pgtest.Start(t, 0, "wal_sender_timeout=1s")
 	source := database(t, server)
 	d := decode(t, source)
@@ -467,6 +472,7 @@ func TestRefused(t *testing.T) {
 // A signal ends the stream in good order also while the source is away, having left a transaction
 // unfinished.
 func TestStopWhileAway(t *testing.T) {
+	pgtest.Raced(t)
 	server := pgtest.Start(t, 0, "logical_decoding_work_mem=64MB")
 	source := database(t, server)
 	d := decode(t, source)

@@ -24,22 +24,18 @@ var programs struct {
 	errs map[string]error
 }
 
-// Race makes Programs build the programs with the race detector if the tests have it. The tests of
-// pgdecode set it. The other tests run hundreds of programs, and with the race detector a program
-// takes four times longer to start. Of those tests, only some call Raced. scripts/test --full runs
-// all programs with the race detector.
-var Race bool
-
 // raced has the names of the tests that called Raced.
 var raced sync.Map
 
-// Raced is Race for the programs of one test and its subtests. The test calls it first.
+// Raced gives a test and its subtests programs with the race detector, if the tests have it. The
+// test calls it first. Other tests run programs without, hundreds of them: with the race detector a
+// program takes four times longer to start. scripts/test --full runs all programs with it.
 func Raced(t *testing.T) { raced.Store(t.Name(), true) }
 
 func race(t testing.TB) bool {
 	test, _, _ := strings.Cut(t.Name(), "/")
 	_, one := raced.Load(test)
-	return raceEnabled && (Race || one || Full())
+	return raceEnabled && (one || Full())
 }
 
 // Programs builds the four programs, once for all packages, and returns their directory. Tests that
