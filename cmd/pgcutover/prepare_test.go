@@ -107,7 +107,7 @@ func (m *migration) counted(what string) {
 	}
 	for _, step := range []string{"ready", "fence", "drain", "open"} {
 		// As counted, and a few more. Large results count twice. The application does not wait for
-		// the first one. drain asks again and again until sync has applied the rest, which is little.
+		// the first one. drain asks until sync has applied the rest, which is little.
 		most := map[string]int64{"ready": 75, "fence": 36, "drain": 40, "open": 34}[step]
 		if pgtest.Full() {
 			most = 300
