@@ -446,7 +446,7 @@ func check(t *testing.T, jobs int) {
 	})
 
 	kills := make(map[string]int)
-	deadline := time.Now().Add(time.Duration(often(7, 300)) * time.Second)
+	deadline := time.Now().Add(time.Duration(pgtest.Often(7, 300)) * time.Second)
 	for time.Now().Before(deadline) && !t.Failed() {
 		time.Sleep(time.Duration(rnd.IntN(1500)) * time.Millisecond)
 		what := []string{"pgdecode", "pgapply", "pgdecode and pgapply", "source", "target", "source stopped", "target stopped"}[rnd.IntN(7)]

@@ -80,7 +80,7 @@ func TestTwoCutovers_F15(t *testing.T) {
 	pgtest.Slow(t)
 	t.Parallel()
 	a, b := pgtest.Start(t, pgtest.Source(t).Major), pgtest.Target(t)
-	for round := range often(1, 8) {
+	for round := range pgtest.Often(1, 8) {
 		source, target := a.Database(t, ""), b.Database(t, "")
 		source.Exec("CREATE TABLE w (a int PRIMARY KEY)")
 		e, slot := scriptPair(t, source, target)

@@ -159,12 +159,12 @@ func TestDamage(t *testing.T) {
 		stream  []byte
 		changes []int
 	}{
-		{"cut", cut, positions(rnd, frames(t, rec.load), often(3, 1000), often(3, 100)), rec.changes,
-			positions(rnd, frames(t, rec.changes), often(8, 1000), often(8, 300))},
-		{"flip", flip, positions(rnd, frames(t, rec.load), 0, often(5, 100)), rec.changes,
-			positions(rnd, frames(t, rec.changes), 0, often(12, 500))},
-		{"cut in progress", cut, nil, rec.streamed, positions(rnd, frames(t, rec.streamed), often(5, 300), often(5, 300))},
-		{"flip in progress", flip, nil, rec.streamed, positions(rnd, frames(t, rec.streamed), 0, often(10, 500))},
+		{"cut", cut, positions(rnd, frames(t, rec.load), pgtest.Often(3, 1000), pgtest.Often(3, 100)), rec.changes,
+			positions(rnd, frames(t, rec.changes), pgtest.Often(8, 1000), pgtest.Often(8, 300))},
+		{"flip", flip, positions(rnd, frames(t, rec.load), 0, pgtest.Often(5, 100)), rec.changes,
+			positions(rnd, frames(t, rec.changes), 0, pgtest.Often(12, 500))},
+		{"cut in progress", cut, nil, rec.streamed, positions(rnd, frames(t, rec.streamed), pgtest.Often(5, 300), pgtest.Often(5, 300))},
+		{"flip in progress", flip, nil, rec.streamed, positions(rnd, frames(t, rec.streamed), 0, pgtest.Often(10, 500))},
 	} {
 		t.Run(how.name, func(t *testing.T) {
 			t.Parallel()

@@ -18,7 +18,7 @@ import (
 func TestDemo(t *testing.T) { // by itself: it measures how long the application cannot write
 	env := &pgtest.Env{T: t, Dir: pgtest.Programs(t, true)}
 	env.Bash("go build -o bin/ ./cmd/...")
-	seconds := strconv.Itoa(often(3, 20))
+	seconds := strconv.Itoa(pgtest.Often(3, 20))
 	for _, c := range []struct {
 		name   string
 		args   []string

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,13 +20,13 @@ func TestMain(m *testing.M) {
 	pgtest.Main(m)
 }
 
-// often returns how often to try something at random, and long if scripts/test --full runs the
-// test.
-func often(short, long int) int {
-	if pgtest.Full() {
-		return long
+// played returns an environment in dir, in which a bash script plays pgcutover.
+func played(t *testing.T, dir, text string) *pgtest.Env {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, "pgcutover"), []byte(text), 0o755); err != nil {
+		t.Fatal(err)
 	}
-	return short
+	return &pgtest.Env{T: t, Dir: dir}
 }
 
 // random returns a source of random numbers. Its seed is logged; PGSLUICE_TEST_SEED sets it.

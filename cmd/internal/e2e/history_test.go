@@ -63,7 +63,7 @@ func TestSourceGoesBack_I4(t *testing.T) {
 	t.Parallel()
 	for i, newTimeline := range []bool{false, true} {
 		for j, how := range []string{"pipe", "sync", "longer", "idle", "output"} {
-			if often(0, 1) == 0 && (i+j)%2 == 1 {
+			if pgtest.Often(0, 1) == 0 && (i+j)%2 == 1 {
 				continue // half of them, but for a full run
 			}
 			t.Run(fmt.Sprintf("%s, new timeline %v", how, newTimeline), func(t *testing.T) {

@@ -24,14 +24,11 @@ verify*) echo verify >>` + dir + `/verbs; exec sleep 60 ;;
 *) echo "$1" >>` + dir + `/verbs ;;
 esac
 `
-	if err := os.WriteFile(filepath.Join(dir, "pgcutover"), []byte(text), 0o755); err != nil {
-		t.Fatal(err)
-	}
 	verbs := func() string {
 		b, _ := os.ReadFile(filepath.Join(dir, "verbs"))
 		return string(b)
 	}
-	e := &pgtest.Env{T: t, Dir: dir}
+	e := played(t, dir, text)
 	p := e.Start(nil, nil, "bash", script("cutover"), "mig", "--yes", "--verify", "first")
 	pgtest.Wait(t, soon, "verify is at work", func() bool { return strings.Contains(verbs(), "verify") })
 	_ = p.Process.Signal(syscall.SIGINT)

@@ -18,7 +18,7 @@ func TestFewLocks_C29(t *testing.T) {
 	target := pgtest.Start(t, 0, "max_locks_per_transaction=10", "max_connections=15",
 		"max_prepared_transactions=0", "max_wal_senders=1", "max_replication_slots=1",
 		"max_worker_processes=1").Database(t, "")
-	tables := often(250, 400)
+	tables := pgtest.Often(250, 400)
 	var sql strings.Builder
 	for i := range tables {
 		fmt.Fprintf(&sql, "CREATE TABLE t%[1]d (id serial PRIMARY KEY, p int REFERENCES t0); INSERT INTO t%[1]d (p) VALUES (NULL);", i)
@@ -73,7 +73,7 @@ func TestManyPartitions_C29(t *testing.T) {
 	target := pgtest.Start(t, 0, "max_locks_per_transaction=10", "max_connections=20",
 		"max_prepared_transactions=0", "max_wal_senders=1", "max_replication_slots=1",
 		"max_worker_processes=1").Database(t, "")
-	partitions := often(150, 3000)
+	partitions := pgtest.Often(150, 3000)
 	source.Exec("CREATE TABLE part (id int PRIMARY KEY, v text) PARTITION BY LIST (id)", "CREATE TABLE other (id serial PRIMARY KEY)")
 	for from := 0; from < partitions; from += 100 {
 		var sql strings.Builder

@@ -22,7 +22,7 @@ const most = 64 << 10
 func TestHugeTransaction(t *testing.T) {
 	pgtest.Slow(t)
 	t.Parallel()
-	rows := often(280_000, 4_000_000)
+	rows := pgtest.Often(280_000, 4_000_000)
 	source, target := pgtest.Pair(t)
 	slots := []string{source.Name, source.Name + "_streamed"}
 	source.Exec("CREATE TABLE huge (id int PRIMARY KEY, a text, b int)")
@@ -71,7 +71,7 @@ func TestHugeTransaction(t *testing.T) {
 func TestManyTransactionsInProgress(t *testing.T) {
 	pgtest.Long(t)
 	t.Parallel()
-	n := uint32(often(10_000, 100_000))
+	n := uint32(pgtest.Often(10_000, 100_000))
 	for _, length := range []int{20, 400} {
 		t.Run(fmt.Sprintf("rows of %d bytes", length), func(t *testing.T) {
 			target := pgtest.Target(t).Database(t, "")
@@ -166,7 +166,7 @@ func modestBelow(t *testing.T, most int, programs ...*pgtest.Process) {
 	}
 	for i, p := range programs {
 		name := filepath.Base(p.Path)
-		if status := p.Wait(time.Duration(often(3, 15)) * time.Minute); status != 0 {
+		if status := p.Wait(time.Duration(pgtest.Often(3, 15)) * time.Minute); status != 0 {
 			t.Fatalf("%s: exit status %d\n%s", name, status, p.Errors())
 		}
 		peak := peaks[i]()

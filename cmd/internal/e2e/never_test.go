@@ -5,8 +5,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
 
 // A cutover goes on without a way back only if there never can be one. A host that is not found
@@ -37,10 +35,7 @@ lock*) echo 1; while read -r step; do echo 0; done ;;
 esac
 [[ $* != 'reverse --check'* ]] || { ` + c.check + `; }
 `
-			if err := os.WriteFile(filepath.Join(dir, "pgcutover"), []byte(text), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			e := &pgtest.Env{T: t, Dir: dir}
+			e := played(t, dir, text)
 			status, _, errs := e.Run(nil, "bash", script("cutover"), "mig", "--yes", "--verify", "no")
 			b, _ := os.ReadFile(filepath.Join(dir, "verbs"))
 			verbs, _ := strings.CutSuffix(strings.Join(strings.Fields(string(b)), " "), " finish")

@@ -93,7 +93,7 @@ func TestRotatedPasswords(t *testing.T) {
 	for _, d := range []*pgtest.DB{source, target} {
 		d.Exec("GRANT CREATE ON DATABASE " + d.Name + " TO mover")
 	}
-	rows := often(5_000, 200_000)
+	rows := pgtest.Often(5_000, 200_000)
 	source.Exec("CREATE TABLE t (a int PRIMARY KEY, b text)", "ALTER TABLE t OWNER TO mover",
 		fmt.Sprintf("INSERT INTO t SELECT g, 'x' FROM generate_series(1, %d) g", rows))
 	target.Exec("GRANT CREATE ON SCHEMA public TO mover")
@@ -105,7 +105,7 @@ func TestRotatedPasswords(t *testing.T) {
 	ctx, cancel := context.WithCancel(pgtest.Context(t))
 	var wg sync.WaitGroup
 	defer func() { cancel(); wg.Wait() }()
-	every(ctx, &wg, time.Duration(often(700, 5000))*time.Millisecond, r.rotate)
+	every(ctx, &wg, time.Duration(pgtest.Often(700, 5000))*time.Millisecond, r.rotate)
 	every(ctx, &wg, 100*time.Millisecond, func() {
 		if list := leaked(); len(list) > 0 {
 			t.Errorf("these show a password: %v", list)

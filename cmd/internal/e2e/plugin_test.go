@@ -24,7 +24,7 @@ func TestPluginTestDecoding(t *testing.T) {
 		t.Helper()
 		env.Bash(`pgdecode --slot "$SLOT" --until now --confirm-from "$1" | pgapply > "$1"`, t.TempDir()+"/applied")
 	}
-	for k := range often(24, 240) {
+	for k := range pgtest.Often(24, 240) {
 		source.Exec(variedStep(k, source.Major))
 		if k%5 == 4 {
 			sync()

@@ -370,10 +370,7 @@ verify*) echo verify >>` + dir + `/verbs; echo "different	equal: THE TARGET DIFF
 esac
 if [[ $1 == watch && -e $0.watch ]]; then . "$0.watch"; fi
 `
-			if err := os.WriteFile(filepath.Join(dir, "pgcutover"), []byte(text), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			e := &pgtest.Env{T: t, Dir: dir}
+			e := played(t, dir, text)
 			status, _, errs := e.Run(nil, "bash", script("cutover"), "mig", "--yes", "--verify", c.verify)
 			verbs, err := os.ReadFile(filepath.Join(dir, "verbs"))
 			if got := strings.Join(strings.Fields(string(verbs)), " "); err != nil || status != c.want ||
@@ -401,10 +398,7 @@ lock*) echo 1; while read -r step && [[ $step != open ]]; do echo 0; done ;;
 unfence*) : >"$0.open"; exit 78 ;;
 esac
 `
-	if err := os.WriteFile(filepath.Join(dir, "pgcutover"), []byte(text), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	e := &pgtest.Env{T: t, Dir: dir}
+	e := played(t, dir, text)
 	status, out, errs := e.Run(nil, "bash", script("cutover"), "mig", "--yes", "--switch", "echo switched", "--pause", "true", "--resume", "echo resumed")
 	if status != 75 || !strings.Contains(errs, "switched\nresumed\n") || !strings.Contains(errs, "the target is open. To do the remaining steps") ||
 		strings.Contains(errs, "could not reopen") || strings.Contains(errs, "nothing was switched") {
@@ -425,10 +419,7 @@ lock*) echo 1; while read -r step && [[ $step != drain ]]; do echo 0; done ;;
 unfence*) exec perl -e '$SIG{INT} = sub { exit 130 }; open(F, ">>", $ARGV[0]); syswrite(F, "begun "); select(undef, undef, undef, 0.05) until -e $ARGV[1]' "$0.unfence" "$0.end" ;;
 esac
 `
-	if err := os.WriteFile(filepath.Join(dir, "pgcutover"), []byte(text), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	e := &pgtest.Env{T: t, Dir: dir}
+	e := played(t, dir, text)
 	p := e.Start(nil, nil, "bash", script("cutover"), "mig", "--yes")
 	begun := func() string {
 		b, _ := os.ReadFile(filepath.Join(dir, "pgcutover.unfence"))

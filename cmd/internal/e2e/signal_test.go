@@ -54,7 +54,7 @@ func TestSyncSignalAtStart_H12(t *testing.T) {
 	if !strings.Contains(p.Errors(), "sync: following slot mig") || !strings.HasSuffix(p.Errors(), "To continue: "+script("sync")+" mig\n") {
 		t.Errorf("it says: %s", p.Errors())
 	}
-	times := often(6, 600)
+	times := pgtest.Often(6, 600)
 	for i := range times {
 		signal := []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP}[i%3]
 		p := e.Start(nil, nil, "bash", script("sync"), "mig")

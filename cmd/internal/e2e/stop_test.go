@@ -140,7 +140,7 @@ func TestSyncStopsAtItsEnd(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	env, slot := scriptPair(t, source, target)
 	random := rand.New(rand.NewPCG(1, 2))
-	for range often(4, 100) {
+	for range pgtest.Often(4, 100) {
 		sync := env.Start(nil, nil, "bash", script("sync"), slot)
 		pgtest.Wait(t, soon, "the slot is read", func() bool {
 			return source.Query("SELECT active FROM pg_replication_slots WHERE slot_name = '"+slot+"'") == "t"
