@@ -31,7 +31,8 @@ import (
 // foreign key: it then holds that of the table that has the key, and waits for that of the table
 // that the key references. The keys that reference a table belong to one session: otherwise the
 // sessions would wait for each other, as thousands of keys may reference one table. Two tables that
-// reference each other belong to one session, too, so that the sessions do not wait in a circle.
+// reference each other belong to one session, too. Sessions that wait in a longer circle are ended
+// by the limit for locks, and what they wanted is tried again.
 
 const (
 	// lanesMost is how many sessions create objects.
