@@ -296,8 +296,8 @@ func TestPreparedChanges_F14(t *testing.T) {
 // Thousands of sequences are compared in a few queries, and those that differ are set in one.
 func TestManySequences_F14(t *testing.T) {
 	pgtest.Long(t)
-	const locks = "max_locks_per_transaction=512"
-	source, target := pgtest.Start(t, pgtest.Source(t).Major, locks).Database(t, ""), pgtest.Start(t, pgtest.Target(t).Major, locks).Database(t, "")
+	const locks, buffers = "max_locks_per_transaction=512", "shared_buffers=256MB" // a page for each sequence
+	source, target := pgtest.Start(t, pgtest.Source(t).Major, locks, buffers).Database(t, ""), pgtest.Start(t, pgtest.Target(t).Major, locks, buffers).Database(t, "")
 	source.Exec("CREATE TABLE t (a int PRIMARY KEY)", `DO $$ BEGIN FOR i IN 1..10000 LOOP EXECUTE 'CREATE SEQUENCE s' || i; IF i % 5 > 0 THEN PERFORM nextval(('s' || i)::regclass); END IF;
 		IF i % 100 = 0 THEN COMMIT; END IF; END LOOP; END $$`)
 	m := &migration{source: source, target: target, slot: "seq_" + source.Name, Env: pgtest.NewEnv(t, source, target)}

@@ -17,11 +17,17 @@ const sequencesAtOnce = 16
 
 // LastValues returns the last value of each sequence that has given one, by OID, in one round trip.
 func LastValues(ctx context.Context, c *pgx.Conn, oids []uint32) (map[uint32]int64, error) {
-	var sql strings.Builder
-	for some := range slices.Chunk(oids, sequencesAtOnce) {
-		sql.WriteString("BEGIN; SELECT s.seqrelid, pg_catalog.pg_sequence_last_value(s.seqrelid) FROM pg_catalog.pg_sequence s WHERE s.seqrelid = ANY ('{" +
-			list(some) + "}'::pg_catalog.oid[]); COMMIT; ")
+	if len(oids) == 0 {
+		return nil, nil
 	}
+	var sql strings.Builder
+	// Prepared, because planning takes a third of the time.
+	sql.WriteString("PREPARE pgsluice_last_values (pg_catalog.oid[]) AS SELECT s.seqrelid, pg_catalog.pg_sequence_last_value(s.seqrelid) FROM pg_catalog.pg_sequence s WHERE s.seqrelid = ANY ($1); ")
+	for some := range slices.Chunk(oids, sequencesAtOnce) {
+		sql.WriteString("BEGIN; EXECUTE pgsluice_last_values ('{" + list(some) + "}'); COMMIT; ")
+	}
+	const forget = "DEALLOCATE pgsluice_last_values"
+	sql.WriteString(forget)
 	values := make(map[uint32]int64, len(oids))
 	err := rows(ctx, c, sql.String(), func(row [][]byte) error {
 		if row[1] == nil {
@@ -33,6 +39,9 @@ func LastValues(ctx context.Context, c *pgx.Conn, oids []uint32) (map[uint32]int
 		}
 		return err
 	})
+	if err != nil && !c.IsClosed() {
+		_, _ = c.Exec(ctx, forget) // the error may have come before
+	}
 	return values, err
 }
 

@@ -46,7 +46,7 @@ type Session struct {
 	*Migration
 	OnSource, OnTarget *pgx.Conn
 	Stream             *progress.Stream // the target's record of the migration
-	Warm               bool             // both connections have read all sequences
+	Warm               *Sequences       // those that both connections have read; nil: none
 	// Asking is held by whoever uses OnTarget while another goroutine may.
 	Asking sync.Mutex
 }
@@ -98,6 +98,12 @@ func (m *Migration) BeginTarget(ctx context.Context) (*Session, error) {
 	return s, nil
 }
 
+// Sequences are pairs of sequences, and the state of both sides in which they are right.
+type Sequences struct {
+	Stamp string
+	Pairs []progress.SequencePair
+}
+
 // BeginSource connects to the source only.
 func (m *Migration) BeginSource(ctx context.Context) (*Session, error) {
 	c, err := m.Connect(ctx, m.Source)
@@ -128,7 +134,7 @@ func (s *Session) Close(ctx context.Context) {
 func (s *Session) Of(stream *progress.Stream) *Session {
 	m := &Migration{Source: s.Source, Target: s.Target, Slot: stream.Key.Slot, Waits: s.Waits,
 		Reports: s.Reports, Out: s.Out, Log: s.Log, ends: s.ends}
-	return &Session{Migration: m, OnSource: s.OnSource, OnTarget: s.OnTarget, Stream: stream, Warm: s.Warm}
+	return &Session{Migration: m, OnSource: s.OnSource, OnTarget: s.OnTarget, Stream: stream}
 }
 
 // ConnectTarget opens a session on the target and checks that only our role can write the state of

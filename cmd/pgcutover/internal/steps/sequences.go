@@ -54,6 +54,9 @@ func recordedPairs(ctx context.Context, s *session.Session, done []progress.Step
 	if err != nil || stamp != p.Stamp {
 		return nil, err
 	}
+	if s.Warm != nil && s.Warm.Stamp == stamp {
+		return s.Warm.Pairs, nil
+	}
 	pairs, err = progress.SequencePairs(ctx, s.OnTarget, s.Stream.ID)
 	return pairs, s.Target.Explain(err)
 }

@@ -93,7 +93,7 @@ func warm(ctx context.Context, s *session.Session) error {
 	if err != nil || len(pairs) <= readerFew {
 		return err
 	}
-	s.Warm = true
+	s.Warm = &session.Sequences{Stamp: session.Done(done, "prepare").Stamp, Pairs: pairs}
 	_, err = different(ctx, s, pairs)
 	return err
 }
@@ -102,7 +102,7 @@ func warm(ctx context.Context, s *session.Session) error {
 func each(ctx context.Context, s *session.Session, g *errgroup.Group, side pgdial.Server, conn *pgx.Conn, n int,
 	do func(c *pgx.Conn, i, from, to int) error) {
 	parts := 1
-	if n > readerFew && !s.Warm {
+	if n > readerFew && s.Warm == nil {
 		parts = readers
 	}
 	for i := range parts {
@@ -120,11 +120,12 @@ func each(ctx context.Context, s *session.Session, g *errgroup.Group, side pgdia
 	}
 }
 
-// set sets sequences in one round trip. If the server refuses one, it sets them one by one.
+// set sets sequences in one round trip. If the server refuses one, it sets them one by one. It does
+// not wait for the disk: the caller's next commit on the target does, which records the step.
 func set(ctx context.Context, s *session.Session, list []setting) error {
 	var sql strings.Builder
 	for some := range slices.Chunk(list, session.LocksAtOnce) {
-		sql.WriteString("BEGIN; " + setval(some) + "; COMMIT; ")
+		sql.WriteString("BEGIN; SET LOCAL synchronous_commit = off; " + setval(some) + "; COMMIT; ")
 	}
 	if len(list) == 0 {
 		return nil
