@@ -84,16 +84,16 @@ func (l *Loader) CopyBegin(r *format.CopyBegin) error {
 		defer l.copying.Done()
 		err := l.copyPart(p)
 		l.ends(p)
-		if errors.Is(err, errIncomplete) {
-			return
-		}
-		if err != nil {
+		if err != nil && !errors.Is(err, errIncomplete) {
 			if !l.without(t, err) {
 				l.fail(err)
 			}
 			for c := range p.chunks { // the sender must not block forever
 				l.drop(c)
 			}
+		}
+		if p.end == nil {
+			return // Drop or Close has closed the part, and CopyEnd never comes
 		}
 		select {
 		case <-l.ended:
