@@ -32,7 +32,7 @@ func TestTruncatedMeanwhile(t *testing.T) {
 		env.Must(nil, "pgextract", args...)
 		source.Exec(change)
 		if status, _, errs := env.Run(nil, "pgextract", args...); status != 75 ||
-			!strings.Contains(errs, "cannot read public.b as of the snapshot: truncated, rewritten, renamed or dropped") {
+			!strings.Contains(errs, "cannot read public.b as of the snapshot: truncated, rewritten, altered, renamed or dropped") {
 			t.Errorf("%s: status %d: %s", change, status, errs)
 		}
 		hold.Kill()
@@ -116,4 +116,38 @@ func TestTruncatedAllTheTime(t *testing.T) {
 	<-ended
 	e.Bash(`pgdecode --slot "$1" --until now | pgapply >/dev/null`, source.Name)
 	pgtest.Equal(t, source, target)
+}
+
+// Columns that are renamed before their table is read are still those of the snapshot, whatever has
+// their names now. A column that is gone, or of another type, needs another snapshot.
+func TestColumnsMeanwhile(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t)
+	source.Exec("CREATE DOMAIN positive AS int CHECK (VALUE > 0)", "CREATE DOMAIN small AS positive",
+		`CREATE TABLE taken (id int PRIMARY KEY, b text, d small, "C 2" int GENERATED ALWAYS AS IDENTITY)`,
+		"INSERT INTO taken (id, b, d) SELECT i, 'b' || i, i FROM generate_series(1, 5) i",
+		"CREATE TABLE swapped (id int PRIMARY KEY, x int, y int)", "INSERT INTO swapped SELECT i, 1, 2 FROM generate_series(1, 5) i",
+		"CREATE TABLE again (id int PRIMARY KEY, b int)", "CREATE TABLE retyped (id int PRIMARY KEY, b regclass)")
+	e := pgtest.NewEnv(t, source, target)
+	reader := "reader_" + source.Name
+	source.Exec("CREATE ROLE "+reader+" LOGIN", "GRANT SELECT ON ALL TABLES IN SCHEMA public TO "+reader, "GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO "+reader)
+	e.Source = source.As(reader, "")
+	_, snapshot := hold(t, e)
+	args := []string{"--snapshot", snapshot}
+	source.Exec(`BEGIN; ALTER TABLE taken RENAME b TO old; ALTER TABLE taken RENAME "C 2" TO "c ""2"; ALTER TABLE taken ADD b int DEFAULT 7; COMMIT`,
+		"BEGIN; ALTER TABLE swapped RENAME x TO z; ALTER TABLE swapped RENAME y TO x; ALTER TABLE swapped RENAME z TO y; ALTER TABLE swapped ADD z int; COMMIT",
+		"ALTER TABLE again DROP b", "ALTER TABLE again ADD b int", "ALTER TABLE retyped ALTER b TYPE oid")
+	load(t, e, append(args, "--exclude-table", "again", "--exclude-table", "retyped")...)
+	for query, want := range map[string]string{
+		`SELECT DISTINCT b = 'b' || id, d = id, "C 2" = id FROM taken`: "t\tt\tt",
+		"SELECT DISTINCT x, y FROM swapped":                            "1\t2",
+	} {
+		if got := target.Query(query); got != want {
+			t.Errorf("as of the snapshot: %s\nfor %s", got, query)
+		}
+	}
+	if status, _, errs := e.Run(nil, "pgextract", append(args, "--table", "again", "--table", "retyped")...); status != 75 ||
+		!strings.Contains(errs, "cannot read public.again, public.retyped as of the snapshot") {
+		t.Errorf("exit status %d\n%s", status, errs)
+	}
 }

@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"io"
 	"strconv"
+
+	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 // flushAt is the size at which a batch sends its buffer. The server then executes the beginning of
@@ -56,7 +58,7 @@ type cut struct {
 // Batch begins a batch, which Run must end. Only one batch may be open. When ctx ends, the
 // connection ends.
 func (c *Conn) Batch(ctx context.Context) *Batch {
-	c.result = Result{Counts: c.result.Counts[:0], Row: c.result.Row[:0], Tag: c.result.Tag[:0]}
+	c.result = Result{Counts: c.result.Counts[:0], Row: c.result.Row[:0], Tag: c.result.Tag[:0], Columns: c.result.Columns[:0]}
 	b := &c.batch
 	*b = Batch{c: c, buf: b.buf[:0], cuts: b.cuts[:0], stop: c.watch(ctx), ctx: ctx}
 	return b
@@ -138,6 +140,15 @@ func (b *Batch) Parse(name, sql string) {
 	b.cstring(name)
 	b.cstring(sql)
 	b.buf = append(b.buf, 0, 0)
+	b.close()
+}
+
+// Describe asks for the columns of the rows that a prepared statement returns. The statement is not
+// executed, so that nothing checks whether the role may.
+func (b *Batch) Describe(name string) {
+	b.message('D')
+	b.buf = append(b.buf, 'S')
+	b.cstring(name)
 	b.close()
 }
 
@@ -256,6 +267,15 @@ type Result struct {
 	Row    []string // the values of the last row that any statement returned; NULL is ""
 	Tag    []byte   // command tag of the last statement in Counts
 	Err    error    // error of the statement after the last one in Counts
+	// Columns are those of the statement that was described last.
+	Columns []Column
+}
+
+// A Column is a column of the rows that a statement returns.
+type Column struct {
+	Name   string
+	Number int16  // in its table
+	Type   uint32 // of a domain, the OID of the type below it
 }
 
 // Run sends the rest of the batch and waits for all answers. It returns an error of the connection.
@@ -300,6 +320,8 @@ func (c *Conn) answers() error {
 			r.Counts = append(r.Counts, 0)
 		case 'D':
 			r.Row = appendRow(r.Row[:0], body)
+		case 'T':
+			r.Columns = appendColumns(r.Columns[:0], body)
 		case 'E':
 			if err := c.serverError(body); r.Err == nil {
 				r.Err = err
@@ -344,4 +366,15 @@ func appendRow(row []string, body []byte) []string {
 		body = body[k:]
 	}
 	return row
+}
+
+func appendColumns(list []Column, body []byte) []Column {
+	var m pgproto3.RowDescription
+	if m.Decode(body) != nil {
+		return list
+	}
+	for _, f := range m.Fields {
+		list = append(list, Column{string(f.Name), int16(f.TableAttributeNumber), f.DataTypeOID})
+	}
+	return list
 }

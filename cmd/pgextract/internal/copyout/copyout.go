@@ -11,8 +11,6 @@ import (
 	"log/slog"
 	"sync"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
@@ -21,7 +19,6 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/meter"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
-	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 	"github.com/pgsluice/pgsluice/format"
@@ -180,11 +177,13 @@ type copier struct {
 	byKey      bool // sequential scans are off
 	totalRows  uint64
 	totalBytes uint64
+	bases      map[uint32]uint32 // the types below domains
 }
 
 // part reads a part, and reports whether it could be read as of the snapshot.
 func (c *copier) part(ctx context.Context, number uint32, p *Part) (there bool, err error) {
-	if there, err = c.lock(ctx, p.Table); !there || err != nil {
+	columns, there, err := c.lock(ctx, p)
+	if !there || err != nil {
 		return false, err
 	}
 	if p.ByKey != c.byKey {
@@ -211,7 +210,7 @@ func (c *copier) part(ctx context.Context, number uint32, p *Part) (there bool, 
 	end := format.CopyEnd{Part: number}
 	binary, first := p.Format == format.CopyBinary, true
 	var failed error // to write the stream, which is not the source's fault
-	counted, err := c.conn.CopyOut(ctx, p.SQL(), func(row []byte) error {
+	counted, err := c.conn.CopyOut(ctx, p.SQL(columns), func(row []byte) error {
 		if failed = begin(); failed != nil {
 			return failed
 		}
@@ -232,10 +231,6 @@ func (c *copier) part(ctx context.Context, number uint32, p *Part) (there bool, 
 		return false, failed
 	}
 	if err != nil {
-		var pg *pgconn.PgError
-		if errors.As(err, &pg) && pg.Code == "42703" && !begun { // a column was renamed or dropped
-			return false, c.again(ctx)
-		}
 		return false, fmt.Errorf("copy %s.%s: %w", p.Table.Schema, p.Table.Name, mayRead(p.Table, c.Server.Explain(err)))
 	}
 	if err := begin(); err != nil {
@@ -252,30 +247,6 @@ func (c *copier) part(ctx context.Context, number uint32, p *Part) (there bool, 
 	c.totalRows += end.Rows
 	c.totalBytes += end.Bytes
 	return true, c.Out.Write(&end)
-}
-
-// lock locks a table against changes of its schema, and reports whether the table is the one in the
-// snapshot. If it has been truncated or rewritten since, it looks empty to every older snapshot.
-// pg_relation_filenode returns the file that the table has now, and pg_class, read in the snapshot,
-// the one that it had. Another table may also have taken the name.
-func (c *copier) lock(ctx context.Context, t *catalog.Table) (there bool, err error) {
-	name := pgx.Identifier{t.Schema, t.Name}.Sanitize()
-	b := c.conn.Batch(ctx)
-	b.Do("LOCK TABLE ONLY " + name + " IN ACCESS SHARE MODE")
-	b.Do(fmt.Sprintf("SELECT pg_catalog.count(*) FROM pg_catalog.pg_class WHERE oid = %d AND relfilenode = pg_catalog.pg_relation_filenode(oid) AND oid = pg_catalog.to_regclass(%s)",
-		t.ID, progress.Literal(name)))
-	r, err := b.Run()
-	if err == nil {
-		err = r.Err
-	}
-	var pg *pgconn.PgError
-	switch {
-	case errors.As(err, &pg) && (pg.Code == "42P01" || pg.Code == "3F000"):
-		return false, c.again(ctx) // there is none of that name
-	case err != nil:
-		return false, fmt.Errorf("copy %s.%s: %w", t.Schema, t.Name, mayRead(t, c.Server.Explain(err)))
-	}
-	return len(r.Row) == 1 && r.Row[0] == "1", nil
 }
 
 // again starts a new transaction on the same snapshot, after an error.

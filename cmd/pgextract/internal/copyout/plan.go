@@ -119,10 +119,11 @@ func keys(column string, from, to, n int64) []string {
 	return list
 }
 
-// SQL returns the COPY statement that reads the part.
-func (p *Part) SQL() string {
-	cols := make([]string, len(p.Columns))
-	for i, c := range p.Columns {
+// SQL returns the COPY statement that reads the part. columns are the names that the columns have
+// now.
+func (p *Part) SQL(columns []string) string {
+	cols := make([]string, len(columns))
+	for i, c := range columns {
 		cols[i] = quote(c)
 	}
 	list := strings.Join(cols, ", ")

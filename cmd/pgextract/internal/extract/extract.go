@@ -96,7 +96,7 @@ func changedError(changed map[uint32]*catalog.Table) *fault.Error {
 	}
 	slices.Sort(names)
 	return fault.New(fault.TryAgain,
-		"cannot read %s as of the snapshot: truncated, rewritten, renamed or dropped since then",
+		"cannot read %s as of the snapshot: truncated, rewritten, altered, renamed or dropped since then",
 		strings.Join(names, ", "))
 }
 
