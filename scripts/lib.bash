@@ -25,12 +25,17 @@ clear_line() {
 	clear=$'\r\e[J'
 }
 
-# message TEXT prints a message of the script.
+# A terminal can be lost, and tee can die of the same Ctrl-C. A script that nobody reads any more
+# goes on all the same, and cleans up. Its children die of a closed pipe as usual: bash gives them
+# the default in place of a trap.
+trap : PIPE
+
+# message TEXT prints a message of the script. It cannot fail.
 message() {
 	local shown clear rest
 	shown "$1"
 	clear_line
-	printf '%s%s: %s%s\n' "$clear" "${0##*/}" "$shown" "$rest" >&2
+	printf '%s%s: %s%s\n' "$clear" "${0##*/}" "$shown" "$rest" >&2 || true
 }
 
 # die MESSAGE [HINT [STATUS]] prints what failed and what to do about it, and exits.
