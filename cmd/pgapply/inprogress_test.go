@@ -40,6 +40,7 @@ const accounts = `CREATE TABLE a (id int PRIMARY KEY, v int NOT NULL, pad text);
 // written ahead, with subtransactions that are kept and others that are rolled back, beside small
 // ones that commit meanwhile.
 func TestInProgress(t *testing.T) {
+	pgtest.Slow(t)
 	pgtest.Raced(t)
 	source, target, env := streaming(t, accounts)
 	const writers, rows = 7, 1000
@@ -162,6 +163,7 @@ func TestAheadRefused(t *testing.T) {
 // Somebody else's lock on the target, which the session of a transaction in progress keeps waiting
 // while another one waits for him: no server sees that circle.
 func TestAheadBlocked(t *testing.T) {
+	pgtest.Slow(t)
 	pgtest.Raced(t)
 	source, target, env := streaming(t, accounts)
 	source.Exec("INSERT INTO log VALUES (1, 'x')")

@@ -39,6 +39,7 @@ func (m *migration) lost() int {
 
 // What was drained under one fence says nothing under the next, whoever has put that up.
 func TestStaleDrainRefused_F6(t *testing.T) {
+	pgtest.Slow(t)
 	pgtest.Raced(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)

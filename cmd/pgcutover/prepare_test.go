@@ -213,6 +213,7 @@ func TestDowntimeManyTables_F14(t *testing.T) {
 // tables that are truncated, sequences of all kinds. No sequence hands out a value twice, wherever
 // prepare and open were killed. Statistics are there when the target opens.
 func TestPreparedChanges_F14(t *testing.T) {
+	pgtest.Slow(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
 	sequences := []string{"plain", "cached", "down", "cycled", "fresh", "unset", "late", "customer_id_seq", `"Order_id_seq"`}

@@ -14,6 +14,7 @@ import (
 // silent while pgdecode is told to stop. What was written of it is taken back by a header, and all
 // of it comes again.
 func TestMessageBreaksOff_H11(t *testing.T) {
+	pgtest.Slow(t)
 	for _, how := range []string{"killed", "silent"} {
 		t.Run(how, func(t *testing.T) {
 			server := pgtest.Start(t, 0, "logical_decoding_work_mem=64MB")

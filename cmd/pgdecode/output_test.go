@@ -18,7 +18,7 @@ import (
 // pgdecode was killed meanwhile and wherever that cut the newest file off.
 func TestOutput(t *testing.T) {
 	pgtest.Raced(t)
-	for _, rotate := range []string{"", "200kB"} {
+	for _, rotate := range []string{"", "50kB"} {
 		t.Run("rotate "+rotate, func(t *testing.T) {
 			source, target := pgtest.Source(t).Database(t, ""), pgtest.Target(t).Database(t, "")
 			source.Exec("CREATE TABLE t (a int PRIMARY KEY, b text)",
@@ -56,7 +56,7 @@ func TestOutput(t *testing.T) {
 				names, _ := filepath.Glob(path + "*")
 				return names
 			}
-			for kills := 0; kills < 12 || rotate != "" && len(files()) < 3; kills++ {
+			for kills := 0; kills < pgtest.Often(5, 12) || rotate != "" && len(files()) < 3; kills++ {
 				d := env.Start(nil, nil, "pgdecode", args...)
 				time.Sleep(time.Duration(random.IntN(600)) * time.Millisecond)
 				if !d.Running() {

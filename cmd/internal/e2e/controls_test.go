@@ -241,6 +241,7 @@ func TestControlCharactersInNames_P11(t *testing.T) {
 
 // The names of an SQL_ASCII source may be no text at all.
 func TestBytesInNames_P11(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	const ascii = "ENCODING 'SQL_ASCII' TEMPLATE template0"
 	source, target := pgtest.Source(t).Database(t, ascii), pgtest.Target(t).Database(t, ascii)

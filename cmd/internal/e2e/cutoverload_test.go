@@ -10,6 +10,7 @@ import (
 // A cutover that is started while the load still runs, and nobody syncs, does not close the source:
 // the pgapply of the load is none that applies changes.
 func TestCutoverDuringLoad_F10(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE t (a int PRIMARY KEY, b text)", "INSERT INTO t SELECT g, repeat('x', 100) FROM generate_series(1, 50000) g",

@@ -186,6 +186,7 @@ func TestPreownedSchemaOnSource_P6(t *testing.T) {
 
 // A slot that an ordinary role makes when the triggers are there carries what they record.
 func TestDDLInstalledBefore_P7(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	server := pgtest.Source(t)
 	if server.Major < 14 {
@@ -218,6 +219,7 @@ func TestDDLInstalledBefore_P7(t *testing.T) {
 
 // Recording begins and ends while pgdecode runs.
 func TestDDLInstalledMeanwhile_P1(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, env := recordingSource(t)
 	file := t.TempDir() + "/stream"
@@ -250,6 +252,7 @@ func TestDDLInstalledMeanwhile_P1(t *testing.T) {
 
 // Several statements in one query, with the transaction around them in it, and what is beside them.
 func TestTwoDDLOneQuery_P4_P9(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, env := recordingSource(t)
 	app := role(t, source, "app", "")

@@ -173,6 +173,7 @@ func TestDocsInstall(t *testing.T) {
 // A load that is interrupted, a table that is loaded again, sync, and a cutover step by step: all
 // on one pair of databases.
 func TestDocsNight(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	load, conflicts, schema := readPage(t, "docs/full-load.md"), readPage(t, "docs/conflicts.md"), readPage(t, "docs/schema-changes.md")
 	sync, monitoring := readPage(t, "docs/sync.md"), readPage(t, "docs/monitoring.md")

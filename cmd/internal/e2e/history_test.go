@@ -183,6 +183,7 @@ func TestSameHistory_I4(t *testing.T) {
 // A large transaction that changes no table of the stream comes in blocks, or, where the session
 // begins behind its changes, not at all. That is no other history.
 func TestEmptyBlocks_I4(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target, e := past(t)
 	source.Exec("ALTER DATABASE "+source.Name+" SET logical_decoding_work_mem = '64kB'", "CREATE TABLE other (a text)")

@@ -63,6 +63,7 @@ func TestSameDatabase_I2(t *testing.T) {
 
 // The same, where the role may not ask for the server's identifier.
 func TestSameDatabaseWithoutControlSystem_I2(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, _ := pgtest.Pair(t)
 	role := "mover_" + source.Name
@@ -213,6 +214,7 @@ func TestAdopt_I3(t *testing.T) {
 
 // An old file does nothing to a target whose migration is over.
 func TestReplayAfterCleanup_I3(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE t (id int PRIMARY KEY, v text)", "INSERT INTO t VALUES (1, 'first')")
@@ -275,6 +277,7 @@ func TestForeignStream_I3(t *testing.T) {
 // A physical copy of the source has its system identifier. It is no copy of the slot's: rid of what
 // it has brought along, it can be adopted.
 func TestPhysicalCopyAsTarget_I2(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	major := pgtest.Source(t).Major
 	server := pgtest.Start(t, major)

@@ -204,6 +204,7 @@ func TestSlotInUse(t *testing.T) {
 // A change that the target has no table or column for stops pgapply before that change. Once the
 // target has it, the same command continues.
 func TestNoPlace(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	env := pgtest.NewEnv(t, source, target)
@@ -246,6 +247,7 @@ func TestNoPlace(t *testing.T) {
 // Told to stop, pgapply does not wait for an input that does not come, neither before a stream nor
 // in the middle of one.
 func TestStopped(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	env := pgtest.NewEnv(t, source, target)

@@ -13,6 +13,7 @@ import (
 // Ctrl-C reaches all programs of a pipe, and pgapply may see the end of its stream before the
 // signal. That is not a failure: the last lines say how far the load is and how to continue it.
 func TestInterruptedBehindItsStream_H9(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	source.Exec("CREATE TABLE t (a int PRIMARY KEY, b text)", "INSERT INTO t SELECT g, repeat('x', 100) FROM generate_series(1, 50000) g")

@@ -167,6 +167,7 @@ func TestSyncStopsAtItsEnd(t *testing.T) {
 // The cutover has opened the target while sync waited for it, and the source is gone by now: sync
 // ends all the same.
 func TestSyncEndsWithoutSource(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	env, slot := scriptPair(t, source, target)

@@ -9,8 +9,8 @@ import (
 )
 
 // plays is a pgcutover that records its verbs, and fails as the files beside it say: away, when it
-// is asked whether the target is open; stuck, at drain; full, where open takes away the directory of
-// temporary files.
+// is asked whether the target is open; stuck, at drain; full, where open takes away the directory
+// of temporary files.
 const plays = `#!/bin/bash
 case "$*" in
 *'--get target_open') if [[ -e $0.away ]]; then exit 75; fi; if [[ -e $0.opened ]]; then echo true; else echo false; fi ;;
@@ -30,8 +30,8 @@ lock*)
 esac
 `
 
-// cutOverPlayed cuts over with such a pgcutover, and returns what was called, --switch and --resume among
-// it.
+// cutOverPlayed cuts over with such a pgcutover, and returns what was called, --switch and --resume
+// among it.
 func cutOverPlayed(t *testing.T, fails, stderr string) (status int, calls []string, errs string) {
 	t.Helper()
 	dir := t.TempDir()

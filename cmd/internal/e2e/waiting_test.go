@@ -47,6 +47,7 @@ func named(t *testing.T, p *pgtest.Process, what ...string) {
 // What the creation of a slot waits for is named to any role: prepared transactions, whatever
 // database they are of, and open ones, of which it is said what the role may not see.
 func TestSlotCreationWaits_H1(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	server := pgtest.Start(t, pgtest.Source(t).Major)
 	source, other := server.Database(t, ""), server.Database(t, "")
@@ -188,6 +189,7 @@ func TestSyncStandby_H2(t *testing.T) {
 
 // A slot that is lost is said to be lost, and what to do, by everybody who looks at it.
 func TestLostSlot_H4(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	if pgtest.Source(t).Major < 13 {
 		t.Skip("slots are not lost before 13")
@@ -222,6 +224,7 @@ func TestLostSlot_H4(t *testing.T) {
 // A server that is too old, or a standby, is refused by every program, once and by its name. A full
 // load that nothing follows may be read from a standby.
 func TestRefusedServers_H6(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	major := max(pgtest.Source(t).Major, 12)
 	primary := pgtest.Start(t, major)
