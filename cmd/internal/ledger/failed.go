@@ -204,6 +204,7 @@ func Refused(failed []progress.Object) []Line {
 	}
 	lines := make([]Line, len(c.lines))
 	for i, l := range c.lines {
+		l.portable()
 		lines[i] = *l
 	}
 	return lines

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/inventory"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/sqltext"
 )
 
 // Classes of lines.
@@ -175,6 +176,7 @@ func Compare(in Input) (differ []Line, settled []int64) {
 		if l.failed || !in.Ended {
 			l.As = c.as(l)
 			c.give(l)
+			l.portable()
 			lines = append(lines, *l)
 		}
 	}
@@ -331,7 +333,15 @@ func first(sql []string, or string) string {
 	case len(sql[0]) > most || strings.Contains(sql[0], "\n"):
 		return "see --sql"
 	}
-	return sql[0]
+	return sqltext.Rules{}.Portable(sql[0])
+}
+
+// portable makes the statements mean the same in every session: the source printed them for
+// standard_conforming_strings = on.
+func (l *Line) portable() {
+	for i, s := range l.SQL {
+		l.SQL[i] = sqltext.Rules{}.Portable(s)
+	}
 }
 
 // Waits reports whether the object waits for the cutover, with an older statement. The statements

@@ -36,6 +36,25 @@ var pinned = []setting{
 	{"client_min_messages", "error"},
 }
 
+// pasted settings decide how a server reads the statements that people paste into psql. The owner
+// of the database may have preset them for that session, too. The encoding is the first one: in
+// some encodings, a backslash can be the second byte of a character.
+var pasted = []setting{
+	{"client_encoding", "UTF8"}, {"standard_conforming_strings", "on"}, {"search_path", ""},
+	{"array_nulls", "on"}, {"transform_null_equals", "off"}, {"xmloption", "content"},
+	{"datestyle", "ISO, MDY"}, {"intervalstyle", "postgres"}, {"timezone", "UTC"}, {"lc_monetary", "C"},
+	{"default_tablespace", ""}, {"row_security", "off"}, {"check_function_bodies", "off"},
+}
+
+// Pasted returns the statements to be executed before others that are printed for psql.
+func Pasted() string {
+	var b strings.Builder
+	for _, x := range pasted {
+		b.WriteString("SET " + x.name + " = '" + x.value + "';\n")
+	}
+	return b.String()
+}
+
 // roleOption matches the name of the setting "role" in command-line options.
 var roleOption = regexp.MustCompile(`(?:^|[\s=])(?:-c\s*|--)role\s*=`)
 

@@ -10,6 +10,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/sqltext"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
@@ -79,7 +80,7 @@ func (c *checker) add(id, severity, remedy, format string, args ...any) *finding
 // do adds statements for somebody to execute. They are printed one per line, ready to be pasted.
 func (f *finding) do(side, as string, sql ...string) {
 	for _, s := range sql {
-		f.Statements = append(f.Statements, statement{side, as, s})
+		f.Statements = append(f.Statements, statement{side, as, sqltext.Rules{}.Portable(s)})
 	}
 }
 
@@ -137,6 +138,9 @@ func (c *checker) sql(out io.Writer) error {
 	slices.SortStableFunc(groups, func(a, b statement) int { return strings.Compare(a.Side, b.Side) })
 	for _, g := range groups {
 		if _, err := text.Fprintf(out, "-- On the %s, as %s:\n", g.Side, g.As); err != nil {
+			return err
+		}
+		if _, err := fmt.Fprint(out, pgdial.Pasted()); err != nil {
 			return err
 		}
 		for _, f := range c.list {

@@ -11,6 +11,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/ledger"
+	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/coverage"
@@ -126,7 +127,7 @@ func (r *Result) lines(out io.Writer, slot string) error {
 // sql prints the statements that repair the target. It leaves out statements with control
 // characters, which a terminal could interpret as commands.
 func (r *Result) sql(out io.Writer) error {
-	if _, err := fmt.Fprint(out, "SET search_path = '';\nSET check_function_bodies = off;\n"); err != nil {
+	if _, err := fmt.Fprint(out, pgdial.Pasted()); err != nil {
 		return err
 	}
 	as := ""
