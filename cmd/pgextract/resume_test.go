@@ -315,3 +315,28 @@ func TestExclusion(t *testing.T) {
 	}
 	pgtest.Equal(t, source, target)
 }
+
+// Without a slot, nothing is added to what an interrupted load has left: a transfer between two
+// tables in the meantime would be in one of them only.
+func TestResumeWithoutSlot(t *testing.T) {
+	t.Parallel()
+	source, target := pgtest.Pair(t)
+	source.Exec("CREATE TABLE a (id int PRIMARY KEY, money int)", `CREATE TABLE "B" (id int PRIMARY KEY, money int)`,
+		"INSERT INTO a VALUES (1, 100)", `INSERT INTO "B" VALUES (1, 0)`)
+	e := pgtest.NewEnv(t, source, target)
+	load(t, e, "--table", "a")
+	source.Exec("UPDATE a SET money = 0", `UPDATE "B" SET money = 100`)
+	said, _, status, _ := pipe(e, nil, []string{"--resume"})
+	const only = `pgextract --table '"public"."B"' | pgapply`
+	if status != 78 || !strings.Contains(said, "than what the target has already: public.a") || !strings.Contains(said, only) {
+		t.Errorf("exit status %d\n%s", status, said)
+	}
+	if n := target.Query(`SELECT count(*) FROM pg_class WHERE relname = 'B'`); n != "0" {
+		t.Error("the target was changed")
+	}
+	e.Bash(only)
+	load(t, e, "--resume") // nothing is missing
+	if got := target.Query(`SELECT a.money, b.money FROM a, "B" b`); got != "100\t100" {
+		t.Error(got)
+	}
+}

@@ -177,8 +177,11 @@ func Import(ctx context.Context, server pgdial.Server, name string, lsn format.L
 	}
 	err := s.keep(ctx, server, name)
 	if Gone(err) {
-		return nil, fault.New(fault.Unavailable, "snapshot %s does not exist on the source: %w", name, err).
-			WithHint("The process that held the snapshot has exited. Hold a new snapshot, and load the missing tables with --resume.")
+		e := fault.New(fault.Unavailable, "snapshot %s does not exist on the source: %w", name, err)
+		if !known {
+			return nil, e.WithHint("The process that held the snapshot has exited. Without a slot, hold a new snapshot, and load all tables again, into an empty database.")
+		}
+		return nil, e.WithHint("The process that held the snapshot has exited. Hold a new snapshot, and load the missing tables with --resume.")
 	}
 	if err != nil {
 		return nil, err

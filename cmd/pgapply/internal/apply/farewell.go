@@ -58,8 +58,10 @@ func goOn(h *format.Header) string {
 	switch {
 	case h.Load != nil && h.Load.Reload:
 		return "Start the same commands again."
+	case h.Slot == "" && h.Load != nil && h.Load.Parts > 0:
+		return "To continue, while pgextract --hold holds the snapshot: start the same commands again."
 	case h.Slot == "":
-		return "To continue, with the same options as before: pgextract --resume | pgapply"
+		return "Without a slot, all tables must be read from one snapshot. Start again, into an empty database."
 	}
 	return "To continue, with the same options as before: pgextract --slot " + text.Shell(h.Slot) + " --resume | pgapply"
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -46,14 +47,14 @@ func (i incomplete) check() error {
 			continue
 		}
 		slices.Sort(l.tables)
-		resume := "pgextract --resume | pgapply"
+		hint := "Without a slot, extract all tables again, into an empty database."
 		if l.slot != "" {
-			resume = "pgextract --slot " + l.slot + " --resume | pgapply"
+			hint = "Load the missing parts: pgextract --slot " + text.Shell(l.slot) + " --resume | pgapply."
 		}
 		return fault.New(fault.Data, "the stream of the load ended without parts of %s: %s",
 			count.Of(len(l.tables), "table"), strings.Join(l.tables, ", ")).
 			WithDetail("The parts that the stream has were loaded.").
-			WithHint("Load the missing parts: %s. A filter that drops a table must also drop its relation record.", resume)
+			WithHint("%s A filter that drops a table must also drop its relation record.", hint)
 	}
 	return nil
 }

@@ -117,11 +117,11 @@ func checked(t *loadTable, err error) error {
 	var f *fault.Error
 	var pg *pgconn.PgError
 	if errors.As(err, &f) && errors.As(err, &pg) && pg.Code == "23514" && pg.ConstraintName == "" && f.Hint == "" {
-		return f.WithHint("The target's partitions, or their bounds, differ from the source's. Compare the bounds, and correct them so that each row has a partition: SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = %s::regclass, on both sides. Then: pgextract --resume | pgapply.",
+		return f.WithHint("The target's partitions, or their bounds, differ from the source's. Compare the bounds, and correct them so that each row has a partition: SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = %s::regclass, on both sides.",
 			text.Literal(text.Ident(t.schema, t.name)))
 	}
 	if name := progress.Function(err); errors.As(err, &f) && name != "" {
-		return f.WithHint("Function %s relies on the search path, which is empty here. On both sides: ALTER FUNCTION %[1]s SET search_path = pg_catalog, …, with the schemas of the objects that it uses; pgcutover check prints the statement. Then: pgextract --resume | pgapply.", name)
+		return f.WithHint("Function %s relies on the search path, which is empty here. On both sides: ALTER FUNCTION %[1]s SET search_path = pg_catalog, …, with the schemas of the objects that it uses; pgcutover check prints the statement.", name)
 	}
 	return err
 }

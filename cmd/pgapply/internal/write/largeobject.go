@@ -63,6 +63,9 @@ func (l *Loader) startLargeObjects() error {
 	if err := l.flush(); err != nil {
 		return err
 	}
+	if err := l.oneSnapshot(nil); err != nil {
+		return err
+	}
 	s, err := l.acquire()
 	if err != nil {
 		return err

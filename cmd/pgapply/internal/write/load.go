@@ -91,8 +91,12 @@ func (l *Loader) Start(ctx context.Context) (err error) {
 		return l.Server.Explain(err)
 	}
 	for _, t := range lost {
+		again := "pgextract --slot " + text.Shell(l.Stream.Key.Slot) + " --resume | pgapply"
+		if l.Stream.Key.Slot == "" {
+			again = only(&format.Relation{Schema: t[0], Name: t[1]})
+		}
 		l.Log.Warn(fmt.Sprintf("unlogged table %s.%s has lost its rows in a crash of the target",
-			t[0], t[1]), "hint", "To load it again: pgextract --resume | pgapply")
+			t[0], t[1]), "hint", "To load it again: "+again)
 		if err := progress.Requeue(ctx, l.Control, l.Stream.ID, t[0], t[1]); err != nil {
 			return l.Server.Explain(err)
 		}

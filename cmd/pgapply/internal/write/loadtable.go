@@ -20,6 +20,7 @@ type tableWork struct {
 	states  map[[2]string]*progress.TableState
 	queued  []progress.LoadTable
 	trees   map[[2]string]*tree // by the name of each partition
+	kept    []*loadTable        // complete on the target, from another snapshot
 }
 
 // A loadTable is a table that the stream describes.
@@ -59,6 +60,7 @@ func (l *Loader) Relation(rel *format.Relation) error {
 		l.states[[2]string{t.schema, t.name}] = t.state
 		l.queued = append(l.queued, progress.LoadTable{Schema: t.schema, Name: t.name, SourceSchema: rel.Schema, SourceName: rel.Name})
 	}
+	l.keeps(t)
 	return nil
 }
 

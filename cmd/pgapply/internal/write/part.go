@@ -78,6 +78,9 @@ func (l *Loader) CopyBegin(r *format.CopyBegin) error {
 	if err := l.past(r.SnapshotLSN); err != nil {
 		return err
 	}
+	if err := l.oneSnapshot(t.rel); err != nil {
+		return err
+	}
 	l.begins(p)
 	l.copying.Add(1)
 	go func() {

@@ -11,6 +11,7 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/objects"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/text"
+	"github.com/pgsluice/pgsluice/format"
 )
 
 // without reports whether the load may continue without a table that could not be loaded. If so,
@@ -101,6 +102,13 @@ func (l *Loader) Refused(resume string) error {
 	defer l.mu.Unlock()
 	if len(l.refused) == 0 {
 		return nil
+	}
+	if l.Stream.Key.Slot == "" {
+		list := make([]*format.Relation, len(l.refused))
+		for i, t := range l.refused {
+			list[i] = t.rel
+		}
+		resume = only(list...) + ", from a newer snapshot than that of the other tables"
 	}
 	status, detail, hint := fault.StatusOf(l.refused[0].refused), "", "Correct the cause, then: "+resume+"; what is loaded already is skipped."
 	var f *fault.Error

@@ -168,7 +168,9 @@ func (h *head) standing(st *Status) {
 	switch state {
 	case "interrupted":
 		state += fmt.Sprintf(", nobody has loaded since %s", local(st.Active))
-		next = "pgextract" + slot + " --resume | pgapply"
+		if next = "pgextract" + slot + " --resume | pgapply"; slot == "" {
+			next = "pgextract | pgapply, into an empty database: without a slot, all tables must be read from one snapshot"
+		}
 	case "stopped":
 		if st.Slots == nil || st.Slots.Active {
 			break

@@ -8,9 +8,12 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/catalog"
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
 	"github.com/pgsluice/pgsluice/cmd/pgextract/internal/copyout"
+	"github.com/pgsluice/pgsluice/cmd/pgextract/internal/pattern"
 )
 
 // A loaded is what the target has of a load already, by the names that tables have on the source.
@@ -93,6 +96,43 @@ func (h loaded) missing(parts []*copyout.Part, snapshot string) []*copyout.Part 
 		list = append(list, p)
 	}
 	return list
+}
+
+// oneSnapshot refuses to read parts without a slot if the target has tables from another snapshot:
+// no changes would make up for what was written in between.
+func (s *stream) oneSnapshot(left []*copyout.Part) error {
+	if s.Slot != "" || len(left) == 0 {
+		return nil
+	}
+	var names []string
+	older := func(name, schema, table string) {
+		if t := s.have[catalog.Name{Schema: schema, Name: table}]; t != nil && t.Complete() && t.Snapshot != s.token.id() {
+			names = append(names, name)
+		}
+	}
+	for _, t := range s.tables {
+		older(t.Schema+"."+t.Name, t.Schema, t.Name)
+	}
+	if s.Select.all() && s.Part <= 1 {
+		older("large objects", "pg_catalog", "pg_largeobject")
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	only, last := "pgextract", uint32(0)
+	for _, p := range left {
+		if p.Table.ID != last {
+			only += " --table " + text.Shell(pattern.Exact(p.Table.Schema, p.Table.Name))
+		}
+		last = p.Table.ID
+	}
+	const most = 500
+	if len(only) > most {
+		only = "pgextract --table … --table …"
+	}
+	return fault.New(fault.Config, "cannot read the rest from another snapshot than what the target has already: %s", count.Some(names)).
+		WithDetail("Without a slot, all tables must be read from one snapshot.").
+		WithHint("Start again, into an empty database. If nothing was written to the source in between, or the rest may be newer: %s | pgapply", only)
 }
 
 // say logs what is skipped.

@@ -90,6 +90,9 @@ func (s *stream) list(ctx context.Context) error {
 	}
 	if s.have != nil {
 		left := s.have.missing(s.parts, s.token.id())
+		if err := s.oneSnapshot(left); err != nil {
+			return err
+		}
 		s.sayMissing(s.parts, left)
 		s.parts = left
 	}
