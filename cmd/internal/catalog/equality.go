@@ -7,16 +7,15 @@ type Operator struct {
 	Left         string // type to cast both sides to; empty if no cast is needed
 	// type to read a value as, where the operator does not determine it (a record)
 	Read      string
+	Base      string // of a domain, where the operator does not accept the domain
 	Collation string // of the index, quoted; empty for the column's own
 }
-
-// inPgCatalog is the equality operator of enums, ranges and arrays, which PostgreSQL provides.
-const inPgCatalog = `'{"Schema": "pg_catalog", "Name": "="}'::pg_catalog.json`
 
 // equality is an expression for the Operator that decides whether two values of a type are equal.
 // It comes from the default btree or hash operator class of the type (the base type of a domain),
 // of a type with the same binary representation, or of the elements of an array. It is NULL for a
-// type without equality. (The "=" of box is not one: it compares areas.)
+// type without equality. (The "=" of box is not one: it compares areas.) It is also NULL if the
+// server could take another operator for it: see chosen.
 func equality(typ string) string {
 	// The type itself comes before the types that it can be coerced to.
 	class := func(what, t string) string {
@@ -28,21 +27,42 @@ func equality(typ string) string {
 			JOIN pg_catalog.pg_operator o ON o.oid = p.amopopr JOIN pg_catalog.pg_namespace s ON s.oid = o.oprnamespace
 			WHERE m.amname IN ('btree', 'hash') AND k.opcdefault ORDER BY v.n, m.amname LIMIT 1)`
 	}
+	// PostgreSQL provides the equality of enums, ranges and arrays.
+	inPgCatalog := `pg_catalog.json_build_object('Schema', 'pg_catalog', 'Name', '=', 'Base', CASE WHEN b.typtype = 'e' AND b.oid <> ` + typ + ` THEN pg_catalog.format_type(b.oid, -1) END)`
 	operator := `pg_catalog.json_build_object('Schema', s.nspname, 'Name', o.oprname, 'Left', CASE WHEN o.oprleft <> b.oid THEN pg_catalog.format_type(o.oprleft, -1) END)`
-	return `(SELECT coalesce(` + class(operator, "b.oid") + `, CASE WHEN b.typtype IN ('e', 'r', 'm')
-			OR b.typlen = -1 AND b.typelem <> 0 AND (e.typtype IN ('e', 'r', 'm') OR ` + class("true", "b.typelem") + `) THEN ` + inPgCatalog + ` END)
+	return `(SELECT coalesce(` + class(operator, "b.oid") + `, CASE WHEN (b.typtype IN ('e', 'r', 'm')
+			OR b.typlen = -1 AND b.typelem <> 0 AND (e.typtype IN ('e', 'r', 'm') OR ` + class("true", "b.typelem") + `))
+			AND ` + chosen("b.oid") + ` THEN ` + inPgCatalog + ` END)
 		FROM pg_catalog.pg_type b LEFT JOIN pg_catalog.pg_type e ON e.oid = b.typelem WHERE b.oid = ` + baseType(typ) + `)`
 }
 
 // indexEquality is an expression for the Operator by which the unique index i compares values of
 // its k.n-th column, a. It is NULL if the index has no such operator.
-const indexEquality = `(SELECT pg_catalog.json_build_object('Schema', s.nspname, 'Name', o.oprname,
+var indexEquality = `(SELECT pg_catalog.json_build_object('Schema', s.nspname, 'Name', o.oprname,
 			'Left', CASE WHEN t.typtype <> 'p' AND t.oid <> a.atttypid THEN pg_catalog.format_type(t.oid, -1) END, 'Read', CASE WHEN t.oid = 2249 THEN pg_catalog.format_type(a.atttypid, -1) END,
+			'Base', CASE WHEN t.oid = 3500 AND a.atttypid <> ` + baseType("a.atttypid") + ` THEN pg_catalog.format_type(` + baseType("a.atttypid") + `, -1) END,
 			'Collation', (SELECT pg_catalog.quote_ident(cs.nspname) || '.' || pg_catalog.quote_ident(co.collname) FROM pg_catalog.pg_collation co
 				JOIN pg_catalog.pg_namespace cs ON cs.oid = co.collnamespace WHERE co.oid = i.indcollation[k.n - 1] AND co.oid <> a.attcollation))
 		FROM pg_catalog.pg_opclass oc JOIN pg_catalog.pg_am m ON m.oid = oc.opcmethod AND m.amname = 'btree' JOIN pg_catalog.pg_type t ON t.oid = oc.opcintype
 		JOIN pg_catalog.pg_amop p ON p.amopfamily = oc.opcfamily AND p.amoplefttype = oc.opcintype AND p.amoprighttype = oc.opcintype AND p.amopstrategy = 3 AND p.amoppurpose = 's'
-		JOIN pg_catalog.pg_operator o ON o.oid = p.amopopr JOIN pg_catalog.pg_namespace s ON s.oid = o.oprnamespace WHERE oc.oid = i.indclass[k.n - 1])`
+		JOIN pg_catalog.pg_operator o ON o.oid = p.amopopr JOIN pg_catalog.pg_namespace s ON s.oid = o.oprnamespace WHERE oc.oid = i.indclass[k.n - 1]
+			AND (t.typtype <> 'p' OR ` + chosen(baseType("a.atttypid")) + `))`
+
+// chosen is an expression that is false if a type has an implicit cast of a user. The server may
+// then cast both values, and compare the results, instead of the values themselves. The operators
+// of enums, ranges, arrays and records do not name the type, so nothing in SQL prevents that.
+func chosen(typ string) string {
+	return `NOT EXISTS (SELECT FROM pg_catalog.pg_cast u WHERE u.castsource = ` + typ + ` AND u.castcontext = 'i' AND u.castmethod <> 'b' AND u.oid >= 16384)`
+}
+
+// carrier is an expression for the Carrier of a type. It is NULL unless a user has created a cast
+// from text with a function, which may read values in another way than the type's input function.
+// The cast to regclass, which rejects numbers, is the only one of the server's own that does.
+func carrier(typ string) string {
+	return `(SELECT pg_catalog.json_build_object('Type', CASE WHEN b.typarray <> 0 THEN pg_catalog.format_type(b.typarray, -1) END, 'Delimiter', b.typdelim)
+		FROM pg_catalog.pg_type b JOIN pg_catalog.pg_cast u ON u.castsource = 25 AND u.casttarget = b.oid
+		WHERE b.oid = ` + baseType(typ) + ` AND u.castmethod = 'f' AND (u.oid >= 16384 OR b.oid = 2205))`
+}
 
 // exact is an expression that tells whether equal values of a type always have the same text. It is
 // true for some of PostgreSQL's own types, if their collation is deterministic, and for enums.

@@ -36,6 +36,13 @@ type Column struct {
 	Default   bool
 	Equal     *Operator // of the type's default operator class; nil if there is none
 	Exact     bool      // equal values have the same text
+	Carrier   *Carrier  // nil if a cast from text reads the type's values as its input function does
+}
+
+// A Carrier is the array type that carries values of a type whose cast from text must not be used.
+type Carrier struct {
+	Type      string // empty if there is no such type
+	Delimiter string
 }
 
 // Unique is a valid unique index that is not partial and has no expressions.
@@ -81,7 +88,7 @@ func LookupStatement(version int) string {
 		'Columns', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('Number', a.attnum, 'Name', a.attname, 'OID', a.atttypid::bigint,
 			'Type', pg_catalog.format_type(a.atttypid, -1), 'TypeMod', a.atttypmod, 'NotNull', a.attnotnull, 'Generated', ` + generated + `,
 			'Identity', ` + identity + `, 'Default', a.atthasdef, 'Equal', ` + equality("a.atttypid") + `,
-			'Exact', ` + exact("a.atttypid", "a.attcollation", version) + `) ORDER BY a.attnum)
+			'Exact', ` + exact("a.atttypid", "a.attcollation", version) + `, 'Carrier', ` + carrier("a.atttypid") + `) ORDER BY a.attnum)
 			FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
 		'Unique', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object('Name', x.relname, 'Primary', i.indisprimary, 'Deferrable', NOT i.indimmediate,
 			'Columns', ` + attributes("pg_catalog.json_agg(a.attname ORDER BY k.n)") + `, 'NotNull', ` + attributes("pg_catalog.bool_and(a.attnotnull)") + `,

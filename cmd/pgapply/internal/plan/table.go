@@ -4,6 +4,7 @@
 package plan
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,10 +34,10 @@ type Table struct {
 	// Equal has the equality operator of each column in Key.
 	Equal []Operator
 	// Foldable is false if changes must be written one by one, in order: Key has no unique index,
-	// or unnest cannot carry a type.
+	// or no array can carry a type.
 	Foldable bool
 	// NoBulk is true if rows can only be inserted one by one: the table has no columns to insert,
-	// or unnest cannot carry a type.
+	// or no array can carry a type.
 	NoBulk bool
 	// NoCopy is true if the server refuses COPY FROM: the table is a view or a foreign table.
 	NoCopy bool
@@ -77,6 +78,11 @@ type Column struct {
 	Home   bool     // its value decides which node has the row
 	Equal  Operator // the type's equality operator
 	Exact  bool     // values that Equal finds equal have the same text
+
+	// Carrier is the array type that carries values in bulk where the type's cast from text may
+	// change them. It is empty for other types.
+	Carrier   string
+	Delimiter byte // between the elements of Carrier
 }
 
 // A UniqueKey is a unique constraint and its columns.
@@ -181,8 +187,12 @@ func (t *Table) Updated(i int, unchanged Mask, keyChanges bool) bool {
 
 // ElemOID returns the element type of the array parameter that carries column i in bulk, and the
 // size of an integer type in bytes. All other types travel as text in the server's own notation.
-// The server casts them.
+// The server casts them. The element type of a Carrier is 0: the parameter is in text format, and
+// the type's input function reads the elements.
 func (t *Table) ElemOID(i int) (oid uint32, size int) {
+	if t.Columns[i].Carrier != "" {
+		return 0, 0
+	}
 	switch t.Columns[i].OID {
 	case 20:
 		return 20, 8
@@ -207,9 +217,10 @@ func (t *Table) unnest(b *strings.Builder, list []int) {
 			b.WriteString(", ")
 		}
 		oid, _ := t.ElemOID(i)
-		b.WriteString("unnest($" + strconv.Itoa(n+1) + "::" + elemTypes[oid] + ")")
-		if oid == 25 && t.Columns[i].OID != 25 {
-			b.WriteString("::" + t.Columns[i].Type)
+		c := &t.Columns[i]
+		b.WriteString("unnest($" + strconv.Itoa(n+1) + "::" + cmp.Or(c.Carrier, elemTypes[oid]) + ")")
+		if oid == 0 || oid == 25 && c.OID != 25 {
+			b.WriteString("::" + c.Type) // from a Carrier, only to a domain
 		}
 		b.WriteString(" AS c" + strconv.Itoa(n))
 	}

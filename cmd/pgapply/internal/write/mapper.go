@@ -112,8 +112,9 @@ func (m *Mapper) columns(t *plan.Table, c *catalog.Relation) error {
 		if !x.Generated {
 			inserted++
 		}
-		if x.Type == "regclass" {
-			t.NoBulk = true // its cast from text does not accept its output
+		if x.Carrier != nil {
+			t.Columns[i].Carrier, t.Columns[i].Delimiter = x.Carrier.Type, x.Carrier.Delimiter[0]
+			t.NoBulk = t.NoBulk || x.Carrier.Type == ""
 		}
 	}
 	t.NoBulk = t.NoBulk || inserted == 0
@@ -204,6 +205,9 @@ func operator(o *catalog.Operator) plan.Operator {
 	}
 	op := plan.NewOperator(o.Schema, o.Name, o.Left, o.Collation)
 	op.Read = o.Read
+	if o.Base != "" {
+		op.Type = o.Base
+	}
 	return op
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
@@ -98,9 +99,14 @@ func (l *lane) bulk(b *pgwire.Batch, g *plan.Group, t *plan.Table, sql string, c
 	if meets >= 0 {
 		n++
 	}
-	b.Bind(l.s.name(b, sql), n, func(int) bool { return true })
+	b.Bind(l.s.name(b, sql), n, func(n int) bool { return n >= len(cols) || t.Columns[cols[n]].Carrier == "" })
 	for _, i := range cols {
 		oid, size := t.ElemOID(i)
+		if oid == 0 {
+			list := slices.Clone(list) // the caller reuses its own before this is written
+			b.Written(func(w io.Writer) { textArray(w, g, i, t.Columns[i].Delimiter, list) })
+			continue
+		}
 		b.Array(oid)
 		for _, tuple := range list {
 			kind, v := g.Value(tuple, i)
@@ -123,6 +129,45 @@ func (l *lane) bulk(b *pgwire.Batch, g *plan.Group, t *plan.Table, sql string, c
 		b.Bytes(binary.BigEndian.AppendUint64(make([]byte, 0, 8), uint64(meets)))
 	}
 	b.Execute()
+	if l.bad != nil {
+		b.Do(refuse)
+	}
+}
+
+// refuse is a statement that fails, so that the server does not execute the rest of a batch.
+const refuse = "SELECT 1 OPERATOR(pg_catalog./) 0"
+
+// spoil makes a batch fail that cannot be written.
+func (l *lane) spoil(b *pgwire.Batch, err error) {
+	l.bad = err
+	b.Do(refuse)
+}
+
+// textArray writes the values of a column as an array in text format.
+func textArray(w io.Writer, g *plan.Group, i int, delimiter byte, list []int32) {
+	buf := make([]byte, 0, 1<<10)
+	next := byte('{')
+	for _, tuple := range list {
+		buf = append(buf, next)
+		next = delimiter
+		kind, v := g.Value(tuple, i)
+		if kind != format.Text {
+			buf = append(buf, "NULL"...)
+			continue
+		}
+		buf = append(buf, '"')
+		for _, c := range v {
+			if c == '"' || c == '\\' {
+				buf = append(buf, '\\')
+			}
+			if buf = append(buf, c); len(buf) > 64<<10 {
+				_, _ = w.Write(buf)
+				buf = buf[:0]
+			}
+		}
+		buf = append(buf, '"')
+	}
+	_, _ = w.Write(append(buf, '}'))
 }
 
 // sort orders tuples by their key if it is an integer. The server then accesses neighboring rows
@@ -236,12 +281,13 @@ func (l *lane) writeOp(b *pgwire.Batch, g *plan.Group, i int32) {
 	case plan.OpTruncate:
 		sql, err := truncate(g.Truncate(op))
 		if err != nil {
-			l.bad = err
+			l.spoil(b, err)
+			return
 		}
 		b.Do(sql)
 	case plan.OpDDL:
 		// flush passes a recorded statement to alter, so this is a mistake of the caller.
-		l.bad = errors.New("a recorded statement stands beside other changes")
+		l.spoil(b, errors.New("a recorded statement stands beside other changes"))
 	case plan.OpSavepoint:
 		b.Do("SAVEPOINT " + savepoint(uint32(op.New)))
 	case plan.OpInsert:
@@ -267,6 +313,10 @@ func (l *lane) insertOne(b *pgwire.Batch, g *plan.Group, t *plan.Table, tuple in
 // updateOne updates the row that the tuple find finds to the values of the tuple to.
 func (l *lane) updateOne(b *pgwire.Batch, g *plan.Group, t *plan.Table, find, to int32, keyChanges bool) {
 	unchanged := g.Mask(t, to, format.Unchanged)
+	if len(unsent(g, t, find)) > 0 {
+		l.spoil(b, errKeyNotSent)
+		return
+	}
 	set := t.SetColumns(unchanged, keyChanges)
 	where, isNull := l.whereOf(g, t, find)
 	set0 := binaryIn(g, to, set)
@@ -299,6 +349,20 @@ func (l *lane) whereOf(g *plan.Group, t *plan.Table, tuple int32) (cols []int, i
 		}
 	}
 	return cols, isNull
+}
+
+// errKeyNotSent means that the source has left out the key of an updated row.
+var errKeyNotSent = errors.New("the source has not sent the key")
+
+// unsent returns the columns that find a tuple's row, but that the source has left out.
+func unsent(g *plan.Group, t *plan.Table, tuple int32) []string {
+	var names []string
+	for _, i := range t.FindColumns() {
+		if kind, _ := g.Value(tuple, i); kind == format.Unchanged {
+			names = append(names, t.Columns[i].Name)
+		}
+	}
+	return names
 }
 
 func binaryIn(g *plan.Group, tuple int32, cols []int) func(int) bool {
