@@ -271,6 +271,9 @@ func (l *lane) conflict(ctx context.Context, g *plan.Group, i int32, cause error
 	if find < 0 {
 		find = op.New
 	}
+	if errors.Is(cause, errKeyNotSent) {
+		return l.keyNotSent(e, t, unsent(g, t, find))
+	}
 	key := l.describeKey(g, t, find)
 	const who = "Another session has written to the target, or changes are missing."
 	var pg *pgconn.PgError
@@ -303,6 +306,15 @@ func (l *lane) conflict(ctx context.Context, g *plan.Group, i int32, cause error
 			text.Ident(t.Schema, t.Name))
 	}
 	return e
+}
+
+// keyNotSent completes the error for an update whose key the source has left out. Another row could
+// have the key without these columns, so no policy can help.
+func (l *lane) keyNotSent(e *fault.Error, t *plan.Table, columns []string) *fault.Error {
+	e.Err = fmt.Errorf("%w: %w (%s)", e.Err, errKeyNotSent, strings.Join(columns, ", "))
+	return e.WithDetail("PostgreSQL 9.6, and PostgreSQL before 10.20, 11.15, 12.10, 13.6 and 14.2, leaves out a long key that an update does not change.").
+		WithHint("Load the table again, which leaves out older changes of it: pgextract --slot %s --table %s --reload | pgapply. To prevent this, install a newer minor version on the source. Or, there, once sync has caught up: ALTER TABLE %s REPLICA IDENTITY FULL;",
+			text.Shell(l.slot), shellPattern(t.Relation), text.Ident(t.Relation.Schema, t.Relation.Name))
 }
 
 // lookAt returns a query for the row that a tuple finds, or "" if the query would be too long.
@@ -382,7 +394,7 @@ func withServer(e *fault.Error, cause error) *fault.Error {
 // meets rolls the transaction back and counts the rows that a change finds now. It returns −1 if it
 // cannot count them.
 func (l *lane) meets(ctx context.Context, g *plan.Group, t *plan.Table, tuple int32) int {
-	if l.undo(ctx, "ROLLBACK") != nil {
+	if l.undo(ctx, "ROLLBACK") != nil || len(unsent(g, t, tuple)) > 0 {
 		return -1
 	}
 	where, isNull := l.whereOf(g, t, tuple)

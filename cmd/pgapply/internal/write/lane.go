@@ -173,9 +173,6 @@ func (l *lane) rollbackTo(ctx context.Context, sub uint32) error {
 
 // run sends a batch. The result holds a statement's error.
 func (l *lane) run(b *pgwire.Batch) (*pgwire.Result, error) {
-	if l.bad != nil {
-		b.Do("SELECT 1 OPERATOR(pg_catalog./) 0")
-	}
 	r, err := b.Run()
 	if err != nil {
 		return nil, l.s.server.Explain(err)
