@@ -23,7 +23,7 @@ var catalogue = []struct {
 	{"tables-and-rows", []string{
 		"tables", "replica-identity", "unlogged-tables", "detach-pending", "truncate-not-decoded", "large-objects",
 		"foreign-key-orphans", "foreign-keys-unexamined", "function-path", "invalid-indexes",
-		"not-valid-constraints", "deferrable-constraints", "generated-keys", "identity-full", "oid-columns",
+		"not-valid-constraints", "deferrable-constraints", "generated-keys", "identity-full", "long-keys", "oid-columns",
 		"always-triggers", "rules", "sequence-end", "sequences-hidden", "foreign-tables", "user-mappings",
 		"types-missing", "security-labels", "tablespaces",
 	}},

@@ -63,7 +63,25 @@ func keys(version int) string {
 	} else {
 		sql += ` UNION ALL SELECT 'oids', n.nspname || '.' || c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p') AND c.relhasoids AND ` + theirs
 	}
+	if leavesOutKeys(version) {
+		sql += longKeys
+	}
 	return sql + " ORDER BY 1, 2"
+}
+
+// longKeys selects tables whose replica identity may be so long that it is stored out of line: it
+// has a column of a type and length of which the server moves values to the TOAST table.
+const longKeys = ` UNION ALL SELECT 'long', n.nspname || '.' || c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+	WHERE c.relkind = 'r' AND c.reltoastrelid <> 0 AND EXISTS (SELECT FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+		WHERE i.indrelid = c.oid AND (c.relreplident = 'd' AND i.indisprimary OR c.relreplident = 'i' AND i.indisreplident)
+		AND a.attlen = -1 AND a.attstorage IN ('x', 'e') AND NOT (a.atttypid IN (1042, 1043) AND a.atttypmod BETWEEN 0 AND 10)) AND ` + theirs
+
+// leavesOutKeys reports whether a server of a version leaves a key that is stored out of line out
+// of an update that does not change it.
+func leavesOutKeys(version int) bool {
+	mended := map[int]int{10: 20, 11: 15, 12: 10, 13: 6, 14: 2}
+	minor, ok := mended[version/10000]
+	return version < 100000 || ok && version%10000 < minor
 }
 
 func (c *checker) keys(s, _ [][]string) {
@@ -74,6 +92,15 @@ func (c *checker) keys(s, _ [][]string) {
 	if list := of["full"]; len(list) > 0 {
 		c.warn("identity-full", "Add a primary key, or a unique index.",
 			"large tables with REPLICA IDENTITY FULL and no unique index: each update and delete reads the whole table on the target: %s", count.Some(list))
+	}
+	if list := of["long"]; len(list) > 0 {
+		remedy := "Install the newest minor version, or ALTER TABLE … REPLICA IDENTITY FULL."
+		if c.sv < 100000 {
+			remedy = "ALTER TABLE … REPLICA IDENTITY FULL, unless all keys are short."
+		}
+		c.warn("long-keys", remedy,
+			"this version of PostgreSQL leaves long keys out of updates, which then cannot be applied, and the keys of %s could be so long: %s",
+			count.Of(len(list), "table"), count.Some(list))
 	}
 	if list := of["generated"]; len(list) > 0 {
 		c.note("generated-keys", "columns of keys are generated, so that their values are not in the stream before version 18: %s", count.Some(list))
