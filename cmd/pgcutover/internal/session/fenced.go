@@ -2,9 +2,12 @@ package session
 
 import (
 	"context"
+	"slices"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
 )
 
 // FenceInForce returns the id of the fence that this migration has put up and proved, if it is
@@ -26,6 +29,33 @@ func (s *Session) Drained(ctx context.Context, done []progress.Step) (bool, erro
 	id, err := s.FenceInForce(ctx, done)
 	d := Done(done, "drain")
 	return id != "" && d != nil && d.FenceID == id, err
+}
+
+// Owns reports whether a fence's record on the source is of this migration: of its slot and, if a
+// target was opened since, of this target. A slot of the same name may have led to another one.
+func (s *Session) Owns(f *slot.Fence, done []progress.Step) bool {
+	switch {
+	case f == nil || f.Slot != s.Slot:
+		return false
+	case f.Opened == nil || s.Stream != nil && s.Stream.Ended:
+		return true
+	}
+	// An open that failed at its last step has set it.
+	return slices.ContainsFunc(done, func(x progress.Step) bool { return x.Name == "fence" && x.FenceID == f.ID })
+}
+
+// Anothers is the error for a source that has the record of a fence of another migration.
+func (s *Session) Anothers(f *slot.Fence) *fault.Error {
+	option := ""
+	if f.Slot != "" {
+		option = " --slot " + text.Shell(f.Slot)
+	}
+	if f.Opened != nil {
+		return fault.New(fault.Config, "the source is no longer the primary: an earlier cutover, of slot %q, has opened its target in its place", f.Slot).
+			WithHint("Migrate from that target. To give the source back nevertheless, and lose for its application what the target has taken since: pgcutover unfence%s --force", option)
+	}
+	return fault.New(fault.Config, "another cutover, of slot %q, has closed the source", f.Slot).
+		WithHint("Finish that cutover, or give the source back to the application: pgcutover unfence%s", option)
 }
 
 // Left reports whether a cutover back has left the target: then its fence is in force there, and

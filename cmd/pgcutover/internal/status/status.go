@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
-	"github.com/pgsluice/pgsluice/cmd/internal/identity"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
@@ -252,12 +251,28 @@ func (st *Status) problem(err error) {
 	st.Problems = append(st.Problems, text)
 }
 
+// closed reports whether this migration's fence is in force. If another one's is, or was, that is a
+// problem.
+func (st *Status) closed(ctx context.Context, s *session.Session) (bool, error) {
+	d, err := slot.GetDatabase(ctx, s.OnSource)
+	if err != nil || d.Fence == nil {
+		return false, err
+	}
+	if s.Owns(d.Fence, st.Cutover) {
+		return d.Closed, nil
+	}
+	if !s.Stream.Ended {
+		st.problem(s.Anothers(d.Fence))
+	}
+	return false, nil
+}
+
 // position adds the slot, and the target's lag behind the source.
 func (st *Status) position(ctx context.Context, s *session.Session) (fenced bool, err error) {
 	if err := s.CheckSource(ctx); err != nil {
 		return false, err
 	}
-	if fenced, err = identity.Fenced(ctx, s.OnSource); err != nil {
+	if fenced, err = st.closed(ctx, s); err != nil {
 		return false, err
 	}
 	now, err := slot.FlushLSN(ctx, s.OnSource)

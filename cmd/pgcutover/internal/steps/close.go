@@ -53,6 +53,9 @@ func closing(ctx context.Context, s *session.Session) (*slot.Fence, []string, er
 // that are in force.
 func newFence(ctx context.Context, s *session.Session, d *slot.Database) (*slot.Fence, error) {
 	f := d.Fence
+	if f != nil && f.Slot != s.Slot {
+		return nil, s.Anothers(f) // it has come since the conditions were checked
+	}
 	if f == nil || !d.Closed {
 		f = new(slot.Fence)
 		if err := s.OnSource.QueryRow(ctx, `SELECT pg_catalog.clock_timestamp(), (SELECT pg_catalog.substr(x, pg_catalog.strpos(x, '=') + 1)

@@ -9,6 +9,8 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/pgdial"
+	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/internal/waiting"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/fencing"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/missing"
@@ -23,6 +25,7 @@ func requireAll(ctx context.Context, s *session.Session, o FenceOptions) (counte
 		return "", s.Source.Explain(err)
 	}
 	conditions := []func() error{
+		func() error { return notAnothers(ctx, s) },
 		func() error { return fencing.RequireRights(ctx, s) },
 		look.NoneExempt,
 		look.NoSubscription,
@@ -68,6 +71,20 @@ func requireAll(ctx context.Context, s *session.Session, o FenceOptions) (counte
 		return "", unmet[0]
 	}
 	return "", together(unmet)
+}
+
+// notAnothers refuses a source that another migration has closed. A fence over that one would erase
+// that the source is not the primary any more, and that nothing may reopen it.
+func notAnothers(ctx context.Context, s *session.Session) error {
+	record, _, err := slot.GetFence(ctx, s.OnSource)
+	if err != nil || record == nil {
+		return s.Source.Explain(err)
+	}
+	done, err := progress.Steps(ctx, s.OnTarget, s.Stream.ID)
+	if err == nil && !s.Owns(record, done) {
+		return s.Anothers(record)
+	}
+	return s.Target.Explain(err)
 }
 
 // together makes one error of several conditions that are not met.

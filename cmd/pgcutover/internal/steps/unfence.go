@@ -37,7 +37,8 @@ func Unfence(ctx context.Context, m *session.Migration, force bool) error {
 		m.Log.Info(fmt.Sprintf("unfence: database %q of the source is not fenced", db))
 		return dropUnused(ctx, s)
 	}
-	if err := notOpened(s, record); err != nil && !force {
+	opened := wasOpened(ctx, s, record)
+	if err := notOpened(s, record, opened); err != nil && !force {
 		return err
 	} else if err != nil {
 		m.Log.Warn(err.Error() + "; it is opened nevertheless: source and target now diverge")
@@ -45,7 +46,7 @@ func Unfence(ctx context.Context, m *session.Migration, force bool) error {
 	if err := haltBack(ctx, s); err != nil {
 		return err
 	}
-	if wasOpened(s, record) {
+	if opened {
 		moveAhead(ctx, s)
 	}
 	if err := reopen(ctx, s, record); err != nil {
@@ -74,13 +75,13 @@ func Unfence(ctx context.Context, m *session.Migration, force bool) error {
 }
 
 // notOpened refuses to undo the fence of another cutover, or if the target is open: what it has
-// taken since is not on the source. If the target cannot be asked, the source's record has to tell.
-func notOpened(s *session.Session, record *slot.Fence) error {
+// taken since is not on the source.
+func notOpened(s *session.Session, record *slot.Fence, opened bool) error {
 	if record != nil && s.Slot != "" && record.Slot != s.Slot {
 		return fault.New(fault.Config, "the source was fenced by the cutover of slot %q, not of slot %q", record.Slot, s.Slot).
 			WithHint("Check --slot. The way back has a slot that ends in _back; its source is the new primary: exchange PGSLUICE_SOURCE and PGSLUICE_TARGET.")
 	}
-	if !wasOpened(s, record) {
+	if !opened {
 		return nil
 	}
 	return fault.New(fault.Config, "the target is open, so the source stays closed").
@@ -88,12 +89,20 @@ func notOpened(s *session.Session, record *slot.Fence) error {
 		WithHint("To give the source back nevertheless, and lose these rows for its application: pgcutover unfence --slot %s --force", s.Slot)
 }
 
-// wasOpened reports whether the target was opened since the fence.
-func wasOpened(s *session.Session, record *slot.Fence) bool {
-	if s.Stream == nil {
-		return record != nil && record.Opened != nil
+// wasOpened reports whether a target was opened since the fence. If the target cannot be asked, or
+// is not the one of that fence, the source's record has to tell.
+func wasOpened(ctx context.Context, s *session.Session, record *slot.Fence) bool {
+	if s.Stream != nil && (s.Stream.Ended || record == nil) {
+		return s.Stream.Ended
 	}
-	return s.Stream.Ended
+	if record == nil || record.Opened == nil {
+		return false
+	}
+	if s.Stream == nil {
+		return true
+	}
+	done, err := progress.Steps(ctx, s.OnTarget, s.Stream.ID)
+	return err != nil || !s.Owns(record, done)
 }
 
 // known adds the target and the migration's state there, if they can be reached.
