@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
+	"github.com/pgsluice/pgsluice/format"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -196,4 +197,46 @@ func TestAheadBlocked(t *testing.T) {
 	env.Bash("pgdecode --slot s --until now | pgapply --adopt")
 	target.Exec("ALTER TABLE a DROP COLUMN more")
 	pgtest.Equal(t, source, target)
+}
+
+// Changes of subtransactions that were written ahead, and were rolled back, are not counted.
+func TestCountsOfSubtransactions_C12(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.target.Exec("CREATE TABLE t (a int PRIMARY KEY, b text)")
+	s := newScribe(t)
+	s.write(relation("a", "b"))
+	id, pad, begun := 0, strings.Repeat("x", 1000), make(map[uint32]bool)
+	block := func(xid, sub uint32, rows int) {
+		s.write(&format.StreamStart{XID: xid, First: !begun[xid]})
+		begun[xid] = true
+		for range rows {
+			r := insert(fmt.Sprint(id), pad)
+			r.XID = sub
+			s.write(r)
+			id++
+		}
+		s.write(&format.StreamStop{})
+	}
+	abort := func(xid, sub uint32) { s.write(&format.StreamAbort{XID: xid, SubXID: sub}) }
+	// The first piece has the savepoints of 6 and 7.
+	block(5, 5, 300)
+	block(5, 6, 500)
+	block(5, 7, 1500)
+	abort(5, 7)
+	block(5, 6, 100)
+	block(5, 5, 1)
+	block(5, 8, 1500)
+	s.commit(5)
+	block(20, 20, 10)
+	block(20, 21, 1500)
+	block(20, 22, 1500)
+	abort(20, 22)
+	abort(20, 21)
+	block(20, 20, 1500)
+	s.commit(20)
+	b.apply(s.end(), 0)
+	const rows = "3911"
+	b.want("SELECT (SELECT count(*) FROM t), inserts, changes FROM pgsluice.tables JOIN pgsluice.streams USING (stream_id)", rows+"\t"+rows+"\t"+rows)
+	b.want("SELECT count(*) FROM pgsluice.spill", "0")
 }

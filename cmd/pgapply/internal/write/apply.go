@@ -172,19 +172,17 @@ func (a *Applier) Apply(ctx context.Context, g *plan.Group) error {
 
 // finish commits a lane's open transaction.
 func (a *Applier) finish(ctx context.Context, l *lane, lsn format.LSN, e end) error {
-	e.changes = l.flushed
-	for t, c := range l.counts {
-		a.countTable(t, c, 1)
+	for _, sub := range l.subs {
+		e.changes += sub.changes
 	}
+	a.countLane(l, 1)
 	refused, err := a.commit(ctx, l, l.writeWholeChecks, e)
 	if err != nil || refused == nil {
 		l.closed()
 		return err
 	}
 	deferrable := len(l.whole) > 0
-	for t, c := range l.counts {
-		a.countTable(t, c, -1)
-	}
+	a.countLane(l, -1)
 	l.closed()
 	if err := l.undo(ctx, "ROLLBACK"); err != nil {
 		return err

@@ -72,24 +72,38 @@ func (a *Applier) writeCounts(b *pgwire.Batch, s *session) {
 	b.Execute()
 }
 
+// countLane is count for what was written in a lane's open transaction.
+func (a *Applier) countLane(l *lane, sign int64) {
+	for _, sub := range l.subs {
+		for t, n := range sub.counts {
+			a.countTable(t, n, sign)
+		}
+	}
+}
+
 // countRange counts changes first to next-1 of a group.
 func (a *Applier) countRange(g *plan.Group, first, next int32) {
 	if g.Skip {
 		return
 	}
 	for i := first; i < next; i++ {
-		op, t := g.Op(i)
-		switch op.Kind {
-		case plan.OpInsert:
-			a.countTable(t, &plan.Counts{Inserts: 1}, 1)
-		case plan.OpUpdate:
-			a.countTable(t, &plan.Counts{Updates: 1}, 1)
-		case plan.OpDelete:
-			a.countTable(t, &plan.Counts{Deletes: 1}, 1)
-		case plan.OpTruncate:
-			for _, t := range g.Truncate(op).Tables {
-				a.countTable(t, &plan.Counts{Truncates: 1}, 1)
-			}
+		countOp(g, i, func(t *plan.Table, n plan.Counts) { a.countTable(t, &n, 1) })
+	}
+}
+
+// countOp calls count for each table that a change of a group changes.
+func countOp(g *plan.Group, i int32, count func(*plan.Table, plan.Counts)) {
+	op, t := g.Op(i)
+	switch op.Kind {
+	case plan.OpInsert:
+		count(t, plan.Counts{Inserts: 1})
+	case plan.OpUpdate:
+		count(t, plan.Counts{Updates: 1})
+	case plan.OpDelete:
+		count(t, plan.Counts{Deletes: 1})
+	case plan.OpTruncate:
+		for _, t := range g.Truncate(op).Tables {
+			count(t, plan.Counts{Truncates: 1})
 		}
 	}
 }

@@ -27,15 +27,21 @@ type lane struct {
 	slot       string        // for messages
 	conflicts  *atomic.Int64 // how many changes were recorded
 
-	open    bool
-	flushed uint64 // changes written in the open transaction
-	counts  map[*plan.Table]*plan.Counts
+	open bool
+	subs []subtransaction // of the open transaction; the first one stands for the transaction
 	// tables whose deferrable unique keys are checked when the transaction is complete
 	whole map[*plan.Table]bool
-	subs  []uint32 // subtransactions that have a savepoint, in order
 
 	// Other people's code has run in the session, so it is replaced when the transaction ends.
 	tainted bool
+}
+
+// A subtransaction is what was written in the open transaction since its beginning, or since the
+// savepoint of a subtransaction, and before the next savepoint.
+type subtransaction struct {
+	xid     uint32 // 0: the transaction itself
+	changes uint64
+	counts  map[*plan.Table]*plan.Counts
 }
 
 // savepoint returns the name of a subtransaction's savepoint.
@@ -58,7 +64,7 @@ func (l *lane) begin(ctx context.Context) error {
 		return err
 	}
 	l.open = true
-	l.counts, l.whole = make(map[*plan.Table]*plan.Counts), make(map[*plan.Table]bool)
+	l.subs, l.whole = append(l.subs[:0], subtransaction{}), make(map[*plan.Table]bool)
 	return nil
 }
 
@@ -71,19 +77,11 @@ func (l *lane) piece(ctx context.Context, g *plan.Group) (refused, err error) {
 	if g.Len() == 0 {
 		return nil, nil
 	}
-	var subs []uint32
-	for _, step := range g.Steps() {
-		for _, i := range step.Ops {
-			if op, _ := g.Op(i); op.Kind == plan.OpSavepoint {
-				subs = append(subs, uint32(op.New))
-			}
-		}
-	}
 	for _, how := range l.ways(g) {
 		b := l.s.conn.Batch(ctx)
 		b.Do("SAVEPOINT pgsluice")
 		how(b, g)
-		if len(subs) == 0 { // releasing it would release them
+		if !hasSavepoints(g) { // releasing it would release them
 			b.Do("RELEASE SAVEPOINT pgsluice")
 		}
 		r, err := l.run(b)
@@ -91,8 +89,7 @@ func (l *lane) piece(ctx context.Context, g *plan.Group) (refused, err error) {
 			return nil, err
 		}
 		if refused = r.Err; refused == nil {
-			l.subs = append(l.subs, subs...)
-			l.written(g, len(subs))
+			l.written(g)
 			return nil, nil
 		}
 		if err := l.undo(ctx, "ROLLBACK TO SAVEPOINT pgsluice"); err != nil {
@@ -115,25 +112,58 @@ func (l *lane) flush(ctx context.Context, g *plan.Group) error {
 	if err := l.careful(ctx, g, 0, int32(g.Len())); err != nil {
 		return err
 	}
-	l.written(g, 0)
+	l.written(g)
 	return nil
 }
 
-// written counts the changes of a piece.
-func (l *lane) written(g *plan.Group, savepoints int) {
+// written counts the changes of a piece, for each of its subtransactions.
+func (l *lane) written(g *plan.Group) {
 	if g.Skip {
 		return
 	}
-	l.flushed += uint64(g.Len() - savepoints)
-	for t, n := range g.Counts {
-		if l.counts[t] == nil {
-			l.counts[t] = new(plan.Counts)
+	if !hasSavepoints(g) {
+		sub := &l.subs[len(l.subs)-1]
+		sub.changes += uint64(g.Len())
+		for t, n := range g.Counts {
+			sub.count(t, *n)
 		}
-		l.counts[t].Add(n, 1)
+	} else {
+		for i := range int32(g.Len()) {
+			if op, _ := g.Op(i); op.Kind == plan.OpSavepoint {
+				l.subs = append(l.subs, subtransaction{xid: uint32(op.New)})
+				continue
+			}
+			sub := &l.subs[len(l.subs)-1]
+			sub.changes++
+			countOp(g, i, sub.count)
+		}
+	}
+	for t := range g.Counts {
 		if len(t.Deferrable) > 0 {
 			l.whole[t] = true
 		}
 	}
+}
+
+func hasSavepoints(g *plan.Group) bool {
+	for _, step := range g.Steps() {
+		for _, i := range step.Ops {
+			if op, _ := g.Op(i); op.Kind == plan.OpSavepoint {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (s *subtransaction) count(t *plan.Table, n plan.Counts) {
+	if s.counts == nil {
+		s.counts = make(map[*plan.Table]*plan.Counts)
+	}
+	if s.counts[t] == nil {
+		s.counts[t] = new(plan.Counts)
+	}
+	s.counts[t].Add(&n, 1)
 }
 
 // writeWholeChecks looks for duplicates in the deferrable unique keys of all tables that the open
@@ -148,7 +178,7 @@ func (l *lane) writeWholeChecks(b *pgwire.Batch) {
 
 // closed resets the lane after its open transaction has ended.
 func (l *lane) closed() {
-	l.open, l.flushed, l.counts, l.whole, l.subs = false, 0, nil, nil, l.subs[:0]
+	l.open, l.whole, l.subs = false, nil, nil
 }
 
 // rollback rolls back the open transaction, if there is one.
@@ -161,9 +191,9 @@ func (l *lane) rollback(ctx context.Context) error {
 }
 
 // rollbackTo undoes a subtransaction if any of it was written. This also removes the savepoints
-// that were set after its own.
+// that were set after its own, and forgets what was counted since.
 func (l *lane) rollbackTo(ctx context.Context, sub uint32) error {
-	i := slices.Index(l.subs, sub)
+	i := slices.IndexFunc(l.subs, func(s subtransaction) bool { return s.xid == sub })
 	if i < 0 {
 		return nil
 	}

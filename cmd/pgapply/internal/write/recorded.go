@@ -63,7 +63,7 @@ func (l *lane) alter(ctx context.Context, g *plan.Group) error {
 		if err := l.rest(ctx, d); err != nil {
 			return err
 		}
-		if l.written(g, 0); keep {
+		if l.written(g); keep {
 			return l.s.exec(ctx, "RELEASE SAVEPOINT pgsluice_change")
 		}
 		return nil
