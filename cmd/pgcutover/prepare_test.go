@@ -87,9 +87,10 @@ func many(d *pgtest.DB, n int) {
 
 // counted does the steps of a cutover in the sessions of its lock, as scripts/cutover does, and
 // fails the test if one takes more than a fixed number of round trips.
-func (m *migration) counted(what string) {
+func (m *migration) counted(what string, delay time.Duration) {
 	m.T.Helper()
 	a, b := through(m.T, m.source, m.source.URI), through(m.T, m.target, m.target.URI)
+	a.delay, b.delay = delay, delay
 	e := &pgtest.Env{T: m.T, Dir: m.Dir, Source: a.uri, Target: b.uri, Vars: m.Vars}
 	stdin, orders, err := os.Pipe()
 	if err != nil {
@@ -108,7 +109,7 @@ func (m *migration) counted(what string) {
 	for _, step := range []string{"ready", "fence", "drain", "open"} {
 		// As counted, and a few more. Large results count twice. The application does not wait for
 		// the first one. drain asks until sync has applied the rest, which is little.
-		most := map[string]int64{"ready": 75, "fence": 36, "drain": 40, "open": 34}[step]
+		most := map[string]int64{"ready": 75, "fence": 30, "drain": 40, "open": 28}[step]
 		if pgtest.Full() {
 			most = 300
 		}
@@ -121,8 +122,11 @@ func (m *migration) counted(what string) {
 		if !lines.Scan() || !answered(step, lines.Text()) {
 			m.T.Fatalf("%s: status %q: %s", step, lines.Text(), p.Errors())
 		}
-		trips := a.trips.Load() + b.trips.Load()
-		m.T.Logf("%s, %s: %v, %d round trips", what, step, time.Since(began), trips)
+		took, trips := time.Since(began), a.trips.Load()+b.trips.Load()
+		m.T.Logf("%s, %s: %v, %d round trips", what, step, took, trips)
+		if most := time.Duration(trips)*delay + time.Second; delay > 0 && took > most {
+			m.T.Errorf("%s, %s: %v, more than %v", what, step, took, most)
+		}
 		if trips > most {
 			m.T.Errorf("%s, %s: %d round trips: %s", what, step, trips, p.Errors())
 		}
@@ -193,7 +197,7 @@ func TestDowntimeManyTables_F14(t *testing.T) {
 		t.Errorf("triggers have fired for %d applied rows", got)
 	}
 
-	m.counted(fmt.Sprint(n, " tables"))
+	m.counted(fmt.Sprint(n, " tables"), 0)
 	if got := target.Query("SELECT nextval('t7_id_seq'), nextval('t8_id_seq') > (SELECT max(id) FROM t8), nextval('t9_id_seq')"); got != "4712\tt\t3" {
 		t.Errorf("sequences: %s", got)
 	}
@@ -307,11 +311,24 @@ func TestManySequences_F14(t *testing.T) {
 	m.cut(0, "prepare")
 	source.Exec("SELECT nextval(('s' || g)::regclass) FROM generate_series(1, 10000, 10) g")
 	m.cut(0, "wait", "caught-up", "--timeout", "60s", "--lag", "0")
-	m.counted("10,000 sequences")
+	m.counted("10,000 sequences", 0)
 	const values = "SELECT string_agg(nextval(('s' || g)::regclass)::text, ' ' ORDER BY g) FROM generate_series(1, 10000) g"
 	if a, b := source.Query("BEGIN READ WRITE; "+values), target.Query(values); a != b {
 		t.Error("the sequences go on with other values")
 	}
+}
+
+// Where both servers are 100 ms away, each step takes its round trips, and not much more.
+func TestDowntimeFarAway_F14(t *testing.T) {
+	pgtest.Long(t)
+	source, target := pgtest.Pair(t)
+	many(source, 50)
+	m := &migration{source: source, target: target, slot: "far_" + source.Name, Env: pgtest.NewEnv(t, source, target)}
+	m.load()
+	m.cut(0, "wait", "caught-up", "--timeout", "60s", "--lag", "0")
+	m.cut(0, "prepare")
+	m.cut(0, "wait", "caught-up", "--timeout", "60s", "--lag", "0")
+	m.counted("100 ms away", 100*time.Millisecond)
 }
 
 // A role that may no longer set session_replication_role when sync starts again drops the keys

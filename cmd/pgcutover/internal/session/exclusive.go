@@ -25,7 +25,7 @@ func (s *Session) Exclusive(ctx context.Context) error {
 		if err != nil {
 			return s.Target.Explain(err)
 		}
-		if err := s.mine(ctx, ask); err != nil {
+		if err := s.Mine(ctx); err != nil {
 			return err
 		}
 		if holder == "" {
@@ -47,10 +47,10 @@ func (s *Session) Exclusive(ctx context.Context) error {
 	}
 }
 
-// mine checks that no other cutover is at work, and that the one that started this program still
+// Mine checks that no other cutover is at work, and that the one that started this program still
 // has its lock.
-func (s *Session) mine(ctx context.Context, ask progress.Ask) error {
-	pid, holder, err := progress.CutoverHolder(ctx, ask, s.Stream.ID)
+func (s *Session) Mine(ctx context.Context) error {
+	pid, holder, err := progress.CutoverHolder(ctx, progress.AskOf(s.OnTarget), s.Stream.ID)
 	switch {
 	case err != nil:
 		return s.Target.Explain(err)

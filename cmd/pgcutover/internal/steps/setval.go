@@ -90,7 +90,7 @@ func warm(ctx context.Context, s *session.Session) error {
 		return s.Target.Explain(err)
 	}
 	pairs, err := recordedPairs(ctx, s, done)
-	if err != nil || len(pairs) <= readerFew {
+	if err != nil || pairs == nil {
 		return err
 	}
 	s.Warm = &session.Sequences{Stamp: session.Done(done, "prepare").Stamp, Pairs: pairs}

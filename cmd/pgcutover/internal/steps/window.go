@@ -90,17 +90,18 @@ func (w *window) do(ctx context.Context, step string) error {
 	return fault.New(fault.Usage, "%q is not a step: ready, fence, drain, open or verified", step)
 }
 
-// begin connects if there are no sessions yet, and checks before each step that the lock is held
-// and the migration is what it was.
+// begin connects, if there are no sessions yet, and takes the lock of the steps. Afterwards nobody
+// else can do a step, and begin checks only that the cutover still has its own lock.
 func (w *window) begin(ctx context.Context) (err error) {
-	if w.s == nil {
-		if w.s, err = w.Begin(ctx); err != nil {
+	if w.s != nil {
+		return w.s.Mine(ctx)
+	}
+	if w.s, err = w.Begin(ctx); err != nil {
+		return err
+	}
+	if w.Snapshot {
+		if w.held.sessions[1], err = w.Connect(ctx, w.Target); err != nil {
 			return err
-		}
-		if w.Snapshot {
-			if w.held.sessions[1], err = w.Connect(ctx, w.Target); err != nil {
-				return err
-			}
 		}
 	}
 	return w.s.Exclusive(ctx)
