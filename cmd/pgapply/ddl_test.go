@@ -219,3 +219,43 @@ func TestDDLRolledBack(t *testing.T) {
 		t.Errorf("it has %s columns", got)
 	}
 }
+
+// Statements that a table's snapshot includes are left out, in blocks and outside of them.
+func TestDDLBeforeSnapshot(t *testing.T) {
+	_, target := pgtest.Pair(t)
+	env := pgtest.NewEnv(t, target, target)
+	target.Exec("CREATE TABLE t (a text PRIMARY KEY)")
+	s := newScribe(t)
+	s.write(relation("a"))
+	s.transaction(insert("1"))
+	if status, _, errs := env.Run(s.flush(), "pgapply", "--adopt"); status != 65 {
+		t.Fatalf("status %d\n%s", status, errs)
+	}
+	target.Exec("UPDATE pgsluice.tables SET snapshot_lsn = '0/2000'")
+	of := func(tag, sql string) *format.DDL {
+		d := ddl(sql)
+		d.Type, d.Objects = tag, []format.Object{{Type: "table", Names: []string{"public", "t"}}}
+		return d
+	}
+	s.block(7, true, of("ALTER TABLE", "ALTER TABLE t ADD b text"))
+	s.commit(7)
+	s.transaction(insert("skipped"), of("DROP TABLE", "DROP TABLE t"), of("CREATE TABLE", "CREATE TABLE t (a text PRIMARY KEY)"))
+	s.lsn = 0x2000
+	s.block(8, true, of("ALTER TABLE", "ALTER TABLE t ADD c text"))
+	s.commit(8)
+	s.write(relation("a", "c"))
+	s.transaction(insert("2", "x"))
+	if status, _, errs := env.Run(s.flush(), "pgapply", "--adopt"); status != 65 || strings.Count(errs, "is not repeated") != 3 {
+		t.Fatalf("status %d\n%s", status, errs)
+	}
+	if got := target.Query("SELECT * FROM t ORDER BY a"); got != "1\tNULL\n2\tx" {
+		t.Errorf("the target has\n%s", got)
+	}
+	target.Exec("UPDATE pgsluice.tables SET snapshot_lsn = '0/9000'")
+	s.block(9, true, &format.DDL{Section: format.Change, Type: "DROP TYPE", SQL: "DROP TYPE x CASCADE;", SearchPath: "public"})
+	s.commit(9)
+	if status, _, errs := env.Run(s.flush(), "pgapply", "--adopt"); status != 78 || !strings.Contains(errs, "The statement: DROP TYPE x CASCADE;") ||
+		!strings.Contains(errs, fmt.Sprintf("--skip-lsn %v", s.lsn)) {
+		t.Errorf("status %d\n%s", status, errs)
+	}
+}

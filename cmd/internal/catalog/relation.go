@@ -109,8 +109,8 @@ func ParseRelation(text string) (*Relation, error) {
 	return &r, nil
 }
 
-// LookupAll reads the kind, columns (number, name, type, generated, identity), Condition and
-// Referenced of many tables at once. It does not read their keys.
+// LookupAll reads the kind, columns (number, name, type, modifier, generated, identity), Condition
+// and Referenced of many tables at once. It does not read their keys.
 func LookupAll(ctx context.Context, c *pgx.Conn, names [][2]string) (map[[2]string]*Relation, error) {
 	v := pgdial.Version(c.PgConn())
 	generated, identity := "false", "''"
@@ -125,7 +125,7 @@ func LookupAll(ctx context.Context, c *pgx.Conn, names [][2]string) (map[[2]stri
 		schemas[i], tables[i] = n[0], n[1]
 	}
 	rows, err := c.Query(ctx, `SELECT n.nspname, c.relname, c.oid, c.relkind::pg_catalog.text, coalesce(a.attnum, 0), coalesce(a.attname, ''), coalesce(a.atttypid, 0),
-		coalesce(pg_catalog.format_type(a.atttypid, -1), ''), coalesce(`+generated+`, false), coalesce(`+identity+`, ''),
+		coalesce(pg_catalog.format_type(a.atttypid, -1), ''), coalesce(a.atttypmod, -1), coalesce(`+generated+`, false), coalesce(`+identity+`, ''),
 		coalesce((SELECT x.extcondition[k.n] FROM pg_catalog.pg_extension x, pg_catalog.generate_subscripts(x.extconfig, 1) AS k(n) WHERE x.extconfig[k.n] = c.oid), ''),
 		EXISTS (SELECT FROM pg_catalog.pg_constraint f WHERE f.contype = 'f' AND f.confrelid = c.oid AND f.conrelid <> c.oid)
 		FROM unnest($1::pg_catalog.text[], $2::pg_catalog.text[]) AS v(s, t) JOIN pg_catalog.pg_namespace n ON n.nspname = v.s JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = v.t
@@ -141,7 +141,7 @@ func LookupAll(ctx context.Context, c *pgx.Conn, names [][2]string) (map[[2]stri
 	var referenced bool
 	var col Column
 	_, err = pgx.ForEachRow(rows, []any{&key[0], &key[1], &oid, &kind, &col.Number, &col.Name, &col.OID,
-		&col.Type, &col.Generated, &col.Identity, &condition, &referenced}, func() error {
+		&col.Type, &col.TypeMod, &col.Generated, &col.Identity, &condition, &referenced}, func() error {
 		r := found[key]
 		if r == nil {
 			r = &Relation{OID: oid, Kind: kind, Condition: condition, Referenced: referenced}

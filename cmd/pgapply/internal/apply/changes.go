@@ -148,6 +148,12 @@ func (f *follower) takeDDL(ctx context.Context, r *format.DDL) error {
 	if err := write.Alterable(r); err != nil {
 		return f.refuse(ctx, err)
 	}
+	if done, err := f.included(ctx, r); err != nil {
+		return f.refuse(ctx, err)
+	} else if done {
+		f.progress.keep(r)
+		return nil
+	}
 	if err := f.renamed(r); err != nil && !f.cur.Skip {
 		return f.refuse(ctx, err)
 	}

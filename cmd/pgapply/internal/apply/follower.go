@@ -26,6 +26,8 @@ type follower struct {
 	mapper  write.Mapper
 	applier *write.Applier
 	tables  map[uint32]*plan.Table // by relation ID
+	// the snapshots that tables were loaded from, by schema and name on the target
+	snapshots map[[2]string]format.LSN
 
 	position   format.LSN // every change up to this LSN has been read
 	past       history
@@ -95,11 +97,10 @@ func (f *follower) start(ctx context.Context, h *format.Header, key progress.Key
 	f.applier.SetApplied(f.stream.Applied)
 	f.position, f.past.last = f.stream.Applied, f.stream.Last
 	report := f.report
-	var snapshots map[[2]string]format.LSN
 	if h.StreamKind == format.Repair {
 		f.repair, f.position, f.past.last, report = new(repair), 0, progress.Transaction{}, new(reporter)
 		f.applier.KeepPosition()
-	} else if snapshots, err = progress.Snapshots(ctx, f.control, f.stream.ID); err != nil {
+	} else if f.snapshots, err = progress.Snapshots(ctx, f.control, f.stream.ID); err != nil {
 		return f.Server.Explain(err)
 	}
 	if err := f.unkey(ctx); err != nil {
@@ -112,13 +113,14 @@ func (f *follower) start(ctx context.Context, h *format.Header, key progress.Key
 		return err
 	}
 	f.mapper = write.Mapper{Lookup: f.lookup, Rename: f.Rename,
-		Snapshot: func(schema, table string) format.LSN { return snapshots[[2]string{schema, table}] }}
+		Snapshot: func(schema, table string) format.LSN { return f.snapshots[[2]string{schema, table}] }}
 	if f.stream.Citus {
 		f.mapper.Citus, f.mapper.Log = f.control, f.Log
 	}
-	if err := f.progress.start(ctx, f, snapshots); err != nil {
+	if err := f.progress.start(ctx, f); err != nil {
 		return f.Server.Explain(err)
 	}
+	f.applier.SetLoaded(f.progress.snapshot)
 	// With one job, the target's session is the bottleneck while there is a backlog. Without a
 	// backlog, all processes mostly wait. As in pgdecode, more processors would only pass the work
 	// around.

@@ -79,10 +79,10 @@ const (
 	maxLogs = 8 << 20
 )
 
-func (p *inProgress) start(ctx context.Context, f *follower, snapshots map[[2]string]format.LSN) error {
+func (p *inProgress) start(ctx context.Context, f *follower) error {
 	*p = inProgress{follower: f, live: make(map[uint32]*transaction),
 		again: make(map[*plan.Table]*plan.Table), early: make(map[uint32]bool), gone: make(map[uint32]bool)}
-	for _, lsn := range snapshots {
+	for _, lsn := range f.snapshots {
 		p.snapshot = max(p.snapshot, lsn)
 	}
 	return p.clear(ctx)
@@ -326,6 +326,10 @@ func (p *inProgress) whole(ctx context.Context, t *transaction, commit format.LS
 		return tab, tab.Problem
 	}
 	p.replay.DDL = func(d *format.DDL) (*plan.Group, error) {
+		var done bool
+		if done, why.statement = p.included(ctx, d); done || why.statement != nil {
+			return p.cur, why.statement
+		}
 		if why.statement = p.renamed(d); why.statement != nil && !p.cur.Skip {
 			return nil, why.statement
 		}

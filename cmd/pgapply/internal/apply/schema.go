@@ -52,6 +52,11 @@ func (f *follower) alter(d *format.DDL) error {
 			return err
 		}
 	}
+	if !f.cur.Skip {
+		for _, name := range write.Created(d) {
+			delete(f.snapshots, name) // all of its changes are in the stream
+		}
+	}
 	f.cur.AddDDL(d)
 	f.tx.altered = true
 	return f.flush()

@@ -36,7 +36,6 @@ import (
 type Applier struct {
 	*lane
 	stream  *progress.Stream
-	log     *slog.Logger
 	applied format.LSN // written to the target, not necessarily flushed
 	still   bool       // the position does not advance
 
@@ -74,7 +73,7 @@ func NewApplier(ctx context.Context, server pgdial.Server, log *slog.Logger, str
 		return nil, err
 	}
 	return &Applier{lane: &lane{s: s, onConflict: onConflict, stream: stream.ID, slot: stream.Key.Slot,
-		conflicts: new(atomic.Int64)}, ahead: make(map[uint32]*lane), stream: stream, log: log,
+		conflicts: new(atomic.Int64), log: log}, ahead: make(map[uint32]*lane), stream: stream,
 		counting: make(map[*plan.Table]*plan.Counts), counted: time.Now()}, nil
 }
 
@@ -84,6 +83,9 @@ func (a *Applier) Replica() bool { return a.s.replica }
 
 // SetApplied sets the stream's position, read from the target after the lock was taken.
 func (a *Applier) SetApplied(lsn format.LSN) { a.applied = lsn }
+
+// SetLoaded sets the newest snapshot that a table was loaded from.
+func (a *Applier) SetLoaded(lsn format.LSN) { a.loaded = lsn }
 
 // KeepPosition stops the position from advancing, for changes that do not belong to the stream.
 func (a *Applier) KeepPosition() { a.still = true }

@@ -173,6 +173,13 @@ func (l *Loader) prepare(s *session, p *part) error {
 	if err := l.notCreated(t); err != nil {
 		return err
 	}
+	if l.mustMatch(p) {
+		if err := t.same(len(l.Mapper.Rename) > 0); err != nil && l.Reload {
+			return err.WithHint("If changes of the source's schema are recorded, run sync, which repeats them. Otherwise: %s", err.Hint)
+		} else if err != nil {
+			return err
+		}
+	}
 	if err := t.fits(p, l.ByHand); err != nil {
 		return err
 	}

@@ -2,12 +2,14 @@ package write
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"strconv"
 	"sync/atomic"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
 	"github.com/pgsluice/pgsluice/cmd/pgapply/internal/plan"
+	"github.com/pgsluice/pgsluice/format"
 )
 
 // A lane is a session that writes changes. It may have one open transaction, which it writes in
@@ -26,6 +28,8 @@ type lane struct {
 	stream     int32         // the stream's id, for rows in schema pgsluice
 	slot       string        // for messages
 	conflicts  *atomic.Int64 // how many changes were recorded
+	loaded     format.LSN    // the newest snapshot that a table was loaded from
+	log        *slog.Logger
 
 	open bool
 	subs []subtransaction // of the open transaction; the first one stands for the transaction

@@ -143,7 +143,7 @@ func (t *loadTable) fits(p *part, byHand bool) error {
 			WithHint("Create the schema on the target first: pg_dump -s of the source, piped into psql; or load without --data-only.")
 	default:
 		return fault.New(fault.Config, "table %q, which a load created, no longer exists on the target", t.String()).
-			WithHint("Create it again: pg_dump -s -t %s of the source, piped into psql on the target. Then start again.",
+			WithHint("Create it again: pg_dump -s -t %s of the source, piped into psql on the target.",
 				shellPattern(t.rel))
 	}
 	for _, name := range p.Columns {
@@ -152,7 +152,7 @@ func (t *loadTable) fits(p *part, byHand bool) error {
 		switch {
 		case i < 0:
 			return fault.New(fault.Config, "column %q of table %q does not exist on the target", name, t.String()).
-				WithHint("On the target: ALTER TABLE %s ADD COLUMN %s …; then start again.", text.Ident(t.schema, t.name), text.Ident(name))
+				WithHint("On the target: ALTER TABLE %s ADD COLUMN %s ….", text.Ident(t.schema, t.name), text.Ident(name))
 		case t.target.Columns[i].Generated:
 			return fault.New(fault.Config, "column %q of table %q is generated on the target, but not on the source", name, t.String())
 		case p.Format == format.CopyBinary && j >= 0 && otherType(t.rel.Columns[j].OID, t.target.Columns[i].OID):
@@ -161,6 +161,41 @@ func (t *loadTable) fits(p *part, byHand bool) error {
 				name, t.String(),
 				t.target.Columns[i].Type, t.rel.Columns[j].Type).WithHint("Extract with --format text.")
 		}
+	}
+	return nil
+}
+
+// mustMatch reports whether a table must have the columns of the source: it was created by the
+// load, but is read from a later snapshot. A recorded statement from before that snapshot will not
+// be repeated, because the rows include it. So whatever the statement did to the columns must be on
+// the target before the rows are copied.
+func (l *Loader) mustMatch(p *part) bool {
+	return p.table.target != nil && !l.ByHand && !l.Stream.ByHand && l.Stream.Start != 0 && p.SnapshotLSN > l.Stream.Start
+}
+
+// same checks that the existing table has the columns of the source.
+func (t *loadTable) same(renamed bool) *fault.Error {
+	table := text.Ident(t.schema, t.name)
+	for _, c := range t.rel.Columns {
+		i := slices.IndexFunc(t.target.Columns, func(x catalog.Column) bool { return x.Name == c.Name })
+		if i < 0 {
+			return fault.New(fault.Config, "column %q of table %q does not exist on the target", c.Name, t.String()).
+				WithHint("%s.", newColumn(table, t.rel, t.target, &c))
+		}
+		x := t.target.Columns[i]
+		if c.Type == "" || renamed || x.Type == c.Type && x.TypeMod == c.TypeMod {
+			continue
+		}
+		return fault.New(fault.Config, "column %q of table %q has another type on the target than on the source", c.Name, t.String()).
+			WithHint("Give it the source's type %s, with the same length or precision. On the target: ALTER TABLE %s ALTER COLUMN %s TYPE ….",
+				text.Escape(c.Type), table, text.Ident(c.Name))
+	}
+	for _, x := range t.target.Columns {
+		if slices.ContainsFunc(t.rel.Columns, func(c format.Column) bool { return c.Name == x.Name }) {
+			continue
+		}
+		return fault.New(fault.Config, "column %q of table %q exists only on the target", x.Name, t.String()).
+			WithHint("On the target: ALTER TABLE %s DROP COLUMN %s.", table, text.Ident(x.Name))
 	}
 	return nil
 }

@@ -104,7 +104,7 @@ func (m *Mapper) columns(t *plan.Table, c *catalog.Relation) error {
 		n := slices.IndexFunc(c.Columns, func(x catalog.Column) bool { return x.Name == col.Name })
 		if n < 0 {
 			return fault.New(fault.Config, "column %q of table %q does not exist on the target", col.Name,
-				t.String()).WithHint("%s", newColumn(t, c, &col))
+				t.String()).WithHint("%s; then start again.", newColumn(text.Ident(t.Schema, t.Name), t.Relation, c, &col))
 		}
 		x := c.Columns[n]
 		t.Columns[i] = plan.Column{Name: x.Name, Type: x.Type, OID: x.OID, Ignore: x.Generated,
@@ -129,22 +129,22 @@ func shellPattern(rel *format.Relation) string {
 
 // newColumn says what to do about a column that the target lacks. What the source did is not known,
 // but it determines the values of the existing rows.
-func newColumn(t *plan.Table, c *catalog.Relation, col *format.Column) string {
+func newColumn(table string, rel *format.Relation, c *catalog.Relation, col *format.Column) string {
 	typ := text.Escape(col.Type)
 	if typ == "" {
 		typ = "…"
 	}
-	table, name := text.Ident(t.Schema, t.Name), text.Ident(col.Name)
+	name := text.Ident(col.Name)
 	add := fmt.Sprintf("ALTER TABLE %s ADD COLUMN %s %s", table, name, typ)
 	what := "with the DEFAULT and NOT NULL that it has on the source, which give the existing rows their values"
 	for _, x := range c.Columns {
-		known := slices.ContainsFunc(t.Relation.Columns, func(r format.Column) bool { return r.Name == x.Name })
+		known := slices.ContainsFunc(rel.Columns, func(r format.Column) bool { return r.Name == x.Name })
 		if !known && !x.Generated && x.Type == col.Type {
-			return fmt.Sprintf("If it was renamed on the source, on the target: ALTER TABLE %s RENAME COLUMN %s TO %s; if it is new: %s, %s. Then start again.",
+			return fmt.Sprintf("If it was renamed on the source, on the target: ALTER TABLE %s RENAME COLUMN %s TO %s; if it is new: %s, %s",
 				table, text.Ident(x.Name), name, add, what)
 		}
 	}
-	return fmt.Sprintf("On the target: %s, %s; then start again.", add, what)
+	return fmt.Sprintf("On the target: %s, %s", add, what)
 }
 
 // key chooses the columns that find a row: those of a unique index of the target that the old

@@ -5,6 +5,7 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -48,11 +49,17 @@ func (l *Loader) oneSnapshot(rel *format.Relation) error {
 }
 
 // only returns the command that loads tables by themselves, without a slot.
-func only(tables ...*format.Relation) string {
+func only(tables ...*format.Relation) string { return "pgextract" + patterns(tables) + " | pgapply" }
+
+// again returns the command that loads tables again.
+func again(slot string, tables []*format.Relation) string {
+	return "pgextract --slot " + text.Shell(slot) + patterns(tables) + " --reload | pgapply"
+}
+
+func patterns(tables []*format.Relation) string {
 	var b strings.Builder
-	b.WriteString("pgextract")
 	for _, rel := range tables {
 		b.WriteString(" --table " + shellPattern(rel))
 	}
-	return b.String() + " | pgapply"
+	return b.String()
 }

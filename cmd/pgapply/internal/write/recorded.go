@@ -38,7 +38,7 @@ func (l *lane) alter(ctx context.Context, g *plan.Group) error {
 		return err
 	}
 	op, _ := g.Op(0)
-	keep := l.onConflict != StopOnConflict
+	keep := l.onConflict != StopOnConflict || l.old(g)
 	if keep {
 		if err := l.s.exec(ctx, "SAVEPOINT pgsluice_change"); err != nil {
 			return err
@@ -68,7 +68,8 @@ func (l *lane) alter(ctx context.Context, g *plan.Group) error {
 		}
 		return nil
 	}
-	if !keep || l.onConflict == Overwrite || !isConflict(refused) {
+	left := l.superseded(g, d, refused)
+	if !left && (l.onConflict != Skip || !isConflict(refused)) {
 		if err := l.await(ctx, refused); err != nil {
 			return err
 		}
@@ -79,6 +80,11 @@ func (l *lane) alter(ctx context.Context, g *plan.Group) error {
 	}
 	if err := l.clean(ctx, "0"); err != nil {
 		return err
+	}
+	if left {
+		l.log.Warn(fmt.Sprintf("a recorded %s of %s is older than the load and does not fit what was loaded, so it was left out: %v",
+			d.Type, transaction(g.CommitLSN(0)), refused), "hint", "Compare the schemas: pgcutover missing --slot "+text.Shell(l.slot))
+		return nil
 	}
 	return l.record(ctx, g, 0, "skipped", refused)
 }
@@ -152,18 +158,25 @@ func (l *lane) statement(ctx context.Context, d *format.DDL) (refused, err error
 // remember records the tables that a statement has created. They need no load, because all of their
 // rows come as changes.
 func (l *lane) remember(ctx context.Context, d *format.DDL) error {
-	if !strings.HasPrefix(d.Type, "CREATE ") && d.Type != "SELECT INTO" {
-		return nil
-	}
-	for _, o := range d.Objects {
-		if o.Type != "table" || len(o.Names) != 2 {
-			continue
-		}
-		if err := l.s.exec(ctx, progress.AddRecordedSQL(l.stream, o.Names[0], o.Names[1])); err != nil {
+	for _, t := range Created(d) {
+		if err := l.s.exec(ctx, progress.AddRecordedSQL(l.stream, t[0], t[1])); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// Created returns the tables that a recorded statement creates.
+func Created(d *format.DDL) (names [][2]string) {
+	if !strings.HasPrefix(d.Type, "CREATE ") && d.Type != "SELECT INTO" {
+		return nil
+	}
+	for _, o := range d.Objects {
+		if o.Type == "table" && len(o.Names) == 2 {
+			names = append(names, [2]string{o.Names[0], o.Names[1]})
+		}
+	}
+	return names
 }
 
 // single makes the settings and lets the server's own parser decide whether a statement is a single

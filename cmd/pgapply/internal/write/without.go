@@ -103,12 +103,15 @@ func (l *Loader) Refused(resume string) error {
 	if len(l.refused) == 0 {
 		return nil
 	}
-	if l.Stream.Key.Slot == "" {
-		list := make([]*format.Relation, len(l.refused))
-		for i, t := range l.refused {
-			list[i] = t.rel
-		}
+	list := make([]*format.Relation, len(l.refused))
+	for i, t := range l.refused {
+		list[i] = t.rel
+	}
+	switch {
+	case l.Stream.Key.Slot == "":
 		resume = only(list...) + ", from a newer snapshot than that of the other tables"
+	case l.Reload: // the target has the tables, with the rows of the earlier load
+		resume = again(l.Stream.Key.Slot, list)
 	}
 	status, detail, hint := fault.StatusOf(l.refused[0].refused), "", "Correct the cause, then: "+resume+"; what is loaded already is skipped."
 	var f *fault.Error
