@@ -185,9 +185,16 @@ func (c *comparison) failures() {
 
 // Refused returns a line for each object that the load could not create, in an order in which a
 // superuser can execute their statements. A table or view that failed only because another object
-// did has no statement: the next run of the load creates it, for the right owner.
-func Refused(failed []progress.Object) []Line {
+// did has no statement: the next run of the load creates it, for the right owner. loader is the
+// role of the load, without quotes.
+func Refused(failed []progress.Object, loader string) []Line {
 	var c comparison
+	owners := make(map[string]string)
+	for i := range failed {
+		if tokens := (sqltext.Rules{}).Tokens(strings.TrimRight(failed[i].SQL, "; \n")); failed[i].Type == "OWNER" && len(tokens) > 0 {
+			owners[failed[i].Schema+"."+failed[i].Name] = tokens[len(tokens)-1].Text
+		}
+	}
 	for i := range failed {
 		f := &failed[i]
 		l := Line{key: inventory.Key{Class: "failed " + f.Type, Schema: f.Schema, Table: f.Table, Name: f.Name},
@@ -198,6 +205,7 @@ func Refused(failed []progress.Object) []Line {
 			l.Remedy = "the next run of the load creates it, once what it needs exists"
 		} else {
 			l.SQL = list(strings.TrimRight(f.SQL, "; \n"))
+			l.refusedAs(f, owners, loader)
 			l.Remedy = "on the target: " + first(l.SQL, "mend the cause")
 		}
 		c.add(l)

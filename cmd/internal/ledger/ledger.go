@@ -176,6 +176,7 @@ func Compare(in Input) (differ []Line, settled []int64) {
 		if l.failed || !in.Ended {
 			l.As = c.as(l)
 			c.give(l)
+			c.asOwner(l)
 			l.portable()
 			lines = append(lines, *l)
 		}

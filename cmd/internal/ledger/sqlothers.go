@@ -17,39 +17,41 @@ func (c *comparison) as(l *Line) string {
 	if o == nil {
 		o = c.target[c.Renames.Key(l.key)]
 	}
-	switch {
-	case l.denied:
+	if l.denied || o != nil && c.bySuperuser(o) {
 		return Superuser
-	case o == nil:
-		return c.TargetRole
 	}
+	return c.TargetRole
+}
+
+// bySuperuser reports whether an object is of a kind that only a superuser can create.
+func (c *comparison) bySuperuser(o *inventory.Object) bool {
 	switch o.Class {
 	case inventory.EventTrigger:
-		return Superuser
+		return true
 	case inventory.Function:
 		if language := o.Fact("language"); language == "c" || language == "internal" {
-			return Superuser
+			return true
 		}
 	case inventory.Type:
 		if kind := o.Fact("kind"); kind == "b" || kind == "p" {
-			return Superuser
+			return true
 		}
 	case inventory.Setting:
 		if o.Fact("role") != "" {
-			return Superuser
+			return true
 		}
 	case inventory.Other:
 		switch o.Kind {
 		case "operator class", "operator family", "text search parser", "text search template",
 			"access method", "foreign-data wrapper", "language", "transform":
-			return Superuser
+			return true
 		case "publication":
 			if o.Fact("all tables") != "" || strings.Contains(o.SQL, "TABLES IN SCHEMA ") {
-				return Superuser
+				return true
 			}
 		}
 	}
-	return c.TargetRole
+	return false
 }
 
 // give adds the owner to the statements of an object that a superuser creates for the target role.

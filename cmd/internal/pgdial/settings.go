@@ -43,7 +43,7 @@ var pasted = []setting{
 	{"client_encoding", "UTF8"}, {"standard_conforming_strings", "on"}, {"search_path", ""},
 	{"array_nulls", "on"}, {"transform_null_equals", "off"}, {"xmloption", "content"},
 	{"datestyle", "ISO, MDY"}, {"intervalstyle", "postgres"}, {"timezone", "UTC"}, {"lc_monetary", "C"},
-	{"default_tablespace", ""}, {"row_security", "off"}, {"check_function_bodies", "off"},
+	{"default_tablespace", ""}, {"check_function_bodies", "off"},
 }
 
 // Pasted returns the statements to be executed before others that are printed for psql.

@@ -75,7 +75,11 @@ func incomplete(ctx context.Context, s *session.Session, as string, out io.Write
 	}
 	hint := "If pgapply is loading: pgcutover wait loaded --slot %[1]s. If it is not: pgextract --slot %[1]s --resume | pgapply"
 	if len(failed) > 0 {
-		r := Result{Lines: ledger.Refused(failed)}
+		var role string
+		if err := s.OnTarget.QueryRow(ctx, "SELECT current_user").Scan(&role); err != nil {
+			return s.Target.Explain(err)
+		}
+		r := Result{Lines: ledger.Refused(failed, role)}
 		if err := r.print(out, as, s.Slot); err != nil {
 			return err
 		}
