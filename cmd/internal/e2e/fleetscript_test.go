@@ -4,7 +4,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
@@ -76,7 +78,7 @@ func TestFleetHostile(t *testing.T) {
 	t.Parallel()
 	source := `--help "'; touch pwned; $(touch pwned) {} {#} \n %s ` + "`touch pwned`" + ` s3cr3t-1`
 	target := `-x postgres://u:s3cr3t-2@h/d?a=b&c=*` + " \u2028"
-	m := newMockFleet(t, "# a comment\n\none-db\t"+source+"\t\t"+target+"\t-\tcat '$(touch pwned)'\n")
+	m := newMockFleet(t, "# a comment\n\none-db\t"+source+"\t"+target+"\t-\tcat '$(touch pwned)'\n")
 	m.Vars = []string{"PGSLUICE_SOURCE_PASSWORD_COMMAND=echo s3cr3t-3;\n: 'for all'", "PARALLEL_SSH=" + filepath.Join(m.dir, "ssh")}
 	status, _, errs := m.run("fleet map", "--sshlogin", "host1")
 	want := source + "\n" + target + "\n" + strings.TrimPrefix(m.Vars[0], "PGSLUICE_SOURCE_PASSWORD_COMMAND=") +
@@ -152,5 +154,62 @@ func TestFleetStatuses(t *testing.T) {
 	status, out, errs := m.run("exec", "fleet map", "a", "bash", "-c", `echo "$FLEET_NAME $FLEET_SLOT $PGSLUICE_SOURCE $1"`, "bash", "x  y")
 	if list, _, _ := m.Run(nil, "bash", script("fleet"), "list", filepath.Join(m.dir, "fleet map")); status != 0 || out != "a a source a x  y\n" || list != 0 {
 		t.Errorf("exec: status %d: %s%s", status, out, errs)
+	}
+}
+
+// A field of the map is where it was written: a password command never gets to the other server.
+func TestFleetFields(t *testing.T) {
+	t.Parallel()
+	m := newMockFleet(t, "")
+	for line, want := range map[string]string{
+		"a\tx\ty\t\techo 2": "", "a\tx\t\ty": "", "\ta\tx\ty": "", "a\tx\ty\t1\t2\t3": "", "a\tx\t\t\t": "",
+		"a\tx\ty": "x y  ", "a\tx\ty\t\t\t": "x y  ", "a\tx\ty\t1\t": "x y 1 ", "a\tx\ty\t-\t2 ": "x y  2 ",
+	} {
+		m.write("fleet map", line+"\n")
+		status, out, errs := m.run("exec", "fleet map", "a", "bash", "-c",
+			`echo "$PGSLUICE_SOURCE $PGSLUICE_TARGET $PGSLUICE_SOURCE_PASSWORD_COMMAND $PGSLUICE_TARGET_PASSWORD_COMMAND"`)
+		if want == "" && (status != 64 || !strings.Contains(errs, "line 1: ")) || want != "" && out != want+"\n" {
+			t.Errorf("%q: status %d, %q, %s", line, status, out, errs)
+		}
+	}
+}
+
+// Logs go to a directory of one's own only.
+func TestFleetLogs(t *testing.T) {
+	pgtest.Slow(t)
+	t.Parallel()
+	m := newMockFleet(t, "a\tx\ty\n")
+	for _, others := range []string{"mkdir -m 777 'fleet map.logs'", "mkdir elsewhere && ln -s elsewhere 'fleet map.logs'"} {
+		m.Bash("cd '" + m.dir + "' && rm -rf 'fleet map.logs' && " + others)
+		if status, _, errs := m.run("cleanup", "fleet map"); status != 78 || !strings.Contains(errs, "fleet map.logs") || m.read("a.verbs") != "" {
+			t.Errorf("%s: status %d, %s", others, status, errs)
+		}
+	}
+}
+
+// A fleet that is told to stop ends after the cutovers, which have reopened their sources, and has
+// their last words.
+func TestFleetStops(t *testing.T) {
+	t.Parallel()
+	m := newMockFleet(t, "a\tx\ty\n")
+	m.write("pgcutover", "#!/bin/bash\ncd '"+m.dir+`'
+case "$*" in
+*'--get load') echo loaded ;;
+*'--get state') echo syncing ;;
+status*) echo false ;;
+lock*) echo 1; while read -r step; do echo "$step" >>steps; [[ $step != drain ]] || sleep 60; echo 0; done ;;
+unfence*) sleep 1; echo unfence >>steps ;;
+esac
+`)
+	p := m.Start(nil, nil, "bash", script("fleet"), "cutover", filepath.Join(m.dir, "fleet map"), "--yes")
+	pgtest.Wait(t, time.Minute, "the cutover drains", func() bool { return strings.Contains(m.read("steps"), "drain") })
+	if err := p.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	status := p.Wait(time.Minute)
+	const last = "nothing was switched; the source is still the primary"
+	if !strings.HasSuffix(m.read("steps"), "unfence\n") || status != 143 || !strings.Contains(p.Errors(), last) ||
+		!strings.Contains(m.read("fleet map.logs/a.log"), last) {
+		t.Errorf("status %d, steps %q: %s", status, m.read("steps"), p.Errors())
 	}
 }
