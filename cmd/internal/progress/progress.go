@@ -77,8 +77,11 @@ type Transaction struct {
 }
 
 func (t Transaction) String() string {
-	return fmt.Sprintf("transaction %d with commit LSN %v, committed at %s", t.XID, t.CommitLSN,
-		t.Time.Time().Format("2006-01-02 15:04:05.000000Z"))
+	s := fmt.Sprintf("transaction %d with commit LSN %v", t.XID, t.CommitLSN)
+	if t.Time != 0 { // it is known
+		s += ", committed at " + t.Time.Time().Format("2006-01-02 15:04:05.000000Z")
+	}
+	return s
 }
 
 const selectStream = `SELECT stream_id, system_id, database, slot, applied_lsn::pg_catalog.text, coalesce(applied_time, 'epoch'), coalesce(start_lsn, '0/0')::pg_catalog.text,

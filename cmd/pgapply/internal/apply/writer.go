@@ -214,7 +214,11 @@ func (r *reporter) flush() {
 	if r.out == nil || r.pending.LSN == 0 {
 		return
 	}
-	_, _ = fmt.Fprintf(r.out, "applied\t%v\t%s\t%s\n", r.pending.LSN, r.pending.Time.Time().Format("2006-01-02T15:04:05.000000Z"), r.id)
+	at := "" // unknown
+	if t := r.pending.Time; t != 0 {
+		at = t.Time().Format("2006-01-02T15:04:05.000000Z")
+	}
+	_, _ = fmt.Fprintf(r.out, "applied\t%v\t%s\t%s\n", r.pending.LSN, at, r.id)
 	r.pending = write.Position{}
 	r.printed = time.Now()
 }
