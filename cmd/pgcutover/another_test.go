@@ -3,6 +3,7 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 )
@@ -69,4 +70,50 @@ func TestFenceOfAnother_F14(t *testing.T) {
 	again.cut(0, "unfence", "--force")
 	source.Exec("INSERT INTO log VALUES ('free')")
 	again.cut(0, "fence", "--check")
+}
+
+// cleanup drops no slot that another target needs, or somebody else: a wrong PGSLUICE_TARGET and a
+// wrong --slot cost nobody a new load. It says only what it has removed.
+func TestCleanupOfAnother_I5(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	wrong := pgtest.Target(t).Database(t, "")
+	m := small(t, source, target)
+	mistaken := &migration{source: source, target: wrong, slot: m.slot, Env: pgtest.NewEnv(t, source, wrong)}
+	m.Bash("pgextract --slot " + m.slot + " | pgapply")
+	_, errs := mistaken.cut(78, "cleanup") // nobody has read it yet
+	says(t, errs, "has no record of its migration", "--target", "--force")
+	m.startSync()
+	source.Exec("INSERT INTO log VALUES ('c')")
+	m.cut(0, "wait", "caught-up", "--lag", "0")
+	pgtest.Wait(t, 20*time.Second, "the slot is bound", func() bool {
+		return source.Query("SELECT count(*) FROM pg_publication WHERE obj_description(oid, 'pg_publication') LIKE '% target=%'") == "1"
+	})
+	for _, args := range [][]string{{"cleanup"}, {"cleanup", "--force"}} {
+		out, errs := mistaken.cut(78, args...)
+		says(t, errs, "another target than this one", "read by pgdecode")
+		if strings.Contains(errs, "removed") || out != "" {
+			t.Errorf("%v: %s%s", args, out, errs)
+		}
+	}
+	// A subscription's slot, alone and with a publication of the same name.
+	theirs := "theirs_" + source.Name
+	source.Exec("SELECT pg_create_logical_replication_slot('" + theirs + "', 'pgoutput')")
+	other := &migration{source: source, target: target, slot: theirs, Env: m.Env}
+	_, errs = other.cut(78, "cleanup", "--force")
+	says(t, errs, "no publication")
+	source.Exec("CREATE PUBLICATION " + theirs + " FOR TABLE log")
+	_, errs = other.cut(78, "cleanup")
+	says(t, errs, "has no record of its migration")
+	if n := source.Query("SELECT count(*) FROM pg_replication_slots WHERE slot_name IN ('" + theirs + "', '" + m.slot + "')"); n != "2" {
+		t.Errorf("%s slots are left", n)
+	}
+	// Without a reader, force is enough.
+	m.stopSync()
+	out, errs := mistaken.cut(0, "cleanup", "--force")
+	says(t, errs, "cleanup: removed slot and publications \""+m.slot+"\" from the source\n")
+	if out != "" {
+		t.Errorf("statements that would empty the wrong target: %s", out)
+	}
+	_, errs = m.cut(0, "cleanup", "--force")
+	says(t, errs, "cleanup: removed the state from the target\n")
 }

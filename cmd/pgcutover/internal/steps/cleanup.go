@@ -35,7 +35,7 @@ func Cleanup(ctx context.Context, m *session.Migration, force bool) error {
 			}
 		}
 	}
-	if err := c.find(ctx); err != nil {
+	if err := c.find(ctx, force); err != nil {
 		return err
 	}
 	if err := c.unwritten(ctx, force); err != nil {
@@ -66,8 +66,8 @@ func Cleanup(ctx context.Context, m *session.Migration, force bool) error {
 		m.Log.Info(fmt.Sprintf("cleanup: nothing of slot %q is left, neither on the source nor on the target", m.Slot))
 		return denied
 	}
-	m.Log.Info(fmt.Sprintf("cleanup: removed slot and publications %q from the source, and the state from the target", m.Slot))
-	if force {
+	m.Log.Info("cleanup: removed " + c.removed())
+	if force && len(c.streams) > 0 {
 		if err := wayBack(ctx, c.Session); err != nil {
 			return err
 		}
@@ -82,6 +82,7 @@ type remains struct {
 	publications []string // to drop
 	adopted      bool     // the publication belongs to somebody else
 	found        bool     // at least one object exists
+	dropped      bool     // the slot existed
 }
 
 // openRemains opens both sides. The target may have no record of the migration.
@@ -118,7 +119,7 @@ func (r *remains) open(ctx context.Context, force bool) (err error) {
 }
 
 // find finds the migration's objects on the source and checks that they belong to it.
-func (r *remains) find(ctx context.Context) error {
+func (r *remains) find(ctx context.Context, force bool) error {
 	// Ignore an error: the schema may belong to somebody else, and then this does not matter.
 	if into, err := progress.Streams(ctx, r.OnSource, r.Slot); err == nil && len(into) > 0 && len(r.streams) == 0 {
 		return fault.New(fault.Config, "the source is the target of the migration of %v, of which the target has no record", into[0].Key).
@@ -136,9 +137,10 @@ func (r *remains) find(ctx context.Context) error {
 	if err != nil {
 		return r.Source.Explain(err)
 	}
-	if err := ours(ctx, r.Session, info); err != nil {
+	if err := r.claim(ctx, info, force); err != nil {
 		return err
 	}
+	r.dropped = info != nil
 	r.found = info != nil || len(r.publications)+len(r.streams) > 0
 	if !r.found {
 		return noOthers(ctx, r.Session)
@@ -214,8 +216,9 @@ func leave(ctx context.Context, s *session.Session) error {
 
 // ours refuses a slot that cannot belong to a migration of the source's database. Slot names are
 // shared by the whole server: the slot may be used by another database's migration, or keep WAL for
-// a standby.
-func ours(ctx context.Context, s *session.Session, info *slot.Info) error {
+// a standby. Others read slots of the same plugins as well, but without such publications: known is
+// set if there are some, or if the migration is on record.
+func ours(ctx context.Context, s *session.Session, info *slot.Info, known bool) error {
 	if info == nil {
 		return nil
 	}
@@ -231,13 +234,8 @@ func ours(ctx context.Context, s *session.Session, info *slot.Info) error {
 		what = fmt.Sprintf("belongs to database %q, and the connection is to %q", info.Database, database)
 	case info.Plugin != slot.PGOutput && info.Plugin != slot.TestDecoding:
 		what = fmt.Sprintf("uses the output plugin %q, and those of migrations use pgoutput or test_decoding", info.Plugin)
-	case info.Plugin == slot.TestDecoding:
-		// Others read such slots as well, but have no publications.
-		names, err := slot.PublicationsOf(ctx, s.OnSource, s.Slot)
-		if err != nil || len(names) > 0 {
-			return s.Source.Explain(err)
-		}
-		what = "uses test_decoding and has no publication, unlike those of migrations"
+	case !known:
+		what = "has no publication, unlike those of migrations"
 	default:
 		return nil
 	}

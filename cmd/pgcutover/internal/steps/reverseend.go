@@ -126,7 +126,7 @@ func removeBack(ctx context.Context, s *session.Session) error {
 		return removeEmpty(ctx, b) // whatever has these names, reverse has not created it
 	}
 	if info != nil {
-		if err := ours(ctx, b, info); err != nil {
+		if err := ours(ctx, b, info, true); err != nil {
 			return err
 		}
 		if err := dropSlot(ctx, b); err != nil {
