@@ -198,32 +198,32 @@ func FinishLoad(ctx context.Context, c *pgx.Conn, stream int32) (complete bool, 
 
 // StepBegins records that a step of the cutover begins. A repeated step starts over.
 func StepBegins(ctx context.Context, c *pgx.Conn, stream int32, step string) error {
-	return StepBegan(ctx, c, stream, step, 0)
-}
-
-// StepBegan is like StepBegins for a step that began some time ago.
-func StepBegan(ctx context.Context, c *pgx.Conn, stream int32, step string, ago time.Duration) error {
-	_, err := c.Exec(ctx, `INSERT INTO pgsluice.cutover (stream_id, step, started_at) VALUES ($1, $2, pg_catalog.clock_timestamp() - $3::pg_catalog.interval)
-		ON CONFLICT (stream_id, step) DO UPDATE SET started_at = excluded.started_at, finished_at = NULL, detail = NULL, result = NULL, stamp = NULL,
-		counted = NULL, fence_id = NULL, undo = NULL, lsn = NULL, applied_lsn = NULL, changes = NULL, large_objects = NULL`, stream, step, ago)
+	_, err := c.Exec(ctx, stepBegan, stream, step, time.Duration(0))
 	return err
 }
+
+const stepBegan = `INSERT INTO pgsluice.cutover (stream_id, step, started_at) VALUES ($1, $2, pg_catalog.clock_timestamp() - $3::pg_catalog.interval)
+		ON CONFLICT (stream_id, step) DO UPDATE SET started_at = excluded.started_at, finished_at = NULL, detail = NULL, result = NULL, stamp = NULL,
+		counted = NULL, fence_id = NULL, undo = NULL, lsn = NULL, applied_lsn = NULL, changes = NULL, large_objects = NULL`
 
 // StepEnds records that a step has ended. It waits until the target's WAL is flushed, which also
 // makes everything committed before durable.
 func StepEnds(ctx context.Context, c *pgx.Conn, stream int32, step, detail string) error {
-	return StepEndsWith(ctx, c, stream, step, detail, "")
+	var b pgx.Batch
+	QueueStepEnds(&b, stream, step, detail, "")
+	return c.SendBatch(ctx, &b).Close()
 }
 
-// StepEndsWith is like StepEnds for a step that has a result.
-func StepEndsWith(ctx context.Context, c *pgx.Conn, stream int32, step, detail, result string) error {
+// StepWas records a step that has ended, with its result, in the place of an earlier one.
+func StepWas(ctx context.Context, c *pgx.Conn, stream int32, step string, took time.Duration, detail, result string) error {
 	var b pgx.Batch
+	b.Queue(stepBegan, stream, step, took)
 	QueueStepEnds(&b, stream, step, detail, result)
 	return c.SendBatch(ctx, &b).Close()
 }
 
-// QueueStepEnds is StepEndsWith for a batch, which becomes one transaction. What is queued before
-// it is recorded with the end of the step, or not at all.
+// QueueStepEnds is StepEnds for a batch, which becomes one transaction, and for a step that has a
+// result. What is queued before it is recorded with the end of the step, or not at all.
 func QueueStepEnds(b *pgx.Batch, stream int32, step, detail, result string) {
 	b.Queue(durable)
 	b.Queue("UPDATE pgsluice.cutover SET finished_at = pg_catalog.clock_timestamp(), detail = $3, result = nullif($4, '') WHERE stream_id = $1 AND step = $2",

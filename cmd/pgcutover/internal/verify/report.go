@@ -19,31 +19,40 @@ type tally struct {
 	different, unverified []string // tables
 	remedies              []string // what would allow the comparison of unverified tables
 	lobs                  bool     // large objects differ
+	show                  []*pair  // tables whose differences are to be shown
 }
 
 func (r *tally) equal() bool { return len(r.different) == 0 && !r.lobs }
 
-// report writes a line for each table, or only for those that differ, and shows the differences.
+// report writes a line for each table, or only for those that differ, records the verdict, and then
+// shows the differences.
 func (v *verification) report(ctx context.Context) (equal bool, err error) {
 	var r tally
 	for _, p := range v.pairs {
-		if err := v.reportTable(ctx, p, &r); err != nil {
-			return false, err
-		}
+		v.reportTable(p, &r)
 	}
-	same, err := v.largeObjects(ctx)
-	if err != nil {
-		return r.equal(), err
+	same, failed := v.largeObjects(ctx)
+	if failed != nil && r.equal() {
+		return true, failed
 	}
-	r.lobs = !same
+	r.lobs = failed == nil && !same
 	took := time.Since(v.began).Round(time.Millisecond)
 	detail, result, differs := v.verdict(ctx, &r)
 	// Record a difference as well: nobody should mistake this migration for a good one later.
-	if err := progress.StepBegan(ctx, v.OnTarget, v.Stream.ID, "verify", took); err != nil {
-		return r.equal(), v.Target.Explain(err)
+	if err := v.record(ctx, took, detail, result); err != nil {
+		if r.equal() {
+			return true, v.Target.Explain(err)
+		}
+		v.Log.Warn("the difference could not be recorded on the target: " + v.Target.Explain(err).Error())
 	}
-	if err := progress.StepEndsWith(ctx, v.OnTarget, v.Stream.ID, "verify", detail, result); err != nil {
-		return r.equal(), v.Target.Explain(err)
+	if failed != nil {
+		v.Log.Warn("the large objects could not be compared: " + failed.Error())
+	}
+	// What fails from here on makes no difference of it.
+	for _, p := range r.show {
+		if err := v.differences(ctx, p); err != nil {
+			v.Log.Warn(fmt.Sprintf("the rows of table %s.%s that differ could not be shown: %v", p.schema, p.name, err))
+		}
 	}
 	if differs != nil {
 		return r.equal(), differs
@@ -52,7 +61,21 @@ func (v *verification) report(ctx context.Context) (equal bool, err error) {
 	return true, nil
 }
 
-func (v *verification) reportTable(ctx context.Context, p *pair, r *tally) error {
+// record records the verdict. The session may have been lost during a long comparison.
+func (v *verification) record(ctx context.Context, took time.Duration, detail, result string) error {
+	err := progress.StepWas(ctx, v.OnTarget, v.Stream.ID, "verify", took, detail, result)
+	if err == nil || !v.OnTarget.IsClosed() {
+		return err
+	}
+	c, failed := v.ConnectTarget(ctx)
+	if failed != nil {
+		return err
+	}
+	defer func() { _ = c.Close(context.WithoutCancel(ctx)) }()
+	return progress.StepWas(ctx, c, v.Stream.ID, "verify", took, detail, result)
+}
+
+func (v *verification) reportTable(p *pair, r *tally) {
 	name := p.schema + "." + p.name
 	if p.unverified != "" && p.problem == "" {
 		r.unverified = append(r.unverified, name)
@@ -60,25 +83,24 @@ func (v *verification) reportTable(ctx context.Context, p *pair, r *tally) error
 			r.remedies = append(r.remedies, p.remedy)
 		}
 		v.Printf("unverified\t%s\t%s\n", name, p.unverified)
-		return nil
+		return
 	}
 	r.rows += p.source.rows
 	if p.equal() {
 		if !v.OnlyDifferent {
 			v.Printf("equal\t%s\t%d\n", name, p.source.rows)
 		}
-		return nil
+		return
 	}
 	r.different = append(r.different, name)
 	if p.problem != "" {
 		v.Printf("different\t%s\t%s\n", name, p.problem)
-		return nil
+		return
 	}
 	v.Printf("different\t%s\t%d rows on the source, %d on the target\n", name, p.source.rows, p.target.rows)
-	if p.byCopy { // no query can read the table's rows
-		return nil
+	if !p.byCopy { // else no query can read the table's rows
+		r.show = append(r.show, p)
 	}
-	return v.differences(ctx, p)
 }
 
 // verdict returns the result in three forms: as text, as the word to record, and as the error for a
