@@ -25,7 +25,7 @@ func (m *migration) closedToApplication(when string) {
 
 // A source that another migration has left, or closed, is closed by no other one, and so no failure
 // of that one gives it back: neither to a slot of another name nor to one of the same name.
-func TestFenceOfAnother_F14(t *testing.T) {
+func TestFenceOfAnother(t *testing.T) {
 	source, target := pgtest.Pair(t)
 	first := small(t, source, target)
 	first.load()
@@ -116,4 +116,45 @@ func TestCleanupOfAnother_I5(t *testing.T) {
 	}
 	_, errs = m.cut(0, "cleanup", "--force")
 	says(t, errs, "cleanup: removed the state from the target\n")
+}
+
+// A source that a DBA has made read-only is not one that a cutover has closed: unfence, as the undo
+// of scripts/cutover runs it, leaves it alone, and after a fence it is what it was.
+func TestFrozenSource(t *testing.T) {
+	source, target := pgtest.Pair(t)
+	m := small(t, source, target)
+	m.Bash("pgextract --slot " + m.slot + " | pgapply")
+	setting := "SELECT setconfig FROM pg_db_role_setting s JOIN pg_database d ON d.oid = setdatabase WHERE datname = current_database()"
+	frozen := func(when string) {
+		t.Helper()
+		m.closedToApplication(when)
+		if s := source.Query(setting); s != "{default_transaction_read_only=on}" {
+			t.Errorf("%s: the setting is %s", when, s)
+		}
+	}
+	source.Exec("ALTER DATABASE " + source.Name + " SET default_transaction_read_only = on")
+	if state, _ := m.cut(0, "status", "--get", "state"); state != "stopped\n" {
+		t.Errorf("the state is %s", state)
+	}
+	out, _ := m.cut(0, "check")
+	says(t, out, "warning\tthe source's database is read-only already")
+	_, errs := m.cut(0, "unfence")
+	says(t, errs, "no fence has closed it", "RESET default_transaction_read_only")
+	frozen("unfence without a fence")
+	_, errs = m.cut(0, "fence")
+	says(t, errs, "read-only already")
+	if state, _ := m.cut(0, "status", "--get", "state"); state != "fenced\n" {
+		t.Errorf("the state is %s", state)
+	}
+	_, errs = m.cut(0, "unfence")
+	says(t, errs, "read-only, as it was before the fence")
+	frozen("unfence")
+	// Without its record, a fence cannot be told from somebody else's setting.
+	m.cut(0, "fence")
+	source.Exec("BEGIN READ WRITE; COMMENT ON DATABASE " + source.Name + " IS 'shop'; COMMIT")
+	_, errs = m.cut(78, "unfence")
+	says(t, errs, "no record of a fence", "--force")
+	frozen("unfence without the record")
+	m.cut(0, "unfence", "--force")
+	source.Exec("INSERT INTO log VALUES ('free')")
 }

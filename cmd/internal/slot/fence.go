@@ -32,6 +32,17 @@ type Fence struct {
 	Opened *time.Time `json:"opened,omitempty"`
 }
 
+// WasClosed reports whether the database was read-only before the fence already, by a setting of
+// somebody else.
+func (f *Fence) WasClosed() bool {
+	if f.Setting == nil {
+		return false
+	}
+	// The server takes any beginning of these words. It has no other values that are false.
+	v := strings.ToLower(*f.Setting)
+	return v != "" && v != "0" && v != "of" && v != "off" && !strings.HasPrefix("false", v) && !strings.HasPrefix("no", v)
+}
+
 // A Connect is what a fence has changed of the right to connect to the database. Roles are named by
 // OID; 0 is PUBLIC.
 type Connect struct {

@@ -28,7 +28,7 @@ var catalogue = []struct {
 		"types-missing", "security-labels", "tablespaces",
 	}},
 	{"who-writes", []string{
-		"write-exempt-roles", "source-subscriptions", "connect-grants", "returning-sessions", "lasting-sessions",
+		"source-fenced", "source-read-only", "write-exempt-roles", "source-subscriptions", "connect-grants", "returning-sessions", "lasting-sessions",
 	}},
 	{"text-and-settings", []string{
 		"encoding", "database-collation", "collation-version", "collations-missing", "column-collations",

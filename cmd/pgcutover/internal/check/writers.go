@@ -4,11 +4,16 @@ import (
 	"strings"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/count"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/fencing"
+	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
 // writers looks for those whom the fence of a cutover would not hold.
 func (c *checker) writers() error {
+	if err := c.closedBefore(); err != nil {
+		return err
+	}
 	roles, err := fencing.Exempt(c.ctx, c.s)
 	if err != nil {
 		return err
@@ -46,6 +51,21 @@ func (c *checker) writers() error {
 	}
 	if len(lasting) > 0 {
 		c.fail("lasting-sessions", fencing.End(lasting), "only a superuser may end these sessions on the source, so that the fence would not hold: %s", fencing.Describe(lasting))
+	}
+	return nil
+}
+
+// closedBefore looks for what has closed the source before its fence does.
+func (c *checker) closedBefore() error {
+	f, isClosed, err := slot.GetFence(c.ctx, c.s)
+	switch {
+	case err != nil:
+		return err
+	case f != nil && c.m.Slot != "" && f.Slot != c.m.Slot:
+		e := (&session.Session{Migration: c.m}).Anothers(f)
+		c.fail("source-fenced", e.Hint, "%v", e)
+	case f == nil && isClosed:
+		c.warn("source-read-only", fencing.FrozenHint, "%s", fencing.FrozenText)
 	}
 	return nil
 }

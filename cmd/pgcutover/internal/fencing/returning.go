@@ -34,6 +34,13 @@ const (
 	ReturningHint = "Give the application a role of its own. What passes the fence is found: pgcutover open refuses then, and pgcutover watch ends with status 1."
 )
 
+// These are the words for a source that somebody else has made read-only, for check and for fence.
+const (
+	FrozenText = "the source's database is read-only already, by a setting that no fence has made"
+	FrozenHint = "The cutover closes it all the same. What gives the source back afterwards, unfence or a cutover back, restores the setting. " +
+		"If the application is to write to it: ALTER DATABASE … RESET default_transaction_read_only"
+)
+
 // WarnReturning warns about such sessions.
 func WarnReturning(ctx context.Context, s *session.Session) error {
 	list, err := Returning(ctx, s.OnSource)

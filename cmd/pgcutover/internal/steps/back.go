@@ -22,7 +22,12 @@ func handOver(ctx context.Context, s *session.Session, drain *progress.Step) err
 	if err != nil {
 		return s.Target.Explain(err)
 	}
-	return reopen(ctx, turned(s, nil), record, func() error { return endStream(ctx, s, drain) })
+	err = reopen(ctx, turned(s, nil), record, func() error { return endStream(ctx, s, drain) })
+	if err == nil && record != nil && record.WasClosed() {
+		db := s.OnTarget.Config().Database
+		s.Log.Warn(fmt.Sprintf("database %q of the target is read-only, as it was before it was left", db), "hint", thaw(db))
+	}
+	return err
 }
 
 // openBefore does what an open that was killed has left to do.

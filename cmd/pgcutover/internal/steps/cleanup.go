@@ -55,13 +55,7 @@ func Cleanup(ctx context.Context, m *session.Migration, force bool) error {
 	if err := c.removeFromTarget(ctx); err != nil {
 		return err
 	}
-	if record, fenced, err := slot.GetFence(ctx, c.OnSource); err == nil && fenced {
-		if record != nil && record.Opened != nil {
-			m.Log.Info("the source is still fenced: the target has taken its place")
-		} else {
-			m.Log.Info("the source is still fenced. To allow writes to it: pgcutover unfence")
-		}
-	}
+	c.stillClosed(ctx)
 	if !c.found {
 		m.Log.Info(fmt.Sprintf("cleanup: nothing of slot %q is left, neither on the source nor on the target", m.Slot))
 		return denied
@@ -73,6 +67,20 @@ func Cleanup(ctx context.Context, m *session.Migration, force bool) error {
 		}
 	}
 	return denied
+}
+
+// stillClosed says that the source is read-only, and what may be done about it.
+func (r *remains) stillClosed(ctx context.Context) {
+	d, err := slot.GetDatabase(ctx, r.OnSource)
+	switch {
+	case err != nil || !d.Closed:
+	case d.Fence == nil:
+		r.Log.Info("the source is read-only, but no fence has closed it", "hint", thaw(d.Name))
+	case d.Fence.Opened != nil:
+		r.Log.Info("the source is still fenced: the target has taken its place")
+	default:
+		r.Log.Info("the source is still fenced. To allow writes to it: pgcutover unfence --slot " + d.Fence.Slot)
+	}
 }
 
 // remains are the objects that a migration has left on both sides.

@@ -76,7 +76,10 @@ func requireAll(ctx context.Context, s *session.Session, o FenceOptions) (counte
 // notAnothers refuses a source that another migration has closed. A fence over that one would erase
 // that the source is not the primary any more, and that nothing may reopen it.
 func notAnothers(ctx context.Context, s *session.Session) error {
-	record, _, err := slot.GetFence(ctx, s.OnSource)
+	record, isClosed, err := slot.GetFence(ctx, s.OnSource)
+	if err == nil && record == nil && isClosed {
+		s.Log.Warn(fencing.FrozenText, "hint", fencing.FrozenHint)
+	}
 	if err != nil || record == nil {
 		return s.Source.Explain(err)
 	}

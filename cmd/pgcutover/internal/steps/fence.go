@@ -102,7 +102,7 @@ func neverClosed(ctx context.Context, s *session.Session) error {
 	if s.OnSource.IsClosed() || s.OnTarget.IsClosed() {
 		return nil // the next unfence finds out
 	}
-	if f, isClosed, err := slot.GetFence(ctx, s.OnSource); err != nil || isClosed || f != nil {
+	if f, _, err := slot.GetFence(ctx, s.OnSource); err != nil || f != nil {
 		return nil
 	}
 	_, err := progress.ForgetSteps(ctx, s.OnTarget, s.Stream.ID, "fence")

@@ -8,12 +8,14 @@ import (
 	"github.com/pgsluice/pgsluice/cmd/internal/fault"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
+	"github.com/pgsluice/pgsluice/cmd/internal/text"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/fencing"
 	"github.com/pgsluice/pgsluice/cmd/pgcutover/internal/session"
 )
 
-// Unfence allows writes to the source's database again. It changes nothing if the database is not
-// fenced. Once the target is open, it needs force: source and target would both take writes.
+// Unfence allows writes to the source's database again. Without the record of a fence it needs
+// force: somebody else may have made the database read-only. It also needs force once the target is
+// open: source and target would both take writes.
 func Unfence(ctx context.Context, m *session.Migration, force bool) error {
 	s, err := m.BeginSource(ctx)
 	if err != nil {
@@ -43,14 +45,19 @@ func Unfence(ctx context.Context, m *session.Migration, force bool) error {
 	} else if err != nil {
 		m.Log.Warn(err.Error() + "; it is opened nevertheless: source and target now diverge")
 	}
+	if record == nil && fenced && !force {
+		return leaveClosed(ctx, s, db)
+	}
 	if err := haltBack(ctx, s); err != nil {
 		return err
 	}
 	if opened {
 		moveAhead(ctx, s)
 	}
-	if err := reopen(ctx, s, record); err != nil {
-		return err
+	if record != nil || fenced {
+		if err := reopen(ctx, s, record); err != nil {
+			return err
+		}
 	}
 	if record != nil {
 		left, err := endReadOnly(ctx, s, record.Began)
@@ -61,7 +68,11 @@ func Unfence(ctx context.Context, m *session.Migration, force bool) error {
 			s.Log.Warn("only a superuser may end these sessions, which stay read-only until they connect again: " + fencing.Describe(left))
 		}
 	}
-	m.Log.Info(fmt.Sprintf("unfence: database %q of the source can be written to again", db))
+	if record != nil && record.WasClosed() {
+		s.Log.Warn(fmt.Sprintf("database %q of the source is read-only, as it was before the fence", db), "hint", thaw(db))
+	} else {
+		m.Log.Info(fmt.Sprintf("unfence: database %q of the source can be written to again", db))
+	}
 	if s.Stream == nil {
 		return nil
 	}
@@ -72,6 +83,21 @@ func Unfence(ctx context.Context, m *session.Migration, force bool) error {
 		return holdAgain(ctx, s)
 	}
 	return m.Target.Explain(err)
+}
+
+// leaveClosed leaves a source alone that no fence has closed, as far as its record tells.
+func leaveClosed(ctx context.Context, s *session.Session, db string) error {
+	if begun(ctx, s) {
+		return fault.New(fault.Config, "database %q of the source is read-only, and there is no record of a fence in its comment", db).
+			WithHint("If the fence has closed it, column undo of pgsluice.cutover on the target has the statements that give the source back. To reset the setting alone: pgcutover unfence --slot %s --force", s.Slot)
+	}
+	s.Log.Warn(fmt.Sprintf("database %q of the source is read-only, but no fence has closed it; it is left as it is", db), "hint", thaw(db))
+	return dropUnused(ctx, s)
+}
+
+// thaw is the hint for a database that somebody else has made read-only.
+func thaw(db string) string {
+	return "If the application is to write to it: ALTER DATABASE " + text.Ident(db) + " RESET default_transaction_read_only"
 }
 
 // notOpened refuses to undo the fence of another cutover, or if the target is open: what it has
