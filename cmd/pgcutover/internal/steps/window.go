@@ -56,10 +56,15 @@ func (w *window) serve(ctx context.Context, steps <-chan string) error {
 	}
 }
 
-// do does a step. ready connects, checks the conditions for closing the source, as the fence does,
-// and reads what open will read faster the second time; then fence closes the source at once.
+// do does a step. close lets another program of the cutover do one, as the undo. ready connects,
+// checks the conditions for closing the source, as the fence does, and reads what open will read
+// faster the second time; then fence closes the source at once.
 func (w *window) do(ctx context.Context, step string) error {
-	if step == "verified" {
+	switch step {
+	case "close":
+		w.close(ctx)
+		fallthrough
+	case "verified":
 		w.held.release(ctx)
 		return nil
 	}
@@ -87,7 +92,7 @@ func (w *window) do(ctx context.Context, step string) error {
 	case "open":
 		return open(ctx, w.s, nil, w.Patience)
 	}
-	return fault.New(fault.Usage, "%q is not a step: ready, fence, drain, open or verified", step)
+	return fault.New(fault.Usage, "%q is not a step: ready, fence, drain, open, verified or close", step)
 }
 
 // begin connects, if there are no sessions yet, and takes the lock of the steps. Afterwards nobody
