@@ -24,15 +24,7 @@ func Wait(ctx context.Context, m *session.Migration, state string, lag int64, ti
 	if state == "caught-up" {
 		return waitCaughtUp(ctx, s, lag, timeout)
 	}
-	done, err := poll(ctx, timeout, func() (bool, error) {
-		err := s.Find(ctx)
-		return err == nil && s.Stream.LoadStatus == "loaded", err
-	})
-	if err == nil && !done {
-		err = fault.New(fault.TryAgain, "the full load was not complete within %v", timeout).
-			WithHint("To see its progress: pgcutover status --slot %s", m.Slot)
-	}
-	return err
+	return waitLoaded(ctx, s, timeout)
 }
 
 // idleAfter is how long the slot may go unread before a wait gives up. idleLong replaces idleAfter
