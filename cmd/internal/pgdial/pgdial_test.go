@@ -59,8 +59,8 @@ func TestSession(t *testing.T) {
 	settings := map[string]string{"DateStyle": "German, DMY", "IntervalStyle": "iso_8601",
 		"extra_float_digits": "-15", "bytea_output": "escape",
 		"TimeZone": "Asia/Tokyo", "lc_monetary": "C", "statement_timeout": "20s", "lock_timeout": "20s",
-		"idle_in_transaction_session_timeout": "20s",
-		"row_security":                        "on", "client_encoding": "LATIN1"}
+		"idle_in_transaction_session_timeout": "20s", "exit_on_error": "on",
+		"row_security": "on", "client_encoding": "LATIN1"}
 	for k, v := range settings {
 		d.Exec(fmt.Sprintf("ALTER DATABASE %s SET %s = '%s'", d.Name, k, v))
 	}
@@ -69,7 +69,7 @@ func TestSession(t *testing.T) {
 	want := map[string]string{"DateStyle": "ISO, MDY", "IntervalStyle": "postgres", "extra_float_digits": "3",
 		"bytea_output": "hex", "TimeZone": "UTC",
 		"lc_monetary": "C", "statement_timeout": "0", "lock_timeout": "0",
-		"idle_in_transaction_session_timeout": "0", "row_security": "off",
+		"idle_in_transaction_session_timeout": "0", "row_security": "off", "exit_on_error": "off",
 		"client_encoding": "UTF8", "application_name": "test"}
 	for name, connect := range ways {
 		c, err := connect(pgtest.Context(t), source(d.URI))

@@ -167,7 +167,8 @@ func (s Server) settings(c *pgconn.PgConn) []setting {
 		encoding = ClientEncoding(c)
 	}
 	set := []setting{{"client_encoding", encoding}, {"lc_numeric", "C"}, {"lc_time", "C"}, {"timezone_abbreviations", "Default"},
-		{"default_transaction_isolation", "read committed"}, {"default_transaction_deferrable", "off"}}
+		{"default_transaction_isolation", "read committed"}, {"default_transaction_deferrable", "off"},
+		{"exit_on_error", "off"}} // statements may fail: the fence is proved by one that does
 	if v < 190000 { // Newer servers may lack it. It concerns only strings that are not ours.
 		set = append(set, setting{"backslash_quote", "safe_encoding"})
 	}

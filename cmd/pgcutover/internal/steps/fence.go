@@ -178,7 +178,10 @@ func (f *fence) prove(ctx context.Context) error {
 	_, err = c.Exec(ctx, "CREATE SCHEMA pgsluice_fence_test; ROLLBACK", pgx.QueryExecModeSimpleProtocol)
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == "25006" {
-		f.proof = c
+		if f.proof = c; c.IsClosed() { // its snapshot may be needed
+			f.proof, err = f.Connect(ctx, f.Source)
+			return err
+		}
 		return nil
 	}
 	_ = c.Close(ctx)
