@@ -3,6 +3,7 @@ package slot
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -12,6 +13,16 @@ import (
 // InsertOnly is the name of the publication for the tables that have no usable replica identity:
 // see package carried.
 func InsertOnly(publication string) string { return publication + "_insert_only" }
+
+// QuoteAll returns names of publications as the output plugin parses them: each in double quotes.
+// It does not know the U&"" of SQL.
+func QuoteAll(publications []string) string {
+	quoted := make([]string, len(publications))
+	for i, p := range publications {
+		quoted[i] = pgx.Identifier{p}.Sanitize()
+	}
+	return strings.Join(quoted, ",")
+}
 
 // Publications returns those of the given publications that exist, together with the insert-only
 // companions of each.

@@ -3,7 +3,6 @@ package slot
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -27,14 +26,10 @@ func Release(ctx context.Context, server pgdial.Server, info *Info, publications
 		return err
 	}
 	defer repl.Close(context.WithoutCancel(ctx))
-	quoted := make([]string, len(publications))
-	for i, p := range publications {
-		quoted[i] = `"` + strings.ReplaceAll(p, `"`, `""`) + `"`
-	}
 	at := pglogrepl.LSN(lsn)
 	var o pglogrepl.StartReplicationOptions
 	if info.Plugin == PGOutput {
-		o.PluginArgs = []string{"proto_version '1'", "publication_names " + QuoteLiteral(strings.Join(quoted, ","))}
+		o.PluginArgs = []string{"proto_version '1'", "publication_names " + QuoteLiteral(QuoteAll(publications))}
 	}
 	if err := pglogrepl.StartReplication(ctx, repl, quoteName(info.Name), at, o); err != nil {
 		return server.Explain(err)

@@ -140,10 +140,6 @@ func quoteName(name string) string { return pgx.Identifier{name}.Sanitize() }
 // StartCommand returns the command that starts streaming from lsn, with all features of the
 // server's version: from 14, transactions in progress in blocks and logical messages.
 func StartCommand(version int, name string, lsn format.LSN, publications []string) string {
-	quoted := make([]string, len(publications))
-	for i, p := range publications {
-		quoted[i] = `"` + strings.ReplaceAll(p, `"`, `""`) + `"`
-	}
 	proto, more := 1, ""
 	switch {
 	case version >= 160000:
@@ -157,7 +153,7 @@ func StartCommand(version int, name string, lsn format.LSN, publications []strin
 		more = ", messages 'true', streaming 'on'"
 	}
 	return fmt.Sprintf("START_REPLICATION SLOT %s LOGICAL %v (proto_version '%d', publication_names %s%s)",
-		quoteName(name), lsn, proto, QuoteLiteral(strings.Join(quoted, ",")), more)
+		quoteName(name), lsn, proto, QuoteLiteral(QuoteAll(publications)), more)
 }
 
 // StartLines is StartCommand for the plugin test_decoding. It must tell of each transaction, also

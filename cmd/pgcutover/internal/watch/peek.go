@@ -151,13 +151,9 @@ type relation struct {
 
 // read reads the slot up to an LSN.
 func (p *peek) read(ctx context.Context, c *pgx.Conn, name string, publications []string, to format.LSN) error {
-	quoted := make([]string, len(publications))
-	for i, s := range publications {
-		quoted[i] = text.Ident(s)
-	}
 	rows, err := c.Query(ctx, `SELECT CASE WHEN pg_catalog.octet_length(x.data) > $4 THEN pg_catalog.substr(x.data, 1, $4) ELSE x.data END, pg_catalog.octet_length(x.data) > $4
 		FROM pg_catalog.pg_logical_slot_peek_binary_changes($1::pg_catalog.name, $2::pg_catalog.text::pg_catalog.pg_lsn, NULL, 'proto_version', '1', 'publication_names', $3::pg_catalog.text) x`,
-		name, to.String(), strings.Join(quoted, ","), int32(most))
+		name, to.String(), slot.QuoteAll(publications), int32(most))
 	if err != nil {
 		return err
 	}
