@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -138,20 +140,17 @@ func TestExtensionTables(t *testing.T) {
 	}
 }
 
-// A swapper puts a view in the place of a sequence when its state is about to be read.
-type swapper struct{ swap func() }
-
-func (s *swapper) TraceBatchStart(ctx context.Context, c *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
-	s.swap()
-	return ctx
+// A swapper puts a view in the place of a sequence when its name has been read.
+type swapper struct {
+	swap func()
+	once sync.Once
 }
-func (*swapper) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
-func (*swapper) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData)     {}
 
 func (*swapper) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
 	return ctx
 }
-func (*swapper) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+func (s *swapper) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) { s.once.Do(s.swap) }
 
 // What has a sequence's name by the time that it is read runs no code of its owner's.
 func TestSequenceSwapped_P5(t *testing.T) {
@@ -167,7 +166,7 @@ func TestSequenceSwapped_P5(t *testing.T) {
 	}
 	d.Exec("CREATE SEQUENCE s", "CREATE FUNCTION evil() RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN RAISE 'called'; END $$")
 	config := plain.Config()
-	config.Tracer = &swapper{func() { d.Exec("DROP SEQUENCE s; CREATE VIEW s AS SELECT evil() AS last_value, true AS is_called") }}
+	config.Tracer = &swapper{swap: func() { d.Exec("DROP SEQUENCE s; CREATE VIEW s AS SELECT evil() AS last_value, true AS is_called") }}
 	c, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		t.Fatal(err)
@@ -175,6 +174,29 @@ func TestSequenceSwapped_P5(t *testing.T) {
 	defer c.Close(ctx)
 	if _, err := catalog.Sequences(ctx, c); err == nil || strings.Contains(err.Error(), "called") {
 		t.Errorf("the view's function was called: %v", err)
+	}
+}
+
+// A server with room for few locks has any number of sequences read, some of them at a time.
+func TestSequencesFewLocks(t *testing.T) {
+	pgtest.Slow(t)
+	t.Parallel()
+	d := pgtest.Start(t, 0, "max_locks_per_transaction=10", "max_connections=5", "max_prepared_transactions=0", "max_wal_senders=1",
+		"max_replication_slots=1", "max_worker_processes=1").Database(t, "")
+	const some = 100
+	for from := 0; from < 1000; from += some {
+		d.Exec(fmt.Sprintf("DO $$ BEGIN FOR i IN %d..%d LOOP EXECUTE 'CREATE SEQUENCE s' || i || ' START ' || i + 1; END LOOP; END $$", from, from+some-1))
+	}
+	d.Exec("SELECT setval('s500', 7000)")
+	list, err := catalog.Sequences(pgtest.Context(t), connect(t, d))
+	if err != nil || len(list) != 1000 {
+		t.Fatalf("%d sequences, %v", len(list), err)
+	}
+	for _, s := range list {
+		n, _ := strconv.Atoi(s.Name[1:])
+		if want := int64(n + 1); s.LastValue != want && s.Name != "s500" || s.IsCalled != (s.Name == "s500") {
+			t.Fatalf("%+v", s)
+		}
 	}
 }
 

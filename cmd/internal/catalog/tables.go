@@ -163,23 +163,29 @@ func SequenceNames(ctx context.Context, c *pgx.Conn) ([]Sequence, error) {
 	})
 }
 
-// Sequences returns the sequences to migrate, with their state.
+// Sequences returns the sequences to migrate, with their state. The session must not be in a
+// transaction, whose locks would be of all sequences.
 func Sequences(ctx context.Context, c *pgx.Conn) ([]Sequence, error) {
 	list, err := SequenceNames(ctx, c)
 	if err != nil || len(list) == 0 {
 		return nil, err
 	}
-	// One batch instead of one round trip each, because a large schema has thousands of sequences.
-	var batch pgx.Batch
+	var known []Sequence
 	for i := range list {
-		if s := &list[i]; s.Known {
-			batch.Queue("SELECT last_value, is_called FROM " + pgx.Identifier{s.Schema, s.Name}.Sanitize()).
-				QueryRow(func(row pgx.Row) error {
-					return row.Scan(&s.LastValue, &s.IsCalled)
-				})
+		if list[i].Known {
+			known = append(known, list[i])
 		}
 	}
-	return list, read(ctx, c, &batch)
+	if err := SequenceStates(ctx, c, known); err != nil {
+		return nil, err
+	}
+	for i, n := 0, 0; n < len(known); i++ {
+		if list[i].Known {
+			list[i] = known[n]
+			n++
+		}
+	}
+	return list, nil
 }
 
 // read sends queries that read objects owned by others on the source.
