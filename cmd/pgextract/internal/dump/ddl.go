@@ -3,6 +3,7 @@ package dump
 import (
 	"strings"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/sqltext"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -35,9 +36,11 @@ var skipped = map[string]bool{
 }
 
 // DDL turns entries into records: pre-data objects and post-data objects, each in an order in which
-// they can be created.
+// they can be created. The rights on tables come last: before the row security of their tables, they
+// would open all rows.
 func DDL(entries []Entry, x Extra) []*format.DDL {
-	b := &builder{Extra: x, byID: make(map[int]*Entry, len(entries)), records: make(map[int]uint64), sequences: make(map[int]relationName)}
+	b := &builder{Extra: x, byID: make(map[int]*Entry, len(entries)), records: make(map[int]uint64), sequences: make(map[int]relationName),
+		revoked: make(map[int][]string)}
 	for i := range entries {
 		e := &entries[i]
 		b.byID[e.ID] = e
@@ -47,12 +50,17 @@ func DDL(entries []Entry, x Extra) []*format.DDL {
 			}
 		}
 	}
-	for _, section := range []Section{SectionPreData, SectionPostData} {
+	for i := range entries {
+		if e := &entries[i]; e.Desc == "ACL" {
+			if f := b.function(e); f != nil {
+				b.revoked[f.ID] = revokedFromAll(e.SQL)
+			}
+		}
+	}
+	for _, pass := range []Section{SectionPreData, SectionPostData, SectionNone} {
 		for i := range entries {
 			e := &entries[i]
-			// Some kinds of access rights are in no section.
-			if (e.Section == section || section == SectionPostData && e.Section == SectionNone) &&
-				!skipped[e.Desc] && !ofDatabase(e) && !b.ours(e) {
+			if b.section(e) == pass && !skipped[e.Desc] && !ofDatabase(e) && !b.ours(e) {
 				b.add(e)
 			}
 		}
@@ -62,6 +70,56 @@ func DDL(entries []Entry, x Extra) []*format.DDL {
 		b.refresh(&entries[i])
 	}
 	return b.list
+}
+
+// functions has the kinds of objects that everybody may execute unless that is revoked.
+var functions = map[string]bool{"FUNCTION": true, "PROCEDURE": true, "AGGREGATE": true}
+
+// section returns the section of an entry. pg_dump has access rights in none. Those on functions
+// come with the functions: the indexes of a table may need them.
+func (b *builder) section(e *Entry) Section {
+	if e.Desc != "ACL" {
+		return e.Section
+	}
+	if kind, _, _ := strings.Cut(e.Tag, " "); functions[kind] {
+		return SectionPreData
+	}
+	if b.function(e) != nil {
+		return SectionPreData
+	}
+	return SectionNone
+}
+
+// function returns the function whose access rights an entry has, or nil.
+func (b *builder) function(e *Entry) *Entry {
+	for _, id := range e.Deps {
+		if d := b.byID[id]; d != nil && functions[d.Desc] {
+			return d
+		}
+	}
+	return nil
+}
+
+// closed has a function created without the rights that everybody has on new functions, if they are
+// revoked. It may have more rights than its callers.
+func (b *builder) closed(e *Entry) string {
+	sql := e.SQL
+	for _, s := range b.revoked[e.ID] {
+		sql = strings.TrimRight(sql, "\n") + "\n" + s + ";\n"
+	}
+	return sql
+}
+
+// revokedFromAll returns the statements that take rights from everybody.
+func revokedFromAll(sql string) (list []string) {
+	var rules sqltext.Rules
+	for _, s := range rules.Split(sql) {
+		tokens := rules.Tokens(s.Text)
+		if n := len(tokens); s.Word(0) == "REVOKE" && n > 2 && tokens[n-1].Word && tokens[n-1].Text == "PUBLIC" && tokens[n-2].Text == "FROM" {
+			list = append(list, s.Text)
+		}
+	}
+	return list
 }
 
 // ofDatabase reports whether an entry grants rights on the database itself, or describes it: the
@@ -77,6 +135,7 @@ type builder struct {
 	list    []*format.DDL
 
 	sequences map[int]relationName // sequences that belong to a column
+	revoked   map[int][]string     // from everybody, by the function's entry
 }
 
 func (b *builder) ours(e *Entry) bool {
@@ -104,12 +163,12 @@ func (b *builder) add(e *Entry) {
 	if strings.TrimSpace(e.SQL) == "" {
 		return
 	}
-	d := &format.DDL{Section: format.PreData, Type: e.Desc, Schema: e.Schema, Name: e.Tag, Owner: e.Owner, SQL: inTablespace(e, e.SQL)}
+	d := &format.DDL{Section: format.PreData, Type: e.Desc, Schema: e.Schema, Name: e.Tag, Owner: e.Owner, SQL: inTablespace(e, b.closed(e))}
 	if t := b.belongsTo(e); t.name != "" {
 		d.Schema, d.Table = t.schema, t.name
 	}
 	d.After = b.after(e.Deps...)
-	if e.Section != SectionPreData {
+	if b.section(e) != SectionPreData {
 		d.Section = format.PostData
 		if c, ok := b.Constraints[e.OID]; ok && e.Desc == "CONSTRAINT" {
 			d.Index = inTablespace(e, c.Create+";")
