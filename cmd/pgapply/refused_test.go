@@ -1,9 +1,12 @@
 package main_test
 
 import (
+	"crypto/sha256"
+	"fmt"
 	"strings"
 	"testing"
 
+	"github.com/pgsluice/pgsluice/cmd/internal/pgtest"
 	"github.com/pgsluice/pgsluice/format"
 )
 
@@ -67,4 +70,22 @@ func TestValueOfAnotherType(t *testing.T) {
 	b.target.Exec("ALTER TABLE t ALTER b TYPE numeric")
 	b.apply(stream, 0)
 	b.want("SELECT count(*), sum(b) FROM t", "3\t5.5")
+}
+
+// A change with a long value is recorded with the beginning of the value, its length and its sum.
+func TestLongConflict(t *testing.T) {
+	pgtest.Slow(t)
+	t.Parallel()
+	b := newBench(t)
+	b.target.Exec("CREATE TABLE t (a text PRIMARY KEY, b text); INSERT INTO t VALUES ('1', 'mine')")
+	s := newScribe(t)
+	s.write(relation("a", "b"))
+	long := strings.Repeat("ż", 3<<20)
+	s.transaction(insert("1", long))
+	lsn := s.lsn.String()
+	s.transaction(insert("1", "short"))
+	b.apply(s.end(), 0, "--skip-lsn", lsn, "--on-conflict", "skip")
+	b.want("SELECT tuple->'b'->>'bytes', length(tuple->'b'->>'prefix'), tuple->'b'->>'sha256' FROM pgsluice.conflicts WHERE reason = '--skip-lsn'",
+		fmt.Sprintf("6291456\t512\t%x", sha256.Sum256([]byte(long))))
+	b.want("SELECT tuple->>'b', key::text FROM pgsluice.conflicts WHERE reason <> '--skip-lsn'", "short\t{\"a\": \"1\"}")
 }

@@ -194,7 +194,7 @@ CREATE TABLE pgsluice.conflicts (
     tuple         jsonb,
     at            timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
-COMMENT ON TABLE pgsluice.conflicts IS 'changes that did not fit the target and were skipped or forced, with the whole tuple';
+COMMENT ON TABLE pgsluice.conflicts IS 'changes that did not fit the target and were skipped or forced, with the tuple; very long values are shortened';
 
 CREATE TABLE pgsluice.failures (
     stream_id     integer NOT NULL REFERENCES pgsluice.streams ON DELETE CASCADE,

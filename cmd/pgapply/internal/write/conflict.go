@@ -167,13 +167,14 @@ func (l *lane) record(ctx context.Context, g *plan.Group, i int32, action string
 	b := l.s.conn.Batch(ctx)
 	l.writeRecord(b, g, i, action, reason(cause))
 	r, err := l.run(b)
-	if err == nil {
-		err = l.s.server.Explain(r.Err)
+	if err != nil {
+		return err
 	}
-	if err == nil {
-		l.conflicts.Add(1)
+	if err := l.s.server.Explain(r.Err); err != nil {
+		return fmt.Errorf("could not record in pgsluice.conflicts that a change of %s was %s: %w", transaction(g.CommitLSN(i)), action, err)
 	}
-	return err
+	l.conflicts.Add(1)
+	return nil
 }
 
 // reason describes why a change conflicts.

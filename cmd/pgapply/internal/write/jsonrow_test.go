@@ -2,6 +2,7 @@ package write
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -36,5 +37,54 @@ func TestJSONRow(t *testing.T) {
 		if jsonRow(&got, g, table, op.New, nil); got.String() != "{}" {
 			t.Errorf("no columns are %s", got.Bytes())
 		}
+	}
+}
+
+// A row has room in jsonb, however long its values are: the longest are shortened, and then those
+// that come after them.
+func TestJSONRowOfLongValues(t *testing.T) {
+	t.Parallel()
+	table := &plan.Table{Relation: &format.Relation{}}
+	var tuple format.Tuple
+	add := func(v format.Value) {
+		table.Columns = append(table.Columns, plan.Column{Name: fmt.Sprint(len(tuple) + 10)})
+		tuple = append(tuple, v)
+	}
+	long := bytes.Repeat([]byte("żx"), wholeValue/3+1)
+	add(format.Value{Kind: format.Text, Data: long})
+	add(format.Value{Kind: format.Binary, Data: long[:wholeValue+1]})
+	for range 5 {
+		add(format.Value{Kind: format.Text, Data: long[:wholeValue-16]})
+	}
+	add(format.Value{Kind: format.Text, Data: []byte("short")})
+	g := new(plan.Group)
+	g.Insert(table, tuple)
+	g.Fold()
+	op, _ := g.Op(0)
+	var out bytes.Buffer
+	jsonRow(&out, g, table, op.New, []int{7, 6, 5, 4, 3, 2, 1, 0})
+	var got map[string]any
+	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range tuple {
+		name := table.Columns[i].Name
+		if i >= 2 && i <= 4 || i == 7 {
+			if got[name] != string(v.Data) {
+				t.Errorf("%d: %.100v", i, got[name])
+			}
+			continue
+		}
+		x, _ := got[name].(map[string]any)
+		prefix := string(v.Data[:1023]) // 1024 ends within a character
+		if v.Kind == format.Binary {
+			prefix = fmt.Sprintf("\\x%x", v.Data[:1024])
+		}
+		if x["bytes"] != float64(len(v.Data)) || x["sha256"] != fmt.Sprintf("%x", sha256.Sum256(v.Data)) || x["prefix"] != prefix {
+			t.Errorf("%d: %.300v", i, x)
+		}
+	}
+	if out.Len() > 2*wholeRow {
+		t.Errorf("%d bytes", out.Len())
 	}
 }

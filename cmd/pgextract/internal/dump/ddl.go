@@ -36,8 +36,8 @@ var skipped = map[string]bool{
 }
 
 // DDL turns entries into records: pre-data objects and post-data objects, each in an order in which
-// they can be created. The rights on tables come last: before the row security of their tables, they
-// would open all rows.
+// they can be created. The rights on tables come last: before the row security of their tables,
+// they would open all rows.
 func DDL(entries []Entry, x Extra) []*format.DDL {
 	b := &builder{Extra: x, byID: make(map[int]*Entry, len(entries)), records: make(map[int]uint64), sequences: make(map[int]relationName),
 		revoked: make(map[int][]string)}
