@@ -186,7 +186,7 @@ func TestDDLDuringLoad(t *testing.T) {
 		n, err := target.Try("SELECT count(*) FROM pgsluice.tables WHERE table_name = 'a' AND status = 'loading'")
 		return err == nil && n == "1"
 	})
-	source.Exec("SET ROLE app_owner; DROP TABLE y; CREATE TABLE y (id int PRIMARY KEY, v int); INSERT INTO y SELECT g, 10 FROM generate_series(1, 5) g",
+	source.Exec("SET ROLE app_owner; DROP TABLE y; CREATE TABLE y (id int PRIMARY KEY, v int CONSTRAINT positive CHECK (v > 0)); INSERT INTO y SELECT g, 10 FROM generate_series(1, 5) g",
 		"SET ROLE app_owner; ALTER TABLE z ALTER v TYPE int USING v * 100; ALTER TABLE z ADD c int DEFAULT 5", "SET ROLE app_owner; CREATE TABLE n (id int PRIMARY KEY); INSERT INTO n VALUES (1)")
 	status := x.Wait(soon)
 	_ = w.Close()
@@ -201,4 +201,8 @@ func TestDDLDuringLoad(t *testing.T) {
 	source.Exec("INSERT INTO y VALUES (6, 10); INSERT INTO n VALUES (7)")
 	e.Bash("pgdecode --slot mig --until now | pgapply")
 	pgtest.Equal(t, source, target)
+	// What a table's new definition has besides, the cutover asks for.
+	if _, out, errs := e.Run(nil, "pgcutover", "missing", "--slot", "mig"); !strings.Contains(string(out), "positive") {
+		t.Errorf("the check constraint is not missed:\n%s%s", out, errs)
+	}
 }

@@ -183,6 +183,11 @@ func (t *loadTable) same(renamed bool) *fault.Error {
 				WithHint("%s.", newColumn(table, t.rel, t.target, &c))
 		}
 		x := t.target.Columns[i]
+		if c.Generated && !x.Generated {
+			return fault.New(fault.Config, "column %q of table %q is generated on the source, but not on the target", c.Name, t.String()).
+				WithHint("On the target: ALTER TABLE %s DROP COLUMN %s, ADD COLUMN %[2]s %s GENERATED ALWAYS AS (…) STORED, as on the source.",
+					table, text.Ident(c.Name), text.Escape(c.Type))
+		}
 		if c.Type == "" || renamed || x.Type == c.Type && x.TypeMod == c.TypeMod {
 			continue
 		}
