@@ -347,9 +347,9 @@ func TestCutoverVerifyStatuses_F13(t *testing.T) {
 		says, verbs  string
 	}{
 		{"first", "exit 0", 0, "all tables are equal", "wait prepare missing fence reverse reverse ready fence drain verify open finish"},
-		{"first", "exit 1", 1, "THE TARGET DIFFERS", "wait prepare missing fence reverse reverse ready fence drain verify unfence"},
-		{"first", "exit 78", 78, "could not be verified", "wait prepare missing fence reverse reverse ready fence drain verify unfence"},
-		{"first", "kill -KILL $$", 137, "could not be verified", "wait prepare missing fence reverse reverse ready fence drain verify unfence"},
+		{"first", "exit 1", 1, "THE TARGET DIFFERS", "wait prepare missing fence reverse reverse ready fence drain verify close unfence"},
+		{"first", "exit 78", 78, "could not be verified", "wait prepare missing fence reverse reverse ready fence drain verify close unfence"},
+		{"first", "kill -KILL $$", 137, "could not be verified", "wait prepare missing fence reverse reverse ready fence drain verify close unfence"},
 		{"behind", "exit 0", 0, "all tables are equal", "wait prepare missing fence reverse reverse ready fence drain open verify verified watch finish"},
 		{"behind", "echo 'exit 1' >$0.watch; exit 0", 0, "but not what was written", "wait prepare missing fence reverse reverse ready fence drain open verify verified watch finish"},
 		{"behind", "echo 'exit 75' >$0.watch; exit 0", 0, "cannot be told", "wait prepare missing fence reverse reverse ready fence drain open verify verified watch finish"},
