@@ -137,6 +137,9 @@ func causeOf(o *progress.Object, lacking map[string]lack, denied map[int64]lack,
 	if o.Code == "42501" && o.Type == "SCHEMA" {
 		return Cause{Says: says, Remedy: "GRANT CREATE ON DATABASE " + text.Ident(database) + " TO " + text.Ident(me) + ";"}
 	}
+	if o.Code == "53400" && strings.Contains(o.Error, "temp_file_limit") {
+		return Cause{Says: says, Remedy: "ALTER ROLE " + text.Ident(me) + " IN DATABASE " + text.Ident(database) + " SET temp_file_limit = -1;"}
+	}
 	if l, ok := denied[o.ID]; ok {
 		return Cause{Says: l.says, Remedy: l.remedy}
 	}

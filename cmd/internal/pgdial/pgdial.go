@@ -274,6 +274,9 @@ func (s Server) Explain(err error) error {
 			return e
 		}
 		e.Err = fmt.Errorf("%s: %w", s.Side, err)
+		if pg.Code == "53400" && e.Hint == "" {
+			e.Hint = "Raise the limit that the message names for the role: ALTER ROLE … SET temp_file_limit = -1"
+		}
 		if pg.Code == "25006" && e.Hint == "" {
 			e.Hint = fmt.Sprintf("The %s is a standby, or default_transaction_read_only is on for the role or the database. If pgcutover fence set it, pgcutover unfence resets it. Otherwise: ALTER DATABASE … RESET default_transaction_read_only", s.Side)
 		}
@@ -370,6 +373,8 @@ func statusOf(e *pgconn.PgError) fault.Status {
 	case "55006", "55P03": // object in use: the slot; lock timeout
 		return fault.TryAgain
 	case "55000", "25006": // not in the state: wal_level; read-only: a standby, or a fence
+		return fault.Config
+	case "53400": // a limit that somebody set, such as temp_file_limit: it does not go away
 		return fault.Config
 	case "40001", "40P01":
 		return fault.TryAgain

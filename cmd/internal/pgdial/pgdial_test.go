@@ -387,7 +387,7 @@ func TestExplain(t *testing.T) {
 	}
 	for code, want := range map[string]fault.Status{
 		"57P01": fault.TryAgain, "57P02": fault.TryAgain, "57P03": fault.TryAgain, "08006": fault.TryAgain,
-		"53300": fault.TryAgain, "53200": fault.TryAgain,
+		"53300": fault.TryAgain, "53200": fault.TryAgain, "53400": fault.Config,
 		"40001": fault.TryAgain, "40P01": fault.TryAgain, "55006": fault.TryAgain, "28P01": fault.Permission,
 		"28000": fault.Permission, "42501": fault.Permission,
 		"3D000": fault.Unavailable, "57P04": fault.Unavailable, "42704": fault.Unavailable,
