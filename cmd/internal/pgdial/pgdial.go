@@ -81,11 +81,9 @@ func (s Server) config() (*pgx.ConnConfig, error) {
 	if err := s.Given(); err != nil {
 		return nil, err
 	}
-	c, err := pgx.ParseConfig(s.DSN)
+	c, err := s.parse()
 	if err != nil {
-		return nil, fault.New(fault.Usage, "could not use the %s's connection string: %w", s.Side, redact(err)).
-			WithHint("Give a URI like postgres://user@host:5432/database in --%s or PGSLUICE_%s. Passwords belong in PGPASSFILE or a service file.",
-				s.Side, strings.ToUpper(s.Side))
+		return nil, err
 	}
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = connectTimeout
