@@ -39,8 +39,8 @@ type Env struct {
 	Stderr io.Writer
 	Log    *slog.Logger // to Stderr
 
-	// Stop is closed by the first SIGINT, SIGTERM or SIGHUP, and asks for an orderly end. The
-	// second signal cancels the context and, after patience, ends the process.
+	// Stop is closed by the first SIGINT, SIGTERM or, without nohup, SIGHUP, and asks for an
+	// orderly end. The second signal cancels the context and, after patience, ends the process.
 	Stop <-chan struct{}
 
 	signal func() os.Signal
@@ -65,7 +65,11 @@ func Main(name string, run func(context.Context, *Env) error) int {
 	// can clean up.
 	signal.Ignore(syscall.SIGPIPE)
 	signals := make(chan os.Signal, 3)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	// A shell's & has a script's program ignore SIGINT, but the script relies on it.
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) { // nohup has it ignored
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	var first os.Signal
 	var mu sync.Mutex
 	go func() {
