@@ -62,6 +62,22 @@ if [[ ${1:-} == @(--help|-h) ]]; then
 	exit 0
 fi
 
+# set_again WORD ... sets again to a command that can be pasted. It is printed and logged, so that
+# passwords in connection strings are left out.
+# shellcheck disable=SC2034 # the scripts read again
+set_again() {
+	local word words=()
+	for word; do
+		if [[ $word == *://*:*@* || ${word,,} == *password*=* ]]; then
+			word=$(sed -E 's#(://[^:/@?[:space:]]*:)[^[:space:]]*@#\1PASSWORD@#g
+				s#(password[[:space:]]*=[[:space:]]*)('\''([^'\''\\]|\\.)*'\''|[^&[:space:]]+)#\1PASSWORD#Ig' <<<"$word")
+		fi
+		words+=("$word")
+	done
+	printf -v again ' %q' "${words[@]}"
+	again=${again# }
+}
+
 # quietly runs a command and shows its output only if it fails.
 quietly() {
 	local log status=0
