@@ -27,6 +27,7 @@ func TestCastsOfUsers(t *testing.T) {
 		CREATE TABLE arrays (id int PRIMARY KEY, l app.status[], v varchar[], p app.pair[]);
 		CREATE TABLE k (w app.word PRIMARY KEY, n int); CREATE TABLE k2 (s app.state, i int, n int, PRIMARY KEY (s, i));
 		CREATE TABLE k3 (w app.kind PRIMARY KEY, n int);
+		CREATE TABLE later (id int PRIMARY KEY, w app.word, n int, UNIQUE (w, n) DEFERRABLE INITIALLY DEFERRED);
 		CREATE TABLE bare (w app.word, s app.state, b box); ALTER TABLE bare REPLICA IDENTITY FULL;`)
 	p := newSynced(t, schema.String())
 	p.source.Exec(`INSERT INTO t SELECT i, 'closed', 'a "b" \c, {}', ROW(i, 'x,"y')::app.pair, 't'::regclass, '2020-01-01', '(1,1),(0,0)', 'Ab', 'long enough' FROM generate_series(1, 9) i`,
@@ -34,12 +35,13 @@ func TestCastsOfUsers(t *testing.T) {
 		"INSERT INTO t SELECT i, 'active', 'closed' FROM generate_series(1001, 1400) i",
 		"INSERT INTO arrays SELECT i, '{active,NULL,closed}', '{a,b}', ARRAY[ROW(1, 'z')::app.pair] FROM generate_series(1, 9) i",
 		"INSERT INTO k SELECT w, 1 FROM unnest(enum_range(NULL::app.word)) w", "INSERT INTO k3 TABLE k",
+		"INSERT INTO later SELECT i, CASE WHEN i % 3 > 0 THEN 'one'::app.word END, CASE WHEN i % 3 > 0 THEN i ELSE 0 END FROM generate_series(1, 9) i",
 		"INSERT INTO k2 SELECT 'closed', i, 1 FROM generate_series(1, 9) i",
 		"INSERT INTO bare SELECT w, 'closed', '(1,1),(0,0)' FROM unnest(enum_range(NULL::app.word)) w")
 	p.run()
 	pgtest.Equal(t, p.source, p.target)
 	p.source.Exec(`UPDATE t SET s = 'a "b" \c, {}', d = 'active', b = '(2,2),(0,0)' WHERE id < 15`, "UPDATE t SET s = 'closed' WHERE id = 1400",
-		"UPDATE arrays SET l = '{closed}'", "UPDATE k SET n = 2", "UPDATE k3 SET n = 2",
+		"UPDATE arrays SET l = '{closed}'", "UPDATE later SET n = n + 1", "UPDATE k SET n = 2", "UPDATE k3 SET n = 2",
 		"UPDATE k2 SET n = 2 WHERE i < 5", "DELETE FROM k2 WHERE i > 5",
 		"DELETE FROM k WHERE w::varchar = 'two'", "UPDATE k SET n = 3 WHERE w::varchar = 'one'",
 		"UPDATE bare SET s = 'active' WHERE w::varchar = 'one'", "DELETE FROM bare WHERE w::varchar = 'three'")

@@ -540,7 +540,13 @@ func (t *Table) CheckUnique(k UniqueKey) string {
 			if n > 0 {
 				b.WriteString(" AND ")
 			}
-			t.Columns[i].Equal.write(b, "t."+QuoteIdent(t.Columns[i].Name), func() { b.WriteString("v.c" + strconv.Itoa(n)) })
+			name, value := "t."+QuoteIdent(t.Columns[i].Name), "v.c"+strconv.Itoa(n)
+			if t.Columns[i].Equal == None { // NULLs are not duplicates
+				b.WriteString(name + " IS DISTINCT FROM NULL AND " + value + " IS DISTINCT FROM NULL AND pg_catalog.concat(" + name +
+					`) COLLATE pg_catalog."C" = pg_catalog.concat(` + value + ")")
+				continue
+			}
+			t.Columns[i].Equal.write(b, name, func() { b.WriteString(value) })
 		}
 		b.WriteString(" GROUP BY ")
 		for n := range cols {
