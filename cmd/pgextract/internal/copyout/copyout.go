@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -157,9 +158,14 @@ func (r *Reader) connect(ctx context.Context) (*pgwire.Conn, *pgdial.Gulp, error
 	return conn, gulp, nil
 }
 
-// begin returns the statements that begin to read the snapshot.
+// transaction returns the statements that begin a transaction which reads the snapshot.
+func (r *Reader) transaction() []string {
+	return []string{"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", "SET TRANSACTION SNAPSHOT '" + r.Snapshot + "'"}
+}
+
+// begin returns the statements with which a session begins to read the snapshot.
 func (r *Reader) begin() string {
-	return "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '" + r.Snapshot + "'; " +
+	return strings.Join(r.transaction(), "; ") + "; " +
 		// Otherwise a scan may start in the middle of a table that another session is reading, and
 		// parallel workers may read a range of pages.
 		"SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0; " + pgdial.TablesOnly("source")
@@ -174,7 +180,8 @@ type copier struct {
 	rows       uint64 // in the chunk
 	data       format.CopyData
 	meter      *meter.Part
-	byKey      bool // sequential scans are off
+	locked     uint32 // OID of the table that the transaction has locked; 0: none
+	byKey      bool   // sequential scans are off
 	totalRows  uint64
 	totalBytes uint64
 	bases      map[uint32]uint32 // the types below domains
@@ -251,7 +258,7 @@ func (c *copier) part(ctx context.Context, number uint32, p *Part) (there bool, 
 
 // again starts a new transaction on the same snapshot, after an error.
 func (c *copier) again(ctx context.Context) error {
-	c.byKey = false
+	c.byKey, c.locked = false, 0
 	return slot.Ended(c.Server.Explain(c.conn.Exec(ctx, "ROLLBACK; "+c.begin())))
 }
 

@@ -12,10 +12,12 @@ import (
 
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
 	"github.com/pgsluice/pgsluice/cmd/internal/progress"
+	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 )
 
-// lock locks a part's table against changes of its schema. It reports whether the table can be read
-// as of the snapshot, and returns the names that the part's columns have now.
+// lock locks a part's table against changes of its schema, and releases the table that was read
+// before: nobody has to wait for the whole load. It reports whether the table can be read as of the
+// snapshot, and returns the names that the part's columns have now.
 //
 // The server resolves the names in a statement as of now, and shows the catalogs in a transaction
 // as of its snapshot. Three things may have happened in between. If the table was truncated or
@@ -27,6 +29,14 @@ func (c *copier) lock(ctx context.Context, p *Part) (columns []string, there boo
 	t := p.Table
 	name := quote(t.Schema) + "." + quote(t.Name)
 	b := c.conn.Batch(ctx)
+	imports := c.locked != 0 && c.locked != t.ID
+	if imports {
+		b.Do("COMMIT")
+		for _, sql := range c.transaction() {
+			b.Do(sql)
+		}
+	}
+	c.locked = t.ID
 	b.Do("LOCK TABLE ONLY " + name + " IN ACCESS SHARE MODE")
 	b.Parse("", "SELECT * FROM ONLY "+name)
 	b.Describe("")
@@ -39,6 +49,8 @@ func (c *copier) lock(ctx context.Context, p *Part) (columns []string, there boo
 	}
 	var pg *pgconn.PgError
 	switch {
+	case imports && slot.Gone(err):
+		return nil, false, slot.Ended(c.Server.Explain(err))
 	case errors.As(err, &pg) && slices.Contains([]string{"42P01", "3F000", "42809"}, pg.Code):
 		return nil, false, c.again(ctx) // there is no table of that name
 	case err != nil:

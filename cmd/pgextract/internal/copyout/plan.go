@@ -37,13 +37,24 @@ const maxPart = 2 << 30
 // order. From PostgreSQL 14 on it splits by ranges of pages, which the server reads without
 // scanning the rest. Older servers need ranges of a numeric primary key. Plan queries the server
 // over c, within the snapshot.
-func Plan(ctx context.Context, c *pgx.Conn, tables []*catalog.Table, jobs, version int, copyFormat string) ([]*Part, error) {
+func Plan(ctx context.Context, c *pgx.Conn, tables []*catalog.Table, jobs, version int, copyFormat string) (parts []*Part, err error) {
 	var total int64
 	for _, t := range tables {
 		total += t.Bytes
 	}
 	size := min(max(total/int64(4*jobs), MinPart), maxPart)
-	var parts []*Part
+	if version < 140000 {
+		// A range of keys is read from the table. The snapshot's own session would keep the table
+		// locked until the load ends.
+		if _, err := c.Exec(ctx, "SAVEPOINT pgsluice_plan"); err != nil {
+			return nil, err
+		}
+		defer func() {
+			if _, e := c.Exec(ctx, "ROLLBACK TO SAVEPOINT pgsluice_plan"); err == nil && e != nil {
+				err = e
+			}
+		}()
+	}
 	for _, t := range tables {
 		n := max(1, (t.Bytes+size/2)/size)
 		if n > int64(jobs) {
