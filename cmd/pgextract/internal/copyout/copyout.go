@@ -155,6 +155,10 @@ func (r *Reader) connect(ctx context.Context) (*pgwire.Conn, *pgdial.Gulp, error
 		_ = conn.Close()
 		return nil, nil, slot.Ended(r.Server.Explain(err))
 	}
+	if err := r.prepare(ctx, conn); err != nil {
+		_ = conn.Close()
+		return nil, nil, err
+	}
 	return conn, gulp, nil
 }
 

@@ -11,9 +11,20 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgsluice/pgsluice/cmd/internal/pgwire"
-	"github.com/pgsluice/pgsluice/cmd/internal/progress"
 	"github.com/pgsluice/pgsluice/cmd/internal/slot"
 )
+
+// prepare prepares what lock asks.
+func (r *Reader) prepare(ctx context.Context, conn *pgwire.Conn) error {
+	b := conn.Batch(ctx)
+	b.Parse("columns", `SELECT (SELECT pg_catalog.string_agg(a.attnum::pg_catalog.text, ' ' ORDER BY a.attnum) FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
+		FROM pg_catalog.pg_class c WHERE c.oid = $1::pg_catalog.oid AND c.relfilenode = pg_catalog.pg_relation_filenode(c.oid) AND c.oid = pg_catalog.to_regclass($2::pg_catalog.text)`)
+	x, err := b.Run()
+	if err == nil {
+		err = x.Err
+	}
+	return r.Server.Explain(err)
+}
 
 // lock locks a part's table against changes of its schema, and releases the table that was read
 // before: nobody has to wait for the whole load. It reports whether the table can be read as of the
@@ -40,9 +51,10 @@ func (c *copier) lock(ctx context.Context, p *Part) (columns []string, there boo
 	b.Do("LOCK TABLE ONLY " + name + " IN ACCESS SHARE MODE")
 	b.Parse("", "SELECT * FROM ONLY "+name)
 	b.Describe("")
-	b.Do(fmt.Sprintf(`SELECT (SELECT pg_catalog.string_agg(a.attnum::pg_catalog.text, ' ' ORDER BY a.attnum) FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
-		FROM pg_catalog.pg_class c WHERE c.oid = %d AND c.relfilenode = pg_catalog.pg_relation_filenode(c.oid) AND c.oid = pg_catalog.to_regclass(%s)`,
-		t.ID, progress.Literal(name)))
+	b.Bind("columns", 2, nil)
+	b.String(strconv.FormatUint(uint64(t.ID), 10))
+	b.String(name)
+	b.Execute()
 	r, err := b.Run()
 	if err == nil {
 		err = r.Err
