@@ -110,6 +110,13 @@ func notOpened(s *session.Session, record *slot.Fence, opened bool) error {
 	if !opened {
 		return nil
 	}
+	if s.Stream == nil {
+		// It is recorded before the last statement of open: the other way round, a target could be
+		// open of which the source knows nothing.
+		return fault.New(fault.Config, "the source stays closed: as far as it knows, the target is open").
+			WithDetail("An open that failed at its last statement leaves the same record. The target could not be asked, or knows nothing of it.").
+			WithHint("Run this again when the target can be reached. If you are certain that it is not open, or is lost: pgcutover unfence --slot %s --force", s.Slot)
+	}
 	return fault.New(fault.Config, "the target is open, so the source stays closed").
 		WithDetail("The rows that were written to the target since are not on the source, and what is written to the source now never reaches the target.").
 		WithHint("To give the source back nevertheless, and lose these rows for its application: pgcutover unfence --slot %s --force", s.Slot)
