@@ -26,6 +26,7 @@ func (m *migration) closedToApplication(when string) {
 // A source that another migration has left, or closed, is closed by no other one, and so no failure
 // of that one gives it back: neither to a slot of another name nor to one of the same name.
 func TestFenceOfAnother(t *testing.T) {
+	t.Parallel()
 	source, target := pgtest.Pair(t)
 	first := small(t, source, target)
 	first.load()
@@ -75,6 +76,7 @@ func TestFenceOfAnother(t *testing.T) {
 // cleanup drops no slot that another target needs, or somebody else: a wrong PGSLUICE_TARGET and a
 // wrong --slot cost nobody a new load. It says only what it has removed.
 func TestCleanupOfAnother_I5(t *testing.T) {
+	t.Parallel()
 	source, target := pgtest.Pair(t)
 	wrong := pgtest.Target(t).Database(t, "")
 	m := small(t, source, target)
@@ -121,6 +123,7 @@ func TestCleanupOfAnother_I5(t *testing.T) {
 // A source that a DBA has made read-only is not one that a cutover has closed: unfence, as the undo
 // of scripts/cutover runs it, leaves it alone, and after a fence it is what it was.
 func TestFrozenSource(t *testing.T) {
+	t.Parallel()
 	source, target := pgtest.Pair(t)
 	m := small(t, source, target)
 	m.Bash("pgextract --slot " + m.slot + " | pgapply")

@@ -9,6 +9,7 @@ import (
 // A difference that was found counts and is recorded, although the rows cannot be shown: here the
 // server has no room to sort them.
 func TestVerifyRecordsFirst(t *testing.T) {
+	t.Parallel()
 	source, target := pgtest.Pair(t)
 	m := small(t, source, target)
 	source.Exec("INSERT INTO log SELECT md5(g::text) FROM generate_series(1, 30000) g")
