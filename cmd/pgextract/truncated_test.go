@@ -18,7 +18,7 @@ func TestTruncatedMeanwhile(t *testing.T) {
 	source := pgtest.Source(t).Database(t, "")
 	source.Exec("CREATE TABLE a (id int PRIMARY KEY)", "CREATE TABLE b (id int PRIMARY KEY)",
 		"INSERT INTO a VALUES (1)", "INSERT INTO b VALUES (1)")
-	for _, change := range []string{"TRUNCATE b", "VACUUM FULL b", "ALTER TABLE b ALTER id TYPE bigint"} {
+	for _, change := range []string{"TRUNCATE b", "VACUUM FULL b", "ALTER TABLE b ALTER id TYPE bigint", "DROP TABLE b"} {
 		env := &pgtest.Env{T: t, Dir: pgtest.Programs(t, false), Source: source.URI}
 		r, w := io.Pipe()
 		hold := env.Start(nil, w, "pgextract", "--hold", "--slot", source.Name)

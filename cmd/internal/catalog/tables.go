@@ -39,7 +39,7 @@ func Tables(ctx context.Context, c *pgx.Conn) ([]*Table, error) {
 	if v >= 100000 {
 		partition = "c.relispartition"
 	}
-	rows, err := c.Query(ctx, `SELECT c.oid, n.nspname, c.relname, c.relkind::pg_catalog.text, c.relreplident::pg_catalog.text, CASE WHEN k.relation IS NULL THEN pg_catalog.pg_relation_size(c.oid) ELSE c.relpages::pg_catalog.int8 * 8192 END, c.reltuples::bigint,
+	rows, err := c.Query(ctx, `SELECT c.oid, n.nspname, c.relname, c.relkind::pg_catalog.text, c.relreplident::pg_catalog.text, CASE WHEN k.relation IS NULL THEN coalesce(pg_catalog.pg_relation_size(c.oid), 0) ELSE c.relpages::pg_catalog.int8 * 8192 END, c.reltuples::bigint,
 		c.relpersistence = 'u', coalesce(e.condition, ''), pg_catalog.pg_get_userbyid(c.relowner),
 		CASE WHEN `+partition+` THEN (WITH RECURSIVE up(oid, depth) AS (SELECT i.inhparent, 1 FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid
 			UNION ALL SELECT i.inhparent, up.depth + 1 FROM up JOIN pg_catalog.pg_inherits i ON i.inhrelid = up.oid)
