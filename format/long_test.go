@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"os"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -23,6 +24,7 @@ func bigValue(n int) []byte {
 // What a Writer makes of a long record is the same bytes wherever the large values stand, and
 // however large they are; and it copies none of it.
 func TestWriterDoesNotCopyLongRecords_H11(t *testing.T) {
+	slow(t)
 	const mib = 1 << 20
 	for _, sizes := range [][]int{{mib - 20, 1}, {mib, 0}, {mib + 1, 5000}, {4095, mib, 4096},
 		{3 * mib, 3 * mib}, {20 * mib, 1, 17, 2*mib - 1}, {5000, 5000, 8 * mib, 5000}} {
@@ -90,6 +92,7 @@ func without(rec format.Record) format.Record {
 // A record whose data comes from a reader is the same record, and takes no more memory than a
 // frame.
 func TestWriteFrom_H11(t *testing.T) {
+	slow(t)
 	for _, n := range []int{0, 1, 4095, 70_000, 1<<20 - 6, 1 << 20, 3 << 20, 10<<20 + 1} {
 		data := bigValue(n)
 		for name, recs := range fromReader(data) {
@@ -189,6 +192,7 @@ func (l *lender) free(b []byte) {
 // Long records are kept in the memory that is lent for them, once, and only as long as they are
 // valid.
 func TestLongRecordsInLentMemory_H11(t *testing.T) {
+	slow(t)
 	const mib = 1 << 20
 	recs := []format.Record{changeHeader(), relationT(), &format.Begin{XID: 1, CommitLSN: 200}}
 	for _, n := range []int{10, 2 * mib, 5 * mib, 10, 30 * mib, 31 * mib, 3 * mib, 6 * mib} {
@@ -331,5 +335,13 @@ func TestDropMessages_H11(t *testing.T) {
 		if err != io.EOF || len(kinds) != 3 {
 			t.Errorf("torn after %d of %d bytes: %v, %v", n, len(whole), kinds, err)
 		}
+	}
+}
+
+// slow skips a test that needs much memory, unless scripts/test --full runs it.
+func slow(t *testing.T) {
+	t.Helper()
+	if os.Getenv("PGSLUICE_TEST_FULL") == "" {
+		t.Skip("scripts/test --full runs it")
 	}
 }

@@ -29,7 +29,7 @@ func TestParallel(t *testing.T) {
 	source.Exec(banks, "CREATE PUBLICATION "+slot+" FOR ALL TABLES", "SELECT pg_create_logical_replication_slot('"+slot+"', 'pgoutput')")
 	target.Exec(banks)
 	var script strings.Builder
-	for i := range pgtest.Often(20, 40) {
+	for i := range pgtest.Often(10, 40) {
 		from, to := i%20*1000+1, (i*7+3)%20*1000+1
 		if from == to {
 			to = (from + 1000) % 20000
@@ -50,7 +50,7 @@ func TestParallel(t *testing.T) {
 			fmt.Fprintf(&script, "TRUNCATE journal;\n")
 		}
 	}
-	for i := range pgtest.Often(20, 30) { // nothing stands between these
+	for i := range pgtest.Often(10, 30) { // nothing stands between these
 		fmt.Fprintf(&script, "INSERT INTO account SELECT i, 0, repeat('x', 1000) FROM generate_series(%d, %d) i;\n",
 			100000+i*1500, 100000+i*1500+1499)
 	}

@@ -445,7 +445,6 @@ func TestVerifyEncodings(t *testing.T) {
 
 // What would get past the fence keeps it from being put up.
 func TestFence(t *testing.T) {
-	pgtest.Raced(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
 	m.load()

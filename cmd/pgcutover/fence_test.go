@@ -31,7 +31,6 @@ func who(t *testing.T, d *pgtest.DB, role, options string) (*pgx.Conn, error) {
 // ours, and nobody comes back: not even the owner of the database with BEGIN READ WRITE. What it
 // may not end is named before anything is closed. unfence restores exactly what was there.
 func TestFenceHolds_F1_F2_F3_F4_F5_F8_F11(t *testing.T) {
-	pgtest.Raced(t)
 	ctx := pgtest.Context(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)

@@ -67,7 +67,6 @@ func named(lines []line, name string) *line {
 // is closed, and the statements that are printed make the target the same.
 func TestSchemaDrift_C5(t *testing.T) {
 	pgtest.Slow(t)
-	pgtest.Raced(t)
 	source, target := pgtest.Pair(t)
 	m := begin(t, source, target)
 	source.Exec(`CREATE TABLE "It's" ("Old ""one" int, kept text DEFAULT 'a')`,

@@ -17,7 +17,6 @@ import (
 // What is kept in files is acknowledged, and the files replay to what the source is, however often
 // pgdecode was killed meanwhile and wherever that cut the newest file off.
 func TestOutput(t *testing.T) {
-	pgtest.Raced(t)
 	for _, rotate := range []string{"", "50kB"} {
 		t.Run("rotate "+rotate, func(t *testing.T) {
 			source, target := pgtest.Source(t).Database(t, ""), pgtest.Target(t).Database(t, "")

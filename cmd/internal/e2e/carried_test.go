@@ -279,6 +279,7 @@ func TestForeignPublication_C3(t *testing.T) {
 // A partition that is half detached is refused, by check and by the load, with the statement that
 // ends it.
 func TestPendingDetach_C27(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	if source.Major < 14 {

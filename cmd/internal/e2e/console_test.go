@@ -224,6 +224,7 @@ func (p *page) compare(run []typed, servers, rows bool) {
 // The tutorial, with the output that the page has, and the operator's session of the README, which
 // is the same one.
 func TestDocsQuickstart(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	p, readme := readPage(t, "docs/quickstart.md"), readPage(t, "README.md")
 	var commands []string

@@ -139,6 +139,7 @@ func TestDDL(t *testing.T) {
 // A statement is repeated with the search path and for the role that it ran with, whoever may have
 // run it, and in blocks with its subtransaction.
 func TestDDLContext(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	server := pgtest.Start(t, 0, "logical_decoding_work_mem=64kB")
 	source := server.Database(t, "")

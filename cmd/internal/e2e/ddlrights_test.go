@@ -304,6 +304,7 @@ func TestTwoDDLOneQuery_P4_P9(t *testing.T) {
 
 // A statement comes with the settings that it was read with.
 func TestDDLSettings_C19(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, env := recordingSource(t)
 	env.Must(nil, "pgcutover", "ddl", "install")

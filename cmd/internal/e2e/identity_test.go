@@ -182,6 +182,7 @@ func TestFencedSource_I1(t *testing.T) {
 
 // A change stream needs a load, or a word that the rows are there.
 func TestAdopt_I3(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	source, target := pgtest.Pair(t)
 	for _, d := range []*pgtest.DB{source, target} {

@@ -53,7 +53,7 @@ func killed(t *testing.T, plugin string) {
 	defer applied.Close()
 	business := startBusiness(t, rnd, source, target, 4)
 	kills := map[string]int{}
-	for n := 0; n < pgtest.Often(14, 300) && !t.Failed(); n++ {
+	for n := 0; n < pgtest.Often(8, 300) && !t.Failed(); n++ {
 		decode, apply := pipeline(t, env, applied, "--slot", source.Name, "--confirm-from", fifo)
 		at := time.After(time.Duration(50+rnd.IntN(700)) * time.Millisecond)
 		ended := func() bool { return !decode.Running() || !apply.Running() }

@@ -201,6 +201,7 @@ func writable(d *pgtest.DB) bool {
 // A cutover that fails, or is interrupted, before the target is open gives the source back;
 // afterwards it does not, and does what is left.
 func TestCutoverScript(t *testing.T) {
+	pgtest.Slow(t)
 	t.Parallel()
 	// A server of its own: what other tests write would be lag.
 	source, target := pgtest.Start(t, pgtest.Source(t).Major).Database(t, ""), pgtest.Target(t).Database(t, "")

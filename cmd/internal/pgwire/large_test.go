@@ -30,6 +30,7 @@ func patiently[T any](t *testing.T, c *pgwire.Conn, f func() (T, error)) (T, err
 // A large message can be read as a whole, in pieces, in part, or not at all, while deadlines pass;
 // what follows it is not touched.
 func TestLargeMessages_H11(t *testing.T) {
+	pgtest.Slow(t)
 	transports(t, func(t *testing.T, d *pgtest.DB) {
 		ctx, c := pgtest.Context(t), open(t, d.URI, true)
 		d.Exec("CREATE TABLE t (a int PRIMARY KEY, b text)", "CREATE PUBLICATION p FOR TABLE t",
@@ -105,6 +106,7 @@ func TestLargeMessages_H11(t *testing.T) {
 // Rows of any size come out of a COPY and go into another, and through parameters and arrays,
 // without being copied.
 func TestLargeRows_H11(t *testing.T) {
+	pgtest.Slow(t)
 	transports(t, func(t *testing.T, d *pgtest.DB) {
 		ctx, out, in := pgtest.Context(t), open(t, d.URI, false), open(t, d.URI, false)
 		d.Exec("CREATE TABLE t (a int PRIMARY KEY, b text)", "CREATE TABLE u (LIKE t)", "CREATE TABLE v (LIKE t)",
