@@ -104,15 +104,20 @@ func ddl(sql string) *format.DDL {
 	return &format.DDL{Section: format.Change, SQL: sql, SearchPath: "public"}
 }
 
-// Changes of the schema between changes of rows, within and without a transaction of their own.
-func TestDDL(t *testing.T) {
-	pgtest.Raced(t)
+// begun returns a target with a table, and a stream of changes that has the table's first row.
+func begun(t *testing.T) (*pgtest.DB, *pgtest.Env, *scribe) {
 	_, target := pgtest.Pair(t)
-	env := pgtest.NewEnv(t, target, target)
 	target.Exec("CREATE TABLE t (a text PRIMARY KEY)")
 	s := newScribe(t)
 	s.write(relation("a"))
 	s.transaction(insert("1"))
+	return target, pgtest.NewEnv(t, target, target), s
+}
+
+// Changes of the schema between changes of rows, within and without a transaction of their own.
+func TestDDL(t *testing.T) {
+	pgtest.Raced(t)
+	target, env, s := begun(t)
 	s.transaction(ddl("ALTER TABLE t ADD COLUMN b text DEFAULT 'x;''y'"))
 	s.write(relation("a", "b"))
 	s.transaction(insert("2", "two"))
@@ -171,12 +176,7 @@ func TestDDLInProgress(t *testing.T) {
 }
 
 func TestDDLRefused(t *testing.T) {
-	_, target := pgtest.Pair(t)
-	env := pgtest.NewEnv(t, target, target)
-	target.Exec("CREATE TABLE t (a text PRIMARY KEY)")
-	s := newScribe(t)
-	s.write(relation("a"))
-	s.transaction(insert("1"))
+	target, env, s := begun(t)
 	s.transaction(insert("2"), ddl("ALTER TABLE other ADD b text"))
 	s.transaction(insert("3"))
 	stream := s.end()
@@ -200,12 +200,7 @@ func TestDDLRefused(t *testing.T) {
 // A statement of a transaction in progress is taken back with the subtransaction that ran it, and
 // with no other. (It once named the transaction only, and pgapply had to stop.)
 func TestDDLRolledBack(t *testing.T) {
-	_, target := pgtest.Pair(t)
-	env := pgtest.NewEnv(t, target, target)
-	target.Exec("CREATE TABLE t (a text PRIMARY KEY)")
-	s := newScribe(t)
-	s.write(relation("a"))
-	s.transaction(insert("1"))
+	target, env, s := begun(t)
 	s.block(7, true, insert("2"), ddl("ALTER TABLE t ADD good text"))
 	bad := ddl("ALTER TABLE t ADD bad text")
 	bad.XID = 8
@@ -222,12 +217,7 @@ func TestDDLRolledBack(t *testing.T) {
 
 // Statements that a table's snapshot includes are left out, in blocks and outside of them.
 func TestDDLBeforeSnapshot(t *testing.T) {
-	_, target := pgtest.Pair(t)
-	env := pgtest.NewEnv(t, target, target)
-	target.Exec("CREATE TABLE t (a text PRIMARY KEY)")
-	s := newScribe(t)
-	s.write(relation("a"))
-	s.transaction(insert("1"))
+	target, env, s := begun(t)
 	if status, _, errs := env.Run(s.flush(), "pgapply", "--adopt"); status != 65 {
 		t.Fatalf("status %d\n%s", status, errs)
 	}

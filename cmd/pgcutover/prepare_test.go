@@ -1,13 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
-	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -92,20 +90,7 @@ func (m *migration) counted(what string, delay time.Duration) {
 	a, b := through(m.T, m.source, m.source.URI), through(m.T, m.target, m.target.URI)
 	a.delay, b.delay = delay, delay
 	e := &pgtest.Env{T: m.T, Dir: m.Dir, Source: a.uri, Target: b.uri, Vars: m.Vars}
-	stdin, orders, err := os.Pipe()
-	if err != nil {
-		m.T.Fatal(err)
-	}
-	answers, stdout, err := os.Pipe()
-	if err != nil {
-		m.T.Fatal(err)
-	}
-	p := e.Start(stdin, stdout, "pgcutover", "lock", "--slot", m.slot, "--snapshots")
-	_, _ = stdin.Close(), stdout.Close()
-	lines := bufio.NewScanner(answers)
-	if !lines.Scan() {
-		m.T.Fatalf("no lock: %s", p.Errors())
-	}
+	h := m.hold(e, "--snapshots")
 	for _, step := range []string{"ready", "fence", "drain", "open"} {
 		// As counted, and a few more. Large results count twice. The application does not wait for
 		// the first one. drain asks until sync has applied the rest, which is little.
@@ -116,11 +101,9 @@ func (m *migration) counted(what string, delay time.Duration) {
 		a.trips.Store(0)
 		b.trips.Store(0)
 		began := time.Now()
-		if _, err := fmt.Fprintln(orders, step); err != nil {
-			m.T.Fatal(err)
-		}
-		if !lines.Scan() || !answered(step, lines.Text()) {
-			m.T.Fatalf("%s: status %q: %s", step, lines.Text(), p.Errors())
+		// drain names the snapshots.
+		if names := h.ask(step); strings.Contains(names, ",") != (step == "drain") {
+			m.T.Fatalf("%s: answered %q: %s", step, names, h.Errors())
 		}
 		took, trips := time.Since(began), a.trips.Load()+b.trips.Load()
 		m.T.Logf("%s, %s: %v, %d round trips", what, step, took, trips)
@@ -128,20 +111,10 @@ func (m *migration) counted(what string, delay time.Duration) {
 			m.T.Errorf("%s, %s: %v, more than %v", what, step, took, most)
 		}
 		if trips > most {
-			m.T.Errorf("%s, %s: %d round trips: %s", what, step, trips, p.Errors())
+			m.T.Errorf("%s, %s: %d round trips: %s", what, step, trips, h.Errors())
 		}
 	}
-	_ = orders.Close()
-	if status := p.Wait(time.Minute); status != 0 {
-		m.T.Errorf("lock: status %d: %s", status, p.Errors())
-	}
-	_ = answers.Close()
-}
-
-// answered reports whether a step has succeeded. drain names the snapshots.
-func answered(step, line string) bool {
-	status, names, _ := strings.Cut(line, " ")
-	return status == "0" && strings.Contains(names, ",") == (step == "drain")
+	h.end()
 }
 
 // How long the source is closed does not depend on the number of tables: what is left to do then

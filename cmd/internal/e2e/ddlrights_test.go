@@ -36,7 +36,7 @@ func recordingSource(t *testing.T) (*pgtest.DB, *pgtest.Env) {
 	t.Helper()
 	server := pgtest.Source(t)
 	if server.Major < 14 {
-		t.Skip("no event trigger can record before 14")
+		t.Skip("statements are recorded from 14 on")
 	}
 	source := server.Database(t, "")
 	source.Exec("CREATE TABLE t (a int PRIMARY KEY)")
@@ -190,7 +190,7 @@ func TestDDLInstalledBefore_P7(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Source(t)
 	if server.Major < 14 {
-		t.Skip("no event trigger can record before 14")
+		t.Skip("statements are recorded from 14 on")
 	}
 	source := server.Database(t, "")
 	env := &pgtest.Env{T: t, Dir: pgtest.Programs(t, false), Source: source.URI}

@@ -15,7 +15,7 @@ func TestEventTriggersFire_P4(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Source(t)
 	if server.Major < 14 {
-		t.Skip("no event trigger can record before 14")
+		t.Skip("statements are recorded from 14 on")
 	}
 	d := server.Database(t, "")
 	r := "fires_" + d.Name

@@ -20,7 +20,7 @@ import (
 // libpq has parameters that pgx takes for settings of the server, which would refuse them. They
 // must mean the same here as in pg_dump, which gets the same connection string and environment.
 
-// dropped parameters make no difference to us.
+// dropped parameters do not change what is read or written, or who reads it.
 var dropped = []string{"gsslib", "gssdelegation", "sslcompression", "load_balance_hosts", "tcp_user_timeout", "tty", "authtype"}
 
 // unsupported parameters would be ignored although somebody relies on them. The values listed are

@@ -51,6 +51,12 @@ type Session struct {
 	Asking sync.Mutex
 }
 
+// Sequences are pairs of sequences, and the state of both sides in which they are right.
+type Sequences struct {
+	Stamp string
+	Pairs []progress.SequencePair
+}
+
 // Begin connects to both sides, at once, and finds the migration.
 func (m *Migration) Begin(ctx context.Context) (*Session, error) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -96,12 +102,6 @@ func (m *Migration) BeginTarget(ctx context.Context) (*Session, error) {
 		return nil, err
 	}
 	return s, nil
-}
-
-// Sequences are pairs of sequences, and the state of both sides in which they are right.
-type Sequences struct {
-	Stamp string
-	Pairs []progress.SequencePair
 }
 
 // BeginSource connects to the source only.
